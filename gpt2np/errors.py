@@ -1,0 +1,40 @@
+"""What can go wrong, one class a kind: each message says what is wrong, where, and what to do."""
+
+
+class Gpt2npError(Exception):
+    """Every error that gpt2np raises on purpose."""
+
+
+class ConfigError(Gpt2npError, ValueError):
+    """A `config.json` that is malformed, or that describes a model other than a plain GPT-2."""
+
+
+class CheckpointError(Gpt2npError):
+    """A checkpoint folder or weight file that is missing, damaged, or does not fit its config."""
+
+
+class TokenizerError(Gpt2npError, ValueError):
+    """A vocabulary that cannot be used, or text or ids that it does not cover."""
+
+
+class HubError(Gpt2npError):
+    """The Hub is unreachable, or has no such model, revision or file."""
+
+
+class InputError(Gpt2npError, ValueError):
+    """A prompt, option or number that the call cannot take."""
+
+
+class TraceError(Gpt2npError):
+    """A trace file that is damaged, or a trace that lacks what was asked of it."""
+
+
+class VerificationError(TraceError):
+    """An identity that must hold inside every trace does not hold."""
+
+
+class UnknownSiteError(TraceError, KeyError):
+    """A name that is no site of this model, in any dialect."""
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
