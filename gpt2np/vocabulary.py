@@ -1,0 +1,209 @@
+"""Reads and checks what a Tokenizer is made of: a checkpoint's vocab.json, merges.txt and added tokens."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2np.errors import TokenizerError
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def byte_characters() -> list[str]:
+    """The printable character that stands for each of the 256 bytes in vocab.json and merges.txt.
+
+    >>> byte_characters()[ord("A")], byte_characters()[ord(" ")]
+    ('A', 'Ġ')
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that merges do not make: matched as a whole, before the text is cut into words.
+
+    `lstrip` and `rstrip` let it swallow the white space on that side, `single_word` keeps it from matching
+    inside a word, `normalized` tokens are looked for after all others, `special` ones only on request.
+    """
+
+    text: str
+    id: int
+    special: bool
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Pieces to ids, pieces to ranks (256 bytes, then merges in file order), texts to added tokens."""
+
+    ids: dict[str, int]
+    ranks: dict[str, int]
+    added: dict[str, AddedToken]
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """Read a checkpoint folder; None if it has neither vocab.json nor merges.txt.
+
+    Raises TokenizerError, naming the file, if one of the two is missing or anything in them is wrong.
+    """
+    files = [folder / "vocab.json", folder / "merges.txt"]
+    missing = [file.name for file in files if not file.exists()]
+    if len(missing) == 2:
+        return None
+    if missing:
+        raise TokenizerError(f"{folder} has no {missing[0]}: a tokenizer needs vocab.json and merges.txt")
+    ids = _read_ids(files[0])
+    merges = _read_merges(files[1], ids)
+    made = {*byte_characters(), *(left + right for left, right in merges)}
+    return Vocabulary(ids, _ranks(files[1], merges), _read_added(folder, ids, made))
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{file} cannot be read: {error}") from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{file} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _checked_id(file: Path, text: str, id: object) -> int:
+    if type(id) is not int or not 0 <= id < 2**31:
+        found = repr(id)[:40]
+        raise TokenizerError(f"{file}: the id of {text!r} is {found}, not an integer from 0 to 2147483647")
+    if text == "" or SURROGATE.search(text):
+        raise TokenizerError(f"{file}: the token {text!r} (id {id}) is empty or half a surrogate pair")
+    return id
+
+
+def _read_ids(file: Path) -> dict[str, int]:
+    ids = {text: _checked_id(file, text, id) for text, id in _read_json(file).items()}
+    owner: dict[int, str] = {}
+    for text, id in ids.items():
+        if owner.setdefault(id, text) != text:
+            raise TokenizerError(f"{file}: {owner[id]!r} and {text!r} have the same id {id}")
+    missing = [f"0x{byte:02x}" for byte, char in enumerate(byte_characters()) if char not in ids]
+    if missing:
+        names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise TokenizerError(f"{file} lacks {len(missing)} of the 256 single bytes: {names}")
+    return ids
+
+
+def _read_merges(file: Path, ids: dict[str, int]) -> list[tuple[str, str]]:
+    known = set(byte_characters())
+    merges = []
+    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if line == "" or line.startswith("#version"):
+            continue
+        left, _, right = line.partition(" ")
+        if not (left and right) or " " in right:
+            raise TokenizerError(f"{file} line {number}: {line[:60]!r} is not two pieces and a space between")
+        for piece in (left, right):
+            if piece not in known:
+                raise TokenizerError(
+                    f"{file} line {number}: {piece!r} is no byte, and no earlier line makes it"
+                )
+        if left + right not in ids:
+            raise TokenizerError(f"{file} line {number}: its result {left + right!r} is not in vocab.json")
+        known.add(left + right)
+        merges.append((left, right))
+    return merges
+
+
+def _ranks(file: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
+    """Rank of each piece: 256 bytes, then what merges make, without merges that can never happen.
+
+    With these ranks tiktoken is exactly HF. A file that no training writes and that no ranks could stand for
+    (it joins a piece that only a later line can really make) is refused.
+    """
+    ranks = {char: byte for byte, char in enumerate(byte_characters())}
+    halves: dict[str, tuple[str, str]] = {}
+    lacking: set[str] = set()
+    for left, right in merges:
+        whole = left + right
+        lacking.update(piece for piece in (left, right) if piece not in ranks)
+        if whole not in ranks and _can_meet(left, right, ranks, halves):
+            if whole in lacking:
+                raise TokenizerError(
+                    f"{file}: a line that uses {whole!r} is before '{left} {right}', which makes it"
+                )
+            ranks[whole] = len(ranks)
+            halves[whole] = (left, right)
+    return ranks
+
+
+def _can_meet(left: str, right: str, ranks: dict[str, int], halves: dict[str, tuple[str, str]]) -> bool:
+    """Whether encoding the text left + right ever comes to these two pieces side by side.
+
+    tiktoken joins two pieces if the *result* has a rank, whatever merge made it; HF only if the *pair* is in
+    merges.txt. The two agree once the results of merges that cannot happen have no rank. Undo the later join
+    on either side of the border, again and again: had the two pieces that then meet there been joined first,
+    left and right would never have come about. Among equal ranks the leftmost pair is joined first.
+    """
+    if left not in ranks or right not in ranks:
+        return False
+    while left in halves or right in halves:
+        if ranks[left] > ranks[right]:
+            limit, left = ranks[left], halves[left][1]
+        else:
+            limit, right = ranks[right] + 1, halves[right][0]
+        if ranks.get(left + right, limit) < limit:
+            return False
+    return True
+
+
+def _read_added(folder: Path, ids: dict[str, int], made: set[str]) -> dict[str, AddedToken]:
+    """Tokens of vocab.json that no merge makes (special), and what three optional files declare."""
+    added = {text: AddedToken(text, id, special=True) for text, id in ids.items() if text not in made}
+    ids, owner = dict(ids), {id: text for text, id in ids.items()}
+    for file, token in _declared(folder):
+        text, id = token.text, token.id
+        if ids.setdefault(text, id) != id:
+            raise TokenizerError(f"{file}: {text!r} has id {id}, but {ids[text]} elsewhere")
+        if owner.setdefault(id, text) != text:
+            raise TokenizerError(f"{file}: {text!r} has id {id}, but so has {owner[id]!r} elsewhere")
+        added[text] = token
+    return added
+
+
+def _declared(folder: Path) -> Iterator[tuple[Path, AddedToken]]:
+    """What added_tokens.json, tokenizer.json and tokenizer_config.json declare; the last word counts."""
+    files = [folder / f"{name}.json" for name in ("added_tokens", "tokenizer", "tokenizer_config")]
+    plain, whole, config = [_read_json(file) if file.exists() else {} for file in files]
+    roles = [value for key, value in config.items() if key.endswith("_token")]  # "eos_token" and the like
+    roles += config.get("additional_special_tokens") or []
+    special = [role.get("content") if isinstance(role, dict) else role for role in roles]
+    for text, id in plain.items():
+        yield files[0], _added_token(files[0], {"content": text, "id": id, "special": text in special})
+    for entry in whole.get("added_tokens") or []:
+        yield files[1], _added_token(files[1], entry)
+    for key, entry in (config.get("added_tokens_decoder") or {}).items():
+        id = int(key) if key.isascii() and key.isdigit() and len(key) < 12 else key
+        yield files[2], _added_token(files[2], {**entry, "id": id} if isinstance(entry, dict) else entry)
+
+
+def _added_token(file: Path, entry: object) -> AddedToken:
+    text = entry.get("content") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(text, str):
+        raise TokenizerError(f"{file}: {str(entry)[:60]} is no added token: an object with content and id")
+    flags = {name: bool(entry.get(name)) for name in ("special", "lstrip", "rstrip", "single_word")}
+    normalized = bool(entry.get("normalized", not flags["special"]))
+    return AddedToken(text, _checked_id(file, text, entry.get("id")), **flags, normalized=normalized)
