@@ -238,11 +238,11 @@ def inverse_cdf(chances: npt.NDArray[np.float64], uniform: float | None) -> tupl
     """Return the first token whose cumulative probability is above `uniform`, and its stretch [low, high)."""
     if uniform is None or not 0 <= uniform < 1:
         raise InputError(f"uniform={uniform!r}: sampling needs a number from 0 up to, but not including, 1")
-    possible = np.flatnonzero(chances)
-    ends = np.cumsum(chances[possible])
-    ends[-1] = 1.0  # whatever rounding made of it: never past the last possible token
-    i = int(np.searchsorted(ends, uniform, side="right"))
-    return int(possible[i]), (float(ends[i - 1]) if i else 0.0, float(ends[i]))
+    ends = np.cumsum(chances)
+    last_possible = chances.size - 1 - int((chances[::-1] > 0).argmax())
+    ends[last_possible:] = 1.0  # whatever rounding made of it: a removed token is never drawn
+    i = int(np.searchsorted(ends, uniform, side="right"))  # the first above
+    return i, (float(ends[i - 1]) if i else 0.0, float(ends[i]))
 
 
 def check_context(context: TokenIds, prompt_length: int, n_vocab: int) -> npt.NDArray[np.int64]:

@@ -132,12 +132,14 @@ def test_golden_draws_and_choices():
 
 @pytest.fixture(scope="module")
 def hf():
-    """Return a function: the logits after HF's own list of processors for these options."""
+    """Yield a function: the logits after HF's own list of processors for these options."""
     reason = "the comparison with HF needs torch and transformers (pip install 'gpt2np[ref]')"
     torch = pytest.importorskip("torch", reason=reason)
     transformers = pytest.importorskip("transformers", reason=reason)
     config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=8, n_positions=8)
     model = transformers.GPT2LMHeadModel(config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
     def run(logits: np.ndarray, sampling: Sampling, context: np.ndarray) -> np.ndarray:
         g = transformers.GenerationConfig(
@@ -153,7 +155,8 @@ def hf():
         processors = model._get_logits_processor(g, input_ids_seq_length=len(context))
         return processors(ids, torch.tensor(logits)[None])[0].numpy()
 
-    return run
+    yield run
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
