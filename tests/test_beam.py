@@ -107,6 +107,17 @@ def test_presence_penalty_counts_each_beams_own_tokens():
     assert search.beams == [(0, 0, 0, 1), (0, 0, 0, 2)]
 
 
+def test_never_does_not_stop_early_when_short_texts_are_preferred():
+    """HF looks ahead to the longest text only if length_penalty is above 0; here a better end comes third."""
+
+    def logits_of(texts):
+        return np.log(np.float32([[0.005, 0.99, 0.005] if len(t) == 3 else [0.89, 0.1, 0.01] for t in texts]))
+
+    s = Sampling(num_beams=2, length_penalty=-1, early_stopping="never")
+    found = run(BeamSearch([0], s, max_new_tokens=100, eos=1), logits_of)
+    assert [h.token_ids for h in found] == [(0, 0, 0, 1), (0, 1)]
+
+
 def test_a_vocabulary_smaller_than_the_beams():
     found = run(BeamSearch([0], Sampling(num_beams=8), max_new_tokens=2, eos=1), Table(3, 0))
     assert {h.token_ids for h in found} == {(0, 1), *((0, a, b) for a in (0, 2) for b in (0, 1, 2))}
@@ -124,7 +135,7 @@ def hf():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the model is too small for more
     torch.manual_seed(0)
-    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=60, n_positions=32)
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=20, n_positions=32)
     model = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for p in model.parameters():
@@ -154,9 +165,10 @@ def test_the_same_sequences_as_hf(early_stopping, length_penalty, options, hf):
         with torch.no_grad():
             return model(torch.tensor(texts)).logits[:, -1].numpy()
 
-    for eos in (None, 5, [5, 11, 40, 41, 42]):
-        prompt = rng.integers(0, 60, size=int(rng.integers(1, 6))).tolist()
-        n = int(rng.integers(1, 13))
+    for n_eos in (0, 1, 1, 2, 2, 4, 6):  # a good part of the vocabulary, so that texts end at every step
+        eos = rng.choice(20, n_eos, replace=False).tolist()
+        prompt = rng.integers(0, 20, size=int(rng.integers(1, 6))).tolist()
+        n = int(rng.integers(1, 16))
         theirs = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt)),
@@ -165,15 +177,15 @@ def test_the_same_sequences_as_hf(early_stopping, length_penalty, options, hf):
             early_stopping=early_stopping,
             length_penalty=length_penalty,
             max_new_tokens=n,
-            eos_token_id=eos,
-            pad_token_id=59,
+            eos_token_id=eos or None,
+            pad_token_id=19,
             num_return_sequences=s.num_beams,
             return_dict_in_generate=True,
             output_scores=True,
         )
         ours = run(BeamSearch(prompt, s, max_new_tokens=n, eos=eos), logits_of)
         width = theirs.sequences.shape[1]
-        padded = [[*h.token_ids, *[59] * (width - len(h.token_ids))] for h in ours]
+        padded = [[*h.token_ids, *[19] * (width - len(h.token_ids))] for h in ours]
         assert padded == theirs.sequences.tolist()
         np.testing.assert_allclose([h.score for h in ours], theirs.sequences_scores, rtol=1e-4, atol=1e-5)
 
