@@ -1,0 +1,231 @@
+"""A checkpoint as config and arrays: from a folder, from the Hub, or the one that is shipped."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpt2np.config import Config, read_config
+from gpt2np.errors import CheckpointError, InputError
+from gpt2np.ops import Array
+from gpt2np.tensorfile import open_tensors
+from gpt2np.torchfile import read_torch
+
+SHIPPED = "tiny"
+DTYPES = ("float32", "float64")
+
+# Buffers of HF's attention (its causal mask), which are no parameters.
+_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$")
+# Tensors of models that compute something else than GPT-2, and what they belong to.
+_FOREIGN = {
+    "crossattention": "cross attention",
+    "ln_cross_attn": "cross attention",
+    "lora_": "a LoRA adapter: merge it into the weights first",
+    "adapter": "an adapter: merge it into the weights first",
+    "qweight": "quantised weights",
+    "qzeros": "quantised weights",
+    "SCB": "quantised weights",
+    "weight_format": "quantised weights",
+    "absmax": "quantised weights",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds: config, arrays under their names without `transformer.`.
+
+    `fingerprint` tells weight files apart by header, size and time of change; `full_hash()` reads them.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    weights: dict[str, Array]
+    files: tuple[Path, ...]
+    fingerprint: str
+    commit: str | None
+    notes: tuple[str, ...]
+
+    def full_hash(self) -> str:
+        """SHA-256 over the whole contents of the weight files."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 24):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def default_name() -> str:
+    """The model that runs when none is named: `$GPT2NP_MODEL`, else the shipped one."""
+    return os.environ.get("GPT2NP_MODEL") or SHIPPED
+
+
+def shipped_folder() -> Path:
+    """Where `tiny` lies: inside the installed package, or beside it in a source tree."""
+    package = Path(__file__).parent
+    installed = package / "_weights" / SHIPPED
+    return installed if installed.is_dir() else package.parent / "weights" / SHIPPED
+
+
+def load_checkpoint(
+    name: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Checkpoint:
+    """Find a checkpoint and read it: an existing folder, else `tiny`, else a Hub id.
+
+    float32 weights of a `.safetensors` file are views of the file; other types are converted.
+
+    Raises:
+        ConfigError, CheckpointError: the folder is not a plain GPT-2, or damaged: file and field are named.
+        HubError: the Hub is unreachable or has no such model.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    label = os.fspath(name)
+    folder, commit, notes = Path(label).expanduser(), None, []
+    if not folder.is_dir():
+        if label == SHIPPED:
+            folder = shipped_folder()
+        elif not label or label[0] in "./~\\" or label.count("/") > 1 or folder.exists():
+            what = "is a file; give its folder" if folder.exists() else "no such folder"
+            raise CheckpointError(f"{label!r}: {what}")
+        else:
+            from gpt2np import hub
+
+            snapshot = hub.fetch(label, revision, local_files_only=local_files_only)
+            folder, commit = snapshot.folder, snapshot.commit
+            notes += [snapshot.note] if snapshot.note else []
+    config, config_notes = read_config(folder / "config.json")
+    files, tensors = read_weight_files(folder)
+    weights, weight_notes = _parameters_of(tensors, config, files[0], np.dtype(dtype))
+    notes += config_notes + weight_notes
+    return Checkpoint(
+        label, folder, config, weights, files, _fingerprint(files), commit, tuple(notes)
+    )  # fmt: skip
+
+
+def read_weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, Array]]:
+    """The weight files of a folder, safetensors before pickles, and all their tensors by name.
+
+    Raises:
+        CheckpointError: there are none, or one is damaged or missing.
+    """
+    for single, reader in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", read_torch)):
+        if (folder / single).exists():
+            return (folder / single,), reader(folder / single)
+        index = folder / f"{single}.index.json"
+        if index.exists():
+            shards = read_index(index)
+            paths = tuple(sorted(set(shards.values())))
+            for path in paths:
+                if not path.exists():
+                    raise CheckpointError(f"{index}: shard {path.name} is missing from the folder")
+            contents = {path: reader(path) for path in paths}
+            for name, path in shards.items():
+                if name not in contents[path]:
+                    raise CheckpointError(
+                        f"{path}: tensor {name!r} is missing; {index.name} says it is there"
+                    )
+            return paths, {name: contents[path][name] for name, path in shards.items()}
+    raise CheckpointError(
+        f"{folder}: no weights: expected model.safetensors, model.safetensors.index.json, "
+        "pytorch_model.bin or pytorch_model.bin.index.json"
+    )
+
+
+def read_index(path: Path) -> dict[str, Path]:
+    """The file of each tensor, from a `*.index.json`.
+
+    Raises:
+        CheckpointError: it is not JSON, or its `weight_map` is not one of tensor names to plain file names.
+    """
+    try:
+        index = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not JSON ({error})") from None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{path}: weight_map is missing or empty")
+    for name, file in shards.items():
+        if not isinstance(file, str) or not file or file != os.path.basename(file) or file in (".", ".."):
+            raise CheckpointError(f"{path}: weight_map[{name!r}] is {file!r}, not a plain file name")
+        if file.endswith(".json"):
+            raise CheckpointError(f"{path}: weight_map[{name!r}] is {file!r}, an index and not a weight file")
+    return {name: path.parent / file for name, file in shards.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Array]:
+    file = open_tensors(path)
+    return {name: file[name] for name in file.names}
+
+
+def _parameters_of(
+    tensors: Mapping[str, Array], config: Config, path: Path, dtype: np.dtype[np.floating]
+) -> tuple[dict[str, Array], list[str]]:
+    """The parameters that the config asks for, checked and in the precision of the run; notes on the rest."""
+    from gpt2np.gpt2 import parameter_shapes
+
+    found: dict[str, Array] = {}
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix("transformer.")
+        if _BUFFER.search(name):
+            continue
+        for part, meaning in _FOREIGN.items():
+            if part in name:
+                raise CheckpointError(f"{path}: {full_name!r} belongs to {meaning}, which is not supported")
+        if name in found:
+            raise CheckpointError(f"{path}: {name!r} is there twice, with and without 'transformer.'")
+        found[name] = tensor
+    shapes = parameter_shapes(config)
+    weights = {}
+    for name, shape in shapes.items():
+        if name not in found:
+            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}")
+        weights[name] = _converted(found.pop(name), name, shape, path, dtype)
+    if "lm_head.weight" in found:
+        own = _converted(found.pop("lm_head.weight"), "lm_head.weight", shapes["wte.weight"], path, dtype)
+        if not np.array_equal(own, weights["wte.weight"]):
+            weights["lm_head.weight"] = own
+    elif not config.tie_word_embeddings:
+        raise CheckpointError(f"{path}: lm_head.weight is missing, and config.json does not tie it to wte")
+    for name in found:
+        if (layer := re.match(r"h\.(\d+)\.", name)) and int(layer[1]) >= config.n_layer:
+            raise CheckpointError(f"{path}: has {name!r}, but config.json says n_layer {config.n_layer}")
+    return weights, [f"{path}: unknown tensor {name!r} is ignored" for name in found]
+
+
+def _converted(
+    tensor: Array, name: str, shape: tuple[int, ...], path: Path, dtype: np.dtype[np.floating]
+) -> Array:
+    if tensor.shape != shape:
+        hint = ""
+        if tensor.shape == shape[::-1]:
+            hint = "; it looks transposed (GPT-2's Conv1D stores [n_in, n_out])"
+        raise CheckpointError(
+            f"{path}: {name} has shape {list(tensor.shape)}, expected {list(shape)} from config.json{hint}"
+        )
+    if not np.issubdtype(tensor.dtype, np.floating):
+        raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected a float type (quantised weights?)")
+    return np.ascontiguousarray(tensor, dtype)  # the array itself where nothing needs to change
+
+
+def _fingerprint(files: tuple[Path, ...]) -> str:
+    """A short hash of each weight file's header (its first 100 kB), size and time of change."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(100_000))
+    return digest.hexdigest()[:16]

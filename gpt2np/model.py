@@ -1,0 +1,286 @@
+"""Model: a checkpoint that can be run, traced and planned."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2np import gpt2, tensorfile
+from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
+from gpt2np.derived import bases
+from gpt2np.errors import CheckpointError, InputError, TraceError
+from gpt2np.ops import Array
+from gpt2np.plan import Keep, KeepLike, Plan
+from gpt2np.step import Pass, Step
+from gpt2np.step import Sequence as PackedSequence
+from gpt2np.tokenizer import Tokenizer
+from gpt2np.trace import Recording, Trace, arena, file_metadata, run_metadata
+
+Prompt = str | Sequence[int] | Array
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> "Model":
+    """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
+
+    `dtype="float64"` runs the same lines in double precision.
+
+    Raises:
+        CheckpointError, ConfigError, TokenizerError: the folder is damaged, or not a plain GPT-2.
+        HubError: the Hub is unreachable, or has no such model.
+    """
+    chosen = default_name() if name is None else name
+    dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
+    return Model(
+        load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only), dtype
+    )
+
+
+class Model:
+    """A GPT-2 ready to run; make one with `gpt2np.load`.
+
+    Example:
+        >>> model = load("tiny")
+        >>> model("Elizabeth was").shape  # [pos, vocab]
+        (3, 2048)
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
+        self.checkpoint, self.dtype = checkpoint, np.dtype(dtype)
+        self.config, self.weights, self.name = checkpoint.config, checkpoint.weights, checkpoint.name
+        self.parameters = gpt2.parameters(self.weights, self.config)
+        self._tokenizer: Tokenizer | None = None
+        self._looked_for_vocabulary = False
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The checkpoint's own vocabulary; None where it has none, and the model takes ids only."""
+        if not self._looked_for_vocabulary:
+            self._tokenizer = Tokenizer.from_folder(self.checkpoint.folder)
+            self._looked_for_vocabulary = True
+        return self._tokenizer
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters; a tied unembedding counts once."""
+        return sum(weight.size for weight in self.weights.values())
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"<Model {self.name}: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, "
+            f"{self.n_parameters:,} parameters, {self.dtype.name}>"
+        )
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def __call__(self, prompt: Prompt, *, last: bool = False) -> Array:
+        """Logits of every position [pos, vocab], or with `last` of the last position only [vocab].
+
+        Raises:
+            InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
+        """
+        sequence = PackedSequence(np.array(self.token_ids(prompt)))
+        logits = self._run(Pass(self.config, self.dtype, [sequence], last_only=last))
+        return logits[0] if last else logits
+
+    def trace(
+        self,
+        prompt: Prompt | Iterable[Prompt],
+        *,
+        keep: KeepLike | Keep = "*",
+        out: str | os.PathLike[str] | None = None,
+        stop_at_layer: int | None = None,
+        timings: bool = False,
+    ) -> Any:
+        """Run a prompt and record what `keep` asks for: a Trace; for several prompts a list of them.
+
+        `keep` is a shell-style pattern on site names (`"attn.*"`, `"h.3.*"`), a list of patterns, a predicate
+        on the name, or `{"patterns": ..., "positions": slice, "dtype": "float16"}`. `out` names a
+        `.safetensors` file that the run writes into directly; for several prompts a folder with one file
+        each. `stop_at_layer=3` runs blocks 0, 1 and 2 only. With `timings`, `trace.timings` has the seconds
+        of each step. Several prompts run packed, as one pass in which they do not see each other.
+
+        Raises:
+            InputError: a prompt is empty, too long, or holds ids outside the vocabulary.
+            UnknownSiteError: `keep` names no site.
+            TraceError: `out` cannot be written.
+        """
+        prompts, several = self._prompts(prompt)
+        n_layer = self.config.n_layer
+        if stop_at_layer is not None and (
+            type(stop_at_layer) is not int or not 0 <= stop_at_layer <= n_layer
+        ):
+            raise InputError(f"stop_at_layer must be 0 to {n_layer}, not {stop_at_layer!r}")
+        keep = Keep.parse(keep)
+        all_ids = [self.token_ids(p) for p in prompts]
+        plans = [Plan(self.config, len(ids), keep, self.dtype.name, stop_at_layer) for ids in all_ids]
+        texts = [p if isinstance(p, str) else None for p in prompts]
+        metadata = [
+            run_metadata(plan, ids, self._tokens(ids), prompt=text, **self._origin())
+            for plan, ids, text in zip(plans, all_ids, texts, strict=True)
+        ]
+        spent: dict[str, float] | None = {} if timings else None
+        with contextlib.ExitStack() as files:
+            if out is None:
+                stores = [arena(plan) for plan in plans]
+            else:
+                paths = _output_paths(Path(out), len(prompts) if several else None)
+                stores = [
+                    files.enter_context(
+                        tensorfile.create_tensors(
+                            path, [(e.name, e.dtype, e.shape) for e in plan.entries], file_metadata(facts)
+                        )
+                    ).arrays
+                    for path, plan, facts in zip(paths, plans, metadata, strict=True)
+                ]
+            last = self._record(plans, stores, all_ids, spent)
+        traces = [
+            Trace(plan, store, ids, facts, self, row, spent)
+            for plan, store, ids, facts, row in zip(plans, stores, all_ids, metadata, last, strict=True)
+        ]
+        return traces if several else traces[0]
+
+    def plan(self, prompt: int | Prompt, *, keep: KeepLike | Keep = "*") -> Plan:
+        """The byte plan of a trace, before running: for a number of tokens, or for a prompt.
+
+        Raises:
+            InputError: more tokens than the context holds, or fewer than one.
+        """
+        n = int(prompt) if isinstance(prompt, int | np.integer) else len(self.token_ids(prompt))
+        if not 1 <= n <= self.config.n_positions:
+            raise InputError(f"{n} tokens: the context of this model holds 1 to {self.config.n_positions}")
+        return Plan(self.config, n, keep, self.dtype.name)
+
+    # -- prompts ----------------------------------------------------------------------------------
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt, text or ids, checked.
+
+        Raises:
+            InputError: it is empty, longer than the context, or holds something other than ids below vocab.
+        """
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise InputError(f"{self.checkpoint.folder} has no vocabulary (vocab.json): give token ids")
+            ids = self.tokenizer.encode(prompt)
+        else:
+            ids = [_token_id(i) for i in prompt]
+        if not ids:
+            raise InputError("the prompt is empty: it needs at least one token")
+        if len(ids) > self.config.n_positions:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; the context of this model holds {self.config.n_positions}"
+            )
+        for i in ids:
+            if not 0 <= i < self.config.vocab_size:
+                raise InputError(f"token id {i} is not one of 0 to {self.config.vocab_size - 1}")
+        return ids
+
+    def _prompts(self, prompt: Any) -> tuple[list[Prompt], bool]:
+        """The prompts of a call, and whether they were given as several."""
+        if isinstance(prompt, str):
+            return [prompt], False
+        if not isinstance(prompt, Iterable):
+            raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
+        items = list(prompt)
+        if not items:
+            raise InputError("the list of prompts is empty")
+        nested = [isinstance(item, str | list | tuple) or np.ndim(item) > 0 for item in items]
+        if not any(nested):
+            return [items], False
+        if not all(nested):
+            raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
+        return items, True
+
+    def _tokens(self, ids: list[int]) -> list[str] | None:
+        return None if self.tokenizer is None else self.tokenizer.tokens(ids)
+
+    def _origin(self) -> dict[str, Any]:
+        """Where the weights came from, for a trace's metadata."""
+        c = self.checkpoint
+        return {"model": c.name, "commit": c.commit, "fingerprint": c.fingerprint}
+
+    # -- passes -----------------------------------------------------------------------------------
+
+    def _run(self, run: Pass) -> Array:
+        """One pass; its logits, or the residual stream where it stops early."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = gpt2.forward(self.parameters, self.config, Step(run))
+        if not np.isfinite(result[-1]).all():
+            raise CheckpointError(
+                f"{self.checkpoint.folder}: the run is not finite: the weights are damaged or too large"
+            )
+        return result
+
+    def _record(
+        self,
+        plans: list[Plan],
+        stores: list[dict[str, Array]],
+        all_ids: list[list[int]],
+        timings: dict[str, float] | None,
+    ) -> list[Array | None]:
+        """Run packed prompts into their stores; the logits of each one's last position."""
+        recordings = [Recording(plan, store) for plan, store in zip(plans, stores, strict=True)]
+        wide = [_with_bases(plan) for plan in plans]  # derived sites are stored in a second step
+        first = [
+            recording if plan is None else Recording(plan, arena(plan))
+            for plan, recording in zip(wide, recordings, strict=True)
+        ]
+        sequences = [
+            PackedSequence(np.array(ids), recording=recording)
+            for ids, recording in zip(all_ids, first, strict=True)
+        ]
+        stop = plans[0].stop_at_layer
+        all_logits = any("logits" in recording.arrays for recording in first)
+        run = Pass(
+            self.config, self.dtype, sequences, last_only=not all_logits, stop_at_layer=stop, timings=timings
+        )
+        result = self._run(run)
+        for plan, target, source, ids in zip(wide, recordings, first, all_ids, strict=True):
+            if plan is not None:
+                whole = Trace(plan, source.arrays, ids, {}, self)
+                for entry in target.plan.entries:
+                    write = target.write_queries if entry.site.quadratic else target.write_rows
+                    write(entry.name, 0, whole[entry.name])
+        if stop is not None:
+            return [None] * len(plans)
+        last = result[[s.rows.stop - 1 for s in sequences]] if all_logits else result.copy()
+        return list(last)
+
+
+def _with_bases(plan: Plan) -> Plan | None:
+    """For a plan with derived sites, one that holds what they are computed from; else None."""
+    derived = [entry for entry in plan.entries if entry.site.derived]
+    if not derived:
+        return None
+    names = {entry.name for entry in plan.entries if not entry.site.derived}
+    for entry in derived:
+        names.update(bases(entry.site.name, entry.layer, plan.config.n_layer))
+    keep = Keep((), names=frozenset(names))
+    return Plan(plan.config, plan.length, keep, plan.dtype.name, plan.stop_at_layer)
+
+
+def _output_paths(out: Path, n: int | None) -> list[Path]:
+    """The file of each trace: `out` itself, or numbered files in the folder `out`."""
+    if n is None:
+        return [out]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TraceError(f"{out}: cannot be made a folder for several traces ({error.strerror})") from None
+    return [out / f"{i:0{len(str(n - 1))}}.safetensors" for i in range(n)]
+
+
+def _token_id(value: Any) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise InputError(f"token ids are whole numbers, not {value!r}")
+    return int(value)

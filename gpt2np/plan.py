@@ -1,0 +1,206 @@
+"""The byte plan: which arrays a trace will hold, their shapes and bytes, before anything runs."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpt2np.config import Config
+from gpt2np.errors import InputError, UnknownSiteError
+from gpt2np.sites import BY_NAME, SITES, TOP_K, Site, expand, resolve
+
+KeepLike = str | Iterable[str] | Callable[[str], bool] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a trace stores: which sites, which positions of them, in which precision.
+
+    `patterns` are shell-style, on a site's full name or on the part after `h.i.`; derived sites are
+    stored only where a pattern ends in their very name (`attn.heads`, `h.*.attn.heads`).
+    """
+
+    patterns: tuple[str, ...] = ("*",)
+    predicate: Callable[[str], bool] | None = None
+    positions: slice = field(default_factory=lambda: slice(None))
+    dtype: str | None = None
+    names: frozenset[str] | None = None  # exactly these full names, instead of patterns
+
+    @classmethod
+    def parse(cls, keep: "KeepLike | Keep") -> "Keep":
+        """Whatever a caller may write for `keep`.
+
+        Raises:
+            InputError: it is none of a pattern, a list of patterns, a predicate, or a mapping with
+                `patterns`, `positions` and `dtype`.
+        """
+        if isinstance(keep, Keep):
+            return keep
+        if isinstance(keep, str):
+            return cls((keep,))
+        if isinstance(keep, Mapping):
+            unknown = set(keep) - {"patterns", "positions", "dtype"}
+            if unknown:
+                raise InputError(f"keep takes patterns, positions and dtype, not {sorted(unknown)[0]!r}")
+            base = cls.parse(keep.get("patterns", "*"))
+            positions, dtype = keep.get("positions", slice(None)), keep.get("dtype")
+            if not isinstance(positions, slice):
+                raise InputError(f"keep's positions must be a slice, not {positions!r}")
+            if positions.step is not None and positions.step < 1:
+                raise InputError(f"keep's positions must go forward, not by {positions.step}")
+            if dtype is not None and str(dtype) not in ("float16", "float32", "float64"):
+                raise InputError(f"keep's dtype must be float16, float32 or float64, not {dtype!r}")
+            return cls(base.patterns, base.predicate, positions, None if dtype is None else str(dtype))
+        if callable(keep):
+            return cls((), keep)
+        patterns = tuple(keep) if isinstance(keep, Iterable) else ()
+        if not patterns or not all(isinstance(p, str) for p in patterns):
+            raise InputError(f"keep must be a pattern, a list of patterns or a predicate, not {keep!r}")
+        return cls(patterns)
+
+    def wants(self, full_name: str, site: Site) -> bool:
+        """Whether this site of this layer is stored."""
+        if self.names is not None:
+            return full_name in self.names
+        if self.predicate is not None:
+            return not site.derived and bool(self.predicate(full_name))
+        return any(self._matches(p, full_name, site) for p in self.patterns)
+
+    def check(self, n_layer: int) -> None:
+        """Refuse a pattern that no site of the model matches."""
+        for pattern in self.patterns:
+            if not any(self._matches(pattern, full, site) for full, site, _ in expand(n_layer)):
+                if pattern not in BY_NAME:
+                    resolve(pattern.replace("*", "0"), None, n_layer)  # raises, suggesting the nearest
+                raise UnknownSiteError(f"keep={pattern!r} matches no site of a model with {n_layer} layers")
+
+    @staticmethod
+    def _matches(pattern: str, full_name: str, site: Site) -> bool:
+        if site.derived and not pattern.endswith(site.name):
+            return False
+        return fnmatch.fnmatchcase(full_name, pattern) or fnmatch.fnmatchcase(site.name, pattern)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of a plan."""
+
+    name: str
+    site: Site
+    layer: int | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class Plan:
+    """Which arrays a trace of `length` positions holds, and how many bytes each takes.
+
+    `str(plan)` is a table; `plan.nbytes` the sum; `plan.entries` the arrays in execution order.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        length: int,
+        keep: KeepLike | Keep = "*",
+        dtype: str = "float32",
+        stop_at_layer: int | None = None,
+    ) -> None:
+        self.config, self.length, self.dtype = config, length, np.dtype(dtype)
+        self.keep = Keep.parse(keep)
+        self.keep.check(config.n_layer)
+        self.stop_at_layer = stop_at_layer
+        self.positions = range(*self.keep.positions.indices(length))
+        self.entries = [
+            Entry(name, site, layer, self._shape(site), self._dtype(site))
+            for name, site, layer in expand(config.n_layer)
+            if self._runs(site, layer) and self.keep.wants(name, site)
+        ]
+        self.by_name = {entry.name: entry for entry in self.entries}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(entry.nbytes for entry in self.entries)
+
+    @property
+    def quadratic_nbytes(self) -> int:
+        """Bytes of the arrays that grow with the square of the length: attention scores and patterns."""
+        return sum(entry.nbytes for entry in self.entries if entry.site.quadratic)
+
+    def groups(self) -> dict[str, int]:
+        """Bytes of each site, all layers together, in execution order."""
+        groups: dict[str, int] = {}
+        for entry in self.entries:
+            groups[entry.site.name] = groups.get(entry.site.name, 0) + entry.nbytes
+        order = [site.name for site in SITES if site.name in groups]
+        return {name: groups[name] for name in order}
+
+    def sizes(self) -> dict[str, int]:
+        """Length of every axis."""
+        kept = len(self.positions)
+        return {**self.config.dims, "pos": kept, "query": kept, "key": self.length, "k": self._k()}
+
+    def _k(self) -> int:
+        return min(TOP_K, self.config.vocab_size)
+
+    def _shape(self, site: Site) -> tuple[int, ...]:
+        sizes = self.sizes()
+        return tuple(sizes[axis] for axis in site.axis_names)
+
+    def _dtype(self, site: Site) -> np.dtype[Any]:
+        return np.dtype(site.dtype or self.keep.dtype or self.dtype)
+
+    def _runs(self, site: Site, layer: int | None) -> bool:
+        """Whether a run that stops early gets as far as this site."""
+        if self.stop_at_layer is None:
+            return True
+        if layer is None:
+            return site.name in ("wte", "wpe", "embed")
+        return layer < self.stop_at_layer
+
+    def __str__(self) -> str:
+        return plan_table([self])
+
+    def __repr__(self) -> str:
+        return f"<Plan: {len(self.entries)} arrays, {self.length} positions, {self.nbytes:,} bytes>"
+
+
+def plan_table(plans: list[Plan]) -> str:
+    """Bytes of each site for plans of several lengths side by side, attention apart from the rest."""
+    groups = [plan.groups() for plan in plans]
+    names = list(groups[0])
+    rows = [
+        (name, BY_NAME[name].axes, [g[name] for g in groups]) for name in names if not BY_NAME[name].quadratic
+    ]
+    squares = [
+        (name, BY_NAME[name].axes, [g[name] for g in groups]) for name in names if BY_NAME[name].quadratic
+    ]
+    linear = [plan.nbytes - plan.quadratic_nbytes for plan in plans]
+    lines = [_row("tokens", "", [f"{plan.length:,}" for plan in plans])]
+    lines += [_row(name, axes, [human_bytes(n) for n in values]) for name, axes, values in rows]
+    lines.append(_row("linear in tokens", "", [human_bytes(n) for n in linear]))
+    lines += [_row(name, axes, [human_bytes(n) for n in values]) for name, axes, values in squares]
+    lines.append(_row("quadratic", "", [human_bytes(p.quadratic_nbytes) for p in plans]))
+    lines.append(_row("total", "", [human_bytes(p.nbytes) for p in plans]))
+    lines.append(_row("bytes", "", [f"{p.nbytes:,}" for p in plans]))
+    return "\n".join(lines)
+
+
+def _row(name: str, axes: str, cells: list[str]) -> str:
+    return f"{name:<16} {axes:<15}" + "".join(f" {cell:>10}" for cell in cells)
+
+
+def human_bytes(n: int) -> str:
+    """Bytes in decimal units, as the seed documents count them: 1 MB is 1,000,000 bytes."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= size:
+            return f"{n / size:.1f} {unit}"
+    return f"{n} B"

@@ -1,0 +1,371 @@
+"""A trace: every kept array of one run, in one block of memory or one file, under every name it has.
+
+`Recording` is the side that a run writes to, `Trace` the side that people read.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2np import tensorfile
+from gpt2np.config import Config
+from gpt2np.derived import DERIVED, log_probabilities, top_k_tokens
+from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError
+from gpt2np.ops import Array, unembedding
+from gpt2np.plan import Keep, Plan
+from gpt2np.sites import resolve
+
+SCHEMA = "gpt2np.trace/1"
+
+
+def arena(plan: Plan) -> dict[str, Array]:
+    """The arrays of a plan, one behind the other in one block of memory."""
+    block = np.empty(plan.nbytes, np.uint8)
+    arrays, offset = {}, 0
+    for entry in plan.entries:
+        arrays[entry.name] = block[offset : offset + entry.nbytes].view(entry.dtype).reshape(entry.shape)
+        offset += entry.nbytes
+    return arrays
+
+
+class Recording:
+    """Arrays that a run fills in row by row, laid out by a plan.
+
+    With `cache`, queries, keys and values of every position are held even where the plan leaves them
+    out, because later positions will read them.
+    """
+
+    def __init__(self, plan: Plan, arrays: dict[str, Array], cache: bool = False) -> None:
+        self.plan, self.arrays = plan, arrays
+        self.whole = plan.positions == range(plan.length) and plan.keep.dtype in (None, plan.dtype.name)
+        self.cache: dict[str, Array] = {}
+        if cache:
+            shape = (plan.length, 3 * plan.config.n_embd)
+            for layer in range(plan.config.n_layer):
+                name = f"h.{layer}.attn.qkv"
+                stored = self.whole and name in arrays
+                self.cache[name] = arrays[name] if stored else np.empty(shape, plan.dtype)
+
+    def rows(self, name: str, past: int, n: int) -> Array | None:
+        """The rows of these positions, to be written directly; None where only a copy will do."""
+        if name in self.cache:
+            return self.cache[name][past : past + n]
+        return self.arrays[name][past : past + n] if self.whole and name in self.arrays else None
+
+    def queries(self, name: str, past: int, n: int) -> Array | None:
+        """The same for a [head, query, key] array; what lies in the future is filled in."""
+        if not self.whole or name not in self.arrays:
+            return None
+        queries = self.arrays[name][:, past : past + n]
+        queries[..., past + n :] = self.plan.by_name[name].site.future
+        return queries[..., : past + n]
+
+    def so_far(self, name: str, length: int) -> Array:
+        """The first `length` rows: what a later position may look back at."""
+        return self.cache[name][:length]
+
+    def write_rows(self, name: str, past: int, values: Array) -> None:
+        """Store the rows of these positions, unless they were written in place."""
+        for target, whole in ((self.cache.get(name), True), (self.arrays.get(name), self.whole)):
+            if target is not None and not np.may_share_memory(target, values):
+                of_values, of_target = self._kept(past, len(values), whole)
+                with np.errstate(over="ignore"):  # float16 holds no more than 65504
+                    target[of_target] = values[of_values]
+
+    def write_queries(self, name: str, past: int, values: Array) -> None:
+        """The same for a [head, query, key] array."""
+        target = self.arrays.get(name)
+        if target is not None and not np.may_share_memory(target, values):
+            of_values, of_target = self._kept(past, values.shape[1], self.whole)
+            rows, n_keys = target[:, of_target], values.shape[2]
+            with np.errstate(over="ignore"):
+                rows[..., :n_keys] = values[:, of_values]
+            rows[..., n_keys:] = self.plan.by_name[name].site.future
+
+    def _kept(self, past: int, n: int, whole: bool) -> tuple[slice, slice]:
+        """Which of the n rows after `past` are stored, and where among the stored rows they go."""
+        kept = range(self.plan.length) if whole else self.plan.positions
+        first, last = (len(range(kept.start, end, kept.step)) for end in (past, past + n))
+        first, last = min(first, len(kept)), min(last, len(kept))
+        start = kept[first] - past if first < last else n
+        return slice(start, n, kept.step), slice(first, last)
+
+
+class Trace:
+    """What one run computed. `trace["h.3.attn.pattern"]` is an array [head, query, key], read-only.
+
+    Any name of the site table works, in any dialect, with the layer inside or beside it:
+    `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arrays: Mapping[str, Array],
+        token_ids: Sequence[int],
+        metadata: Mapping[str, Any],
+        model: Any = None,
+        last_logits: Array | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> None:
+        self.plan, self.model, self.timings = plan, model, timings
+        self.config: Config = plan.config
+        self.metadata = dict(metadata)
+        self.token_ids = [int(i) for i in token_ids]
+        self.positions = plan.positions
+        self._arrays = {name: _read_only(array) for name, array in arrays.items()}
+        self._last_logits = last_logits
+
+    # -- looking things up ------------------------------------------------------------------------
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Array:
+        """The array of a site: stored, or derived from what is stored.
+
+        Raises:
+            UnknownSiteError: no site has this name.
+            TraceError: the site, or one that it is derived from, was not kept.
+        """
+        name, layer = key if isinstance(key, tuple) else (key, None)
+        stored = self._arrays.get(name) if layer is None else None
+        if stored is not None:
+            return stored
+        site, layer = resolve(name, layer, self.config.n_layer)
+        full_name = site.full_name(layer)
+        if full_name in self._arrays:
+            return self._arrays[full_name]
+        if not site.derived:
+            raise TraceError(f"{full_name} is not in this trace: it was not kept, or the run stopped before")
+        source = _Widened(self) if self.plan.keep.dtype == "float16" else self
+        try:
+            return _read_only(DERIVED[site.name](source, layer))
+        except TraceError as error:
+            raise TraceError(f"{full_name} is derived: {error}") from None
+
+    def __contains__(self, key: object) -> bool:
+        """Whether `trace[key]` is there, stored or derivable."""
+        try:
+            self[key]  # type: ignore[index]
+        except (TraceError, UnknownSiteError, TypeError):
+            return False
+        return True
+
+    def names(self) -> list[str]:
+        """Full names of the stored arrays, in execution order."""
+        return list(self._arrays)
+
+    @property
+    def dims(self) -> dict[str, str]:
+        """Axis names of each stored array: `dims["h.3.attn.pattern"]` is `"head query key"`."""
+        return {name: self.plan.by_name[name].site.axes for name in self._arrays}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def stack(self, name: str) -> Array:
+        """One site of every layer: [layer, ...]; a view where the arrays lie evenly in memory.
+
+        Raises:
+            UnknownSiteError: no site of a layer has this name.
+            TraceError: some layer of it was not kept.
+        """
+        site = resolve(name, 0, self.config.n_layer)[0]
+        n_layer = self.config.n_layer if self.plan.stop_at_layer is None else self.plan.stop_at_layer
+        layers = [self[site.full_name(layer)] for layer in range(n_layer)]
+        addresses = [array.__array_interface__["data"][0] for array in layers]
+        gaps = set(np.diff(addresses).tolist())
+        in_arena = all(site.full_name(layer) in self._arrays for layer in range(n_layer))
+        if not (in_arena and len(gaps) == 1 and min(gaps) > 0):
+            return _read_only(np.stack(layers))
+        return np.lib.stride_tricks.as_strided(
+            layers[0], (n_layer, *layers[0].shape), (gaps.pop(), *layers[0].strides), writeable=False
+        )
+
+    # -- the text and the prediction --------------------------------------------------------------
+
+    @property
+    def prompt(self) -> str | None:
+        """The text that was run, where it was given as text."""
+        return self.metadata.get("prompt")
+
+    @property
+    def tokens(self) -> list[str]:
+        """Each token as text."""
+        tokens = self.metadata.get("tokens")
+        return list(tokens) if tokens else [f"<{i}>" for i in self.token_ids]
+
+    def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
+        """The k likeliest tokens to follow a position: (token, id, probability), likeliest first.
+
+        Raises:
+            InputError: no such position, or k below 1.
+            TraceError: neither the logits nor what they are computed from were kept.
+        """
+        if k < 1:
+            raise InputError(f"top: k must be at least 1, not {k}")
+        logits = self._logits_at(pos).astype(np.float64)
+        probabilities = np.exp(log_probabilities(logits))
+        ids = top_k_tokens(logits, k)
+        return [(self._token(i), i, float(probabilities[i])) for i in ids.tolist()]
+
+    def _logits_at(self, pos: int) -> Array:
+        n = len(self.token_ids)
+        position = pos + n if pos < 0 else pos
+        if not 0 <= position < n:
+            raise InputError(f"position {pos} is not one of the {n} positions of this trace")
+        if self._last_logits is not None and position == n - 1:
+            return self._last_logits
+        if position not in self.positions:
+            raise TraceError(f"position {position} was not kept (kept are {self.positions})")
+        row = self.positions.index(position)
+        if "logits" in self._arrays:
+            return np.asarray(self["logits"][row])
+        if "ln_f" in self._arrays and self.model is not None:
+            out = np.empty((1, self.config.vocab_size), self.plan.dtype)
+            x = self["ln_f"][row : row + 1].astype(self.plan.dtype)
+            unembedding(x, self.parameters("logits").lm_head, out=out)
+            return np.asarray(out[0])
+        raise TraceError("the logits were not kept: keep='logits' (or 'ln_f', and open with model=)")
+
+    def _token(self, token_id: int) -> str:
+        tokenizer = getattr(self.model, "tokenizer", None)
+        return tokenizer.tokens([token_id])[0] if tokenizer is not None else f"<{token_id}>"
+
+    # -- checking and keeping ---------------------------------------------------------------------
+
+    def parameters(self, needed_for: str = "this") -> Any:
+        """The parameters of the model that ran, as `gpt2.GPT2`.
+
+        Raises:
+            TraceError: the trace was opened without its model.
+        """
+        if self.model is None:
+            raise TraceError(f"{needed_for} needs the model's weights: Trace.open(path, model=...)")
+        return self.model.parameters
+
+    def verify(self) -> Any:
+        """Check every identity that must hold inside a trace; see `identities.verify`.
+
+        Raises:
+            VerificationError: names the first identity that does not hold.
+        """
+        from gpt2np.identities import verify
+
+        return verify(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as one `.safetensors` file, whole or not at all.
+
+        Raises:
+            TraceError: the file cannot be written.
+        """
+        tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
+
+    @classmethod
+    def open(cls, path: str | Path, model: Any = None) -> "Trace":
+        """A saved trace, its arrays mapped from the file and read when touched.
+
+        Raises:
+            TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.
+        """
+        file = tensorfile.open_tensors(Path(path), error=TraceError)
+        plan, metadata = _read_metadata(file)
+        if model is not None and model.config.to_dict() != plan.config.to_dict():
+            raise TraceError(f"{path}: this trace is of another model than {model!r}")
+        arrays = {entry.name: file[entry.name] for entry in plan.entries}
+        return cls(plan, arrays, metadata["token_ids"], metadata, model)
+
+    def __repr__(self) -> str:
+        text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
+        counts = f"{len(self.token_ids)} tokens, {len(self._arrays)} arrays, {self.nbytes:,} bytes"
+        return f"<Trace of {text!r}: {counts}>"
+
+
+class _Widened:
+    """A float16 trace as float32, so that derived sites are computed in float32."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.config, self.token_ids, self.positions = trace.config, trace.token_ids, trace.positions
+        self.parameters, self._trace = trace.parameters, trace
+
+    def __getitem__(self, name: str) -> Array:
+        return self._trace[name].astype(np.float32)
+
+
+def run_metadata(
+    plan: Plan, token_ids: Sequence[int], tokens: list[str] | None, **facts: Any
+) -> dict[str, Any]:
+    """What a trace says of itself: enough to run it again and to know that it is the same."""
+    from gpt2np import __version__
+
+    return {
+        "schema": SCHEMA,
+        "gpt2np": __version__,
+        "numpy": np.__version__,
+        **facts,
+        "config": plan.config.to_dict(),
+        "token_ids": [int(i) for i in token_ids],
+        "tokens": tokens,
+        "dtype": plan.dtype.name,
+        "stored_dtype": plan.keep.dtype,
+        "positions": [plan.keep.positions.start, plan.keep.positions.stop, plan.keep.positions.step],
+        "stop_at_layer": plan.stop_at_layer,
+    }
+
+
+def file_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The same as safetensors wants it: strings to strings."""
+    return {"gpt2np": json.dumps(metadata, ensure_ascii=False)}
+
+
+def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
+    """Check a file's metadata against its own header."""
+    where = file.path
+    if "gpt2np" not in file.metadata:
+        raise TraceError(f"{where}: is not a trace (no 'gpt2np' in its metadata)")
+    try:
+        metadata = json.loads(file.metadata["gpt2np"])
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{where}: metadata 'gpt2np' is not JSON ({error})") from None
+    if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
+        found = metadata.get("schema") if isinstance(metadata, dict) else metadata
+        raise TraceError(f"{where}: schema is {found!r}, expected {SCHEMA!r}")
+    try:
+        config = Config.from_dict(metadata.get("config"), f"{where}: config")  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise TraceError(str(error)) from None
+    ids, tokens = metadata.get("token_ids"), metadata.get("tokens")
+    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
+        raise TraceError(f"{where}: token_ids is not a list of whole numbers")
+    if tokens is not None and not (isinstance(tokens, list) and len(tokens) == len(ids)):
+        raise TraceError(f"{where}: tokens is not a list of {len(ids)} strings")
+    dtype, stop = metadata.get("dtype"), metadata.get("stop_at_layer")
+    if dtype not in ("float32", "float64"):
+        raise TraceError(f"{where}: dtype is {dtype!r}, expected float32 or float64")
+    if stop is not None and (type(stop) is not int or not 0 <= stop <= config.n_layer):
+        raise TraceError(f"{where}: stop_at_layer is {stop!r}, expected 0 to {config.n_layer}")
+    try:
+        keep = Keep.parse({"positions": slice(*metadata["positions"]), "dtype": metadata.get("stored_dtype")})
+        keep = Keep((), None, keep.positions, keep.dtype, frozenset(file.names))
+        plan = Plan(config, len(ids), keep, dtype, stop)
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise TraceError(f"{where}: positions or stored_dtype is malformed ({error})") from None
+    for name in file.names:
+        entry = plan.by_name.get(name)
+        if entry is None:
+            raise TraceError(f"{where}: {name!r} is not a site of this model")
+        if file.shape(name) != entry.shape:
+            raise TraceError(f"{where}: {name} has shape {file.shape(name)}, expected {entry.shape}")
+        if file[name].dtype != entry.dtype:
+            raise TraceError(f"{where}: {name} is {file[name].dtype}, expected {entry.dtype}")
+    return plan, metadata
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
