@@ -49,14 +49,15 @@ class BeamSearch:
         max_new_tokens: int,
         eos: int | Sequence[int] | None = None,
     ) -> None:
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        whole = isinstance(max_new_tokens, (int, np.integer)) and not isinstance(max_new_tokens, bool)
+        if not whole or max_new_tokens < 1:
             raise InputError(f"max_new_tokens={max_new_tokens!r}: must be a whole number of at least 1")
         if len(prompt_ids) == 0:
             raise InputError("prompt_ids: beam search needs at least one token to continue")
         self.sampling = sampling
         self.prompt_length = len(prompt_ids)
         self.max_new_tokens = max_new_tokens
-        self.eos = {eos} if isinstance(eos, int) else set(eos or ())
+        self.eos = {int(i) for i in np.atleast_1d([] if eos is None else eos)}
         self.beams = [tuple(int(i) for i in prompt_ids)]
         self.scores = np.zeros(1, dtype=np.float32)  # [beam], best first: the log-probability so far
         self.hypotheses: list[Hypothesis] = []

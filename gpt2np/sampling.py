@@ -33,7 +33,7 @@ from gpt2np.filters import (
     scale_temperature,
 )
 
-Step = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
+Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
 }
 
 
-def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list[Step]:
+def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list[Filter]:
     """Return what depends on the text so far, in order: it counts in greedy, sampling and beam search."""
-    s, steps = sampling, list[Step]()
+    s, steps = sampling, list[Filter]()
     if s.repetition_penalty != 1:
         steps.append(("repetition_penalty", lambda x: penalize_repetition(x, context, s.repetition_penalty)))
     if s.presence_penalty or s.frequency_penalty:
@@ -102,9 +102,9 @@ def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list
     return steps
 
 
-def warpers(sampling: Sampling) -> list[Step]:
+def warpers(sampling: Sampling) -> list[Filter]:
     """Return what shapes the distribution that is drawn from, in order. Greedy has none."""
-    s, steps = sampling, list[Step]()
+    s, steps = sampling, list[Filter]()
     if s.temperature == 0:
         return steps
     if s.temperature != 1:

@@ -84,7 +84,7 @@ def test_scores_and_ends(early_stopping, length_penalty):
     for seed in range(5):
         model = Table(10, seed)
         s = Sampling(num_beams=3, early_stopping=early_stopping, length_penalty=length_penalty)
-        found = run(BeamSearch([4], s, max_new_tokens=8, eos=[2, 7]), model)
+        found = run(BeamSearch([4], s, max_new_tokens=8, eos=np.array([2, 7])), model)
         assert len(found) == len({h.token_ids for h in found}) == 3
         for h in found:
             new = h.token_ids[1:]
@@ -119,7 +119,9 @@ def test_never_does_not_stop_early_when_short_texts_are_preferred():
 
 
 def test_a_vocabulary_smaller_than_the_beams():
-    found = run(BeamSearch([0], Sampling(num_beams=8), max_new_tokens=2, eos=1), Table(3, 0))
+    found = run(
+        BeamSearch([0], Sampling(num_beams=8), max_new_tokens=np.int64(2), eos=np.int64(1)), Table(3, 0)
+    )
     assert {h.token_ids for h in found} == {(0, 1), *((0, a, b) for a in (0, 2) for b in (0, 1, 2))}
 
 
