@@ -190,7 +190,7 @@ def plan_table(plans: list[Plan]) -> str:
     lines += [_row(name, axes, [human_bytes(n) for n in values]) for name, axes, values in squares]
     lines.append(_row("quadratic", "", [human_bytes(p.quadratic_nbytes) for p in plans]))
     lines.append(_row("total", "", [human_bytes(p.nbytes) for p in plans]))
-    lines.append(_row("bytes", "", [f"{p.nbytes:,}" for p in plans]))
+    lines += [f"{plan.nbytes:,} bytes for {plan.length:,} tokens" for plan in plans]
     return "\n".join(lines)
 
 

@@ -90,8 +90,9 @@ class Recording:
         kept = range(self.plan.length) if whole else self.plan.positions
         first, last = (len(range(kept.start, end, kept.step)) for end in (past, past + n))
         first, last = min(first, len(kept)), min(last, len(kept))
-        start = kept[first] - past if first < last else n
-        return slice(start, n, kept.step), slice(first, last)
+        if first == last:
+            return slice(0), slice(0)
+        return slice(kept[first] - past, kept[last - 1] - past + 1, kept.step), slice(first, last)
 
 
 class Trace:
@@ -210,7 +211,7 @@ class Trace:
         logits = self._logits_at(pos).astype(np.float64)
         probabilities = np.exp(log_probabilities(logits))
         ids = top_k_tokens(logits, k)
-        return [(self._token(i), i, float(probabilities[i])) for i in ids.tolist()]
+        return [(self.token(i), i, float(probabilities[i])) for i in ids.tolist()]
 
     def _logits_at(self, pos: int) -> Array:
         n = len(self.token_ids)
@@ -231,7 +232,8 @@ class Trace:
             return np.asarray(out[0])
         raise TraceError("the logits were not kept: keep='logits' (or 'ln_f', and open with model=)")
 
-    def _token(self, token_id: int) -> str:
+    def token(self, token_id: int) -> str:
+        """One token as text."""
         tokenizer = getattr(self.model, "tokenizer", None)
         return tokenizer.tokens([token_id])[0] if tokenizer is not None else f"<{token_id}>"
 

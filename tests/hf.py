@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
+from differences import relative_error
 from transformers import GPT2Config, GPT2LMHeadModel
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 
 
 def random_model(seed: int, **config) -> GPT2LMHeadModel:
@@ -103,15 +108,3 @@ def _norm(name: str, x: torch.Tensor, eps: float) -> dict[str, torch.Tensor]:
         f"{name}.rstd": rstd,
         f"{name}.normalized": (x - mean[:, None]) * rstd[:, None],
     }
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """Largest difference, relative to the largest magnitude in the site (at least 1); DESIGN section 7."""
-    found, truth = np.asarray(found, np.float64), np.asarray(truth, np.float64)
-    finite = np.isfinite(truth)
-    if found.shape != truth.shape or not np.array_equal(finite, np.isfinite(found)):
-        return math.inf
-    if not np.array_equal(found[np.isinf(truth)], truth[np.isinf(truth)]):
-        return math.inf
-    scale = max(1.0, np.abs(truth[finite]).max(initial=0.0))
-    return float(np.abs(found[finite] - truth[finite]).max(initial=0.0)) / scale

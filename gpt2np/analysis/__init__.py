@@ -1,0 +1,1 @@
+"""What can be computed from a trace and a model: lenses, attribution, circuits, statistics."""

@@ -1,0 +1,145 @@
+"""What `gpt2np trace` and `gpt2np info` print: facts first, then the same facts as text or JSON."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from gpt2np.plan import human_bytes
+from gpt2np.sites import SITES
+from gpt2np.tables import number, quoted, strict_json, table
+
+as_json = strict_json
+
+
+def trace_facts(model: Any, trace: Any, lens: list[Any], k: int) -> dict[str, Any]:
+    """What a trace says, in the order in which it is shown."""
+    return {
+        "model": _model_line(model),
+        "tokens": [{"token": t, "id": i} for t, i in zip(trace.tokens, trace.token_ids, strict=True)],
+        "top": [_prediction(*top) for top in trace.top(min(k, model.config.vocab_size))],
+        "lens": [{"site": site, **_prediction(*tops[0])} for site, tops in lens],
+        "sites": site_facts(trace),
+        "bytes": trace.nbytes,
+    }
+
+
+def _prediction(token: str, token_id: int, probability: float) -> dict[str, Any]:
+    return {"token": token, "id": token_id, "probability": probability}
+
+
+def _model_line(model: Any) -> dict[str, Any]:
+    c = model.config
+    return {
+        "name": model.name,
+        "layers": c.n_layer,
+        "heads": c.n_head,
+        "n_embd": c.n_embd,
+        "vocab": c.vocab_size,
+        "parameters": model.n_parameters,
+        "dtype": model.dtype.name,
+        "commit": model.checkpoint.commit,
+        "fingerprint": model.checkpoint.fingerprint,
+    }
+
+
+def site_facts(trace: Any) -> list[dict[str, Any]]:
+    """One row a site, its layers together: axes, shape, bytes, and the range of its finite values."""
+    rows = []
+    for site in SITES:
+        names = [name for name in trace.names() if trace.plan.by_name[name].site is site]
+        if not names:
+            continue
+        ranges = [r for name in names if (r := _finite_range(trace[name])) is not None]
+        rows.append(
+            {
+                "site": ("h.*." if site.layered else "") + site.name,
+                "layers": len(names) if site.layered else None,
+                "axes": site.axis_names,
+                "shape": list(trace[names[0]].shape),
+                "bytes": sum(trace[name].nbytes for name in names),
+                "min": min((low for low, _ in ranges), default=None),
+                "max": max((high for _, high in ranges), default=None),
+            }
+        )
+    return rows
+
+
+def _finite_range(array: Any) -> tuple[float, float] | None:
+    finite = np.isfinite(array)
+    if not finite.any():
+        return None
+    low = np.min(array, where=finite, initial=np.inf)
+    return float(low), float(np.max(array, where=finite, initial=-np.inf))
+
+
+def trace_text(facts: dict[str, Any]) -> str:
+    """The facts of a trace for a terminal of 80 columns."""
+    m = facts["model"]
+    head = f"{m['name']}: {m['layers']} layers, {m['heads']} heads, n_embd {m['n_embd']}, vocab {m['vocab']}"
+    parts = [f"model  {head}, {m['dtype']}"]
+    tokens = [[str(i), str(t["id"]), quoted(t["token"])] for i, t in enumerate(facts["tokens"])]
+    parts.append("tokens\n" + table([["pos", "id", "token"], *_shortened(tokens)], ">><"))
+    top = [[quoted(t["token"]), str(t["id"]), f"{t['probability']:.2%}"] for t in facts["top"]]
+    parts.append("next token\n" + table([["token", "id", "probability"], *top], "<>>"))
+    lens = [[r["site"], quoted(r["token"]), str(r["id"]), f"{r['probability']:.2%}"] for r in facts["lens"]]
+    parts.append(
+        "what it would predict if it stopped here (ln_f and unembedding of the residual)\n"
+        + table([["after", "token", "id", "probability"], *lens], "<<>>")
+    )
+    sites = []
+    for row in facts["sites"]:
+        low, high = ("" if row[end] is None else number(row[end]) for end in ("min", "max"))
+        shape = " ".join(str(n) for n in row["shape"])
+        sites.append([row["site"], " ".join(row["axes"]), shape, human_bytes(row["bytes"]), low, high])
+    title = f"recorded: {human_bytes(facts['bytes'])} (h.* stands for every layer; the shape is one layer's)"
+    header = ["site", "axes", "shape", "bytes", "min", "max"]
+    parts.append(f"{title}\n" + table([header, *sites], "<<<>>>"))
+    return "\n\n".join(parts)
+
+
+def _shortened(rows: list[list[str]], most: int = 40) -> list[list[str]]:
+    """The first and last of many rows."""
+    if len(rows) <= most:
+        return rows
+    left_out = f"... {len(rows) - most + 1} more"
+    return [*rows[: most // 2], ["", "", left_out], *rows[len(rows) - most // 2 + 1 :]]
+
+
+def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
+    """What `gpt2np info` says of a model."""
+    parts = dict(model.config.parameters_by_component())
+    if "lm_head.weight" in model.weights:
+        parts["unembedding (untied)"] = int(model.weights["lm_head.weight"].size)
+    c = model.checkpoint
+    return {
+        "name": model.name,
+        "folder": str(c.folder.resolve()),
+        "files": [{"name": path.name, "bytes": path.stat().st_size} for path in c.files],
+        "commit": c.commit,
+        "fingerprint": c.fingerprint,
+        "sha256": c.full_hash() if full_hash else None,
+        "config": model.config.to_dict(),
+        "parameters": model.n_parameters,
+        "parameters_by_component": parts,
+        "vocabulary": None if model.tokenizer is None else model.tokenizer.n_vocab,
+    }
+
+
+def model_text(facts: dict[str, Any]) -> str:
+    """The facts of a model for a terminal of 80 columns."""
+    total = facts["parameters"]
+    where = [["folder", facts["folder"]]]
+    where += [["file", f"{f['name']}, {f['bytes']:,} bytes"] for f in facts["files"]]
+    where += [[key, facts[key]] for key in ("commit", "fingerprint", "sha256") if facts[key]]
+    words = "none: takes ids only" if facts["vocabulary"] is None else f"{facts['vocabulary']:,} tokens"
+    where.append(["vocabulary", words])
+    config = [[key, json.dumps(value)] for key, value in facts["config"].items()]
+    parts = [[name, f"{n:,}", f"{n / total:.1%}"] for name, n in facts["parameters_by_component"].items()]
+    return "\n\n".join(
+        [
+            f"model {facts['name']}\n" + table(where, "<<"),
+            "config\n" + table(config, "<<"),
+            "parameters\n" + table([*parts, ["total", f"{total:,}", ""]], "<>>"),
+        ]
+    )

@@ -1,0 +1,63 @@
+"""Text for terminals: aligned columns within 80 characters, and strict JSON."""
+
+import json
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+WIDTH = 80
+
+
+def table(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> str:
+    """Rows as aligned columns; `align` has `<` or `>` for each column.
+
+    Example:
+        >>> print(table([["0", "a"], ["10", "b"]], "><", indent=0))
+         0  a
+        10  b
+    """
+    widths = [max(cell_width(row[i]) for row in rows) for i in range(len(align))] if rows else []
+    lines = []
+    for row in rows:
+        cells = []
+        for cell, width, side in zip(row, widths, align, strict=True):
+            padding = " " * (width - cell_width(cell))
+            cells.append(cell + padding if side == "<" else padding + cell)
+        lines.append((" " * indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def cell_width(text: str) -> int:
+    """Columns that a terminal takes for a text: wide characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def quoted(token: str, width: int = 20) -> str:
+    """A token between bars, so that its spaces show: control characters as escapes, cut to `width`."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
+    while cell_width(shown) > width - 2:
+        shown = shown[:-2] + "…"
+    return f"|{shown}|"
+
+
+def number(value: float) -> str:
+    """Four significant digits, never wider than 10 characters."""
+    return f"{value:.4g}"
+
+
+def strict_json(value: Any) -> str:
+    """JSON as the standard has it: NaN and infinities become null."""
+    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

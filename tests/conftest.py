@@ -1,0 +1,38 @@
+"""Options of the suite, and what several test files share."""
+
+import os
+
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # the suite runs in several processes already
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpt2np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--hub", action="store_true", help="also tests on the real GPT-2, from the Hub")
+    parser.addoption("--slow", action="store_true", help="also tests that take minutes or gigabytes")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        for mark in ("hub", "slow"):
+            if mark in item.keywords and not config.getoption(f"--{mark}"):
+                item.add_marker(pytest.mark.skip(reason=f"needs --{mark}"))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return gpt2np.load("tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny64():
+    return gpt2np.load("tiny", dtype="float64")

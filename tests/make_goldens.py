@@ -1,0 +1,64 @@
+"""Make tests/goldens: tiny random checkpoints by HF, and what HF computes on them at every site.
+
+    python tests/make_goldens.py        (needs torch and transformers: pip install '.[ref]')
+
+Each folder holds config.json, model.safetensors and sites.npz: the float64 value of every site, and under
+`error/NAME` the relative error of HF's own float32 run there.
+"""
+
+from pathlib import Path
+
+import hf
+import numpy as np
+import torch
+from differences import relative_error
+
+GOLDENS = Path(__file__).parent / "goldens"
+BASE = {
+    "n_layer": 2,
+    "n_head": 3,
+    "n_embd": 12,
+    "n_positions": 16,
+    "vocab_size": 31,
+    "bos_token_id": 30,
+    "eos_token_id": 30,
+}
+CASES = {
+    "gelu_new": {},
+    "gelu": {"activation_function": "gelu"},
+    "gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
+    "relu": {"activation_function": "relu"},
+    "silu": {"activation_function": "silu"},
+    "tanh": {"activation_function": "tanh"},
+    "n_inner": {"n_inner": 20, "n_head": 2},
+    "unscaled": {"scale_attn_weights": False},
+    "inverse_layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
+    "upcast": {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+    "epsilon": {"layer_norm_epsilon": 0.1},
+    "untied": {"tie_word_embeddings": False},
+    "one_head": {"n_head": 1, "n_layer": 1},
+}
+IDS = [3, 17, 17, 30, 0, 8, 3]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for seed, (name, changes) in enumerate(CASES.items()):
+        config = BASE | changes
+        folder = GOLDENS / name
+        model = hf.random_model(seed, **config)
+        hf.save(model, folder)
+        single = hf.capture(model, IDS)
+        if config.pop("reorder_and_upcast_attn", False):  # HF refuses it in float64; the result is the same
+            model.config.reorder_and_upcast_attn = False
+            for block in model.transformer.h:
+                block.attn.reorder_and_upcast_attn = False
+        double = hf.capture(model.double(), IDS)
+        errors = {f"error/{site}": relative_error(single[site], double[site]) for site in double}
+        np.savez_compressed(folder / "sites.npz", **double, **errors)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        print(name, sum(f.stat().st_size for f in folder.iterdir()))
+
+
+if __name__ == "__main__":
+    main()
