@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt2np.config import Config, read_config
-from gpt2np.errors import CheckpointError, InputError
+from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.ops import Array
 from gpt2np.tensorfile import open_tensors
 from gpt2np.torchfile import read_torch
@@ -91,13 +91,13 @@ def load_checkpoint(
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     label = os.fspath(name)
-    folder, commit, notes = Path(label).expanduser(), None, []
-    if not folder.is_dir():
+    folder, commit, notes = Path(os.path.expanduser(label)), None, []
+    if not label or not os.path.isdir(folder):  # unlike Path.is_dir, also for a name that is too long
         if label == SHIPPED:
             folder = shipped_folder()
-        elif not label or label[0] in "./~\\" or label.count("/") > 1 or folder.exists():
-            what = "is a file; give its folder" if folder.exists() else "no such folder"
-            raise CheckpointError(f"{label!r}: {what}")
+        elif not label or label[0] in "./~\\" or label.count("/") > 1 or os.path.exists(folder):
+            what = "is a file; give its folder" if os.path.exists(folder) else "no such folder"
+            raise CheckpointError(f"{short(label)}: {what}")
         else:
             from gpt2np import hub
 
@@ -127,13 +127,13 @@ def read_weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, Array]]
             shards = read_index(index)
             paths = tuple(sorted(set(shards.values())))
             for path in paths:
-                if not path.exists():
-                    raise CheckpointError(f"{index}: shard {path.name} is missing from the folder")
+                if not os.path.exists(path):
+                    raise CheckpointError(f"{index}: shard {short(path.name)} is missing from the folder")
             contents = {path: reader(path) for path in paths}
             for name, path in shards.items():
                 if name not in contents[path]:
                     raise CheckpointError(
-                        f"{path}: tensor {name!r} is missing; {index.name} says it is there"
+                        f"{path}: tensor {short(name)} is missing; {index.name} says it is there"
                     )
             return paths, {name: contents[path][name] for name, path in shards.items()}
     raise CheckpointError(
@@ -158,10 +158,11 @@ def read_index(path: Path) -> dict[str, Path]:
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{path}: weight_map is missing or empty")
     for name, file in shards.items():
+        where = f"{path}: weight_map[{short(name)}]"
         if not isinstance(file, str) or not file or file != os.path.basename(file) or file in (".", ".."):
-            raise CheckpointError(f"{path}: weight_map[{name!r}] is {file!r}, not a plain file name")
+            raise CheckpointError(f"{where} is {short(file)}, not a plain file name")
         if file.endswith(".json"):
-            raise CheckpointError(f"{path}: weight_map[{name!r}] is {file!r}, an index and not a weight file")
+            raise CheckpointError(f"{where} is {short(file)}, an index and not a weight file")
     return {name: path.parent / file for name, file in shards.items()}
 
 
@@ -183,9 +184,10 @@ def _parameters_of(
             continue
         for part, meaning in _FOREIGN.items():
             if part in name:
-                raise CheckpointError(f"{path}: {full_name!r} belongs to {meaning}, which is not supported")
+                what = f"{short(full_name)} belongs to {meaning}"
+                raise CheckpointError(f"{path}: {what}, which is not supported")
         if name in found:
-            raise CheckpointError(f"{path}: {name!r} is there twice, with and without 'transformer.'")
+            raise CheckpointError(f"{path}: {short(name)} is there twice, with and without 'transformer.'")
         found[name] = tensor
     shapes = parameter_shapes(config)
     weights = {}
@@ -200,9 +202,10 @@ def _parameters_of(
     elif not config.tie_word_embeddings:
         raise CheckpointError(f"{path}: lm_head.weight is missing, and config.json does not tie it to wte")
     for name in found:
-        if (layer := re.match(r"h\.(\d+)\.", name)) and int(layer[1]) >= config.n_layer:
-            raise CheckpointError(f"{path}: has {name!r}, but config.json says n_layer {config.n_layer}")
-    return weights, [f"{path}: unknown tensor {name!r} is ignored" for name in found]
+        if (layer := re.match(r"h\.0*(\d+)\.", name)) and int(layer[1][:9]) >= config.n_layer:
+            what = f"has {short(name)}, but config.json says n_layer {config.n_layer}"
+            raise CheckpointError(f"{path}: {what}")
+    return weights, [f"{path}: unknown tensor {short(name)} is ignored" for name in found]
 
 
 def _converted(
@@ -217,7 +220,8 @@ def _converted(
         )
     if not np.issubdtype(tensor.dtype, np.floating):
         raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected a float type (quantised weights?)")
-    return np.ascontiguousarray(tensor, dtype)  # the array itself where nothing needs to change
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows when it runs
+        return np.ascontiguousarray(tensor, dtype)  # the array itself where nothing needs to change
 
 
 def _fingerprint(files: tuple[Path, ...]) -> str:

@@ -90,11 +90,11 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     parser.add_argument("--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     parser.add_argument("--json", action="store_true", help="for machines")
     if dtype:
-        parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+        parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="precision of the run")
 
 
 def _count(text: str) -> int:

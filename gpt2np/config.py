@@ -1,15 +1,15 @@
 """What a GPT-2's `config.json` may say, what is refused, and the four released sizes."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gpt2np.errors import ConfigError
+from gpt2np.errors import ConfigError, short
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
+_MOST_LAYERS = 10_000  # a file that lies would otherwise keep us busy for ever
 
 # Other spellings that HF's GPT2Config accepts (its attribute_map, and the older n_ctx).
 _ALIASES = {
@@ -79,6 +79,8 @@ class Config:
             _check_size(name, getattr(self, name))
         if self.n_inner is not None:
             _check_size("n_inner", self.n_inner)
+        if self.n_layer > _MOST_LAYERS:
+            raise ConfigError(f"n_layer must be at most {_MOST_LAYERS}, not {self.n_layer}")
         for name in (
             "scale_attn_weights",
             "scale_attn_by_inverse_layer_idx",
@@ -86,20 +88,20 @@ class Config:
             "tie_word_embeddings",
         ):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be true or false, not {short(getattr(self, name))}")
         eps = self.layer_norm_epsilon
-        if isinstance(eps, bool) or not isinstance(eps, int | float) or not (0 <= eps < math.inf):
-            raise ConfigError(f"layer_norm_epsilon must be a number of at least 0, not {eps!r}")
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1e30:
+            raise ConfigError(f"layer_norm_epsilon must be a number from 0 to 1e30, not {short(eps)}")
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.activation_function not in ACTIVATIONS:
             raise ConfigError(
-                f"activation_function {self.activation_function!r} is not supported; "
+                f"activation_function {short(self.activation_function)} is not supported; "
                 f"known are {', '.join(ACTIVATIONS)}"
             )
         eos = self.eos_token_id
         if eos is not None and (isinstance(eos, bool) or not isinstance(eos, int)):
-            raise ConfigError(f"eos_token_id must be a whole number or null, not {eos!r}")
+            raise ConfigError(f"eos_token_id must be a whole number or null, not {short(eos)}")
 
     @property
     def d_head(self) -> int:
@@ -185,11 +187,11 @@ def _parse(values: Any, where: str) -> tuple[Config, list[str]]:
         raise ConfigError(f"{where}: expected a JSON object, found {type(values).__name__}")
     model_type = values.get("model_type", "gpt2")
     if model_type != "gpt2":
-        raise ConfigError(f"{where}: model_type is {model_type!r}; gpt2np runs 'gpt2' only")
+        raise ConfigError(f"{where}: model_type is {short(model_type)}; gpt2np runs 'gpt2' only")
     for key, harmless in _REFUSED.items():
         if key in values and not any(values[key] == h and type(values[key]) is type(h) for h in harmless):
             raise ConfigError(
-                f"{where}: {key} is {values[key]!r}, which changes the result and is not supported"
+                f"{where}: {key} is {short(values[key])}, which changes the result and is not supported"
             )
     names = {field.name for field in fields(Config)}
     known: dict[str, Any] = {}
@@ -198,10 +200,11 @@ def _parse(values: Any, where: str) -> tuple[Config, list[str]]:
         name = _ALIASES.get(key, key)
         if name in names:
             if name in known and known[name] != value:
-                raise ConfigError(f"{where}: {key} says {value!r} and {name} says {known[name]!r}")
+                says = f"{key} says {short(value)} and {name} says {short(known[name])}"
+                raise ConfigError(f"{where}: {says}")
             known[name] = value
         elif key not in _HARMLESS and key not in _REFUSED:
-            notes.append(f"{where}: unknown key {key!r} is ignored")
+            notes.append(f"{where}: unknown key {short(key)} is ignored")
     if isinstance(known.get("eos_token_id"), list):  # some fine-tunes list several: the first ends a text
         known["eos_token_id"] = next(iter(known["eos_token_id"]), None)
     known = {k: v for k, v in known.items() if v is not None or k in ("n_inner", "eos_token_id")}
@@ -213,7 +216,7 @@ def _parse(values: Any, where: str) -> tuple[Config, list[str]]:
 
 def _check_size(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:
-        raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+        raise ConfigError(f"{name} must be a whole number of at least 1, not {short(value)}")
 
 
 # The sizes that OpenAI released (GPT-2 paper, table 2; n_head from the checkpoints' config.json).

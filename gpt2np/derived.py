@@ -39,7 +39,8 @@ def norm_input(trace: Recorded, norm: str, layer: int | None) -> Array:
 
 def split_qkv(qkv: Array, n_head: int) -> Array:
     """Views of queries, keys and values: [pos, 3*n_embd] -> [3, pos, head, d_head]."""
-    return qkv.reshape(qkv.shape[0], 3, n_head, -1).swapaxes(0, 1)
+    n_pos, width = qkv.shape
+    return qkv.reshape(n_pos, 3, n_head, width // (3 * n_head)).swapaxes(0, 1)
 
 
 def head_outputs(z: Array, c_proj_weight: Array) -> Array:

@@ -38,3 +38,9 @@ class UnknownSiteError(TraceError, KeyError):
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0])
+
+
+def short(value: object) -> str:
+    """Whatever a file holds, as part of a message: on one line, and cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."

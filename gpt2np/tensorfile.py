@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 from numpy.typing import DTypeLike, NDArray
 
-from gpt2np.errors import CheckpointError, Gpt2npError, TraceError
+from gpt2np.errors import CheckpointError, Gpt2npError, TraceError, short
 
 Path = str | os.PathLike[str]
 Entry = tuple[str, DTypeLike, tuple[int, ...]]  # of a file to be written: name, dtype, shape
@@ -140,7 +140,7 @@ def _parse(mapped: mmap.mmap) -> tuple[bytes, dict[str, str], dict[str, dict[str
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
         if begin != at:
-            raise _Problem(f"tensor {_short(name)}: data_offsets begin at {begin}, expected {at}")
+            raise _Problem(f"tensor {short(name)}: data_offsets begin at {begin}, expected {at}")
         at = end
     if at != data_size:
         raise _Problem(f"data_offsets end at {at:,}, but the file has {data_size:,} bytes of data")
@@ -148,22 +148,22 @@ def _parse(mapped: mmap.mmap) -> tuple[bytes, dict[str, str], dict[str, dict[str
 
 
 def _check_entry(name: str, entry: Any) -> None:
-    tensor = f"tensor {_short(name)}"
+    tensor = f"tensor {short(name)}"
     if type(entry) is not dict or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        raise _Problem(f"{tensor}: expected dtype, shape and data_offsets, found {_short(entry)}")
+        raise _Problem(f"{tensor}: expected dtype, shape and data_offsets, found {short(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(dtype) is not str or dtype not in _BITS:
-        raise _Problem(f"{tensor}: unknown dtype {_short(dtype)}")
+        raise _Problem(f"{tensor}: unknown dtype {short(dtype)}")
     for key, value in (("shape", shape), ("data_offsets", offsets)):
         if type(value) is not list or not all(type(n) is int and n >= 0 for n in value):
-            raise _Problem(f"{tensor}: {key} must be a list of whole numbers >= 0, found {_short(value)}")
+            raise _Problem(f"{tensor}: {key} must be a list of whole numbers >= 0, found {short(value)}")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _Problem(f"{tensor}: data_offsets must be [begin, end], found {_short(offsets)}")
+        raise _Problem(f"{tensor}: data_offsets must be [begin, end], found {short(offsets)}")
     if len(shape) > 64 or math.prod(n for n in shape if n) * 16 >= 2**63:
-        raise _Problem(f"{tensor}: shape {_short(shape)} is more than NumPy can hold")
+        raise _Problem(f"{tensor}: shape {short(shape)} is more than NumPy can hold")
     bits, found = math.prod(shape) * _BITS[dtype], offsets[1] - offsets[0]
     if bits != found * 8:
-        needed = f"shape {_short(shape)} of {dtype} needs {bits / 8 if bits % 8 else bits // 8:,} bytes"
+        needed = f"shape {short(shape)} of {dtype} needs {bits / 8 if bits % 8 else bits // 8:,} bytes"
         raise _Problem(f"{tensor}: {needed}, data_offsets {offsets} hold {found:,}")
 
 
@@ -176,14 +176,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, value in pairs:
         if name in table:
-            raise _Problem(f"header key {_short(name)} appears twice")
+            raise _Problem(f"header key {short(name)} appears twice")
         table[name] = value
     return table
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _reason(e: Exception) -> str:

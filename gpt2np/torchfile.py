@@ -95,9 +95,14 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         values = {storage: _read_storage(storage, raw[storage.key], order) for storage in storages}
         return {name: _lay_over(name, tensor, values[tensor.storage]) for name, tensor in tensors.items()}
     except _Problem as e:
-        raise CheckpointError(f"{path}: {str(e)[:500]}") from None
+        raise CheckpointError(f"{path}: {_one_line(e)}") from None
     except Exception as e:  # also RecursionError and MemoryError
-        raise CheckpointError(f"{path}: damaged torch file ({type(e).__name__}: {str(e)[:300]})") from e
+        raise CheckpointError(f"{path}: damaged torch file ({type(e).__name__}: {_one_line(e)})") from e
+
+
+def _one_line(e: Exception) -> str:
+    """What an error says, which may contain names out of the file: cut, and without line breaks."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(e)[:500])
 
 
 def _open_zip(path: str | os.PathLike[str], mapped: mmap.mmap) -> _Opened:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from gpt2np.errors import TokenizerError
+from gpt2np.errors import TokenizerError, short
 
+_T = TypeVar("_T", list[Any], dict[str, Any])
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -189,21 +190,28 @@ def _declared(folder: Path) -> Iterator[tuple[Path, AddedToken]]:
     files = [folder / f"{name}.json" for name in ("added_tokens", "tokenizer", "tokenizer_config")]
     plain, whole, config = [_read_json(file) if file.exists() else {} for file in files]
     roles = [value for key, value in config.items() if key.endswith("_token")]  # "eos_token" and the like
-    roles += config.get("additional_special_tokens") or []
+    roles += _optional(files[2], config, "additional_special_tokens", list)
     special = [role.get("content") if isinstance(role, dict) else role for role in roles]
     for text, id in plain.items():
         yield files[0], _added_token(files[0], {"content": text, "id": id, "special": text in special})
-    for entry in whole.get("added_tokens") or []:
+    for entry in _optional(files[1], whole, "added_tokens", list):
         yield files[1], _added_token(files[1], entry)
-    for key, entry in (config.get("added_tokens_decoder") or {}).items():
+    for key, entry in _optional(files[2], config, "added_tokens_decoder", dict).items():
         id = int(key) if key.isascii() and key.isdigit() and len(key) < 12 else key
         yield files[2], _added_token(files[2], {**entry, "id": id} if isinstance(entry, dict) else entry)
+
+
+def _optional(file: Path, content: dict[str, Any], key: str, kind: type[_T]) -> _T:
+    value = content.get(key) or kind()
+    if not isinstance(value, kind):
+        raise TokenizerError(f"{file}: {key} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
 
 
 def _added_token(file: Path, entry: object) -> AddedToken:
     text = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(text, str):
-        raise TokenizerError(f"{file}: {str(entry)[:60]} is no added token: an object with content and id")
+        raise TokenizerError(f"{file}: {short(entry)} is no added token: an object with content and id")
     flags = {name: bool(entry.get(name)) for name in ("special", "lstrip", "rstrip", "single_word")}
     normalized = bool(entry.get("normalized", not flags["special"]))
     return AddedToken(text, _checked_id(file, text, entry.get("id")), **flags, normalized=normalized)
