@@ -94,7 +94,9 @@ def _add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     parser.add_argument("--json", action="store_true", help="for machines")
     if dtype:
-        parser.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="precision of the run")
+        parser.add_argument(
+            "--dtype", choices=["float32", "float64"], default="float32", help="precision of the run"
+        )
 
 
 def _count(text: str) -> int:

@@ -70,7 +70,9 @@ def _compare(statement: str, found: Array, expected: Array, tolerance: float) ->
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))  # infinities too
     with np.errstate(invalid="ignore"):
         difference = np.where(same, 0.0, np.abs(found - expected))
-    scale = max(1.0, float(np.abs(expected, where=np.isfinite(expected), out=np.ones_like(expected)).max(initial=0)))
+    scale = max(
+        1.0, float(np.abs(expected, where=np.isfinite(expected), out=np.ones_like(expected)).max(initial=0))
+    )
     worst = float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)) / scale
     if worst > tolerance:
         at = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), difference.shape)

@@ -88,9 +88,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _checked_id(file: Path, text: str, id: object) -> int:
     if type(id) is not int or not 0 <= id < 2**31:
         found = repr(id)[:40]
-        raise TokenizerError(f"{file}: the id of {text!r} is {found}, not an integer from 0 to 2147483647")
+        raise TokenizerError(
+            f"{file}: the id of {short(text)} is {found}, not an integer from 0 to 2147483647"
+        )
     if text == "" or SURROGATE.search(text):
-        raise TokenizerError(f"{file}: the token {text!r} (id {id}) is empty or half a surrogate pair")
+        raise TokenizerError(f"{file}: the token {short(text)} (id {id}) is empty or half a surrogate pair")
     return id
 
 
@@ -99,7 +101,7 @@ def _read_ids(file: Path) -> dict[str, int]:
     owner: dict[int, str] = {}
     for text, id in ids.items():
         if owner.setdefault(id, text) != text:
-            raise TokenizerError(f"{file}: {owner[id]!r} and {text!r} have the same id {id}")
+            raise TokenizerError(f"{file}: {short(owner[id])} and {short(text)} have the same id {id}")
     missing = [f"0x{byte:02x}" for byte, char in enumerate(byte_characters()) if char not in ids]
     if missing:
         names = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
@@ -120,10 +122,12 @@ def _read_merges(file: Path, ids: dict[str, int]) -> list[tuple[str, str]]:
         for piece in (left, right):
             if piece not in known:
                 raise TokenizerError(
-                    f"{file} line {number}: {piece!r} is no byte, and no earlier line makes it"
+                    f"{file} line {number}: {short(piece)} is no byte, and no earlier line makes it"
                 )
         if left + right not in ids:
-            raise TokenizerError(f"{file} line {number}: its result {left + right!r} is not in vocab.json")
+            raise TokenizerError(
+                f"{file} line {number}: its result {short(left + right)} is not in vocab.json"
+            )
         known.add(left + right)
         merges.append((left, right))
     return merges
@@ -144,7 +148,7 @@ def _ranks(file: Path, merges: list[tuple[str, str]]) -> dict[str, int]:
         if whole not in ranks and _can_meet(left, right, ranks, halves):
             if whole in lacking:
                 raise TokenizerError(
-                    f"{file}: a line that uses {whole!r} is before '{left} {right}', which makes it"
+                    f"{file}: a line that uses {short(whole)} is before '{left} {right}', which makes it"
                 )
             ranks[whole] = len(ranks)
             halves[whole] = (left, right)
@@ -178,9 +182,11 @@ def _read_added(folder: Path, ids: dict[str, int], made: set[str]) -> dict[str, 
     for file, token in _declared(folder):
         text, id = token.text, token.id
         if ids.setdefault(text, id) != id:
-            raise TokenizerError(f"{file}: {text!r} has id {id}, but {ids[text]} elsewhere")
+            raise TokenizerError(f"{file}: {short(text)} has id {id}, but {ids[text]} elsewhere")
         if owner.setdefault(id, text) != text:
-            raise TokenizerError(f"{file}: {text!r} has id {id}, but so has {owner[id]!r} elsewhere")
+            raise TokenizerError(
+                f"{file}: {short(text)} has id {id}, but so has {short(owner[id])} elsewhere"
+            )
         added[text] = token
     return added
 

@@ -1,18 +1,13 @@
 """Options of the suite, and what several test files share."""
 
 import os
-
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")  # the suite runs in several processes already
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
 import sys
 from pathlib import Path
 
 import pytest
 
-import gpt2np
-
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # the suite runs in several processes already
 sys.path.insert(0, str(Path(__file__).parent))
 
 
@@ -30,9 +25,13 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def tiny():
+    import gpt2np
+
     return gpt2np.load("tiny")
 
 
 @pytest.fixture(scope="session")
 def tiny64():
+    import gpt2np
+
     return gpt2np.load("tiny", dtype="float64")

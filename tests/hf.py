@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from differences import relative_error
 from transformers import GPT2Config, GPT2LMHeadModel
 
 transformers.logging.set_verbosity_error()

@@ -22,6 +22,7 @@ import math
 import os
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def split_works(text: str) -> list[str]:
     """The novels and plays of one text: each begins with a title line before its author or first act."""
     starts = [m.start(1) for m in re.finditer(r"(?:^|\n\n)([^\n]+\n\n(?:By Jane Austen|ACT I)\n)", text)]
     edges = sorted({0, *starts, len(text)})
-    return [text[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [text[a:b] for a, b in pairwise(edges)]
 
 
 def train_tokenizer(texts: list[str], folder: Path) -> None:
@@ -62,9 +63,7 @@ def train_tokenizer(texts: list[str], folder: Path) -> None:
     from tokenizers.trainers import BpeTrainer
 
     tokenizer = ByteLevelBPETokenizer()
-    trainer = BpeTrainer(
-        vocab_size=N_VOCAB - 1, initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
+    trainer = BpeTrainer(vocab_size=N_VOCAB - 1, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
     tokenizer._tokenizer.train_from_iterator(
         (p for t in texts for p in re.split(r"(?<=\n)(?=\n)", t)), trainer
     )
@@ -105,10 +104,10 @@ class Block(nn.Module):
         shape = (*x.shape[:2], N_HEAD, N_EMBD // N_HEAD)
         return tuple(y.view(shape).transpose(1, 2) for y in (q, k, v))  # [batch, head, pos, d_head]
 
-    def forward(self, x: torch.Tensor, past: torch.Tensor) -> torch.Tensor:  # [batch, pos, n_embd]
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [batch, pos, n_embd]
         q, k, v = self.heads(x)
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.c_proj(z.transpose(1, 2).reshape(x.shape)) + past
+        x = x + self.c_proj(z.transpose(1, 2).reshape(x.shape))
         return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
 
 
@@ -129,11 +128,10 @@ class Tiny(nn.Module):
         angle = torch.arange(N_POSITIONS)[:, None] / 10000 ** torch.linspace(0, 1, N_EMBD // 2)
         self.wpe.weight.data = 0.02 * torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    def forward(self, ids: torch.Tensor, last_layer: int = N_LAYER) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.wte(ids) + self.wpe.weight[: ids.shape[1]]
-        zero = torch.zeros((), dtype=x.dtype)
-        for block in self.h[:last_layer]:
-            x = block(x, zero)
+        for block in self.h:
+            x = block(x)
         return F.linear(self.ln_f(x), self.wte.weight)
 
     def patterns(self, ids: torch.Tensor) -> torch.Tensor:
@@ -142,7 +140,7 @@ class Tiny(nn.Module):
         patterns = []
         for block in self.h:
             patterns.append(pattern(block, x))
-            x = block(x, torch.zeros(()))
+            x = block(x)
         return torch.stack(patterns)
 
 
@@ -259,7 +257,6 @@ def train(args: argparse.Namespace) -> None:
             opt.load_state_dict(s)
         state = saved["state"]
         print(f"continuing at step {state['step']}")
-    step_model = torch.compile(model) if args.compile else model
     base = [[g["lr"] for g in opt.param_groups] for opt in optimizers(Tiny())]
     last = time.time()
     began, spent = time.time(), state["seconds"]
@@ -278,10 +275,10 @@ def train(args: argparse.Namespace) -> None:
         copies, known = (torch.from_numpy(a) for a in copy_rows(ids, n_copy, rng))
         rows = torch.cat([text, copies])
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            logits = step_model(rows[:, :-1])
-        losses = F.cross_entropy(
-            logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none"
-        ).view(len(rows), -1)
+            logits = model(rows[:, :-1])
+        losses = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(
+            len(rows), -1
+        )
         text_loss = losses[: len(text)].mean()
         copy_loss = (losses[len(text) :] * known[:, 1:]).sum() / known[:, 1:].sum()
         loss = text_loss + copy_loss * (n_copy / len(text))
@@ -305,9 +302,7 @@ def train(args: argparse.Namespace) -> None:
             bits = bits_per_character(model, held, characters)
             previous, induction = head_scores(model, held)
             p, i = np.argmax(previous), np.argmax(induction)
-            state["log"].append(
-                (step, state["seconds"], bits, float(previous.max()), float(induction.max()))
-            )
+            state["log"].append((step, state["seconds"], bits, float(previous.max()), float(induction.max())))
             print(
                 f"  held out {bits:.4f} bits/char; previous-token {p // N_HEAD}.{p % N_HEAD} "
                 f"{previous.max():.2f}; induction {i // N_HEAD}.{i % N_HEAD} {induction.max():.2f}",
@@ -335,7 +330,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--compile", action="store_true")
     train(parser.parse_args())
 
 
