@@ -318,6 +318,48 @@ def train(args: argparse.Namespace) -> None:
             break
 
 
+# -- export ---------------------------------------------------------------------------------------
+
+HF_NAMES = {"c_attn": "attn.c_attn", "c_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "mlp_proj": "mlp.c_proj"}
+
+
+def export(run: Path, folder: Path) -> None:
+    """The checkpoint in HF's layout, stored as float16, and the loss curve on stdout."""
+    from safetensors.torch import save_file
+
+    saved = torch.load(run / "state.pt", weights_only=False)
+    tensors = {}
+    for name, value in saved["model"].items():
+        match = re.fullmatch(r"(h\.\d+)\.(c_attn|c_proj|c_fc|mlp_proj)\.(weight|bias)", name)
+        if match:  # HF's Conv1D stores [n_in, n_out]
+            name = f"{match[1]}.{HF_NAMES[match[2]]}.{match[3]}"
+            value = value.t() if match[3] == "weight" else value
+        tensors[f"transformer.{name}"] = value.half().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "bos_token_id": N_VOCAB - 1,
+        "eos_token_id": N_VOCAB - 1,
+        "layer_norm_epsilon": 1e-05,
+        "n_embd": N_EMBD,
+        "n_head": N_HEAD,
+        "n_layer": N_LAYER,
+        "n_positions": N_POSITIONS,
+        "vocab_size": N_VOCAB,
+        "tie_word_embeddings": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    print("| step | minutes | bits per character | previous-token | induction |")
+    print("| --- | --- | --- | --- | --- |")
+    for step, seconds, bits, previous, induction in saved["state"]["log"]:
+        print(f"| {step} | {seconds / 60:.0f} | {bits:.3f} | {previous:.2f} | {induction:.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=Path("../shared/data/corpus"))
@@ -329,8 +371,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=250, help="steps between measurements")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action="store_true")
-    train(parser.parse_args())
+    parser.add_argument("--bf16", action="store_true", help="forward pass in bfloat16: twice as fast")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the checkpoint of this run")
+    args = parser.parse_args()
+    if args.export:
+        export(args.run, args.export)
+    else:
+        train(args)
 
 
 if __name__ == "__main__":
