@@ -193,7 +193,7 @@ def erf(x: Array) -> NDArray[np.float64]:
 
 def _row_blocks(out: Array) -> Iterator[tuple[Any, ...]]:
     """Indices that cut an array into pieces of whole rows (last axis), each at most a block of memory."""
-    if out.nbytes <= _BLOCK_BYTES:
+    if out.nbytes <= _BLOCK_BYTES or out.ndim < 2:
         yield (...,)
         return
     n_rows = max(1, _BLOCK_BYTES // (out.shape[-1] * out.itemsize))
