@@ -49,7 +49,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer | None":
-        """The tokenizer of a checkpoint folder; None if it has neither vocab.json nor merges.txt.
+        """The tokenizer of a checkpoint folder: vocab.json and merges.txt, else tokenizer.json, else None.
 
         Raises TokenizerError, naming the file, if one of the two is missing or anything in them is wrong.
         """

@@ -1,4 +1,7 @@
-"""Reads and checks what a Tokenizer is made of: a checkpoint's vocab.json, merges.txt and added tokens."""
+"""Reads and checks what a Tokenizer is made of: a checkpoint's vocab.json, merges.txt and added tokens.
+
+Where both are absent, as in a folder saved by transformers 5, tokenizer.json holds the same two tables.
+"""
 
 import json
 import re
@@ -11,6 +14,19 @@ from gpt2np.errors import TokenizerError, short
 
 _T = TypeVar("_T", list[Any], dict[str, Any])
 SURROGATE = re.compile("[\ud800-\udfff]")
+
+# What tokenizer.json must say for GPT-2's words and merges to be all that happens to a text.
+_PLAIN: dict[str, tuple[object, ...]] = {
+    ".normalizer": (None,),
+    "pre_tokenizer.type": ("ByteLevel",),
+    "pre_tokenizer.add_prefix_space": (False, None),
+    "pre_tokenizer.use_regex": (True, None),
+    "model.type": ("BPE", None),  # the first versions did not write it
+    "model.dropout": (None, 0.0),
+    "model.continuing_subword_prefix": ("", None),
+    "model.end_of_word_suffix": ("", None),
+    "model.ignore_merges": (False, None),
+}
 
 
 def byte_characters() -> list[str]:
@@ -51,18 +67,25 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """Read a checkpoint folder; None if it has neither vocab.json nor merges.txt.
+    """Read a checkpoint folder; None if it has neither vocab.json and merges.txt nor tokenizer.json.
 
     Raises TokenizerError, naming the file, if one of the two is missing or anything in them is wrong.
     """
     files = [folder / "vocab.json", folder / "merges.txt"]
     missing = [file.name for file in files if not file.exists()]
-    if len(missing) == 2:
+    whole = folder / "tokenizer.json"
+    if len(missing) == 2 and not whole.exists():
         return None
-    if missing:
+    if len(missing) == 1:
         raise TokenizerError(f"{folder} has no {missing[0]}: a tokenizer needs vocab.json and merges.txt")
-    ids = _read_ids(files[0])
-    merges = _read_merges(files[1], ids)
+    if missing:
+        files = [whole, whole]
+        table, entries = _read_model(whole)
+        pairs = _merges_of_model(whole, entries)
+    else:
+        table, pairs = _read_json(files[0]), _merges_of_text(files[1])
+    ids = _checked_ids(files[0], table)
+    merges = _checked_merges(pairs, ids, files[0])
     made = {*byte_characters(), *(left + right for left, right in merges)}
     return Vocabulary(ids, _ranks(files[1], merges), _read_added(folder, ids, made))
 
@@ -96,8 +119,21 @@ def _checked_id(file: Path, text: str, id: object) -> int:
     return id
 
 
-def _read_ids(file: Path) -> dict[str, int]:
-    ids = {text: _checked_id(file, text, id) for text, id in _read_json(file).items()}
+def _read_model(file: Path) -> tuple[dict[str, Any], list[Any]]:
+    """The two tables of a tokenizer.json, which must do to a text what GPT-2 does."""
+    whole = _read_json(file)
+    parts = {"": whole} | {key: _optional(file, whole, key, dict) for key in ("pre_tokenizer", "model")}
+    for field, allowed in _PLAIN.items():
+        part, _, key = field.partition(".")
+        if (found := parts[part].get(key)) not in allowed:
+            name, expected = field.lstrip("."), f"expected {allowed[0]!r}"
+            raise TokenizerError(f"{file}: {name} is {short(found)}, {expected}: not GPT-2's tokenizer")
+    model = parts["model"]
+    return _optional(file, model, "vocab", dict), _optional(file, model, "merges", list)
+
+
+def _checked_ids(file: Path, table: dict[str, Any]) -> dict[str, int]:
+    ids = {text: _checked_id(file, text, id) for text, id in table.items()}
     owner: dict[int, str] = {}
     for text, id in ids.items():
         if owner.setdefault(id, text) != text:
@@ -109,9 +145,8 @@ def _read_ids(file: Path) -> dict[str, int]:
     return ids
 
 
-def _read_merges(file: Path, ids: dict[str, int]) -> list[tuple[str, str]]:
-    known = set(byte_characters())
-    merges = []
+def _merges_of_text(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Where in merges.txt, and the two pieces."""
     for number, line in enumerate(_read_text(file).split("\n"), start=1):
         line = line.removesuffix("\r")
         if line == "" or line.startswith("#version"):
@@ -119,15 +154,29 @@ def _read_merges(file: Path, ids: dict[str, int]) -> list[tuple[str, str]]:
         left, _, right = line.partition(" ")
         if not (left and right) or " " in right:
             raise TokenizerError(f"{file} line {number}: {line[:60]!r} is not two pieces and a space between")
+        yield f"{file} line {number}", left, right
+
+
+def _merges_of_model(file: Path, entries: list[Any]) -> Iterator[tuple[str, str, str]]:
+    """The same from tokenizer.json, where a merge is one string with a space or, newer, a list of two."""
+    for number, entry in enumerate(entries):
+        pair = entry.split(" ") if isinstance(entry, str) else entry
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) and p for p in pair):
+            raise TokenizerError(f"{file}: model.merges[{number}] is {short(entry)}, not two pieces")
+        yield f"{file}: model.merges[{number}]", *pair
+
+
+def _checked_merges(
+    pairs: Iterator[tuple[str, str, str]], ids: dict[str, int], file: Path
+) -> list[tuple[str, str]]:
+    known = set(byte_characters())
+    merges = []
+    for where, left, right in pairs:
         for piece in (left, right):
             if piece not in known:
-                raise TokenizerError(
-                    f"{file} line {number}: {short(piece)} is no byte, and no earlier line makes it"
-                )
+                raise TokenizerError(f"{where}: {short(piece)} is no byte, and no earlier line makes it")
         if left + right not in ids:
-            raise TokenizerError(
-                f"{file} line {number}: its result {short(left + right)} is not in vocab.json"
-            )
+            raise TokenizerError(f"{where}: its result {short(left + right)} is not in {file.name}")
         known.add(left + right)
         merges.append((left, right))
     return merges

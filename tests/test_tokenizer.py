@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -362,9 +363,9 @@ def test_a_bad_vocabulary_is_refused_by_name(tmp_path: Path, case: str) -> None:
         ("added_tokens.json", {"x": "1"}, "the id of 'x' is '1'"),
         ("added_tokens.json", {"a": 5000}, "'a' has id 5000, but"),
         ("added_tokens.json", {"": 5000}, "is empty"),
-        ("tokenizer.json", {"added_tokens": ["x"]}, "x is no added token"),
+        ("tokenizer.json", {"added_tokens": ["x"]}, "'x' is no added token"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"q": {"content": "x"}}}, "the id of 'x' is 'q'"),
-        ("tokenizer_config.json", {"added_tokens_decoder": {"9": "x"}}, "x is no added token"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9": "x"}}, "'x' is no added token"),
         ("tokenizer_config.json", [], "holds a list"),
     ],
 )
@@ -385,6 +386,111 @@ def test_missing_files(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").unlink()
     (tmp_path / "merges.txt").touch()
     with pytest.raises(TokenizerError, match=r"has no vocab\.json"):
+        Tokenizer.from_folder(tmp_path)
+
+
+# -- tokenizer.json alone, as transformers 5 saves it -----------------------------------------------------
+
+
+def alone(folder: Path, hf: tokenizers.Tokenizer, form: str) -> Path:
+    """A folder in which tokenizer.json is all there is, its merges strings or lists of two."""
+    content = json.loads(hf.to_str())
+    merges = content["model"]["merges"]
+    assert merges
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    content["model"]["merges"] = pairs if form == "lists" else [" ".join(pair) for pair in pairs]
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=form == "lists"), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["lists", "strings"])
+@pytest.mark.parametrize("specials", [[], ["<pad>", "<|endoftext|>", "[é]"]])
+def test_tokenizer_json_alone_is_enough(tmp_path: Path, form: str, specials: list[str]) -> None:
+    folder = alone(tmp_path / "alone", trained(tmp_path / "files", specials), form)
+    hf = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ours = load(folder)
+    assert ours.n_vocab == hf.get_vocab_size()
+    texts = [*fuzz(1000, seed=3), *(TEXT[i : i + 20] + x for i in range(len(TEXT)) for x in ("", *specials))]
+    for allow in (True, False):
+        hf.encode_special_tokens = not allow
+        for text in texts:
+            assert ours.encode(text, allow_special=allow) == hf.encode(text).ids, ascii(text)
+
+
+def test_gpt2_from_tokenizer_json_alone(gpt2: Tokenizer, tmp_path: Path) -> None:
+    files = real_folder()
+    hf = tokenizers.ByteLevelBPETokenizer(str(files / "vocab.json"), str(files / "merges.txt"))
+    hf.add_special_tokens(["<|endoftext|>"])
+    ours = load(alone(tmp_path / "alone", hf._tokenizer, "lists"))
+    assert (ours.n_vocab, ours.end_of_text_id) == (50257, 50256)
+    for text in fuzz(1000, seed=4):
+        for allow in (True, False):
+            assert ours.encode(text, allow_special=allow) == gpt2.encode(text, allow_special=allow)
+
+
+def test_vocab_json_and_merges_txt_come_first(tmp_path: Path) -> None:
+    folder = alone(tmp_path / "both", trained(tmp_path / "files", []), "lists")
+    write(folder, GOOD, ["a b", "ab c"])
+    assert load(folder).n_vocab == len(GOOD)
+    (folder / "merges.txt").unlink()
+    with pytest.raises(TokenizerError, match=r"has no merges\.txt"):
+        Tokenizer.from_folder(folder)
+
+
+WHOLE = {
+    "normalizer": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+    "model": {"type": "BPE", "vocab": GOOD, "merges": ["a b", ["ab", "c"]]},
+}
+NOT_GPT2: dict[str, tuple[str, object]] = {
+    "normalizer": ("normalizer is {'type': 'NFC'}, expected None", {"type": "NFC"}),
+    "pre_tokenizer": ("pre_tokenizer.type is None, expected 'ByteLevel'", None),
+    "pre_tokenizer.type": ("pre_tokenizer.type is 'Sequence', expected 'ByteLevel'", "Sequence"),
+    "pre_tokenizer.add_prefix_space": ("add_prefix_space is True, expected False", True),
+    "pre_tokenizer.use_regex": ("use_regex is False, expected True", False),
+    "model": ("model must be a dict, not list", [1]),
+    "model.type": ("model.type is 'WordPiece', expected 'BPE'", "WordPiece"),
+    "model.dropout": ("model.dropout is 0.1, expected None", 0.1),
+    "model.continuing_subword_prefix": ("continuing_subword_prefix is '##', expected ''", "##"),
+    "model.end_of_word_suffix": ("end_of_word_suffix is '</w>', expected ''", "</w>"),
+    "model.ignore_merges": ("ignore_merges is True, expected False", True),
+    "model.vocab": ("lacks 256 of the 256 single bytes", None),
+    "model.merges": ("merges must be a list, not dict", {"a b": 0}),
+}
+BAD_MERGES: dict[str, tuple[str, object]] = {
+    "one piece": (r"model\.merges\[1\] is 'ab', not two pieces", "ab"),
+    "three pieces": (r"model\.merges\[1\] is \['a', 'b', 'c'\], not two", ["a", "b", "c"]),
+    "an empty piece": (r"model\.merges\[1\] is ' a', not two pieces", " a"),
+    "numbers": (r"model\.merges\[1\] is \[1, 2\], not two pieces", [1, 2]),
+    "null": (r"model\.merges\[1\] is None, not two pieces", None),
+    "a part from nowhere": (r"model\.merges\[1\]: 'bc' is no byte", ["bc", "a"]),
+    "a result not in the vocabulary": (r"model\.merges\[1\]: its result 'ba' is not in", ["b", "a"]),
+}
+
+
+def test_a_hand_made_tokenizer_json(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(WHOLE))
+    assert load(tmp_path).encode("xabc") == [GOOD["x"], GOOD["abc"]]
+
+
+@pytest.mark.parametrize("field", NOT_GPT2)
+def test_a_tokenizer_json_of_another_kind_is_refused_by_name(tmp_path: Path, field: str) -> None:
+    message, value = NOT_GPT2[field]
+    part, _, key = field.partition(".")
+    content = {**WHOLE, part: {**WHOLE[part], key: value} if key else value}  # type: ignore[dict-item]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=re.escape(message)) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert str(tmp_path / "tokenizer.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("case", BAD_MERGES)
+def test_bad_merges_of_a_tokenizer_json_are_refused_by_name(tmp_path: Path, case: str) -> None:
+    message, merge = BAD_MERGES[case]
+    content = {**WHOLE, "model": {"vocab": GOOD, "merges": [["a", "b"], merge]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: " + message):
         Tokenizer.from_folder(tmp_path)
 
 
