@@ -91,12 +91,13 @@ def load_checkpoint(
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     label = os.fspath(name)
-    folder, commit, notes = Path(os.path.expanduser(label)), None, []
-    if not label or not os.path.isdir(folder):  # unlike Path.is_dir, also for a name that is too long
+    place = os.path.expanduser(label)  # unlike Path, os.path says no to a name that is empty or too long
+    folder, commit, notes = Path(place), None, []
+    if not os.path.isdir(place):
         if label == SHIPPED:
             folder = shipped_folder()
-        elif not label or label[0] in "./~\\" or label.count("/") > 1 or os.path.exists(folder):
-            what = "is a file; give its folder" if os.path.exists(folder) else "no such folder"
+        elif not label or label[0] in "./~\\" or label.count("/") > 1 or os.path.exists(place):
+            what = "is a file; give its folder" if os.path.exists(place) else "no such folder"
             raise CheckpointError(f"{short(label)}: {what}")
         else:
             from gpt2np import hub

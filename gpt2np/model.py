@@ -10,14 +10,15 @@ import numpy as np
 
 from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
-from gpt2np.derived import bases
 from gpt2np.errors import CheckpointError, InputError, TraceError
+from gpt2np.generate import Generation, Options, sampling_options
 from gpt2np.ops import Array
 from gpt2np.plan import Keep, KeepLike, Plan
+from gpt2np.score import Score, score
 from gpt2np.step import Pass, Step
 from gpt2np.step import Sequence as PackedSequence
 from gpt2np.tokenizer import Tokenizer
-from gpt2np.trace import Recording, Trace, arena, file_metadata, run_metadata
+from gpt2np.trace import Recording, Trace, arena, file_metadata, run_metadata, with_bases
 
 Prompt = str | Sequence[int] | Array
 
@@ -89,7 +90,7 @@ class Model:
             InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
         """
         sequence = PackedSequence(np.array(self.token_ids(prompt)))
-        logits = self._run(Pass(self.config, self.dtype, [sequence], last_only=last))
+        logits = self.run_pass(Pass(self.config, self.dtype, [sequence], last_only=last))
         return logits[0] if last else logits
 
     def trace(
@@ -125,7 +126,7 @@ class Model:
         plans = [Plan(self.config, len(ids), keep, self.dtype.name, stop_at_layer) for ids in all_ids]
         texts = [p if isinstance(p, str) else None for p in prompts]
         metadata = [
-            run_metadata(plan, ids, self._tokens(ids), prompt=text, **self._origin())
+            run_metadata(plan, ids, self.tokens(ids), prompt=text, **self.origin())
             for plan, ids, text in zip(plans, all_ids, texts, strict=True)
         ]
         spent: dict[str, float] | None = {} if timings else None
@@ -160,10 +161,76 @@ class Model:
             raise InputError(f"{n} tokens: the context of this model holds 1 to {self.config.n_positions}")
         return Plan(self.config, n, keep, self.dtype.name)
 
+    def generate(
+        self,
+        prompt: Prompt | Iterable[Prompt],
+        *,
+        max_new_tokens: int = 50,
+        seed: int | Sequence[int | None] | None = None,
+        eos: int | str | None = "config",
+        stop: str | Sequence[str] = (),
+        stop_tokens: Sequence[int] = (),
+        keep: KeepLike | Keep | None = None,
+        ledger: bool | str = False,
+        lookup: int = 0,
+        on_overflow: str = "refuse",
+        **sampling: Any,
+    ) -> Generation:
+        """Continue a prompt, or several: an iterator of tokens, with `finish()` for the whole result.
+
+        Greedy unless `temperature` is above 0; the other options of choosing (`top_k`, `top_p`, `min_p`,
+        `repetition_penalty`, `num_beams`, ...) are those of `sampling.Sampling`. It stops after
+        `max_new_tokens`, at the config's end-of-text token (`eos=None`: not, or another id), at one of
+        `stop_tokens`, or before one of the strings `stop`. `keep` records a trace, as in `trace`. `ledger`
+        explains every choice ("full": with the raw logits). `lookup=N` guesses up to N tokens ahead from
+        repetitions in the text, which is faster and changes nothing. `on_overflow="slide"` goes on past the
+        context by running the last `n_positions` tokens anew for every token, from position 0. An integer
+        `seed` is used by every prompt as if it were alone; a list gives one each.
+
+        Raises:
+            InputError: an option is malformed, or prompt and response do not fit into the context.
+        """
+        prompts, several = self._prompts(prompt)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(prompts)
+        if len(seeds) != len(prompts):
+            raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts")
+        if on_overflow not in ("refuse", "slide"):
+            raise InputError(f"on_overflow={on_overflow!r}: must be 'refuse' or 'slide'")
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(isinstance(s, str) and s for s in stops):
+            raise InputError(f"stop={stop!r}: must be a string or a list of strings, none of them empty")
+        if eos == "config":
+            eos = self.config.eos_token_id
+        ends = [*stop_tokens] if eos is None else [eos, *stop_tokens]
+        return Generation(
+            self,
+            prompts,
+            several,
+            seeds,
+            Options(
+                max_new_tokens,
+                sampling_options(sampling),
+                frozenset(_token_id(i) for i in ends),
+                stops,
+                None if keep is None else Keep.parse(keep),
+                ledger,
+                lookup,
+                on_overflow == "slide",
+            ),
+        )
+
+    def score(self, text: Prompt, *, stride: int | None = None) -> Score:
+        """Log-probability of every token of a text of any length, loss and perplexity; see `score.score`.
+
+        Raises:
+            InputError: fewer than two tokens, or a stride outside 1 to `n_positions`.
+        """
+        return score(self, self.token_ids(text, limit=False), stride)
+
     # -- prompts ----------------------------------------------------------------------------------
 
-    def token_ids(self, prompt: Prompt) -> list[int]:
-        """The ids of a prompt, text or ids, checked.
+    def token_ids(self, prompt: Prompt, *, limit: bool = True) -> list[int]:
+        """The ids of a prompt, text or ids, checked; `limit=False` lets it be longer than the context.
 
         Raises:
             InputError: it is empty, longer than the context, or holds something other than ids below vocab.
@@ -176,7 +243,7 @@ class Model:
             ids = [_token_id(i) for i in prompt]
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
-        if len(ids) > self.config.n_positions:
+        if limit and len(ids) > self.config.n_positions:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; the context of this model holds {self.config.n_positions}"
             )
@@ -201,17 +268,22 @@ class Model:
             raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
         return items, True
 
-    def _tokens(self, ids: list[int]) -> list[str] | None:
-        return None if self.tokenizer is None else self.tokenizer.tokens(ids)
+    def tokens(self, ids: list[int]) -> list[str]:
+        """Each token as text; `<464>` where the model has no vocabulary."""
+        return [f"<{i}>" for i in ids] if self.tokenizer is None else self.tokenizer.tokens(ids)
 
-    def _origin(self) -> dict[str, Any]:
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids; `<464>` for each where the model has no vocabulary."""
+        return "".join(self.tokens(ids)) if self.tokenizer is None else self.tokenizer.decode(ids)
+
+    def origin(self) -> dict[str, Any]:
         """Where the weights came from, for a trace's metadata."""
         c = self.checkpoint
         return {"model": c.name, "commit": c.commit, "fingerprint": c.fingerprint}
 
     # -- passes -----------------------------------------------------------------------------------
 
-    def _run(self, run: Pass) -> Array:
+    def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
         with np.errstate(over="ignore", invalid="ignore"):
             result = gpt2.forward(self.parameters, self.config, Step(run))
@@ -230,7 +302,7 @@ class Model:
     ) -> list[Array | None]:
         """Run packed prompts into their stores; the logits of each one's last position."""
         recordings = [Recording(plan, store) for plan, store in zip(plans, stores, strict=True)]
-        wide = [_with_bases(plan) for plan in plans]  # derived sites are stored in a second step
+        wide = [with_bases(plan) for plan in plans]  # derived sites are stored in a second step
         first = [
             recording if plan is None else Recording(plan, arena(plan))
             for plan, recording in zip(wide, recordings, strict=True)
@@ -244,7 +316,7 @@ class Model:
         run = Pass(
             self.config, self.dtype, sequences, last_only=not all_logits, stop_at_layer=stop, timings=timings
         )
-        result = self._run(run)
+        result = self.run_pass(run)
         for plan, target, source, ids in zip(wide, recordings, first, all_ids, strict=True):
             if plan is not None:
                 whole = Trace(plan, source.arrays, ids, {}, self)
@@ -255,18 +327,6 @@ class Model:
             return [None] * len(plans)
         last = result[[s.rows.stop - 1 for s in sequences]] if all_logits else result.copy()
         return list(last)
-
-
-def _with_bases(plan: Plan) -> Plan | None:
-    """For a plan with derived sites, one that holds what they are computed from; else None."""
-    derived = [entry for entry in plan.entries if entry.site.derived]
-    if not derived:
-        return None
-    names = {entry.name for entry in plan.entries if not entry.site.derived}
-    for entry in derived:
-        names.update(bases(entry.site.name, entry.layer, plan.config.n_layer))
-    keep = Keep((), names=frozenset(names))
-    return Plan(plan.config, plan.length, keep, plan.dtype.name, plan.stop_at_layer)
 
 
 def _output_paths(out: Path, n: int | None) -> list[Path]:

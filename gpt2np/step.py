@@ -38,12 +38,12 @@ class Scratch:
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of this shape in the buffer of this name."""
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], room_for: int = 0) -> Array:
+        """An array of this shape in the buffer of this name, which is made with room for so many elements."""
         size = int(np.prod(shape))
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
-            buffer = self._buffers[name] = np.empty(size, dtype)
+            buffer = self._buffers[name] = np.empty(max(size, room_for), dtype)
         return buffer[:size].reshape(shape)
 
 
@@ -83,12 +83,14 @@ class Pass:
     def place_attention(self, full_name: str, kind: str, sequence: Sequence) -> Array:
         """Where a sequence's [head, query, key] array goes."""
         n_query = len(sequence.token_ids)
+        n_key = sequence.past + n_query
+        room_for = 0
         if sequence.recording is not None:
             own = sequence.recording.queries(full_name, sequence.past, n_query)
             if own is not None:
                 return own
-        shape = (self.config.n_head, n_query, sequence.past + n_query)
-        return self.scratch.array(kind, shape, self.dtype)
+            room_for = self.config.n_head * n_query * sequence.recording.plan.length
+        return self.scratch.array(kind, (self.config.n_head, n_query, n_key), self.dtype, room_for)
 
     def run(self, full_name: str, op: Callable[..., None], inputs: tuple[Any, ...], out: Array) -> None:
         """Run one operation, timed if somebody wants to know."""

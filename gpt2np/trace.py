@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.config import Config
-from gpt2np.derived import DERIVED, log_probabilities, top_k_tokens
+from gpt2np.derived import DERIVED, bases, log_probabilities, top_k_tokens
 from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError
 from gpt2np.ops import Array, unembedding
 from gpt2np.plan import Keep, Plan
@@ -29,6 +29,18 @@ def arena(plan: Plan) -> dict[str, Array]:
         arrays[entry.name] = block[offset : offset + entry.nbytes].view(entry.dtype).reshape(entry.shape)
         offset += entry.nbytes
     return arrays
+
+
+def with_bases(plan: Plan) -> Plan | None:
+    """For a plan with derived sites, one that holds what they are computed from; else None."""
+    derived = [entry for entry in plan.entries if entry.site.derived]
+    if not derived:
+        return None
+    names = {entry.name for entry in plan.entries if not entry.site.derived}
+    for entry in derived:
+        names.update(bases(entry.site.name, entry.layer, plan.config.n_layer))
+    keep = Keep((), names=frozenset(names))
+    return Plan(plan.config, plan.length, keep, plan.dtype.name, plan.stop_at_layer)
 
 
 class Recording:

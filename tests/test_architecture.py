@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 ORDER = """
 errors config ops sites plan derived tensorfile trace identities step torchfile hub checkpoint
-vocabulary tokenizer gpt2 filters sampling beam generate model
+vocabulary tokenizer gpt2 filters sampling beam generated generate score model
 analysis export reference capturing viewer
 tables report cli __main__
 """.split()

@@ -1,0 +1,339 @@
+"""The decoding loop: run the prompt, choose a token, run that token, choose the next.
+
+The cache is the trace. Room for prompt and response is planned before the first pass; every pass writes its
+rows behind the earlier ones, and attention reads the keys and values of the past from the recorded `qkv`.
+Without `keep`, the same loop runs with only `qkv` recorded. Several prompts run packed, and a finished one
+leaves the batch.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2np.beam import BeamSearch
+from gpt2np.errors import InputError
+from gpt2np.generated import Generated, Token
+from gpt2np.ops import Array
+from gpt2np.plan import Keep, Plan
+from gpt2np.sampling import LedgerEntry, Sampling, choose, draws
+from gpt2np.step import Pass, Scratch
+from gpt2np.step import Sequence as PackedSequence
+from gpt2np.tokenizer import TextStream
+from gpt2np.trace import Recording, Trace, arena, run_metadata, with_bases
+
+LONGEST_NGRAM = 3  # prompt lookup: how many of the last tokens must have stood in the text before
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Model.generate` was asked for, apart from the prompts and their seeds."""
+
+    max_new_tokens: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    stop: tuple[str, ...]
+    keep: Keep | None
+    ledger: bool | str
+    lookup: int
+    slide: bool
+
+    def check(self) -> None:
+        """Refuse what does not go together."""
+        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={self.max_new_tokens!r}: must be a whole number of at least 1")
+        if type(self.lookup) is not int or self.lookup < 0:
+            raise InputError(f"lookup={self.lookup!r}: must be a whole number (0 is off)")
+        if self.lookup and self.sampling.temperature > 0:
+            raise InputError("lookup is for greedy decoding: it needs temperature 0")
+        if self.sampling.num_beams > 1 and (self.lookup or self.ledger or self.stop or self.slide):
+            raise InputError(
+                "num_beams above 1 goes with neither lookup, ledger, stop nor on_overflow='slide'"
+            )
+        if self.keep is not None:
+            p = self.keep.positions
+            if (p.start or 0) < 0 or (p.stop or 0) < 0:
+                raise InputError("keep's positions count from the start: a generation may end early")
+
+
+def sampling_options(given: dict[str, Any]) -> Sampling:
+    """The options of choosing a token.
+
+    Raises:
+        InputError: an option that does not exist, or a value outside its range.
+    """
+    known = [f.name for f in fields(Sampling)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; the nearest is {near[0]!r}" if near else f"; known are {', '.join(known)}"
+            raise InputError(f"generate has no option {name!r}{hint}")
+    return Sampling(**given)
+
+
+@dataclass
+class Row:
+    """One prompt on its way: the text so far, what is recorded of it, and why it stopped."""
+
+    index: int
+    ids: NDArray[np.int64]  # prompt and response, with room for all of it
+    n_prompt: int
+    n: int  # how many of ids are there
+    recording: Recording
+    plan: Plan | None  # what will be in the trace
+    draws: Iterator[float]
+    prompt_text: str
+    stream: TextStream | None
+    past: int = 0  # positions already run
+    held: str = ""  # text that may turn out to begin a stop string
+    text: str = ""  # the response so far
+    stopped_by: str | None = None
+    probabilities: list[float] = field(default_factory=list)
+    ledger: list[LedgerEntry] = field(default_factory=list)
+
+    @property
+    def context(self) -> NDArray[np.int64]:
+        """The text so far, as ids."""
+        return self.ids[: self.n]
+
+
+class Generation:
+    """Tokens as they are chosen: iterate for them one by one, `finish()` for the whole result.
+
+    Make one with `Model.generate`.
+    """
+
+    def __init__(
+        self, model: Any, prompts: list[Any], several: bool, seeds: Sequence[int | None], options: Options
+    ) -> None:
+        options.check()
+        self.model, self.options, self._several = model, options, several
+        self._rows = [
+            self._row(i, prompt, seed) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+        self._tokens = self._beam_search() if options.sampling.num_beams > 1 else self._decode()
+
+    def __iter__(self) -> Iterator[Token]:
+        """The generation itself: each token is yielded once."""
+        return self
+
+    def __next__(self) -> Token:
+        """The next token; with several prompts, the next of any of them."""
+        return next(self._tokens)
+
+    def stop(self) -> None:
+        """Choose no more tokens: `finish()` then returns what there is."""
+        for row in self._rows:
+            row.stopped_by = row.stopped_by or "interrupt"
+        self._tokens = iter(())
+
+    def finish(self) -> Any:
+        """Choose all remaining tokens; a `Generated`, or for several prompts a list of them."""
+        for _ in self:
+            pass
+        finished = [self._generated(row) for row in self._rows]
+        return finished if self._several else finished[0]
+
+    # -- setting up -------------------------------------------------------------------------------
+
+    def _row(self, index: int, prompt: Any, seed: int | None) -> Row:
+        model, o = self.model, self.options
+        config = model.config
+        ids = model.token_ids(prompt, limit=not o.slide)
+        n_positions = len(ids) + o.max_new_tokens - 1
+        if n_positions > config.n_positions and not o.slide:
+            raise InputError(
+                f"{len(ids)} prompt tokens and {o.max_new_tokens} new ones take {n_positions} positions; the "
+                f"context of this model holds {config.n_positions} (on_overflow='slide' goes on, recomputing)"
+            )
+        if n_positions > config.n_positions and o.keep is not None:
+            raise InputError(
+                f"a trace of {n_positions} positions does not fit into the context of {config.n_positions}"
+            )
+        capacity = min(n_positions, config.n_positions)
+        plan = None if o.keep is None else Plan(config, capacity, o.keep, model.dtype.name)
+        wide = Plan(config, capacity, Keep(names=frozenset()), model.dtype.name)
+        if plan is not None:
+            wide = with_bases(plan) or plan
+        text = prompt if isinstance(prompt, str) else model.decode(ids)
+        room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
+        room[: len(ids)] = ids
+        stream = None if model.tokenizer is None else TextStream(model.tokenizer)
+        recording = Recording(wide, arena(wide), cache=True)
+        return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream)
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def _decode(self) -> Iterator[Token]:
+        """Greedy decoding or sampling, all prompts at once."""
+        scratch = Scratch()
+        active = list(self._rows)
+        while active:
+            guesses = [self._guess(row) for row in active]
+            sequences = [self._next(row, guess) for row, guess in zip(active, guesses, strict=True)]
+            every_row = any(guesses) or "logits" in active[0].recording.arrays
+            run = Pass(self.model.config, self.model.dtype, sequences, scratch, last_only=not every_row)
+            result = self.model.run_pass(run)
+            for i, (row, sequence, guess) in enumerate(zip(active, sequences, guesses, strict=True)):
+                rows = result[sequence.rows] if every_row else result[i : i + 1]
+                yield from self._choose(row, rows, guess)
+            active = [row for row in active if row.stopped_by is None]
+
+    def _next(self, row: Row, guess: list[int]) -> PackedSequence:
+        """The tokens that have not been run yet, with guesses behind them."""
+        limit = self.model.config.n_positions
+        if row.n > limit:  # slide: the window has moved, so nothing recorded fits any more
+            return PackedSequence(row.ids[row.n - limit : row.n].copy())
+        new = np.concatenate([row.ids[row.past : row.n], np.array(guess, np.int64)])
+        return PackedSequence(new, past=row.past, recording=row.recording)
+
+    def _choose(self, row: Row, logits: Array, guess: list[int]) -> Iterator[Token]:
+        """Choose the next token, and as many more as were guessed right."""
+        o = self.options
+        row.past = min(row.n, self.model.config.n_positions)
+        logits = logits[len(logits) - len(guess) - 1 :]
+        for i, scores in enumerate(logits):
+            uniform = next(row.draws) if o.sampling.temperature > 0 else None
+            choice = choose(
+                scores,
+                o.sampling,
+                context=row.context,
+                prompt_length=row.n_prompt,
+                uniform=uniform,
+                ledger=o.ledger,  # type: ignore[arg-type]
+            )
+            yield self._append(row, choice.token_id, choice.probability, choice.ledger)
+            if row.stopped_by is not None or i == len(guess) or guess[i] != choice.token_id:
+                return
+            row.past += 1  # the guess was right, and so is what was computed for it
+
+    def _guess(self, row: Row) -> list[int]:
+        """Prompt lookup: what followed the last occurrence of the text's last tokens (Saxena 2023)."""
+        room = len(row.ids) - row.n - 1
+        ids = row.context
+        for size in range(min(LONGEST_NGRAM, len(ids) - 1), 0, -1) if self.options.lookup else ():
+            earlier = np.lib.stride_tricks.sliding_window_view(ids[:-1], size)
+            found = np.flatnonzero((earlier == ids[-size:]).all(axis=1))
+            if len(found) and row.n + self.options.lookup <= self.model.config.n_positions:
+                start = int(found[-1]) + size
+                return [int(i) for i in ids[start : start + min(self.options.lookup, room)]]
+        return []
+
+    def _append(self, row: Row, token_id: int, probability: float, ledger: LedgerEntry | None) -> Token:
+        """Add a chosen token to the text, and see whether it ends it."""
+        o = self.options
+        row.ids[row.n] = token_id
+        row.n += 1
+        step = row.n - row.n_prompt - 1
+        row.probabilities.append(probability)
+        if ledger is not None:
+            row.ledger.append(ledger)
+        if token_id in o.stop_ids:
+            row.stopped_by = "eos"
+        else:
+            row.held += f"<{token_id}>" if row.stream is None else row.stream.push(token_id)
+            if row.n == len(row.ids):
+                row.stopped_by = "length"
+        if row.stopped_by and row.stream is not None:
+            row.held += row.stream.finish()
+        cuts = [at for s in o.stop if (at := row.held.find(s)) >= 0]
+        if cuts:
+            row.held, row.stopped_by = row.held[: min(cuts)], "stop"
+        kept = 0 if row.stopped_by else _may_begin(row.held, o.stop)
+        text, row.held = row.held[: len(row.held) - kept], row.held[len(row.held) - kept :]
+        row.text += text
+        return Token(text, token_id, probability, step, row.index, ledger)
+
+    def _beam_search(self) -> Iterator[Token]:
+        """Beam search, prompt by prompt; its tokens are known only when it is done."""
+        o, model = self.options, self.model
+        for row in self._rows:
+            search = BeamSearch(
+                row.context, o.sampling, max_new_tokens=o.max_new_tokens, eos=sorted(o.stop_ids)
+            )
+            plan = Plan(model.config, row.recording.plan.length, Keep(names=frozenset()), model.dtype.name)
+            caches, scratch, past = [Recording(plan, {}, cache=True)], Scratch(), 0
+            while not search.done:
+                new = [np.array(beam[past:]) for beam in search.beams]
+                sequences = [PackedSequence(n, past, c) for n, c in zip(new, caches, strict=True)]
+                logits = model.run_pass(Pass(model.config, model.dtype, sequences, scratch, last_only=True))
+                past += len(new[0])
+                parents, _ = search.step(logits)
+                caches = _continued(caches, parents.tolist(), past)
+            best = search.hypotheses[0].token_ids
+            if row.plan is not None:  # the winner again, in one pass, recorded
+                sequence = PackedSequence(np.array(best[:-1]), recording=row.recording)
+                model.run_pass(Pass(model.config, model.dtype, [sequence]))
+                row.past = len(best) - 1
+            for token_id in best[row.n_prompt :]:
+                yield self._append(row, token_id, float("nan"), None)
+            row.stopped_by = row.stopped_by or "length"
+
+    # -- the result -------------------------------------------------------------------------------
+
+    def _generated(self, row: Row) -> Generated:
+        ids = row.context.tolist()
+        return Generated(
+            token_ids=ids,
+            tokens=self.model.tokens(ids),
+            text=row.prompt_text + row.text + row.held,
+            stopped_by=row.stopped_by or "interrupt",
+            trace=self._trace(row, ids[:-1]) if row.plan is not None and row.n > row.n_prompt else None,
+            n_prompt=row.n_prompt,
+            prompt_text=row.prompt_text,
+            probabilities=row.probabilities,
+            ledger=row.ledger,
+            sampling=self.options.sampling,
+        )
+
+    def _trace(self, row: Row, ids: list[int]) -> Trace:
+        """The recorded rows as a trace of the true length: views, whether or not there was room for more."""
+        assert row.plan is not None
+        model, wide = self.model, row.recording.plan
+
+        def cut(plan: Plan) -> Plan:
+            return Plan(plan.config, len(ids), plan.keep, plan.dtype.name)
+
+        arrays = {}
+        for entry in cut(wide).entries:
+            array = row.recording.arrays[entry.name]
+            arrays[entry.name] = array[tuple(slice(n) for n in entry.shape)]
+        facts = run_metadata(
+            cut(row.plan),
+            ids,
+            model.tokens(ids),
+            prompt=row.prompt_text,
+            n_prompt=row.n_prompt,
+            **model.origin(),
+        )
+        trace = Trace(cut(wide), arrays, ids, facts, model)
+        if wide is row.plan:
+            return trace
+        plan = cut(row.plan)
+        return Trace(plan, {entry.name: trace[entry.name] for entry in plan.entries}, ids, facts, model)
+
+
+def _may_begin(text: str, stops: tuple[str, ...]) -> int:
+    """How many of the last characters may be the beginning of a stop string."""
+    longest = max((len(stop) - 1 for stop in stops), default=0)
+    for n in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-n:]) for stop in stops):
+            return n
+    return 0
+
+
+def _continued(caches: list[Recording], parents: list[int], length: int) -> list[Recording]:
+    """The cache of each new beam: its parent's, or a copy where the parent has several children."""
+    free = dict(enumerate(caches))
+    result = []
+    for parent in parents:
+        cache = free.pop(parent, None)
+        if cache is None:
+            cache = Recording(caches[parent].plan, {}, cache=True)
+            for name, rows in caches[parent].cache.items():
+                cache.cache[name][:length] = rows[:length]
+        result.append(cache)
+    return result

@@ -1,0 +1,193 @@
+"""A finished generation, and views of it: whole, by phase, by step, in HF's shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2np.derived import split_qkv
+from gpt2np.errors import TraceError
+from gpt2np.filters import probabilities
+from gpt2np.ops import Array
+from gpt2np.sampling import LedgerEntry, Sampling, penalties, warpers
+from gpt2np.trace import Trace
+
+
+@dataclass(frozen=True)
+class Token:
+    """One chosen token, as a generation yields it.
+
+    `text` is what it adds to the text: whole characters only, so a token that ends inside a character, or
+    that may begin a stop string, adds nothing yet and a later one adds more.
+    """
+
+    text: str
+    id: int
+    probability: float  # in the distribution that it was chosen from
+    step: int  # 0 for the first chosen token
+    prompt: int = 0  # index of the prompt that it continues
+    ledger: LedgerEntry | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some positions of a generation: its prompt, its response, or one step.
+
+    `rows["h.3.attn.pattern"]` is what the trace recorded there: [head, query, key] with these positions as
+    queries and every key up to the last of them.
+    """
+
+    trace: Trace | None
+    positions: range
+    text: str
+    token_ids: list[int]
+    tokens: list[str]
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Array:
+        """The rows of a site, a view of the trace."""
+        array = _kept(self.trace)[key]
+        rows = slice(self.positions.start, self.positions.stop)
+        return array[:, rows, : rows.stop] if array.shape and _is_pattern(self.trace, key) else array[rows]
+
+
+@dataclass(frozen=True)
+class Step(Rows):
+    """The pass that chose one token: step 0 runs the prompt, every later one the token chosen before."""
+
+    token_id: int = 0  # the chosen one
+    token: str = ""
+    probability: float = 0.0
+    ledger: LedgerEntry | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    context: Sequence[int] = ()
+    prompt_length: int = 0
+
+    @property
+    def distribution(self) -> NDArray[np.float64]:
+        """What the token was chosen from, after penalties and filters: probabilities [vocab].
+
+        Raises:
+            TraceError: the logits were not kept.
+        """
+        logits = self["logits"][-1].astype(np.float32)
+        context = np.asarray(self.context)
+        for _, apply in penalties(self.sampling, context, self.prompt_length) + warpers(self.sampling):
+            logits = apply(logits)
+        return probabilities(logits)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A prompt and what the model made of it.
+
+    `token_ids`, `tokens` and `text` are those of prompt and response together; `text` leaves out a final
+    end-of-text token and a stop string. `trace` has one position less than `token_ids`, since the last token
+    was chosen and never fed; it is None unless `keep` was given.
+    """
+
+    token_ids: list[int]
+    tokens: list[str]
+    text: str
+    stopped_by: str  # "eos", "stop", "length" or "interrupt"
+    trace: Trace | None
+    n_prompt: int
+    prompt_text: str
+    probabilities: list[float]  # of each chosen token
+    ledger: list[LedgerEntry]  # empty unless asked for
+    sampling: Sampling
+
+    @property
+    def prompt(self) -> Rows:
+        """The prompt's positions."""
+        return self._rows(range(0, self.n_prompt), self.prompt_text, slice(0, self.n_prompt))
+
+    @property
+    def response(self) -> Rows:
+        """The chosen tokens; the last one has no position, because it was not fed."""
+        text = self.text.removeprefix(self.prompt_text)
+        return self._rows(
+            range(self.n_prompt, len(self.token_ids) - 1), text, slice(self.n_prompt, len(self.token_ids))
+        )
+
+    def _rows(self, positions: range, text: str, ids: slice) -> Rows:
+        return Rows(self.trace, positions, text, self.token_ids[ids], self.tokens[ids])
+
+    @property
+    def steps(self) -> list[Step]:
+        """One for each chosen token: the rows that were computed to choose it, and the choice."""
+        steps = []
+        for i, probability in enumerate(self.probabilities):
+            n = self.n_prompt + i  # tokens before the chosen one
+            start = n - 1 if i else 0
+            steps.append(
+                Step(
+                    self.trace,
+                    range(start, n),
+                    "".join(self.tokens[start:n]),
+                    self.token_ids[start:n],
+                    self.tokens[start:n],
+                    self.token_ids[n],
+                    self.tokens[n],
+                    probability,
+                    self.ledger[i] if self.ledger else None,
+                    self.sampling,
+                    self.token_ids[:n],
+                    self.n_prompt,
+                )
+            )
+        return steps
+
+    @property
+    def attentions(self) -> tuple[tuple[Array, ...], ...]:
+        """HF's `attentions[step][layer]`: [1, head, query, key]."""
+        layers = [self._site(f"h.{i}.attn.pattern") for i in range(self._n_layer)]
+        return tuple(
+            tuple(
+                pattern[None, :, s.positions.start : s.positions.stop, : s.positions.stop]
+                for pattern in layers
+            )
+            for s in self.steps
+        )
+
+    @property
+    def hidden_states(self) -> tuple[tuple[Array, ...], ...]:
+        """HF's `hidden_states[step][layer]`: [1, pos, n_embd]; the embedding first, the last after ln_f."""
+        names = ["embed", *(f"h.{i}.resid_post" for i in range(self._n_layer - 1)), "ln_f"]
+        layers = [self._site(name) for name in names]
+        return tuple(
+            tuple(array[None, s.positions.start : s.positions.stop] for array in layers) for s in self.steps
+        )
+
+    @property
+    def past_key_values(self) -> tuple[tuple[Array, Array], ...]:
+        """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each."""
+        n_head = _kept(self.trace).config.n_head
+        layers = []
+        for i in range(self._n_layer):
+            _, k, v = split_qkv(self._site(f"h.{i}.attn.qkv"), n_head)
+            layers.append((k.swapaxes(0, 1)[None], v.swapaxes(0, 1)[None]))
+        return tuple(layers)
+
+    def _site(self, name: str) -> Array:
+        return _kept(self.trace)[name]
+
+    @property
+    def _n_layer(self) -> int:
+        return _kept(self.trace).config.n_layer
+
+    def __repr__(self) -> str:
+        return f"<Generated {self.text!r}: {len(self.probabilities)} tokens, stopped by {self.stopped_by}>"
+
+
+def _kept(trace: Trace | None) -> Trace:
+    if trace is None:
+        raise TraceError("nothing was recorded: generate(..., keep='*')")
+    return trace
+
+
+def _is_pattern(trace: Trace | None, key: str | tuple[str, int]) -> bool:
+    from gpt2np.sites import resolve
+
+    name, layer = key if isinstance(key, tuple) else (key, None)
+    return resolve(name, layer, _kept(trace).config.n_layer)[0].quadratic

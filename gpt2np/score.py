@@ -1,0 +1,80 @@
+"""How well a model predicts a text: the log-probability of every token, loss and perplexity."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2np.derived import log_probabilities
+from gpt2np.errors import InputError
+from gpt2np.step import Pass, Scratch
+from gpt2np.step import Sequence as PackedSequence
+
+
+@dataclass(frozen=True)
+class Score:
+    """Natural logarithms throughout.
+
+    `log_probabilities[i]` is that of token i given those before it in its window: NaN where nothing is before
+    it, which is the first token of the text and, with a stride of the whole window, of every window.
+    """
+
+    token_ids: list[int]
+    tokens: list[str]
+    log_probabilities: NDArray[np.float64]  # [pos]
+
+    @property
+    def n_predicted(self) -> int:
+        """Number of tokens that were predicted."""
+        return int(np.count_nonzero(~np.isnan(self.log_probabilities)))
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """-log probability of each token: [pos]."""
+        return -self.log_probabilities
+
+    @property
+    def loss(self) -> float:
+        """Mean of the losses, in nats a token."""
+        return float(np.nanmean(self.losses))
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return float(np.exp(self.loss))
+
+
+def score(model: Any, ids: list[int], stride: int | None = None) -> Score:
+    """Score a text of any length by a window of `n_positions` that moves on by `stride` tokens.
+
+    The windows are those of Hugging Face's guide "Perplexity of fixed-length models": each one predicts the
+    tokens that the windows before it have not, with what stands before them in the window as context. A
+    smaller stride gives every token more context and costs more passes; the default is half the window.
+
+    Raises:
+        InputError: fewer than two tokens, or a stride that is not from 1 to `n_positions`.
+    """
+    window = model.config.n_positions
+    stride = max(1, window // 2) if stride is None else stride
+    if type(stride) is not int or not 1 <= stride <= window:
+        raise InputError(f"stride={stride!r}: must be a whole number from 1 to {window}")
+    if len(ids) < 2:
+        raise InputError("a score needs at least two tokens: the first one has nothing to be predicted from")
+    all_ids, scratch = np.array(ids), Scratch()
+    found = np.full(len(ids), np.nan)
+    done = 0
+    for start in range(0, len(ids), stride):
+        end = min(start + window, len(ids))
+        if end - start > 1:
+            logits = model.run_pass(
+                Pass(model.config, model.dtype, [PackedSequence(all_ids[start:end])], scratch)
+            )
+            first = max(done, start + 1)
+            for target in range(first, end):
+                row = log_probabilities(logits[target - start - 1].astype(np.float64))
+                found[target] = row[all_ids[target]]
+        done = end
+        if end == len(ids):
+            break
+    return Score(ids, model.tokens(ids), found)
