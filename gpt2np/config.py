@@ -47,7 +47,7 @@ _HARMLESS = frozenset(
     "temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
     "encoder_no_repeat_ngram_size bad_words_ids num_return_sequences remove_invalid_values "
     "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens forced_bos_token_id "
-    "forced_eos_token_id vocab_size_comment".split()
+    "forced_eos_token_id vocab_size_comment n_special predict_special_tokens _num_labels".split()
 )
 
 
