@@ -4,11 +4,21 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 """
 
 import argparse
+import math
 import os
 import sys
 import textwrap
 from typing import Any
 
+from gpt2np.arguments import (
+    add_generation,
+    add_model,
+    add_prompt,
+    count,
+    end_of_text,
+    read_prompt,
+    read_text,
+)
 from gpt2np.errors import Gpt2npError, InputError
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
@@ -44,15 +54,26 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     verb = _verb(verbs, "trace", trace, "run a prompt and show what the model saw, computed and predicts")
-    _add_prompt(verb)
-    _add_model(verb)
+    add_prompt(verb)
+    add_model(verb)
     verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
     verb.add_argument("--out", metavar="FILE", help="write the trace into this .safetensors file")
-    verb.add_argument("--top", type=_count, default=5, metavar="K", help="how many predictions (default 5)")
+    verb.add_argument("--top", type=count, default=5, metavar="K", help="how many predictions (default 5)")
+
+    verb = _verb(verbs, "generate", generate, "continue a prompt, token by token")
+    add_prompt(verb)
+    add_model(verb)
+    add_generation(verb)
+
+    verb = _verb(verbs, "score", score, "log-probability of every token of a text file, and its perplexity")
+    verb.add_argument("file", metavar="FILE", help="a text file; - reads stdin")
+    verb.add_argument("--stride", type=count, metavar="N", help="tokens between windows (default: half one)")
+    verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
+    add_model(verb)
 
     verb = _verb(verbs, "tokenize", tokenize, "cut a text into tokens, or join ids to a text")
-    _add_prompt(verb)
-    _add_model(verb, dtype=False)
+    add_prompt(verb)
+    add_model(verb, dtype=False)
     verb.add_argument("--special", action="store_true", help="let <|endoftext|> in the text be one token")
 
     verb = _verb(verbs, "sites", sites, "every array that a trace can hold, and what it tells you")
@@ -60,12 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="for machines")
 
     verb = _verb(verbs, "plan", plan, "bytes of a trace, before running it")
-    verb.add_argument("lengths", nargs="+", type=_count, metavar="N", help="number of tokens")
-    _add_model(verb)
+    verb.add_argument("lengths", nargs="+", type=count, metavar="N", help="number of tokens")
+    add_model(verb)
     verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
 
     verb = _verb(verbs, "info", info, "config, parameters by component, where the weights lie")
-    _add_model(verb, dtype=False)
+    add_model(verb, dtype=False)
     verb.add_argument("--hash", action="store_true", help="also SHA-256 of the whole weight files")
 
     verb = _verb(verbs, "download", download, "fetch a model from the Hub, for use without network")
@@ -81,44 +102,6 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
     )
     parser.set_defaults(run=run)
     return parser
-
-
-def _add_prompt(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
-    parser.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
-
-
-def _add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
-    parser.add_argument("--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
-    parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    if dtype:
-        parser.add_argument(
-            "--dtype", choices=["float32", "float64"], default="float32", help="precision of the run"
-        )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _prompt(args: argparse.Namespace) -> str | list[int]:
-    if (args.text is None) == (args.tokens is None):
-        raise InputError("give either a TEXT or --tokens, as in: gpt2np trace 'Elizabeth was'")
-    if args.tokens is not None:
-        try:
-            return [int(i) for i in args.tokens.replace(",", " ").split()]
-        except ValueError:
-            raise InputError(f"--tokens takes whole numbers, not {args.tokens!r}") from None
-    if args.text != "-":
-        return str(args.text)
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise InputError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _load(args: argparse.Namespace) -> Any:
@@ -146,7 +129,7 @@ def trace(args: argparse.Namespace) -> int:
     from gpt2np import report
     from gpt2np.analysis import lens
 
-    prompt = _prompt(args)
+    prompt = read_prompt(args)
     model = _load(args)
     found = model.trace(prompt, keep=args.keep or "*", out=args.out)
     residuals = found
@@ -161,11 +144,102 @@ def trace(args: argparse.Namespace) -> int:
     return 0
 
 
+def generate(args: argparse.Namespace) -> int:
+    """`gpt2np generate`."""
+    from dataclasses import fields
+
+    from gpt2np.files import whole_file
+    from gpt2np.sampling import Sampling
+    from gpt2np.tables import strict_json
+
+    prompt = read_prompt(args)
+    chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
+    if "early_stopping" in chosen:
+        chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
+    model = _load(args)
+    generation = model.generate(
+        prompt,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        eos=end_of_text(args.eos),
+        stop=args.stop or (),
+        keep=(args.keep or "*") if args.out else None,
+        ledger="full" if args.ledger else False,
+        lookup=args.lookup,
+        on_overflow=args.on_overflow,
+        **chosen,
+    )
+    interrupted = False
+    if not args.json:
+        print(prompt if isinstance(prompt, str) else model.decode(prompt), end="", flush=True)
+    try:
+        for token in generation:
+            if not args.json:
+                print(token.text, end="", flush=True)
+    except KeyboardInterrupt:
+        generation.stop()
+        interrupted = True
+    done = generation.finish()
+    if args.json:
+        facts = {
+            "model": model.name,
+            "text": done.text,
+            "prompt": {"text": done.prompt.text, "token_ids": done.prompt.token_ids},
+            "response": {"text": done.response.text, "token_ids": done.response.token_ids},
+            "tokens": done.response.tokens,
+            "probabilities": done.probabilities,
+            "stopped_by": done.stopped_by,
+        }
+        print(strict_json(facts))
+    else:
+        print()
+    if args.ledger:
+        with whole_file(args.ledger) as file:
+            file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
+        print(f"gpt2np: wrote {args.ledger}, {len(done.ledger)} lines", file=sys.stderr)
+    if args.out and done.trace is not None:
+        done.trace.save(args.out)
+        print(f"gpt2np: wrote {args.out}, {os.path.getsize(args.out):,} bytes", file=sys.stderr)
+    return 130 if interrupted else 0
+
+
+def score(args: argparse.Namespace) -> int:
+    """`gpt2np score`."""
+    from gpt2np.tables import quoted, strict_json, table
+
+    text = read_text(args.file)
+    model = _load(args)
+    result = model.score(text, stride=args.stride)
+    facts: dict[str, Any] = {
+        "model": model.name,
+        "tokens": len(result.token_ids),
+        "predicted": result.n_predicted,
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_character": result.loss * result.n_predicted / math.log(2) / len(text),
+    }
+    if args.tokens:
+        rows = zip(result.token_ids, result.tokens, result.losses.tolist(), strict=True)
+        facts["per_token"] = [{"id": i, "token": token, "loss": loss} for i, token, loss in rows]
+    if args.json:
+        print(strict_json(facts))
+        return 0
+    for row in facts.pop("per_token", []):
+        print(f"{row['loss']:8.3f}  {row['id']:6d}  {quoted(row['token'])}")
+    shown = [
+        [key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"]
+        for key, value in facts.items()
+        if key != "model"
+    ]
+    print(table(shown, "<>", indent=0))
+    return 0
+
+
 def tokenize(args: argparse.Namespace) -> int:
     """`gpt2np tokenize`."""
     from gpt2np.tables import quoted, strict_json, table
 
-    prompt = _prompt(args)
+    prompt = read_prompt(args)
     model = _load(args)
     tokenizer = model.tokenizer
     if tokenizer is None:

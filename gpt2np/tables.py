@@ -48,9 +48,9 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def strict_json(value: Any) -> str:
+def strict_json(value: Any, indent: int | None = 1) -> str:
     """JSON as the standard has it: NaN and infinities become null."""
-    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False)
+    return json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

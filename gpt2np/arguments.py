@@ -1,0 +1,92 @@
+"""What verbs of the command line share: groups of options, and reading what they were given."""
+
+import argparse
+import sys
+from dataclasses import fields
+
+from gpt2np.errors import InputError
+from gpt2np.sampling import ALLOWED, Sampling
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """A prompt as text or as ids."""
+    parser.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
+    parser.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
+
+
+def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
+    """Which model, from where, in which precision."""
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
+    parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    if dtype:
+        parser.add_argument(
+            "--dtype", choices=["float32", "float64"], default="float32", help="precision of the run"
+        )
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """Every option of `Model.generate`; those of `Sampling` as that class names them."""
+    parser.add_argument("--max-new-tokens", type=count, default=50, metavar="N", help="(default 50)")
+    for option in fields(Sampling):
+        flag = "--" + option.name.replace("_", "-")
+        if option.name == "early_stopping":
+            parser.add_argument(flag, choices=["true", "false", "never"], help="of beam search, as in HF")
+        else:
+            kind, _, _, allowed = ALLOWED[option.name]
+            parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=allowed)
+    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
+    parser.add_argument("--eos", metavar="ID", help="the id that ends a text; none: nothing does")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
+    )
+    parser.add_argument("--lookup", type=int, default=0, metavar="N", help="guess N tokens from repetitions")
+    parser.add_argument(
+        "--on-overflow", choices=["refuse", "slide"], default="refuse", help="past the context"
+    )
+    parser.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record for --out")
+    parser.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
+    parser.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def read_prompt(args: argparse.Namespace) -> str | list[int]:
+    """The prompt of a command: text, or ids."""
+    if (args.text is None) == (args.tokens is None):
+        raise InputError("give either a TEXT or --tokens, as in: gpt2np trace 'Elizabeth was'")
+    if args.tokens is not None:
+        try:
+            return [int(i) for i in args.tokens.replace(",", " ").split()]
+        except ValueError:
+            raise InputError(f"--tokens takes whole numbers, not {args.tokens!r}") from None
+    return str(args.text) if args.text != "-" else read_text("-")
+
+
+def read_text(path: str) -> str:
+    """The text of a file, or of stdin."""
+    name = "stdin" if path == "-" else path
+    try:
+        if path == "-":
+            return sys.stdin.read()
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def end_of_text(given: str | None) -> int | str | None:
+    """The `eos` of `Model.generate`."""
+    if given is None:
+        return "config"
+    if given != "none" and not given.isdecimal():
+        raise InputError(f"--eos takes a token id or none, not {given!r}")
+    return None if given == "none" else int(given)
