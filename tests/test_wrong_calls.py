@@ -1,0 +1,151 @@
+"""Wrong calls and commands: each ends in an error of ours, and leaves nothing behind."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoint as tiny
+from breaking import assert_refused, config, message_of, tensors
+
+import gpt2np
+from gpt2np.cli import main
+from gpt2np.errors import (
+    CheckpointError,
+    Gpt2npError,
+    InputError,
+    TokenizerError,
+    TraceError,
+    UnknownSiteError,
+)
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return gpt2np.load(tiny.write(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.write(tmp_path / "model")
+
+
+CALLS = {
+    "empty text": (lambda m: m.trace(""), InputError, "empty"),
+    "empty list": (lambda m: m.trace([]), InputError, "empty"),
+    "logits of an empty list": (lambda m: m([]), InputError, "empty"),
+    "an empty text among others": (lambda m: m.trace(["a", ""]), InputError, "empty"),
+    "an empty list among others": (lambda m: m.trace([[1], []]), InputError, "empty"),
+    "texts and ids": (lambda m: m.trace(["a", 1]), InputError, "texts or lists"),
+    "a number": (lambda m: m.trace(5), InputError, "not 5"),
+    "an id out of range": (lambda m: m([1, 300]), InputError, "300", "0 to 299"),
+    "an id of 22 digits": (lambda m: m([2**70]), InputError, str(2**70), "0 to 299"),
+    "an id below zero": (lambda m: m([-1]), InputError, "-1", "0 to 299"),
+    "an id of a float": (lambda m: m([1.0]), InputError, "1.0"),
+    "an array of floats": (lambda m: m(np.ones(3)), InputError, "1.0"),
+    "an id of a boolean": (lambda m: m([True]), InputError, "True"),
+    "ids of two dimensions": (lambda m: m(np.ones((2, 3), int)), InputError, "whole numbers"),
+    "too many ids": (lambda m: m([1] * 17), InputError, "17", "16"),
+    "too long a text": (lambda m: m.trace("the" * 40), InputError, "40", "16"),
+    "half a surrogate pair": (lambda m: m("a\ud800"), TokenizerError, "character 1", "ud800"),
+    "unknown site to keep": (lambda m: m.trace("a", keep="attn.patern"), UnknownSiteError, "'attn.pattern'"),
+    "a layer too many to keep": (lambda m: m.trace("a", keep="h.2.ln_1"), UnknownSiteError, "layer 2"),
+    "a keep that matches nothing": (lambda m: m.trace("a", keep=["wte", "zz*"]), UnknownSiteError, "zz"),
+    "an empty keep": (lambda m: m.trace("a", keep=[]), InputError, "keep", "[]"),
+    "keep of a number": (lambda m: m.trace("a", keep=5), InputError, "keep", "5"),
+    "keep of another key": (lambda m: m.trace("a", keep={"pos": 1}), InputError, "keep", "'pos'"),
+    "keep of one position": (lambda m: m.trace("a", keep={"positions": 1}), InputError, "positions", "slice"),
+    "keep backwards": (
+        lambda m: m.trace("a", keep={"positions": slice(None, None, -1)}), InputError, "positions", "-1",
+    ),
+    "keep of another dtype": (lambda m: m.trace("a", keep={"dtype": "int8"}), InputError, "dtype", "'int8'"),
+    "stop past the end": (lambda m: m.trace("a", stop_at_layer=3), InputError, "stop_at_layer", "0 to 2"),
+    "stop before the start": (lambda m: m.trace("a", stop_at_layer=-1), InputError, "stop_at_layer", "-1"),
+    "stop in between": (lambda m: m.trace("a", stop_at_layer=1.5), InputError, "stop_at_layer", "1.5"),
+    "unknown site": (lambda m: m.trace("a")["h.0.attn.patern"], UnknownSiteError, "'h.0.attn.pattern'"),
+    "unknown layer": (lambda m: m.trace("a")["h.2.ln_1"], UnknownSiteError, "layer 2", "0 to 1"),
+    "a site not kept": (lambda m: m.trace("a", keep="wte")["ln_f"], TraceError, "ln_f", "not kept"),
+    "a stack of no layers": (lambda m: m.trace("a").stack("wte"), UnknownSiteError, "'wte'", "layer"),
+    "no predictions": (lambda m: m.trace("a").top(0), InputError, "k", "0"),
+    "a position too far": (lambda m: m.trace("a").top(pos=1), InputError, "position 1"),
+    "a plan of nothing": (lambda m: m.plan(0), InputError, "0 tokens", "16"),
+    "a plan too long": (lambda m: m.plan(17), InputError, "17 tokens", "16"),
+    "half precision": (lambda m: gpt2np.load(m.name, dtype="float16"), InputError, "float16", "float64"),
+    "no such folder": (lambda m: gpt2np.load("./none"), CheckpointError, "./none", "no such folder"),
+    "no name": (lambda m: gpt2np.load(""), CheckpointError, "no such folder"),
+    "a name of 5000 characters": (lambda m: gpt2np.load("/" + "x" * 5000), CheckpointError, "no such folder"),
+    "nobody's home": (lambda m: gpt2np.load("~nobody9/gpt2"), CheckpointError, "~nobody9/gpt2"),
+    "a file for a folder": (lambda m: gpt2np.load(__file__), CheckpointError, __file__, "its folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "parts"), [(c, k, p) for c, k, *p in CALLS.values()], ids=CALLS)
+def test_a_wrong_call_is_refused(model, call, kind, parts):
+    with pytest.raises(Gpt2npError) as caught:
+        call(model)
+    message_of(caught.value, kind, *parts)
+
+
+COMMANDS = {
+    "neither text nor ids": (["trace"], "TEXT"),
+    "both": (["trace", "a", "--tokens", "1"], "TEXT"),
+    "ids of text": (["trace", "--tokens", "1,x"], "'1,x'"),
+    "an id out of range": (["trace", "--tokens", "300"], "300"),
+    "empty text": (["trace", ""], "empty"),
+    "too long": (["trace", "the" * 40], "40"),
+    "unknown site": (["trace", "a", "--keep", "attn.patern"], "'attn.pattern'"),
+    "out in a missing folder": (["trace", "a", "--out", "/none/t.safetensors"], "/none/t.safetensors"),
+    "a plan too long": (["plan", "17"], "17"),
+    "ids of no token": (["tokenize", "--tokens", "300"], "300"),
+}
+
+
+@pytest.mark.parametrize(("command", "part"), COMMANDS.values(), ids=COMMANDS)
+def test_a_wrong_command_is_refused(folder, capsys, command, part):
+    assert main([*command, "--model", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert part in err
+    assert_refused(out, err, err.splitlines()[-1].removeprefix("gpt2np: "))
+
+
+def test_a_vocabulary_larger_than_the_model(folder):
+    config(vocab_size=256)(folder)
+    tensors(wte__weight=lambda array: array[:256])(folder)
+    model = gpt2np.load(folder)
+    assert np.isfinite(model("a")).all()
+    with pytest.raises(InputError, match="295 is not one of 0 to 255"):
+        model("the a")
+
+
+# Nothing is left behind
+
+
+@pytest.mark.parametrize("prompt", ["the", ["the", "a"]])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, model, monkeypatch, prompt):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trace = model.trace("the")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for write in (trace.save, lambda path: model.trace(prompt, out=path)):
+        with pytest.raises(TraceError) as caught:
+            write(tmp_path / "t.safetensors")
+        message_of(caught.value, TraceError, "t.safetensors", "No space left on device")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_output_that_cannot_be_written(tmp_path, model):
+    (tmp_path / "file").write_text("as it was")
+    for out in (tmp_path / "none" / "t.safetensors", tmp_path, tmp_path / "file" / "t.safetensors"):
+        with pytest.raises(TraceError) as caught:
+            model.trace("the", out=out)
+        message_of(caught.value, TraceError, str(out))
+    with pytest.raises(TraceError, match="folder for several"):
+        model.trace(["the", "a"], out=tmp_path / "file")
+    with pytest.raises(InputError):
+        model.trace("", out=tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "as it was"
