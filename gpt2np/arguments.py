@@ -2,10 +2,23 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 from gpt2np.errors import InputError
 from gpt2np.sampling import ALLOWED, Sampling
+
+
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """A verb: its name, the function that runs it and returns the exit code, and one sentence."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text[0].upper() + text[1:]
+    )
+    parser.set_defaults(run=run)
+    return parser
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
@@ -90,3 +103,20 @@ def end_of_text(given: str | None) -> int | str | None:
     if given != "none" and not given.isdecimal():
         raise InputError(f"--eos takes a token id or none, not {given!r}")
     return None if given == "none" else int(given)
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The model that the options name; says on stderr which one runs."""
+    from gpt2np.model import load
+
+    model = load(
+        args.model,
+        dtype=getattr(args, "dtype", "float32"),
+        revision=args.revision,
+        local_files_only=args.local_files_only,
+    )
+    hint = "; the real one: --model gpt2" if model.name == "tiny" else ""
+    print(f"gpt2np: model {model.name}, {model.n_parameters:,} parameters{hint}", file=sys.stderr)
+    for note in model.checkpoint.notes:
+        print(f"gpt2np: note: {note}", file=sys.stderr)
+    return model

@@ -45,6 +45,8 @@ class Options:
         """Refuse what does not go together."""
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens={self.max_new_tokens!r}: must be a whole number of at least 1")
+        if self.ledger not in (False, True, "full"):
+            raise InputError(f"ledger={self.ledger!r}: must be True, False or 'full'")
         if type(self.lookup) is not int or self.lookup < 0:
             raise InputError(f"lookup={self.lookup!r}: must be a whole number (0 is off)")
         if self.lookup and self.sampling.temperature > 0:
@@ -158,10 +160,15 @@ class Generation:
         wide = Plan(config, capacity, Keep(names=frozenset()), model.dtype.name)
         if plan is not None:
             wide = with_bases(plan) or plan
-        text = prompt if isinstance(prompt, str) else model.decode(ids)
+        stream = None if model.tokenizer is None else TextStream(model.tokenizer)
+        if isinstance(prompt, str):
+            text = prompt
+        elif stream is None:
+            text = model.decode(ids)
+        else:  # ids may end inside a character, which the response then completes
+            text = "".join(stream.push(i) for i in ids)
         room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
         room[: len(ids)] = ids
-        stream = None if model.tokenizer is None else TextStream(model.tokenizer)
         recording = Recording(wide, arena(wide), cache=True)
         return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream)
 
@@ -313,7 +320,11 @@ class Generation:
         if wide is row.plan:
             return trace
         plan = cut(row.plan)
-        return Trace(plan, {entry.name: trace[entry.name] for entry in plan.entries}, ids, facts, model)
+        kept = Recording(plan, arena(plan))  # derived sites are stored in a second step
+        for entry in plan.entries:
+            write = kept.write_queries if entry.site.quadratic else kept.write_rows
+            write(entry.name, 0, trace[entry.name])
+        return Trace(plan, kept.arrays, ids, facts, model)
 
 
 def _may_begin(text: str, stops: tuple[str, ...]) -> int:

@@ -45,10 +45,12 @@ class Rows:
     tokens: list[str]
 
     def __getitem__(self, key: str | tuple[str, int]) -> Array:
-        """The rows of a site, a view of the trace."""
-        array = _kept(self.trace)[key]
-        rows = slice(self.positions.start, self.positions.stop)
-        return array[:, rows, : rows.stop] if array.shape and _is_pattern(self.trace, key) else array[rows]
+        """The rows of a site, a view of the trace: those of these positions that were kept."""
+        trace = _kept(self.trace)
+        array, kept = trace[key], trace.positions
+        ends = [min(end, kept.stop) for end in (self.positions.start, self.positions.stop)]
+        rows = slice(*(len(range(kept.start, end, kept.step)) for end in ends))
+        return array[:, rows, : self.positions.stop] if _is_pattern(trace, key) else array[rows]
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,10 @@ class Step(Rows):
         """What the token was chosen from, after penalties and filters: probabilities [vocab].
 
         Raises:
-            TraceError: the logits were not kept.
+            TraceError: the logits, or this position of them, were not kept.
         """
+        if self.positions[-1] not in _kept(self.trace).positions:
+            raise TraceError(f"position {self.positions[-1]}, which this step chose from, was not kept")
         logits = self["logits"][-1].astype(np.float32)
         context = np.asarray(self.context)
         for _, apply in penalties(self.sampling, context, self.prompt_length) + warpers(self.sampling):
@@ -170,7 +174,10 @@ class Generated:
         return tuple(layers)
 
     def _site(self, name: str) -> Array:
-        return _kept(self.trace)[name]
+        trace = _kept(self.trace)
+        if len(trace.positions) < len(trace.token_ids):
+            raise TraceError("HF's shapes need every position: keep them all")
+        return trace[name]
 
     @property
     def _n_layer(self) -> int:
@@ -186,8 +193,8 @@ def _kept(trace: Trace | None) -> Trace:
     return trace
 
 
-def _is_pattern(trace: Trace | None, key: str | tuple[str, int]) -> bool:
+def _is_pattern(trace: Trace, key: str | tuple[str, int]) -> bool:
     from gpt2np.sites import resolve
 
     name, layer = key if isinstance(key, tuple) else (key, None)
-    return resolve(name, layer, _kept(trace).config.n_layer)[0].quadratic
+    return resolve(name, layer, trace.config.n_layer)[0].quadratic

@@ -13,7 +13,7 @@ ORDER = """
 errors files config ops sites plan derived tensorfile trace identities step torchfile hub checkpoint
 vocabulary tokenizer gpt2 filters sampling beam generated generate score model
 analysis export reference capturing viewer
-tables report arguments cli __main__
+tables report arguments verbs cli __main__
 """.split()
 
 # The package's own face may name what it offers; everything else goes one way.
