@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
-from gpt2np.errors import CheckpointError, InputError, TraceError
+from gpt2np.errors import CheckpointError, InputError, TokenizerError, TraceError
 from gpt2np.generate import Generation, Options, sampling_options
 from gpt2np.ops import Array
 from gpt2np.plan import Keep, KeepLike, Plan
@@ -237,7 +237,7 @@ class Model:
         """
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                raise InputError(f"{self.checkpoint.folder} has no vocabulary (vocab.json): give token ids")
+                raise InputError(f"{self.checkpoint.folder} has no vocabulary (vocab.json or tokenizer.json): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
             ids = [_token_id(i) for i in prompt]
@@ -270,7 +270,11 @@ class Model:
 
     def tokens(self, ids: list[int]) -> list[str]:
         """Each token as text; `<464>` where the model has no vocabulary."""
-        return [f"<{i}>" for i in ids] if self.tokenizer is None else self.tokenizer.tokens(ids)
+        try:
+            tokenizer = self.tokenizer
+        except TokenizerError:  # a vocabulary that cannot be used matters only where text is given
+            tokenizer = None
+        return [f"<{i}>" for i in ids] if tokenizer is None else tokenizer.tokens(ids)
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids; `<464>` for each where the model has no vocabulary."""

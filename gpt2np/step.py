@@ -3,6 +3,7 @@
 `gpt2.py` says `x = step("resid_mid", add, x, a)`; everything that is not the maths of that line is here.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Scratch:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], room_for: int = 0) -> Array:
         """An array of this shape in the buffer of this name, which is made with room for so many elements."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
             buffer = self._buffers[name] = np.empty(max(size, room_for), dtype)
@@ -104,8 +105,9 @@ class Pass:
     def record(self, full_name: str, out: Array) -> None:
         """Copy rows into the recordings that want them and do not hold them yet."""
         for sequence in self.sequences:
-            if sequence.recording is not None:
-                sequence.recording.write_rows(full_name, sequence.past, out[sequence.rows])
+            recording = sequence.recording
+            if recording is not None and full_name in recording.names:
+                recording.write_rows(full_name, sequence.past, out[sequence.rows])
 
 
 class Step:

@@ -60,6 +60,7 @@ class Recording:
                 name = f"h.{layer}.attn.qkv"
                 stored = self.whole and name in arrays
                 self.cache[name] = arrays[name] if stored else np.empty(shape, plan.dtype)
+        self.names = {*arrays, *self.cache}
 
     def rows(self, name: str, past: int, n: int) -> Array | None:
         """The rows of these positions, to be written directly; None where only a copy will do."""

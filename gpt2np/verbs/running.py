@@ -167,7 +167,7 @@ def tokenize(args: argparse.Namespace) -> int:
     model = load_model(args)
     tokenizer = model.tokenizer
     if tokenizer is None:
-        raise InputError(f"{model.checkpoint.folder} has no vocabulary (vocab.json and merges.txt)")
+        raise InputError(f"{model.checkpoint.folder} has no vocabulary (vocab.json or tokenizer.json)")
     ids = prompt if isinstance(prompt, list) else tokenizer.encode(prompt, allow_special=args.special)
     text = tokenizer.decode(ids)
     pieces = list(zip(ids, tokenizer.tokens(ids), tokenizer.tokens(ids, marked=True), strict=True))
