@@ -14,7 +14,6 @@ from gpt2np.config import Config, read_config
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.ops import Array
 from gpt2np.tensorfile import open_tensors
-from gpt2np.torchfile import read_torch
 
 SHIPPED = "tiny"
 DTYPES = ("float32", "float64")
@@ -120,7 +119,7 @@ def read_weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, Array]]
     Raises:
         CheckpointError: there are none, or one is damaged or missing.
     """
-    for single, reader in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", read_torch)):
+    for single, reader in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
         if (folder / single).exists():
             return (folder / single,), reader(folder / single)
         index = folder / f"{single}.index.json"
@@ -170,6 +169,12 @@ def read_index(path: Path) -> dict[str, Path]:
 def _read_safetensors(path: Path) -> dict[str, Array]:
     file = open_tensors(path)
     return {name: file[name] for name in file.names}
+
+
+def _read_pickle(path: Path) -> dict[str, Array]:
+    from gpt2np.torchfile import read_torch
+
+    return read_torch(path)
 
 
 def _parameters_of(

@@ -4,21 +4,23 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
 from gpt2np.errors import CheckpointError, InputError, TokenizerError, TraceError
-from gpt2np.generate import Generation, Options, sampling_options
 from gpt2np.ops import Array
 from gpt2np.plan import Keep, KeepLike, Plan
-from gpt2np.score import Score, score
 from gpt2np.step import Pass, Step
 from gpt2np.step import Sequence as PackedSequence
 from gpt2np.tokenizer import Tokenizer
 from gpt2np.trace import Recording, Trace, arena, file_metadata, run_metadata, with_bases
+
+if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
+    from gpt2np.generate import Generation
+    from gpt2np.score import Score
 
 Prompt = str | Sequence[int] | Array
 
@@ -175,7 +177,7 @@ class Model:
         lookup: int = 0,
         on_overflow: str = "refuse",
         **sampling: Any,
-    ) -> Generation:
+    ) -> "Generation":
         """Continue a prompt, or several: an iterator of tokens, with `finish()` for the whole result.
 
         Greedy unless `temperature` is above 0; the other options of choosing (`top_k`, `top_p`, `min_p`,
@@ -190,6 +192,8 @@ class Model:
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
+        from gpt2np.generate import Generation, Options, sampling_options
+
         prompts, several = self._prompts(prompt)
         seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(prompts)
         if len(seeds) != len(prompts):
@@ -219,12 +223,14 @@ class Model:
             ),
         )
 
-    def score(self, text: Prompt, *, stride: int | None = None) -> Score:
+    def score(self, text: Prompt, *, stride: int | None = None) -> "Score":
         """Log-probability of every token of a text of any length, loss and perplexity; see `score.score`.
 
         Raises:
             InputError: fewer than two tokens, or a stride outside 1 to `n_positions`.
         """
+        from gpt2np.score import score
+
         return score(self, self.token_ids(text, limit=False), stride)
 
     # -- prompts ----------------------------------------------------------------------------------
@@ -237,7 +243,8 @@ class Model:
         """
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                raise InputError(f"{self.checkpoint.folder} has no vocabulary (vocab.json or tokenizer.json): give token ids")
+                files = "vocab.json or tokenizer.json"
+                raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
             ids = [_token_id(i) for i in prompt]

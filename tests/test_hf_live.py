@@ -55,7 +55,9 @@ def test_every_site_in_float64(case):
     model = gpt2np.load(folder, dtype="float64")
     for ids, truth in zip(prompts, double, strict=True):
         trace = model.trace(ids)
-        errors = {name: relative_error(trace[name], truth[name]) for name, _, _ in expand(model.config.n_layer)}
+        errors = {
+            name: relative_error(trace[name], truth[name]) for name, _, _ in expand(model.config.n_layer)
+        }
         assert {name: e for name, e in errors.items() if not e <= 1e-10} == {}
         assert set(errors) == set(truth)
 

@@ -106,9 +106,7 @@ def test_stack_is_a_view_of_the_arena(trace):
     stacked = trace.stack("mlp.post")
     assert np.shares_memory(stacked, trace["h.0.mlp.post"])
     np.testing.assert_array_equal(stacked, np.stack([trace[f"h.{i}.mlp.post"] for i in range(4)]))
-    np.testing.assert_array_equal(
-        trace.stack("attn.q"), np.stack([trace[f"h.{i}.attn.q"] for i in range(4)])
-    )
+    np.testing.assert_array_equal(trace.stack("attn.q"), np.stack([trace[f"h.{i}.attn.q"] for i in range(4)]))
     with pytest.raises(UnknownSiteError):
         trace.stack("logits")
 
