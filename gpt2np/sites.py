@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from gpt2np.errors import UnknownSiteError
 
 DIALECTS = ("guide", "hf", "transformer_lens", "llm.c")
+TYPESCRIPT = "typescript"  # not a program's names for its own arrays: the properties of a file that we write
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ class Site:
         return names[0].replace("{i}", str(layer)) if names else None
 
 
-def _names(guide: str = "", hf: str = "", tl: str = "", llmc: str = "") -> dict[str, tuple[str, ...]]:
-    given = zip(DIALECTS, (guide, hf, tl, llmc), strict=True)
+def _names(
+    guide: str = "", hf: str = "", tl: str = "", llmc: str = "", ts: str = ""
+) -> dict[str, tuple[str, ...]]:
+    given = zip((*DIALECTS, TYPESCRIPT), (guide, hf, tl, llmc, ts), strict=True)
     return {dialect: tuple(names.split()) for dialect, names in given if names}
 
 
@@ -92,14 +95,14 @@ SITES: tuple[Site, ...] = (
         "wte",
         "pos n_embd",
         "Token embedding: what each token means before any context.",
-        _names("token_embeddings", "transformer.wte", "hook_embed"),
+        _names("token_embeddings", "transformer.wte", "hook_embed", ts="tokenEmbeddings"),
         layered=False,
     ),
     Site(
         "wpe",
         "pos n_embd",
         "Position embedding: where in the text each token stands.",
-        _names("position_embeddings", "transformer.wpe", "hook_pos_embed"),
+        _names("position_embeddings", "transformer.wpe", "hook_pos_embed", ts="positionEmbeddings"),
         layered=False,
     ),
     Site(
@@ -133,21 +136,21 @@ SITES: tuple[Site, ...] = (
         "attn.q",
         "pos head d_head",
         "Query: what each position looks for.",
-        _names("Q layer_{i}_Q", tl="blocks.{i}.attn.hook_q"),
+        _names("Q layer_{i}_Q", tl="blocks.{i}.attn.hook_q", ts="query"),
         derived=True,
     ),
     Site(
         "attn.k",
         "pos head d_head",
         "Key: what each position offers to be found by.",
-        _names("K layer_{i}_K", tl="blocks.{i}.attn.hook_k"),
+        _names("K layer_{i}_K", tl="blocks.{i}.attn.hook_k", ts="key"),
         derived=True,
     ),
     Site(
         "attn.v",
         "pos head d_head",
         "Value: what each position hands over when it is attended to.",
-        _names("V layer_{i}_V", tl="blocks.{i}.attn.hook_v"),
+        _names("V layer_{i}_V", tl="blocks.{i}.attn.hook_v", ts="value"),
         derived=True,
     ),
     Site(
@@ -158,6 +161,7 @@ SITES: tuple[Site, ...] = (
             "raw_attention_scores layer_{i}_raw_attention_scores",
             tl="blocks.{i}.attn.hook_attn_scores",
             llmc="preatt",
+            ts="rawAttentionScores",
         ),
         future=float("-inf"),
     ),
@@ -170,6 +174,7 @@ SITES: tuple[Site, ...] = (
             "attentions",
             "blocks.{i}.attn.hook_pattern",
             "att",
+            "attentionWeights",
         ),
         future=0.0,
     ),
@@ -195,6 +200,7 @@ SITES: tuple[Site, ...] = (
             "transformer.h.{i}.attn transformer.h.{i}.attn.c_proj",
             "blocks.{i}.hook_attn_out",
             "attproj",
+            "attentionOutput",
         ),
     ),
     Site(
@@ -219,6 +225,7 @@ SITES: tuple[Site, ...] = (
             "transformer.h.{i}.mlp.c_fc",
             "blocks.{i}.mlp.hook_pre",
             "fch",
+            "mlpHidden",
         ),
     ),
     Site(
@@ -230,6 +237,7 @@ SITES: tuple[Site, ...] = (
             "transformer.h.{i}.mlp.act",
             "blocks.{i}.mlp.hook_post",
             "fch_gelu",
+            "mlpActivated",
         ),
     ),
     Site(
@@ -241,6 +249,7 @@ SITES: tuple[Site, ...] = (
             "transformer.h.{i}.mlp transformer.h.{i}.mlp.c_proj",
             "blocks.{i}.hook_mlp_out",
             "fcproj",
+            "mlpOutput",
         ),
     ),
     Site(
@@ -252,6 +261,7 @@ SITES: tuple[Site, ...] = (
             "transformer.h.{i}",
             "blocks.{i}.hook_resid_post",
             "residual3",
+            "hiddenState",
         ),
     ),
     *_norm_sites("ln_f", "the last resid_post", "ln_final.hook_normalized", "lnf", False),
@@ -259,14 +269,14 @@ SITES: tuple[Site, ...] = (
         "ln_f",
         "pos n_embd",
         "The final residual stream normalised: what the unembedding reads.",
-        _names("final_ln final_layer_norm", "transformer.ln_f", "unembed.hook_in", "lnf"),
+        _names("final_ln final_layer_norm", "transformer.ln_f", "unembed.hook_in", "lnf", "finalLayerNorm"),
         layered=False,
     ),
     Site(
         "logits",
         "pos vocab",
         "A score for every token of the vocabulary to come next.",
-        _names("logits", "lm_head", "unembed.hook_out", "logits"),
+        _names("logits", "lm_head", "unembed.hook_out", "logits", "logits"),
         layered=False,
     ),
     Site(
