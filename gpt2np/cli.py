@@ -29,6 +29,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # `gpt2np sites > file` on a full disk
+        print(f"gpt2np: cannot write the results: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except UnicodeEncodeError as error:
+        print(
+            f"gpt2np: the terminal's {error.encoding} cannot show this text; set PYTHONIOENCODING=utf-8",
+            file=sys.stderr,
+        )
+        return 2
     except MemoryError:
         print("gpt2np: out of memory; `gpt2np plan N` says how much a trace takes", file=sys.stderr)
         return 2

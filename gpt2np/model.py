@@ -12,6 +12,7 @@ from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
 from gpt2np.errors import CheckpointError, InputError, TokenizerError, TraceError
 from gpt2np.ops import Array
+from gpt2np.past import Past
 from gpt2np.plan import Keep, KeepLike, Plan
 from gpt2np.step import Pass, Step
 from gpt2np.step import Sequence as PackedSequence
@@ -176,6 +177,7 @@ class Model:
         ledger: bool | str = False,
         lookup: int = 0,
         on_overflow: str = "refuse",
+        past: Past | None = None,
         **sampling: Any,
     ) -> "Generation":
         """Continue a prompt, or several: an iterator of tokens, with `finish()` for the whole result.
@@ -187,7 +189,8 @@ class Model:
         explains every choice ("full": with the raw logits). `lookup=N` guesses up to N tokens ahead from
         repetitions in the text, which is faster and changes nothing. `on_overflow="slide"` goes on past the
         context by running the last `n_positions` tokens anew for every token, from position 0. An integer
-        `seed` is used by every prompt as if it were alone; a list gives one each.
+        `seed` is used by every prompt as if it were alone; a list gives one each. `past`, a trace that kept
+        `attn.qkv` or a KV file of the prompt's first tokens, spares running those; a trace then starts behind.
 
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
@@ -200,6 +203,8 @@ class Model:
             raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts")
         if on_overflow not in ("refuse", "slide"):
             raise InputError(f"on_overflow={on_overflow!r}: must be 'refuse' or 'slide'")
+        if past is not None and len(prompts) > 1:
+            raise InputError("past goes with one prompt")
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(isinstance(s, str) and s for s in stops):
             raise InputError(f"stop={stop!r}: must be a string or a list of strings, none of them empty")
@@ -220,6 +225,7 @@ class Model:
                 ledger,
                 lookup,
                 on_overflow == "slide",
+                past,
             ),
         )
 
@@ -247,6 +253,8 @@ class Model:
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
+            if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or np.ndim(prompt) == 0:
+                raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
             ids = [_token_id(i) for i in prompt]
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
@@ -263,7 +271,7 @@ class Model:
         """The prompts of a call, and whether they were given as several."""
         if isinstance(prompt, str):
             return [prompt], False
-        if not isinstance(prompt, Iterable):
+        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
             raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
         items = list(prompt)
         if not items:
@@ -296,9 +304,10 @@ class Model:
 
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             result = gpt2.forward(self.parameters, self.config, Step(run))
-        if not np.isfinite(result[-1]).all():
+        last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
+        if not np.isfinite(result[last]).all():  # of each prompt: what is not finite reaches its last row
             raise CheckpointError(
                 f"{self.checkpoint.folder}: the run is not finite: the weights are damaged or too large"
             )
@@ -346,8 +355,9 @@ def _output_paths(out: Path, n: int | None) -> list[Path]:
         return [out]
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TraceError(f"{out}: cannot be made a folder for several traces ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
     return [out / f"{i:0{len(str(n - 1))}}.safetensors" for i in range(n)]
 
 

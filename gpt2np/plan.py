@@ -41,13 +41,16 @@ class Keep:
         if isinstance(keep, str):
             return cls((keep,))
         if isinstance(keep, Mapping):
-            unknown = set(keep) - {"patterns", "positions", "dtype"}
+            unknown = [key for key in keep if key not in ("patterns", "positions", "dtype")]
             if unknown:
-                raise InputError(f"keep takes patterns, positions and dtype, not {sorted(unknown)[0]!r}")
+                raise InputError(f"keep takes patterns, positions and dtype, not {unknown[0]!r}")
             base = cls.parse(keep.get("patterns", "*"))
             positions, dtype = keep.get("positions", slice(None)), keep.get("dtype")
             if not isinstance(positions, slice):
                 raise InputError(f"keep's positions must be a slice, not {positions!r}")
+            ends = (positions.start, positions.stop, positions.step)
+            if not all(end is None or hasattr(end, "__index__") for end in ends):
+                raise InputError(f"keep's positions must be a slice of whole numbers, not {positions!r}")
             if positions.step is not None and positions.step < 1:
                 raise InputError(f"keep's positions must go forward, not by {positions.step}")
             if dtype is not None and str(dtype) not in ("float16", "float32", "float64"):

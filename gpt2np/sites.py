@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gpt2np.errors import UnknownSiteError
+from gpt2np.errors import UnknownSiteError, short
 
 DIALECTS = ("guide", "hf", "transformer_lens", "llm.c")
 TYPESCRIPT = "typescript"  # not a program's names for its own arrays: the properties of a file that we write
@@ -336,6 +336,7 @@ def _index() -> dict[str, Site]:
 
 
 _INDEX = _index()
+_LAYER = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
 
 
 def resolve(name: str, layer: int | None, n_layer: int) -> tuple[Site, int | None]:
@@ -350,19 +351,21 @@ def resolve(name: str, layer: int | None, n_layer: int) -> tuple[Site, int | Non
         >>> resolve("blocks.3.attn.hook_pattern", None, 12)[0].name
         'attn.pattern'
     """
+    if not isinstance(name, str) or not (layer is None or hasattr(layer, "__index__")):
+        raise UnknownSiteError(f"a site is a name, or a name and a layer, not {short(name)}, {short(layer)}")
     if name.split("[")[0] == "hidden_states":
         raise UnknownSiteError(
             "'hidden_states' is no site: its last entry is after ln_f in HF and before it elsewhere; "
             "use trace['h.i.resid_post'] (before), trace['ln_f'] (after), or trace.to('hf')"
         )
     key = name
-    if bracket := re.fullmatch(r"(.+)\[(\d+)\]", name):
+    if bracket := re.fullmatch(r"(.+)\[(\d{1,9})\]", name):
         key, layer = bracket[1], int(bracket[2])
-    elif name not in _INDEX and (digits := re.search(r"\d+", name)) and layer is None:
+    elif name not in _INDEX and (digits := _LAYER.search(name)) and layer is None:
         key, layer = name[: digits.start()] + "{i}" + name[digits.end() :], int(digits[0])
     site = _INDEX.get(key)
     if site is None:
-        raise UnknownSiteError(f"no site is called {name!r}{_suggestion(name)}")
+        raise UnknownSiteError(f"no site is called {short(name)}{_suggestion(name)}")
     if site.layered and layer is None:
         raise UnknownSiteError(f"{name!r} is in every layer: say which, as in trace[{site.full_name(0)!r}]")
     if not site.layered and layer is not None:
@@ -373,7 +376,7 @@ def resolve(name: str, layer: int | None, n_layer: int) -> tuple[Site, int | Non
 
 
 def _suggestion(name: str) -> str:
-    digits = re.search(r"\d+", name)
+    digits = _LAYER.search(name)
     layer = digits[0] if digits else "0"
     candidates = [key.replace("{i}", layer) for key in _INDEX]
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)

@@ -13,7 +13,7 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.config import Config
 from gpt2np.derived import DERIVED, bases, log_probabilities, top_k_tokens
-from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError
+from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError, short
 from gpt2np.ops import Array, unembedding
 from gpt2np.plan import Keep, Plan
 from gpt2np.sites import resolve
@@ -142,8 +142,8 @@ class Trace:
             UnknownSiteError: no site has this name.
             TraceError: the site, or one that it is derived from, was not kept.
         """
-        name, layer = key if isinstance(key, tuple) else (key, None)
-        stored = self._arrays.get(name) if layer is None else None
+        name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
+        stored = self._arrays.get(name) if layer is None and isinstance(name, str) else None
         if stored is not None:
             return stored
         site, layer = resolve(name, layer, self.config.n_layer)
@@ -154,7 +154,8 @@ class Trace:
             raise TraceError(f"{full_name} is not in this trace: it was not kept, or the run stopped before")
         source = _Widened(self) if self.plan.keep.dtype == "float16" else self
         try:
-            return _read_only(DERIVED[site.name](source, layer))
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                return _read_only(DERIVED[site.name](source, layer))
         except TraceError as error:
             raise TraceError(f"{full_name} is derived: {error}") from None
 
@@ -189,6 +190,8 @@ class Trace:
         """
         site = resolve(name, 0, self.config.n_layer)[0]
         n_layer = self.config.n_layer if self.plan.stop_at_layer is None else self.plan.stop_at_layer
+        if n_layer == 0:
+            raise TraceError(f"{name} is in no layer of this trace: the run stopped before the first")
         layers = [self[site.full_name(layer)] for layer in range(n_layer)]
         addresses = [array.__array_interface__["data"][0] for array in layers]
         gaps = set(np.diff(addresses).tolist())
@@ -348,7 +351,7 @@ def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
         raise TraceError(f"{where}: metadata 'gpt2np' is not JSON ({error})") from None
     if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
         found = metadata.get("schema") if isinstance(metadata, dict) else metadata
-        raise TraceError(f"{where}: schema is {found!r}, expected {SCHEMA!r}")
+        raise TraceError(f"{where}: schema is {short(found)}, expected {SCHEMA!r}")
     try:
         config = Config.from_dict(metadata.get("config"), f"{where}: config")  # type: ignore[arg-type]
     except ConfigError as error:
@@ -356,7 +359,14 @@ def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
     ids, tokens = metadata.get("token_ids"), metadata.get("tokens")
     if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
         raise TraceError(f"{where}: token_ids is not a list of whole numbers")
-    if tokens is not None and not (isinstance(tokens, list) and len(tokens) == len(ids)):
+    if not all(0 <= i < config.vocab_size for i in ids):
+        raise TraceError(f"{where}: token_ids holds ids that are not 0 to {config.vocab_size - 1}")
+    if len(ids) > config.n_positions:
+        raise TraceError(f"{where}: token_ids has {len(ids)} ids, but n_positions is {config.n_positions}")
+    if not isinstance(metadata.get("prompt"), str | None):
+        raise TraceError(f"{where}: prompt is not a text")
+    texts = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
+    if tokens is not None and not (texts and len(tokens) == len(ids)):
         raise TraceError(f"{where}: tokens is not a list of {len(ids)} strings")
     dtype, stop = metadata.get("dtype"), metadata.get("stop_at_layer")
     if dtype not in ("float32", "float64"):
@@ -372,7 +382,7 @@ def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
     for name in file.names:
         entry = plan.by_name.get(name)
         if entry is None:
-            raise TraceError(f"{where}: {name!r} is not a site of this model")
+            raise TraceError(f"{where}: {short(name)} is not a site of this model")
         if file.shape(name) != entry.shape:
             raise TraceError(f"{where}: {name} has shape {file.shape(name)}, expected {entry.shape}")
         if file[name].dtype != entry.dtype:

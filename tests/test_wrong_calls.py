@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,10 @@ CALLS = {
     "an empty list among others": (lambda m: m.trace([[1], []]), InputError, "empty"),
     "texts and ids": (lambda m: m.trace(["a", 1]), InputError, "texts or lists"),
     "a number": (lambda m: m.trace(5), InputError, "not 5"),
+    "logits of a number": (lambda m: m(5), InputError, "not 5"),
+    "logits of None": (lambda m: m(None), InputError, "not None"),
+    "bytes": (lambda m: m.trace(b"abc"), InputError, "b'abc'"),
+    "a plan of a float": (lambda m: m.plan(1.5), InputError, "1.5"),
     "an id out of range": (lambda m: m([1, 300]), InputError, "300", "0 to 299"),
     "an id of 22 digits": (lambda m: m([2**70]), InputError, str(2**70), "0 to 299"),
     "an id below zero": (lambda m: m([-1]), InputError, "-1", "0 to 299"),
@@ -61,12 +67,21 @@ CALLS = {
     "keep backwards": (
         lambda m: m.trace("a", keep={"positions": slice(None, None, -1)}), InputError, "positions", "-1",
     ),
+    "keep of texts": (lambda m: m.trace("a", keep={"positions": slice("a", None)}), InputError, "'a'"),
+    "keep of mixed keys": (lambda m: m.trace("a", keep={1: 2, "a": 3}), InputError, "keep", "not 1"),
+    "keep a layer of 5000 digits": (lambda m: m.trace("a", keep=f"h.{10**4000}.ln_1"), UnknownSiteError, "1"),
     "keep of another dtype": (lambda m: m.trace("a", keep={"dtype": "int8"}), InputError, "dtype", "'int8'"),
     "stop past the end": (lambda m: m.trace("a", stop_at_layer=3), InputError, "stop_at_layer", "0 to 2"),
     "stop before the start": (lambda m: m.trace("a", stop_at_layer=-1), InputError, "stop_at_layer", "-1"),
     "stop in between": (lambda m: m.trace("a", stop_at_layer=1.5), InputError, "stop_at_layer", "1.5"),
     "unknown site": (lambda m: m.trace("a")["h.0.attn.patern"], UnknownSiteError, "'h.0.attn.pattern'"),
     "unknown layer": (lambda m: m.trace("a")["h.2.ln_1"], UnknownSiteError, "layer 2", "0 to 1"),
+    "a layer of 5000 digits": (lambda m: m.trace("a")[f"h.{'9' * 5000}.ln_1"], UnknownSiteError, "'h.99"),
+    "a site that is a number": (lambda m: m.trace("a")[5], UnknownSiteError, "not 5"),
+    "a layer that is a text": (lambda m: m.trace("a")["ln_1", "x"], UnknownSiteError, "'x'"),
+    "three names": (lambda m: m.trace("a")["a", "b", "c"], UnknownSiteError, "('a', 'b', 'c')"),
+    "a stack of a stopped run": (lambda m: m.trace("a", stop_at_layer=0).stack("ln_1"), TraceError, "stop"),
+    "a folder with a zero byte": (lambda m: m.trace(["a", "b"], out="a\0"), TraceError, "null byte"),
     "a site not kept": (lambda m: m.trace("a", keep="wte")["ln_f"], TraceError, "ln_f", "not kept"),
     "a stack of no layers": (lambda m: m.trace("a").stack("wte"), UnknownSiteError, "'wte'", "layer"),
     "no predictions": (lambda m: m.trace("a").top(0), InputError, "k", "0"),
@@ -149,3 +164,39 @@ def test_an_output_that_cannot_be_written(tmp_path, model):
         model.trace("", out=tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "as it was"
+
+
+def test_every_packed_prompt_must_be_finite(folder):
+    def one_row_nan(array):
+        array[7] = np.nan
+        return array
+
+    tensors(lm_head__weight=tiny.tensors(1)["transformer.wte.weight"], wte__weight=one_row_nan)(folder)
+    model = gpt2np.load(folder)
+    assert np.isfinite(model([1])).all()
+    with pytest.raises(CheckpointError, match="not finite"):
+        model.trace([[7], [1]])
+
+
+def test_numbers_too_large_to_square_warn_nobody(folder, capsys):
+    tensors(wte__weight=lambda array: array * np.float32(1e30))(folder)
+    assert main(["trace", "a", "--model", str(folder)]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    trace = gpt2np.load(folder).trace("a b")
+    assert (trace["h.0.ln_1.rstd"] == 0).all()
+
+
+def test_epsilon_0_and_equal_numbers_are_not_finite(folder):
+    config(layer_norm_epsilon=0)(folder)
+    tensors(wte__weight=lambda array: array * 0, wpe__weight=lambda array: array * 0)(folder)
+    with pytest.raises(CheckpointError, match="not finite"):
+        gpt2np.load(folder).trace("a")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_results_that_a_full_disk_does_not_take():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "gpt2np", "sites"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "gpt2np: cannot write the results: No space left on device\n"

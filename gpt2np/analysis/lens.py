@@ -14,9 +14,10 @@ def lens_logits(residual: Array, parameters: Any) -> Array:
     """ln_f and unembedding of any residual stream: [..., n_embd] -> [..., vocab]."""
     rows = residual.reshape(-1, residual.shape[-1])
     normed = np.empty_like(rows)
-    layer_norm(rows, parameters.ln_f, out=normed)
     logits = np.empty((len(rows), len(parameters.lm_head)), rows.dtype)
-    unembedding(normed, parameters.lm_head, out=logits)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as in the run itself
+        layer_norm(rows, parameters.ln_f, out=normed)
+        unembedding(normed, parameters.lm_head, out=logits)
     return logits.reshape(*residual.shape[:-1], -1)
 
 
