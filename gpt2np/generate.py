@@ -18,6 +18,7 @@ from gpt2np.beam import BeamSearch
 from gpt2np.errors import InputError
 from gpt2np.generated import Generated, Token
 from gpt2np.ops import Array
+from gpt2np.past import Past, fill, keep_from, known_positions
 from gpt2np.plan import Keep, Plan
 from gpt2np.sampling import LedgerEntry, Sampling, choose, draws
 from gpt2np.step import Pass, Scratch
@@ -40,6 +41,7 @@ class Options:
     ledger: bool | str
     lookup: int
     slide: bool
+    past: Past | None = None
 
     def check(self) -> None:
         """Refuse what does not go together."""
@@ -156,7 +158,8 @@ class Generation:
                 f"a trace of {n_positions} positions does not fit into the context of {config.n_positions}"
             )
         capacity = min(n_positions, config.n_positions)
-        plan = None if o.keep is None else Plan(config, capacity, o.keep, model.dtype.name)
+        past = 0 if o.past is None else known_positions(o.past, ids)
+        plan = None if o.keep is None else Plan(config, capacity, keep_from(o.keep, past), model.dtype.name)
         wide = Plan(config, capacity, Keep(names=frozenset()), model.dtype.name)
         if plan is not None:
             wide = with_bases(plan) or plan
@@ -170,7 +173,9 @@ class Generation:
         room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
         room[: len(ids)] = ids
         recording = Recording(wide, arena(wide), cache=True)
-        return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream)
+        if o.past is not None:
+            fill(recording, o.past, past)
+        return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream, past)
 
     # -- decoding ---------------------------------------------------------------------------------
 
@@ -262,7 +267,9 @@ class Generation:
                 row.context, o.sampling, max_new_tokens=o.max_new_tokens, eos=sorted(o.stop_ids)
             )
             plan = Plan(model.config, row.recording.plan.length, Keep(names=frozenset()), model.dtype.name)
-            caches, scratch, past = [Recording(plan, {}, cache=True)], Scratch(), 0
+            caches, scratch, past = [Recording(plan, {}, cache=True)], Scratch(), row.past
+            if o.past is not None:
+                fill(caches[0], o.past, past)
             while not search.done:
                 new = [np.array(beam[past:]) for beam in search.beams]
                 sequences = [PackedSequence(n, past, c) for n, c in zip(new, caches, strict=True)]
@@ -272,7 +279,7 @@ class Generation:
                 caches = _continued(caches, parents.tolist(), past)
             best = search.hypotheses[0].token_ids
             if row.plan is not None:  # the winner again, in one pass, recorded
-                sequence = PackedSequence(np.array(best[:-1]), recording=row.recording)
+                sequence = PackedSequence(np.array(best[row.past : -1]), row.past, row.recording)
                 model.run_pass(Pass(model.config, model.dtype, [sequence]))
                 row.past = len(best) - 1
             for token_id in best[row.n_prompt :]:

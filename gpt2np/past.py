@@ -1,0 +1,67 @@
+"""A run that starts where another one ended: from keys and values that are known already."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from gpt2np.derived import split_qkv
+from gpt2np.errors import InputError
+from gpt2np.ops import Array
+from gpt2np.plan import Keep
+from gpt2np.trace import Recording
+
+
+class Past(Protocol):
+    """Keys and values of earlier tokens: a Trace that kept `attn.qkv`, or a KV file (`load_kv`)."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The tokens that were run."""
+
+    def __getitem__(self, name: str, /) -> Array:
+        """`h.i.attn.k` or `h.i.attn.v`: [pos, head, d_head]."""
+
+
+def known_positions(past: Past, ids: Sequence[int]) -> int:
+    """How many positions of a text need not be run again; its last token always is, for its logits.
+
+    Raises:
+        InputError: the text does not begin with the tokens of `past`.
+    """
+    n = min(len(past.token_ids), len(ids) - 1)
+    for position, (known, given) in enumerate(zip(past.token_ids[:n], ids, strict=False)):
+        if known != given:
+            raise InputError(f"past: its token {position} is {known}, but the prompt has {given} there")
+    return n
+
+
+def fill(recording: Recording, past: Past, n: int) -> None:
+    """Put the keys and values of the first n positions into a recording's cache; all else there is 0.
+
+    Raises:
+        InputError: `past` is of another shape, lacks positions, or was stored in half precision.
+    """
+    config = recording.plan.config
+    if recording.whole:
+        for entry in recording.plan.entries:
+            array = recording.arrays[entry.name]
+            (array[:, :n] if entry.site.quadratic else array[:n])[...] = 0
+    shape = (len(past.token_ids), config.n_head, config.n_embd // config.n_head)
+    for layer in range(config.n_layer):
+        queries, *targets = split_qkv(recording.cache[f"h.{layer}.attn.qkv"][:n], config.n_head)
+        queries[...] = 0  # nobody asks for them again
+        for part, target in zip("kv", targets, strict=True):
+            name = f"h.{layer}.attn.{part}"
+            rows = past[name]
+            if rows.shape != shape or rows.dtype.itemsize < 4:
+                raise InputError(
+                    f"past: {name} is {rows.dtype} {list(rows.shape)}, expected {list(shape)} in float32"
+                )
+            target[...] = rows[:n]
+
+
+def keep_from(keep: Keep, n: int) -> Keep:
+    """The same choice of sites, without the first n positions: those are not run."""
+    start, step = keep.positions.start or 0, keep.positions.step or 1
+    late = max(0, -((start - n) // step))  # steps until n is reached
+    return replace(keep, positions=slice(start + late * step, keep.positions.stop, step))
