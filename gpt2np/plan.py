@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.config import Config
-from gpt2np.errors import InputError, UnknownSiteError
+from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError
 from gpt2np.sites import BY_NAME, SITES, TOP_K, Site, expand, resolve
 
 KeepLike = str | Iterable[str] | Callable[[str], bool] | Mapping[str, Any]
@@ -127,6 +127,45 @@ class Plan:
             if self._runs(site, layer) and self.keep.wants(name, site)
         ]
         self.by_name = {entry.name: entry for entry in self.entries}
+
+    @classmethod
+    def from_metadata(cls, where: str, metadata: Mapping[str, Any], names: Iterable[str]) -> "Plan":
+        """The plan of the trace in a file, of which these sites are there, by what the file says of itself.
+
+        Raises:
+            TraceError: that is malformed.
+        """
+        try:
+            config = Config.from_dict(metadata.get("config"), f"{where}: config")  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise TraceError(str(error)) from None
+        ids, tokens = metadata.get("token_ids"), metadata.get("tokens")
+        if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
+            raise TraceError(f"{where}: token_ids is not a list of whole numbers")
+        if not all(0 <= i < config.vocab_size for i in ids):
+            raise TraceError(f"{where}: token_ids holds ids that are not 0 to {config.vocab_size - 1}")
+        if len(ids) > config.n_positions:
+            raise TraceError(
+                f"{where}: token_ids has {len(ids)} ids, but n_positions is {config.n_positions}"
+            )
+        if not isinstance(metadata.get("prompt"), str | None):
+            raise TraceError(f"{where}: prompt is not a text")
+        texts = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
+        if tokens is not None and not (texts and len(tokens) == len(ids)):
+            raise TraceError(f"{where}: tokens is not a list of {len(ids)} strings")
+        dtype, stop = metadata.get("dtype"), metadata.get("stop_at_layer")
+        if dtype not in ("float32", "float64"):
+            raise TraceError(f"{where}: dtype is {dtype!r}, expected float32 or float64")
+        if stop is not None and (type(stop) is not int or not 0 <= stop <= config.n_layer):
+            raise TraceError(f"{where}: stop_at_layer is {stop!r}, expected 0 to {config.n_layer}")
+        try:
+            keep = Keep.parse(
+                {"positions": slice(*metadata["positions"]), "dtype": metadata.get("stored_dtype")}
+            )
+            keep = Keep((), None, keep.positions, keep.dtype, frozenset(names))
+            return cls(config, len(ids), keep, dtype, stop)
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"{where}: positions or stored_dtype is malformed ({error})") from None
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.config import Config
 from gpt2np.derived import DERIVED, bases, log_probabilities, top_k_tokens
-from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError, short
+from gpt2np.errors import InputError, TraceError, UnknownSiteError, short
 from gpt2np.ops import Array, unembedding
 from gpt2np.plan import Keep, Plan
 from gpt2np.sites import resolve
@@ -275,6 +275,16 @@ class Trace:
 
         return verify(self)
 
+    def to(self, dialect: str) -> Mapping[str, Any]:
+        """The trace as another program has it: `guide`, `hf`, `transformer_lens` or `llm.c`.
+
+        Raises:
+            InputError: no such dialect.
+        """
+        from gpt2np.export.dialects import Dialect
+
+        return Dialect(self, dialect)
+
     def save(self, path: str | Path) -> None:
         """Write the trace as one `.safetensors` file, whole or not at all.
 
@@ -352,33 +362,7 @@ def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
     if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
         found = metadata.get("schema") if isinstance(metadata, dict) else metadata
         raise TraceError(f"{where}: schema is {short(found)}, expected {SCHEMA!r}")
-    try:
-        config = Config.from_dict(metadata.get("config"), f"{where}: config")  # type: ignore[arg-type]
-    except ConfigError as error:
-        raise TraceError(str(error)) from None
-    ids, tokens = metadata.get("token_ids"), metadata.get("tokens")
-    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
-        raise TraceError(f"{where}: token_ids is not a list of whole numbers")
-    if not all(0 <= i < config.vocab_size for i in ids):
-        raise TraceError(f"{where}: token_ids holds ids that are not 0 to {config.vocab_size - 1}")
-    if len(ids) > config.n_positions:
-        raise TraceError(f"{where}: token_ids has {len(ids)} ids, but n_positions is {config.n_positions}")
-    if not isinstance(metadata.get("prompt"), str | None):
-        raise TraceError(f"{where}: prompt is not a text")
-    texts = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
-    if tokens is not None and not (texts and len(tokens) == len(ids)):
-        raise TraceError(f"{where}: tokens is not a list of {len(ids)} strings")
-    dtype, stop = metadata.get("dtype"), metadata.get("stop_at_layer")
-    if dtype not in ("float32", "float64"):
-        raise TraceError(f"{where}: dtype is {dtype!r}, expected float32 or float64")
-    if stop is not None and (type(stop) is not int or not 0 <= stop <= config.n_layer):
-        raise TraceError(f"{where}: stop_at_layer is {stop!r}, expected 0 to {config.n_layer}")
-    try:
-        keep = Keep.parse({"positions": slice(*metadata["positions"]), "dtype": metadata.get("stored_dtype")})
-        keep = Keep((), None, keep.positions, keep.dtype, frozenset(file.names))
-        plan = Plan(config, len(ids), keep, dtype, stop)
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise TraceError(f"{where}: positions or stored_dtype is malformed ({error})") from None
+    plan = Plan.from_metadata(where, metadata, file.names)
     for name in file.names:
         entry = plan.by_name.get(name)
         if entry is None:
