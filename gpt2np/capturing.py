@@ -1,0 +1,294 @@
+"""Many prompts to a folder of capture files, which an interrupted run leaves whole and a later one finishes.
+
+    experiments/NAME/manifest.jsonl
+    experiments/NAME/inference/raw/internals/PROMPT_SET/ID_LLAYER.safetensors
+    experiments/NAME/inference/raw/residual/PROMPT_SET/ID.safetensors
+
+The manifest lists each file once it is whole. All files of an experiment are of one model and one set of
+options, and a file that is there is never written again.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2np.errors import InputError, short
+from gpt2np.export import captures
+from gpt2np.export.capture_files import Capture, check_format
+from gpt2np.export.manifest import Entry, Manifest
+from gpt2np.model import Model
+
+SHIPPED = ("single_trait", "multi_trait", "dynamic", "adversarial", "baseline", "real_world")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # what may become the name of a file or folder
+
+
+# -- prompt sets ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a set, and what it is for."""
+
+    id: int | str
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that are captured together, into a folder of this name."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    description: str = ""
+
+
+def load_prompt_set(name: str) -> PromptSet:
+    """A shipped prompt set by its name, or one of your own: a file that ends in `.json`, named like the set.
+
+    Such a file holds `{"description": ..., "prompts": [{"id": 1, "text": ..., "note": ...}, ...]}`; it may
+    leave out description and notes.
+
+    Raises:
+        InputError: there is no such set, or the file is malformed.
+    """
+    if name.endswith(".json"):
+        path = Path(name)
+    elif name in SHIPPED:
+        path = Path(__file__).parent / "prompts" / f"{name}.json"
+    else:
+        near = difflib.get_close_matches(name, SHIPPED, n=1)
+        hint = f"the nearest is {near[0]!r}" if near else f"there are {', '.join(SHIPPED)}"
+        raise InputError(f"no prompt set {name!r}: {hint}; a file of your own ends in .json")
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({error})") from None
+    rows = content.get("prompts") if isinstance(content, dict) else None
+    description = content.get("description", "") if isinstance(content, dict) else ""
+    if not isinstance(rows, list) or not rows or not isinstance(description, str):
+        raise InputError(f'{path}: must hold {{"prompts": [{{"id": 1, "text": "..."}}, ...]}}')
+    prompts = tuple(_prompt(row, f"{path}: prompt {i}") for i, row in enumerate(rows, 1))
+    ids = [str(prompt.id) for prompt in prompts]
+    for i, prompt_id in enumerate(ids):
+        if prompt_id in ids[:i]:
+            raise InputError(f"{path}: the id {prompt_id!r} appears twice")
+    check_name(path.stem, f"{path}: the name of the set")
+    return PromptSet(path.stem, prompts, description)
+
+
+def _prompt(row: Any, where: str) -> Prompt:
+    if not isinstance(row, dict) or not {"id", "text"} <= row.keys() <= {"id", "text", "note"}:
+        raise InputError(f"{where} must have 'id' and 'text', and may have a 'note': found {short(row)}")
+    prompt = Prompt(**row)
+    if not isinstance(prompt.text, str) or not prompt.text or not isinstance(prompt.note, str):
+        raise InputError(f"{where}: text and note must be strings, and the text not empty: {short(row)}")
+    if type(prompt.id) not in (int, str):
+        raise InputError(f"{where}: the id must be a number or a string, not {short(prompt.id)}")
+    check_name(str(prompt.id), f"{where}: the id")
+    return prompt
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse what cannot safely be the name of a file.
+
+    Raises:
+        InputError: it has anything but letters, digits, `.`, `_`, `-`, or begins with one of the last three.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{what} {short(name)} must consist of letters, digits, '.', '_', '-' (it names files)"
+        )
+
+
+# -- capturing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the response is made: greedy, unless the temperature is above 0."""
+
+    max_new_tokens: int = 50
+    temperature: float = 0.0
+    seed: int | None = None  # of every prompt, as if it were alone; 0 where sampling needs one
+
+    def of_run(self) -> dict[str, Any]:
+        """The same as arguments of `Model.generate`: an equal run has equal ones."""
+        seed = (self.seed or 0) if self.temperature > 0 else None
+        return asdict(self) | {"temperature": float(self.temperature), "seed": seed}
+
+
+def capture_prompts(
+    model: Model,
+    prompts: PromptSet,
+    folder: Path,
+    *,
+    layers: Sequence[int] | None = None,
+    format: str = "safetensors",
+    options: Options | None = None,
+    advance: Callable[[], object] | None = None,
+) -> tuple[list[Entry], int]:
+    """Capture every prompt of a set into an experiment's folder: raw residual, or the internals of `layers`.
+
+    `advance` is called after each prompt. Returns the entries of all files asked for, and how many of them
+    are new; what an earlier run has captured stays as it is.
+
+    Raises:
+        InputError: a prompt is too long, a layer does not exist, the folder cannot be written to, or it holds
+            captures of another model, of other options, or of another prompt under the same id.
+        TraceError: a file cannot be written, or the manifest is damaged.
+    """
+    check_format(format)
+    n_layer = model.config.n_layer
+    for layer in layers or ():
+        if type(layer) is not int or not 0 <= layer < n_layer:
+            raise InputError(f"layer {layer!r} is not one of 0 to {n_layer - 1}")
+    arguments = (options or Options()).of_run()
+    for prompt in prompts.prompts:
+        _check_prompt(model, prompts, prompt, arguments)
+    origin = {key: value for key, value in model.origin().items() if key != "model"}
+    made_from = {"model": {"name": model.name, **origin, "dtype": model.dtype.name}, "options": arguments}
+    files: dict[str, Entry] = {}
+    new = 0
+    with Manifest(folder) as manifest:
+        _check_same(manifest, made_from)
+        jobs = []
+        for prompt in prompts.prompts:
+            paths = _paths(prompts.name, prompt, layers, format)
+            for path in paths:
+                listed = manifest.entries.get(path)
+                if listed is not None and listed.text != prompt.text:
+                    raise InputError(
+                        f"{folder / path} is of another prompt, {short(listed.text)}: take another experiment"
+                    )
+            missing = {path: layer for path, layer in paths.items() if not manifest.has(path)}
+            jobs.append((prompt, list(paths), missing))
+        for prompt, all_paths, missing in jobs:
+            if missing:
+                for entry in _capture(model, prompts.name, prompt, folder, missing, made_from):
+                    manifest.add(entry)
+                    new += 1
+            files |= {path: manifest.entries[path] for path in all_paths}
+            if advance is not None:
+                advance()
+    return list(files.values()), new
+
+
+def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: dict[str, Any]) -> None:
+    """Refuse a prompt, or options, that would only fail when their turn comes."""
+    where = f"prompt {prompt.id} of {prompts.name}"
+    try:
+        n = len(model.token_ids(prompt.text, limit=False))
+        new, limit = arguments["max_new_tokens"], model.config.n_positions
+        if n + new - 1 > limit:
+            raise InputError(
+                f"{n} tokens and {new} new ones take {n + new - 1} positions; "
+                f"the context of this model holds {limit}"
+            )
+        model.generate(prompt.text, **arguments)  # checks its arguments, and runs nothing yet
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
+    """Refuse to add to an experiment of another model or of other options."""
+    for entry in manifest.entries.values():
+        then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")} | entry.options
+        model = made_from["model"]
+        now = {"model": model["fingerprint"], "dtype": model["dtype"]} | made_from["options"]
+        for key, value in now.items():
+            if then.get(key) != value:
+                before, after = then.get(key), value
+                if key == "model":
+                    before, after = (
+                        f"{m.get('name')} ({m.get('fingerprint')})" for m in (entry.model, model)
+                    )
+                raise InputError(
+                    f"{manifest.folder}: was captured with {key} {before}, this run has {after}: "
+                    "finish it with the same, or take another experiment"
+                )
+
+
+def _paths(
+    prompt_set: str, prompt: Prompt, layers: Sequence[int] | None, format: str
+) -> dict[str, int | None]:
+    """The files of a prompt, relative to the experiment's folder, and the layer of each."""
+    raw = "inference/raw"
+    if layers is None:
+        return {f"{raw}/residual/{prompt_set}/{prompt.id}.{format}": None}
+    return {f"{raw}/internals/{prompt_set}/{prompt.id}_L{layer}.{format}": layer for layer in layers}
+
+
+def _capture(
+    model: Model,
+    prompt_set: str,
+    prompt: Prompt,
+    folder: Path,
+    paths: dict[str, int | None],
+    made_from: dict[str, Any],
+) -> Iterator[Entry]:
+    """Run one prompt and write its files; each is yielded when it is whole."""
+    sites: set[str] = set()
+    for layer in paths.values():
+        wanted = (
+            captures.residual_sites(model.config.n_layer)
+            if layer is None
+            else captures.internals_sites(layer)
+        )
+        sites.update(wanted)
+    generated = model.generate(prompt.text, keep=sites.__contains__, **made_from["options"]).finish()
+    for path, layer in paths.items():
+        capture = (
+            captures.raw_residual(generated) if layer is None else captures.layer_internals(generated, layer)
+        )
+        facts = made_from | {"prompt_set": prompt_set, "id": prompt.id, "layer": layer}
+        size, sha256 = _write(capture, folder / path, facts)
+        yield Entry(
+            path=path,
+            bytes=size,
+            sha256=sha256,
+            prompt_set=prompt_set,
+            id=prompt.id,
+            text=prompt.text,
+            layer=layer,
+            prompt_tokens=generated.n_prompt,
+            response_tokens=len(generated.token_ids) - generated.n_prompt,
+            **made_from,
+        )
+
+
+def _write(capture: Capture, path: Path, facts: dict[str, Any]) -> tuple[int, str]:
+    """Size and SHA-256 of the file; written unless it is there, from a run killed before listing it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            captures.save_capture(capture, path, facts)
+            return path.stat().st_size, _sha256(path)
+        copy = path.with_name(f".gpt2np-{secrets.token_hex(8)}{path.suffix}")
+        try:
+            captures.save_capture(capture, copy, facts)
+            same = _sha256(copy) == _sha256(path)
+        finally:
+            with contextlib.suppress(OSError):
+                copy.unlink(missing_ok=True)
+        if not same:
+            raise InputError(
+                f"{path}: is there, but not in the manifest, and is not this capture: move it away"
+            )
+        return path.stat().st_size, _sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,252 @@
+"""Capture files: the nested dicts of `captures`, written, read back, and checked by their shapes.
+
+In a `.safetensors` file each array has its path in the dict as its name, `response/attention/q_proj/17` for
+an entry of a list, and the texts are in the metadata. A `.pt` file is the dict itself, for `torch.load`.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2np import tensorfile
+from gpt2np.errors import InputError, TraceError, short
+from gpt2np.ops import Array
+
+SCHEMA = "gpt2np.capture/1"
+FORMATS = ("safetensors", "pt")
+
+# The parts of a capture, by their names in it, and the sites that they are.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+MLP = {"up_proj": "mlp.pre", "gelu": "mlp.post", "down_proj": "mlp.out"}
+INTERNAL_RESIDUAL = {"input": "resid_pre", "after_attn": "resid_mid", "output": "resid_post"}
+RAW_RESIDUAL = {"residual_in": "resid_pre", "after_attn": "resid_mid", "residual_out": "resid_post"}
+
+PHASES = ("prompt", "response")
+LISTS = ("attention", "mlp")  # groups of the response that hold lists
+
+Capture = dict[str, Any]
+
+
+def check_format(name: str) -> None:
+    """Refuse a format that cannot be written here: one that does not exist, or `pt` without torch."""
+    if name not in FORMATS:
+        raise InputError(f"a capture is written as {' or '.join(FORMATS)}, not {name!r}")
+    if name == "pt":
+        _torch()
+
+
+def save_capture(
+    capture: Capture, path: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Write a capture as `.safetensors` or `.pt`, by the name of the file; whole or not at all.
+
+    `facts` (anything that JSON holds: which model, which options) go into the metadata of a `.safetensors`
+    file under `"facts"`; a `.pt` file has no place for them.
+
+    Raises:
+        InputError: another ending, or `.pt` without torch.
+        TraceError: the capture is malformed, or the file cannot be written.
+    """
+    path = Path(path)
+    check_format(path.suffix.removeprefix("."))
+    arrays = check_capture(capture, "the capture")
+    if path.suffix == ".pt":
+        _save_torch(capture, path)
+        return
+    metadata = {"schema": SCHEMA, "facts": json.dumps(facts or {}, ensure_ascii=False)}
+    for phase in PHASES:
+        metadata[f"{phase}/text"] = capture[phase]["text"]
+        for name in ("tokens", "token_ids"):
+            metadata[f"{phase}/{name}"] = json.dumps(capture[phase][name], ensure_ascii=False)
+    tensorfile.save_tensors(path, arrays, metadata)
+
+
+def load_capture(path: str | os.PathLike[str]) -> Capture:
+    """The nested dict of a capture file, as NumPy arrays; those of a `.safetensors` file are views of it.
+
+    Raises:
+        InputError: neither `.safetensors` nor `.pt`, or `.pt` without torch.
+        TraceError: the file is missing or damaged, or is no capture; says what is wrong, and where.
+    """
+    path = Path(path)
+    check_format(path.suffix.removeprefix("."))
+    capture = _load_torch(path) if path.suffix == ".pt" else _load_safetensors(path)
+    check_capture(capture, str(path))
+    return capture
+
+
+def _load_safetensors(path: Path) -> Capture:
+    file = tensorfile.open_tensors(path, error=TraceError)
+    if file.metadata.get("schema") != SCHEMA:
+        raise TraceError(f"{path}: schema is {short(file.metadata.get('schema'))}, expected {SCHEMA!r}")
+    capture: Capture = {}
+    for phase in PHASES:
+        capture[phase] = {"text": file.metadata.get(f"{phase}/text")}
+        for name in ("tokens", "token_ids"):
+            with contextlib.suppress(ValueError, RecursionError):  # then it is missing, which is checked
+                capture[phase][name] = json.loads(file.metadata.get(f"{phase}/{name}", ""))
+    for full_name in file.names:
+        node: Any = capture
+        *parents, leaf = full_name.split("/")
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf in node:
+            raise TraceError(f"{path}: {short(full_name)} has no place in a capture")
+        node[leaf] = file[full_name]
+    for group in LISTS:
+        parts = capture["response"].get(group, {})
+        for name, entries in parts.items():
+            if isinstance(entries, dict):
+                numbers = [str(i) for i in range(len(entries))]
+                if set(numbers) != entries.keys():
+                    where = f"response/{group}/{name}"
+                    raise TraceError(f"{path}: {where} must have the entries 0 to {len(entries) - 1}")
+                parts[name] = [entries[number] for number in numbers]
+    return capture
+
+
+def _torch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise InputError("a .pt file needs torch, which is not installed: take safetensors instead") from None
+
+
+def _save_torch(capture: Capture, path: Path) -> None:
+    torch = _torch()
+    temporary = path.with_name(f".gpt2np-{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            torch.save(_mapped(capture, lambda a: torch.from_numpy(np.array(a, order="C"))), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise TraceError(f"{path}: cannot be written ({getattr(error, 'strerror', error)})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _load_torch(path: Path) -> Any:
+    torch = _torch()
+
+    def array(tensor: Any) -> Any:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+    try:
+        return _mapped(torch.load(path, map_location="cpu", weights_only=True), array, torch.Tensor)
+    except Exception as error:  # what torch raises for a damaged file is not a closed list
+        reason = (getattr(error, "strerror", None) or str(error).strip() or repr(error)).splitlines()[0]
+        raise TraceError(f"{path}: torch cannot load it: {reason[:200]}") from None
+
+
+def _mapped(node: Any, change: Callable[[Any], Any], kind: Any = np.ndarray) -> Any:
+    """The same nested dict with every array changed to something else."""
+    if isinstance(node, dict):
+        return {key: _mapped(child, change, kind) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_mapped(child, change, kind) for child in node]
+    return change(node) if isinstance(node, kind) else node
+
+
+# -- checking -------------------------------------------------------------------------------------
+
+
+def check_capture(capture: Any, where: str) -> dict[str, Array]:
+    """Every array of a capture by its path, such as `"response/attention/q_proj/17"`, all shapes checked.
+
+    Raises:
+        TraceError: something is missing, is not known, or has another shape than the texts imply.
+    """
+    if not isinstance(capture, dict) or capture.keys() != {"prompt", "response"}:
+        raise TraceError(f"{where}: is no capture: it must have 'prompt' and 'response' and nothing else")
+    found: dict[str, Array] = {}
+    n_prompt, n_response = (_check_phase(capture[phase], phase, where, found) for phase in PHASES)
+    try:
+        expected = _expected_shapes(found, n_prompt, n_response)
+    except TraceError as error:
+        raise TraceError(f"{where}: {error}") from None
+    for name, shape in expected.items():
+        if name not in found:
+            raise TraceError(f"{where}: {name} is missing")
+        if found[name].shape != shape:
+            raise TraceError(f"{where}: {name} has shape {found[name].shape}, expected {shape}")
+    for name in found.keys() - expected.keys():
+        raise TraceError(f"{where}: {short(name)} has no place in a capture")
+    return found
+
+
+def _check_phase(phase: Any, name: str, where: str, found: dict[str, Array]) -> int:
+    """Its number of tokens; its arrays are added to `found`."""
+    phase = phase if isinstance(phase, dict) else {}
+    text, tokens, ids = (phase.get(key) for key in ("text", "tokens", "token_ids"))
+    if not isinstance(text, str):
+        raise TraceError(f"{where}: {name}/text must be a string, found {short(text)}")
+    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
+        raise TraceError(f"{where}: {name}/token_ids must be a list of whole numbers, found {short(ids)}")
+    if not isinstance(tokens, list) or len(tokens) != len(ids) or not all(isinstance(t, str) for t in tokens):
+        raise TraceError(f"{where}: {name}/tokens must be {len(ids)} strings, found {short(tokens)}")
+    for key, node in phase.items():
+        if key not in ("text", "tokens", "token_ids"):
+            _collect(node, f"{name}/{key}", where, found)
+    return len(ids)
+
+
+def _collect(node: Any, path: str, where: str, found: dict[str, Array]) -> None:
+    """Add the arrays below a path to `found`; lists stand where the response has one entry for each token."""
+    phase, group, *below = path.split("/")
+    is_list = phase == "response" and group in LISTS and len(below) == 1
+    if is_list and not isinstance(node, list):
+        raise TraceError(f"{where}: {short(path)} must be a list, found {short(node)}")
+    if is_list or isinstance(node, dict):
+        for key, child in enumerate(node) if is_list else node.items():
+            _collect(child, f"{path}/{key}", where, found)
+    elif isinstance(node, np.ndarray) and node.dtype.kind == "f":
+        found[path] = node
+    else:
+        raise TraceError(f"{where}: {short(path)} must be an array of floats, found {short(node)}")
+
+
+def _expected_shapes(found: dict[str, Array], n_prompt: int, n_response: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every array, by its path; widths are those of the prompt's arrays."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    lengths = list(enumerate(range(n_prompt, n_prompt + n_response)))
+
+    def last_axis(part: str, ndim: int, axis: int) -> int:
+        array = found.get(f"prompt/{part}")
+        if array is None or array.ndim != ndim:
+            what = "is missing" if array is None else f"has {array.ndim} axes, expected {ndim}"
+            raise TraceError(f"prompt/{part} {what}")
+        return int(array.shape[axis])
+
+    def add_attention(part: str, heads: tuple[int, ...]) -> None:
+        shapes[f"prompt/{part}"] = (*heads, n_prompt, n_prompt)
+        shapes.update({f"response/{part}/{i}": (*heads, n, n) for i, n in lengths})
+
+    if any(name.startswith("prompt/activations/") for name in found):
+        width = last_axis("activations/0/residual_in", 2, 1)
+        n_layer = len({name.split("/")[2] for name in found if name.startswith("prompt/activations/")})
+        for layer in range(n_layer):
+            add_attention(f"attention/layer_{layer}", ())
+            for name in RAW_RESIDUAL:
+                part = f"activations/{layer}/{name}"
+                shapes |= {f"prompt/{part}": (n_prompt, width), f"response/{part}": (n_response, width)}
+        return shapes
+    add_attention("attention/attn_weights", (last_axis("attention/attn_weights", 3, 0),))
+    for part in (*(f"attention/{name}" for name in PROJECTIONS), *(f"mlp/{name}" for name in MLP)):
+        width = last_axis(part, 2, 1)
+        shapes[f"prompt/{part}"] = (n_prompt, width)
+        shapes.update({f"response/{part}/{i}": (1, width) for i, _ in lengths})
+    for name in INTERNAL_RESIDUAL:
+        part = f"residual/{name}"
+        width = last_axis(part, 2, 1)
+        shapes |= {f"prompt/{part}": (n_prompt, width), f"response/{part}": (n_response, 1, width)}
+    return shapes

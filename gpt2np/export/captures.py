@@ -1,0 +1,136 @@
+"""Capture formats: layer internals and raw residual, each of a prompt and the response to it.
+
+*Layer internals* is one layer with every head's attention, the projections, the MLP and the residual stream;
+*raw residual* is the residual stream and head-averaged attention of all layers. Both are a nested dict:
+under `"prompt"` an array has one row for each of the N prompt tokens; under `"response"` there is one entry
+for each of the n chosen tokens, and entry i is the pass that chose token i. So the first entry is of the
+prompt's last token, its attention is [N, N], and the last one's is [N + n - 1, N + n - 1]. They are read and
+written by `capture_files`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpt2np.errors import InputError, TraceError
+from gpt2np.export.capture_files import (
+    INTERNAL_RESIDUAL,
+    MLP,
+    PROJECTIONS,
+    RAW_RESIDUAL,
+    Capture,
+    load_capture,
+    save_capture,
+)
+from gpt2np.generated import Generated, Rows
+from gpt2np.ops import Array
+from gpt2np.trace import Trace
+
+__all__ = [
+    "internals_sites",
+    "layer_internals",
+    "load_capture",
+    "raw_residual",
+    "residual_sites",
+    "save_capture",
+]
+
+
+def internals_sites(layer: int) -> list[str]:
+    """What a generation has to keep for `layer_internals` of this layer."""
+    parts = ("attn.qkv", "attn.pattern", *MLP.values(), "resid_mid", "resid_post")
+    return [_before(layer), *(f"h.{layer}.{part}" for part in parts)]
+
+
+def residual_sites(n_layer: int) -> list[str]:
+    """What a generation has to keep for `raw_residual`."""
+    parts = ("attn.pattern", "resid_mid", "resid_post")
+    return [_before(0), *(f"h.{layer}.{part}" for layer in range(n_layer) for part in parts)]
+
+
+def layer_internals(generated: Generated, layer: int) -> Capture:
+    """One layer of a generation with all its parts, as views of the trace.
+
+    Shapes in the prompt: q_proj, k_proj, v_proj [N, n_embd], attn_weights [head, N, N], up_proj and gelu
+    [N, d_mlp], down_proj and the residual stream [N, n_embd]. In the response: lists of [1, n_embd],
+    [head, N+i, N+i] and [1, d_mlp], and the residual stream as [n, 1, n_embd].
+
+    Raises:
+        InputError: the model has no such layer.
+        TraceError: the generation was not traced, or did not keep `internals_sites(layer)`.
+
+    Example:
+        >>> done = model.generate("Elizabeth was", max_new_tokens=5, keep="*").finish()
+        >>> capture = layer_internals(done, 2)
+        >>> [a.shape for a in capture["response"]["attention"]["attn_weights"]]
+        [(4, 3, 3), (4, 4, 4), (4, 5, 5), (4, 6, 6), (4, 7, 7)]
+    """
+    trace, n = _whole(generated), generated.n_prompt
+    if type(layer) is not int or not 0 <= layer < trace.config.n_layer:
+        raise InputError(f"layer {layer!r} is not one of 0 to {trace.config.n_layer - 1}")
+    pattern = trace[f"h.{layer}.attn.pattern"]
+    qkv = np.split(trace[f"h.{layer}.attn.qkv"], 3, axis=1)
+    attention = dict(zip(PROJECTIONS, qkv, strict=True))
+    mlp = {name: trace[f"h.{layer}.{site}"] for name, site in MLP.items()}
+    residual = {name: trace[f"h.{layer}.{site}"] for name, site in INTERNAL_RESIDUAL.items()}
+    lengths = range(n, len(trace.token_ids) + 1)  # tokens that each choosing pass had seen
+    return {
+        "prompt": {
+            **_texts(generated.prompt),
+            "attention": _each(attention, lambda a: a[:n]) | {"attn_weights": pattern[:, :n, :n]},
+            "mlp": _each(mlp, lambda a: a[:n]),
+            "residual": _each(residual, lambda a: a[:n]),
+        },
+        "response": {
+            **_texts(generated.response),
+            "attention": _each(attention, lambda a: [a[i - 1 : i] for i in lengths])
+            | {"attn_weights": [pattern[:, :i, :i] for i in lengths]},
+            "mlp": _each(mlp, lambda a: [a[i - 1 : i] for i in lengths]),
+            "residual": _each(residual, lambda a: a[n - 1 :, None]),
+        },
+    }
+
+
+def raw_residual(generated: Generated) -> Capture:
+    """The residual stream of all layers, [N, n_embd] and [n, n_embd], and attention averaged over heads.
+
+    The residual stream is views of the trace. Layers are `"0"`, `"1"`, ... under `"activations"`, and
+    `"layer_0"`, ... under `"attention"`, [N, N] in the prompt and a list of [N+i, N+i] in the response.
+
+    Raises:
+        TraceError: the generation was not traced, or did not keep `residual_sites(n_layer)`.
+    """
+    trace, n = _whole(generated), generated.n_prompt
+    lengths = range(n, len(trace.token_ids) + 1)
+    prompt: Capture = _texts(generated.prompt) | {"activations": {}, "attention": {}}
+    response: Capture = _texts(generated.response) | {"activations": {}, "attention": {}}
+    for layer in range(trace.config.n_layer):
+        residual = {name: trace[f"h.{layer}.{site}"] for name, site in RAW_RESIDUAL.items()}
+        prompt["activations"][str(layer)] = _each(residual, lambda a: a[:n])
+        response["activations"][str(layer)] = _each(residual, lambda a: a[n - 1 :])
+        average = trace[f"h.{layer}.attn.pattern"].mean(axis=0)
+        prompt["attention"][f"layer_{layer}"] = average[:n, :n]
+        response["attention"][f"layer_{layer}"] = [average[:i, :i] for i in lengths]
+    return {"prompt": prompt, "response": response}
+
+
+def _before(layer: int) -> str:
+    return f"h.{layer - 1}.resid_post" if layer else "embed"
+
+
+def _whole(generated: Generated) -> Trace:
+    trace = generated.trace
+    if trace is None:
+        raise TraceError("nothing was recorded: generate(..., keep='*')")
+    if len(trace.positions) < len(trace.token_ids):
+        raise TraceError("a capture needs every position: keep them all")
+    return trace
+
+
+def _texts(rows: Rows) -> Capture:
+    return {"text": rows.text, "tokens": list(rows.tokens), "token_ids": list(rows.token_ids)}
+
+
+def _each(arrays: Mapping[str, Array], cut: Callable[[Array], Any]) -> Capture:
+    return {name: cut(array) for name, array in arrays.items()}

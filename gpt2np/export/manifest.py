@@ -1,0 +1,154 @@
+"""The manifest of an experiment: a JSON line for each file that is whole, and what the file was made from."""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from gpt2np.errors import InputError, TraceError, short
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, nothing stops a second run
+    fcntl = None  # type: ignore[assignment]
+
+NAME = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file: `path` relative to the experiment's folder, and everything that decided what is in it."""
+
+    path: str
+    bytes: int
+    sha256: str
+    prompt_set: str
+    id: int | str
+    text: str  # of the prompt
+    layer: int | None  # None: all layers
+    prompt_tokens: int
+    response_tokens: int
+    model: dict[str, Any]
+    options: dict[str, Any]
+
+
+class Manifest:
+    """An experiment's manifest, open for adding to it; as a context manager, closed at the end of the block.
+
+    While it is open no other run can open it. Opening removes what a killed run left half-done: the end of a
+    line, and files under temporary names.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the manifest of a folder, which is made if need be.
+
+        Raises:
+            InputError: the folder cannot be written to, or another run has it open.
+            TraceError: a line is malformed.
+        """
+        self.folder, self.path = folder, folder / NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from None
+        try:
+            if fcntl is not None:
+                fcntl.flock(
+                    self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # ends with the process, however it ends
+            lines = self.path.read_bytes()
+            self.entries = _read(self.path, lines)
+            if not lines.endswith(b"\n"):
+                os.ftruncate(self._file, lines.rfind(b"\n") + 1)
+            for leftover in folder.glob("inference/raw/*/*/.gpt2np-*"):
+                leftover.unlink(missing_ok=True)
+        except BaseException as error:
+            os.close(self._file)
+            if isinstance(error, BlockingIOError):
+                raise InputError(f"{folder}: another capture is writing to this experiment") from None
+            if isinstance(error, OSError):
+                raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
+            raise
+
+    def add(self, entry: Entry) -> None:
+        """List a file.
+
+        Raises:
+            InputError: the line cannot be written; none of it stays.
+        """
+        line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
+        size = os.fstat(self._file).st_size
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from None
+        self.entries[entry.path] = entry
+
+    def has(self, path: str) -> bool:
+        """Whether a file is listed and there; one that was deleted is not, and may be made again.
+
+        Raises:
+            TraceError: it is there with another size than when it was listed.
+        """
+        if path not in self.entries:
+            return False
+        try:
+            size = (self.folder / path).stat().st_size
+        except OSError:
+            return False
+        captured = self.entries[path].bytes
+        if size != captured:
+            raise TraceError(
+                f"{self.folder / path}: has {size:,} bytes, and had {captured:,} when it was captured; "
+                "delete it, and it is captured again"
+            )
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+def read_manifest(folder: Path) -> list[Entry]:
+    """What the manifest of an experiment lists, without waiting for whoever writes it.
+
+    Raises:
+        TraceError: there is none, or a line is malformed.
+    """
+    path = folder / NAME
+    try:
+        return list(_read(path, path.read_bytes()).values())
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read(path: Path, lines: bytes) -> dict[str, Entry]:
+    """The entries by path; a last line that does not end was never finished, and does not count."""
+    entries = {}
+    for number, line in enumerate(lines.split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or row.keys() != {field.name for field in fields(Entry)}:
+            raise TraceError(f"{path}: line {number} is not an entry of a manifest: {short(line)}")
+        entry = Entry(**row)
+        for name, kind in _KINDS.items():
+            if not isinstance(row[name], kind) or isinstance(row[name], bool):
+                raise TraceError(f"{path}: line {number}: {name} is {short(row[name])}")
+        entries[entry.path] = entry
+    return entries
+
+
+_KINDS: dict[str, Any] = {
+    "path": str, "bytes": int, "sha256": str, "prompt_set": str, "id": (int, str), "text": str,
+    "layer": (int, type(None)), "prompt_tokens": int, "response_tokens": int, "model": dict, "options": dict,
+}  # fmt: skip

@@ -1,0 +1,149 @@
+"""The verb that captures activations of many prompts: capture."""
+
+import argparse
+import contextlib
+import importlib
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gpt2np.arguments import add_model, add_verb, count, load_model
+from gpt2np.errors import InputError
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(
+        verbs, "capture", capture, "capture activations of prompts and responses, a file for each"
+    )
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--prompt", metavar="TEXT", help="one prompt: id 1 of the set 'prompt'")
+    what.add_argument(
+        "--prompt-set", metavar="NAME|FILE", help="a shipped set, or your own .json (see --list)"
+    )
+    what.add_argument("--list", action="store_true", help="show the shipped sets with their token counts")
+    verb.add_argument(
+        "--layer-internals",
+        nargs="*",
+        metavar="L",
+        help="all parts of these layers, a file for each; all: of every layer; no number: of the middle one "
+        "(without this option: the residual stream and mean attention of all layers, in one file)",
+    )
+    verb.add_argument("--experiment", metavar="NAME", help="the folder that everything goes into")
+    verb.add_argument(
+        "--output", metavar="DIR", default="experiments", help="where experiments are (default: %(default)s)"
+    )
+    verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help="pt needs torch")
+    verb.add_argument(
+        "--max-new-tokens", type=count, default=50, metavar="N", help="of the response (default 50)"
+    )
+    verb.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default: greedy")
+    verb.add_argument("--seed", type=int, help="of sampling (default 0)")
+    add_model(verb)
+
+
+def capture(args: argparse.Namespace) -> int:
+    """`gpt2np capture`."""
+    from pathlib import Path
+
+    from gpt2np.capturing import Options, Prompt, PromptSet, capture_prompts, check_name, load_prompt_set
+    from gpt2np.export.capture_files import check_format
+    from gpt2np.export.manifest import NAME
+    from gpt2np.plan import human_bytes
+    from gpt2np.tables import strict_json, table
+
+    if args.list:
+        return _list(args)
+    if args.prompt is None and args.prompt_set is None:
+        raise InputError("give --prompt TEXT or --prompt-set NAME|FILE; --list shows the shipped sets")
+    if args.experiment is None:
+        raise InputError("--experiment NAME is needed: the folder that everything goes into")
+    check_name(args.experiment, "--experiment")
+    check_format(args.format)
+    if args.prompt is not None:
+        prompts = PromptSet("prompt", (Prompt(1, args.prompt),))
+    else:
+        prompts = load_prompt_set(args.prompt_set)
+    model = load_model(args)
+    folder = Path(args.output) / args.experiment
+    options = Options(args.max_new_tokens, args.temperature, args.seed)
+    with _progress(len(prompts.prompts)) as advance:
+        files, new = capture_prompts(
+            model,
+            prompts,
+            folder,
+            layers=_layers(args.layer_internals, model.config.n_layer),
+            format=args.format,
+            options=options,
+            advance=advance,
+        )
+    if args.json:
+        facts = {"folder": str(folder), "manifest": NAME, "new": new, "files": [vars(e) for e in files]}
+        print(strict_json(facts))
+        return 0
+    lengths = [[entry.prompt_tokens for entry in files], [entry.response_tokens for entry in files]]
+    rows = [
+        ["prompts", f"{len(prompts.prompts)} of {prompts.name}, {_span(lengths[0])} tokens"],
+        ["responses", f"{_span(lengths[1])} tokens"],
+        ["files", f"{len(files)} ({new} new), {human_bytes(sum(entry.bytes for entry in files))}"],
+        ["in", str(Path(files[0].path).parent)],
+        ["manifest", NAME],
+    ]
+    print(table(rows, "<<", indent=0))
+    print(f"gpt2np: everything is in {folder}", file=sys.stderr)
+    return 0
+
+
+def _layers(given: list[str] | None, n_layer: int) -> list[int] | None:
+    """What `--layer-internals` asks for: None without it, the middle layer where it names none."""
+    if given is None:
+        return None
+    if given == ["all"]:
+        return list(range(n_layer))
+    if not all(layer.isdecimal() for layer in given):
+        raise InputError(f"--layer-internals takes layer numbers, or all alone, not {' '.join(given)!r}")
+    return [int(layer) for layer in given] or [n_layer // 2]
+
+
+def _span(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[], object]]:
+    """A function to call after each prompt: moves a bar on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    tqdm = importlib.import_module("tqdm").tqdm  # comes with huggingface_hub
+    with tqdm(total=total, unit="prompt", file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _list(args: argparse.Namespace) -> int:
+    """`gpt2np capture --list`."""
+    from gpt2np.capturing import SHIPPED, load_prompt_set
+    from gpt2np.tables import WIDTH, quoted, strict_json, table
+
+    model = load_model(args)
+    sets = [load_prompt_set(name) for name in SHIPPED]
+    counts = [[len(model.token_ids(p.text, limit=False)) for p in s.prompts] for s in sets]
+    if args.json:
+        facts = [
+            {
+                "name": s.name,
+                "description": s.description,
+                "prompts": [vars(p) | {"tokens": n} for p, n in zip(s.prompts, lengths, strict=True)],
+            }
+            for s, lengths in zip(sets, counts, strict=True)
+        ]
+        print(strict_json({"model": model.name, "prompt_sets": facts}))
+        return 0
+    for i, (s, lengths) in enumerate(zip(sets, counts, strict=True)):
+        title = f"{s.name}, {len(s.prompts)} prompts: {s.description}"
+        print(("\n" if i else "") + textwrap.fill(title, WIDTH))
+        rows = [[str(p.id), str(n), quoted(p.text, 62)] for p, n in zip(s.prompts, lengths, strict=True)]
+        print(table([["id", "tokens", "text"], *rows], ">><"))
+    return 0
