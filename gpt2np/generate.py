@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.beam import BeamSearch
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, TokenizerError
 from gpt2np.generated import Generated, Token
 from gpt2np.ops import Array
 from gpt2np.past import Past, fill, keep_from, known_positions
@@ -164,12 +164,8 @@ class Generation:
         if plan is not None:
             wide = with_bases(plan) or plan
         stream = None if model.tokenizer is None else TextStream(model.tokenizer)
-        if isinstance(prompt, str):
-            text = prompt
-        elif stream is None:
-            text = model.decode(ids)
-        else:  # ids may end inside a character, which the response then completes
-            text = "".join(stream.push(i) for i in ids)
+        # ids may end inside a character, which the response then completes
+        text = prompt if isinstance(prompt, str) else "".join(_decoded(stream, i) for i in ids)
         room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
         room[: len(ids)] = ids
         recording = Recording(wide, arena(wide), cache=True)
@@ -246,7 +242,7 @@ class Generation:
         if token_id in o.stop_ids:
             row.stopped_by = "eos"
         else:
-            row.held += f"<{token_id}>" if row.stream is None else row.stream.push(token_id)
+            row.held += _decoded(row.stream, token_id)
             if row.n == len(row.ids):
                 row.stopped_by = "length"
         if row.stopped_by and row.stream is not None:
@@ -332,6 +328,16 @@ class Generation:
             write = kept.write_queries if entry.site.quadratic else kept.write_rows
             write(entry.name, 0, trace[entry.name])
         return Trace(plan, kept.arrays, ids, facts, model)
+
+
+def _decoded(stream: TextStream | None, token_id: int) -> str:
+    """What a token adds to the text: `<50300>` where no vocabulary has it, as in a padded one."""
+    if stream is None:
+        return f"<{token_id}>"
+    try:
+        return stream.push(token_id)
+    except TokenizerError:
+        return f"{stream.finish()}<{token_id}>"
 
 
 def _may_begin(text: str, stops: tuple[str, ...]) -> int:

@@ -48,7 +48,7 @@ class Rows:
         """The rows of a site, a view of the trace: those of these positions that were kept."""
         trace = _kept(self.trace)
         array, kept = trace[key], trace.positions
-        ends = [min(end, kept.stop) for end in (self.positions.start, self.positions.stop)]
+        ends = (self.positions.start, self.positions.stop)
         rows = slice(*(len(range(kept.start, end, kept.step)) for end in ends))
         return array[:, rows, : self.positions.stop] if _is_pattern(trace, key) else array[rows]
 

@@ -116,6 +116,17 @@ def test_without_a_vocabulary_the_text_is_ids():
     assert done.text == "<1><2>" + "".join(pieces)
 
 
+def test_ids_that_only_pad_the_vocabulary_do_not_end_a_stream(monkeypatch):
+    model = random_model_with_text(vocab_size=2060, n_layer=1)
+    ids = [*letters("x😀")[:3], 2050, *letters("y"), 2059]
+    monkeypatch.setattr(
+        "gpt2np.generate.choose", lambda *_, context, **__: Choice(ids[len(context) - 2], 1.0)
+    )
+    generation = model.generate([letters("a")[0], 2051], max_new_tokens=len(ids))
+    assert [token.text for token in generation] == ["x", "", "", "\ufffd<2050>", "y", "<2059>"]
+    assert generation.finish().text == "a<2051>x\ufffd<2050>y<2059>"
+
+
 def test_several_prompts_stream_apart(says):
     pieces = {0: "", 1: ""}
     generation = says(letters("😀é"), prompt=["a", "bb"])
@@ -168,6 +179,13 @@ def test_what_is_held_back_comes_with_the_token_that_decides(says):
     assert [t.text for t in says(letters("aENb"), stop="END")] == ["a", "", "", "ENb"]
     assert [t.text for t in says(letters("aEN"), stop="END")] == ["a", "", "EN"]
     assert [t.text for t in says([*letters("aEN"), EOS], stop="END")] == ["a", "", "", "EN"]
+
+
+def test_of_several_stop_strings_in_one_token_the_first_counts(says, model):
+    ids = model.tokenizer.encode("Elizabeth")
+    assert model.tokenizer.tokens(ids) == ["E", "lizabeth"]
+    for stop in (["za", "beth"], ["beth", "za"]):
+        assert says(ids, stop=stop).finish().response.text == "Eli"
 
 
 def test_stop_by_hand_keeps_what_was_held_back(says):
