@@ -1,6 +1,7 @@
 """Writing a file whole or not at all."""
 
 import contextlib
+import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,19 +12,31 @@ from gpt2np.errors import InputError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """A text file to write to: it appears under its name when the block ends, and not if the block fails.
+def whole_binary_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write to: it appears under its name when the block ends, and not if the block fails.
 
     Raises:
         InputError: it cannot be written; nothing is left behind.
     """
     target = Path(path)
-    temporary = target.with_name(f".gpt2np-{secrets.token_hex(8)}.tmp")
+    temporary = target.parent / f".gpt2np-{secrets.token_hex(8)}.tmp"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("wb") as file:
             yield file
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """The same for text.
+
+    Raises:
+        InputError: it cannot be written; nothing is left behind.
+    """
+    with whole_binary_file(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        yield text

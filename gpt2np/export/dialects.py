@@ -21,7 +21,6 @@ import numpy as np
 from gpt2np.derived import bases
 from gpt2np.errors import TraceError, UnknownSiteError
 from gpt2np.export.naming import Item, Naming, naming_of
-from gpt2np.export.reading import DIALECT_SCHEMA
 from gpt2np.export.reading import read_dialect as read_dialect
 from gpt2np.ops import Array
 from gpt2np.sites import Site
@@ -161,14 +160,6 @@ class Arrays(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._facts) + len(self._names)
-
-
-def dialect_metadata(dialect: Dialect) -> dict[str, Any]:
-    """What a file in a dialect says of itself; for our own dialect, what every trace says."""
-    facts = dialect.trace.metadata
-    if dialect.name == "gpt2np":
-        return dict(facts)
-    return {**facts, "schema": DIALECT_SCHEMA, "dialect": dialect.name}
 
 
 def _flat(group: tuple[Any, ...]) -> Iterator[str]:
