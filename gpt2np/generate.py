@@ -20,11 +20,12 @@ from gpt2np.generated import Generated, Token
 from gpt2np.ops import Array
 from gpt2np.past import Past, fill, keep_from, known_positions
 from gpt2np.plan import Keep, Plan
+from gpt2np.recording import Recording, arena, with_bases
 from gpt2np.sampling import LedgerEntry, Sampling, choose, draws
 from gpt2np.step import Pass, Scratch
 from gpt2np.step import Sequence as PackedSequence
 from gpt2np.tokenizer import TextStream
-from gpt2np.trace import Recording, Trace, arena, run_metadata, with_bases
+from gpt2np.trace import Trace, run_metadata
 
 LONGEST_NGRAM = 3  # prompt lookup: how many of the last tokens must have stood in the text before
 

@@ -14,10 +14,11 @@ from gpt2np.errors import CheckpointError, InputError, TokenizerError, TraceErro
 from gpt2np.ops import Array
 from gpt2np.past import Past
 from gpt2np.plan import Keep, KeepLike, Plan
+from gpt2np.recording import Recording, arena, with_bases
 from gpt2np.step import Pass, Step
 from gpt2np.step import Sequence as PackedSequence
 from gpt2np.tokenizer import Tokenizer
-from gpt2np.trace import Recording, Trace, arena, file_metadata, run_metadata, with_bases
+from gpt2np.trace import Trace, file_metadata, run_metadata
 
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
     from gpt2np.generate import Generation
@@ -190,7 +191,7 @@ class Model:
         repetitions in the text, which is faster and changes nothing. `on_overflow="slide"` goes on past the
         context by running the last `n_positions` tokens anew for every token, from position 0. An integer
         `seed` is used by every prompt as if it were alone; a list gives one each. `past`, a trace that kept
-        `attn.qkv` or a KV file of the prompt's first tokens, spares running those; a trace then starts behind.
+        `attn.qkv` or a KV file of the first tokens, spares running those; a trace then starts behind them.
 
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.

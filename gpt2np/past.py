@@ -8,7 +8,7 @@ from gpt2np.derived import split_qkv
 from gpt2np.errors import InputError
 from gpt2np.ops import Array
 from gpt2np.plan import Keep
-from gpt2np.trace import Recording
+from gpt2np.recording import Recording
 
 
 class Past(Protocol):

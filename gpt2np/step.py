@@ -14,8 +14,8 @@ import numpy as np
 from gpt2np.config import Config
 from gpt2np.derived import split_qkv
 from gpt2np.ops import Array
+from gpt2np.recording import Recording
 from gpt2np.sites import BY_NAME
-from gpt2np.trace import Recording
 
 
 @dataclass

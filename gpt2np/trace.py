@@ -1,7 +1,4 @@
-"""A trace: every kept array of one run, in one block of memory or one file, under every name it has.
-
-`Recording` is the side that a run writes to, `Trace` the side that people read.
-"""
+"""A trace: every kept array of one run, in one block of memory or one file, under every name it has."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,100 +9,13 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.config import Config
-from gpt2np.derived import DERIVED, bases, log_probabilities, top_k_tokens
+from gpt2np.derived import DERIVED, log_probabilities, top_k_tokens
 from gpt2np.errors import InputError, TraceError, UnknownSiteError, short
 from gpt2np.ops import Array, unembedding
-from gpt2np.plan import Keep, Plan
+from gpt2np.plan import Plan
 from gpt2np.sites import resolve
 
 SCHEMA = "gpt2np.trace/1"
-
-
-def arena(plan: Plan) -> dict[str, Array]:
-    """The arrays of a plan, one behind the other in one block of memory."""
-    block = np.empty(plan.nbytes, np.uint8)
-    arrays, offset = {}, 0
-    for entry in plan.entries:
-        arrays[entry.name] = block[offset : offset + entry.nbytes].view(entry.dtype).reshape(entry.shape)
-        offset += entry.nbytes
-    return arrays
-
-
-def with_bases(plan: Plan) -> Plan | None:
-    """For a plan with derived sites, one that holds what they are computed from; else None."""
-    derived = [entry for entry in plan.entries if entry.site.derived]
-    if not derived:
-        return None
-    names = {entry.name for entry in plan.entries if not entry.site.derived}
-    for entry in derived:
-        names.update(bases(entry.site.name, entry.layer, plan.config.n_layer))
-    keep = Keep((), names=frozenset(names))
-    return Plan(plan.config, plan.length, keep, plan.dtype.name, plan.stop_at_layer)
-
-
-class Recording:
-    """Arrays that a run fills in row by row, laid out by a plan.
-
-    With `cache`, queries, keys and values of every position are held even where the plan leaves them
-    out, because later positions will read them.
-    """
-
-    def __init__(self, plan: Plan, arrays: dict[str, Array], cache: bool = False) -> None:
-        self.plan, self.arrays = plan, arrays
-        self.whole = plan.positions == range(plan.length) and plan.keep.dtype in (None, plan.dtype.name)
-        self.cache: dict[str, Array] = {}
-        if cache:
-            shape = (plan.length, 3 * plan.config.n_embd)
-            for layer in range(plan.config.n_layer):
-                name = f"h.{layer}.attn.qkv"
-                stored = self.whole and name in arrays
-                self.cache[name] = arrays[name] if stored else np.empty(shape, plan.dtype)
-        self.names = {*arrays, *self.cache}
-
-    def rows(self, name: str, past: int, n: int) -> Array | None:
-        """The rows of these positions, to be written directly; None where only a copy will do."""
-        if name in self.cache:
-            return self.cache[name][past : past + n]
-        return self.arrays[name][past : past + n] if self.whole and name in self.arrays else None
-
-    def queries(self, name: str, past: int, n: int) -> Array | None:
-        """The same for a [head, query, key] array; what lies in the future is filled in."""
-        if not self.whole or name not in self.arrays:
-            return None
-        queries = self.arrays[name][:, past : past + n]
-        queries[..., past + n :] = self.plan.by_name[name].site.future
-        return queries[..., : past + n]
-
-    def so_far(self, name: str, length: int) -> Array:
-        """The first `length` rows: what a later position may look back at."""
-        return self.cache[name][:length]
-
-    def write_rows(self, name: str, past: int, values: Array) -> None:
-        """Store the rows of these positions, unless they were written in place."""
-        for target, whole in ((self.cache.get(name), True), (self.arrays.get(name), self.whole)):
-            if target is not None and not np.may_share_memory(target, values):
-                of_values, of_target = self._kept(past, len(values), whole)
-                with np.errstate(over="ignore"):  # float16 holds no more than 65504
-                    target[of_target] = values[of_values]
-
-    def write_queries(self, name: str, past: int, values: Array) -> None:
-        """The same for a [head, query, key] array."""
-        target = self.arrays.get(name)
-        if target is not None and not np.may_share_memory(target, values):
-            of_values, of_target = self._kept(past, values.shape[1], self.whole)
-            rows, n_keys = target[:, of_target], values.shape[2]
-            with np.errstate(over="ignore"):
-                rows[..., :n_keys] = values[:, of_values]
-            rows[..., n_keys:] = self.plan.by_name[name].site.future
-
-    def _kept(self, past: int, n: int, whole: bool) -> tuple[slice, slice]:
-        """Which of the n rows after `past` are stored, and where among the stored rows they go."""
-        kept = range(self.plan.length) if whole else self.plan.positions
-        first, last = (len(range(kept.start, end, kept.step)) for end in (past, past + n))
-        first, last = min(first, len(kept)), min(last, len(kept))
-        if first == last:
-            return slice(0), slice(0)
-        return slice(kept[first] - past, kept[last - 1] - past + 1, kept.step), slice(first, last)
 
 
 class Trace:

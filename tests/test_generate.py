@@ -10,9 +10,9 @@ from random_model import random_model, random_model_with_text
 
 import gpt2np
 from gpt2np.errors import TraceError
+from gpt2np.recording import arena
 from gpt2np.sampling import choose, draws
 from gpt2np.sites import expand
-from gpt2np.trace import arena
 
 PROMPT = [3, 14, 15, 9, 26]
 
