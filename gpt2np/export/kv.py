@@ -1,0 +1,198 @@
+"""The keys and values of one text: what a KV file holds, whatever its format, and questions to it."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt2np.errors import InputError, TraceError
+from gpt2np.files import whole_file
+from gpt2np.ops import Array
+from gpt2np.trace import Trace
+
+PARTS = ("key", "value")
+COLUMNS = ["layer", "head", "token_idx", "token_id", "token", "key_norm", "value_norm"]
+
+
+@dataclass(frozen=True)
+class KV:
+    """Keys and values of every layer, [pos, head, d_head] each, and what is known about the text.
+
+    `kv["h.3.attn.k"]` is an array under its name in a trace. What other people's files do not say is None.
+    """
+
+    model: str
+    tokens: list[str]
+    layers: list[tuple[Array, Array]]  # keys, values
+    text: str | None = None
+    token_ids: list[int] = field(default_factory=list)  # empty where a file does not say
+    prediction: dict[str, Any] | None = None  # `predicted_next_token` of document 003
+    fingerprint: str | None = None
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def n_head(self) -> int:
+        """Heads of a layer."""
+        return int(self.layers[0][0].shape[1])
+
+    @property
+    def d_head(self) -> int:
+        """Numbers in a key, and in a value."""
+        return int(self.layers[0][0].shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(array.nbytes for pair in self.layers for array in pair)
+
+    def __getitem__(self, name: str, /) -> Array:
+        for layer, pair in enumerate(self.layers):
+            for part, array in zip("kv", pair, strict=True):
+                if name == f"h.{layer}.attn.{part}":
+                    return array
+        raise TraceError(f"a KV file has keys and values (h.i.attn.k, h.i.attn.v), not {name!r}")
+
+    @classmethod
+    def of(cls, trace: Trace, prediction: dict[str, Any] | None = None) -> "KV":
+        """The keys and values of a trace: views of it, no copies.
+
+        Raises:
+            TraceError: it lacks those of some layer or position.
+        """
+        facts = trace.metadata
+        if len(trace.positions) < len(trace.token_ids):
+            raise TraceError(f"keys and values are there for {trace.positions} only, not for every position")
+        layers = [
+            (trace[f"h.{layer}.attn.k"], trace[f"h.{layer}.attn.v"]) for layer in range(trace.config.n_layer)
+        ]
+        text = trace.prompt if "n_prompt" not in facts else None  # else it is the text before the response
+        prediction = prediction or facts.get("predicted_next_token")
+        return cls(
+            str(facts.get("model")),
+            trace.tokens,
+            layers,
+            text,
+            trace.token_ids,
+            prediction,
+            facts.get("fingerprint"),
+        )
+
+    # -- questions --------------------------------------------------------------------------------
+
+    def norms(self, layer: int, part: str) -> Array:
+        """Length of each key or value vector of a layer: [head, pos], float64."""
+        vectors = self.layers[layer][PARTS.index(part)].astype(np.float64)
+        return np.asarray(np.sqrt(np.einsum("phd,phd->hp", vectors, vectors)))
+
+    def check(self, layer: int = 0, head: int = 0, token: int = 0) -> None:
+        """Refuse a coordinate that is not there."""
+        limits = {"layer": self.n_layer, "head": self.n_head, "token": len(self.tokens)}
+        for (axis, limit), given in zip(limits.items(), (layer, head, token), strict=True):
+            check_coordinate(axis, given, limit)
+
+    def find(self, text: str) -> list[range]:
+        """Where a text stands, case-insensitive: the token that contains it, or the tokens that spell it.
+
+        Raises:
+            InputError: it stands nowhere.
+        """
+        wanted, pieces = text.lower(), [token.lower() for token in self.tokens]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        whole, found, at = "".join(pieces), [], -1
+        while wanted and (at := whole.find(wanted, at + 1)) >= 0:
+            first, last = np.searchsorted(ends, [at, at + len(wanted) - 1], side="right").tolist()
+            if range(first, last + 1) not in found:
+                found.append(range(first, last + 1))
+        if not found:
+            raise InputError(f"{text!r} is in none of the {len(pieces)} tokens (nor across them)")
+        return found
+
+    def summary(self, layer: int) -> list[dict[str, Any]]:
+        """For each head of a layer the mean, smallest and largest norm of its keys and of its values."""
+        self.check(layer)
+        rows: list[dict[str, Any]] = [{"head": head} for head in range(self.n_head)]
+        for part in PARTS:
+            for row, norms in zip(rows, self.norms(layer, part), strict=True):
+                row |= {
+                    f"{part}_norm_{name}": float(value)
+                    for name, value in (("mean", norms.mean()), ("min", norms.min()), ("max", norms.max()))
+                }
+        return rows
+
+    def between(self, low: float, high: float, part: str) -> "list[Coordinate]":
+        """The coordinates whose key or value has a norm of `low` to `high`, in order.
+
+        Raises:
+            InputError: no such range, or something else than keys and values.
+        """
+        if part not in PARTS:
+            raise InputError(f"norms are of key or value, not of {part!r}")
+        if not low <= high:  # NaN too
+            raise InputError(f"the norm's range must go from small to large, not from {low} to {high}")
+        found = []
+        for layer in range(self.n_layer):
+            norms = self.norms(layer, part)
+            for head, token in np.argwhere((low <= norms) & (norms <= high)).tolist():
+                found.append(Coordinate(layer, head, token))
+        return found
+
+    def rows(self, coordinates: "Iterable[Coordinate]") -> Iterator[dict[str, Any]]:
+        """One row of a table for each coordinate, with its norms: `COLUMNS`."""
+        norms: dict[int, list[Array]] = {}
+        for layer, head, token in coordinates:
+            if layer not in norms:
+                norms = {layer: [self.norms(layer, part) for part in PARTS]}
+            token_id = self.token_ids[token] if self.token_ids else None
+            key_norm, value_norm = (float(of_part[head, token]) for of_part in norms[layer])
+            row = (layer, head, token, token_id, self.tokens[token], key_norm, value_norm)
+            yield dict(zip(COLUMNS, row, strict=True))
+
+    def coordinates(
+        self, layers: Iterable[int] | None = None, tokens: Iterable[int] | None = None
+    ) -> "Iterator[Coordinate]":
+        """Every coordinate, or those of some layers or tokens."""
+        positions = list(range(len(self.tokens)) if tokens is None else tokens)
+        for layer in range(self.n_layer) if layers is None else layers:
+            for head in range(self.n_head):
+                yield from (Coordinate(layer, head, token) for token in positions)
+
+
+class Coordinate(NamedTuple):
+    """Where a key and a value stand: layer, head and token, each counted from 0."""
+
+    layer: int
+    head: int
+    token: int
+
+
+def check_coordinate(axis: str, given: int, limit: int) -> None:
+    """Refuse what is not one of 0 to limit - 1.
+
+    Raises:
+        InputError: says which axis, and how far it goes.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 0 <= given < limit:
+        raise InputError(f"{axis} {given!r} is not one of 0 to {limit - 1}")
+
+
+def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows as a CSV file with a header; returns how many.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    n = 0
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            n += 1
+    return n

@@ -1,0 +1,171 @@
+"""Many KV files in a folder: one a prompt, and an index that lists a file only once it is whole.
+
+`index.jsonl` holds a line of JSON for the model and one for each file, in the order of writing. A run that
+was interrupted, even killed, goes on where it stopped when it is started again. All `*.json` are KV files.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2np.errors import InputError
+from gpt2np.export.kv_json import extract_to_file
+from gpt2np.model import Model, Prompt
+
+SCHEMA = "gpt2np.kv_dataset/1"
+INDEX = "index.jsonl"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a prompt comes from: a text, or chance, number `number` of a seed."""
+
+    text: str | None = None
+    number: int = 0
+    seed: int = 0
+    random_tokens: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """What the index says of it, and by which it knows it again."""
+        if self.text is not None:
+            return {"text": self.text}
+        return {"random": self.number, "seed": self.seed, "random_tokens": self.random_tokens}
+
+    def prompt(self, model: Model) -> Prompt:
+        """The prompt itself; the same for the same number and seed, in whatever order they are made."""
+        if self.text is not None:
+            return self.text
+        make = _random_ids if self.random_tokens else _sampled
+        return make(model, np.random.default_rng([self.seed, self.number]))
+
+
+def texts(given: Iterable[str], model: Model) -> list[Source]:
+    """The prompts that have a text, one each; blank ones are left out.
+
+    Raises:
+        InputError: there are none, or one is longer than the context.
+    """
+    kept = [text for text in given if text.strip()]
+    if not kept:
+        raise InputError("there are no prompts: give one a line")
+    for number, text in enumerate(kept, 1):
+        try:
+            model.token_ids(text)
+        except InputError as error:
+            raise InputError(f"prompt {number}: {error}") from None
+    return [Source(text) for text in kept]
+
+
+def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
+    """n random prompts: sampled from the model, or of tokens of equal chance."""
+    return [Source(None, number, seed, random_tokens) for number in range(n)]
+
+
+def write_dataset(
+    model: Model, sources: list[Source], folder: Path, suffix: str = ".json", top_k: int = 5
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Write what is not there yet; yields each file's line of the index, and whether it was written now.
+
+    Raises:
+        InputError: the folder cannot be written to, or holds another dataset.
+        TraceError: a `.safetensors` file cannot be written.
+    """
+    header = {
+        "schema": SCHEMA,
+        "model": model.name,
+        "fingerprint": model.checkpoint.fingerprint,
+        "format": suffix.removeprefix("."),
+        "top_k": top_k,
+    }
+    names = [f"kv_{number:05}{suffix}" for number in range(len(sources))]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = _read_index(folder, header, names)
+        for name, source in zip(names, sources, strict=True):
+            if name in listed and listed[name]["source"] != source.facts():
+                raise InputError(f"{folder / name} is of another prompt: choose another folder")
+        for name, source in zip(names, sources, strict=True):
+            path, entry = folder / name, listed.get(name)
+            if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
+                yield entry, False
+                continue
+            facts = extract_to_file(model, source.prompt(model), path, top_k)
+            entry = {
+                "file": name,
+                "source": source.facts(),
+                "input_text": facts["input_text"],
+                "tokens": len(facts["input_tokens"]),
+                "predicted_next_token": facts["predicted_next_token"]["token"],
+                "bytes": path.stat().st_size,
+            }
+            _append(folder / INDEX, entry)
+            yield entry, True
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+
+
+def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
+    """The files that are listed already, by name; starts the index if there is none."""
+    path = folder / INDEX
+    if not path.exists():
+        taken = next((name for name in names if (folder / name).exists()), None)
+        if taken is not None:
+            raise InputError(f"{folder / taken} is there already and not from this dataset (no {INDEX})")
+        _append(path, header)
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by an interruption
+    if not whole and _line(header).startswith(content):
+        os.truncate(path, 0)
+        _append(path, header)
+        return {}
+    try:
+        first, *entries = (json.loads(line) for line in whole.decode("utf-8").splitlines())
+        listed = {entry["file"]: entry for entry in entries if entry["source"] and entry["bytes"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{path}: is not the index of a KV dataset: choose another folder") from None
+    for key, value in header.items():
+        found = first.get(key) if isinstance(first, dict) else None
+        if found != value:
+            raise InputError(f"{path}: {key} is {found!r}, not {value!r}: choose another folder")
+    os.truncate(path, len(whole))
+    for rest in folder.glob(".gpt2np-*.tmp"):  # of a run that was killed
+        rest.unlink(missing_ok=True)
+    return listed
+
+
+def _append(path: Path, facts: dict[str, Any]) -> None:
+    with path.open("ab") as file:  # one write: all of the line, or a beginning that the next run cuts off
+        file.write(_line(facts))
+
+
+def _line(facts: dict[str, Any]) -> bytes:
+    return json.dumps(facts, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def _random_ids(model: Model, rng: np.random.Generator) -> list[int]:
+    n = int(rng.integers(4, 21))
+    ids: list[int] = rng.integers(0, model.config.vocab_size, min(n, model.config.n_positions)).tolist()
+    return ids
+
+
+def _sampled(model: Model, rng: np.random.Generator) -> Prompt:
+    """What the model writes at the start of a text, some 4 to 20 tokens."""
+    config = model.config
+    for _ in range(20):
+        start, eos = _random_ids(model, rng)[:1], config.eos_token_id
+        start = start if eos is None else [eos]
+        n = min(int(rng.integers(4, 21)), config.n_positions)
+        seed = int(rng.integers(2**31))
+        response = model.generate(start, max_new_tokens=n, temperature=1.0, seed=seed).finish().response
+        text = str(response.text).strip()
+        if model.tokenizer is None:
+            return [int(i) for i in response.token_ids]
+        if text and len(model.tokenizer.encode(text)) <= config.n_positions:
+            return text
+    return _random_ids(model, rng)  # a model that only ever ends the text, or writes spaces

@@ -1,0 +1,237 @@
+"""KV files read and checked: document 003's JSON, ours or another program's, and our `.safetensors`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from gpt2np.errors import InputError, TraceError, short
+from gpt2np.export.kv import KV
+from gpt2np.export.numbers import rows_as_text
+from gpt2np.ops import Array
+from gpt2np.trace import Trace
+
+SCHEMA = "gpt2np.kv/1"
+
+
+class Positions(list[dict[str, Any]]):
+    """One head's `tokens`: dicts that are made when they are read, from keys and values [pos, d_head].
+
+    It is a list, so that `json.dump` takes it, but it cannot be changed; `list(tokens)` can.
+    """
+
+    def __init__(self, keys: Array, values: Array) -> None:
+        super().__init__()
+        self._keys, self._values = keys, values
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._item(i) for i in range(len(self))[index]]
+        return self._item(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self._item(i) for i in range(len(self)))
+
+    def __reversed__(self) -> Iterator[dict[str, Any]]:
+        return (self._item(i) for i in reversed(range(len(self))))
+
+    def __contains__(self, item: object) -> bool:
+        return any(item == own for own in self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list) and list(self) == list(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tokens of {self._keys.shape[1]} numbers each for key and value>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(self),)  # a copy is a plain list
+
+    def _fixed(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("these tokens are views of a trace and cannot be changed; list(tokens) can")
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _fixed
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _fixed
+
+    def _item(self, i: int) -> dict[str, Any]:
+        key, value = (rows[i].astype(np.float32).tolist() for rows in (self._keys, self._values))
+        return {"token_idx": i, "key": key, "value": value}
+
+    def to_json(self) -> Iterator[str]:
+        """The list as JSON text, a token a line.
+
+        Raises:
+            InputError: a number is not finite, which JSON does not have.
+        """
+        both = np.stack([self._keys, self._values], axis=1).astype(np.float32)  # [pos, 2, d_head]
+        if not np.isfinite(both).all():
+            raise InputError("keys or values are not finite: the weights are damaged or too large")
+        lines = rows_as_text(both.reshape(-1, both.shape[2]))
+        pairs = zip(lines[::2], lines[1::2], strict=True)
+        yield "[\n"
+        yield ",\n".join(
+            f'{{"token_idx": {i}, "key": [{key}], "value": [{value}]}}'
+            for i, (key, value) in enumerate(pairs)
+        )
+        yield "\n]"
+
+
+def read_kv(path: str | PathLike[str]) -> KV:
+    """Read a KV file: a `.safetensors` trace with `attn.qkv` (or `attn.k` and `attn.v`), else JSON.
+
+    Raises:
+        TraceError: it is missing, damaged, or something else.
+    """
+    if Path(path).suffix == ".safetensors":
+        try:
+            return KV.of(Trace.open(Path(path)))
+        except TraceError as error:
+            raise TraceError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    try:
+        if not Path(path).is_file():
+            raise TraceError(f"{path}: is not a file" if Path(path).exists() else f"{path}: no such file")
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file, object_hook=_record, parse_constant=_not_json)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: is not JSON, or cut short ({error})") from None
+    try:
+        return _checked(content)
+    except _Wrong as error:
+        raise TraceError(f"{path}: {error}") from None
+
+
+class _Wrong(Exception):
+    """Something in a file that should not be there; the path is put in front where this is caught."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One entry of `tokens`; its vectors are arrays if they were lists of numbers."""
+
+    token_idx: Any
+    key: Any
+    value: Any
+
+
+def _record(item: dict[str, Any]) -> Any:
+    """Turns such an entry into arrays as soon as it is read, so that no file becomes millions of objects."""
+    if not {"token_idx", "key", "value"} <= item.keys():
+        return item
+    return _Record(item["token_idx"], _vector(item["key"]), _vector(item["value"]))
+
+
+def _vector(given: Any) -> Any:
+    try:
+        array = np.array(given)
+    except (ValueError, OverflowError):
+        return given
+    if array.ndim != 1 or array.dtype.kind not in "fi":
+        return given
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _expect(good: bool, where: str, expected: str, found: Any) -> None:
+    if not good:
+        raise _Wrong(f"{where}: expected {expected}, found {short(found)}")
+
+
+def _checked(content: Any) -> KV:
+    """What a document says, after a look at every key, number of entries and length."""
+    _expect(isinstance(content, dict), "top level", "an object with model, input_tokens, kv_cache", content)
+    for key in ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata"):
+        if key not in content:
+            raise _Wrong(f"is no KV cache file: it has no {key!r}")
+    schema, tokens, ids = (content.get(key) for key in ("schema", "input_tokens", "input_token_ids"))
+    if schema is not None:
+        _expect(schema == SCHEMA, "schema", repr(SCHEMA), schema)
+    _expect(isinstance(content["model"], str), "model", "a name", content["model"])
+    _expect(isinstance(content["input_text"], str | None), "input_text", "a text", content["input_text"])
+    good = isinstance(tokens, list) and tokens and all(isinstance(token, str) for token in tokens)
+    _expect(bool(good), "input_tokens", "a list of texts", tokens)
+    good = ids is None or (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids))
+    _expect(good and (not ids or len(ids) == len(tokens)), "input_token_ids", f"{len(tokens)} ids", ids)
+    fingerprint = content.get("fingerprint")
+    _expect(isinstance(fingerprint, str | None), "fingerprint", "a text", fingerprint)
+    prediction = content["predicted_next_token"]
+    _expect(
+        _is_prediction(prediction), "predicted_next_token", "token, token_id, top_k_candidates", prediction
+    )
+    sizes = content["metadata"]
+    names = ("n_layers", "n_heads", "d_head", "sequence_length")
+    good = isinstance(sizes, dict) and all(type(sizes.get(name)) is int and sizes[name] > 0 for name in names)
+    _expect(good, "metadata", f"{', '.join(names)} as whole numbers", sizes)
+    n_layer, n_head, d_head, length = (sizes[name] for name in names)
+    _expect(length == len(tokens), "metadata.sequence_length", f"{len(tokens)} as in input_tokens", length)
+    cache = content["kv_cache"]
+    layers = []
+    for layer, heads in enumerate(_members(cache, "kv_cache", "layer", n_layer)):
+        keys, values = (np.empty((length, n_head, d_head), np.float32) for _ in "kv")
+        where = f"kv_cache.layer_{layer}"
+        for head, entry in enumerate(_members(heads, where, "head", n_head)):
+            records = entry.get("tokens") if isinstance(entry, dict) else None
+            place = f"{where}.head_{head}.tokens"
+            good = isinstance(records, list) and len(records) == length
+            _expect(good, place, f"{length} entries", records)
+            for i, record in enumerate(records or ()):
+                _check_record(record, f"{place}[{i}]", i, d_head)
+                keys[i, head], values[i, head] = record.key, record.value
+        layers.append((keys, values))
+    return KV(content["model"], tokens, layers, content["input_text"], ids or [], prediction, fingerprint)
+
+
+def _members(given: Any, where: str, kind: str, n: int) -> list[Any]:
+    """The values of `kind_0` to `kind_{n-1}`, which must be all there is."""
+    good = isinstance(given, dict) and len(given) == n and all(f"{kind}_{i}" in given for i in range(n))
+    _expect(good, where, f"{kind}_0 to {kind}_{n - 1}", list(given) if isinstance(given, dict) else given)
+    return [given[f"{kind}_{i}"] for i in range(n)]
+
+
+def _check_record(record: Any, where: str, i: int, d_head: int) -> None:
+    _expect(isinstance(record, _Record), where, "token_idx, key and value", record)
+    _expect(
+        record.token_idx == i and type(record.token_idx) is int,
+        f"{where}.token_idx",
+        f"{i}",
+        record.token_idx,
+    )
+    for part in ("key", "value"):
+        vector = getattr(record, part)
+        good = (
+            isinstance(vector, np.ndarray) and vector.shape == (d_head,) and bool(np.isfinite(vector).all())
+        )
+        found = vector.tolist() if isinstance(vector, np.ndarray) else vector
+        _expect(good, f"{where}.{part}", f"{d_head} numbers that float32 can hold", found)
+
+
+def _is_prediction(given: Any) -> bool:
+    if given is None:
+        return True
+    if not isinstance(given, dict) or not isinstance(given.get("token"), str):
+        return False
+    candidates = given.get("top_k_candidates")
+    return type(given.get("token_id")) is int and (
+        isinstance(candidates, list)
+        and all(
+            isinstance(c, dict)
+            and isinstance(c.get("token"), str)
+            and isinstance(c.get("probability"), int | float)
+            for c in candidates
+        )
+    )

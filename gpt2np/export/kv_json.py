@@ -1,0 +1,277 @@
+"""The KV cache as JSON (document 003), and back: extraction, writing as a stream, going on from a file.
+
+    {"model": ..., "input_text": ..., "input_tokens": [...], "predicted_next_token": {...},
+     "kv_cache": {"layer_0": {"head_0": {"tokens": [{"token_idx": 0, "key": [...], "value": [...]}, ...]}}},
+     "metadata": {"n_layers": ..., "n_heads": ..., "d_head": ..., "sequence_length": ...}}
+
+To the document's keys come `schema`, `input_token_ids` and the model's `fingerprint`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2np.checkpoint import default_name
+from gpt2np.errors import InputError, TraceError
+from gpt2np.export.kv import KV, check_coordinate
+from gpt2np.export.kv_files import SCHEMA, Positions, read_kv
+from gpt2np.files import whole_file
+from gpt2np.generate import Generation
+from gpt2np.model import Model, Prompt, load
+from gpt2np.past import fill
+from gpt2np.plan import Keep, Plan
+from gpt2np.recording import Recording
+from gpt2np.step import Pass
+from gpt2np.step import Sequence as PackedSequence
+from gpt2np.trace import Trace
+
+SAMPLE_PROMPTS = Path(__file__).parent / "data" / "sample_prompts.txt"
+TOLERANCE = 1e-4  # between a key in a file and the same key computed again: another machine rounds otherwise
+
+
+class GPT2KVCacheExtractor:
+    """Keys and values of a text in document 003's dict.
+
+    Example:
+        >>> extractor = GPT2KVCacheExtractor("tiny")
+        >>> result = extractor.extract_kv_cache("Elizabeth was")
+        >>> result["predicted_next_token"]["token"]
+        ' a'
+        >>> len(extractor.get_coordinate_kv(result, layer=0, head=0, token=0)["key"])
+        48
+    """
+
+    def __init__(self, model_name: "str | PathLike[str] | Model | None" = None) -> None:
+        """Takes a name, a folder or a Model; without one `$GPT2NP_MODEL`, else `tiny`."""
+        if isinstance(model_name, Model):
+            self.model = model_name
+        else:
+            self.model = load(default_name() if model_name is None else model_name)
+
+    def extract_kv_cache(self, text: Prompt, top_k: int = 5) -> dict[str, Any]:
+        """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
+
+        Raises:
+            InputError: the text is empty or longer than the context, or `top_k` is below 1.
+        """
+        trace = self.model.trace(text, keep="attn.qkv")
+        kv = KV.of(trace, predicted(trace, top_k))
+        return document(kv, kv.text if isinstance(text, str) else self.model.decode(trace.token_ids))
+
+    def save_to_json(self, result: dict[str, Any], path: str | PathLike[str]) -> None:
+        """Write such a dict; float32 in at most 9 digits, which restore it exactly.
+
+        Raises:
+            InputError: the file cannot be written; nothing is left behind.
+        """
+        write_json(result, path)
+
+    def get_coordinate_kv(self, result: dict[str, Any], layer: int, head: int, token: int) -> dict[str, Any]:
+        """Key and value [d_head] at a coordinate, of such a dict or of one read by `json.load`.
+
+        Raises:
+            InputError: there is no such layer, head or token.
+        """
+        check_coordinate("layer", layer, len(result["kv_cache"]))
+        heads = result["kv_cache"][f"layer_{layer}"]
+        check_coordinate("head", head, len(heads))
+        tokens = heads[f"head_{head}"]["tokens"]
+        check_coordinate("token", token, len(tokens))
+        found = tokens[token]
+        return {
+            "layer": layer,
+            "head": head,
+            "token_idx": token,
+            "token": result["input_tokens"][token],
+            "key": found["key"],
+            "value": found["value"],
+        }
+
+
+def predicted(trace: Trace, top_k: int) -> dict[str, Any]:
+    """`predicted_next_token`: the likeliest, and the `top_k` likeliest with their probabilities."""
+    top = trace.top(top_k)
+    return {
+        "token": top[0][0],
+        "token_id": top[0][1],
+        "top_k_candidates": [{"token": token, "probability": p} for token, _, p in top],
+    }
+
+
+def document(kv: KV, text: str | None) -> dict[str, Any]:
+    """Document 003's dict; the tokens of each head are made when they are read."""
+    return {
+        "schema": SCHEMA,
+        "model": kv.model,
+        "fingerprint": kv.fingerprint,
+        "input_text": text,
+        "input_tokens": kv.tokens,
+        "input_token_ids": kv.token_ids,
+        "predicted_next_token": kv.prediction,
+        "kv_cache": {
+            f"layer_{layer}": {
+                f"head_{head}": {"tokens": Positions(keys[:, head], values[:, head])}
+                for head in range(kv.n_head)
+            }
+            for layer, (keys, values) in enumerate(kv.layers)
+        },
+        "metadata": {
+            "n_layers": kv.n_layer,
+            "n_heads": kv.n_head,
+            "d_head": kv.d_head,
+            "sequence_length": len(kv.tokens),
+        },
+    }
+
+
+def write_json(result: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Write document 003's dict as a stream, one head at a time.
+
+    Raises:
+        InputError: the file cannot be written, or the dict holds what JSON cannot; nothing is left behind.
+    """
+    if not Path(path).name:
+        raise InputError(f"{path}: is not a file name")
+    try:
+        with whole_file(path) as file:
+            file.writelines(_text(result))
+            file.write("\n")
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the result cannot be written as JSON ({error})") from None
+
+
+def _text(value: Any) -> Iterator[str]:
+    """JSON text, piece by piece; the keys of a dict on lines of their own."""
+    if isinstance(value, Positions):
+        yield from value.to_json()
+    elif isinstance(value, dict) and value:
+        for i, (key, item) in enumerate(value.items()):
+            yield ("{" if i == 0 else ",\n") + json.dumps(key, ensure_ascii=False) + ": "
+            yield from _text(item)
+        yield "}"
+    else:
+        yield json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def extract_to_file(
+    model: Model, prompt: Prompt, path: str | PathLike[str], top_k: int = 5
+) -> dict[str, Any]:
+    """Run a prompt and write its keys and values, by suffix as JSON or as a trace; what both say but these.
+
+    Raises:
+        InputError, TraceError: the prompt cannot be run, or the file not be written.
+    """
+    check_suffix(path)
+    if Path(path).suffix == ".json":
+        result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k)
+        write_json(result, path)
+        del result["kv_cache"]
+        return result
+    trace = model.trace(prompt, keep=["attn.k", "attn.v"])
+    trace.metadata["predicted_next_token"] = predicted(trace, top_k)
+    if not isinstance(prompt, str):
+        trace.metadata["prompt"] = model.decode(trace.token_ids)
+    trace.save(path)
+    kv = KV.of(trace)
+    facts = document(kv, kv.text)
+    del facts["kv_cache"]
+    return facts
+
+
+def check_suffix(path: str | PathLike[str]) -> None:
+    """Refuse a file name that does not say which format is meant."""
+    if Path(path).suffix not in (".json", ".safetensors"):
+        raise InputError(f"{path}: the name must end in .json or .safetensors, which says the format")
+
+
+# -- going on ------------------------------------------------------------------------------------------
+
+
+class KVCache:
+    """Keys and values of a text, checked against the model that goes on from them; made by `load_kv`."""
+
+    def __init__(self, model: Model, kv: KV) -> None:
+        self.model, self.kv = model, kv
+        self.token_ids = list(kv.token_ids)
+
+    def __getitem__(self, name: str, /) -> Any:
+        return self.kv[name]
+
+    def generate(self, more: "str | Sequence[int]" = (), **options: Any) -> Generation:
+        """`Model.generate` on this text, with `more` behind it if given; only what is new is run.
+
+        The text's last token is run again, for its logits; a trace (`keep=`) has the positions from there.
+
+        Raises:
+            InputError: as `Model.generate`.
+        """
+        new = self.model.token_ids(more) if len(more) else []
+        same = not new and self.kv.text is not None and self.model.tokenizer is not None
+        if same and self.model.token_ids(self.kv.text or "") == self.token_ids:
+            return self.model.generate(self.kv.text or "", past=self, **options)
+        return self.model.generate(self.token_ids + new, past=self, **options)
+
+    def __repr__(self) -> str:
+        return f"<KVCache of {len(self.token_ids)} tokens for {self.model!r}>"
+
+
+def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
+    """Read a KV file, JSON or `.safetensors`, and check that it is this model's.
+
+    It is if the last token, run again on top of the keys and values before it, gets the keys and values that
+    the file says: no header can promise that, and no copied or touched weight file disturbs it.
+
+    Raises:
+        TraceError: the file is damaged, foreign, or of another model.
+    """
+    kv, config = read_kv(path), model.config
+    found = {"n_layers": kv.n_layer, "n_heads": kv.n_head, "d_head": kv.d_head}
+    wanted = {"n_layers": config.n_layer, "n_heads": config.n_head, "d_head": config.n_embd // config.n_head}
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise TraceError(
+                f"{path}: is of another model: {name} is {value}, {model.name} has {wanted[name]}"
+            )
+    if not kv.token_ids:
+        raise TraceError(f"{path}: has no input_token_ids, so the text cannot be gone on with")
+    try:
+        ids = model.token_ids(kv.token_ids)
+        cache = KVCache(model, kv)
+        error = _last_token_error(cache, ids)
+    except InputError as problem:
+        raise TraceError(f"{path}: does not fit {model.name}: {problem}") from None
+    if kv.tokens != model.tokens(ids):
+        raise TraceError(
+            f"{path}: is of another model: its input_tokens are not what {model.name} calls them"
+        )
+    if not error <= TOLERANCE:
+        same = kv.fingerprint == model.checkpoint.fingerprint
+        why = "is damaged" if same else f"is of another model than {model.name}"
+        raise TraceError(
+            f"{path}: {why}: the last token's keys and values, computed again, are off by {error:.2g}"
+        )
+    return cache
+
+
+def _last_token_error(cache: KVCache, ids: list[int]) -> float:
+    """Run the last token on top of the others; the largest relative difference of its keys and values."""
+    model, last = cache.model, len(ids) - 1
+    recording = Recording(
+        Plan(model.config, len(ids), Keep(names=frozenset()), model.dtype.name), {}, cache=True
+    )
+    fill(recording, cache, last)
+    sequence = PackedSequence(np.array(ids[last:]), last, recording)
+    model.run_pass(Pass(model.config, model.dtype, [sequence], last_only=True))
+    error = 0.0
+    for layer, pair in enumerate(cache.kv.layers):
+        computed = recording.cache[f"h.{layer}.attn.qkv"][last].reshape(3, *pair[0].shape[1:])[1:]
+        stored = np.stack([array[last] for array in pair])
+        scale = max(1.0, float(np.abs(computed).max()))
+        error = max(error, float(np.abs(computed - stored).max()) / scale)
+    return error
