@@ -1,0 +1,593 @@
+"""`gpt2np capture`: prompt sets to folders of files, resumed, refused, cut off, and killed."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2np.capturing import SHIPPED, Options, Prompt, PromptSet, capture_prompts, load_prompt_set
+from gpt2np.cli import main
+from gpt2np.errors import InputError, TraceError
+from gpt2np.export.captures import load_capture
+from gpt2np.export.manifest import Manifest, read_manifest
+from gpt2np.tables import cell_width
+
+SIZES = {
+    "single_trait": 10,
+    "multi_trait": 10,
+    "dynamic": 8,
+    "adversarial": 8,
+    "baseline": 5,
+    "real_world": 10,
+}
+INTERNALS, RESIDUAL = "inference/raw/internals", "inference/raw/residual"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs one command in a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GPT2NP_MODEL", raising=False)
+
+    def command(*argv):
+        try:
+            code = main(["capture", *map(str, argv)])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def refused(result):
+    """The one line that a wrong command ends with."""
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("gpt2np")
+    return last
+
+
+def state(folder):
+    """Bytes and time of change of every capture file."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != "manifest.jsonl"]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def assert_listed_is_whole(folder):
+    """What the manifest lists has its size, its hash, and loads; the number of files listed."""
+    entries = read_manifest(Path(folder))
+    for entry in entries:
+        content = (Path(folder) / entry.path).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.bytes, entry.sha256)
+        capture = load_capture(Path(folder) / entry.path)
+        assert capture["prompt"]["text"] == entry.text
+        assert len(capture["prompt"]["token_ids"]) == entry.prompt_tokens
+        assert len(capture["response"]["token_ids"]) == entry.response_tokens
+    assert len({entry.path for entry in entries}) == len(entries)
+    return len(entries)
+
+
+# -- what it writes, and where --------------------------------------------------------------------
+
+
+def test_layer_internals_of_a_prompt(run, tiny):
+    code, out, err = run(
+        "--experiment", "my_exp", "--prompt", "Elizabeth was", "--layer-internals", 3, "--max-new-tokens", 5
+    )
+    assert code == 0, err
+    assert list(state("experiments/my_exp")) == [f"{INTERNALS}/prompt/1_L3.safetensors"]
+    capture = load_capture(f"experiments/my_exp/{INTERNALS}/prompt/1_L3.safetensors")
+    done = tiny.generate("Elizabeth was", max_new_tokens=5, keep="*").finish()
+    assert capture["response"]["text"] == done.response.text
+    np.testing.assert_array_equal(capture["prompt"]["mlp"]["gelu"], done.trace["h.3.mlp.post"][:3])
+    assert max(cell_width(line) for line in out.splitlines()) <= 80
+    assert f"{INTERNALS}/prompt" in out
+    assert err.startswith("gpt2np: model ")
+    assert "experiments/my_exp" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"), [([], [2]), (["all"], [0, 1, 2, 3]), (["0", "3"], [0, 3]), (["1", "1"], [1])]
+)
+def test_which_layers(run, given, layers):
+    code, out, _ = run(
+        "--prompt", "A", "--layer-internals", *given, "--max-new-tokens", 2, "--experiment", "x", "--json"
+    )
+    assert code == 0
+    assert [file["layer"] for file in json.loads(out)["files"]] == layers
+    assert sorted(state("experiments/x")) == [f"{INTERNALS}/prompt/1_L{i}.safetensors" for i in layers]
+
+
+def test_raw_residual_of_a_set(run, tiny):
+    code, out, _ = run(
+        "--experiment", "my_exp", "--prompt-set", "single_trait", "--max-new-tokens", 3, "--json"
+    )
+    assert code == 0
+    files = json.loads(out)["files"]
+    prompts = load_prompt_set("single_trait").prompts
+    assert [file["path"] for file in files] == [
+        f"{RESIDUAL}/single_trait/{i}.safetensors" for i in range(1, 11)
+    ]
+    assert [(file["id"], file["text"]) for file in files] == [(p.id, p.text) for p in prompts]
+    assert json.loads(out)["new"] == 10
+    assert assert_listed_is_whole("experiments/my_exp") == 10
+    capture = load_capture(f"experiments/my_exp/{RESIDUAL}/single_trait/4.safetensors")
+    assert capture["prompt"]["token_ids"] == tiny.token_ids(prompts[3].text)
+    assert list(capture["prompt"]["activations"]) == ["0", "1", "2", "3"]
+
+
+def test_fifty_tokens_and_greedy_by_default(run, tiny):
+    run("--prompt", "Elizabeth was", "--experiment", "x", "--output", "there")
+    capture = load_capture(f"there/x/{RESIDUAL}/prompt/1.safetensors")
+    assert capture["response"]["token_ids"] == tiny.generate("Elizabeth was").finish().response.token_ids
+    assert capture["response"]["activations"]["0"]["residual_in"].shape == (50, 192)
+
+
+def test_sampling_is_repeatable(run, tiny):
+    for name, seed in (("a", "7"), ("b", "7"), ("c", "8"), ("d", None)):
+        options = [] if seed is None else ["--seed", seed]
+        argv = [
+            "--prompt",
+            "Elizabeth was",
+            "--experiment",
+            name,
+            "--max-new-tokens",
+            8,
+            "--temperature",
+            0.9,
+        ]
+        assert run(*argv, *options)[0] == 0
+    texts = [
+        load_capture(f"experiments/{name}/{RESIDUAL}/prompt/1.safetensors")["response"]["text"]
+        for name in "abcd"
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    again = tiny.generate("Elizabeth was", max_new_tokens=8, temperature=0.9, seed=0).finish()
+    assert texts[3] == again.response.text
+    assert read_manifest(Path("experiments/a"))[0].options == {
+        "max_new_tokens": 8,
+        "temperature": 0.9,
+        "seed": 7,
+    }
+
+
+def test_pt_beside_safetensors(run):
+    torch = pytest.importorskip("torch")
+    argv = ["--prompt", "Elizabeth was", "--experiment", "x", "--max-new-tokens", 3, "--layer-internals"]
+    assert run(*argv)[0] == 0
+    assert run(*argv, "--format", "pt")[0] == 0
+    one, other = (f"experiments/x/{INTERNALS}/prompt/1_L2.{end}" for end in ("pt", "safetensors"))
+    np.testing.assert_array_equal(
+        torch.load(one)["prompt"]["attention"]["attn_weights"].numpy(),
+        load_capture(other)["prompt"]["attention"]["attn_weights"],
+    )
+    assert assert_listed_is_whole("experiments/x") == 2
+
+
+def test_pt_without_torch(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    line = refused(run("--prompt", "A", "--experiment", "x", "--format", "pt"))
+    assert "needs torch, which is not installed" in line
+    assert not Path("experiments").exists()
+
+
+def test_a_set_of_ones_own(run, tmp_path):
+    rows = [{"id": 7, "text": "A"}, {"id": "mr-darcy.2", "text": "B", "note": "why"}]
+    (tmp_path / "mine.json").write_text(json.dumps({"prompts": rows}))
+    assert run("--prompt-set", tmp_path / "mine.json", "--experiment", "x", "--max-new-tokens", 1)[0] == 0
+    assert sorted(state("experiments/x")) == [f"{RESIDUAL}/mine/{i}.safetensors" for i in ("7", "mr-darcy.2")]
+
+
+def test_progress_only_on_a_terminal(run, monkeypatch):
+    assert "prompt/s" not in run("--prompt", "A", "--experiment", "x", "--max-new-tokens", 1)[2]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    code, out, err = run("--prompt", "A", "--experiment", "y", "--max-new-tokens", 1)
+    assert code == 0
+    assert "1/1" in err
+    assert "1/1" not in out
+
+
+# -- the shipped sets -----------------------------------------------------------------------------
+
+
+def test_the_six_sets(tiny):
+    assert list(SIZES) == list(SHIPPED)
+    texts = []
+    for name, size in SIZES.items():
+        prompts = load_prompt_set(name)
+        assert (prompts.name, [p.id for p in prompts.prompts]) == (name, list(range(1, size + 1)))
+        assert prompts.description
+        for prompt in prompts.prompts:
+            assert prompt.note
+            assert len(tiny.token_ids(prompt.text)) + 50 <= tiny.config.n_positions
+            texts.append(prompt.text)
+    assert len(set(texts)) == sum(SIZES.values()) == 51
+
+
+def test_list(run, tiny):
+    code, out, _ = run("--list")
+    assert code == 0
+    assert max(cell_width(line) for line in out.splitlines()) <= 80
+    assert all(line == line.rstrip() for line in out.splitlines())
+    assert all(name in out for name in SIZES)
+    code, out, _ = run("--list", "--json")
+    sets = json.loads(out)["prompt_sets"]
+    assert {s["name"]: len(s["prompts"]) for s in sets} == SIZES
+    for prompt in (p for s in sets for p in s["prompts"]):
+        assert prompt["tokens"] == len(tiny.token_ids(prompt["text"]))
+
+
+# -- again, and otherwise -------------------------------------------------------------------------
+
+ARGV = [
+    "--prompt-set",
+    "baseline",
+    "--layer-internals",
+    "1",
+    "2",
+    "--max-new-tokens",
+    "3",
+    "--experiment",
+    "x",
+]
+
+
+def test_a_rerun_changes_nothing(run):
+    assert run(*ARGV)[0] == 0
+    before, manifest = state("experiments/x"), Path("experiments/x/manifest.jsonl").read_bytes()
+    code, out, _ = run(*ARGV, "--json")
+    assert (code, json.loads(out)["new"], len(json.loads(out)["files"])) == (0, 0, 10)
+    assert state("experiments/x") == before
+    assert Path("experiments/x/manifest.jsonl").read_bytes() == manifest
+
+
+def test_more_layers_and_more_sets_are_added(run):
+    run(*ARGV)
+    before = state("experiments/x")
+    code, out, _ = run(*(a if a != "2" else "3" for a in ARGV), "--json")
+    assert (code, json.loads(out)["new"]) == (0, 5)
+    assert run("--prompt-set", "dynamic", "--max-new-tokens", 3, "--experiment", "x")[0] == 0
+    after = state("experiments/x")
+    assert {path: after[path] for path in before} == before
+    assert len(after) == assert_listed_is_whole("experiments/x") == 10 + 5 + 8
+
+
+def test_what_was_deleted_is_captured_again_and_the_same(run):
+    run(*ARGV)
+    before = state("experiments/x")
+    path = f"{INTERNALS}/baseline/3_L2.safetensors"
+    (Path("experiments/x") / path).unlink()
+    _, out, _ = run(*ARGV, "--json")
+    assert json.loads(out)["new"] == 1
+    after = state("experiments/x")
+    assert after.pop(path)[0] == before.pop(path)[0]
+    assert after == before
+    assert assert_listed_is_whole("experiments/x") == 10  # the last line of a path counts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--max-new-tokens", "4"], "was captured with max_new_tokens 3, this run has 4"),
+        (["--temperature", "0.5"], "was captured with temperature 0.0, this run has 0.5"),
+        (["--dtype", "float64"], "was captured with dtype float32, this run has float64"),
+    ],
+)
+def test_other_options_are_refused(run, change, message):
+    run(*ARGV)
+    before, manifest = state("experiments/x"), Path("experiments/x/manifest.jsonl").read_bytes()
+    line = refused(run(*ARGV, *change))
+    assert message in line
+    assert "another experiment" in line
+    assert (state("experiments/x"), Path("experiments/x/manifest.jsonl").read_bytes()) == (before, manifest)
+
+
+def test_another_seed_is_refused_only_where_it_counts(run):
+    assert run(*ARGV, "--seed", 1)[0] == run(*ARGV, "--seed", 2)[0] == 0
+    sampled = ["--prompt", "A", "--experiment", "y", "--max-new-tokens", 2, "--temperature", 1, "--seed"]
+    assert run(*sampled, 1)[0] == 0
+    assert "was captured with seed 1, this run has 2" in refused(run(*sampled, 2))
+
+
+def test_another_model_is_refused(run, tmp_path):
+    from tiny_checkpoint import write
+
+    assert run("--prompt", "the", "--max-new-tokens", 2, "--experiment", "x")[0] == 0
+    line = refused(
+        run("--prompt", "in", "--max-new-tokens", 2, "--experiment", "x", "--model", write(tmp_path / "m"))
+    )
+    assert "was captured with model tiny (" in line
+    assert "another experiment" in line
+
+
+def test_another_prompt_of_the_same_id_is_refused(run):
+    argv = ["--experiment", "x", "--max-new-tokens", 2, "--prompt"]
+    assert run(*argv, "Elizabeth")[0] == 0
+    assert "1.safetensors is of another prompt, 'Elizabeth'" in refused(run(*argv, "Darcy"))
+
+
+# -- wrong input ----------------------------------------------------------------------------------
+
+X = ["--experiment", "x"]
+WRONG = {
+    "nothing": ([], "give --prompt TEXT or --prompt-set"),
+    "no prompt": (X, "give --prompt TEXT or --prompt-set"),
+    "no experiment": (["--prompt", "A"], "--experiment NAME is needed"),
+    "two prompts": ([*X, "--prompt", "A", "--prompt-set", "dynamic"], "not allowed with"),
+    "an experiment that is a path": (["--prompt", "A", "--experiment", "../x"], "'../x' must consist"),
+    "an experiment without a name": (["--prompt", "A", "--experiment", ""], "--experiment '' must consist"),
+    "an unknown set": ([*X, "--prompt-set", "dynamics"], "'dynamics': the nearest is 'dynamic'"),
+    "a very unknown set": ([*X, "--prompt-set", "q"], "no prompt set 'q': there are single_trait, multi"),
+    "no file": ([*X, "--prompt-set", "no.json"], "no.json: cannot be read (No such file"),
+    "an empty prompt": ([*X, "--prompt", ""], "prompt 1 of prompt: the prompt is empty"),
+    "a long prompt": ([*X, "--prompt", "the " * 300], "prompt 1 of prompt: 3"),
+    "a long response": ([*X, "--prompt", "A", "--max-new-tokens", "257"], "257 new ones take 257 positions"),
+    "no response": ([*X, "--prompt", "A", "--max-new-tokens", "0"], "not a whole number of at least 1"),
+    "no such layer": ([*X, "--prompt", "A", "--layer-internals", "4"], "layer 4 is not one of 0 to 3"),
+    "a layer below 0": ([*X, "--prompt", "A", "--layer-internals", "-1"], "-1"),
+    "a layer in words": ([*X, "--prompt", "A", "--layer-internals", "two"], "layer numbers, or all alone"),
+    "all and more": ([*X, "--prompt", "A", "--layer-internals", "all", "1"], "layer numbers, or all alone"),
+    "a huge layer": ([*X, "--prompt", "A", "--layer-internals", "9" * 30], "is not one of 0 to 3"),
+    "a temperature below 0": ([*X, "--prompt", "A", "--temperature", "-1"], "temperature"),
+    "no temperature": ([*X, "--prompt", "A", "--temperature", "nan"], "temperature"),
+    "a seed below 0": ([*X, "--prompt", "A", "--temperature", "1", "--seed", "-1"], "seed"),
+    "another format": ([*X, "--prompt", "A", "--format", "npz"], "invalid choice"),
+    "no model": ([*X, "--prompt", "A", "--model", "./nowhere"], "nowhere"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input(run, case):
+    argv, message = WRONG[case]
+    assert message in refused(run(*argv))
+    assert not Path("experiments").exists()
+
+
+BAD_SETS = {
+    "not JSON": ("{", "is not JSON"),
+    "deep JSON": ("[" * 100_000, "is not JSON"),
+    "not UTF-8": (b"\xff\xfe\x00", "is not JSON"),
+    "a list": ("[]", "must hold"),
+    "no prompts": ('{"prompts": []}', "must hold"),
+    "prompts of texts": ('{"prompts": ["A"]}', "prompt 1 must have 'id' and 'text'"),
+    "a number for a description": ('{"description": 1, "prompts": [{"id": 1, "text": "A"}]}', "must hold"),
+    "no id": ('{"prompts": [{"text": "A"}]}', "prompt 1 must have"),
+    "an unknown key": ('{"prompts": [{"id": 1, "text": "A", "txt": "B"}]}', "prompt 1 must have"),
+    "no text": ('{"prompts": [{"id": 1, "text": "A"}, {"id": 2, "text": ""}]}', "prompt 2: text and note"),
+    "a number for a text": ('{"prompts": [{"id": 1, "text": 5}]}', "prompt 1: text and note"),
+    "an id that is a list": ('{"prompts": [{"id": [1], "text": "A"}]}', "prompt 1: the id must be"),
+    "an id that is true": ('{"prompts": [{"id": true, "text": "A"}]}', "prompt 1: the id must be"),
+    "an id below 0": ('{"prompts": [{"id": -1, "text": "A"}]}', "the id '-1' must consist"),
+    "an id that is a path": ('{"prompts": [{"id": "../a", "text": "A"}]}', "the id '../a' must consist"),
+    "a hidden id": ('{"prompts": [{"id": ".a", "text": "A"}]}', "the id '.a' must consist"),
+    "an id twice": ('{"prompts": [{"id": 1, "text": "A"}, {"id": "1", "text": "B"}]}', "'1' appears twice"),
+    "a long one among others": (
+        json.dumps({"prompts": [{"id": 1, "text": "A"}, {"id": 2, "text": "the " * 240}]}),
+        "prompt 2 of bad: 241 tokens and 50 new ones take 290 positions; the context of this model holds 256",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_SETS)
+def test_bad_prompt_sets(run, tmp_path, case):
+    content, message = BAD_SETS[case]
+    (tmp_path / "bad.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = refused(run(*X, "--prompt-set", "bad.json"))
+    assert message in line
+    assert len(line) < 400
+    assert not Path("experiments").exists()
+
+
+def test_a_set_file_needs_a_name(run, tmp_path):
+    (tmp_path / "a b.json").write_text('{"prompts": [{"id": 1, "text": "A"}]}')
+    assert "the name of the set 'a b' must consist" in refused(run(*X, "--prompt-set", "a b.json"))
+    (tmp_path / "d.json").mkdir()
+    assert "d.json: cannot be read (Is a directory)" in refused(run(*X, "--prompt-set", "d.json"))
+
+
+def test_folders_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("here")
+    argv = ["--prompt", "A", "--experiment", "x", "--max-new-tokens", "1"]
+    assert "cannot be written (Not a directory)" in refused(run(*argv, "--output", "file"))
+    (tmp_path / "experiments/x/inference").mkdir(parents=True)
+    (tmp_path / "experiments/x/inference/raw").write_text("here")
+    assert "cannot be written" in refused(run(*argv))
+    assert (tmp_path / "experiments/x/inference/raw").read_text() == "here"
+    (tmp_path / "experiments/y/manifest.jsonl").mkdir(parents=True)
+    assert "cannot be written (Is a directory)" in refused(run("--prompt", "A", "--experiment", "y"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(run, tmp_path):
+    (tmp_path / "experiments").mkdir(mode=0o555)
+    assert "cannot be written (Permission denied)" in refused(run("--prompt", "A", "--experiment", "x"))
+
+
+MANIFESTS = ["[]", "{}", "x", '{"path": "a"}', "[" * 100_000, "", "\xff"]
+
+
+@pytest.mark.parametrize("line", MANIFESTS, ids=lambda line: line[:10])
+def test_a_damaged_manifest(run, line):
+    run(*ARGV)
+    manifest, before = Path("experiments/x/manifest.jsonl"), state("experiments/x")
+    good = manifest.read_bytes()
+    damaged = good + line.encode("latin-1") + b"\n"
+    manifest.write_bytes(damaged)
+    assert "manifest.jsonl: line 11 is not an entry of a manifest" in refused(run(*ARGV))
+    with pytest.raises(TraceError, match="line 11"):
+        read_manifest(Path("experiments/x"))
+    assert (manifest.read_bytes(), state("experiments/x")) == (damaged, before)
+    wrong = json.loads(good.splitlines()[0]) | {"bytes": "many"}
+    manifest.write_text(json.dumps(wrong) + "\n")
+    assert "line 1: bytes is 'many'" in refused(run(*ARGV))
+    with pytest.raises(TraceError, match="cannot be read"):
+        read_manifest(Path("nowhere"))
+
+
+def test_a_file_that_has_changed_its_size(run):
+    run(*ARGV)
+    path = Path(f"experiments/x/{INTERNALS}/baseline/3_L2.safetensors")
+    path.write_bytes(path.read_bytes()[:-4])
+    before = state("experiments/x")
+    assert "3_L2.safetensors: has" in refused(run(*ARGV))
+    assert state("experiments/x") == before
+
+
+# -- cut off in the middle ------------------------------------------------------------------------
+
+
+def test_a_line_that_was_not_finished(run):
+    """The file of the unfinished line is whole; it is listed again, and not touched."""
+    run(*ARGV)
+    manifest, before = Path("experiments/x/manifest.jsonl"), state("experiments/x")
+    good = manifest.read_bytes()
+    for cut in (good[:-1], good[:-40], good[: good.rfind(b"\n", 0, -1) + 1], b"{", b""):
+        manifest.write_bytes(cut)
+        code, out, _ = run(*ARGV, "--json")
+        assert code == 0
+        assert json.loads(out)["new"] == 10 - cut.count(b"\n")
+        assert manifest.read_bytes() == good
+        assert state("experiments/x") == before
+
+
+def test_a_file_of_somebody_else_is_left_alone(run):
+    path = Path(f"experiments/x/{INTERNALS}/baseline/2_L1.safetensors")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    line = refused(run(*ARGV))
+    assert "2_L1.safetensors: is there, but not in the manifest" in line
+    assert path.read_bytes() == b"mine"
+    assert assert_listed_is_whole("experiments/x") == 2  # the first prompt's
+    assert len(state("experiments/x")) == 3
+    path.unlink()
+    assert run(*ARGV)[0] == 0
+    assert assert_listed_is_whole("experiments/x") == 10
+
+
+def test_what_a_killed_run_left_half_done_is_removed(run):
+    run(*ARGV)
+    before = state("experiments/x")
+    for name in (".gpt2np-0123.tmp", ".gpt2np-4567.safetensors"):
+        (Path("experiments/x") / INTERNALS / "baseline" / name).write_bytes(b"half")
+    assert run(*ARGV)[0] == 0
+    assert state("experiments/x") == before
+
+
+def test_one_run_at_a_time(run):
+    with Manifest(Path("experiments/x")):
+        assert "another capture is writing to this experiment" in refused(run(*ARGV))
+    assert run(*ARGV)[0] == 0
+
+
+@pytest.mark.parametrize("when", [0, 1, 5, 9])
+def test_disk_full_in_the_middle(run, monkeypatch, when):
+    reserve, calls = os.posix_fallocate, []
+
+    def full(*place):
+        calls.append(1)
+        if len(calls) > when:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        reserve(*place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        assert "No space left on device" in refused(run(*ARGV))
+    before = state("experiments/x")
+    assert len(before) == assert_listed_is_whole("experiments/x") == when
+    assert run(*ARGV)[0] == 0
+    after = state("experiments/x")
+    assert {path: after[path] for path in before} == before
+    assert len(after) == assert_listed_is_whole("experiments/x") == 10
+
+
+def test_disk_full_while_listing(run, monkeypatch):
+    write, written = os.write, []
+
+    def full(file, data):
+        written.append(1)
+        if len(written) == 4:
+            return write(file, data[:30])  # a part of the line, and then no more
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert "manifest.jsonl: cannot be written (No space left" in refused(run(*ARGV))
+    assert Path("experiments/x/manifest.jsonl").read_bytes().endswith(b"}\n")
+    assert assert_listed_is_whole("experiments/x") == 3
+    before = state("experiments/x")
+    assert len(before) == 4
+    assert run(*ARGV)[0] == 0
+    after = state("experiments/x")
+    assert {path: after[path] for path in before} == before
+    assert assert_listed_is_whole("experiments/x") == 10
+
+
+def test_killed_at_ten_random_moments(tmp_path):
+    """kill -9: what is listed is whole, and later runs change nothing that was there and finish the rest."""
+    prompts = [{"id": i, "text": f"Chapter {i}. Elizabeth"} for i in range(150)]
+    (tmp_path / "many.json").write_text(json.dumps({"prompts": prompts}))
+    argv = ["capture", "--prompt-set", "many.json", "--layer-internals", "all", "--max-new-tokens", "3"]
+    command = [sys.executable, "-m", "gpt2np", *argv, "--experiment", "x"]
+    folder, random_moment = tmp_path / "experiments/x", random.Random(0)
+    manifest = folder / "manifest.jsonl"
+    environment = {key: value for key, value in os.environ.items() if key != "GPT2NP_MODEL"}
+    before, listed, killed = {}, 0, 0
+    for _ in range(10):
+        size = manifest.stat().st_size if manifest.exists() else 0
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, env=environment)
+        while process.poll() is None and not (manifest.exists() and manifest.stat().st_size > size):
+            time.sleep(0.002)
+        time.sleep(random_moment.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        count = assert_listed_is_whole(folder)
+        assert count >= listed
+        after = state(folder)
+        half_done = {path for path in after if Path(path).name.startswith(".")}
+        assert {path: after.get(path) for path in before} == before
+        assert len(half_done) <= 1
+        before, listed = {path: after[path] for path in after.keys() - half_done}, count
+    assert killed >= 5  # or else the machine is so fast that it was done before
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    after = state(folder)
+    assert {path: after[path] for path in before} == before
+    expected = {f"{INTERNALS}/many/{i}_L{layer}.safetensors" for i in range(150) for layer in range(4)}
+    assert after.keys() == expected
+    assert assert_listed_is_whole(folder) == 600
+
+
+def test_from_python(tiny, tmp_path):
+    prompts = PromptSet("mine", (Prompt(1, "Elizabeth"), Prompt(2, "Darcy")))
+    seen = []
+    entries, new = capture_prompts(
+        tiny,
+        prompts,
+        tmp_path / "x",
+        layers=[0],
+        options=Options(max_new_tokens=2),
+        advance=lambda: seen.append(1),
+    )
+    assert (len(entries), new, len(seen)) == (2, 2, 2)
+    assert entries == read_manifest(tmp_path / "x")
+    with pytest.raises(InputError, match="safetensors or pt, not 'npz'"):
+        capture_prompts(tiny, prompts, tmp_path / "y", format="npz")
+    with pytest.raises(InputError, match="layer True is not one of"):
+        capture_prompts(tiny, prompts, tmp_path / "y", layers=[True])
+    assert not (tmp_path / "y").exists()
