@@ -98,17 +98,20 @@ def test_penalties(pair, options):
 def test_beam_search(pair, num_beams, length_penalty, early_stopping):
     ours, theirs = pair(**CASES["two layers"])
     options = {"num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
+    lengths = set()
     for seed, penalties in ((1, {}), (2, {"repetition_penalty": 1.3}), (3, {"no_repeat_ngram_size": 2})):
         ids = prompt(seed, 3 + seed)
-        for eos in ([], prompt(seed, 9)[3:]):
-            expected = (
-                generate(theirs, ids, 12, eos=eos or None, **options, **penalties).sequences[0].tolist()
-            )
+        for eos in ([], sorted(set(prompt(seed, 30)))):  # a good part of the vocabulary, so that texts end
+            both = options | penalties
+            expected = generate(theirs, ids, 12, eos=eos or None, **both).sequences[0].tolist()
             found = ours.generate(
-                ids, max_new_tokens=12, eos=None, stop_tokens=eos, keep="*", **options, **penalties
+                ids, max_new_tokens=12, eos=None, stop_tokens=eos, keep="*", **both
             ).finish()
             assert found.token_ids == expected
+            assert found.stopped_by == ("eos" if expected[-1] in eos else "length")
             assert found.trace.token_ids == expected[:-1]
+            lengths.add(len(expected) - len(ids))
+    assert len(lengths) > 1 or length_penalty > 0  # with which long texts may win
 
 
 SAMPLINGS = {
