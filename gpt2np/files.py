@@ -21,6 +21,8 @@ def whole_binary_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(path)
     temporary = target.parent / f".gpt2np-{secrets.token_hex(8)}.tmp"
     try:
+        if target.exists() and not target.is_file():
+            raise InputError(f"{target}: cannot be written (a folder or a device has this name)")
         with temporary.open("wb") as file:
             yield file
         os.replace(temporary, target)

@@ -127,6 +127,9 @@ class Dialect(Mapping[str, Any]):
         return ""
 
     def _missing_site(self, name: str, site: Site, layer: int | None) -> str:
+        stop = self.trace.plan.stop_at_layer
+        if layer is not None and stop is not None and layer >= stop:
+            return f"{name} was not run, which stopped at layer {stop}"
         if name in self._stored:
             return ""
         if not site.derived:

@@ -1,0 +1,718 @@
+"""Traces under other programs' names: every name and shape, live against those programs, and in files."""
+
+import csv
+import json
+import resource
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from differences import relative_error
+from random_model import random_model
+
+import gpt2np
+from gpt2np.cli import main
+from gpt2np.errors import InputError, TraceError, UnknownSiteError
+from gpt2np.export.dialects import NotKeptError, read_dialect
+from gpt2np.export.naming import LLMC_ORDER, NAMES
+from gpt2np.export.writing import WRITERS, write_dialect
+from gpt2np.sites import DIALECTS, SITES
+
+IDS = [3, 17, 17, 30, 0, 8, 3]
+SIZES = {"seq": 7, "n_embd": 16, "head": 2, "d_head": 8, "d_mlp": 64, "vocab": 60, "k": 10, "1": 1}
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(5, "float32")
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return model.trace(IDS)
+
+
+def shape(axes):
+    return tuple(SIZES[axis] for axis in axes.split())
+
+
+# -- the extraction guide -----------------------------------------------------------------------------
+
+# Its summary table, row by row, with "final_layer_norm" and "top_k_tokens" of its picture.
+GUIDE = {
+    "token_ids": "seq",
+    "tokens": "seq",
+    "attention_mask": "seq",
+    "position_ids": "seq",
+    "token_embeddings": "seq n_embd",
+    "position_embeddings": "seq n_embd",
+    "combined_embeddings": "seq n_embd",
+    "final_ln": "seq n_embd",
+    "final_layer_norm": "seq n_embd",
+    "logits": "seq vocab",
+    "probabilities": "seq vocab",
+    "top_k_tokens": "seq k",
+}
+GUIDE_LAYER = {
+    "ln_1_output": "seq n_embd",
+    "Q": "seq head d_head",
+    "K": "seq head d_head",
+    "V": "seq head d_head",
+    "raw_attention_scores": "head seq seq",
+    "attention_weights": "head seq seq",
+    "attention_output": "seq n_embd",
+    "ln_2_output": "seq n_embd",
+    "mlp_hidden": "seq d_mlp",
+    "mlp_activated": "seq d_mlp",
+    "mlp_output": "seq n_embd",
+    "hidden_state": "seq n_embd",
+}
+
+
+@pytest.mark.parametrize(("name", "axes"), GUIDE.items())
+def test_guide_names_and_shapes(trace, name, axes):
+    assert np.shape(trace.to("guide")[name]) == shape(axes)
+    assert name in trace.to("guide")
+
+
+@pytest.mark.parametrize(("name", "axes"), GUIDE_LAYER.items())
+def test_guide_names_and_shapes_of_a_layer(trace, name, axes):
+    guide = trace.to("guide")
+    assert isinstance(guide[name], tuple)
+    assert [array.shape for array in guide[name]] == [shape(axes)] * 2
+    for layer in range(2):  # the name that the guide's hooks give
+        np.testing.assert_array_equal(guide[f"layer_{layer}_{name}"], guide[name][layer])
+        np.testing.assert_array_equal(trace[name, layer], guide[name][layer])
+
+
+def test_guide_tokenization(tiny):
+    guide = tiny.trace("The capital of France is").to("guide")
+    n = len(guide["token_ids"])
+    assert guide["token_ids"].tolist() == tiny.tokenizer.encode("The capital of France is")
+    assert guide["token_ids"].dtype == np.int64
+    assert "".join(guide["tokens"]) == "The capital of France is"
+    assert guide["attention_mask"].tolist() == [1] * n
+    assert guide["position_ids"].tolist() == list(range(n))
+
+
+def test_guide_meanings(trace):
+    guide = trace.to("guide")
+    total = guide["token_embeddings"] + guide["position_embeddings"]
+    np.testing.assert_array_equal(guide["combined_embeddings"], total)
+    q, k, v = np.split(guide["c_attn_output"][1], 3, axis=1)
+    for part, name in ((q, "Q"), (k, "K"), (v, "V")):
+        np.testing.assert_array_equal(guide[name][1].reshape(7, 16), part)
+    np.testing.assert_allclose(guide["attention_weights"][0].sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(guide["probabilities"].sum(-1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(guide["top_k_tokens"][:, 0], guide["logits"].argmax(-1))
+
+
+def test_guide_hidden_states_end_before_ln_f(trace):
+    states = trace.to("guide")["hidden_states"]
+    assert len(states) == 2 + 1
+    np.testing.assert_array_equal(states[0], trace["embed"])
+    np.testing.assert_array_equal(states[2], trace["h.1.resid_post"])
+
+
+# -- HF -----------------------------------------------------------------------------------------------
+
+
+def test_hf_shapes(trace):
+    hf = trace.to("hf")
+    assert list(hf) == ["logits", "past_key_values", "hidden_states", "attentions"]
+    assert hf["logits"].shape == (1, 7, 60)
+    assert [a.shape for a in hf["attentions"]] == [(1, 2, 7, 7)] * 2
+    assert [h.shape for h in hf["hidden_states"]] == [(1, 7, 16)] * 3
+    assert [(k.shape, v.shape) for k, v in hf["past_key_values"]] == [((1, 2, 7, 8), (1, 2, 7, 8))] * 2
+
+
+@pytest.mark.parametrize("case", ["gelu_new", "inverse_layer", "untied"])
+def test_hf_goldens(case):
+    golden = np.load(GOLDENS / case / "sites.npz")
+    model = gpt2np.load(GOLDENS / case, dtype="float64")
+    hf, n = model.trace(IDS).to("hf"), model.config.n_layer
+    assert relative_error(hf["logits"][0], golden["logits"]) < 1e-10
+    assert relative_error(hf["hidden_states"][0][0], golden["embed"]) < 1e-10
+    assert relative_error(hf["hidden_states"][n][0], golden["ln_f"]) < 1e-10  # HF: the last one is after ln_f
+    for i in range(n):
+        if i < n - 1:
+            assert relative_error(hf["hidden_states"][i + 1][0], golden[f"h.{i}.resid_post"]) < 1e-10
+        assert relative_error(hf["attentions"][i][0], golden[f"h.{i}.attn.pattern"]) < 1e-10
+        for part, name in zip(hf["past_key_values"][i], "kv", strict=True):
+            assert relative_error(part[0].swapaxes(0, 1), golden[f"h.{i}.attn.{name}"]) < 1e-10
+
+
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_hf_live(tmp_path, n_layer):
+    """The three tiers' own lines of code, in HF and here."""
+    pytest.importorskip("transformers", reason="live comparison with HF: pip install '.[ref]'")
+    torch = pytest.importorskip("torch")
+    import hf
+
+    theirs = hf.random_model(1, n_layer=n_layer, n_head=4, n_embd=32, n_positions=32, vocab_size=60).double()
+    hf.save(theirs, tmp_path)
+    with torch.no_grad():
+        outputs = theirs(
+            torch.tensor([IDS]), output_attentions=True, output_hidden_states=True, use_cache=True
+        )
+    ours = gpt2np.load(tmp_path, dtype="float64").trace(IDS).to("hf")
+    assert relative_error(ours["logits"], outputs.logits.numpy()) < 1e-10
+    for name in ("attentions", "hidden_states"):
+        assert len(ours[name]) == len(outputs[name])
+        for a, b in zip(ours[name], outputs[name], strict=True):
+            assert relative_error(a, b.numpy()) < 1e-10
+    cache = outputs.past_key_values
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    assert len(layers) == len(ours["past_key_values"])
+    for (k, v), (their_k, their_v) in zip(ours["past_key_values"], layers, strict=True):
+        assert relative_error(k, their_k.numpy()) < 1e-10
+        assert relative_error(v, their_v.numpy()) < 1e-10
+
+
+# -- TransformerLens ----------------------------------------------------------------------------------
+
+HOOKS = """hook_resid_pre ln1.hook_scale ln1.hook_normalized attn.hook_q attn.hook_k attn.hook_v
+attn.hook_attn_scores attn.hook_pattern attn.hook_z attn.hook_result hook_attn_out hook_resid_mid
+ln2.hook_scale ln2.hook_normalized mlp.hook_pre mlp.hook_post hook_mlp_out hook_resid_post""".split()
+TL_NAMES = [
+    *("hook_embed", "hook_pos_embed"),
+    *(f"blocks.{i}.{hook}" for i in range(2) for hook in HOOKS),
+    *("ln_final.hook_scale", "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"),
+]
+TL_SHAPES = {
+    "hook_scale": "seq 1",
+    "hook_q": "seq head d_head",
+    "hook_k": "seq head d_head",
+    "hook_v": "seq head d_head",
+    "hook_z": "seq head d_head",
+    "hook_attn_scores": "head seq seq",
+    "hook_pattern": "head seq seq",
+    "hook_result": "seq head n_embd",
+    "hook_pre": "seq d_mlp",
+    "hook_post": "seq d_mlp",
+    "hook_out": "seq vocab",
+}
+
+
+def test_transformer_lens_names_in_order(trace):
+    assert list(trace.to("transformer_lens")) == TL_NAMES
+
+
+@pytest.mark.parametrize("name", TL_NAMES)
+def test_transformer_lens_shapes(trace, name):
+    expected = TL_SHAPES.get(name.split(".")[-1], "seq n_embd")
+    assert trace.to("transformer_lens")[name].shape == shape(expected)
+
+
+def test_transformer_lens_meanings(trace):
+    lens = trace.to("transformer_lens")
+    x = trace["h.0.resid_post"]
+    scale = np.sqrt(x.var(-1, keepdims=True) + trace.config.layer_norm_epsilon)
+    np.testing.assert_allclose(lens["blocks.1.ln1.hook_scale"], scale, rtol=1e-5)
+    centred = (x - x.mean(-1, keepdims=True)) / lens["blocks.1.ln1.hook_scale"]
+    np.testing.assert_allclose(lens["blocks.1.ln1.hook_normalized"], centred, rtol=1e-4, atol=1e-5)
+    for name in TL_NAMES:
+        if "hook_scale" not in name:
+            np.testing.assert_array_equal(lens[name], trace[name])
+
+
+def test_transformer_lens_live(tmp_path):
+    """HookedTransformer, which TransformerLens has up to its version 3."""
+    tl = pytest.importorskip("transformer_lens", reason="needs transformer_lens<4")
+    torch = pytest.importorskip("torch")
+    if not hasattr(tl, "HookedTransformer"):
+        pytest.skip("this TransformerLens has no HookedTransformer: needs transformer_lens<4")
+    import hf
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    theirs = hf.random_model(3, n_layer=2, n_head=2, n_embd=16, n_positions=32, vocab_size=60)
+    hf.save(theirs, tmp_path)
+    config = tl.HookedTransformerConfig(
+        n_layers=2, d_model=16, n_ctx=32, d_head=8, n_heads=2, d_vocab=60, act_fn="gelu_new", d_mlp=64,
+        normalization_type="LN", use_attn_result=True, dtype=torch.float32,
+    )  # fmt: skip
+    hooked = tl.HookedTransformer(config)
+    hooked.load_state_dict(convert_gpt2_weights(theirs, config), strict=False)
+    cache = hooked.run_with_cache(torch.tensor([IDS]))[1].remove_batch_dim()
+    ours = gpt2np.load(tmp_path).trace(IDS).to("transformer_lens")
+    assert list(cache) == list(ours)
+    for name in ours:
+        expected = cache[name].detach().numpy()
+        assert ours[name].shape == expected.shape
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(np.isfinite(ours[name]), finite)
+        assert relative_error(ours[name][finite], expected[finite]) < 1e-5, name
+
+
+# -- llm.c --------------------------------------------------------------------------------------------
+
+# train_gpt2.c, struct ActivationTensors: (L, B, T, C) and so on, for B = 1.
+LLMC = {
+    "encoded": "1 seq n_embd",
+    "ln1": "2 1 seq n_embd",
+    "ln1_mean": "2 1 seq",
+    "ln1_rstd": "2 1 seq",
+    "qkv": "2 1 seq 3*n_embd",
+    "atty": "2 1 seq n_embd",
+    "preatt": "2 1 head seq seq",
+    "att": "2 1 head seq seq",
+    "attproj": "2 1 seq n_embd",
+    "residual2": "2 1 seq n_embd",
+    "ln2": "2 1 seq n_embd",
+    "ln2_mean": "2 1 seq",
+    "ln2_rstd": "2 1 seq",
+    "fch": "2 1 seq d_mlp",
+    "fch_gelu": "2 1 seq d_mlp",
+    "fcproj": "2 1 seq n_embd",
+    "residual3": "2 1 seq n_embd",
+    "lnf": "1 seq n_embd",
+    "lnf_mean": "1 seq",
+    "lnf_rstd": "1 seq",
+    "logits": "1 seq vocab",
+    "probs": "1 seq vocab",
+    "losses": "1 seq",
+}
+
+
+def test_llmc_names_and_shapes(trace):
+    llmc = trace.to("llm.c")
+    assert list(llmc) == list(LLMC)
+    sizes = SIZES | {"2": 2, "3*n_embd": 48}
+    for name, axes in LLMC.items():
+        assert llmc[name].shape == tuple(sizes[axis] for axis in axes.split()), name
+
+
+def test_llmc_order_names_the_table():
+    assert sorted(LLMC_ORDER) == sorted(site.names["llm.c"][0] for site in SITES if "llm.c" in site.names)
+
+
+def test_llmc_meanings(trace):
+    llmc = trace.to("llm.c")
+    future = np.triu(np.ones((7, 7), bool), 1)
+    assert (llmc["preatt"][..., future] == 0).all()
+    assert (llmc["att"][..., future] == 0).all()
+    for i in range(2):
+        scores = trace[f"h.{i}.attn.scores"]
+        np.testing.assert_array_equal(llmc["preatt"][i, 0][:, ~future], scores[:, ~future])
+        np.testing.assert_array_equal(llmc["atty"][i, 0], trace[f"h.{i}.attn.z"].reshape(7, 16))
+        np.testing.assert_array_equal(llmc["ln1_rstd"][i, 0], trace[f"h.{i}.ln_1.rstd"])
+    np.testing.assert_array_equal(llmc["losses"][0], trace["loss"])
+
+
+# -- views, laziness, what is not there ---------------------------------------------------------------
+
+COMPUTED = {
+    "guide": {"probabilities", "top_k_tokens", "token_ids", "attention_mask", "position_ids"},
+    "hf": set(),
+    "transformer_lens": {"hook_scale", "hook_normalized", "hook_result"},
+    "llm.c": {"ln1_mean", "ln1_rstd", "ln2_mean", "ln2_rstd", "lnf_mean", "lnf_rstd", "probs", "losses"}
+    | {"preatt"},
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_nothing_is_copied_that_is_there(trace, dialect):
+    arena = [trace[name] for name in trace.names()]
+    block = min(a.__array_interface__["data"][0] for a in arena)
+    end = block + trace.nbytes
+    for name, array in trace.to(dialect).arrays.items():
+        if name.split(".")[-1] not in COMPUTED[dialect]:
+            assert block <= array.__array_interface__["data"][0] < end, name
+            assert np.shares_memory(
+                array, trace[trace.to(dialect)._naming.items[name].sources(trace.config)[0][0]]
+            )
+        if name not in trace.to(dialect)._naming.facts:
+            assert not array.flags.writeable, name
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+def test_nothing_is_computed_before_it_is_asked_for(trace, dialect, monkeypatch):
+    from gpt2np import trace as module
+
+    monkeypatch.setattr(module, "DERIVED", {})
+    names = trace.to(dialect)
+    assert len(names) == len(list(names)) == len(set(names))
+    assert all(name in names for name in names)
+    assert len(names.arrays) == len(list(names.arrays))
+
+
+def test_unknown_dialect_and_names(trace):
+    with pytest.raises(InputError, match="no dialect 'keras'; known are gpt2np, guide, hf"):
+        trace.to("keras")
+    for dialect in NAMES:
+        with pytest.raises(UnknownSiteError, match=f"{dialect} has no 'querry'"):
+            trace.to(dialect)["querry"]
+        assert "querry" not in trace.to(dialect)
+        assert 5 not in trace.to(dialect)
+        assert trace.to(dialect).get("querry", 1) == 1
+
+
+def test_what_was_not_kept_is_absent(model):
+    trace = model.trace(IDS, keep=["h.1.attn.*", "logits"])
+    guide = trace.to("guide")
+    with pytest.raises(TraceError, match=r"h\.0\.attn\.qkv, which was not kept"):
+        guide["Q"]
+    with pytest.raises(NotKeptError, match=r"h\.0\.mlp\.pre was not kept"):
+        guide["mlp_hidden"]
+    assert guide.get("mlp_hidden") is None
+    assert "Q" not in guide
+    assert "layer_1_Q" in guide
+    assert {"layer_1_Q", "layer_1_attention_weights", "logits", "probabilities"} <= set(guide)
+    assert not {"Q", "layer_0_Q", "mlp_hidden", "hidden_states", "final_ln"} & set(guide)
+    assert list(trace.to("hf")) == [
+        "logits",
+        "past_key_values[1][0]",
+        "past_key_values[1][1]",
+        "attentions[1]",
+    ]
+    with pytest.raises(TraceError):
+        trace.to("hf")["hidden_states"]
+    assert list(trace.to("llm.c")) == ["logits", "probs", "losses"]
+    for dialect in NAMES:
+        names = trace.to(dialect)
+        assert all(names[name] is not None for name in names)  # whatever is listed is there
+
+
+def test_a_run_that_stopped_early(model):
+    trace = model.trace(IDS, stop_at_layer=1)
+    assert "hidden_states" not in trace.to("hf")
+    assert {"hidden_states[0]", "hidden_states[1]", "attentions[0]"} <= set(trace.to("hf"))
+    assert list(trace.to("llm.c")) == ["encoded"]
+    for dialect in NAMES:
+        assert all(trace.to(dialect)[name] is not None for name in trace.to(dialect))
+
+
+def test_head_outputs_need_the_weights(model, tmp_path):
+    model.trace(IDS).save(tmp_path / "t.safetensors")
+    lens = gpt2np.Trace.open(tmp_path / "t.safetensors").to("transformer_lens")
+    assert [name for name in TL_NAMES if "hook_result" not in name] == list(lens)
+    with pytest.raises(TraceError, match="needs the model's weights"):
+        lens["blocks.0.attn.hook_result"]
+    lens = gpt2np.Trace.open(tmp_path / "t.safetensors", model).to("transformer_lens")
+    assert list(lens) == TL_NAMES
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+VARIETIES = {
+    "whole": {},
+    "some": {"keep": ["attn.*", "h.1.mlp.post", "embed"]},
+    "positions": {"keep": {"positions": slice(2, 6, 2)}},
+    "half": {"keep": {"dtype": "float16"}},
+    "stopped": {"stop_at_layer": 1},
+    "derived": {"keep": ["probabilities", "attn.heads", "h.0.ln_1.mean"]},
+}
+LOST = {  # stored sites that a dialect has no name for
+    "gpt2np": set(),
+    "guide": {"resid_mid"},
+    "transformer_lens": {"ln_1", "ln_2"},
+    "llm.c": {"wte", "wpe"},
+}
+
+
+def bits(array):
+    return array.tobytes(), array.dtype, array.shape
+
+
+@pytest.mark.parametrize("to", ["npz", "safetensors"])
+@pytest.mark.parametrize("dialect", NAMES)
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_written_and_read_back(model, tmp_path, variety, dialect, to):
+    trace = model.trace(IDS, **VARIETIES[variety])
+    path = tmp_path / f"t.{to}"
+    if not any(name in trace.to(dialect).arrays.axes for name in trace.to(dialect).arrays):
+        with pytest.raises(TraceError, match="nothing in this trace"):
+            write_dialect(trace, path, to, dialect)
+        assert not path.exists()
+        return
+    assert write_dialect(trace, path, to, dialect) == len(trace.to(dialect).arrays)
+    back = read_dialect(path, model)
+    assert back.token_ids == IDS
+    assert back.positions == trace.positions
+    for name in back.names():
+        expected = trace[name].astype(back[name].dtype)
+        assert bits(back[name]) == bits(expected), name
+    if variety in ("whole", "positions", "half") and dialect in LOST:
+        lost = {name.split(".", 2)[-1] for name in set(trace.names()) - set(back.names())}
+        assert lost == LOST[dialect]
+        assert set(back.names()) <= set(trace.names())
+    if dialect == "gpt2np":
+        assert back.names() == trace.names()
+    # and the arrays of the file are those of the mapping
+    for name, array in back.to(dialect).arrays.items():
+        expected = trace.to(dialect).arrays[name]  # of a float16 trace, keys and values come out as float32
+        assert bits(array.astype(expected.dtype)) == bits(expected), name
+
+
+@pytest.mark.parametrize("dialect", ["guide", "llm.c", "transformer_lens"])
+def test_a_trace_that_was_read_back_verifies(tiny, tmp_path, dialect):
+    trace = tiny.trace("Elizabeth was not")
+    write_dialect(trace, tmp_path / "t.npz", "npz", dialect)
+    back = read_dialect(tmp_path / "t.npz", tiny)
+    assert back.verify()
+    assert back.tokens == trace.tokens
+    assert back.top(3) == trace.top(3)
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+def test_files_as_others_read_them(trace, tmp_path, dialect):
+    arrays = trace.to(dialect).arrays
+    for to in WRITERS:
+        write_dialect(trace, tmp_path / f"t.{to}", to, dialect)
+    npz = np.load(tmp_path / "t.npz")
+    assert npz.files == ["gpt2np", *arrays]
+    assert json.loads(str(npz["gpt2np"]))["token_ids"] == IDS
+    tensors = safetensors.numpy.load_file(tmp_path / "t.safetensors")
+    assert sorted(tensors) == sorted(arrays)
+    text = json.loads((tmp_path / "t.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert text["token_ids"] == IDS
+    assert list(text["arrays"]) == list(arrays)
+    found = {}
+    with (tmp_path / "t.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            index = tuple(int(row[c]) for c in row if c.startswith("axis_") and row[c] != "")
+            found.setdefault(row["name"], {})[index] = row["value"]
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert bits(npz[name]) == bits(array)
+        assert bits(tensors[name]) == bits(array)
+        entry = text["arrays"][name]
+        assert (entry["dtype"], tuple(entry["shape"])) == (array.dtype.name, array.shape)
+        assert len(entry["axes"]) == array.ndim
+        from_json = np.array(entry["data"], object)
+        assert from_json.shape == array.shape
+        from_json[from_json == None] = float(entry.get("null", "0"))  # noqa: E711
+        assert from_json.astype(array.dtype).tobytes() == array.tobytes()
+        from_csv = np.empty(array.shape, array.dtype)
+        assert len(found[name]) == array.size
+        for index, value in found[name].items():
+            from_csv[index] = array.dtype.type(value)
+        assert from_csv.tobytes() == array.tobytes()
+
+
+def test_json_restores_any_float(tmp_path):
+    """Random bit patterns, in all three precisions, go through text and back."""
+    from gpt2np.export.writing import lines
+
+    rng = np.random.default_rng(0)
+    for dtype, unsigned in (("float16", "uint16"), ("float32", "uint32"), ("float64", "uint64")):
+        values = rng.integers(0, np.iinfo(unsigned).max, (40, 100), unsigned, endpoint=True).view(dtype)
+        values = np.where(np.isfinite(values), values, 0).astype(dtype)
+        back = np.array([[float(x) for x in line.split(",")] for line in lines(values)]).astype(dtype)
+        assert back.tobytes() == values.tobytes()
+
+
+def test_own_safetensors_is_a_saved_trace(trace, tmp_path):
+    write_dialect(trace, tmp_path / "a.safetensors", "safetensors")
+    trace.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert gpt2np.Trace.open(tmp_path / "a.safetensors").names() == trace.names()
+
+
+def test_npz_is_the_same_every_time(trace, tmp_path):
+    for name in "ab":
+        write_dialect(trace, tmp_path / name, "npz", "hf")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# -- the command line ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(trace, tmp_path):
+    trace.save(tmp_path / "t.safetensors")
+    return str(tmp_path / "t.safetensors")
+
+
+def run(capsys, *argv):
+    try:
+        code = main(["export", *map(str, argv)])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("to", WRITERS)
+@pytest.mark.parametrize("dialect", NAMES)
+def test_export(capsys, saved, trace, tmp_path, to, dialect):
+    out = tmp_path / "out"
+    code, stdout, err = run(capsys, saved, "--to", to, "--dialect", dialect, "-o", out)
+    assert (code, stdout) == (0, "")
+    assert err.startswith(f"gpt2np: wrote {out}, ")
+    if to in ("npz", "safetensors"):
+        back = read_dialect(out)
+        assert all(np.array_equal(back[name], trace[name]) for name in back.names())
+
+
+def test_export_of_an_exported_file(capsys, saved, trace, tmp_path):
+    for source, to, dialect, out in (
+        (saved, "npz", "llm.c", "a.npz"),
+        (tmp_path / "a.npz", "safetensors", "guide", "b.safetensors"),
+        (tmp_path / "b.safetensors", "json", "hf", "c.json"),
+    ):
+        code, text, _ = run(capsys, source, "--to", to, "--dialect", dialect, "-o", tmp_path / out, "--json")
+        assert code == 0
+        facts = json.loads(text)
+        assert facts["bytes"] == (tmp_path / out).stat().st_size
+    logits = json.loads((tmp_path / "c.json").read_text())["arrays"]["logits"]["data"]
+    assert np.array_equal(np.array(logits, np.float32), trace["logits"][None])
+
+
+def test_export_with_weights(capsys, tiny, tmp_path):
+    trace = tiny.trace("Elizabeth was", out=tmp_path / "t.safetensors")
+    argv = (tmp_path / "t.safetensors", "--to", "npz", "--dialect", "transformer_lens", "-o")
+    assert run(capsys, *argv, tmp_path / "a.npz")[0] == 0
+    assert run(capsys, *argv, tmp_path / "b.npz", "--model", "tiny")[0] == 0
+    assert "blocks.0.attn.hook_result" not in np.load(tmp_path / "a.npz").files
+    result = np.load(tmp_path / "b.npz")["blocks.0.attn.hook_result"]
+    np.testing.assert_array_equal(result, trace["h.0.attn.heads"])
+
+
+# -- wrong input --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere.safetensors", "--to", "npz", "-o", "x"], "nowhere.safetensors"),
+        ([".", "--to", "npz", "-o", "x"], "folder"),
+        (["text.txt", "--to", "npz", "-o", "x"], "text.txt"),
+        (["empty", "--to", "npz", "-o", "x"], "empty"),
+        (["weights.safetensors", "--to", "npz", "-o", "x"], "is not a trace"),
+        (["foreign.npz", "--to", "npz", "-o", "x"], "is not a trace"),
+        (["t.safetensors", "--to", "npz", "-o", "nowhere/x"], "cannot be written"),
+        (["t.safetensors", "--to", "json", "-o", "nowhere/x"], "cannot be written"),
+        (["t.safetensors", "--to", "safetensors", "-o", "nowhere/x"], "No such file or directory"),
+        (["t.safetensors", "--to", "csv", "-o", "."], "cannot be written"),
+        (["t.safetensors", "--to", "csv", "-o", "/"], "cannot be written"),
+        (["t.safetensors", "--to", "npz", "-o", "/dev/null"], "cannot be written"),
+        (["t.safetensors", "--to", "npz"], "-o"),
+        (["t.safetensors", "-o", "x"], "--to"),
+        (["t.safetensors", "--to", "npy", "-o", "x"], "npy"),
+        (["t.safetensors", "--to", "npz", "--dialect", "keras", "-o", "x"], "keras"),
+        (["t.safetensors", "--to", "npz", "-o", "x", "--model", "tiny"], "another model"),
+        (["t.safetensors", "--to", "npz", "-o", "x", "--model", "./nowhere"], "nowhere"),
+        (["z.safetensors", "--to", "npz", "--dialect", "hf", "-o", "x"], "nothing in this trace"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, model, saved, tmp_path, argv, message):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("Elizabeth was")
+    Path("empty").touch()
+    np.savez("foreign.npz", logits=np.zeros((7, 60)))
+    safetensors.numpy.save_file({"wte.weight": np.zeros((2, 2))}, "weights.safetensors")
+    model.trace(IDS, keep="attn.z", out="z.safetensors")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("gpt2np")
+    assert message in last
+    assert "Traceback" not in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("to", ["npz", "json", "csv"])
+def test_disk_full_leaves_what_was_there(trace, tmp_path, to):
+    (tmp_path / "out").write_text("what was there")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            write_dialect(trace, tmp_path / "out", to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "what was there"
+
+
+def rewritten(path, **changes):
+    """An npz file with some entries replaced, or removed where the change is None."""
+    entries = dict(np.load(path))
+    metadata = json.loads(str(entries.pop("gpt2np")))
+    for name, change in changes.pop("metadata", {}).items():
+        metadata[name] = change
+    entries |= changes.pop("entries", {})
+    np.savez(path, gpt2np=np.array(json.dumps(metadata)), **entries)
+
+
+WRONG_NPZ = [
+    ({"entries": {"lm_head": np.zeros(3)}}, "'lm_head' is no name of the dialect hf"),
+    ({"entries": {"logits": np.zeros((7, 60), "f")}}, r"logits has shape \(7, 60\), expected \(1, 7, 60\)"),
+    ({"entries": {"logits": np.zeros((1, 7, 60))}}, "logits is float64, expected float32"),
+    ({"entries": {"logits": np.array(["a"])}}, "logits has shape"),
+    ({"metadata": {"dialect": "keras"}}, "dialect is 'keras'"),
+    ({"metadata": {"dialect": ["hf"]}}, "dialect is"),
+    ({"metadata": {"schema": "x/1"}}, "schema is 'x/1'"),
+    ({"metadata": {"token_ids": []}}, "token_ids"),
+    ({"metadata": {"config": None}}, "config"),
+    ({"metadata": {"token_ids": [3, 17], "tokens": None}}, "has shape"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_NPZ)
+def test_wrong_npz(trace, tmp_path, changes, message):
+    write_dialect(trace, tmp_path / "t.npz", "npz", "hf")
+    rewritten(tmp_path / "t.npz", **changes)
+    with pytest.raises(TraceError, match=message):
+        read_dialect(tmp_path / "t.npz")
+
+
+def test_wrong_zip_files(trace, tmp_path):
+    path = tmp_path / "t.npz"
+    np.savez(path, gpt2np=np.array({"a": 1}, object))  # a pickle
+    with pytest.raises(TraceError, match="gpt2np"):
+        read_dialect(path)
+    np.savez(path, gpt2np=np.array("not JSON"))
+    with pytest.raises(TraceError, match="is not JSON"):
+        read_dialect(path)
+    np.savez(path, gpt2np=np.array("[1]"))
+    with pytest.raises(TraceError, match="schema is"):
+        read_dialect(path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("gpt2np", "no array")
+    with pytest.raises(TraceError, match="is no array"):
+        read_dialect(path)
+    write_dialect(trace, path, "npz", "hf")
+    empty = {"gpt2np": np.load(path)["gpt2np"]}
+    np.savez(path, **empty)
+    with pytest.raises(TraceError, match="holds no array"):
+        read_dialect(path)
+
+
+def test_any_damage_to_an_npz_is_noticed_or_harmless(tmp_path):
+    model = random_model(0, "float32", n_layer=1, n_embd=4, vocab_size=10)
+    trace = model.trace([1, 2])
+    write_dialect(trace, tmp_path / "t.npz", "npz", "hf")
+    whole = (tmp_path / "t.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    path, refused = tmp_path / "damaged.npz", 0
+    for n in range(300):
+        damaged = bytearray(whole)
+        if n % 3 == 0:
+            damaged = damaged[: rng.integers(len(whole))]
+        else:
+            for at in rng.integers(len(whole), size=n % 3):
+                damaged[at] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            back = read_dialect(path)
+        except TraceError:
+            refused += 1
+        else:
+            assert all(np.array_equal(back[name], trace[name]) for name in back.names())
+    assert refused > 200
+
+
+def test_a_dialect_file_is_no_saved_trace(trace, tmp_path):
+    write_dialect(trace, tmp_path / "t.safetensors", "safetensors", "guide")
+    with pytest.raises(TraceError, match=r"schema is 'gpt2np\.dialect/1'"):
+        gpt2np.Trace.open(tmp_path / "t.safetensors")
+    with pytest.raises(InputError, match="no writer for 'npy'"):
+        write_dialect(trace, tmp_path / "x", "npy")
+    with pytest.raises(TraceError, match="another model"):
+        read_dialect(tmp_path / "t.safetensors", random_model(0, "float32", n_layer=3))
