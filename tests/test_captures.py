@@ -446,10 +446,10 @@ def test_pt_that_cannot_be_written_leaves_nothing(internals, tmp_path, monkeypat
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(TraceError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         save_capture(internals, tmp_path / "nowhere" / "a.pt")
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TraceError, match=r"a\.pt: cannot be written \(No space left"):
+    with pytest.raises(InputError, match=r"a\.pt: cannot be written \(No space left"):
         save_capture(internals, tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.errors import InputError, TraceError, short
+from gpt2np.files import whole_binary_file
 from gpt2np.ops import Array
 
 SCHEMA = "gpt2np.capture/1"
@@ -51,8 +51,8 @@ def save_capture(
     file under `"facts"`; a `.pt` file has no place for them.
 
     Raises:
-        InputError: another ending, or `.pt` without torch.
-        TraceError: the capture is malformed, or the file cannot be written.
+        InputError: another ending, `.pt` without torch, or a `.pt` file that cannot be written.
+        TraceError: the capture is malformed, or a `.safetensors` file cannot be written.
     """
     path = Path(path)
     check_format(path.suffix.removeprefix("."))
@@ -121,18 +121,9 @@ def _torch() -> Any:
 
 def _save_torch(capture: Capture, path: Path) -> None:
     torch = _torch()
-    temporary = path.with_name(f".gpt2np-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(_mapped(capture, lambda a: torch.from_numpy(np.array(a, order="C"))), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise TraceError(f"{path}: cannot be written ({getattr(error, 'strerror', error)})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    tensors = _mapped(capture, lambda array: torch.from_numpy(np.array(array, order="C")))
+    with whole_binary_file(path) as file:
+        torch.save(tensors, file)
 
 
 def _load_torch(path: Path) -> Any:
