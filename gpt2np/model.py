@@ -206,12 +206,14 @@ class Model:
             raise InputError(f"on_overflow={on_overflow!r}: must be 'refuse' or 'slide'")
         if past is not None and len(prompts) > 1:
             raise InputError("past goes with one prompt")
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
         if not all(isinstance(s, str) and s for s in stops):
             raise InputError(f"stop={stop!r}: must be a string or a list of strings, none of them empty")
-        if eos == "config":
-            eos = self.config.eos_token_id
-        ends = [*stop_tokens] if eos is None else [eos, *stop_tokens]
+        if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
+            raise InputError(f"stop_tokens={stop_tokens!r}: must be a list of token ids")
+        ends = self._check_ids([*stop_tokens, *([] if eos in (None, "config") else [eos])])
+        if eos == "config" and self.config.eos_token_id is not None:
+            ends.append(self.config.eos_token_id)  # outside a smaller vocabulary it is never chosen
         return Generation(
             self,
             prompts,
@@ -220,7 +222,7 @@ class Model:
             Options(
                 max_new_tokens,
                 sampling_options(sampling),
-                frozenset(_token_id(i) for i in ends),
+                frozenset(ends),
                 stops,
                 None if keep is None else Keep.parse(keep),
                 ledger,
@@ -256,17 +258,22 @@ class Model:
         else:
             if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or np.ndim(prompt) == 0:
                 raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
-            ids = [_token_id(i) for i in prompt]
+            ids = list(prompt)
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
         if limit and len(ids) > self.config.n_positions:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; the context of this model holds {self.config.n_positions}"
             )
-        for i in ids:
+        return self._check_ids(ids)
+
+    def _check_ids(self, ids: Iterable[Any]) -> list[int]:
+        """The ids as integers, all of the vocabulary."""
+        checked = [_token_id(i) for i in ids]
+        for i in checked:
             if not 0 <= i < self.config.vocab_size:
                 raise InputError(f"token id {i} is not one of 0 to {self.config.vocab_size - 1}")
-        return ids
+        return checked
 
     def _prompts(self, prompt: Any) -> tuple[list[Prompt], bool]:
         """The prompts of a call, and whether they were given as several."""
