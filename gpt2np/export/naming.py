@@ -213,6 +213,6 @@ def naming_of(dialect: str, config: Config) -> Naming:
     Raises:
         InputError: no such dialect.
     """
-    if dialect not in _NAMINGS:
+    if dialect not in NAMES:
         raise InputError(f"there is no dialect {dialect!r}; known are {', '.join(NAMES)}")
     return _NAMINGS[dialect](config)
