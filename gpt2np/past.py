@@ -9,6 +9,7 @@ from gpt2np.errors import InputError
 from gpt2np.ops import Array
 from gpt2np.plan import Keep
 from gpt2np.recording import Recording
+from gpt2np.trace import Trace
 
 
 class Past(Protocol):
@@ -46,6 +47,8 @@ def fill(recording: Recording, past: Past, n: int) -> None:
         for entry in recording.plan.entries:
             array = recording.arrays[entry.name]
             (array[:, :n] if entry.site.quadratic else array[:n])[...] = 0
+    if isinstance(past, Trace) and past.plan.keep.dtype == "float16":
+        raise InputError("past: was kept in float16, which does not give the same tokens")
     shape = (len(past.token_ids), config.n_head, config.n_embd // config.n_head)
     for layer in range(config.n_layer):
         queries, *targets = split_qkv(recording.cache[f"h.{layer}.attn.qkv"][:n], config.n_head)
@@ -53,10 +56,8 @@ def fill(recording: Recording, past: Past, n: int) -> None:
         for part, target in zip("kv", targets, strict=True):
             name = f"h.{layer}.attn.{part}"
             rows = past[name]
-            if rows.shape != shape or rows.dtype.itemsize < 4:
-                raise InputError(
-                    f"past: {name} is {rows.dtype} {list(rows.shape)}, expected {list(shape)} in float32"
-                )
+            if rows.shape != shape:
+                raise InputError(f"past: {name} is {list(rows.shape)}, expected {list(shape)}")
             target[...] = rows[:n]
 
 

@@ -31,6 +31,7 @@ class KV:
     token_ids: list[int] = field(default_factory=list)  # empty where a file does not say
     prediction: dict[str, Any] | None = None  # `predicted_next_token` of document 003
     fingerprint: str | None = None
+    exact: bool = True  # False: kept in float16
 
     @property
     def n_layer(self) -> int:
@@ -82,6 +83,7 @@ class KV:
             trace.token_ids,
             prediction,
             facts.get("fingerprint"),
+            trace.plan.keep.dtype != "float16",
         )
 
     # -- questions --------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
     """
     n = 0
     with whole_file(path) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
             writer.writerow(row)

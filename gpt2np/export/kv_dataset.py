@@ -112,17 +112,13 @@ def write_dataset(
 def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
     """The files that are listed already, by name; starts the index if there is none."""
     path = folder / INDEX
-    if not path.exists():
-        taken = next((name for name in names if (folder / name).exists()), None)
-        if taken is not None:
-            raise InputError(f"{folder / taken} is there already and not from this dataset (no {INDEX})")
-        _append(path, header)
-        return {}
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by an interruption
     if not whole and _line(header).startswith(content):
-        os.truncate(path, 0)
-        _append(path, header)
+        taken = next((name for name in names if (folder / name).exists()), None)
+        if taken is not None:
+            raise InputError(f"{folder / taken} is not from this dataset: choose another folder")
+        path.write_bytes(_line(header))
         return {}
     try:
         first, *entries = (json.loads(line) for line in whole.decode("utf-8").splitlines())
@@ -133,7 +129,8 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
         found = first.get(key) if isinstance(first, dict) else None
         if found != value:
             raise InputError(f"{path}: {key} is {found!r}, not {value!r}: choose another folder")
-    os.truncate(path, len(whole))
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
     for rest in folder.glob(".gpt2np-*.tmp"):  # of a run that was killed
         rest.unlink(missing_ok=True)
     return listed

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.checkpoint import default_name
+from gpt2np.derived import log_probabilities
 from gpt2np.errors import InputError, TraceError
 from gpt2np.export.kv import KV, check_coordinate
 from gpt2np.export.kv_files import SCHEMA, Positions, read_kv
@@ -30,7 +31,7 @@ from gpt2np.step import Sequence as PackedSequence
 from gpt2np.trace import Trace
 
 SAMPLE_PROMPTS = Path(__file__).parent / "data" / "sample_prompts.txt"
-TOLERANCE = 1e-4  # between a key in a file and the same key computed again: another machine rounds otherwise
+TOLERANCE = 1e-3  # between a number in a file and the same computed again: other machines round otherwise
 
 
 class GPT2KVCacheExtractor:
@@ -39,8 +40,8 @@ class GPT2KVCacheExtractor:
     Example:
         >>> extractor = GPT2KVCacheExtractor("tiny")
         >>> result = extractor.extract_kv_cache("Elizabeth was")
-        >>> result["predicted_next_token"]["token"]
-        ' a'
+        >>> result["input_tokens"]
+        ['E', 'lizabeth', ' was']
         >>> len(extractor.get_coordinate_kv(result, layer=0, head=0, token=0)["key"])
         48
     """
@@ -224,8 +225,9 @@ class KVCache:
 def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
     """Read a KV file, JSON or `.safetensors`, and check that it is this model's.
 
-    It is if the last token, run again on top of the keys and values before it, gets the keys and values that
-    the file says: no header can promise that, and no copied or touched weight file disturbs it.
+    It is if the last token, run again on top of the keys and values before it, gets the keys and values and
+    the probability of the next token that the file says. No header could promise that; and the fingerprint
+    alone would refuse a copy of the same weights, which has another time of change.
 
     Raises:
         TraceError: the file is damaged, foreign, or of another model.
@@ -240,6 +242,8 @@ def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
             )
     if not kv.token_ids:
         raise TraceError(f"{path}: has no input_token_ids, so the text cannot be gone on with")
+    if not kv.exact:
+        raise TraceError(f"{path}: was kept in float16, which does not give the same tokens")
     try:
         ids = model.token_ids(kv.token_ids)
         cache = KVCache(model, kv)
@@ -253,25 +257,26 @@ def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
     if not error <= TOLERANCE:
         same = kv.fingerprint == model.checkpoint.fingerprint
         why = "is damaged" if same else f"is of another model than {model.name}"
-        raise TraceError(
-            f"{path}: {why}: the last token's keys and values, computed again, are off by {error:.2g}"
-        )
+        raise TraceError(f"{path}: {why}: its last token, run again, comes out otherwise (by {error:.2g})")
     return cache
 
 
 def _last_token_error(cache: KVCache, ids: list[int]) -> float:
-    """Run the last token on top of the others; the largest relative difference of its keys and values."""
-    model, last = cache.model, len(ids) - 1
-    recording = Recording(
-        Plan(model.config, len(ids), Keep(names=frozenset()), model.dtype.name), {}, cache=True
-    )
+    """Run the last token on top of the others; the largest difference to what the file says of it."""
+    model, last, n = cache.model, len(ids) - 1, len(ids)
+    plan = Plan(model.config, n, Keep(names=frozenset()), model.dtype.name)
+    recording = Recording(plan, {}, cache=True)
     fill(recording, cache, last)
     sequence = PackedSequence(np.array(ids[last:]), last, recording)
-    model.run_pass(Pass(model.config, model.dtype, [sequence], last_only=True))
-    error = 0.0
+    logits = model.run_pass(Pass(model.config, model.dtype, [sequence], last_only=True))[0]
+    errors = []
     for layer, pair in enumerate(cache.kv.layers):
         computed = recording.cache[f"h.{layer}.attn.qkv"][last].reshape(3, *pair[0].shape[1:])[1:]
         stored = np.stack([array[last] for array in pair])
-        scale = max(1.0, float(np.abs(computed).max()))
-        error = max(error, float(np.abs(computed - stored).max()) / scale)
-    return error
+        errors.append(np.abs(computed - stored).max() / max(1.0, np.abs(computed).max()))
+    prediction = cache.kv.prediction or {"token_id": -1, "top_k_candidates": []}
+    token_id, candidates = prediction["token_id"], prediction["top_k_candidates"]
+    if candidates and candidates[0]["token"] == prediction["token"] and token_id < len(logits):
+        probability = np.exp(log_probabilities(logits.astype(np.float64))[token_id])
+        errors.append(abs(candidates[0]["probability"] - probability))
+    return float(max(errors))

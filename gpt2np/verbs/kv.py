@@ -11,7 +11,7 @@ from gpt2np.verbs import kv_text
 
 SHOWN = 20  # rows of a search on a terminal; --json and --export-csv have all
 FORMATS = "A .safetensors file has a third of the size of a .json file and needs no parsing: at 1,024 tokens \
-of GPT-2 small, a query takes a fraction of a second instead of several."
+of GPT-2 small, a query takes half a second instead of seven."
 
 
 def register(verbs: Any) -> None:
@@ -166,9 +166,8 @@ def dataset(args: argparse.Namespace) -> int:
         )
         return 0
     print(kv_text.files([entry for entry, _ in entries]))
-    print(
-        f"gpt2np: wrote {n_new} of {len(entries)} files (the others were there), listed in {index}", file=sys.stderr
-    )
+    note = f"wrote {n_new} of {len(entries)} files (the others were there), listed in {index}"
+    print(f"gpt2np: {note}", file=sys.stderr)
     return 0
 
 

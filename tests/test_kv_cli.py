@@ -1,0 +1,555 @@
+"""`gpt2np kv`: document 003's command lines, questions to files, datasets that survive being killed."""
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt2np
+from gpt2np.cli import main
+from gpt2np.export.kv_files import read_kv
+from gpt2np.export.kv_json import SAMPLE_PROMPTS, load_kv
+from gpt2np.tables import cell_width
+
+TEXT = "The quick brown fox jumps over the lazy dog"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GPT2NP_MODEL", raising=False)
+
+
+def run(capsys, *argv):
+    """(exit code, stdout, stderr) of one `gpt2np kv` command."""
+    try:
+        code = main(["kv", *map(str, argv)])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def facts(capsys, *argv):
+    code, out, err = run(capsys, *argv, "--json")
+    assert code == 0, err
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(params=["data/kv_cache_output.json", "data/kv.safetensors", "data/trace.safetensors"])
+def file(request, tiny, capsys):
+    """The same text in each kind of file."""
+    Path("data").mkdir()
+    if "trace" in request.param:
+        tiny.trace(TEXT, keep=["attn.qkv", "logits"], out=request.param)
+    else:
+        assert run(capsys, "extract", TEXT, "--out", request.param)[0] == 0
+    return request.param
+
+
+# -- the document's own lines -------------------------------------------------------------------------
+
+LINES = """
+python3 src/gpt2_kvcache.py
+python3 tools/dataset_generator.py --text-file data/sample_prompts.txt --output-dir data/datasets/
+python3 tools/kvcache_query.py data/kv_cache_output.json --info
+python3 tools/kvcache_query.py data/kv_cache_output.json --coordinate 0 0 0
+python3 tools/kvcache_query.py data/kv_cache_output.json --token-search "fox"
+python3 tools/kvcache_query.py data/kv_cache_output.json --layer-summary 0
+python3 tools/kvcache_query.py data/kv_cache_output.json --search-norm 0.5 1.0 key --export-csv results.csv
+python3 tools/dataset_generator.py --prompts "Hello world" "Machine learning" --output-dir data/datasets/
+python3 tools/dataset_generator.py --random 100 --output-dir data/random/
+python3 tools/dataset_generator.py --random 10 --output-dir data/batch/
+""".strip().splitlines()
+OURS = {
+    "python3 src/gpt2_kvcache.py": "extract",
+    "python3 tools/kvcache_query.py": "query",
+    "python3 tools/dataset_generator.py": "dataset",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_documents_command_lines(capsys, line):
+    Path("data").mkdir()
+    Path("data/sample_prompts.txt").write_text(SAMPLE_PROMPTS.read_text("utf-8"), "utf-8")
+    assert run(capsys, "extract", "--out", "data/kv_cache_output.json")[0] == 0
+    script = next(script for script in OURS if line.startswith(script))
+    code, out, err = run(capsys, OURS[script], *shlex.split(line.removeprefix(script)))
+    assert code == 0, err
+    assert max(cell_width(text) for text in out.splitlines()) <= 80
+    assert all(text == text.rstrip() for text in out.splitlines())
+    if "extract" in OURS[script]:
+        assert read_kv("kv_cache_output.json").text == TEXT
+    if "--export-csv" in line:
+        assert Path("results.csv").read_text().startswith("query,layer,head,")
+
+
+def test_example_3_analyses_all_generated_files(capsys):
+    assert run(capsys, "dataset", "--random", "3", "--output-dir", "data/batch/")[0] == 0
+    files = sorted(Path("data/batch").glob("*.json"))
+    assert len(files) == 3
+    for path in files:
+        assert run(capsys, "query", path, "--info")[0] == 0
+
+
+# -- extract ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["kv.json", "kv.safetensors"])
+def test_extract(capsys, tiny, name):
+    code, out, err = run(capsys, "extract", "Elizabeth was", "--out", name, "--top", "3")
+    assert code == 0
+    assert err.startswith("gpt2np: model tiny")
+    assert name in out
+    assert out.count("%") == 3
+    kv, trace = read_kv(name), tiny.trace("Elizabeth was", keep="attn.qkv")
+    assert kv.prediction["token"] == trace.top(1)[0][0]
+    assert len(kv.prediction["top_k_candidates"]) == 3
+    for layer, (keys, values) in enumerate(kv.layers):
+        assert keys.tobytes() == np.ascontiguousarray(trace[f"h.{layer}.attn.k"]).tobytes()
+        assert values.tobytes() == np.ascontiguousarray(trace[f"h.{layer}.attn.v"]).tobytes()
+    assert load_kv(name, tiny).generate(max_new_tokens=2).finish().text.startswith("Elizabeth was")
+
+
+def test_extract_as_json_from_ids_and_from_stdin(capsys, monkeypatch):
+    found = facts(capsys, "extract", "--tokens", "5,6,7", "--out", "a.json")
+    assert found["input_token_ids"] == [5, 6, 7]
+    assert found["bytes"] == Path("a.json").stat().st_size
+    monkeypatch.setattr("sys.stdin", io.StringIO("Elizabeth was"))
+    assert facts(capsys, "extract", "-", "--out", "a.safetensors")["input_text"] == "Elizabeth was"
+
+
+def test_extract_without_a_text_says_which(capsys):
+    _, out, err = run(capsys, "extract")
+    assert "no TEXT" in err
+    assert str(SAMPLE_PROMPTS) in err
+    assert TEXT in out
+
+
+# -- query --------------------------------------------------------------------------------------------
+
+
+def test_info(capsys, file, tiny):
+    code, out, err = run(capsys, "query", file, "--info")
+    assert (code, err) == (0, "")
+    assert f"|{TEXT}|" in out
+    assert "4 layers, 4 heads, d_head 48" in out
+    found = facts(capsys, "query", file, "--info")["info"]
+    assert found["metadata"] == {"n_layers": 4, "n_heads": 4, "d_head": 48, "sequence_length": 17}
+    assert found["input_token_ids"] == tiny.tokenizer.encode(TEXT)
+    if "trace" in file:
+        assert "not in this file" in out
+    else:
+        assert found["predicted_next_token"]["token"] == tiny.trace(TEXT).top(1)[0][0]
+
+
+def test_coordinate(capsys, file, tiny):
+    found = facts(capsys, "query", file, "--coordinate", 3, 2, 5)["coordinate"]
+    trace = tiny.trace(TEXT)
+    assert (found["layer"], found["head"], found["token_idx"], found["token"]) == (3, 2, 5, trace.tokens[5])
+    for part in ("key", "value"):
+        vector = trace[f"h.3.attn.{part[0]}"][5, 2]
+        assert np.array(found[part], np.float32).tobytes() == vector.tobytes()
+        assert found[f"{part}_norm"] == pytest.approx(float(np.linalg.norm(vector.astype(np.float64))))
+    _, out, _ = run(capsys, "query", file, "--coordinate", 3, 2, 5)
+    assert f"{found['key'][0]:.6g}" in out
+
+
+@pytest.mark.parametrize(("text", "places"), [("QUICK", [[1]]), ("fox", [[4, 5]]), ("The", [[0], [10]])])
+def test_token_search(capsys, file, text, places):
+    found = facts(capsys, "query", file, "--token-search", text)["token_search"]
+    assert [place["token_idx"] for place in found["found"]] == places
+    assert found["case_sensitive"] is False
+    for place in found["found"]:
+        assert text.lower() in "".join(place["tokens"]).lower()
+    _, out, _ = run(capsys, "query", file, "--token-search", text)
+    assert "case-insensitive" in out
+    assert f"{len(places)} found" in out
+
+
+def test_layer_summary(capsys, file, tiny):
+    found = facts(capsys, "query", file, "--layer-summary", 2)["layer_summary"]
+    assert found["layer"] == 2
+    for part in ("key", "value"):
+        norms = np.linalg.norm(tiny.trace(TEXT)[f"h.2.attn.{part[0]}"].astype(np.float64), axis=-1)
+        for head, row in enumerate(found["heads"]):
+            assert row["head"] == head
+            expected = [norms[:, head].mean(), norms[:, head].min(), norms[:, head].max()]
+            assert [row[f"{part}_norm_{of}"] for of in ("mean", "min", "max")] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_search_norm(capsys, file, tiny, part):
+    trace = tiny.trace(TEXT)
+    norms = np.stack(
+        [np.linalg.norm(trace[f"h.{i}.attn.{part[0]}"].astype(np.float64), axis=-1) for i in range(4)]
+    )
+    low, high = np.quantile(norms, [0.3, 0.5]).tolist()
+    found = facts(capsys, "query", file, "--search-norm", low, high, part)["search_norm"]
+    layers, tokens, heads = np.nonzero((norms >= low) & (norms <= high))
+    expected = sorted(zip(layers.tolist(), heads.tolist(), tokens.tolist(), strict=True))
+    assert [(row["layer"], row["head"], row["token_idx"]) for row in found["rows"]] == expected
+    assert (found["found"], found["of"]) == (len(expected), norms.size)
+    assert len(expected) > 20
+    _, out, _ = run(capsys, "query", file, "--search-norm", low, high, part)
+    assert f"and {len(expected) - 20} more" in out
+    none = facts(capsys, "query", file, "--search-norm", 1e6, 1e7, part)["search_norm"]
+    assert (none["found"], none["rows"]) == (0, [])
+
+
+def test_everything_combined_and_its_csv(capsys, file, tiny):
+    asked = ["--info", "--coordinate", 0, 0, 0, "--token-search", "fox", "--layer-summary", 1]
+    asked += ["--search-norm", 0, 1000, "value", "--export-csv", "all.csv"]
+    code, out, err = run(capsys, "query", file, *asked)
+    assert code == 0
+    assert "all.csv" in err
+    assert max(cell_width(line) for line in out.splitlines()) <= 80
+    names = ["info", "coordinate", "token_search", "layer_summary", "search_norm"]
+    assert list(facts(capsys, "query", file, *asked)) == names
+    rows, trace = rows_of("all.csv"), tiny.trace(TEXT)
+    counts = {"coordinate": 1, "token-search": 2 * 16, "layer-summary": 4 * 17, "search-norm": 16 * 17}
+    for question, count in counts.items():
+        assert sum(row["query"] == question for row in rows) == count
+    assert len(rows) == sum(counts.values())
+    for row in rows:
+        layer, head, token = (int(row[axis]) for axis in ("layer", "head", "token_idx"))
+        assert row["token"] == trace.tokens[token]
+        assert int(row["token_id"]) == trace.token_ids[token]
+        for part in ("key", "value"):
+            vector = trace[f"h.{layer}.attn.{part[0]}"][token, head].astype(np.float64)
+            assert float(row[f"{part}_norm"]) == pytest.approx(np.linalg.norm(vector), rel=1e-12)
+
+
+def test_csv_alone_and_of_nothing(capsys, file):
+    code, out, _ = run(capsys, "query", file, "--export-csv", "all.csv")
+    assert (code, out) == (0, "")
+    assert len(rows_of("all.csv")) == 4 * 4 * 17
+    assert run(capsys, "query", file, "--search-norm", 1e6, 1e7, "key", "--export-csv", "none.csv")[0] == 0
+    assert Path("none.csv").read_text() == "query,layer,head,token_idx,token_id,token,key_norm,value_norm\n"
+
+
+def test_csv_of_tokens_with_commas_quotes_and_newlines(capsys, tiny):
+    text = 'One, "two",\n\nthree\r\n'
+    run(capsys, "extract", text, "--out", "kv.json")
+    run(capsys, "query", "kv.json", "--export-csv", "all.csv")
+    first = [row["token"] for row in rows_of("all.csv")[: len(tiny.tokenizer.encode(text))]]
+    assert "".join(first) == text
+
+
+def test_strange_texts_keep_within_80_columns(capsys):
+    text = "😀 日本語 " + "\n\t\x07" * 20 + "naïve " * 10
+    run(capsys, "extract", text, "--out", "kv.json")
+    asked = [
+        "--token-search",
+        " \n\t\x07\n\t",
+        "--search-norm",
+        0,
+        1e9,
+        "key",
+        "--info",
+        "--layer-summary",
+        0,
+    ]
+    code, out, err = run(capsys, "query", "kv.json", *asked)
+    assert code == 0, err
+    assert max(cell_width(line) for line in out.splitlines()) <= 80
+    assert "\x07" not in out
+
+
+# -- wrong input --------------------------------------------------------------------------------------
+
+GOOD = ["query", "kv.json"]
+WRONG = [
+    [],
+    ["nothing"],
+    ["extract", "a", "--out", "kv.txt"],
+    ["extract", "a", "--out", ""],
+    ["extract", "a", "--out", "/nowhere/kv.json"],
+    ["extract", "a", "--out", "/nowhere/kv.safetensors"],
+    ["extract", ""],
+    ["extract", "a " * 3000],
+    ["extract", "a", "--tokens", "1"],
+    ["extract", "--tokens", "x"],
+    ["extract", "a", "--top", "0"],
+    ["extract", "a", "--model", "./nowhere"],
+    ["query"],
+    ["query", "none.json", "--info"],
+    ["query", ".", "--info"],
+    ["query", "foreign.json", "--info"],
+    ["query", "cut.json", "--info"],
+    ["query", "cut.safetensors", "--info"],
+    ["query", "weights.safetensors", "--info"],
+    GOOD,
+    [*GOOD, "--coordinate", "0", "0"],
+    [*GOOD, "--coordinate", "4", "0", "0"],
+    [*GOOD, "--coordinate", "0", "4", "0"],
+    [*GOOD, "--coordinate", "0", "0", "3"],
+    [*GOOD, "--coordinate", "0", "0", "-1"],
+    [*GOOD, "--coordinate", "0", "a", "0"],
+    [*GOOD, "--token-search", "zebra"],
+    [*GOOD, "--token-search", ""],
+    [*GOOD, "--layer-summary", "4"],
+    [*GOOD, "--layer-summary", "first"],
+    [*GOOD, "--search-norm", "1", "2", "query"],
+    [*GOOD, "--search-norm", "2", "1", "key"],
+    [*GOOD, "--search-norm", "a", "1", "key"],
+    [*GOOD, "--search-norm", "nan", "1", "key"],
+    [*GOOD, "--info", "--export-csv", "/nowhere/all.csv"],
+    [*GOOD, "--info", "--token-search", "zebra", "--export-csv", "all.csv"],
+    ["dataset", "--random", "3"],
+    ["dataset", "--random", "0", "--output-dir", "d"],
+    ["dataset", "--random", "3", "--seed", "-1", "--output-dir", "d"],
+    ["dataset", "--random", "3", "--prompts", "a", "--output-dir", "d"],
+    ["dataset", "--random-tokens", "--output-dir", "d"],
+    ["dataset", "--prompts", "--output-dir", "d"],
+    ["dataset", "--prompts", " ", "--output-dir", "d"],
+    ["dataset", "--prompts", "a", "a " * 3000, "--output-dir", "d"],
+    ["dataset", "--text-file", "none.txt", "--output-dir", "d"],
+    ["dataset", "--text-file", "empty.txt", "--output-dir", "d"],
+    ["dataset", "--prompts", "a", "--output-dir", "kv.json"],
+    ["dataset", "--prompts", "a", "--output-dir", "kv.json/d"],
+    ["dataset", "--prompts", "a", "--format", "txt", "--output-dir", "d"],
+]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, tiny):
+    """Files that the wrong commands name."""
+    folder = tmp_path_factory.mktemp("material")
+    for suffix in (".json", ".safetensors"):
+        main(["kv", "extract", "Elizabeth was", "--out", str(folder / f"kv{suffix}")])
+        content = (folder / f"kv{suffix}").read_bytes()
+        (folder / f"cut{suffix}").write_bytes(content[: len(content) // 2])
+    (folder / "foreign.json").write_text('{"model": "gpt2"}')
+    (folder / "empty.txt").touch()
+    (folder / "weights.safetensors").write_bytes((tiny.checkpoint.folder / "model.safetensors").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("argv", WRONG, ids=lambda argv: " ".join(argv)[:60] or "nothing at all")
+def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, material, argv):
+    monkeypatch.chdir(material)
+    before = sorted(material.rglob("*"))
+    code, out, err = run(capsys, *argv)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("gpt2np")
+    assert 20 < len(last) < 400
+    assert sorted(material.rglob("*")) == before
+
+
+# -- datasets -----------------------------------------------------------------------------------------
+
+
+def index_of(folder):
+    """The lines of an index after the first, by file."""
+    first, *lines = (json.loads(line) for line in Path(folder, "index.jsonl").read_text("utf-8").splitlines())
+    assert first["schema"] == "gpt2np.kv_dataset/1"
+    return {line["file"]: line for line in lines}
+
+
+def test_dataset_from_prompts_a_file_or_the_samples(capsys, tiny):
+    Path("prompts.txt").write_text("Hello world\n\nMachine learning\n", "utf-8")
+    code, out, err = run(capsys, "dataset", "--text-file", "prompts.txt", "--output-dir", "a")
+    assert code == 0
+    assert "wrote 2 of 2" in err
+    assert "Hello world" in out
+    assert run(capsys, "dataset", "--prompts", "Hello world", "Machine learning", "--output-dir", "b")[0] == 0
+    assert index_of("a") == index_of("b")
+    for folder in "ab":
+        assert sorted(os.listdir(folder)) == ["index.jsonl", "kv_00000.json", "kv_00001.json"]
+        texts = [load_kv(f"{folder}/kv_0000{i}.json", tiny).kv.text for i in (0, 1)]
+        assert texts == ["Hello world", "Machine learning"]
+    assert Path("a/kv_00001.json").read_bytes() == Path("b/kv_00001.json").read_bytes()
+    found = facts(capsys, "dataset", "--format", "safetensors", "--output-dir", "c")
+    assert len(found["files"]) == found["written"] == len(SAMPLE_PROMPTS.read_text("utf-8").splitlines())
+    assert read_kv("c/kv_00000.safetensors").text == TEXT
+
+
+@pytest.mark.parametrize("options", [[], ["--random-tokens"]], ids=["sampled", "tokens"])
+def test_random_prompts_are_those_of_the_seed(capsys, tiny, options):
+    for folder, n, seed in (("a", 5, 3), ("b", 5, 3), ("c", 5, 4), ("d", 2, 3), ("d", 5, 3)):
+        argv = ["dataset", "--random", n, "--seed", seed, *options, "--output-dir", folder]
+        assert run(capsys, *argv)[0] == 0
+    texts = {folder: [entry["input_text"] for entry in index_of(folder).values()] for folder in "abcd"}
+    assert texts["a"] == texts["b"] == texts["d"]
+    assert len(set(texts["a"])) == 5
+    assert not set(texts["a"]) & set(texts["c"])
+    for path in sorted(Path("a").glob("*.json")):
+        kv = load_kv(path, tiny).kv
+        assert 1 <= len(kv.tokens) <= 40
+        if options:
+            assert kv.text == tiny.decode(kv.token_ids)
+        else:
+            assert tiny.tokenizer.encode(kv.text) == kv.token_ids
+
+
+def test_a_rerun_writes_what_is_missing_and_touches_nothing_else(capsys):
+    argv = ["dataset", "--output-dir", "d", "--prompts", "one", "two", "three"]
+    run(capsys, *argv)
+    before = {path.name: path.stat().st_mtime_ns for path in Path("d").iterdir()}
+    content = Path("d/kv_00001.json").read_bytes()
+    _, _, err = run(capsys, *argv)
+    assert "wrote 0 of 3" in err
+    assert before == {path.name: path.stat().st_mtime_ns for path in Path("d").iterdir()}
+    Path("d/kv_00001.json").unlink()
+    assert "wrote 1 of 3" in run(capsys, *argv)[2]
+    Path("d/kv_00001.json").write_bytes(content[:-100])
+    assert "wrote 1 of 3" in run(capsys, *argv)[2]
+    assert Path("d/kv_00001.json").read_bytes() == content
+    assert Path("d/kv_00000.json").stat().st_mtime_ns == before["kv_00000.json"]
+    assert facts(capsys, *argv, "four")["written"] == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.99, 1.0])
+def test_an_index_cut_in_the_middle_of_a_line(capsys, share):
+    argv = ["dataset", "--prompts", "one", "two", "--output-dir", "d"]
+    run(capsys, *argv)
+    whole = Path("d/index.jsonl").read_bytes()
+    for n in range(3):  # in the first line, the second, the third
+        lines = whole.splitlines(keepends=True)
+        Path("d/index.jsonl").write_bytes(b"".join(lines[:n]) + lines[n][: int(share * (len(lines[n]) - 1))])
+        if n == 0:  # then nothing had been written yet
+            Path("d/kv_00000.json").unlink()
+            Path("d/kv_00001.json").unlink()
+        else:
+            Path("d/.gpt2np-0123456789abcdef.tmp").touch()
+        code, _, err = run(capsys, *argv)
+        assert code == 0, err
+        assert Path("d/index.jsonl").read_bytes() == whole
+        assert sorted(os.listdir("d")) == ["index.jsonl", "kv_00000.json", "kv_00001.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--prompts", "one", "three"],
+        ["--prompts", "one", "two", "--format", "safetensors"],
+        ["--prompts", "one", "two", "--top", "3"],
+        ["--random", "2"],
+    ],
+    ids=" ".join,
+)
+def test_another_dataset_in_the_same_folder_is_refused(capsys, change):
+    run(capsys, "dataset", "--prompts", "one", "two", "--output-dir", "d")
+    before = {path.name: path.read_bytes() for path in Path("d").iterdir()}
+    code, out, err = run(capsys, "dataset", *change, "--output-dir", "d")
+    assert (code, out) == (2, "")
+    assert "choose another folder" in err
+    assert before == {path.name: path.read_bytes() for path in Path("d").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"mine", b"mine\n", b"[]\n", b'{"schema": 1}\n', b"\xff\n", b"null\n1\n"]
+)
+def test_a_folder_with_somebody_elses_files_is_left_alone(capsys, content):
+    Path("d").mkdir()
+    Path("d/kv_00000.json").write_text("mine")
+    if content:
+        Path("d/index.jsonl").write_bytes(content)
+    code, out, _ = run(capsys, "dataset", "--prompts", "one", "--output-dir", "d")
+    assert (code, out) == (2, "")
+    assert Path("d/kv_00000.json").read_text() == "mine"
+    assert not content or Path("d/index.jsonl").read_bytes() == content
+
+
+def test_another_model_in_the_same_folder_is_refused(capsys, tiny, tmp_path):
+    run(capsys, "dataset", "--prompts", "one", "--output-dir", "d")
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for path in tiny.checkpoint.folder.iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    code, _, err = run(capsys, "dataset", "--prompts", "one", "--output-dir", "d", "--model", copied)
+    assert code == 2
+    assert "model is 'tiny'" in err
+
+
+def test_kill_9_in_the_middle(capsys, tiny):
+    argv = ["dataset", "--random", "60", "--random-tokens", "--output-dir", "d"]
+    seen: dict[str, tuple[int, bytes]] = {}
+    index = Path("d/index.jsonl")
+    for n_more in (1, 8, 17):
+        process = subprocess.Popen([sys.executable, "-m", "gpt2np", "kv", *argv], stdout=subprocess.DEVNULL)
+        goal, deadline = len(seen) + n_more, time.monotonic() + 30
+        while not (index.exists() and index.read_bytes().count(b"\n") > goal):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lines = index.read_bytes().split(b"\n")[1:-1]  # what has an end
+        listed = [json.loads(line) for line in lines]
+        assert goal <= len(listed) < 60
+        for entry in listed:
+            path = Path("d", entry["file"])
+            assert path.stat().st_size == entry["bytes"]
+            assert len(read_kv(path).tokens) == entry["tokens"]
+            now = path.stat().st_mtime_ns, path.read_bytes()
+            assert seen.setdefault(entry["file"], now) == now
+    code, _, err = run(capsys, *argv)
+    assert code == 0
+    assert re.search(rf"wrote {60 - len(seen)} of 60", err)
+    for name, (changed, content) in seen.items():
+        assert Path("d", name).stat().st_mtime_ns == changed
+        assert Path("d", name).read_bytes() == content
+    assert sorted(os.listdir("d")) == ["index.jsonl", *sorted(index_of("d"))]
+    assert len(index_of("d")) == 60
+    load_kv("d/kv_00059.json", tiny)
+
+
+def test_a_disk_that_fills_up_in_the_middle(capsys, monkeypatch):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        argv = ["dataset", "--prompts", "one", "Hello world, how are you today?", "two", "--output-dir", "d"]
+        code, out, err = run(capsys, *argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err
+    assert sorted(os.listdir("d")) == ["index.jsonl", "kv_00000.json"]
+    assert list(index_of("d")) == ["kv_00000.json"]
+    assert "wrote 2 of 3" in run(capsys, *argv)[2]
+
+
+def test_progress_is_for_terminals_only(capsys, monkeypatch):
+    _, _, err = run(capsys, "dataset", "--prompts", "one", "--output-dir", "a")
+    assert "%" not in err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    _, out, err = run(capsys, "dataset", "--prompts", "one", "--output-dir", "b")
+    assert "100%" in err
+    assert "%" not in out
+
+
+def test_a_model_without_vocabulary(capsys, tiny, tmp_path):
+    folder = tmp_path / "ids"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((tiny.checkpoint.folder / name).read_bytes())
+    model = gpt2np.load(folder)
+    assert model.tokenizer is None
+    for options in ([], ["--random-tokens"]):
+        out = f"d{len(options)}"
+        code, _, err = run(capsys, "dataset", "--random", 2, *options, "--output-dir", out, "--model", folder)
+        assert code == 0, err
+        assert load_kv(f"{out}/kv_00001.json", model).generate(max_new_tokens=2).finish()
+    assert facts(capsys, "query", "d0/kv_00000.json", "--info")["info"]["input_tokens"][0].startswith("<")
