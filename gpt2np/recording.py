@@ -1,20 +1,47 @@
 """The side of a trace that a run writes to: memory laid out by a plan, filled in row by row."""
 
+import sys
+import threading
+
 import numpy as np
 
 from gpt2np.derived import bases
 from gpt2np.ops import Array
 from gpt2np.plan import Keep, Plan
 
+# The block of the last large trace. Memory that has been written before is written several times faster than
+# fresh pages, so the next trace takes the block over, unless anybody still holds an array that lies in it.
+_SPARE: list[Array] = []
+_LOCK = threading.Lock()
+_WORTH_SPARING = 1 << 20  # bytes; below this the system's own allocator is as quick
+
 
 def arena(plan: Plan) -> dict[str, Array]:
     """The arrays of a plan, one behind the other in one block of memory."""
-    block = np.empty(plan.nbytes, np.uint8)
-    arrays, offset = {}, 0
-    for entry in plan.entries:
-        arrays[entry.name] = block[offset : offset + entry.nbytes].view(entry.dtype).reshape(entry.shape)
-        offset += entry.nbytes
+    with _LOCK:
+        block = _block(plan.nbytes)
+        arrays, offset = {}, 0
+        for entry in plan.entries:
+            arrays[entry.name] = block[offset : offset + entry.nbytes].view(entry.dtype).reshape(entry.shape)
+            offset += entry.nbytes
     return arrays
+
+
+def _block(n_bytes: int) -> Array:
+    """At least so many bytes: the spare block if nobody uses it, else a new one."""
+    if n_bytes < _WORTH_SPARING:
+        return np.empty(n_bytes, np.uint8)
+    if _SPARE and _held_by_nobody_else(_SPARE):
+        if _SPARE[0].nbytes // 2 <= n_bytes <= _SPARE[0].nbytes:
+            return _SPARE[0]
+        _SPARE.clear()  # before its successor is made, so that the two never exist together
+    _SPARE[:] = [np.empty(n_bytes, np.uint8)]
+    return _SPARE[0]
+
+
+def _held_by_nobody_else(holder: list[Array]) -> bool:
+    """Whether the list is the only one that refers to its array; every view of the array would, too."""
+    return sys.getrefcount(holder[0]) == sys.getrefcount([np.empty(0)][0]) + 1
 
 
 def with_bases(plan: Plan) -> Plan | None:

@@ -10,7 +10,6 @@ from random_model import random_model, random_model_with_text
 
 import gpt2np
 from gpt2np.errors import TraceError
-from gpt2np.recording import arena
 from gpt2np.sampling import choose, draws
 from gpt2np.sites import expand
 
@@ -307,8 +306,8 @@ def test_a_traced_generation_takes_what_its_plan_says(keep, allocated):
     generation = model.generate(list(range(60)), max_new_tokens=69, keep=keep)
     planned = allocated() - before
     assert abs(planned - plan.nbytes - cache) < 32_000 < plan.nbytes
-    generation.finish()
-    assert sum(array.nbytes for array in arena(plan).values()) == plan.nbytes
+    trace = generation.finish().trace
+    assert sum(trace[name].nbytes for name in trace.names()) == plan.nbytes
     assert allocated() - before - planned < 150_000  # scratch, logits of one pass included
 
 

@@ -364,3 +364,24 @@ def test_keep_is_checked():
             Keep.parse(keep)
     with pytest.raises(InputError, match="forward"):
         Keep.parse({"positions": slice(None, None, -1)})
+
+
+def test_memory_is_taken_over_only_when_nobody_holds_it(tiny):
+    ids = list(range(200))  # large enough to be worth it
+    first = tiny.trace(ids)
+    address = first["wte"].__array_interface__["data"][0]
+    kept, copy = first["h.3.mlp.post"], first["h.3.mlp.post"].copy()
+    del first
+    second = tiny.trace(ids[::-1])  # `kept` still lies in the first block
+    assert second["wte"].__array_interface__["data"][0] != address
+    np.testing.assert_array_equal(kept, copy)
+    stacked, address = second.stack("attn.z"), second["wte"].__array_interface__["data"][0]
+    del second
+    assert tiny.trace(ids)["wte"].__array_interface__["data"][0] != address
+    del stacked, kept
+    third = tiny.trace(ids)
+    address = third["wte"].__array_interface__["data"][0]
+    del third
+    again = tiny.trace(ids[::-1])
+    assert again["wte"].__array_interface__["data"][0] == address
+    again.verify()
