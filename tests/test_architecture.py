@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 ORDER = """
 errors files config ops sites plan derived recording tensorfile trace identities step torchfile hub checkpoint
 vocabulary tokenizer gpt2 filters sampling beam past generated generate score model
-analysis export reference capturing viewer
-tables report arguments verbs cli __main__
+tables analysis export reference capturing viewer
+report arguments verbs cli __main__
 """.split()
 
 # The package's own face may name what it offers; everything else goes one way.
