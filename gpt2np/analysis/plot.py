@@ -1,0 +1,178 @@
+"""A NamedArray as a picture: bars for one axis, a heatmap for two. Needs matplotlib, the `plot` extra."""
+
+import importlib
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2np.analysis.named import NamedArray
+from gpt2np.errors import InputError
+from gpt2np.files import whole_binary_file
+
+SUFFIXES = (".png", ".svg", ".pdf")
+DIVERGING, SEQUENTIAL = "RdBu_r", "Blues"  # both can be told apart with any colour vision
+POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the two ends of RdBu_r
+MISSING = "#dddddd"  # NaN and infinities
+LONGEST = 24  # characters of a label
+# What else is installed and has the characters that DejaVu Sans, which comes with matplotlib, has not.
+FALLBACKS = """
+Noto Sans CJK JP|Noto Sans CJK SC|Hiragino Sans|PingFang SC|Yu Gothic|Microsoft YaHei|Malgun Gothic
+WenQuanYi Zen Hei|Droid Sans Fallback|Arial Unicode MS|Noto Emoji|Segoe UI Emoji|Symbola"""
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """See that a picture can be drawn under this name, before the work that it is to show.
+
+    Raises:
+        InputError: matplotlib is missing, or the name ends in something other than .png, .svg or .pdf.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: a picture's name ends in {', '.join(SUFFIXES)}")
+    _matplotlib("figure")
+
+
+def heatmap(named: NamedArray, path: str | os.PathLike[str], *, signed: bool) -> None:
+    """Draw one axis as bars or two as a heatmap [down, across], and write it to a .png, .svg or .pdf.
+
+    `signed` values get a diverging scale centred at zero, others a sequential one from the smallest to the
+    largest; NaN and infinities are grey. Spaces at the ends of a label show as ␣, and characters that are
+    control characters, or in no installed font, as escapes. pyplot and its figures are left alone.
+
+    Raises:
+        InputError: matplotlib is missing, the array has no entries or other than one or two axes, or the
+            path has another suffix or cannot be written; nothing is left behind.
+    """
+    check_picture(path)
+    if named.array.ndim not in (1, 2) or named.array.size == 0:
+        shape = " x ".join(map(str, named.array.shape)) or "one number"
+        raise InputError(f"a picture shows one axis or two, not {shape} ({' '.join(named.axes)})")
+    values = np.asarray(named.array, np.float64)
+    families = ["DejaVu Sans", *_installed(FALLBACKS.strip().replace("\n", "|").split("|"))]
+    settings = {"font.family": families, "text.usetex": False, "axes.unicode_minus": False}
+    with _matplotlib().rc_context(settings):
+        figure, labels = _matplotlib("figure").Figure(layout="constrained"), _Labels(named, families)
+        axes = figure.add_subplot()
+        draw = _grid if values.ndim == 2 else _bars
+        width = draw(figure, axes, named, values, signed, labels)
+        lines = [textwrap.fill(labels.shown(line), int(11 * width)) for line in named.title.splitlines()]
+        axes.set_title("\n".join(lines), fontsize=11, parse_math=False)
+        with whole_binary_file(path) as file:
+            figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=150)
+
+
+def _grid(
+    figure: Any, axes: Any, named: NamedArray, values: NDArray[np.float64], signed: bool, labels: "_Labels"
+) -> float:
+    """A heatmap with its colour bar; returns the width of the figure in inches."""
+    n_rows, n_columns = values.shape
+    side = min(0.34, 8.5 / max(n_rows, n_columns))  # of a square cell, in inches; a long grid is stretched
+    wide, high = max(2.4, side * n_columns), max(1.2, side * n_rows)
+    down, across = named.axes
+    size = wide + labels.inches(down) + 1.6, high + labels.inches(across) + 1.2
+    figure.set_size_inches(*size)
+    shown = np.ma.masked_invalid(values)
+    low, high_value = (float(shown.min()), float(shown.max())) if shown.count() else (0.0, 0.0)
+    if signed:
+        high_value = max(abs(low), abs(high_value))
+        low = -high_value
+    if low == high_value:
+        low, high_value = (low, low + 1) if low >= 0 else (low - 1, low)
+    colours = _matplotlib().colormaps[DIVERGING if signed else SEQUENTIAL].with_extremes(bad=MISSING)
+    image = axes.imshow(
+        shown, cmap=colours, vmin=low, vmax=high_value, aspect="auto", interpolation="nearest"
+    )
+    labels.tick(axes.yaxis, down, n_rows, high)
+    labels.tick(axes.xaxis, across, n_columns, wide)
+    bar = figure.colorbar(
+        image, ax=axes, shrink=min(1.0, 4 / high), fraction=0.3 / size[0], aspect=20, pad=0.02
+    )
+    bar.ax.tick_params(labelsize=8)
+    return float(size[0])
+
+
+def _bars(
+    figure: Any, axes: Any, named: NamedArray, values: NDArray[np.float64], signed: bool, labels: "_Labels"
+) -> float:
+    """Bars: to the right under each other where the entries have names, else upwards."""
+    (axis,) = named.axes
+    n, finite = len(values), np.where(np.isfinite(values), values, 0.0)
+    colours = [POSITIVE if signed and value > 0 else NEGATIVE for value in finite]
+    length = min(8.5, max(2.4, 0.22 * n))
+    if axis in named.labels:
+        size = 5 + labels.inches(axis), length + 1.1
+        axes.barh(np.arange(n), finite, color=colours, height=0.8)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_ylim(n - 0.5, -0.5)
+        labels.tick(axes.yaxis, axis, n, length)
+        axes.set_xlabel("value")
+    else:
+        size = length + 1.6, 3.6
+        axes.bar(np.arange(n), finite, color=colours, width=0.8)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_xlim(-0.5, n - 0.5)
+        labels.tick(axes.xaxis, axis, n, length)
+        axes.set_ylabel("value")
+    figure.set_size_inches(*size)
+    axes.spines[["top", "right"]].set_visible(False)
+    return float(size[0])
+
+
+class _Labels:
+    """The names of the entries of each axis, such that a font can show them."""
+
+    def __init__(self, named: NamedArray, families: Sequence[str]) -> None:
+        manager = _matplotlib("font_manager")
+        self._fonts = [manager.get_font(manager.findfont(family)) for family in families]
+        self._labels = {axis: [self._cut(name) for name in names] for axis, names in named.labels.items()}
+
+    def shown(self, text: str) -> str:
+        """A text with escapes for what cannot be shown."""
+        return "".join(c if self._has(c) else c.encode("unicode_escape").decode() for c in text)
+
+    def _has(self, character: str) -> bool:
+        return character.isprintable() and any(f.get_char_index(ord(character)) for f in self._fonts)
+
+    def _cut(self, label: str) -> str:
+        """A label with its outer spaces visible; cut if it is long."""
+        begins = len(label) - len(label.lstrip(" "))
+        ends = len(label) - begins - len(label.strip(" "))
+        text = "␣" * begins + self.shown(label.strip(" ")) + "␣" * ends
+        return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+    def inches(self, axis: str) -> float:
+        """Room for the longest label."""
+        return max((0.09 * len(label) for label in self._labels.get(axis, [])), default=0.3)
+
+    def tick(self, side: Any, axis: str, n: int, inches: float) -> None:
+        """Name an axis of the picture and its entries: each, or every 2nd, 5th, 10th ... if they are many."""
+        labels = self._labels.get(axis)
+        upright = side.axis_name == "x" and labels is not None and max(map(len, labels)) > 2
+        digits = max(map(len, labels)) if labels else len(str(n - 1))
+        least = (
+            0.15 if upright or side.axis_name == "y" else 0.06 + 0.08 * digits
+        )  # inches from one to the next
+        every = next(e for d in range(9) for e in (10**d, 2 * 10**d, 5 * 10**d) if e * inches / n >= least)
+        shown = range(0, n, every)
+        texts = [str(i) if labels is None else labels[i] for i in shown]
+        side.set_ticks(
+            list(shown), texts, fontsize=8, rotation=90 if upright else 0, parse_math=False, minor=False
+        )
+        side.set_label_text(axis, fontsize=10, parse_math=False)
+
+
+def _installed(families: Sequence[str]) -> list[str]:
+    names = set(_matplotlib("font_manager").fontManager.get_font_names())
+    return [family for family in families if family in names]
+
+
+def _matplotlib(part: str = "") -> Any:
+    """matplotlib or a module of it, imported when a picture is drawn."""
+    try:
+        return importlib.import_module(f"matplotlib.{part}".rstrip("."))
+    except ImportError:
+        raise InputError("pictures need matplotlib: pip install 'gpt2np[plot]'") from None
