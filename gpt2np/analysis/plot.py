@@ -59,8 +59,8 @@ def heatmap(named: NamedArray, path: str | os.PathLike[str], *, signed: bool) ->
         axes = figure.add_subplot()
         draw = _grid if values.ndim == 2 else _bars
         width = draw(figure, axes, named, values, signed, labels)
-        lines = [textwrap.fill(labels.shown(line), int(11 * width)) for line in named.title.splitlines()]
-        axes.set_title("\n".join(lines), fontsize=11, parse_math=False)
+        lines = [textwrap.fill(labels.shown(line), int(10 * width)) for line in named.title.splitlines()]
+        figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
         with whole_binary_file(path) as file:
             figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=150)
 
@@ -102,7 +102,7 @@ def _bars(
     (axis,) = named.axes
     n, finite = len(values), np.where(np.isfinite(values), values, 0.0)
     colours = [POSITIVE if signed and value > 0 else NEGATIVE for value in finite]
-    length = min(8.5, max(2.4, 0.22 * n))
+    length = min(8.5, max(1.2, 0.22 * n))
     if axis in named.labels:
         size = 5 + labels.inches(axis), length + 1.1
         axes.barh(np.arange(n), finite, color=colours, height=0.8)
@@ -111,7 +111,7 @@ def _bars(
         labels.tick(axes.yaxis, axis, n, length)
         axes.set_xlabel("value")
     else:
-        size = length + 1.6, 3.6
+        size = max(4.0, length + 1.0), 3.6
         axes.bar(np.arange(n), finite, color=colours, width=0.8)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xlim(-0.5, n - 0.5)
