@@ -1,0 +1,294 @@
+"""Each attention head as two small circuits: QK says where to look, OV says what to carry over.
+
+After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
+(https://transformer-circuits.pub/2021/framework/). A residual vector is a row here, as it is in the
+checkpoints: a query x and a key y score `x W_Q W_K^T y^T`, and y hands over `y W_V W_O`. Those products
+are [n_embd, n_embd] but of rank d_head only, so they stay in two factors.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt2np.analysis.named import NamedArray
+from gpt2np.errors import InputError, short
+from gpt2np.ops import ACTIVATIONS, Array, LayerNorm, layer_norm, layer_norm_statistics, linear
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The matrix `left @ right`, [n, rank] and [rank, m], which is never multiplied out unless asked for.
+
+    Example:
+        >>> row = LowRank(np.array([[3.0], [4.0]]), np.array([[1.0, 0.0]]))
+        >>> row.norm(), row.eigenvalues()
+        (5.0, array([3.]))
+    """
+
+    left: Array
+    right: Array
+    __array_ufunc__ = None  # so that `array @ low_rank` comes to __rmatmul__
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the product."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def T(self) -> "LowRank":
+        """The transpose."""
+        return LowRank(self.right.T, self.left.T)
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, LowRank):  # [n, r] [r, k] [k, r] [r, m]: the middle is the small one
+            return LowRank(self.left, (self.right @ other.left) @ other.right)
+        return self.left @ (self.right @ other)
+
+    def __rmatmul__(self, other: Array) -> Array:
+        return np.asarray((other @ self.left) @ self.right)
+
+    def norm(self) -> float:
+        """The Frobenius norm: turning the tall factors upright (QR) leaves a product [rank, rank]."""
+        return float(np.linalg.norm(_triangle(self.left) @ _triangle(self.right.T).T))
+
+    def eigenvalues(self) -> Array:
+        """Those of a square product but for the zeros of its low rank (AB and BA share them): [rank]."""
+        return np.linalg.eigvals(self.right @ self.left)
+
+    def svd(self) -> tuple[Array, Array, Array]:
+        """Singular vectors and values, the largest first: [n, rank], [rank], [rank, m]."""
+        q_left, r_left = np.linalg.qr(self.left)
+        q_right, r_right = np.linalg.qr(self.right.T)
+        u, s, v = np.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        return q_left @ u, s, v @ q_right.T
+
+    def full(self) -> Array:
+        """The whole matrix [n, m]."""
+        return np.asarray(self.left @ self.right)
+
+
+def _triangle(tall: Array) -> Array:
+    """What QR leaves of a tall matrix when its orthonormal part is taken away: [n, rank] -> [rank, rank]."""
+    return np.asarray(np.linalg.qr(tall, mode="r"))
+
+
+class HeadWeights(NamedTuple):
+    """One head's own matrices: W_Q, W_K, W_V [n_embd, d_head], W_O [d_head, n_embd], biases [d_head].
+
+    The bias of c_proj belongs to the layer, not to any head.
+    """
+
+    W_Q: Array
+    W_K: Array
+    W_V: Array
+    W_O: Array
+    b_Q: Array
+    b_K: Array
+    b_V: Array
+
+    @property
+    def qk(self) -> LowRank:
+        """Where to look: `x @ qk @ y` is the score of query x and key y, before scale and biases."""
+        return LowRank(self.W_Q, self.W_K.T)
+
+    @property
+    def ov(self) -> LowRank:
+        """What to carry over: `y @ ov` is what attending to y alone writes, before biases."""
+        return LowRank(self.W_V, self.W_O)
+
+
+def head_weights(model: Any, layer: int, head: int) -> HeadWeights:
+    """One head's weights as the checkpoint has them: views, nothing is copied.
+
+    Raises:
+        InputError: no such layer or head.
+    """
+    layer, head = check_head(model.config, layer, head)
+    p, n_head = model.parameters.h[layer].attn, model.config.n_head
+    w_q, w_k, w_v = p.c_attn.weight.reshape(-1, 3, n_head, model.config.d_head)[:, :, head].swapaxes(0, 1)
+    b_q, b_k, b_v = p.c_attn.bias.reshape(3, n_head, model.config.d_head)[:, head]
+    w_o = p.c_proj.weight.reshape(n_head, model.config.d_head, -1)[head]
+    return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v)
+
+
+def folded_weights(model: Any, layer: int, head: int) -> HeadWeights:
+    """The same with all that is linear in ln_1 multiplied into what reads it.
+
+    `ln_1.rstd * (resid_pre @ W_Q) + b_Q` is then the query: only the scale of each position is left out.
+    Circuits are compared in these terms, since ln_1's weight is as much a part of reading as W_Q.
+
+    Raises:
+        InputError: no such layer or head.
+    """
+    raw = head_weights(model, layer, head)
+    norm: LayerNorm = model.parameters.h[layer].ln_1
+    matrices = [fold(norm.weight, w) for w in (raw.W_Q, raw.W_K, raw.W_V)]
+    biases = [b + norm.bias @ w for w, b in zip(raw[:3], raw[4:], strict=True)]
+    return HeadWeights(matrices[0], matrices[1], matrices[2], raw.W_O, biases[0], biases[1], biases[2])
+
+
+def fold(norm_weight: Array, reader: Array) -> Array:
+    """A LayerNorm's weight and its subtraction of the mean, multiplied into a matrix [n_embd, n]."""
+    weighted = norm_weight[:, None] * reader
+    return np.asarray(weighted - weighted.mean(axis=0))
+
+
+def check_head(config: Any, layer: int, head: int) -> tuple[int, int]:
+    """The two as integers, if there are such a layer and such a head.
+
+    Raises:
+        InputError: there are not.
+    """
+    return check_index("layer", layer, config.n_layer), check_index("head", head, config.n_head)
+
+
+def check_index(what: str, value: Any, n: int) -> int:
+    """A whole number from 0 to n-1.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{what} must be a whole number, not {short(value)}")
+    if not 0 <= int(value) < n:
+        raise InputError(f"{what} {int(value)} is not one of 0 to {n - 1}")
+    return int(value)
+
+
+def head_labels(config: Any) -> list[str]:
+    """`layer.head` of every head, in order."""
+    return [f"{layer}.{head}" for layer in range(config.n_layer) for head in range(config.n_head)]
+
+
+# -- numbers of every head ------------------------------------------------------------------------
+
+
+def circuit_norms(model: Any) -> NamedArray:
+    """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
+    n_layer, n_head = model.config.n_layer, model.config.n_head
+    norms = np.empty((2, n_layer, n_head))
+    for layer, head in np.ndindex(n_layer, n_head):
+        w = folded_weights(model, layer, head)
+        norms[:, layer, head] = w.qk.norm(), w.ov.norm()
+    return NamedArray(norms, ("circuit", "layer", "head"), {"circuit": ("QK", "OV")}, "Frobenius norms")
+
+
+def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
+    """Whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
+
+    Sum over sum of magnitudes of the eigenvalues of W_E W_OV W_U [vocab, vocab], both LayerNorms folded
+    in (Elhage et al. 2021, "copying matrices"). Only d_head of them are not 0: those of W_O (W_U W_E) W_V.
+    `embedding` [vocab, n_embd] stands for wte: later layers read tokens as the first MLP leaves them.
+
+    Raises:
+        InputError: `embedding` has another shape.
+    """
+    p, scores = model.parameters, np.empty((model.config.n_layer, model.config.n_head))
+    table = p.wte if embedding is None else embedding
+    if table.shape != p.wte.shape:
+        raise InputError(f"embedding must be [vocab, n_embd] {p.wte.shape}, not {table.shape}")
+    out_to_in = fold(p.ln_f.weight, p.lm_head.T @ table)  # [n_embd, n_embd]: written, unembedded, embedded
+    for layer, head in np.ndindex(scores.shape):
+        w = folded_weights(model, layer, head)
+        eigenvalues = LowRank(out_to_in @ w.W_V, w.W_O).eigenvalues()
+        scores[layer, head] = eigenvalues.sum().real / max(np.abs(eigenvalues).sum(), np.finfo(float).tiny)
+    return NamedArray(scores, ("layer", "head"), title="eigenvalue copying score of OV, -1 to 1")
+
+
+def effective_embedding(model: Any) -> Array:
+    """Each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
+
+    Tied weights make wte say which token comes next; the first MLP turns that into which token this is.
+    """
+    p, c = model.parameters, model.config
+    x, block = p.wte, p.h[0]
+    normed, hidden, out = np.empty_like(x), np.empty((len(x), c.d_mlp), x.dtype), np.empty_like(x)
+    layer_norm(x, block.ln_2, out=normed)
+    linear(normed, block.mlp.c_fc, out=hidden)
+    ACTIVATIONS[c.activation_function](hidden.copy(), out=hidden)
+    linear(hidden, block.mlp.c_proj, out=out)
+    return np.asarray(x + out)
+
+
+def composition_scores(model: Any, kind: str) -> NamedArray:
+    """How much of what one head writes a later head reads, as query, key or value: [writer, reader].
+
+    `|W_OV M| / (|W_OV| |M|)` in Frobenius norms, W_OV the writer's, M the reader's W_QK (`kind="q"`), its
+    transpose ("k") or its W_OV ("v"), ln_1 folded in (Elhage et al. 2021, "composition"). 1: they share
+    one direction; independent ones give n_embd ** -0.5. NaN where the writer is in no earlier layer.
+
+    Raises:
+        InputError: `kind` is not one of q, k and v.
+    """
+    if kind not in ("q", "k", "v"):
+        raise InputError(f"composition is of q, k or v, not {short(kind)}")
+    c = model.config
+    heads = [[folded_weights(model, i, h) for h in range(c.n_head)] for i in range(c.n_layer)]
+    parts = {"q": lambda w: w.qk, "k": lambda w: w.qk.T, "v": lambda w: w.ov}
+    written = [[_triangle(w.ov.left) @ w.ov.right for w in layer] for layer in heads]  # each [d_head, n_embd]
+    read = [[m.left @ _triangle(m.right.T).T for m in map(parts[kind], layer)] for layer in heads]
+    scores = np.full((c.n_layer, c.n_head, c.n_layer, c.n_head), np.nan)
+    for writer, reader in zip(*np.triu_indices(c.n_layer, 1), strict=True):
+        a, b = (
+            np.stack(written[writer]),
+            np.stack(read[reader]),
+        )  # [head, d_head, n_embd], [head, n_embd, d_head]
+        together = np.linalg.norm(a[:, None] @ b[None], axis=(2, 3))  # [head, head]
+        apart = np.outer(np.linalg.norm(a, axis=(1, 2)), np.linalg.norm(b, axis=(1, 2)))
+        scores[writer, :, reader, :] = together / np.maximum(apart, np.finfo(float).tiny)
+    names = head_labels(c)
+    title = f"{kind.upper()} composition; independent directions give {c.n_embd**-0.5:.3g}"
+    square = scores.reshape(len(names), len(names))
+    return NamedArray(square, ("writer", "reader"), {"writer": names, "reader": names}, title)
+
+
+# -- circuits between chosen tokens ---------------------------------------------------------------
+
+
+def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
+    """Full QK circuit: attention scores between token embeddings without positions: [query, key].
+
+    Biases, ln_1 and scale are those of a run: in layer 0 it is `attn.scores` if wpe is 0. Nothing is
+    masked. Tokens are a text or ids.
+
+    Raises:
+        InputError: no such layer, head or token.
+    """
+    layer, head = check_head(model.config, layer, head)
+    ids = model.token_ids(tokens, limit=False)
+    w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
+    q, k = x @ w.W_Q + w.b_Q, x @ w.W_K + w.b_K  # [token, d_head]
+    labels = model.tokens(ids)
+    scores = (q @ k.T) * model.config.attention_scale(layer)
+    title = f"QK of head {layer}.{head}: how strongly one token attends to another"
+    return NamedArray(scores, ("query", "key"), {"query": labels, "key": labels}, title)
+
+
+def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
+    """Full OV circuit: what attending to one token does to the logit of another: [source, logit].
+
+    Token embeddings without positions through ln_1, W_V, W_O, and the unembedding with ln_f folded in; its
+    scale at a position, and the biases, which no source changes, are left out. Tokens are a text or ids.
+
+    Raises:
+        InputError: no such layer, head or token.
+    """
+    layer, head = check_head(model.config, layer, head)
+    ids = model.token_ids(tokens, limit=False)
+    w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
+    effects = through_ln_f(model, x @ w.ov) @ model.parameters.lm_head[ids].T
+    labels = model.tokens(ids)
+    title = f"OV of head {layer}.{head}: what attending to source does to a logit"
+    return NamedArray(effects, ("source", "logit"), {"source": labels, "logit": labels}, title)
+
+
+def normalised_embedding(model: Any, ids: Any) -> Array:
+    """Token embeddings over their standard deviation, as a LayerNorm does it: [token, n_embd]."""
+    x = model.parameters.wte[ids]
+    return np.asarray(x * layer_norm_statistics(x, model.config.layer_norm_epsilon)[1])
+
+
+def through_ln_f(model: Any, vectors: Array) -> Array:
+    """What ln_f makes of a part of the residual stream, but for its scale: [..., n_embd] -> [..., n_embd]."""
+    return np.asarray((vectors - vectors.mean(axis=-1, keepdims=True)) * model.parameters.ln_f.weight)
