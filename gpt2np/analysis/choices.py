@@ -1,0 +1,63 @@
+"""What an analysis is told, which token and which position, and how it reads a trace there."""
+
+from typing import Any
+
+import numpy as np
+
+from gpt2np.errors import InputError, TraceError, short
+from gpt2np.ops import Array
+from gpt2np.tables import quoted
+
+
+def token_id(model: Any, token: str | int) -> int:
+    """The id of a token given as its whole text (mind the space in " France") or as the id itself.
+
+    Raises:
+        InputError: the text is not one token of the vocabulary, or the id is outside it.
+    """
+    if not isinstance(token, str):
+        return int(model.token_ids([token])[0])
+    if model.tokenizer is None:
+        raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
+    found = model.tokenizer.find_id(token)
+    if found is None or found >= model.config.vocab_size:
+        pieces = "".join(quoted(piece) for piece in model.tokenizer.tokens(model.tokenizer.encode(token)))
+        says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
+        spaced = pieces and model.tokenizer.find_id(f" {token}") is not None
+        hint = f"; with a space before it, {' ' + token!r}, it is one" if spaced else ""
+        raise InputError(f"{short(token)} is not one token, it {says}{hint}")
+    return int(found)
+
+
+def row_of(trace: Any, pos: int) -> int:
+    """The row of a position in the arrays of a trace; a negative one counts from the end of the text.
+
+    Raises:
+        InputError: the text has no such position.
+        TraceError: the trace kept only other positions.
+    """
+    n = len(trace.token_ids)
+    if isinstance(pos, bool) or not isinstance(pos, int | np.integer) or not -n <= pos < n:
+        raise InputError(f"position {short(pos)} is not one of the {n} positions of this trace")
+    if pos % n not in trace.positions:
+        raise TraceError(f"position {pos % n} was not kept (kept are {trace.positions})")
+    return int(trace.positions.index(pos % n))
+
+
+def rows_of(trace: Any, pos: int | None) -> list[int]:
+    """The row of one position, or with None all rows; raises as `row_of`."""
+    if not trace.positions:
+        raise TraceError("this trace kept no position")
+    return list(range(len(trace.positions))) if pos is None else [row_of(trace, pos)]
+
+
+def pos_labels(trace: Any, rows: list[int]) -> list[str]:
+    """Position and token of each row: "2 | was|"."""
+    tokens = trace.tokens
+    return [f"{trace.positions[row]} {quoted(tokens[trace.positions[row]])}" for row in rows]
+
+
+def recorded(trace: Any, name: str, rows: list[int]) -> Array:
+    """Rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
+    array = trace[name][rows]
+    return np.asarray(array.astype(np.float32) if array.dtype == np.float16 else array)
