@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.beam import BeamSearch
+from gpt2np.edits import Edits, facts
 from gpt2np.errors import InputError, TokenizerError
 from gpt2np.generated import Generated, Token
 from gpt2np.ops import Array
@@ -43,6 +44,7 @@ class Options:
     lookup: int
     slide: bool
     past: Past | None = None
+    edits: Edits | None = None
 
     def check(self) -> None:
         """Refuse what does not go together."""
@@ -195,9 +197,15 @@ class Generation:
         """The tokens that have not been run yet, with guesses behind them."""
         limit = self.model.config.n_positions
         if row.n > limit:  # slide: the window has moved, so nothing recorded fits any more
-            return PackedSequence(row.ids[row.n - limit : row.n].copy())
+            return self._sequence(row, row.ids[row.n - limit : row.n].copy(), row.n - limit)
         new = np.concatenate([row.ids[row.past : row.n], np.array(guess, np.int64)])
-        return PackedSequence(new, past=row.past, recording=row.recording)
+        return self._sequence(row, new, row.past, row.past, row.recording)
+
+    def _sequence(
+        self, row: Row, ids: Array, at: int, past: int = 0, recording: Recording | None = None
+    ) -> PackedSequence:
+        """Tokens to be run, of which the first stands at `at` in the text."""
+        return PackedSequence(ids, past, recording, self.options.edits, at - row.n_prompt + 1)
 
     def _choose(self, row: Row, logits: Array, guess: list[int]) -> Iterator[Token]:
         """Choose the next token, and as many more as were guessed right."""
@@ -269,14 +277,16 @@ class Generation:
                 fill(caches[0], o.past, past)
             while not search.done:
                 new = [np.array(beam[past:]) for beam in search.beams]
-                sequences = [PackedSequence(n, past, c) for n, c in zip(new, caches, strict=True)]
+                sequences = [self._sequence(row, n, past, past, c) for n, c in zip(new, caches, strict=True)]
                 logits = model.run_pass(Pass(model.config, model.dtype, sequences, scratch, last_only=True))
                 past += len(new[0])
                 parents, _ = search.step(logits)
                 caches = _continued(caches, parents.tolist(), past)
             best = search.hypotheses[0].token_ids
             if row.plan is not None:  # the winner again, in one pass, recorded
-                sequence = PackedSequence(np.array(best[row.past : -1]), row.past, row.recording)
+                sequence = self._sequence(
+                    row, np.array(best[row.past : -1]), row.past, row.past, row.recording
+                )
                 model.run_pass(Pass(model.config, model.dtype, [sequence]))
                 row.past = len(best) - 1
             for token_id in best[row.n_prompt :]:
@@ -312,15 +322,16 @@ class Generation:
         for entry in cut(wide).entries:
             array = row.recording.arrays[entry.name]
             arrays[entry.name] = array[tuple(slice(n) for n in entry.shape)]
-        facts = run_metadata(
+        metadata = run_metadata(
             cut(row.plan),
             ids,
             model.tokens(ids),
             prompt=row.prompt_text,
             n_prompt=row.n_prompt,
             **model.origin(),
+            **facts(self.options.edits),
         )
-        trace = Trace(cut(wide), arrays, ids, facts, model)
+        trace = Trace(cut(wide), arrays, ids, metadata, model)
         if wide is row.plan:
             return trace
         plan = cut(row.plan)
@@ -328,7 +339,7 @@ class Generation:
         for entry in plan.entries:
             write = kept.write_queries if entry.site.quadratic else kept.write_rows
             write(entry.name, 0, trace[entry.name])
-        return Trace(plan, kept.arrays, ids, facts, model)
+        return Trace(plan, kept.arrays, ids, metadata, model)
 
 
 def _decoded(stream: TextStream | None, token_id: int) -> str:

@@ -33,8 +33,8 @@ from gpt2np.step import Step
 
 def forward(p: "GPT2", cfg: Config, step: Step) -> Array:
     """A pass over the tokens of `step`: the logits [pos, vocab], or the residual stream if stopped early."""
-    x = embed(p, step)
-    for layer, block_parameters in enumerate(p.h):
+    first, x = step.start or (0, embed(p, step))
+    for layer, block_parameters in enumerate(p.h[first:], first):
         if layer == step.stop_at_layer:
             return x
         x = block(x, block_parameters, cfg, layer, step.block(layer))

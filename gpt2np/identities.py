@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from gpt2np import ops
-from gpt2np.derived import split_qkv
+from gpt2np.derived import DERIVED, bases, split_qkv
 from gpt2np.errors import VerificationError
 from gpt2np.ops import Array
+from gpt2np.plan import Entry
 from gpt2np.trace import Trace
 
 # Largest difference that is noise, relative to the largest magnitude (at least 1) of the site.
 NOISE = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3}
 
-# statement, the sites that it is about, whether it needs weights, how to compute (found, expected)
+# statement, the sites that it is about (first the one that it defines), whether it needs weights, how to
+# compute (found, expected)
 Check = tuple[str, tuple[str, ...], bool, Callable[[], tuple[Array, Array]]]
 
 
@@ -40,17 +42,19 @@ def verify(trace: Trace) -> Verification:
 
     Differences are relative to the largest magnitude in the site, at least 1. Identities that need a
     site that was not kept, the model's weights (on an opened trace without `model=`), or all positions
-    (where only some were kept) are listed in `skipped` with the reason.
+    (where only some were kept), and those of sites that the run edited, are in `skipped` with the reason.
 
     Raises:
         VerificationError: names the first identity, in execution order, that does not hold.
     """
-    tolerance = NOISE[trace.plan.keep.dtype or trace.plan.dtype.name]
-    checked, skipped = {}, {}
+    tolerance = max(NOISE[name] for name in _precisions(trace))
+    checked, skipped, edited = {}, {}, _edited(trace)
     for statement, sites, needs_weights, compute in identities(trace):
         missing = [name for name in sites if name not in trace]
         if missing:
             skipped[statement] = f"{missing[0]} was not kept"
+        elif sites[0] in edited:
+            skipped[statement] = "edited"
         elif needs_weights and trace.model is None:
             skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
         elif _meets_positions(sites) and len(trace.positions) < len(trace.token_ids):
@@ -59,6 +63,19 @@ def verify(trace: Trace) -> Verification:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the comparison finds them
                 checked[statement] = _compare(statement, *compute(), tolerance)
     return Verification(checked, skipped)
+
+
+def _precisions(trace: Trace) -> set[str]:
+    """Of the run, of what is stored, and of the weights at hand: the coarsest decides what is noise."""
+    names = {trace.plan.dtype.name, trace.plan.keep.dtype or trace.plan.dtype.name}
+    return names if trace.model is None else names | {trace.model.dtype.name}
+
+
+def _edited(trace: Trace) -> set[str]:
+    """The sites that are not what their step computed; q, k and v are written into qkv."""
+    names = trace.metadata.get("edits")
+    found = [str(name) for name in names] if isinstance(names, list) else []
+    return {name[:-1] + "qkv" if name.endswith((".attn.q", ".attn.k", ".attn.v")) else name for name in found}
 
 
 def _meets_positions(sites: tuple[str, ...]) -> bool:
@@ -88,9 +105,10 @@ def _compare(statement: str, found: Array, expected: Array, tolerance: float) ->
 def identities(trace: Trace) -> Iterator[Check]:
     """Every identity of this trace, in execution order."""
 
+    dtype = trace.plan.dtype if trace.model is None else trace.model.dtype  # what is computed again
+
     def get(name: str) -> Array:
-        array = trace[name]
-        return array.astype(np.float32) if array.dtype == np.float16 else array
+        return trace[name].astype(dtype, copy=False)
 
     def again(op: Callable[..., None], *inputs: Any, like: str) -> tuple[Array, Array]:
         expected = get(like)
@@ -122,6 +140,15 @@ def identities(trace: Trace) -> Iterator[Check]:
     n_layer = cfg.n_layer if trace.plan.stop_at_layer is None else trace.plan.stop_at_layer
     for layer in range(n_layer):
         yield from _block_identities(trace, layer, get, again)
+    for entry in trace.plan.entries:
+        if entry.site.derived and not entry.name.endswith((".attn.q", ".attn.k", ".attn.v")):
+            base = bases(entry.site.name, entry.layer, cfg.n_layer)
+            yield (
+                f"{entry.name} follows from {base[0]}",
+                (entry.name, *base),
+                entry.site.name == "attn.heads",
+                functools.partial(_derived_again, trace, entry),
+            )
     if trace.plan.stop_at_layer is None:
         last = f"h.{cfg.n_layer - 1}.resid_post"
         yield (
@@ -136,6 +163,11 @@ def identities(trace: Trace) -> Iterator[Check]:
             True,
             lambda: again(ops.unembedding, get("ln_f"), p.lm_head, like="logits"),
         )
+
+
+def _derived_again(trace: Trace, entry: Entry) -> tuple[Array, Array]:
+    """A stored derived site, and the same computed now."""
+    return trace[entry.name], DERIVED[entry.site.name](trace, entry.layer)
 
 
 def _block_identities(trace: Trace, layer: int, get: Any, again: Any) -> Iterator[Check]:
@@ -163,6 +195,8 @@ def _block_identities(trace: Trace, layer: int, get: Any, again: Any) -> Iterato
         lambda: again(ops.linear, get(h + "ln_1"), p.attn.c_attn, like=h + "attn.qkv"),
     )
     for part, name in enumerate("qkv"):
+        if h + f"attn.{name}" not in trace.names():
+            continue  # a view of qkv: nothing to compare
         yield (
             f"{h}attn.{name} is a slice of {h}attn.qkv",
             (h + f"attn.{name}", h + "attn.qkv"),

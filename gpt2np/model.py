@@ -10,6 +10,7 @@ import numpy as np
 
 from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
+from gpt2np.edits import Edits, EditsLike, compiled, facts
 from gpt2np.errors import CheckpointError, InputError, TokenizerError, TraceError
 from gpt2np.ops import Array
 from gpt2np.past import Past
@@ -87,13 +88,15 @@ class Model:
 
     # -- running ----------------------------------------------------------------------------------
 
-    def __call__(self, prompt: Prompt, *, last: bool = False) -> Array:
+    def __call__(self, prompt: Prompt, *, last: bool = False, edits: EditsLike | None = None) -> Array:
         """Logits of every position [pos, vocab], or with `last` of the last position only [vocab].
+
+        `edits` replace what steps compute, as in `trace`.
 
         Raises:
             InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
         """
-        sequence = PackedSequence(np.array(self.token_ids(prompt)))
+        sequence = PackedSequence(np.array(self.token_ids(prompt)), edits=compiled(edits, self.config))
         logits = self.run_pass(Pass(self.config, self.dtype, [sequence], last_only=last))
         return logits[0] if last else logits
 
@@ -105,6 +108,7 @@ class Model:
         out: str | os.PathLike[str] | None = None,
         stop_at_layer: int | None = None,
         timings: bool = False,
+        edits: EditsLike | None = None,
     ) -> Any:
         """Run a prompt and record what `keep` asks for: a Trace; for several prompts a list of them.
 
@@ -112,11 +116,13 @@ class Model:
         on the name, or `{"patterns": ..., "positions": slice, "dtype": "float16"}`. `out` names a
         `.safetensors` file that the run writes into directly; for several prompts a folder with one file
         each. `stop_at_layer=3` runs blocks 0, 1 and 2 only. With `timings`, `trace.timings` has the seconds
-        of each step. Several prompts run packed, as one pass in which they do not see each other.
+        of each step. Several prompts run packed, as one pass in which they do not see each other. `edits` map
+        names or patterns of sites to functions that replace what was computed there (see `edits.Edits`,
+        and `analysis.interventions` for ready-made ones); the trace records the values after it.
 
         Raises:
             InputError: a prompt is empty, too long, or holds ids outside the vocabulary.
-            UnknownSiteError: `keep` names no site.
+            UnknownSiteError: `keep` or `edits` names no site.
             TraceError: `out` cannot be written.
         """
         prompts, several = self._prompts(prompt)
@@ -125,12 +131,12 @@ class Model:
             type(stop_at_layer) is not int or not 0 <= stop_at_layer <= n_layer
         ):
             raise InputError(f"stop_at_layer must be 0 to {n_layer}, not {stop_at_layer!r}")
-        keep = Keep.parse(keep)
+        keep, changes = Keep.parse(keep), compiled(edits, self.config)
         all_ids = [self.token_ids(p) for p in prompts]
         plans = [Plan(self.config, len(ids), keep, self.dtype.name, stop_at_layer) for ids in all_ids]
         texts = [p if isinstance(p, str) else None for p in prompts]
         metadata = [
-            run_metadata(plan, ids, self.tokens(ids), prompt=text, **self.origin())
+            run_metadata(plan, ids, self.tokens(ids), prompt=text, **self.origin(), **facts(changes))
             for plan, ids, text in zip(plans, all_ids, texts, strict=True)
         ]
         spent: dict[str, float] | None = {} if timings else None
@@ -147,7 +153,7 @@ class Model:
                     ).arrays
                     for path, plan, facts in zip(paths, plans, metadata, strict=True)
                 ]
-            last = self._record(plans, stores, all_ids, spent)
+            last = self._record(plans, stores, all_ids, spent, changes)
         traces = [
             Trace(plan, store, ids, facts, self, row, spent)
             for plan, store, ids, facts, row in zip(plans, stores, all_ids, metadata, last, strict=True)
@@ -179,6 +185,7 @@ class Model:
         lookup: int = 0,
         on_overflow: str = "refuse",
         past: Past | None = None,
+        edits: EditsLike | None = None,
         **sampling: Any,
     ) -> "Generation":
         """Continue a prompt, or several: an iterator of tokens, with `finish()` for the whole result.
@@ -192,6 +199,7 @@ class Model:
         context by running the last `n_positions` tokens anew for every token, from position 0. An integer
         `seed` is used by every prompt as if it were alone; a list gives one each. `past`, a trace that kept
         `attn.qkv` or a KV file of the first tokens, spares running those; a trace then starts behind them.
+        `edits` are those of `trace`.
 
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
@@ -229,10 +237,11 @@ class Model:
                 lookup,
                 on_overflow == "slide",
                 past,
+                compiled(edits, self.config),
             ),
         )
 
-    def score(self, text: Prompt, *, stride: int | None = None) -> "Score":
+    def score(self, text: Prompt, *, stride: int | None = None, edits: EditsLike | None = None) -> "Score":
         """Log-probability of every token of a text of any length, loss and perplexity; see `score.score`.
 
         Raises:
@@ -240,7 +249,7 @@ class Model:
         """
         from gpt2np.score import score
 
-        return score(self, self.token_ids(text, limit=False), stride)
+        return score(self, self.token_ids(text, limit=False), stride, compiled(edits, self.config))
 
     # -- prompts ----------------------------------------------------------------------------------
 
@@ -315,7 +324,10 @@ class Model:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             result = gpt2.forward(self.parameters, self.config, Step(run))
         last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
-        if not np.isfinite(result[last]).all():  # of each prompt: what is not finite reaches its last row
+        edited = any(s.edits is not None for s in run.sequences)
+        if (
+            not edited and not np.isfinite(result[last]).all()
+        ):  # of each prompt: what is not finite reaches its last row
             raise CheckpointError(
                 f"{self.checkpoint.folder}: the run is not finite: the weights are damaged or too large"
             )
@@ -327,6 +339,7 @@ class Model:
         stores: list[dict[str, Array]],
         all_ids: list[list[int]],
         timings: dict[str, float] | None,
+        edits: Edits | None,
     ) -> list[Array | None]:
         """Run packed prompts into their stores; the logits of each one's last position."""
         recordings = [Recording(plan, store) for plan, store in zip(plans, stores, strict=True)]
@@ -336,7 +349,7 @@ class Model:
             for plan, recording in zip(wide, recordings, strict=True)
         ]
         sequences = [
-            PackedSequence(np.array(ids), recording=recording)
+            PackedSequence(np.array(ids), recording=recording, edits=edits)
             for ids, recording in zip(all_ids, first, strict=True)
         ]
         stop = plans[0].stop_at_layer

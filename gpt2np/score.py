@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.derived import log_probabilities
+from gpt2np.edits import Edits
 from gpt2np.errors import InputError
 from gpt2np.step import Pass, Scratch
 from gpt2np.step import Sequence as PackedSequence
@@ -45,7 +46,7 @@ class Score:
         return float(np.exp(self.loss))
 
 
-def score(model: Any, ids: list[int], stride: int | None = None) -> Score:
+def score(model: Any, ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:
     """Score a text of any length by a window of `n_positions` that moves on by `stride` tokens.
 
     The windows are those of Hugging Face's guide "Perplexity of fixed-length models": each one predicts the
@@ -67,9 +68,8 @@ def score(model: Any, ids: list[int], stride: int | None = None) -> Score:
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
         if end - start > 1:
-            logits = model.run_pass(
-                Pass(model.config, model.dtype, [PackedSequence(all_ids[start:end])], scratch)
-            )
+            sequence = PackedSequence(all_ids[start:end], edits=edits)
+            logits = model.run_pass(Pass(model.config, model.dtype, [sequence], scratch))
             first = max(done, start + 1)
             for target in range(first, end):
                 row = log_probabilities(logits[target - start - 1].astype(np.float64))

@@ -1,4 +1,4 @@
-"""What runs a step: it decides where the result lives, records it, and times it.
+"""What runs a step: it decides where the result lives, edits it, records it, and times it.
 
 `gpt2.py` says `x = step("resid_mid", add, x, a)`; everything that is not the maths of that line is here.
 """
@@ -13,7 +13,8 @@ import numpy as np
 
 from gpt2np.config import Config
 from gpt2np.derived import split_qkv
-from gpt2np.ops import Array
+from gpt2np.edits import Edits
+from gpt2np.ops import Array, LayerNorm
 from gpt2np.recording import Recording
 from gpt2np.sites import BY_NAME
 
@@ -25,12 +26,24 @@ class Sequence:
     token_ids: Array  # the new ones
     past: int = 0
     recording: Recording | None = None
+    edits: Edits | None = None
+    first_step: int | None = None  # in a generation: its first new token's place behind the prompt, from 1
     rows: slice = field(default_factory=lambda: slice(0))
 
     @property
     def positions(self) -> Array:
         """Where in its text each new token stands."""
         return np.arange(self.past, self.past + len(self.token_ids))
+
+    def edit(self, full_name: str, out: Array, n: int, norm: tuple[Array, LayerNorm] | None = None) -> None:
+        """Let the edits of this prompt replace a result, of which `out` has the last n positions."""
+        if self.edits is None:
+            return
+        end = len(self.token_ids)
+        steps = np.zeros(n, np.int64)
+        if self.first_step is not None:
+            steps = np.maximum(0, self.first_step + np.arange(end - n, end))
+        self.edits.apply(full_name, out, range(self.past + end - n, self.past + end), steps, norm)
 
 
 class Scratch:
@@ -59,6 +72,7 @@ class Pass:
     last_only: bool = False  # logits of the last position of each sequence, instead of all
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
+    start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
 
     def __post_init__(self) -> None:
         start = 0
@@ -102,9 +116,13 @@ class Pass:
         op(*inputs, out=out)
         self.timings[full_name] = self.timings.get(full_name, 0.0) + time.perf_counter() - start
 
-    def record(self, full_name: str, out: Array) -> None:
-        """Copy rows into the recordings that want them and do not hold them yet."""
-        for sequence in self.sequences:
+    def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
+        """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
+        for i, sequence in enumerate(self.sequences):
+            if sequence.edits is not None:
+                rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
+                norm = (inputs[0][rows], inputs[1]) if inputs and isinstance(inputs[-1], LayerNorm) else None
+                sequence.edit(full_name, out[rows], len(out[rows]), norm)
             recording = sequence.recording
             if recording is not None and full_name in recording.names:
                 recording.write_rows(full_name, sequence.past, out[sequence.rows])
@@ -131,7 +149,7 @@ class Step:
         full_name = self._layer_prefix + kind
         out = self._pass.place(full_name, kind)
         self._pass.run(full_name, op, inputs, out)
-        self._pass.record(full_name, out)
+        self._pass.finish(full_name, out, inputs)
         return out
 
     @property
@@ -150,7 +168,7 @@ class Step:
     def merged(self, name: str) -> Array:
         """Such an array with its heads side by side: [pos, head, d_head] -> [pos, n_embd]."""
         out = self.packed(name)
-        self._pass.record(self._layer_prefix + self._prefix + name, out)
+        self._pass.finish(self._layer_prefix + self._prefix + name, out)
         return out.reshape(out.shape[0], -1)
 
     def predicting(self, x: Array) -> Array:
@@ -168,6 +186,11 @@ class Step:
     def positions(self) -> Array:
         """Where in its own text each packed token stands: [pos]."""
         return self._pass.positions
+
+    @property
+    def start(self) -> tuple[int, Array] | None:
+        """The first block to run with what enters it, where a pass does not begin with the tokens."""
+        return self._pass.start
 
     @property
     def stop_at_layer(self) -> int | None:
@@ -203,6 +226,7 @@ class SequenceStep:
             return out
         out = run.place_attention(full_name, kind, self._sequence)
         run.run(full_name, op, inputs, out)
+        self._sequence.edit(full_name, out, len(self._sequence.token_ids))
         if self._sequence.recording is not None:
             self._sequence.recording.write_queries(full_name, self._sequence.past, out)
         return out

@@ -1,0 +1,162 @@
+"""Edits: functions that replace what a step computed, before anything reads or records it.
+
+`model.trace(text, edits={"h.9.attn.z": lambda z: z * 0})`. Ready-made ones: `analysis/interventions.py`.
+"""
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2np.config import Config
+from gpt2np.derived import bases, split_qkv
+from gpt2np.errors import InputError, UnknownSiteError, short
+from gpt2np.ops import Array, LayerNorm
+from gpt2np.sites import BY_NAME, Site, expand, resolve
+
+SLICES_OF_QKV = ("attn.q", "attn.k", "attn.v")  # the derived sites that can be edited: written into qkv
+
+EditFunction = Callable[..., Array]
+EditsLike = Mapping[str, EditFunction]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an edit is: the site, its layer, and which positions of the text its rows (or queries) are.
+
+    `steps` has for each row the step of a generation that it belongs to: 0 for the prompt, 1 for the token
+    chosen first, and so on; all 0 outside a generation. At a LayerNorm `norm` is what it read and its
+    parameters, so that an edit can compute another normalisation.
+    """
+
+    name: str
+    site: Site
+    layer: int | None
+    positions: range
+    steps: Array
+    norm: tuple[Array, LayerNorm] | None = None
+
+    @property
+    def step(self) -> int:
+        """The step of the first row."""
+        return int(self.steps[0])
+
+
+class Edits:
+    """The edits of a run, by full name of the site.
+
+    Keys are names of any dialect, or shell-style patterns on them, as in `keep`; `attn.z` stands for every
+    layer. A function takes the array of the site (and, if it has a second parameter, `Where` it is) and
+    returns an array of the same shape; it may change what it was given, and return that. The array is the
+    run's own memory: copy what is to be kept. Several edits of one site are applied in their order.
+
+    Raises:
+        UnknownSiteError: a name or pattern that no site of the model has.
+        InputError: a derived site other than q, k and v, or something that is no function.
+    """
+
+    def __init__(self, edits: EditsLike, config: Config) -> None:
+        if not isinstance(edits, Mapping):
+            raise InputError(f"edits must map site names to functions, not {short(edits)}")
+        self._n_head = config.n_head
+        self._functions: dict[str, list[Callable[[Array, Where], Array]]] = {}
+        for key, function in edits.items():
+            if not callable(function):
+                raise InputError(f"edits[{short(key)}] must be a function of an array, not {short(function)}")
+            for name in _matching(key, config.n_layer):
+                self._functions.setdefault(name, []).append(_with_where(function))
+        self._sites = {n: (site, layer) for n, site, layer in expand(config.n_layer) if n in self._functions}
+
+    @property
+    def names(self) -> list[str]:
+        """Full names of the edited sites, in execution order."""
+        return list(self._sites)
+
+    def apply(
+        self,
+        name: str,
+        out: Array,
+        positions: range,
+        steps: Array,
+        norm: tuple[Array, LayerNorm] | None = None,
+    ) -> None:
+        """Replace what a step computed; `out` is where it lives.
+
+        Raises:
+            InputError: a function returned no array, or one of another shape or kind.
+        """
+        for function in self._functions.get(name, ()):
+            where = Where(name, *self._sites[name], positions, steps, norm)
+            result = function(out, where)
+            if not isinstance(result, np.ndarray) or result.shape != out.shape:
+                found = list(result.shape) if isinstance(result, np.ndarray) else short(result)
+                axes = f"{where.site.axes}: {list(out.shape)}"
+                raise InputError(f"the edit of {name} returned {found}, expected an array [{axes}]")
+            if not np.can_cast(result.dtype, out.dtype, "same_kind"):
+                raise InputError(f"the edit of {name} returned {result.dtype}, expected {out.dtype}")
+            if result is not out:
+                np.copyto(out, result, casting="same_kind")
+        if name.endswith("attn.qkv"):
+            for part, view in zip("qkv", split_qkv(out, self._n_head), strict=True):
+                self.apply(name.removesuffix("qkv") + part, view, positions, steps)
+
+
+def compiled(edits: EditsLike | Edits | None, config: Config) -> Edits | None:
+    """What `edits=` of a run means; None where there is nothing to edit."""
+    found = edits if edits is None or isinstance(edits, Edits) else Edits(edits, config)
+    return found if found is not None and found.names else None
+
+
+def facts(edits: Edits | None) -> dict[str, Any]:
+    """What a trace's metadata says of its edits."""
+    return {} if edits is None else {"edits": edits.names}
+
+
+def _matching(key: Any, n_layer: int) -> list[str]:
+    """Full names of the sites that a name or pattern means."""
+    if isinstance(key, str) and key in BY_NAME and BY_NAME[key].layered:
+        key = f"h.*.{key}"
+    if isinstance(key, str) and any(c in key for c in "*?["):
+        found = [(n, site) for n, site, layer in expand(n_layer) if _is_called(key, n, site, layer)]
+        names = {n for n, site in found if not site.derived}
+        # attn.* means qkv, and not its parts another time
+        names |= {n for n, site in found if site.name in SLICES_OF_QKV and n[:-1] + "qkv" not in names}
+        if names:
+            return [n for n, _ in found if n in names]
+        if found:
+            raise _derived(*found[0], n_layer)
+        if "*" in key or "?" in key:
+            raise UnknownSiteError(f"edits: {short(key)} matches no site of a model with {n_layer} layers")
+    site, layer = resolve(key, None, n_layer)
+    if site.derived and site.name not in SLICES_OF_QKV:
+        raise _derived(site.full_name(layer), site, n_layer)
+    return [site.full_name(layer)]
+
+
+def _is_called(pattern: str, full_name: str, site: Site, layer: int | None) -> bool:
+    """Whether a pattern matches a site's name in any dialect."""
+    elsewhere = (name.replace("{i}", str(layer)) for names in site.names.values() for name in names)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (full_name, site.name, *elsewhere))
+
+
+def _derived(name: str, site: Site, n_layer: int) -> InputError:
+    layer = int(name.split(".")[1]) if site.layered else None
+    read = bases(site.name, layer, n_layer)[0]
+    return InputError(f"edits: {name} is derived, no step reads it: edit {read}, which it is computed from")
+
+
+def _with_where(function: EditFunction) -> Callable[[Array, Where], Array]:
+    """The function with two parameters, whether or not it wants to know where it is."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some built-in functions have none
+        parameters = []
+    wanted = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    return function if len(wanted) >= 2 else lambda array, _: function(array)
