@@ -1,0 +1,207 @@
+"""Parameters by component, neurons in words, and what becomes of what was written."""
+
+import numpy as np
+import pytest
+from random_model import random_model
+
+from gpt2np.analysis import weights
+from gpt2np.analysis.residual import components
+from gpt2np.config import RELEASED
+from gpt2np.errors import InputError, TraceError
+
+EXACT = 1e-10
+TEXT = "Elizabeth was not in the room, and Mr. Darcy was silent."
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(5, n_layer=3)
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return model.trace([5, 9, 2, 5, 30])
+
+
+# the total as llm.c's README and the paper's checkpoints have it; the embedding's share falls with size
+@pytest.mark.parametrize(
+    ("name", "total", "embedding"),
+    [
+        ("gpt2", 124_439_808, 0.310),
+        ("gpt2-medium", 354_823_168, 0.145),
+        ("gpt2-large", 774_030_080, 0.083),
+        ("gpt2-xl", 1_557_611_200, 0.052),
+    ],
+)
+def test_parameters_of_the_released_sizes(name, total, embedding):
+    found = weights.parameter_shares(RELEASED[name])
+    rows = dict(zip(found.labels["component"], found.array, strict=True))
+    assert found.array[:, 0].sum() == total
+    assert found.array[:, 1].sum() == pytest.approx(1)
+    assert rows["token embedding"][1] == pytest.approx(embedding, abs=5e-4)
+    assert rows["mlp"][2] == pytest.approx(2 / 3, abs=2e-3)  # document 002: two thirds of the rest
+    assert np.nansum(found.array[:, 2]) == pytest.approx(1)
+
+
+def test_parameters_of_a_model_are_the_sizes_of_its_arrays(tiny, model):
+    for each in (tiny, model):
+        found = weights.parameter_shares(each)
+        assert found.array[:, 0].sum() == each.n_parameters
+    rows = dict(zip(found.labels["component"], found.array[:, 0], strict=True))
+    assert rows["unembedding"] == rows["token embedding"] == 60 * 16
+    assert rows["mlp"] == sum(w.size for name, w in model.weights.items() if ".mlp." in name)
+    assert rows["attention"] == sum(w.size for name, w in model.weights.items() if ".attn." in name)
+
+
+def test_a_neuron_reads_what_the_run_reads(model, trace):
+    x = trace["h.1.ln_2.rstd"][:, None] * trace["h.1.resid_mid"]
+    for i in (0, 17, 63):
+        found = weights.neuron(model, 1, i)
+        assert np.abs(x @ found.reads + found.bias - trace["h.1.mlp.pre"][:, i]).max() < EXACT
+
+
+def test_neurons_write_what_the_run_writes(model, trace):
+    written = sum(
+        np.outer(weights.neuron_activations(trace, 2, i).array, weights.neuron(model, 2, i).writes)
+        for i in range(model.config.d_mlp)
+    )
+    bias = model.parameters.h[2].mlp.c_proj.bias
+    assert np.abs(written + bias - trace["h.2.mlp.out"]).max() < EXACT
+
+
+def test_a_neuron_in_tokens(model):
+    found, p = weights.neuron(model, 0, 3, k=4), model.parameters
+    read = np.argsort(p.wte @ found.reads)
+    centred = found.writes - found.writes.mean()
+    written = np.argsort(p.lm_head @ (centred * p.ln_f.weight))
+    assert [t.id for t in found.excited_by] == read[::-1][:4].tolist()
+    assert [t.id for t in found.inhibited_by] == read[:4].tolist()
+    assert [t.id for t in found.raises] == written[::-1][:4].tolist()
+    assert [t.id for t in found.lowers] == written[:4].tolist()
+
+
+def test_activations_and_the_most_active(tiny):
+    trace = tiny.trace(TEXT)
+    post = trace.stack("mlp.post")
+    found = weights.most_active(trace, k=7, pos=3)
+    assert found.array.tolist() == sorted(post[:, 3].ravel().tolist(), reverse=True)[:7]
+    for name, value in zip(found.labels["neuron"], found.array, strict=True):
+        layer, i = map(int, name.split("."))
+        along = weights.neuron_activations(trace, layer, i)
+        assert along.array[3] == value
+        assert along.labels["pos"][1] == "1 |lizabeth|"
+
+
+def test_activations_of_the_positions_that_were_kept(tiny):
+    last = tiny.trace(TEXT, keep={"patterns": "mlp.post", "positions": slice(-2, None), "dtype": "float16"})
+    whole = weights.neuron_activations(tiny.trace(TEXT), 1, 2)
+    found = weights.neuron_activations(last, 1, 2)
+    assert found.labels["pos"] == whole.labels["pos"][-2:]
+    assert found.array == pytest.approx(whole.array[-2:], abs=1e-3)
+
+
+def test_sparsity(trace):
+    found = weights.sparsity(trace, threshold=0.05)
+    for layer in range(3):
+        post = trace[f"h.{layer}.mlp.post"]
+        assert found.array[layer].tolist() == [(np.abs(post) <= 0.05).mean(), (post > 0.05).mean()]
+    assert "0.05" in found.title
+    assert weights.sparsity(trace, threshold=0).array[:, 1].tolist() == [
+        (trace[f"h.{i}.mlp.post"] > 0).mean() for i in range(3)
+    ]
+
+
+def test_basis_alignment(trace):
+    found = weights.basis_alignment(trace)
+    ratios = weights.magnitude_ratios(trace)
+    assert found.labels["residual"][:3] == ["embed", "h.0.resid_mid", "h.0.resid_post"]
+    for i, name in enumerate(found.labels["residual"]):
+        x = trace[name]
+        z = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+        assert found.array[i, 0] == pytest.approx((z**4).mean())
+        size = np.abs(x).mean(0)
+        assert ratios.array[i] == pytest.approx(size / np.median(size))
+        assert found.array[i, 1] == size.argmax()
+        assert found.array[i, 2] == pytest.approx(size.max() / np.median(size))
+
+
+def test_a_rotated_stream_is_not_aligned_and_an_outlier_is():
+    wide = random_model(1, n_layer=1, n_embd=512, n_head=2)
+    wide.parameters.wte[:, 77] *= 40  # one loud dimension
+    trace = wide.trace([1, 2, 3])
+    embed = weights.basis_alignment(trace).array[0]
+    assert embed[0] > 100
+    assert embed[1] == 77
+    assert embed[2] > 10
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(512, 512)))
+    wide.parameters.wte[:] = wide.parameters.wte @ rotation
+    wide.parameters.wpe[:] = wide.parameters.wpe @ rotation
+    assert weights.basis_alignment(wide.trace([1, 2, 3])).array[0, 0] == pytest.approx(3, abs=0.5)
+
+
+def test_erasure_by_the_definition(trace):
+    parts = components(trace)
+    names = parts.labels["component"]
+    share, opposite = weights.erasure(trace), weights.opposition(trace)
+    at = {name: i for i, name in enumerate(names)}
+    w, e = parts.array[at["h.0.attn.head.1"]], parts.array[at["h.2.mlp"]]
+    index = at["h.0.attn.head.1"], at["h.2.mlp"]
+    assert share.array[index] == pytest.approx(max(0, -(w * e).sum() / (w * w).sum()))
+    cosine = (w * e).sum() / np.linalg.norm(w) / np.linalg.norm(e)
+    assert opposite.array[index] == pytest.approx(max(0, -cosine))
+    for writer, eraser in (
+        ("wpe", "wte"),
+        ("h.1.mlp", "h.1.mlp"),
+        ("h.0.attn.head.0", "h.0.attn.head.1"),
+        ("h.1.mlp", "h.1.attn.bias"),
+    ):
+        assert np.isnan(share.array[at[writer], at[eraser]])
+    for writer, eraser in (
+        ("wte", "h.0.attn.head.0"),
+        ("h.0.attn.bias", "h.0.mlp"),
+        ("h.0.mlp", "h.1.attn.bias"),
+    ):
+        assert share.array[at[writer], at[eraser]] >= 0
+
+
+def test_a_head_that_takes_back_all_that_another_wrote():
+    """Block 1 is block 0 with the sign of its output turned, and attends alike: it erases exactly."""
+    model = random_model(0, n_layer=2)
+    p = model.parameters
+    trace = model.trace([5, 9, 2, 5, 30])
+    z = {f"h.{i}.attn.z": trace["h.0.attn.z"] for i in range(2)}
+    p.h[1].attn.c_proj.weight[:] = -p.h[0].attn.c_proj.weight
+    arrays = {**{name: trace[name] for name in trace.names()}, **z}
+    same = type(trace)(trace.plan, arrays, trace.token_ids, trace.metadata, model)
+    found = weights.erasure(same)
+    at = {name: i for i, name in enumerate(found.labels["writer"])}
+    for head in range(2):
+        index = at[f"h.0.attn.head.{head}"], at[f"h.1.attn.head.{head}"]
+        assert found.array[index] == pytest.approx(1, abs=EXACT)
+        assert weights.opposition(same).array[index] == pytest.approx(1, abs=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m, t: weights.neuron(m, 3, 0), "layer 3 is not one of 0 to 2"),
+        (lambda m, t: weights.neuron(m, 0, 64), "neuron 64 is not one of 0 to 63"),
+        (lambda m, t: weights.neuron(m, 0, 1.5), "neuron must be a whole number"),
+        (lambda m, t: weights.neuron(m, 0, 1, k=0), "k at least 1"),
+        (lambda m, t: weights.neuron_activations(t, 0, -1), "neuron -1"),
+        (lambda m, t: weights.most_active(t, k=0), "k must be"),
+        (lambda m, t: weights.most_active(t, pos=5), "position 5"),
+        (lambda m, t: weights.sparsity(t, threshold=-1), "threshold must be"),
+        (lambda m, t: weights.sparsity(t, threshold=float("nan")), "threshold must be"),
+    ],
+)
+def test_wrong_calls(model, trace, call, says):
+    with pytest.raises(InputError, match=says):
+        call(model, trace)
+
+
+def test_what_was_not_kept_is_named(model):
+    part = model.trace([1, 2], keep="attn.*")
+    for function in (weights.sparsity, weights.most_active, weights.basis_alignment, weights.erasure):
+        with pytest.raises(TraceError, match=r"not kept|not in this trace"):
+            function(part)
