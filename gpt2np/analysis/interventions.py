@@ -1,0 +1,226 @@
+"""Ready-made edits: `model.trace(text, edits={"h.9.attn.z": zero(heads=[6])})`, and projections on a vector.
+
+Each can be restricted to `positions` (a number, a list, or a slice; they count from the start of the text),
+`heads`, `neurons`, and `steps` of a generation (0 runs the prompt, 1 the first chosen token).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpt2np.analysis.named import NamedArray
+from gpt2np.edits import Where
+from gpt2np.errors import InputError, TraceError, short
+from gpt2np.ops import Array, layer_norm_statistics
+from gpt2np.trace import Trace
+
+Some = int | slice | Iterable[int] | None  # which indices; None: all
+# A function of (the chosen rows, where, which rows they are) that returns their new values.
+Value = Callable[[Array, Where, list[int]], Array]
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """An edit of some rows, heads and neurons of a site; everything else there stays as it was."""
+
+    value: Value
+    positions: Some = None
+    heads: Some = None
+    neurons: Some = None
+    steps: Some = None
+    _checked: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("positions", "heads", "neurons", "steps"):
+            self._checked[name] = _choice(name, getattr(self, name))
+
+    def __call__(self, array: Array, where: Where) -> Array:
+        """The array with the chosen part replaced."""
+        axes = where.site.axis_names
+        of_rows = axes.index("query") if "query" in axes else 0
+        rows = [
+            row
+            for row, (position, step) in enumerate(zip(where.positions, where.steps.tolist(), strict=True))
+            if self._wants("positions", position) and self._wants("steps", step)
+        ]
+        if not rows:
+            return array
+        at: tuple[Any, ...] = (*[slice(None)] * of_rows, rows)
+        part = array[at]
+        chosen = np.ones((1,) * array.ndim, bool)
+        for name, axis in (("heads", "head"), ("neurons", "d_mlp")):
+            if self._checked[name] is not None:
+                chosen = chosen & self._mask(name, axis, where, array.shape)
+        result = array.copy()
+        result[at] = np.where(chosen, self.value(part, where, rows), part)
+        return result
+
+    def _wants(self, name: str, index: int) -> bool:
+        chosen = self._checked[name]
+        return chosen is None or index in chosen
+
+    def _mask(self, name: str, axis: str, where: Where, shape: tuple[int, ...]) -> Array:
+        """Which entries are chosen along an axis."""
+        if axis not in where.site.axis_names:
+            raise InputError(f"{name}=: {where.name} has no axis {axis} ({where.site.axes})")
+        at = where.site.axis_names.index(axis)
+        n, chosen = shape[at], self._checked[name]
+        if isinstance(chosen, frozenset) and max(chosen, default=0) >= n:
+            raise InputError(f"{name}=: {where.name} has {n} of them, there is no {max(chosen)}")
+        mask = np.array([i in chosen for i in range(n)])
+        return mask.reshape([n if i == at else 1 for i in range(len(shape))])
+
+
+def zero(**where: Any) -> Intervention:
+    """Replace by zeros."""
+    return Intervention(lambda array, *_: np.zeros_like(array), **where)
+
+
+def scale(factor: float, **where: Any) -> Intervention:
+    """Multiply by a factor."""
+    return Intervention(lambda array, *_: array * factor, **where)
+
+
+def steer(vector: Array, coefficient: float = 1.0, **where: Any) -> Intervention:
+    """Add `coefficient * vector` to every row, such as a trait's vector [n_embd] to `h.6.resid_post`."""
+    direction = np.asarray(vector)
+
+    def value(array: Array, at: Where, _: list[int]) -> Array:
+        if direction.ndim != 1 or direction.shape[0] != array.shape[-1]:
+            expected = f"expected [{array.shape[-1]}] as in {at.name} ({at.site.axes})"
+            raise InputError(f"steer: the vector is {list(direction.shape)}, {expected}")
+        return np.asarray(array + (coefficient * direction).astype(array.dtype))
+
+    return Intervention(value, **where)
+
+
+def mean(traces: Trace | Sequence[Trace], **where: Any) -> Intervention:
+    """Replace by the mean over all positions of a reference set: every row becomes the same.
+
+    Raises:
+        InputError: the set is empty; at a run: the site's rows have no mean (attention scores and patterns).
+    """
+    reference = [traces] if isinstance(traces, Trace) else list(traces)
+    if not reference:
+        raise InputError("mean: the reference set has no trace")
+    known: dict[str, Array] = {}
+
+    def value(array: Array, at: Where, _: list[int]) -> Array:
+        if at.site.quadratic:
+            raise InputError(f"mean: the rows of {at.name} have different lengths, so that they have no mean")
+        if at.name not in known:
+            rows = np.concatenate([trace[at.name] for trace in reference])
+            if not len(rows):
+                raise InputError(f"mean: the reference set has no rows of {at.name}")
+            known[at.name] = rows.mean(axis=0, dtype=np.float64).astype(array.dtype)
+        return _shaped("mean", known[at.name], array.shape[1:], at)
+
+    return Intervention(value, **where)
+
+
+def patch(trace: Trace, **where: Any) -> Intervention:
+    """Replace by what another run had at the same positions.
+
+    Raises:
+        InputError: at a run: the trace does not have one of the positions, or is of another shape.
+    """
+
+    def value(array: Array, at: Where, rows: list[int]) -> Array:
+        found = trace[at.name]
+        positions = [at.positions[row] for row in rows]
+        missing = [position for position in positions if position not in trace.positions]
+        if missing:
+            raise InputError(
+                f"{at.name}: the trace to patch from has no position {missing[0]} ({len(trace.positions)} "
+                "positions there); positions= restricts a patch"
+            )
+        of_trace = [trace.positions.index(position) for position in positions]
+        if not at.site.quadratic:
+            return _shaped("patch", found[of_trace], array.shape, at)
+        n_key = array.shape[-1]
+        longer = np.full((found.shape[0], len(rows), n_key), at.site.future, array.dtype)
+        found = found[:, of_trace, :n_key]
+        longer[..., : found.shape[-1]] = found
+        return _shaped("patch", longer, array.shape, at)
+
+    return Intervention(value, **where)
+
+
+def freeze(trace: Trace, **where: Any) -> Intervention:
+    """Hold an attention pattern, or the scale of a LayerNorm, at what it was in another run.
+
+    A LayerNorm with its scale frozen is linear: the mean is still subtracted, weight and bias still apply.
+
+    Raises:
+        InputError: at a run: the site is neither (use `patch`), or the trace does not have its positions.
+    """
+    replace = patch(trace).value
+
+    def value(array: Array, at: Where, rows: list[int]) -> Array:
+        if at.site.quadratic:
+            return replace(array, at, rows)
+        if at.norm is None:
+            raise InputError(f"freeze is for attention patterns and LayerNorms, not {at.name}: use patch")
+        positions = [at.positions[row] for row in rows]
+        try:
+            of_trace = [trace.positions.index(position) for position in positions]
+        except ValueError:
+            raise InputError(f"{at.name}: the trace to freeze from lacks positions of this run") from None
+        x, p = at.norm[0][rows], at.norm[1]
+        mean, _ = layer_norm_statistics(x, p.epsilon)
+        rstd = trace[f"{at.name}.rstd"][of_trace][:, None].astype(x.dtype)
+        return np.asarray((x - mean) * rstd * p.weight + p.bias)
+
+    return Intervention(value, **where)
+
+
+def project(trace: Trace, vector: Array) -> NamedArray:
+    """How far the residual stream goes along a direction: resid_post @ vector / |vector|, [layer, pos].
+
+    Raises:
+        InputError: the vector is not [n_embd], or is zero.
+        TraceError: some `resid_post` was not kept.
+    """
+    direction = np.asarray(vector, np.float64)
+    length = float(np.linalg.norm(direction))
+    n_embd = trace.config.n_embd
+    if direction.shape != (n_embd,):
+        raise InputError(f"project: the vector is {list(direction.shape)}, expected [{n_embd}]")
+    if not 0 < length < np.inf:
+        raise InputError("project: the vector has no direction: its length is zero or not finite")
+    if not trace.positions:
+        raise TraceError("project: the trace has no position")
+    along = trace.stack("resid_post") @ (direction / length)
+    labels = [f"{p} {trace.tokens[p]}" for p in trace.positions]
+    return NamedArray(along, ("layer", "pos"), {"pos": labels}, "resid_post along the vector")
+
+
+def _choice(name: str, chosen: Any) -> Any:
+    """The chosen indices as something that answers `in`: a set, or a range."""
+    if chosen is None:
+        return None
+    if isinstance(chosen, slice):
+        ends = [chosen.start or 0, 1 << 62 if chosen.stop is None else chosen.stop]
+        step = 1 if chosen.step is None else chosen.step
+        if not all(_whole(end) and end >= 0 for end in ends) or not _whole(step) or step < 1:
+            raise InputError(f"{name}={chosen}: counts from the start, forwards")
+        return range(ends[0], ends[1], step)
+    found = [chosen] if _whole(chosen) else chosen
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise InputError(f"{name}={short(chosen)}: must be a whole number, a list of them or a slice")
+    found = list(found)
+    if not all(_whole(i) and i >= 0 for i in found):
+        raise InputError(f"{name}={short(chosen)}: whole numbers, counted from the start (0 is the first)")
+    return frozenset(int(i) for i in found)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _shaped(verb: str, found: Array, shape: tuple[int, ...], at: Where) -> Array:
+    if found.shape != shape:
+        raise InputError(f"{verb}: {at.name} is {list(found.shape)} in the trace, but {list(shape)} here")
+    return found
