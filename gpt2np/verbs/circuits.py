@@ -1,0 +1,231 @@
+"""The verb that takes the weights apart: circuits."""
+
+import argparse
+import re
+import sys
+from typing import Any
+
+from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.errors import InputError
+
+SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
+EXPLAINED = """\
+previous, duplicate, induction, first: mean attention on random tokens said
+twice; copying: eigenvalues of the OV circuit from tokens to logits, -1 to 1;
+QK, OV: Frobenius norms, ln_1 folded in"""
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(
+        verbs,
+        "circuits",
+        circuits,
+        "what heads and neurons are for: without options a table of all heads; with a TEXT what its neurons "
+        "and its residual stream do",
+    )
+    add_prompt(verb)
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument(
+        "--head", metavar="L.H", help="tokens that a head reads and writes; with a TEXT also its QK and OV"
+    )
+    what.add_argument("--neuron", metavar="L.I", help="tokens of a neuron; with a TEXT also its activations")
+    what.add_argument(
+        "--composition", choices=["q", "k", "v"], help="how much later heads read of earlier ones"
+    )
+    what.add_argument("--parameters", action="store_true", help="parameters by component")
+    verb.add_argument("--score", choices=SCORES, help="sort the table of heads by it; --png draws it")
+    verb.add_argument(
+        "--top", type=count, metavar="K", help="how many tokens (default 5) or rows (default 10)"
+    )
+    add_model(verb)
+    verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+
+
+def circuits(args: argparse.Namespace) -> int:
+    """`gpt2np circuits`."""
+    from gpt2np.tables import strict_json
+
+    has_text = args.text is not None or args.tokens is not None
+    prompt = read_prompt(args) if has_text else None
+    _check(args, has_text)
+    views = {
+        _head: args.head is not None,
+        _neuron: args.neuron is not None,
+        _composition: args.composition is not None,
+        _parameters: args.parameters,
+        _text: has_text,
+    }
+    show = next((view for view, wanted in views.items() if wanted), _all_heads)
+    text, facts, picture, signed = show(args, load_model(args), prompt)
+    if args.png:
+        from gpt2np.analysis.plot import heatmap
+
+        heatmap(picture, args.png, signed=signed)
+        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+    print(strict_json(facts) if args.json else text)
+    return 0
+
+
+def _check(args: argparse.Namespace, has_text: bool) -> None:
+    """Refuse what cannot work before a model is loaded."""
+    alone = next((o for o in ("composition", "parameters") if getattr(args, o)), None)
+    if alone and has_text:
+        raise InputError(f"--{alone} is of the weights: it takes no text")
+    if args.score and (has_text or alone or args.head is not None or args.neuron is not None):
+        raise InputError("--score goes with the table of all heads: no text, no other option")
+    for option, what in (("head", "L.H"), ("neuron", "L.I")):
+        given = getattr(args, option)
+        if given is not None and not re.fullmatch(r"\d{1,9}\.\d{1,9}", given, re.ASCII):
+            raise InputError(f"--{option} takes {what}, as in 1.0 for layer 1, {option} 0; not {given!r}")
+        if given is not None and args.png and not has_text:
+            raise InputError(f"--png with --{option} draws what it does in a text: give a TEXT")
+    if args.png:
+        from gpt2np.analysis.plot import check_picture
+
+        check_picture(args.png)
+
+
+Shown = tuple[str, dict[str, Any], Any, bool]  # text, JSON, picture, whether that has a sign
+
+
+def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Every head with all its scores."""
+    import numpy as np
+
+    from gpt2np.analysis import circuits as c
+    from gpt2np.analysis.heads import head_scores
+    from gpt2np.analysis.named import NamedArray
+    from gpt2np.tables import table
+
+    n = max(2, min(64, model.config.n_positions // 2))
+    looks, copies, norms = head_scores(model, n=n), c.copying_scores(model), c.circuit_norms(model)
+    scores = np.concatenate([looks.array, copies.array[None], norms.array])  # [score, layer, head]
+    names = c.head_labels(model.config)
+    by_head = scores.reshape(len(SCORES), -1).T
+    order = (
+        np.argsort(-by_head[:, SCORES.index(args.score)], kind="stable") if args.score else range(len(names))
+    )
+    rows = [[names[i], *(f"{x:.2f}" for x in by_head[i])] for i in order]
+    text = f"{looks.title.replace('mean attention on', 'all heads;')}\n"
+    text += table([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + EXPLAINED
+    title = f"{args.score or 'induction'} of each head"
+    picture = NamedArray(scores[SCORES.index(args.score or "induction")], ("layer", "head"), {}, title)
+    every = NamedArray(scores, ("score", "layer", "head"), {"score": SCORES}, looks.title)
+    return text, {"model": model.name, "scores": every.to_json()}, picture, args.score == "copying"
+
+
+def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
+    """What one head reads and writes."""
+    from gpt2np.analysis import circuits as c
+    from gpt2np.analysis.heads import reads_and_writes
+
+    layer, head = map(int, args.head.split("."))
+    directions = reads_and_writes(model, layer, head, k=args.top or 5)
+    lines = [f"head {layer}.{head}: tokens along the strongest singular directions of its circuits"]
+    for d in directions:
+        ends = ("queries", "keys") if d.circuit == "QK" else ("reads", "writes")
+        lines.append(f"  {d.circuit}  strength {d.strength:.3g}")
+        lines += [_words(name, near) for name, near in zip(ends, (d.reads, d.writes), strict=True)]
+    facts = {"model": model.name, "head": args.head, "directions": [_direction(d) for d in directions]}
+    if prompt is None:
+        return "\n".join(lines), facts, None, True
+    qk, ov = (f(model, layer, head, prompt) for f in (c.token_scores, c.token_effects))
+    facts |= {"qk": qk.to_json(), "ov": ov.to_json()}
+    return "\n".join([*lines, "", str(qk), "", str(ov)]), facts, qk, True
+
+
+def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
+    """What one neuron looks for and writes."""
+    from gpt2np.analysis import weights
+
+    layer, i = map(int, args.neuron.split("."))
+    found = weights.neuron(model, layer, i, k=args.top or 5)
+    sides = ("excited_by", "inhibited_by", "raises", "lowers")
+    lines = [f"neuron {layer}.{i}, bias {found.bias:.3g}: tokens that excite it, and logits that it raises"]
+    lines += [_words(side.replace("_", " "), getattr(found, side)) for side in sides]
+    facts: dict[str, Any] = {"model": model.name, "neuron": args.neuron, "bias": found.bias}
+    facts |= {side: [near._asdict() for near in getattr(found, side)] for side in sides}
+    if prompt is None:
+        return "\n".join(lines), facts, None, True
+    active = weights.neuron_activations(model.trace(prompt, keep="mlp.post"), layer, i)
+    return "\n".join([*lines, "", str(active)]), facts | {"activations": active.to_json()}, active, True
+
+
+def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Pairs of heads, the strongest first."""
+    import numpy as np
+
+    from gpt2np.analysis.circuits import composition_scores
+    from gpt2np.tables import table
+
+    found = composition_scores(model, args.composition)
+    pairs = found.largest(min(args.top or 10, int(np.isfinite(found.array).sum())))
+    rows = [[writer, reader, f"{value:.3f}"] for (writer, reader), value in pairs]
+    text = f"{found.title}\n" + table([["writer", "reader", "score"], *rows], "<<>")
+    return text, {"model": model.name, "composition": found.to_json()}, found, False
+
+
+def _parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Where the parameters are."""
+    from gpt2np.analysis.named import NamedArray
+    from gpt2np.analysis.weights import parameter_shares
+    from gpt2np.tables import table
+
+    found = parameter_shares(model)
+    rows = []
+    for name, (n, share, inside) in zip(found.labels["component"], found.array.tolist(), strict=True):
+        rows.append([name, f"{int(n):,}", f"{share:.1%}", f"{inside:.1%}" if inside == inside else ""])
+    text = f"{found.title}\n" + table([["component", "parameters", "share", "in blocks"], *rows], "<>>>")
+    bars = NamedArray(
+        found.array[:, 0], ("component",), {"component": found.labels["component"]}, found.title
+    )
+    return text, {"model": model.name, "parameters": found.to_json()}, bars, False
+
+
+def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
+    """Neurons and residual stream of one run."""
+    from gpt2np.analysis import weights
+    from gpt2np.analysis.heads import attention_scores
+    from gpt2np.tables import number, table
+
+    trace, k = model.trace(prompt), args.top or 10
+    parts = {
+        "most_active": weights.most_active(trace, k),
+        "sparsity": weights.sparsity(trace),
+        "basis_alignment": weights.basis_alignment(trace),
+        "erasure": weights.erasure(trace),
+        "opposition": weights.opposition(trace),
+    }
+    if len(trace.token_ids) > 1:
+        parts["attention"] = attention_scores(trace)
+    order = ("attention", "most_active", "sparsity", "basis_alignment")
+    shown = [str(parts[name]) for name in order if name in parts]
+    index = {name: i for i, name in enumerate(parts["erasure"].labels["writer"])}
+    rows = [
+        [w, e, f"{cosine:.2f}", number(float(parts["erasure"].array[index[w], index[e]]))]
+        for (w, e), cosine in parts["opposition"].largest(k)
+        if cosine > 0
+    ]
+    title = "who erases what: minus the cosine of the two writes, and the share taken back"
+    shown.append(f"{title}\n" + table([["writer", "eraser", "opposed", "share"], *rows], "<<>>"))
+    facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
+    return "\n\n".join(shown), facts, parts["opposition"], False
+
+
+def _direction(direction: Any) -> dict[str, Any]:
+    ends = {end: [near._asdict() for near in getattr(direction, end)] for end in ("reads", "writes")}
+    return {"circuit": direction.circuit, "strength": direction.strength} | ends
+
+
+def _words(name: str, near: Any) -> str:
+    """Tokens in as many lines of a terminal as they need."""
+    from gpt2np.tables import WIDTH, cell_width, quoted
+
+    lines = [f"    {name:<12}"]
+    for token in near:
+        piece = f" {quoted(token.token, 14)}"
+        if cell_width(lines[-1] + piece) > WIDTH:
+            lines.append(" " * 16)
+        lines[-1] += piece
+    return "\n".join(lines)
