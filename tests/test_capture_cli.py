@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -511,6 +512,18 @@ def test_disk_full_in_the_middle(run, monkeypatch, when):
     after = state("experiments/x")
     assert {path: after[path] for path in before} == before
     assert len(after) == assert_listed_is_whole("experiments/x") == 10
+
+
+def test_disk_full_in_the_middle_of_a_pt_file(run):
+    pytest.importorskip("torch")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        last = refused(run("--prompt", "Hello", "--experiment", "x", "--format", "pt"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "1.pt: cannot be written (File too large)" in last
+    assert state("experiments/x") == {}
 
 
 def test_disk_full_while_listing(run, monkeypatch):

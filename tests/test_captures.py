@@ -1,6 +1,7 @@
 """Captures: every key and shape of the data format reference, the trace's own values, files read back."""
 
 import json
+import resource
 import shutil
 from itertools import pairwise
 
@@ -439,18 +440,18 @@ def test_pt_without_torch_says_so(internals, tmp_path, monkeypatch):
             call()
 
 
-def test_pt_that_cannot_be_written_leaves_nothing(internals, tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
-
-    def full(_, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
+def test_pt_that_cannot_be_written_leaves_nothing(internals, tmp_path):
+    pytest.importorskip("torch")
     with pytest.raises(InputError, match="cannot be written"):
         save_capture(internals, tmp_path / "nowhere" / "a.pt")
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match=r"a\.pt: cannot be written \(No space left"):
-        save_capture(internals, tmp_path / "a.pt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 4_096, 30_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(InputError, match=r"a\.pt: cannot be written \(File too large"):
+                save_capture(internals, tmp_path / "a.pt")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,6 +6,7 @@ an entry of a list, and the texts are in the metadata. A `.pt` file is the dict 
 
 import contextlib
 import importlib
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -122,8 +123,10 @@ def _torch() -> Any:
 def _save_torch(capture: Capture, path: Path) -> None:
     torch = _torch()
     tensors = _mapped(capture, lambda array: torch.from_numpy(np.array(array, order="C")))
+    content = io.BytesIO()  # writing to the file itself, torch makes a full disk a RuntimeError
+    torch.save(tensors, content)
     with whole_binary_file(path) as file:
-        torch.save(tensors, file)
+        file.write(content.getbuffer())
 
 
 def _load_torch(path: Path) -> Any:
