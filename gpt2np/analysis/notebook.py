@@ -38,11 +38,21 @@ def architecture(run: Run) -> str:
 Total parameters: {n_parameters:,}"""
 
 
+def text_of(run: Run) -> str:
+    """Prompt and response; of a trace without the last chosen token, which it does not have."""
+    if isinstance(run, Generated):
+        return run.text
+    return "".join(run.tokens) if run.prompt is None or n_generated(run) else run.prompt
+
+
 def generation(run: Run) -> str:
-    """Section 4: prompt, text and number of tokens; a trace has the chosen tokens but the last."""
-    counts = f"Prompt tokens: {len(steps(run)[0])}\nNew tokens: {n_generated(run)}"
-    text = run.text if isinstance(run, Generated) else "".join(run.tokens)
-    return f"{counts}\n{'Generated text' if n_generated(run) else 'Text'}:\n\n{text}"
+    """Section 4: the number of tokens, and the text."""
+    kind = "Generated text" if n_generated(run) else "Text"
+    return f"""Prompt tokens: {len(steps(run)[0])}
+New tokens: {n_generated(run)}
+{kind}:
+
+{text_of(run)}"""
 
 
 def shapes(run: Run, step: int = 0) -> str:

@@ -145,6 +145,24 @@ def saturation(run: Run, threshold: float = SATURATED) -> NamedArray:
     return _per_head(run, lambda pattern: (pattern.max(axis=-1) > threshold).mean(axis=-1), title)
 
 
+def attention_summary(run: Run, threshold: float = SATURATED) -> NamedArray:
+    """Entropy, distance, first token and saturation, each the mean over heads: [step, layer, quantity].
+
+    Raises:
+        InputError: the threshold is outside 0 to 1.
+        TraceError: attn.pattern of some layer was not kept.
+    """
+    parts = {
+        "entropy": entropy(run),
+        "distance": distance(run),
+        "first token": first_token(run),
+        "saturated": saturation(run, threshold),
+    }
+    values = np.stack([part.array.mean(axis=-1) for part in parts.values()], axis=-1)
+    title = "attention, mean over heads"
+    return NamedArray(values, ("step", "layer", "quantity"), {"quantity": list(parts)}, title)
+
+
 def _per_head(run: Run, measure: Callable[[NDArray[np.float64]], Any], title: str) -> NamedArray:
     return NamedArray(_each_pattern(run, measure), ("step", "layer", "head"), {}, title)
 

@@ -1,0 +1,204 @@
+"""`gpt2np stats`: the tables of the baseline notebook for a text, a saved trace or a generation."""
+
+import argparse
+from typing import Any
+
+from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.errors import InputError
+from gpt2np.sampling import ALLOWED
+
+SITES = ["attn.pattern", "embed", "resid_post", "ln_f"]  # what the statistics read
+DRAWN = ("entropy", "distance", "first_token", "saturation")
+MOST_STEPS = 40  # rows of a table on a terminal; --json has all
+
+EPILOG = """Conventions of the notebook: hidden states are the embedding, the residual stream after each
+block but the last, and ln_f's output; their std divides by n - 1; tables list every third layer; the cosine's
+verdict changes at 0.5. Its own run was: --max-new-tokens 40 --repetition-penalty 10. For other ways to
+generate: gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(
+        verbs, "stats", stats, "statistics of attention and hidden states, as the baseline notebook prints"
+    )
+    verb.epilog = EPILOG
+    add_prompt(verb)
+    verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text; needs no model")
+    verb.add_argument("--max-new-tokens", type=count, metavar="N", help="generate; then also tables by step")
+    for option in ("temperature", "repetition_penalty"):
+        kind, _, _, allowed = ALLOWED[option]
+        flag = "--" + option.replace("_", "-")
+        verb.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=f"{allowed} (of generating)")
+    verb.add_argument("--seed", type=int, help="makes sampling repeatable")
+    verb.add_argument(
+        "--step", type=int, default=0, metavar="S", help="whose layers are shown (default 0, the prompt)"
+    )
+    verb.add_argument("--every", type=count, default=3, metavar="N", help="layers to show (default 3)")
+    verb.add_argument(
+        "--pos", type=int, default=-1, metavar="P", help="position of the step to compare at (default -1)"
+    )
+    verb.add_argument(
+        "--threshold", type=float, default=0.9, metavar="X", help="attention above it saturates (default 0.9)"
+    )
+    verb.add_argument(
+        "--png", metavar="FILE", help="draw the --draw table of the step: layers down, heads across"
+    )
+    verb.add_argument("--draw", choices=DRAWN, default="entropy", help="(default entropy)")
+    add_model(verb)
+
+
+def stats(args: argparse.Namespace) -> int:
+    """`gpt2np stats`."""
+    from gpt2np.analysis import plot, statistics
+    from gpt2np.tables import strict_json
+
+    if args.png:
+        plot.check_picture(args.png)
+    run = _run(args)
+    n_steps = len(statistics.steps(run))
+    if not -n_steps <= args.step < n_steps:
+        raise InputError(f"--step {args.step} is not one of 0 to {n_steps - 1}")
+    args.step %= n_steps
+    if args.png:
+        options = {"threshold": args.threshold} if args.draw == "saturation" else {}
+        drawn = getattr(statistics, args.draw)(run, **options)
+        plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
+    print(strict_json(_facts(run, args)) if args.json else _text(run, args))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> Any:
+    """The Trace or the Generated that the options ask for."""
+    from gpt2np.trace import Trace
+
+    chosen = {name: getattr(args, name) for name in ("temperature", "repetition_penalty", "seed")}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if given and args.max_new_tokens is None:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise InputError(f"{option} is of generating: it needs --max-new-tokens")
+    if args.trace is not None:
+        if args.text is not None or args.tokens is not None or args.max_new_tokens is not None:
+            raise InputError("--trace is instead of a text: give neither TEXT, --tokens nor --max-new-tokens")
+        return Trace.open(args.trace)
+    prompt = read_prompt(args)
+    model = load_model(args)
+    if args.max_new_tokens is None:
+        return model.trace(prompt, keep=SITES)
+    return model.generate(prompt, max_new_tokens=args.max_new_tokens, keep=SITES, **given).finish()
+
+
+def _facts(run: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Every table whole, for machines."""
+    from gpt2np.analysis import notebook
+    from gpt2np.analysis import statistics as s
+
+    trace, comparison = s.trace_of(run), s.layer_comparison(run, args.step, args.pos)
+    return {
+        "model": trace.metadata.get("model"),
+        "config": trace.config.to_dict(),
+        "prompt_tokens": len(s.steps(run)[0]),
+        "generated_tokens": s.n_generated(run),
+        "text": notebook.text_of(run),
+        "steps": [
+            {"positions": [step.start, step.stop], "chosen": token}
+            for step, token in zip(s.steps(run), _chosen(run), strict=True)
+        ],
+        "attention": s.attention_statistics(run).to_json(),
+        "entropy": s.entropy(run).to_json(),
+        "distance": s.distance(run).to_json(),
+        "first_token": s.first_token(run).to_json(),
+        "saturation": {**s.saturation(run, args.threshold).to_json(), "threshold": args.threshold},
+        "hidden_states": s.hidden_state_statistics(run).to_json(),
+        "comparison": {**comparison.to_json(), "verdict": s.verdict(comparison.array[-1])},
+        "comparison_by_step": s.comparison_by_step(run).to_json(),
+    }
+
+
+def _text(run: Any, args: argparse.Namespace) -> str:
+    """The notebook, section by section, then the tables by step."""
+    from gpt2np.analysis import notebook
+    from gpt2np.analysis import statistics as s
+
+    step, layers = args.step, range(0, s.trace_of(run).config.n_layer, args.every)
+    summary = s.attention_summary(run, args.threshold)
+    tables = [s.every_nth(s.pick(t, "step", step), layers) for t in (s.attention_statistics(run), summary)]
+    parts = [
+        notebook.architecture(run),
+        _wrapped(notebook.generation(run)),
+        notebook.shapes(run, step),
+        notebook.attention_values(run, step),
+        *map(str, tables),
+        notebook.hidden_values(run, step, args.every),
+        notebook.comparison(run, step, args.pos),
+    ]
+    if s.n_generated(run):
+        parts += [_attention_by_step(run), _rest_by_step(run, summary)]
+    return "\n\n".join([*parts, notebook.summary(run)])
+
+
+def _attention_by_step(run: Any) -> str:
+    """Section 5's numbers of layer 0 at every step."""
+    from gpt2np.analysis.statistics import ATTENTION, attention_statistics
+    from gpt2np.tables import number, quoted, table
+
+    rows = [
+        [str(i), quoted(token, 10), *map(number, values)]
+        for i, (token, values) in enumerate(
+            zip(_chosen(run), attention_statistics(run).array[:, 0].tolist(), strict=True)
+        )
+    ]
+    head = ["step", "chosen", *ATTENTION]
+    return "attention of layer 0 by step\n" + table([head, *_shortened(rows)], "><" + ">" * len(ATTENTION))
+
+
+def _rest_by_step(run: Any, summary: Any) -> str:
+    """How attention is spread, and how far the residual stream has come, at every step."""
+    from gpt2np.analysis.statistics import comparison_by_step
+    from gpt2np.tables import number, table
+
+    rows = []
+    spread, norms = summary.array.mean(axis=1).tolist(), comparison_by_step(run).array.tolist()
+    for step, (shares, (first, last, cosine)) in enumerate(zip(spread, norms, strict=True)):
+        cells = [f"{share:.4f}" for share in shares]
+        rows.append([str(step), *cells, number(first), number(last), f"{cosine:.4f}"])
+    head = ["step", "entropy", "distance", "on first", "saturated", "first norm", "last norm", "cosine"]
+    title = (
+        "by step: attention, mean over layers and heads; L2 norm of the first and the\n"
+        "last hidden state (after ln_f) at the last position, and their cosine\n"
+    )
+    return title + table([head, *_shortened(rows)], ">" * len(head))
+
+
+def _shortened(rows: list[list[str]]) -> list[list[str]]:
+    """The first and last of many rows."""
+    if len(rows) <= MOST_STEPS:
+        return rows
+    half = MOST_STEPS // 2
+    return [*rows[:half], ["...", *[""] * (len(rows[0]) - 1)], *rows[-half:]]
+
+
+def _chosen(run: Any) -> list[str]:
+    """The token that each step chose; empty where none was, or where the trace does not say."""
+    from gpt2np.analysis.statistics import n_generated, steps
+    from gpt2np.generated import Generated
+
+    if not n_generated(run):
+        return [""]
+    tokens = run.tokens if isinstance(run, Generated) else [*run.tokens, ""]
+    return [tokens[step.stop] for step in steps(run)]
+
+
+def _wrapped(text: str) -> str:
+    """A text in lines of a terminal, control characters as escapes."""
+    from gpt2np.tables import WIDTH, cell_width
+
+    lines = []
+    for line in text.split("\n"):
+        lines.append("")
+        for c in line:
+            shown = c if c.isprintable() else c.encode("unicode_escape").decode()
+            if cell_width(lines[-1] + shown) > WIDTH:
+                lines.append("")
+            lines[-1] += shown
+    return "\n".join(line.rstrip() for line in lines)
