@@ -165,7 +165,7 @@ def test_they_print_themselves(tiny):
     for lens in (logit_lens(trace, " a", k=3), attention_lens(trace)):
         assert max(map(len, str(lens).splitlines())) <= 80
         strict_json(lens.to_json())
-    assert "rank of token 258" in str(logit_lens(trace, " a"))
+    assert "rank of | a| (258)" in str(logit_lens(trace, " a"))
 
 
 def test_what_must_have_been_kept(tiny, tmp_path):

@@ -198,11 +198,8 @@ def test_tokens_as_text_and_as_id_are_the_same(tiny):
     trace = tiny.trace("Elizabeth was")
     by_text, by_id = attribution(trace, (" not", " a")), attribution(trace, (315, np.int64(258)))
     np.testing.assert_array_equal(by_text.array, by_id.array)
-    assert (
-        by_text.title
-        == by_id.title
-        == "direct contribution to the logit difference | not| (315) - | a| (258)"
-    )
+    assert by_text.title == by_id.title
+    assert by_id.title == "logit difference | not| (315) - | a| (258), by component"
     assert components(trace).labels["pos"] == ["0 |E|", "1 |lizabeth|", "2 | was|"]
 
 
@@ -248,6 +245,36 @@ def test_a_run_that_stopped_early(tiny):
         attribution(trace, " not")
     with pytest.raises(InputError, match="layer must be 0 to 2, not 3"):
         components(trace, layer=3)
+
+
+EDITS = {
+    "a sum": {"h.0.resid_post": lambda x: x + 1.5 * np.arange(x.shape[1])},
+    "every sum": dict.fromkeys(["embed", "attn.out", "resid_mid", "resid_post"], lambda x: x * 0.5 - 1),
+    "parts": dict.fromkeys(["wte", "attn.pattern", "attn.z", "mlp.out", "ln_1", "ln_2"], lambda x: x * 0.5),
+}
+
+
+@pytest.mark.parametrize("edits", EDITS)
+def test_edited_runs(model, edits):
+    trace = model.trace(IDS, edits=EDITS[edits])
+    parts, cfg = components(trace), trace.config
+    assert relative_error(parts.array.sum(0), trace[f"h.{cfg.n_layer - 1}.resid_post"]) < EXACT
+    for layer in range(cfg.n_layer):
+        assert relative_error(components(trace, layer).array.sum(0), trace[f"h.{layer}.resid_pre"]) < EXACT
+    assert attribution(trace, 7).array.sum() == pytest.approx(trace["logits"][-1, 7], abs=EXACT)
+    assert head_grid(attribution(trace, 7)).array.shape == (cfg.n_layer, cfg.n_head)
+    extra = [label for label in parts.labels["component"] if label.endswith(".edit")]
+    assert len(extra) == {"a sum": 1, "every sum": 1 + 3 * cfg.n_layer, "parts": 0}[edits]
+    if edits == "a sum":
+        added = parts.array[parts.labels["component"].index("h.0.resid_post.edit")]
+        assert relative_error(added, np.tile(1.5 * np.arange(cfg.n_embd), (len(IDS), 1))) < EXACT
+
+
+@pytest.mark.parametrize("site", ["ln_f", "logits"])
+def test_edited_logits_are_no_sum(model, site):
+    trace = model.trace(IDS, edits={site: lambda x: x * 2})
+    with pytest.raises(TraceError, match=f"{site} was edited"):
+        attribution(trace, 7)
 
 
 def test_the_trace_of_a_generation(tiny):

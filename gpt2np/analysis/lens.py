@@ -11,6 +11,7 @@ from gpt2np.analysis.residual import frozen_ln_f
 from gpt2np.derived import head_outputs, log_probabilities, top_k_tokens
 from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm, unembedding
+from gpt2np.tables import quoted
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
@@ -105,7 +106,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
         np.stack(each, axis=1) for each in zip(*found, strict=True)
     )
     labels = {"site": sites, "pos": pos_labels(trace, rows)}
-    what = "the final prediction" if wanted is None else f"token {wanted}"
+    what = "the final prediction" if wanted is None else f"{quoted(trace.token(wanted), 14)} ({wanted})"
 
     def named(array: Array, title: str) -> NamedArray:
         return NamedArray(array, ("site", "pos", "k")[: array.ndim], labels, title)

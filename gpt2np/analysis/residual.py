@@ -3,7 +3,7 @@
 Every block only adds to the residual stream, so that its final vector is a sum of vectors: token, position,
 one for each head, the bias of each attention, one for each MLP (Elhage et al. 2021, "A Mathematical Framework
 for Transformer Circuits"). A logit is linear in that sum once the scale of the last LayerNorm is held fixed.
-All of it is true of runs whose `attn.out`, `embed`, `resid_mid` and `resid_post` were not edited.
+An edit of the stream itself, such as a steering vector added to a `resid_post`, is a component of its own.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import numpy as np
 from gpt2np.analysis.choices import pos_labels, recorded, row_of, rows_of, token_id
 from gpt2np.analysis.named import NamedArray
 from gpt2np.derived import head_outputs
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, TraceError
 from gpt2np.ops import Array, layer_norm_statistics
 from gpt2np.tables import quoted
 
@@ -26,12 +26,15 @@ def components(trace: Any, layer: int | None = None, pos: int | None = None) -> 
     """The vectors whose sum is the residual stream: [component, pos, n_embd].
 
     They are `wte` and `wpe`, and of each block the heads (`h.0.attn.head.3`), the bias of its attention
-    (`h.0.attn.bias`) and its MLP with its bias (`h.0.mlp`). Their sum is the last `resid_post`; with `layer`
-    only what was written before that block: the sum is `h.layer.resid_pre`. `pos` picks one position.
+    (`h.0.attn.bias`) and its MLP with its bias (`h.0.mlp`). Their sum is the last
+    `resid_post`; with `layer` only what was written before that block, the sum being `h.layer.resid_pre`. In
+    an edited run there is also what edits added to `embed`, `attn.out`, `resid_mid` and `resid_post`
+    (`h.0.resid_post.edit`). `pos` picks one position.
 
     Raises:
         InputError: no such layer or position.
-        TraceError: `wte`, `wpe`, `attn.z` or `mlp.out` was not kept, or there are no weights.
+        TraceError: `wte`, `wpe`, `attn.z` or `mlp.out` was not kept, or a site on either side of an edit,
+            or there are no weights.
     """
     ran = trace.config.n_layer if trace.plan.stop_at_layer is None else trace.plan.stop_at_layer
     n_layer = ran if layer is None else layer
@@ -49,16 +52,31 @@ def components(trace: Any, layer: int | None = None, pos: int | None = None) -> 
 
 def _parts(trace: Any, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Array]]:
     """Label and vector [pos, n_embd] of every component, in the order in which they are written."""
+
+    def read(site: str) -> Array:
+        return recorded(trace, site, rows)
+
     blocks = trace.parameters("the decomposition").h
-    yield "wte", recorded(trace, "wte", rows)
-    yield "wpe", recorded(trace, "wpe", rows)
+    edited = trace.metadata.get("edits", ())  # an edit adds the difference to what would have been there
+    yield "wte", read("wte")
+    yield "wpe", read("wpe")
+    if "embed" in edited:
+        yield "embed.edit", read("embed") - read("wte") - read("wpe")
     for layer in range(n_layer):
         h, c_proj = f"h.{layer}", blocks[layer].attn.c_proj
-        heads = head_outputs(recorded(trace, f"{h}.attn.z", rows), c_proj.weight)  # [pos, head, n_embd]
+        heads = head_outputs(read(f"{h}.attn.z"), c_proj.weight)  # [pos, head, n_embd]
         for head in range(trace.config.n_head):
             yield f"{h}.attn.head.{head}", heads[:, head]
         yield f"{h}.attn.bias", np.broadcast_to(c_proj.bias, heads[:, 0].shape)
-        yield f"{h}.mlp", recorded(trace, f"{h}.mlp.out", rows)
+        if f"{h}.attn.out" in edited:
+            yield f"{h}.attn.out.edit", read(f"{h}.attn.out") - heads.sum(axis=1) - c_proj.bias
+        if f"{h}.resid_mid" in edited:
+            written = read(f"{h}.resid_pre") + read(f"{h}.attn.out")
+            yield f"{h}.resid_mid.edit", read(f"{h}.resid_mid") - written
+        yield f"{h}.mlp", read(f"{h}.mlp.out")
+        if f"{h}.resid_post" in edited:
+            written = read(f"{h}.resid_mid") + read(f"{h}.mlp.out")
+            yield f"{h}.resid_post.edit", read(f"{h}.resid_post") - written
 
 
 def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
@@ -71,9 +89,13 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
 
     Raises:
         InputError: no such token or position.
-        TraceError: a site of `KEEP` was not kept, or the run stopped early, or there are no weights.
+        TraceError: a site of `KEEP` was not kept, the run stopped early, ln_f or the logits themselves were
+            edited, or there are no weights.
     """
     parameters = trace.parameters("the attribution")
+    for site in ("ln_f", "logits"):
+        if site in trace.metadata.get("edits", ()):
+            raise TraceError(f"{site} was edited in this run: its logits are not the sum of what was written")
     tokens = token if isinstance(token, tuple) else (token,)
     if len(tokens) not in (1, 2):
         raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
@@ -84,12 +106,12 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
     row = row_of(trace, pos)
     parts = components(trace, pos=pos)
     written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row) @ direction  # [component]
-    names = " - ".join(f"{quoted(trace.token(i))} ({i})" for i in ids)
+    names = " - ".join(f"{quoted(trace.token(i), 14)} ({i})" for i in ids)
     return NamedArray(
         np.append(written, parameters.ln_f.bias @ direction),
         ("component",),
         {"component": [*parts.labels["component"], "ln_f.bias"]},
-        f"direct contribution to the logit {'difference ' if len(ids) == 2 else 'of '}{names}",
+        f"logit {'difference' if len(ids) == 2 else 'of'} {names}, by component",
     )
 
 
@@ -111,7 +133,10 @@ def head_grid(attributed: NamedArray) -> NamedArray:
     heads = [i for i, label in enumerate(labels) if ".attn.head." in label]
     n_layer = sum(label.endswith(".attn.head.0") for label in labels)
     return NamedArray(
-        attributed.array[heads].reshape(n_layer, -1), ("layer", "head"), {}, f"{attributed.title}, by head"
+        attributed.array[heads].reshape(n_layer, -1),
+        ("layer", "head"),
+        {},
+        attributed.title.removesuffix(", by component") + ", by head",
     )
 
 

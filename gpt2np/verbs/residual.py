@@ -1,0 +1,231 @@
+"""Verbs that take the residual stream apart: heads, lens."""
+
+import argparse
+from typing import Any
+
+from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.errors import InputError
+
+
+def register(verbs: Any) -> None:
+    """Add these verbs to the command line."""
+    verb = add_verb(
+        verbs,
+        "heads",
+        heads,
+        "what each head and MLP adds to the logit of a token, or to a difference of two",
+    )
+    _add_trace(verb)
+    verb.add_argument("--token", metavar="T", help="a token's text or id (default: the likeliest one)")
+    verb.add_argument("--against", metavar="T2", help="another token: explain the difference of their logits")
+    verb.add_argument("--pos", type=int, default=-1, metavar="N", help="position (default -1, the last)")
+    verb.add_argument("--top", type=count, default=10, metavar="K", help="how many components (default 10)")
+
+    verb = add_verb(verbs, "lens", lens, "what the model would predict if it stopped early, layer by layer")
+    _add_trace(verb)
+    verb.add_argument(
+        "--token", metavar="T", help="the token to follow: text or id (default: the prediction)"
+    )
+    verb.add_argument("--pos", default="-1", metavar="N", help="position, or all (default -1, the last)")
+    verb.add_argument("--top", type=count, metavar="K", help="how many tokens (default 1; --heads 3)")
+    verb.add_argument("--heads", action="store_true", help="instead: what tokens each head's output raises")
+    verb.add_argument("--layer", type=int, metavar="L", help="with --heads: only those of this layer")
+
+
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    """A prompt to run or a saved trace, the model, and where a picture goes."""
+    add_prompt(parser)
+    parser.add_argument("--trace", metavar="FILE", help="a saved trace of the model instead of a text")
+    add_model(parser)
+    parser.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+
+
+def heads(args: argparse.Namespace) -> int:
+    """`gpt2np heads`."""
+    from gpt2np.analysis import residual
+    from gpt2np.analysis.choices import pos_labels, row_of
+    from gpt2np.tables import number, strict_json, table
+
+    _check(args)
+    model, trace = _read_trace(args, residual.KEEP)
+    token = _likeliest(trace, args.pos) if args.token is None else _token(model, args.token)
+    pair = token if args.against is None else (token, _token(model, args.against))
+    found = residual.attribution(trace, pair, args.pos)
+    grid, written = residual.head_grid(found), residual.writers(trace, args.pos)
+    if args.png:
+        _draw(grid, args.png, signed=True)
+    where = pos_labels(trace, [row_of(trace, args.pos)])[0]
+    total = float(found.array.sum())
+    if args.json:
+        facts = {"model": model.name, "position": where, "sum": total}
+        parts = {"attribution": found, "heads": grid, "writers": written}
+        print(strict_json(facts | {name: part.to_json() for name, part in parts.items()}))
+        return 0
+    largest = found.largest(args.top)
+    by_label = dict(zip(written.labels["component"], written.array.tolist(), strict=True))
+    rows = [
+        [name, number(value), *(number(x) for x in by_label.get(name, [])[:2])] for (name,), value in largest
+    ]
+    rows = [row + [""] * (4 - len(row)) for row in rows]
+    print(f"{found.title}\nat position {where}, the {len(largest)} largest of {len(found.array)}")
+    rows.append(["all together", number(total), "", ""])
+    print(table([["component", "adds", "norm", "cosine"], *rows], "<>>>"))
+    print("norm: length of what it writes; cosine: with the sum of all that is written\n")
+    print("the heads alone")
+    print(_grid(grid))
+    return 0
+
+
+def lens(args: argparse.Namespace) -> int:
+    """`gpt2np lens`."""
+    from gpt2np.analysis import lens as lenses
+    from gpt2np.tables import strict_json
+
+    _check(args)
+    pos = None if args.pos == "all" else _position(args.pos)
+    if args.heads:
+        for option, given in (("--token", args.token), ("--png", args.png)):
+            if given is not None:
+                raise InputError(f"{option} goes with the lens itself, not with --heads")
+        if pos is None:
+            raise InputError("--heads looks at one position: give --pos a number")
+    elif args.layer is not None:
+        raise InputError("--layer goes with --heads")
+    model, trace = _read_trace(args, lenses.KEEP_HEADS if args.heads else lenses.KEEP)
+    if args.heads:
+        at = _position(args.pos)
+        pushed = lenses.attention_lens(trace, args.layer, at, args.top or 3)
+        print(
+            strict_json({"model": model.name} | pushed.to_json())
+            if args.json
+            else _heads_text(trace, pushed, at)
+        )
+        return 0
+    token = None if args.token is None else _token(model, args.token)
+    found = lenses.logit_lens(trace, token, args.top or 1, pos)
+    if args.png:  # one column says little: the picture has every position
+        every = found if pos is None else lenses.logit_lens(trace, token)
+        _draw(every.probability, args.png, signed=False)
+    if args.json:
+        print(strict_json({"model": model.name, "tokens": trace.tokens} | found.to_json()))
+        return 0
+    for column in range(len(found.chosen)):
+        print(("\n" if column else "") + _lens_text(trace, found, column))
+    print("\np and rank of that token (0 is the likeliest); entropy of the prediction and")
+    print("KL(final || here) in nats")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before a model is loaded."""
+    if args.png:
+        from gpt2np.analysis.plot import check_picture
+
+        check_picture(args.png)
+    if args.trace is not None and (args.text is not None or args.tokens is not None):
+        raise InputError("give a prompt or --trace FILE, not both")
+    if args.trace is None and args.text is None and args.tokens is None:
+        raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np heads 'Elizabeth was'")
+
+
+def _read_trace(args: argparse.Namespace, keep: list[str]) -> tuple[Any, Any]:
+    """The model, and its run over the prompt or the trace that was saved of one."""
+    from gpt2np.trace import Trace
+
+    prompt = read_prompt(args) if args.trace is None else None
+    model = load_model(args)
+    if prompt is not None:
+        return model, model.trace(prompt, keep=keep)
+    return model, Trace.open(args.trace, model)
+
+
+def _token(model: Any, given: str) -> int:
+    """The id of a token of the command line: its text, or digits that are no token's text."""
+    from gpt2np.analysis.choices import token_id
+
+    is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
+    return token_id(model, int(given) if given.isdecimal() and not is_text else given)
+
+
+def _likeliest(trace: Any, pos: int) -> int:
+    """The id of the token that the model predicts after a position."""
+    from gpt2np.analysis.choices import recorded, row_of
+    from gpt2np.analysis.lens import lens_logits
+
+    final = recorded(trace, f"h.{trace.config.n_layer - 1}.resid_post", [row_of(trace, pos)])
+    return int(lens_logits(final, trace.parameters()).argmax())
+
+
+def _position(given: str) -> int:
+    try:
+        return int(given)
+    except ValueError:
+        raise InputError(f"--pos takes a whole number or all, not {given!r}") from None
+
+
+def _draw(named: Any, path: str, *, signed: bool) -> None:
+    import sys
+
+    from gpt2np.analysis.plot import heatmap
+
+    heatmap(named, path, signed=signed)
+    print(f"gpt2np: wrote {path}", file=sys.stderr)
+
+
+def _grid(named: Any) -> str:
+    """Layers down and heads across with as many digits as fit; where none do, the largest entries."""
+    from gpt2np.tables import WIDTH, cell_width, table
+
+    for digits in (3, 2, 1):
+        rows = [[str(i), *(f"{x:.{digits}f}" for x in row)] for i, row in enumerate(named.array.tolist())]
+        head = ["layer\\head", *map(str, range(named.array.shape[1]))]
+        text = table([head, *rows], ">" * len(head))
+        if digits == 1:
+            text = table([["", *head[1:]], *rows], ">" * len(head), indent=0)
+        if max(map(cell_width, text.splitlines())) <= WIDTH:
+            return text
+    return str(named).partition("\n")[2]
+
+
+def _lens_text(trace: Any, found: Any, column: int) -> str:
+    """The lens at one position: a row for each site, more below it for further tokens."""
+    from gpt2np.tables import quoted, table
+
+    rows = []
+    for i, site in enumerate(found.kl.labels["site"]):
+        ids = found.top_ids.array[i, column].tolist()
+        tops = found.top_probabilities.array[i, column].tolist()
+        shown = [[quoted(trace.token(t), 12), f"{p:.2%}"] for t, p in zip(ids, tops, strict=True)]
+        p, entropy, kl = (float(x.array[i, column]) for x in (found.probability, found.entropy, found.kl))
+        rank = str(int(found.rank.array[i, column]))
+        rows.append([site, *shown[0], f"{p:.3g}", rank, f"{entropy:.3g}", f"{max(kl, 0.0):.3g}"])
+        rows += [["", *more, "", "", "", ""] for more in shown[1:]]
+    token = found.chosen[column]
+    head = ["after", "likeliest", "", "p", "rank", "entropy", "KL"]
+    title = f"position {found.kl.labels['pos'][column]}; p and rank of {quoted(trace.token(token))} ({token})"
+    return f"{title}\n" + table([head, *rows], "<<>>>>>")
+
+
+def _heads_text(trace: Any, found: Any, pos: int) -> str:
+    """For each head what it raises, on the next line what it lowers."""
+    from gpt2np.analysis.choices import pos_labels, row_of
+    from gpt2np.tables import WIDTH, cell_width, quoted
+
+    lines = [f"position {pos_labels(trace, [row_of(trace, pos)])[0]}: what each head adds to which logits"]
+    for i, layer in enumerate(found.raised.labels["layer"]):
+        for head in range(found.raised.array.shape[1]):
+            for name, ids, values in (
+                (f"h.{layer}.attn.head.{head}", found.raised_ids, found.raised),
+                ("", found.lowered_ids, found.lowered),
+            ):
+                line = f"  {name:<17}"
+                for token, value in zip(
+                    ids.array[i, head].tolist(), values.array[i, head].tolist(), strict=True
+                ):
+                    piece = f"  {quoted(trace.token(token), 14)} {value:+.2f}"
+                    if cell_width(line + piece) > WIDTH:
+                        lines.append(line)
+                        line = " " * 19
+                    line += piece
+                lines.append(line)
+    return "\n".join(lines)
