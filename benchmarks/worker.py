@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 
 class Gpt2np:
@@ -19,6 +20,12 @@ class Gpt2np:
         generation = self.model.generate(prompts, max_new_tokens=new, eos=None, keep=keep)
         for result in generation.finish():
             assert len(result.token_ids) == len(prompts[0]) + new
+
+    def sweep(self, clean, corrupt, answer, wrong, out):
+        from gpt2np.analysis.sweep import logit_difference, sweep
+
+        found = sweep(clean, corrupt, logit_difference(answer, wrong), "h.*.attn.z", model=self.model)
+        Path(out).write_text(json.dumps(found.array.tolist()))
 
 
 class HF:
@@ -41,6 +48,34 @@ class HF:
                 pad_token_id=0,
             )
         assert out.shape == (len(prompts), len(prompts[0]) + new)
+
+    def sweep(self, clean, corrupt, answer, wrong, out):
+        """One run for every layer and head, with the z of that head put there by a hook."""
+        inputs = [block.attn.c_proj for block in self.model.transformer.h]
+        n_head = self.model.config.n_head
+        d_head = self.model.config.n_embd // n_head
+        kept, found = [], []
+        with self.torch.no_grad():
+            hooks = [
+                m.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone())) for m in inputs
+            ]
+            self.model(self.torch.tensor([clean]), use_cache=False)
+            for hook in hooks:
+                hook.remove()
+            for module, z in zip(inputs, kept, strict=True):
+                for head in range(n_head):
+                    columns = slice(d_head * head, d_head * (head + 1))
+
+                    def put(_, args, z=z, columns=columns):
+                        x = args[0].clone()
+                        x[..., columns] = z[..., columns]
+                        return (x,)
+
+                    hook = module.register_forward_pre_hook(put)
+                    result = self.model(self.torch.tensor([corrupt]), use_cache=False, logits_to_keep=1)
+                    hook.remove()
+                    found.append(float(result.logits[0, -1, answer] - result.logits[0, -1, wrong]))
+        Path(out).write_text(json.dumps([found[i : i + n_head] for i in range(0, len(found), n_head)]))
 
 
 def main():

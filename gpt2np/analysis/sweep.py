@@ -1,0 +1,245 @@
+"""Activation patching: which part of a run on one text makes it behave like a run on another.
+
+`sweep` runs `corrupt` again and again, each time with one value taken from `clean`, and says what a metric
+of the prediction becomes (Meng et al. 2022; Wang et al. 2022 for the variants along a path). Only what an
+edit can change is computed: a run starts at the edited layer, from the residual stream that was recorded,
+and the runs of a layer are packed into one pass.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2np.analysis.interventions import patch
+from gpt2np.analysis.named import NamedArray
+from gpt2np.derived import head_outputs
+from gpt2np.edits import Edits
+from gpt2np.errors import InputError
+from gpt2np.ops import Array
+from gpt2np.sites import BY_NAME, expand
+from gpt2np.step import Pass, Scratch
+from gpt2np.step import Sequence as PackedSequence
+from gpt2np.tables import quoted
+from gpt2np.trace import Trace
+
+Run = Any  # a Trace, or a prompt: text or token ids
+Metric = Callable[[Array], float]  # of the logits of the last position [vocab]
+
+ROWS_A_PASS = 1024  # positions that are packed into one pass, so that memory stays small
+DIRECT = ("attn.z", "attn.out", "mlp.post", "mlp.out", "resid_mid", "resid_post")  # written to the residual
+
+
+def logit_difference(answer: int, wrong: int) -> Metric:
+    """The usual metric: logit of the right token less that of the wrong one."""
+    return lambda logits: float(logits[answer]) - float(logits[wrong])
+
+
+def sweep(
+    clean: Run,
+    corrupt: Run,
+    metric: Metric,
+    over: str = "h.*.attn.z",
+    *,
+    model: Any = None,
+    by: str | None = None,
+    direct: bool = False,
+    progress: bool | None = None,
+) -> NamedArray:
+    """The metric of `corrupt` with one value at a time patched from `clean`: [layer, head] or [layer, pos].
+
+    `clean` and `corrupt` are traces that know their model, or prompts, which need `model=`; both of the same
+    number of tokens. `metric` is a function of the logits of the last position [vocab]. `over` is a site of
+    some or all layers, under any name. A site with heads is patched head by head, at all positions; others,
+    and any with `by="pos"`, position by position. With `direct` only what the patched value itself adds to
+    the final residual stream changes, and all later components stay as they were in `corrupt`; the last
+    LayerNorm is computed anew. A progress bar shows on a terminal.
+
+    A trace must have kept the site, `corrupt` also `embed` and `resid_post`, all positions of them.
+
+    Raises:
+        InputError: lengths differ, `over` is more than one site or none of a layer, or no direct path exists.
+        TraceError: a trace lacks an array.
+    """
+    clean, corrupt, model = _runs(clean, corrupt, model, lambda config: [over, "embed", "resid_post"])
+    names = Edits({over: _same}, model.config).names
+    sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
+    if len(sites) != 1 or not BY_NAME[min(sites)].layered:
+        raise InputError(f"over={over!r}: a sweep goes over one site of the layers, not {', '.join(sites)}")
+    site = BY_NAME[sites.pop()]
+    by = by or ("head" if "head" in site.axis_names else "pos")
+    if by not in ("head", "pos") or (by == "head" and "head" not in site.axis_names):
+        raise InputError(f"by={by!r}: {site.name} goes by " + ("head or pos" if by != "head" else "pos"))
+    layers = [int(name.split(".")[1]) for name in names]
+    n = model.config.n_head if by == "head" else len(corrupt.token_ids)
+    if direct:
+        logits = _direct(clean, corrupt, model, site.name, layers, by, n)
+    else:
+        logits = _patched(clean, corrupt, model, names, layers, by, n)
+    found = [_number(metric, row) for row in _shown(logits, len(layers) * n, progress)]
+    labels = {"layer": [str(layer) for layer in layers]}
+    if by == "pos":
+        labels["pos"] = _position_labels(clean, corrupt)
+    way = ", direct path only" if direct else ""
+    return NamedArray(
+        np.array(found).reshape(len(layers), n),
+        ("layer", by),
+        labels,
+        f"metric with {site.name} patched{way}",
+    )
+
+
+def path_patch(
+    clean: Run,
+    corrupt: Run,
+    metric: Metric,
+    sender: str,
+    receiver: str | Sequence[str],
+    *,
+    sender_heads: Any = None,
+    receiver_heads: Any = None,
+    sender_positions: Any = None,
+    receiver_positions: Any = None,
+    model: Any = None,
+) -> float:
+    """The metric of `corrupt` when only the path from one site straight to another carries values of `clean`.
+
+    The receiver is what it would be if `sender` were patched from `clean` while every attention and MLP
+    between the two wrote to the residual stream what it wrote in `corrupt`; with the receiver patched to
+    that, the rest of `corrupt` runs freely. Names are full names, such as `h.5.attn.z` and `h.9.attn.q`, of
+    any dialect; several receivers are patched together.
+
+    Raises:
+        InputError: lengths differ, or the sender does not come before each receiver.
+        TraceError: a trace lacks the sender (`clean`), or `attn.out` and `mlp.out` (`corrupt`).
+    """
+    receivers = [receiver] if isinstance(receiver, str) else list(receiver)
+    clean, corrupt, model = _runs(clean, corrupt, model, lambda config: ["attn.out", "mlp.out", sender])
+    sent = Edits({sender: _same}, model.config).names
+    received = Edits(dict.fromkeys(receivers, _same), model.config).names
+    order = [name for name, _, _ in expand(model.config.n_layer)]
+    if len(sent) != 1 or not received:
+        raise InputError(
+            f"a path goes from one site to at least one other, not from {sender!r} to {receivers}"
+        )
+    first, last = order.index(sent[0]), max(order.index(name) for name in received)
+    if first >= min(order.index(name) for name in received):
+        raise InputError(f"{sent[0]} does not come before {', '.join(received)}")
+    own = _written_by(sent[0])
+    between = [n for n in order[first + 1 : last] if n.endswith((".attn.out", ".mlp.out")) and n != own]
+    edits = {sent[0]: patch(clean, heads=sender_heads, positions=sender_positions)}
+    edits |= {name: patch(corrupt) for name in between if name not in received}
+    arrived = model.trace(corrupt.token_ids, keep=received, edits=edits)
+    taken = patch(arrived, heads=receiver_heads, positions=receiver_positions)
+    logits = model(corrupt.token_ids, last=True, edits=dict.fromkeys(received, taken))
+    return _number(metric, logits)
+
+
+def _patched(
+    clean: Trace, corrupt: Trace, model: Any, names: list[str], layers: list[int], by: str, n: int
+) -> Iterator[Array]:
+    """Logits [vocab] of each run, layer by layer."""
+    ids, scratch = np.array(corrupt.token_ids), Scratch()
+    at_once = max(1, ROWS_A_PASS // len(ids))
+    for name, layer in zip(names, layers, strict=True):
+        entering = corrupt[f"h.{layer}.resid_pre"]
+        for start in range(0, n, at_once):
+            sequences = []
+            for i in range(start, min(start + at_once, n)):
+                taken = patch(clean, **{"heads" if by == "head" else "positions": i})
+                sequences.append(PackedSequence(ids, edits=Edits({name: taken}, model.config)))
+            residual = np.tile(entering, (len(sequences), 1))
+            run = Pass(model.config, model.dtype, sequences, scratch, last_only=True, start=(layer, residual))
+            yield from model.run_pass(run)
+
+
+def _direct(
+    clean: Trace, corrupt: Trace, model: Any, site: str, layers: list[int], by: str, n: int
+) -> Iterator[Array]:
+    """Logits [vocab] when only what a value adds to the last position's final residual stream changes."""
+    if site not in DIRECT:
+        raise InputError(f"direct: {site} is not written to the residual stream; {', '.join(DIRECT)} are")
+    n_layer = model.config.n_layer
+    final = corrupt[f"h.{n_layer - 1}.resid_post"][-1]
+    token, scratch = np.array(corrupt.token_ids[-1:]), Scratch()
+    for layer in layers:
+        block, name = model.parameters.h[layer], f"h.{layer}.{site}"
+        change = clean[name][-1:] - corrupt[name][-1:]
+        if site == "mlp.post":
+            change = change @ block.mlp.c_proj.weight
+        if site == "attn.z":
+            change = head_outputs(change, block.attn.c_proj.weight)[0]  # [head, n_embd]
+        residual = np.tile(final, (n, 1))
+        if by == "head":
+            residual += change
+        else:  # no other position goes straight to the last position's prediction
+            residual[-1] += change.sum(axis=0)
+        sequences = [PackedSequence(token) for _ in range(n)]
+        yield from model.run_pass(
+            Pass(model.config, model.dtype, sequences, scratch, start=(n_layer, residual))
+        )
+
+
+def _runs(clean: Run, corrupt: Run, model: Any, keep: Callable[[Any], list[str]]) -> tuple[Trace, Trace, Any]:
+    """Both runs as traces, and their model."""
+    for run in (clean, corrupt):
+        model = model or getattr(run, "model", None)
+    if model is None:
+        raise InputError("two prompts, or traces without their model: say model=")
+    traces = [
+        run if isinstance(run, Trace) else model.trace(run, keep=keep(model.config))
+        for run in (clean, corrupt)
+    ]
+    for which, trace in zip(("clean", "corrupt"), traces, strict=True):
+        if trace.config.to_dict() != model.config.to_dict():
+            raise InputError(f"{which} is a trace of another model than {model!r}")
+        if len(trace.positions) != len(trace.token_ids) or trace.plan.keep.dtype == "float16":
+            raise InputError(f"{which} must be a trace of all positions in full precision")
+    if traces[1].metadata.get("edits"):
+        raise InputError("corrupt is a trace of a run with edits, which the runs of a sweep would not have")
+    lengths = [len(trace.token_ids) for trace in traces]
+    if lengths[0] != lengths[1]:
+        raise InputError(
+            f"clean has {lengths[0]} tokens and corrupt {lengths[1]}: patching needs as many in both, each "
+            "where its counterpart is"
+        )
+    return traces[0], traces[1], model
+
+
+def _shown(rows: Iterator[Array], total: int, progress: bool | None) -> Iterator[Array]:
+    """The same, with a progress bar on a terminal."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        return rows
+    tqdm = importlib.import_module("tqdm").tqdm  # comes with huggingface_hub
+    bar: Iterator[Array] = iter(tqdm(rows, total=total, unit="run", file=sys.stderr, leave=False))
+    return bar
+
+
+def _number(metric: Metric, logits: Array) -> float:
+    found = np.asarray(metric(logits))
+    if found.size != 1 or found.dtype.kind not in "fiub":
+        raise InputError(f"the metric must be one number, not {found!r}")
+    return float(found.item())
+
+
+def _written_by(name: str) -> str | None:
+    """The site through which a part of a block writes to the residual stream; None outside such parts."""
+    for part, norm in (("attn", "ln_1"), ("mlp", "ln_2")):
+        head, _, rest = name.partition(f".{part}.")
+        if rest or name.endswith(f".{norm}"):
+            return f"{head.removesuffix('.' + norm)}.{part}.out"
+    return None
+
+
+def _position_labels(clean: Trace, corrupt: Trace) -> list[str]:
+    """Each position with its token; where the texts differ, clean's and then corrupt's."""
+    labels = []
+    for position, (a, b) in enumerate(zip(clean.tokens, corrupt.tokens, strict=True)):
+        labels.append(f"{position} {quoted(a)}" + ("" if a == b else f"/{quoted(b)}"))
+    return labels
+
+
+def _same(array: Array) -> Array:
+    return array
