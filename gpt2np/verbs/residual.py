@@ -177,7 +177,10 @@ def _grid(named: Any) -> str:
     from gpt2np.tables import WIDTH, cell_width, table
 
     for digits in (3, 2, 1):
-        rows = [[str(i), *(f"{x:.{digits}f}" for x in row)] for i, row in enumerate(named.array.tolist())]
+        rows = [
+            [str(i), *(f"{round(x, digits) + 0.0:.{digits}f}" for x in row)]
+            for i, row in enumerate(named.array.tolist())
+        ]
         head = ["layer\\head", *map(str, range(named.array.shape[1]))]
         text = table([head, *rows], ">" * len(head))
         if digits == 1:
