@@ -80,6 +80,9 @@ def test_looks_of_heads_in_torch(both):
     output, ours = both
     found = [f(ours).array for f in (statistics.entropy, statistics.distance, statistics.first_token)]
     saturated = statistics.saturation(ours, 0.5).array
+    summary = statistics.attention_summary(ours, 0.5)
+    assert summary.axes == ("step", "layer", "quantity")
+    close(summary.array, np.stack([x.mean(axis=-1) for x in (*found, saturated)], axis=-1))
     assert 0 < saturated.mean() < 1
     for step in (0, 1, 39):
         for layer in (0, 7, 11):
