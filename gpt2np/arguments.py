@@ -40,7 +40,7 @@ def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
-    """Every option of `Model.generate`; those of `Sampling` as that class names them."""
+    """The options of `Model.generate` for one prompt; those of `Sampling` as that class names them."""
     parser.add_argument("--max-new-tokens", type=count, default=50, metavar="N", help="(default 50)")
     for option in fields(Sampling):
         flag = "--" + option.name.replace("_", "-")
@@ -49,14 +49,18 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         else:
             kind, _, _, allowed = ALLOWED[option.name]
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=allowed)
-    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
+    parser.add_argument("--seed", type=int, help="makes sampling (--temperature above 0) repeatable")
     parser.add_argument("--eos", metavar="ID", help="the id that ends a text; none: nothing does")
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
     )
+    parser.add_argument("--stop-tokens", metavar="IDS", help="end at one of these ids: 11,13")
     parser.add_argument("--lookup", type=int, default=0, metavar="N", help="guess N tokens from repetitions")
     parser.add_argument(
-        "--on-overflow", choices=["refuse", "slide"], default="refuse", help="past the context"
+        "--on-overflow",
+        choices=["refuse", "slide"],
+        default="refuse",
+        help="past the context: refuse, or slide (recomputes every time)",
     )
     parser.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record for --out")
     parser.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
@@ -75,11 +79,19 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     if (args.text is None) == (args.tokens is None):
         raise InputError("give either a TEXT or --tokens, as in: gpt2np trace 'Elizabeth was'")
     if args.tokens is not None:
-        try:
-            return [int(i) for i in args.tokens.replace(",", " ").split()]
-        except ValueError:
-            raise InputError(f"--tokens takes whole numbers, not {args.tokens!r}") from None
+        ids = token_ids(args.tokens, "--tokens")
+        if not ids:
+            raise InputError("the prompt is empty: --tokens needs at least one id")
+        return ids
     return str(args.text) if args.text != "-" else read_text("-")
+
+
+def token_ids(given: str | None, option: str) -> list[int]:
+    """Ids as a user writes them: `464,3139` or `464 3139`."""
+    try:
+        return [int(i) for i in (given or "").replace(",", " ").split()]
+    except ValueError:
+        raise InputError(f"{option} takes whole numbers, not {given!r}") from None
 
 
 def read_text(path: str) -> str:

@@ -72,6 +72,10 @@ def shipped_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "weights" / SHIPPED
 
 
+def _looks_like_a_path(name: str) -> bool:
+    return name[0] in "./~\\" or name[-1] in "/\\" or name.count("/") > 1
+
+
 def load_checkpoint(
     name: str | os.PathLike[str],
     *,
@@ -89,13 +93,21 @@ def load_checkpoint(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if not isinstance(name, str | os.PathLike):
+        raise InputError(f"a model is named by a folder, a Hub id or 'tiny', not {name!r}")
     label = os.fspath(name)
     place = os.path.expanduser(label)  # unlike Path, os.path says no to a name that is empty or too long
     folder, commit, notes = Path(place), None, []
     if not os.path.isdir(place):
         if label == SHIPPED:
             folder = shipped_folder()
-        elif not label or label[0] in "./~\\" or label.count("/") > 1 or os.path.exists(place):
+        elif (
+            not label
+            or label[0] in "./~\\"
+            or label[-1] in "/\\"
+            or label.count("/") > 1
+            or os.path.exists(place)
+        ):
             what = "is a file; give its folder" if os.path.exists(place) else "no such folder"
             raise CheckpointError(f"{short(label)}: {what}")
         else:
@@ -104,6 +116,8 @@ def load_checkpoint(
             snapshot = hub.fetch(label, revision, local_files_only=local_files_only)
             folder, commit = snapshot.folder, snapshot.commit
             notes += [snapshot.note] if snapshot.note else []
+    if revision is not None and commit is None:
+        raise InputError(f"revision={revision!r} goes with a Hub id; {short(label)} is a folder")
     config, config_notes = read_config(folder / "config.json")
     files, tensors = read_weight_files(folder)
     weights, weight_notes = _parameters_of(tensors, config, files[0], np.dtype(dtype))

@@ -6,6 +6,7 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from gpt2np.errors import Gpt2npError
 from gpt2np.verbs import about, capture, circuits, export, kv, residual, running, stats
@@ -44,11 +45,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+class Parser(argparse.ArgumentParser):
+    """One line for what is wrong, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it on stderr and exit with 2."""
+        self.exit(2, f"gpt2np: {message} (see: {self.prog} --help)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from gpt2np import __version__
 
-    parser = argparse.ArgumentParser(prog="gpt2np", description=DESCRIPTION)
+    parser = Parser(prog="gpt2np", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gpt2np {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb_file in (running, about, residual, circuits, stats, capture, kv, export):

@@ -205,8 +205,9 @@ def _parse(values: Any, where: str) -> tuple[Config, list[str]]:
             known[name] = value
         elif key not in _HARMLESS and key not in _REFUSED:
             notes.append(f"{where}: unknown key {short(key)} is ignored")
-    if isinstance(known.get("eos_token_id"), list):  # some fine-tunes list several: the first ends a text
+    if isinstance(known.get("eos_token_id"), list):
         known["eos_token_id"] = next(iter(known["eos_token_id"]), None)
+        notes.append(f"{where}: eos_token_id lists several; the first ends a text, stop_tokens takes more")
     known = {k: v for k, v in known.items() if v is not None or k in ("n_inner", "eos_token_id")}
     try:
         return Config(**known), notes

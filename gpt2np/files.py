@@ -8,7 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, TraceError
+
+
+def check_destinations(*paths: str | None) -> None:
+    """Refuse, before a long run, files that cannot be written after it; None is no file.
+
+    Raises:
+        InputError: a folder or device has the name, its folder is missing or read-only, or two are the same.
+    """
+    given = [Path(path) for path in paths if path is not None]
+    for path in given:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: cannot be written (a folder or a device has this name)")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: cannot be written (no folder {path.parent})")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: cannot be written (the folder is read-only)")
+    if len({path.resolve() for path in given}) < len(given):
+        raise InputError(f"{given[0]}: is given for two different files")
 
 
 @contextlib.contextmanager
@@ -42,3 +60,21 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """
     with whole_binary_file(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
         yield text
+
+
+def output_paths(out: Path, n: int | None) -> list[Path]:
+    """The file of each trace: `out` itself, or n numbered files in the folder `out`.
+
+    Raises:
+        TraceError: the folder cannot be made, or the name is that of another kind of file.
+    """
+    if n is None:
+        if out.suffix in (".npz", ".npy", ".json", ".csv", ".pt", ".bin"):
+            raise TraceError(f"{out}: a trace is a .safetensors file; `gpt2np export` makes others of it")
+        return [out]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
+    return [out / f"{i:0{len(str(n - 1))}}.safetensors" for i in range(n)]

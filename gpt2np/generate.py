@@ -48,12 +48,8 @@ class Options:
 
     def check(self) -> None:
         """Refuse what does not go together."""
-        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={self.max_new_tokens!r}: must be a whole number of at least 1")
-        if self.ledger not in (False, True, "full"):
+        if not isinstance(self.ledger, bool | str) or self.ledger not in (False, True, "full"):
             raise InputError(f"ledger={self.ledger!r}: must be True, False or 'full'")
-        if type(self.lookup) is not int or self.lookup < 0:
-            raise InputError(f"lookup={self.lookup!r}: must be a whole number (0 is off)")
         if self.lookup and self.sampling.temperature > 0:
             raise InputError("lookup is for greedy decoding: it needs temperature 0")
         if self.sampling.num_beams > 1 and (self.lookup or self.ledger or self.stop or self.slide):
@@ -64,6 +60,17 @@ class Options:
             p = self.keep.positions
             if (p.start or 0) < 0 or (p.stop or 0) < 0:
                 raise InputError("keep's positions count from the start: a generation may end early")
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """A whole number, Python's or NumPy's.
+
+    Raises:
+        InputError: it is something else, or below `low`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
+    return int(value)
 
 
 def sampling_options(given: dict[str, Any]) -> Sampling:
@@ -134,8 +141,15 @@ class Generation:
     def stop(self) -> None:
         """Choose no more tokens: `finish()` then returns what there is."""
         for row in self._rows:
-            row.stopped_by = row.stopped_by or "interrupt"
+            if row.stopped_by is None:
+                row.stopped_by = "interrupt"
+                row.held += "" if row.stream is None else row.stream.finish()
         self._tokens = iter(())
+
+    @property
+    def prompt_texts(self) -> list[str]:
+        """The text of each prompt."""
+        return [row.prompt_text for row in self._rows]
 
     def finish(self) -> Any:
         """Choose all remaining tokens; a `Generated`, or for several prompts a list of them."""
@@ -166,7 +180,8 @@ class Generation:
         wide = Plan(config, capacity, Keep(names=frozenset()), model.dtype.name)
         if plan is not None:
             wide = with_bases(plan) or plan
-        stream = None if model.tokenizer is None else TextStream(model.tokenizer)
+        tokenizer = model.tokenizer if isinstance(prompt, str) else model.usable_tokenizer
+        stream = None if tokenizer is None else TextStream(tokenizer)
         # ids may end inside a character, which the response then completes
         text = prompt if isinstance(prompt, str) else "".join(_decoded(stream, i) for i in ids)
         room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
@@ -214,14 +229,17 @@ class Generation:
         logits = logits[len(logits) - len(guess) - 1 :]
         for i, scores in enumerate(logits):
             uniform = next(row.draws) if o.sampling.temperature > 0 else None
-            choice = choose(
-                scores,
-                o.sampling,
-                context=row.context,
-                prompt_length=row.n_prompt,
-                uniform=uniform,
-                ledger=o.ledger,  # type: ignore[arg-type]
-            )
+            try:
+                choice = choose(
+                    scores,
+                    o.sampling,
+                    context=row.context,
+                    prompt_length=row.n_prompt,
+                    uniform=uniform,
+                    ledger=o.ledger,  # type: ignore[arg-type]
+                )
+            except InputError as error:
+                raise InputError(f"prompt {row.index}: {error}" if self._several else str(error)) from None
             yield self._append(row, choice.token_id, choice.probability, choice.ledger)
             if row.stopped_by is not None or i == len(guess) or guess[i] != choice.token_id:
                 return
@@ -311,7 +329,7 @@ class Generation:
         )
 
     def _trace(self, row: Row, ids: list[int]) -> Trace:
-        """The recorded rows as a trace of the true length: views, whether or not there was room for more."""
+        """The recorded rows as a trace of the true length: views, unless most of the room was left over."""
         assert row.plan is not None
         model, wide = self.model, row.recording.plan
 
@@ -322,6 +340,11 @@ class Generation:
         for entry in cut(wide).entries:
             array = row.recording.arrays[entry.name]
             arrays[entry.name] = array[tuple(slice(n) for n in entry.shape)]
+        if cut(wide).nbytes < wide.nbytes / 2:
+            small = arena(cut(wide))
+            for name, array in small.items():
+                array[...] = arrays[name]
+            arrays = small
         metadata = run_metadata(
             cut(row.plan),
             ids,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class Generated:
     trace: Trace | None
     n_prompt: int
     prompt_text: str
-    probabilities: list[float]  # of each chosen token
+    probabilities: list[float]  # of each chosen token; NaN after beam search, which chooses whole texts
     ledger: list[LedgerEntry]  # empty unless asked for
     sampling: Sampling
 
@@ -117,7 +118,7 @@ class Generated:
     def _rows(self, positions: range, text: str, ids: slice) -> Rows:
         return Rows(self.trace, positions, text, self.token_ids[ids], self.tokens[ids])
 
-    @property
+    @cached_property
     def steps(self) -> list[Step]:
         """One for each chosen token: the rows that were computed to choose it, and the choice."""
         steps = []
@@ -142,7 +143,7 @@ class Generated:
             )
         return steps
 
-    @property
+    @cached_property
     def attentions(self) -> tuple[tuple[Array, ...], ...]:
         """HF's `attentions[step][layer]`: [1, head, query, key]."""
         layers = [self._site(f"h.{i}.attn.pattern") for i in range(self._n_layer)]
@@ -154,7 +155,7 @@ class Generated:
             for s in self.steps
         )
 
-    @property
+    @cached_property
     def hidden_states(self) -> tuple[tuple[Array, ...], ...]:
         """HF's `hidden_states[step][layer]`: [1, pos, n_embd]; the embedding first, the last after ln_f."""
         names = ["embed", *(f"h.{i}.resid_post" for i in range(self._n_layer - 1)), "ln_f"]
@@ -163,7 +164,7 @@ class Generated:
             tuple(array[None, s.positions.start : s.positions.stop] for array in layers) for s in self.steps
         )
 
-    @property
+    @cached_property
     def past_key_values(self) -> tuple[tuple[Array, Array], ...]:
         """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each."""
         n_head = _kept(self.trace).config.n_head

@@ -162,7 +162,9 @@ class _Repo:
             status = getattr(getattr(cause, "response", None), "status_code", None)
             if isinstance(error, hf.EntryNotFoundError) and not wrapped:
                 return None
-            if status == 404 and name != "config.json":  # a mirror may not say which kind of 404 it is
+            if status == 404 and name == "config.json":
+                raise HubError(f"{where} has no config.json at this revision, or is no model") from None
+            if status == 404:  # a mirror may not say which kind of 404 it is
                 return None
             if status in (401, 403):
                 raise HubError(f"{where} refuses access to {name} ({status}): {login}") from None
@@ -243,5 +245,5 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" For more information check:")[0]
     return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__

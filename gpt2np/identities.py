@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np import ops
-from gpt2np.derived import DERIVED, bases, split_qkv
+from gpt2np.derived import bases, split_qkv
 from gpt2np.errors import VerificationError
 from gpt2np.ops import Array
 from gpt2np.plan import Entry
@@ -167,7 +167,7 @@ def identities(trace: Trace) -> Iterator[Check]:
 
 def _derived_again(trace: Trace, entry: Entry) -> tuple[Array, Array]:
     """A stored derived site, and the same computed now."""
-    return trace[entry.name], DERIVED[entry.site.name](trace, entry.layer)
+    return trace[entry.name], trace.derive(entry.site.name, entry.layer)
 
 
 def _block_identities(trace: Trace, layer: int, get: Any, again: Any) -> Iterator[Check]:

@@ -1,6 +1,7 @@
 """Model: a checkpoint that can be run, traced and planned."""
 
 import contextlib
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
 from gpt2np.edits import Edits, EditsLike, compiled, facts
-from gpt2np.errors import CheckpointError, InputError, TokenizerError, TraceError
+from gpt2np.errors import CheckpointError, InputError, TokenizerError
+from gpt2np.files import output_paths
 from gpt2np.ops import Array
 from gpt2np.past import Past
 from gpt2np.plan import Keep, KeepLike, Plan
@@ -75,6 +77,14 @@ class Model:
         return self._tokenizer
 
     @property
+    def usable_tokenizer(self) -> Tokenizer | None:
+        """The same, but None for a vocabulary that cannot be used: it matters only where text is given."""
+        try:
+            return self.tokenizer
+        except TokenizerError:
+            return None
+
+    @property
     def n_parameters(self) -> int:
         """Number of parameters; a tied unembedding counts once."""
         return sum(weight.size for weight in self.weights.values())
@@ -126,11 +136,7 @@ class Model:
             TraceError: `out` cannot be written.
         """
         prompts, several = self._prompts(prompt)
-        n_layer = self.config.n_layer
-        if stop_at_layer is not None and (
-            type(stop_at_layer) is not int or not 0 <= stop_at_layer <= n_layer
-        ):
-            raise InputError(f"stop_at_layer must be 0 to {n_layer}, not {stop_at_layer!r}")
+        stop_at_layer = self._stop(stop_at_layer)
         keep, changes = Keep.parse(keep), compiled(edits, self.config)
         all_ids = [self.token_ids(p) for p in prompts]
         plans = [Plan(self.config, len(ids), keep, self.dtype.name, stop_at_layer) for ids in all_ids]
@@ -144,7 +150,7 @@ class Model:
             if out is None:
                 stores = [arena(plan) for plan in plans]
             else:
-                paths = _output_paths(Path(out), len(prompts) if several else None)
+                paths = output_paths(Path(out), len(prompts) if several else None)
                 stores = [
                     files.enter_context(
                         tensorfile.create_tensors(
@@ -160,7 +166,9 @@ class Model:
         ]
         return traces if several else traces[0]
 
-    def plan(self, prompt: int | Prompt, *, keep: KeepLike | Keep = "*") -> Plan:
+    def plan(
+        self, prompt: int | Prompt, *, keep: KeepLike | Keep = "*", stop_at_layer: int | None = None
+    ) -> Plan:
         """The byte plan of a trace, before running: for a number of tokens, or for a prompt.
 
         Raises:
@@ -169,7 +177,7 @@ class Model:
         n = int(prompt) if isinstance(prompt, int | np.integer) else len(self.token_ids(prompt))
         if not 1 <= n <= self.config.n_positions:
             raise InputError(f"{n} tokens: the context of this model holds 1 to {self.config.n_positions}")
-        return Plan(self.config, n, keep, self.dtype.name)
+        return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer))
 
     def generate(
         self,
@@ -195,19 +203,20 @@ class Model:
         `max_new_tokens`, at the config's end-of-text token (`eos=None`: not, or another id), at one of
         `stop_tokens`, or before one of the strings `stop`. `keep` records a trace, as in `trace`. `ledger`
         explains every choice ("full": with the raw logits). `lookup=N` guesses up to N tokens ahead from
-        repetitions in the text, which is faster and changes nothing. `on_overflow="slide"` goes on past the
-        context by running the last `n_positions` tokens anew for every token, from position 0. An integer
-        `seed` is used by every prompt as if it were alone; a list gives one each. `past`, a trace that kept
-        `attn.qkv` or a KV file of the first tokens, spares running those; a trace then starts behind them.
-        `edits` are those of `trace`.
+        repetitions in the text: faster, and the same wherever the winning margin is outside float32 noise.
+        `on_overflow="slide"` goes on past the context by running the last `n_positions` tokens anew for every
+        token, from position 0. An integer `seed` is used by every prompt as if it were alone; a list gives
+        one each. `past`, a trace that kept `attn.qkv` or a KV file of the first tokens, spares running those;
+        a trace then starts behind them. `edits` are those of `trace`.
 
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
-        from gpt2np.generate import Generation, Options, sampling_options
+        from gpt2np.generate import Generation, Options, sampling_options, whole_number
 
         prompts, several = self._prompts(prompt)
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(prompts)
+        one_for_all = seed is None or isinstance(seed, str) or not isinstance(seed, Iterable)
+        seeds: list[Any] = [seed] * len(prompts) if one_for_all else list(seed)  # type: ignore[arg-type]
         if len(seeds) != len(prompts):
             raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts")
         if on_overflow not in ("refuse", "slide"):
@@ -228,13 +237,13 @@ class Model:
             several,
             seeds,
             Options(
-                max_new_tokens,
+                whole_number("max_new_tokens", max_new_tokens, 1),
                 sampling_options(sampling),
                 frozenset(ends),
                 stops,
                 None if keep is None else Keep.parse(keep),
                 ledger,
-                lookup,
+                whole_number("lookup", lookup, 0),
                 on_overflow == "slide",
                 past,
                 compiled(edits, self.config),
@@ -265,7 +274,7 @@ class Model:
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
-            if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or np.ndim(prompt) == 0:
+            if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or _is_scalar(prompt):
                 raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
             ids = list(prompt)
         if not ids:
@@ -284,11 +293,17 @@ class Model:
                 raise InputError(f"token id {i} is not one of 0 to {self.config.vocab_size - 1}")
         return checked
 
+    def _stop(self, stop_at_layer: int | None) -> int | None:
+        n_layer = self.config.n_layer
+        if stop_at_layer is None or (type(stop_at_layer) is int and 0 <= stop_at_layer <= n_layer):
+            return stop_at_layer
+        raise InputError(f"stop_at_layer must be 0 to {n_layer}, not {stop_at_layer!r}")
+
     def _prompts(self, prompt: Any) -> tuple[list[Prompt], bool]:
         """The prompts of a call, and whether they were given as several."""
         if isinstance(prompt, str):
             return [prompt], False
-        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or _is_scalar(prompt):
             raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
         items = list(prompt)
         if not items:
@@ -302,15 +317,13 @@ class Model:
 
     def tokens(self, ids: list[int]) -> list[str]:
         """Each token as text; `<464>` where the model has no vocabulary."""
-        try:
-            tokenizer = self.tokenizer
-        except TokenizerError:  # a vocabulary that cannot be used matters only where text is given
-            tokenizer = None
+        tokenizer = self.usable_tokenizer
         return [f"<{i}>" for i in ids] if tokenizer is None else tokenizer.tokens(ids)
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids; `<464>` for each where the model has no vocabulary."""
-        return "".join(self.tokens(ids)) if self.tokenizer is None else self.tokenizer.decode(ids)
+        tokenizer = self.usable_tokenizer
+        return "".join(self.tokens(ids)) if tokenizer is None else tokenizer.decode(ids)
 
     def origin(self) -> dict[str, Any]:
         """Where the weights came from, for a trace's metadata."""
@@ -328,9 +341,9 @@ class Model:
         if (
             not edited and not np.isfinite(result[last]).all()
         ):  # of each prompt: what is not finite reaches its last row
-            raise CheckpointError(
-                f"{self.checkpoint.folder}: the run is not finite: the weights are damaged or too large"
-            )
+            damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
+            reason = f"{damaged[0]} holds values that are not" if damaged else "the weights are too large"
+            raise CheckpointError(f"{self.checkpoint.folder}: the run is not finite: {reason}")
         return result
 
     def _record(
@@ -370,19 +383,14 @@ class Model:
         return list(last)
 
 
-def _output_paths(out: Path, n: int | None) -> list[Path]:
-    """The file of each trace: `out` itself, or numbered files in the folder `out`."""
-    if n is None:
-        return [out]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
-    return [out / f"{i:0{len(str(n - 1))}}.safetensors" for i in range(n)]
-
-
 def _token_id(value: Any) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise InputError(f"token ids are whole numbers, not {value!r}")
-    return int(value)
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except (TypeError, RuntimeError):
+        raise InputError(f"token ids are whole numbers, not {value!r}") from None
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 0

@@ -29,6 +29,8 @@ def known_positions(past: Past, ids: Sequence[int]) -> int:
     Raises:
         InputError: the text does not begin with the tokens of `past`.
     """
+    if not hasattr(past, "token_ids"):
+        raise InputError(f"past must be a trace that kept attn.qkv, or a KV file, not {past!r}")
     n = min(len(past.token_ids), len(ids) - 1)
     for position, (known, given) in enumerate(zip(past.token_ids[:n], ids, strict=False)):
         if known != given:

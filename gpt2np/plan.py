@@ -1,6 +1,7 @@
 """The byte plan: which arrays a trace will hold, their shapes and bytes, before anything runs."""
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.config import Config
-from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError
+from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError, short
 from gpt2np.sites import BY_NAME, SITES, TOP_K, Site, expand, resolve
 
 KeepLike = str | Iterable[str] | Callable[[str], bool] | Mapping[str, Any]
@@ -75,9 +76,26 @@ class Keep:
         """Refuse a pattern that no site of the model matches."""
         for pattern in self.patterns:
             if not any(self._matches(pattern, full, site) for full, site, _ in expand(n_layer)):
-                if pattern not in BY_NAME:
-                    resolve(pattern.replace("*", "0"), None, n_layer)  # raises, suggesting the nearest
-                raise UnknownSiteError(f"keep={pattern!r} matches no site of a model with {n_layer} layers")
+                raise UnknownSiteError(f"keep={short(pattern)} {self._advice(pattern, n_layer)}")
+
+    @staticmethod
+    def _advice(pattern: str, n_layer: int) -> str:
+        """Why a pattern matches nothing, and what was probably meant."""
+        sites = list(expand(n_layer))
+        derived = [s.name for full, s, _ in sites if s.derived and fnmatch.fnmatchcase(full, pattern)]
+        derived += [s.name for _, s, _ in sites if s.derived and fnmatch.fnmatchcase(s.name, pattern)]
+        if derived:
+            return f"matches derived sites only, which are stored by their own name: keep={derived[0]!r}"
+        if "," in pattern:
+            return "matches no site; several patterns are a list (on the command line: --keep again)"
+        layer = re.match(r"h\.(\d+)\.", pattern)
+        if layer and (len(layer[1]) > 9 or int(layer[1]) >= n_layer):
+            return f"matches no site: layer {layer[1][:20]} is not one of 0 to {n_layer - 1}"
+        try:
+            site, number = resolve(pattern, None if re.search(r"\d", pattern) else 0, n_layer)
+        except UnknownSiteError as error:
+            return f"matches no site ({error})" if "*" not in pattern else "matches no site; see gpt2np sites"
+        return f"is not one of our names: keep={site.full_name(number) if number else site.name!r}"
 
     @staticmethod
     def _matches(pattern: str, full_name: str, site: Site) -> bool:
@@ -126,6 +144,8 @@ class Plan:
             for name, site, layer in expand(config.n_layer)
             if self._runs(site, layer) and self.keep.wants(name, site)
         ]
+        if not self.entries and stop_at_layer is not None and self.keep.names is None:
+            raise InputError(f"keep asks only for sites behind stop_at_layer={stop_at_layer}")
         self.by_name = {entry.name: entry for entry in self.entries}
 
     @classmethod

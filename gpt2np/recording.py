@@ -32,7 +32,7 @@ def _block(n_bytes: int) -> Array:
     if n_bytes < _WORTH_SPARING:
         return np.empty(n_bytes, np.uint8)
     if _SPARE and _held_by_nobody_else(_SPARE):
-        if _SPARE[0].nbytes // 2 <= n_bytes <= _SPARE[0].nbytes:
+        if 0.9 * _SPARE[0].nbytes <= n_bytes <= _SPARE[0].nbytes:
             return _SPARE[0]
         _SPARE.clear()  # before its successor is made, so that the two never exist together
     _SPARE[:] = [np.empty(n_bytes, np.uint8)]

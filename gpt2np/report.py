@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.plan import human_bytes
-from gpt2np.sites import SITES
+from gpt2np.sites import DIALECTS, SITES
 from gpt2np.tables import number, quoted, strict_json, table
 
 as_json = strict_json
@@ -66,11 +66,8 @@ def site_facts(trace: Any) -> list[dict[str, Any]]:
 
 
 def _finite_range(array: Any) -> tuple[float, float] | None:
-    finite = np.isfinite(array)
-    if not finite.any():
-        return None
-    low = np.min(array, where=finite, initial=np.inf)
-    return float(low), float(np.max(array, where=finite, initial=-np.inf))
+    values = array[np.isfinite(array)]
+    return (float(values.min()), float(values.max())) if values.size else None
 
 
 def trace_text(facts: dict[str, Any]) -> str:
@@ -143,3 +140,17 @@ def model_text(facts: dict[str, Any]) -> str:
             "parameters\n" + table([*parts, ["total", f"{total:,}", ""]], "<>>"),
         ]
     )
+
+
+def markdown_table() -> str:
+    """The site table of the README."""
+    lines = [
+        "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for site in SITES:
+        elsewhere = [f"`{n}`" if (n := site.dialect_name(d, None)) else "-" for d in DIALECTS]
+        elsewhere = [n.replace("None", "i") for n in elsewhere]
+        name = f"`{site.full_name(None).replace('None', 'i')}`" + (" *" if site.derived else "")
+        lines.append(f"| {name} | {site.axes} | {site.doc} | {' | '.join(elsewhere)} |")
+    return "\n".join([*lines, "", "\\* derived on access, stored only when asked for by name", ""])

@@ -50,15 +50,17 @@ def score(model: Any, ids: list[int], stride: int | None = None, edits: Edits | 
     """Score a text of any length by a window of `n_positions` that moves on by `stride` tokens.
 
     The windows are those of Hugging Face's guide "Perplexity of fixed-length models": each one predicts the
-    tokens that the windows before it have not, with what stands before them in the window as context. A
-    smaller stride gives every token more context and costs more passes; the default is half the window.
+    tokens that the windows before it have not, with what stands before them in the window as context. The
+    loss is the mean over all predicted tokens; the guide's own code weighs each window as if it predicted one
+    token less, so its number differs a little unless the stride is the whole window.
+    A smaller stride gives every token more context and costs more passes; the default is half the window.
 
     Raises:
         InputError: fewer than two tokens, or a stride that is not from 1 to `n_positions`.
     """
     window = model.config.n_positions
     stride = max(1, window // 2) if stride is None else stride
-    if type(stride) is not int or not 1 <= stride <= window:
+    if isinstance(stride, bool) or not isinstance(stride, int | np.integer) or not 1 <= stride <= window:
         raise InputError(f"stride={stride!r}: must be a whole number from 1 to {window}")
     if len(ids) < 2:
         raise InputError("a score needs at least two tokens: the first one has nothing to be predicted from")

@@ -331,7 +331,8 @@ def _index() -> dict[str, Site]:
         for names in site.names.values():
             for name in names:
                 index.setdefault(name, site)
-                index.setdefault(name.removeprefix("transformer."), site)
+                for prefix in ("transformer.", "blocks.{i}."):  # often left out, as in DESIGN's own table
+                    index.setdefault(name.removeprefix(prefix), site)
     return index
 
 
@@ -361,9 +362,18 @@ def resolve(name: str, layer: int | None, n_layer: int) -> tuple[Site, int | Non
     key = name
     if bracket := re.fullmatch(r"(.+)\[(\d{1,9})\]", name):
         key, layer = bracket[1], int(bracket[2])
-    elif name not in _INDEX and (digits := _LAYER.search(name)) and layer is None:
-        key, layer = name[: digits.start()] + "{i}" + name[digits.end() :], int(digits[0])
+    elif name not in _INDEX and (digits := _LAYER.search(name)):
+        key, inside = name[: digits.start()] + "{i}" + name[digits.end() :], int(digits[0])
+        if key in _INDEX and layer not in (None, inside):
+            raise UnknownSiteError(
+                f"{name!r} is in layer {inside}, but layer {layer} was asked for beside it"
+            )
+        layer = inside
     site = _INDEX.get(key)
+    if site is None and key.endswith("hook_scale"):
+        raise UnknownSiteError(
+            f"{name!r} is 1 / rstd: trace.to('transformer_lens') has it, or take ln_i.rstd"
+        )
     if site is None:
         raise UnknownSiteError(f"no site is called {short(name)}{_suggestion(name)}")
     if site.layered and layer is None:
@@ -381,17 +391,3 @@ def _suggestion(name: str) -> str:
     candidates = [key.replace("{i}", layer) for key in _INDEX]
     near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f"; the nearest is {near[0]!r}" if near else "; `gpt2np sites` lists them all"
-
-
-def markdown_table() -> str:
-    """The site table of the README."""
-    lines = [
-        "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for site in SITES:
-        elsewhere = [f"`{n}`" if (n := site.dialect_name(d, None)) else "-" for d in DIALECTS]
-        elsewhere = [n.replace("None", "i") for n in elsewhere]
-        name = f"`{site.full_name(None).replace('None', 'i')}`" + (" *" if site.derived else "")
-        lines.append(f"| {name} | {site.axes} | {site.doc} | {' | '.join(elsewhere)} |")
-    return "\n".join([*lines, "", "\\* derived on access, stored only when asked for by name", ""])

@@ -62,12 +62,16 @@ class Trace:
             return self._arrays[full_name]
         if not site.derived:
             raise TraceError(f"{full_name} is not in this trace: it was not kept, or the run stopped before")
-        source = _Widened(self) if self.plan.keep.dtype == "float16" else self
         try:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                return _read_only(DERIVED[site.name](source, layer))
+            return _read_only(self.derive(site.name, layer))
         except TraceError as error:
             raise TraceError(f"{full_name} is derived: {error}") from None
+
+    def derive(self, site: str, layer: int | None) -> Array:
+        """A derived site, computed now even if it is stored."""
+        source = _Widened(self) if self.plan.keep.dtype == "float16" else self
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return DERIVED[site](source, layer)
 
     def __contains__(self, key: object) -> bool:
         """Whether `trace[key]` is there, stored or derivable."""
@@ -98,7 +102,12 @@ class Trace:
             UnknownSiteError: no site of a layer has this name.
             TraceError: some layer of it was not kept.
         """
-        site = resolve(name, 0, self.config.n_layer)[0]
+        try:
+            site = resolve(name, None, self.config.n_layer)[0]  # with a layer inside, which does not matter
+        except UnknownSiteError:
+            site = resolve(name, 0, self.config.n_layer)[0]
+        if not site.layered:
+            raise UnknownSiteError(f"{name!r} is not in a layer: trace[{site.name!r}]")
         n_layer = self.config.n_layer if self.plan.stop_at_layer is None else self.plan.stop_at_layer
         if n_layer == 0:
             raise TraceError(f"{name} is in no layer of this trace: the run stopped before the first")
@@ -175,15 +184,20 @@ class Trace:
             raise TraceError(f"{needed_for} needs the model's weights: Trace.open(path, model=...)")
         return self.model.parameters
 
-    def verify(self) -> Any:
+    def verify(self, model: Any = None) -> Any:
         """Check every identity that must hold inside a trace; see `identities.verify`.
+
+        An opened trace needs its model for the identities in which weights occur, here or in `open`.
 
         Raises:
             VerificationError: names the first identity that does not hold.
         """
         from gpt2np.identities import verify
 
-        return verify(self)
+        if model is None:
+            return verify(self)
+        self._check_model(model, "verify")
+        return verify(Trace(self.plan, self._arrays, self.token_ids, self.metadata, model))
 
     def to(self, dialect: str) -> Mapping[str, Any]:
         """The trace as another program has it: `guide`, `hf`, `transformer_lens` or `llm.c`.
@@ -212,10 +226,27 @@ class Trace:
         """
         file = tensorfile.open_tensors(Path(path), error=TraceError)
         plan, metadata = _read_metadata(file)
-        if model is not None and model.config.to_dict() != plan.config.to_dict():
-            raise TraceError(f"{path}: this trace is of another model than {model!r}")
         arrays = {entry.name: file[entry.name] for entry in plan.entries}
-        return cls(plan, arrays, metadata["token_ids"], metadata, model)
+        trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
+        if model is not None:
+            trace._check_model(model, path)
+        return trace
+
+    def _check_model(self, model: Any, where: Any) -> None:
+        """Refuse a model that did not make this trace, as far as config and recorded embeddings tell.
+
+        The fingerprint alone refuses nothing: a copy of the same weights has another one.
+        """
+        same = model.config.to_dict() == self.config.to_dict()
+        if same and self.metadata.get("fingerprint") != model.checkpoint.fingerprint:
+            ids, positions = np.array(self.token_ids)[list(self.positions)], list(self.positions)
+            wte, wpe = model.parameters.wte[ids], model.parameters.wpe[positions]
+            edited = self.metadata.get("edits") or []
+            for name, expected in (("wte", wte), ("wpe", wpe), ("embed", wte + wpe)):
+                if name in self._arrays and not edited:
+                    same = same and np.allclose(self._arrays[name], expected, rtol=2e-3, atol=2e-3)
+        if not same:
+            raise TraceError(f"{where}: this trace is of another model than {model!r}")
 
     def __repr__(self) -> str:
         text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")

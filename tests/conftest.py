@@ -1,5 +1,6 @@
 """Options of the suite, and what several test files share."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # the suite runs in several processes already
 sys.path.insert(0, str(Path(__file__).parent))
+found = importlib.util.find_spec("gpt2np")  # processes that tests start shall find the same one
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(found.origin).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 def pytest_addoption(parser):

@@ -10,6 +10,7 @@ import pytest
 
 import gpt2np
 from gpt2np.cli import build_parser, main
+from gpt2np.sites import SITES
 from gpt2np.tables import cell_width, quoted, strict_json, table
 
 
@@ -151,9 +152,17 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, argv):
     assert code == 2
     assert out == ""
     assert "Traceback" not in err
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("gpt2np")
-    assert len(last) > 20
+    lines = err.strip().splitlines()
+    assert len([line for line in lines if not line.startswith("gpt2np: model ")]) == 1
+    assert lines[-1].startswith("gpt2np")
+    assert len(lines[-1]) > 20
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: site.name)
+def test_every_site_can_be_kept_and_shown(capsys, site):
+    code, out, _ = run(capsys, "trace", "Elizabeth was", "--keep", site.name, "--json")
+    assert code == 0
+    assert [row["site"].removeprefix("h.*.") for row in json.loads(out)["sites"]] == [site.name]
 
 
 def test_as_a_process(tmp_path):

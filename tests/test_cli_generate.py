@@ -106,7 +106,10 @@ def test_ctrl_c_ends_with_what_there_is(tmp_path):
 
 def test_text_arrives_as_it_is_chosen():
     command = [sys.executable, "-m", "gpt2np", "generate", PROMPT, "--max-new-tokens", "240"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=buffered
+    )
     pieces = []
     while piece := os.read(process.stdout.fileno(), 1 << 16):
         pieces.append(piece)

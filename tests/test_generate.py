@@ -9,6 +9,7 @@ from differences import relative_error
 from random_model import random_model, random_model_with_text
 
 import gpt2np
+from gpt2np import recording
 from gpt2np.errors import TraceError
 from gpt2np.sampling import choose, draws
 from gpt2np.sites import expand
@@ -60,7 +61,7 @@ def test_stitched_trace_equals_a_single_pass_for_every_split(model):
         assert done.trace.token_ids == text[:-1]
         assert done.trace.names() == whole.names()
         assert differences(done.trace, whole, names) == {}
-        assert len(done.trace.verify().checked) == len(whole.verify().checked) > 40
+        assert len(done.trace.verify().checked) == len(whole.verify().checked) > 30
 
 
 KEEPS = {
@@ -287,6 +288,8 @@ def test_lookup_next_to_the_end_of_the_context_and_with_a_stop():
 @pytest.fixture
 def allocated():
     """A function: bytes that Python and NumPy hold now."""
+    random_model(n_positions=8).generate(PROMPT, max_new_tokens=2, keep="*").finish()
+    recording._SPARE.clear()
     tracemalloc.start()
 
     def held() -> int:

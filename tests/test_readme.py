@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt2np.cli import build_parser, main
-from gpt2np.sites import markdown_table
+from gpt2np.report import markdown_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -385,3 +385,84 @@ def test_memory_is_taken_over_only_when_nobody_holds_it(tiny):
     again = tiny.trace(ids[::-1])
     assert again["wte"].__array_interface__["data"][0] == address
     again.verify()
+
+
+@pytest.mark.parametrize("stored", [None, "float16", "float32", "float64"])
+@pytest.mark.parametrize("run", ["float32", "float64"])
+def test_verify_in_every_precision(tiny, tiny64, tmp_path, run, stored):
+    model = tiny if run == "float32" else tiny64
+    trace = model.trace(PROMPT, keep={"patterns": ["*", "loss", "attn.q", "ln_1.mean"], "dtype": stored})
+    assert not trace.verify().skipped
+    trace.save(tmp_path / "t.safetensors")
+    for other in (tiny, tiny64):
+        assert not gpt2np.Trace.open(tmp_path / "t.safetensors", model=other).verify().skipped
+        assert not gpt2np.Trace.open(tmp_path / "t.safetensors").verify(model=other).skipped
+
+
+@pytest.mark.parametrize(
+    "site", ["h.1.ln_1.mean", "ln_f.normalized", "probabilities", "loss", "h.0.attn.heads"]
+)
+def test_verify_checks_stored_derived_sites(tiny, site):
+    trace = tiny.trace(PROMPT, keep=["*", site])
+    arrays = {name: trace[name].copy() for name in trace.names()}
+    arrays[site].flat[3] += 0.5
+    with pytest.raises(VerificationError, match=f"{site} (follows from|\\+ bias)"):
+        gpt2np.Trace(trace.plan, arrays, trace.token_ids, trace.metadata, tiny).verify()
+
+
+def test_a_trace_of_other_weights_is_refused(tiny, tmp_path):
+    path = tmp_path / "t.safetensors"
+    tiny.trace(PROMPT, keep=["embed", "attn.z"], out=path)
+    other = gpt2np.load("tiny")
+    object.__setattr__(other.checkpoint, "fingerprint", "another")
+    gpt2np.Trace.open(path, model=other)  # a copy of the same weights
+    other.parameters = other.parameters._replace(wte=other.parameters.wte * 1.5)
+    with pytest.raises(TraceError, match="another model"):
+        gpt2np.Trace.open(path, model=other)
+
+
+def test_names_with_the_layer_inside_and_beside(trace):
+    for name in ("h.1.attn.pattern", "blocks.1.attn.hook_pattern", "layer_1_attention_weights"):
+        np.testing.assert_array_equal(trace.stack(name), trace.stack("attn.pattern"))
+        assert trace[name, 1] is trace["h.1.attn.pattern"]
+        with pytest.raises(UnknownSiteError, match="layer 2"):
+            trace[name, 2]
+    # as DESIGN section 4 writes them
+    for name in ("hook_resid_pre", "attn.hook_q", "attn.hook_attn_scores", "attn.hook_z", "hook_attn_out"):
+        assert trace[name, 1].shape[0] in (len(trace.token_ids), 4)
+    for name in ("hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"):
+        np.testing.assert_array_equal(trace[name, 2], trace[f"blocks.2.{name}"])
+    with pytest.raises(UnknownSiteError, match="1 / rstd"):
+        trace["blocks.1.ln1.hook_scale"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "advice"),
+    [
+        ("h.9.*", "layer 9 is not one of 0 to 3"),
+        ("ln_f.*", "derived sites only"),
+        ("Q", "keep='attn.q'"),
+        ("blocks.1.attn.hook_pattern", "keep='h.1.attn.pattern'"),
+        ("attn.z,wte", "a list"),
+        ("attn.patern", "nearest"),
+    ],
+)
+def test_a_keep_that_matches_nothing_is_explained(tiny, keep, advice):
+    with pytest.raises(UnknownSiteError) as caught:
+        tiny.trace(PROMPT, keep=keep)
+    assert advice in str(caught.value)
+    assert repr(keep) in str(caught.value)
+
+
+def test_plan_of_an_early_stop(tiny):
+    assert tiny.plan("Emma", stop_at_layer=2).nbytes == tiny.trace("Emma", stop_at_layer=2).nbytes
+    with pytest.raises(InputError, match="behind stop_at_layer"):
+        tiny.trace("Emma", stop_at_layer=2, keep="logits")
+
+
+def test_an_early_end_leaves_no_room_unused(tiny):
+    end = tiny.generate(PROMPT, max_new_tokens=2).finish().token_ids[-1]
+    done = tiny.generate(PROMPT, max_new_tokens=200, eos=end, keep="*").finish()
+    assert done.stopped_by == "eos"
+    assert done.trace["logits"].base.nbytes < 2 * done.trace.plan.nbytes
+    done.trace.verify()

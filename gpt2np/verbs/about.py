@@ -33,7 +33,8 @@ def register(verbs: Any) -> None:
 
 def sites(args: argparse.Namespace) -> int:
     """`gpt2np sites`."""
-    from gpt2np.sites import SITES, markdown_table
+    from gpt2np.report import markdown_table
+    from gpt2np.sites import SITES
     from gpt2np.tables import WIDTH, strict_json
 
     if args.markdown:
@@ -76,9 +77,8 @@ def plan(args: argparse.Namespace) -> int:
         config = load_model(args).config
     for n in args.lengths:
         if n > config.n_positions:
-            raise InputError(
-                f"{n} tokens: the context of {name} holds {config.n_positions} (try --model gpt2)"
-            )
+            hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""
+            raise InputError(f"{n} tokens: the context of {name} holds {config.n_positions}{hint}")
     plans = [Plan(config, n, args.keep or "*", args.dtype) for n in args.lengths]
     if args.json:
         rows = [
@@ -111,8 +111,11 @@ def info(args: argparse.Namespace) -> int:
 def download(args: argparse.Namespace) -> int:
     """`gpt2np download`."""
     from gpt2np import hub
+    from gpt2np.checkpoint import SHIPPED
     from gpt2np.tables import strict_json
 
+    if args.id == SHIPPED or os.path.isdir(args.id):
+        raise InputError(f"{args.id} is here already: --model {args.id} needs no network")
     snapshot = hub.fetch(args.id, args.revision)
     if snapshot.note:
         print(f"gpt2np: note: {snapshot.note}", file=sys.stderr)

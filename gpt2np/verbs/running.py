@@ -16,6 +16,7 @@ from gpt2np.arguments import (
     load_model,
     read_prompt,
     read_text,
+    token_ids,
 )
 from gpt2np.errors import InputError
 
@@ -72,7 +73,7 @@ def generate(args: argparse.Namespace) -> int:
     """`gpt2np generate`."""
     from dataclasses import fields
 
-    from gpt2np.files import whole_file
+    from gpt2np.files import check_destinations, whole_file
     from gpt2np.sampling import Sampling
     from gpt2np.tables import strict_json
 
@@ -80,6 +81,9 @@ def generate(args: argparse.Namespace) -> int:
     chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
     if "early_stopping" in chosen:
         chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
+    if args.keep and not args.out:
+        raise InputError("--keep says what --out FILE holds; give both")
+    check_destinations(args.out, args.ledger)
     model = load_model(args)
     generation = model.generate(
         prompt,
@@ -87,17 +91,21 @@ def generate(args: argparse.Namespace) -> int:
         seed=args.seed,
         eos=end_of_text(args.eos),
         stop=args.stop or (),
+        stop_tokens=token_ids(args.stop_tokens, "--stop-tokens"),
         keep=(args.keep or "*") if args.out else None,
         ledger="full" if args.ledger else False,
         lookup=args.lookup,
         on_overflow=args.on_overflow,
         **chosen,
     )
-    interrupted = False
+    if not args.temperature and (args.top_k or args.top_p or args.min_p or args.seed is not None):
+        print("gpt2np: note: without --temperature decoding is greedy: nothing is drawn", file=sys.stderr)
+    interrupted, shown = False, generation.prompt_texts[0]
     if not args.json:
-        print(prompt if isinstance(prompt, str) else model.decode(prompt), end="", flush=True)
+        print(shown, end="", flush=True)
     try:
         for token in generation:
+            shown += token.text
             if not args.json:
                 print(token.text, end="", flush=True)
     except KeyboardInterrupt:
@@ -116,12 +124,14 @@ def generate(args: argparse.Namespace) -> int:
         }
         print(strict_json(facts))
     else:
-        print()
+        print(done.text[len(shown) :])  # what an interrupt left held back
     if args.ledger:
         with whole_file(args.ledger) as file:
             file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
         print(f"gpt2np: wrote {args.ledger}, {len(done.ledger)} lines", file=sys.stderr)
-    if args.out and done.trace is not None:
+    if args.out and done.trace is None:
+        print(f"gpt2np: no token was chosen, so {args.out} was not written", file=sys.stderr)
+    elif args.out:
         done.trace.save(args.out)
         print(f"gpt2np: wrote {args.out}, {os.path.getsize(args.out):,} bytes", file=sys.stderr)
     return 130 if interrupted else 0
