@@ -1,6 +1,7 @@
 """Document 003's KV cache: its dict and its JSON bit for bit, and going on from a file."""
 
 import copy
+import hashlib
 import json
 import os
 import pickle
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 from random_model import random_model
 
 import gpt2np
@@ -129,7 +133,7 @@ def test_a_name_a_folder_a_model_or_the_variable(tiny, monkeypatch):
 def test_the_json_is_the_documents_key_for_key(saved, tiny):
     read, trace = json.loads(saved.read_text("utf-8")), tiny.trace(TEXT)
     theirs = ["model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata"]
-    assert sorted(read) == sorted([*theirs, "schema", "input_token_ids", "fingerprint"])
+    assert sorted(read) == sorted([*theirs, "schema", "input_token_ids", "fingerprint", "digest"])
     assert (read["model"], read["input_text"], read["input_tokens"]) == ("tiny", TEXT, trace.tokens)
     assert read["input_token_ids"] == trace.token_ids
     assert read["fingerprint"] == tiny.checkpoint.fingerprint
@@ -537,6 +541,87 @@ def test_a_number_changed_by_hand(saved, tiny, at):
     changed(saved, **{at: 1e6})
     with pytest.raises(TraceError, match="damaged"):
         load_kv(saved, tiny)
+
+
+def flipped(path, layer, head, token, part="key", digest=True):
+    """Write a file again with one vector times -2, with its digest or without."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text("utf-8"))
+        vectors = content["kv_cache"][f"layer_{layer}"][f"head_{head}"]["tokens"][token]
+        vectors[part] = [-2 * x for x in vectors[part]]
+        if not digest:
+            del content["digest"]
+        path.write_text(json.dumps(content))
+        return
+    arrays = {name: array.copy() for name, array in safetensors.numpy.load_file(path).items()}
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    arrays[f"h.{layer}.attn.{part[0]}"][token, head] *= -2
+    if not digest:
+        facts = json.loads(metadata["gpt2np"])
+        del facts["digest"]
+        metadata["gpt2np"] = json.dumps(facts)
+    safetensors.numpy.save_file(arrays, path, metadata)
+
+
+@pytest.mark.parametrize("digest", [True, False], ids=["digest", "no digest"])
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_vector_changed_anywhere(tiny, tmp_path, suffix, digest):
+    rng, path = np.random.default_rng(5), tmp_path / f"kv{suffix}"
+    extract_to_file(tiny, TEXT, path)
+    whole = path.read_bytes()
+    for part in ("key", "value") * 6:
+        path.write_bytes(whole)
+        flipped(path, *rng.integers([4, 4, 17]).tolist(), part, digest)
+        with pytest.raises(TraceError, match="damaged"):
+            load_kv(path, tiny)
+
+
+def test_a_saved_trace_has_no_digest_and_is_run_again(tiny, tmp_path):
+    path = tmp_path / "t.safetensors"
+    tiny.trace(TEXT, keep=["attn.k", "attn.v"]).save(path)
+    assert load_kv(path, tiny).generate(max_new_tokens=2).finish()
+    arrays = {name: array.copy() for name, array in safetensors.numpy.load_file(path).items()}
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    arrays["h.0.attn.k"][3, 2] *= -2
+    safetensors.numpy.save_file(arrays, path, metadata)
+    with pytest.raises(TraceError, match="is damaged: its text, run again, comes out otherwise"):
+        load_kv(path, tiny)
+
+
+def test_the_digest_of_the_file_by_hand(saved):
+    content = json.loads(saved.read_text("utf-8"))
+    digest = hashlib.sha256(np.array(content["input_token_ids"], "<i8").tobytes())
+    for heads in content["kv_cache"].values():
+        for part in ("key", "value"):
+            vectors = [[token[part] for token in head["tokens"]] for head in heads.values()]
+            digest.update(np.array(vectors, "<f4").transpose(1, 0, 2).tobytes())
+    assert content["digest"] == digest.hexdigest()
+
+
+def test_another_model_that_differs_where_the_last_token_does_not_look(tmp_path):
+    a = random_model(dtype="float32", n_layer=1)
+    checkpoint = replace(random_model(dtype="float32", n_layer=1).checkpoint, fingerprint="another")
+    checkpoint.weights["wte.weight"][5] *= -1
+    b, ids = gpt2np.Model(checkpoint, "float32"), [5, 6, 7, 8]
+    for path in files(a, ids, tmp_path):
+        if path.suffix == ".json":
+            changed(path, predicted_next_token=None)
+        assert load_kv(path, a)
+        with pytest.raises(TraceError, match="of another model than random: its text, run again"):
+            load_kv(path, b)
+    checkpoint.weights["wte.weight"][5] *= -1
+    assert load_kv(path, gpt2np.Model(checkpoint, "float32"))
+
+
+@pytest.mark.parametrize("token_id", [2048, 10**9, -1])
+def test_a_predicted_token_outside_the_vocabulary(saved, tiny, token_id):
+    changed(saved, predicted_next_token__token_id=token_id)
+    with pytest.raises(TraceError, match=r"predicted_next_token.*(not one of 0 to 2047|expected)"):
+        load_kv(saved, tiny)
+    changed(saved, predicted_next_token__token_id=2047, predicted_next_token__top_k_candidates=[])
+    assert load_kv(saved, tiny)
 
 
 def test_tokens_changed_by_hand(saved, tiny):

@@ -1,6 +1,7 @@
 """The keys and values of one text: what a KV file holds, whatever its format, and questions to it."""
 
 import csv
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
@@ -32,6 +33,7 @@ class KV:
     prediction: dict[str, Any] | None = None  # `predicted_next_token` of document 003
     fingerprint: str | None = None
     exact: bool = True  # False: kept in float16
+    digest: str | None = None  # as the file says; `computed_digest` is that of the numbers
 
     @property
     def n_layer(self) -> int:
@@ -84,7 +86,16 @@ class KV:
             prediction,
             facts.get("fingerprint"),
             trace.plan.keep.dtype != "float16",
+            facts.get("digest"),
         )
+
+    def computed_digest(self) -> str:
+        """SHA-256 over token ids, then each layer's keys and values: little-endian int64 and float32."""
+        digest = hashlib.sha256(np.array(self.token_ids, "<i8").tobytes())
+        for pair in self.layers:
+            for array in pair:
+                digest.update(np.ascontiguousarray(array, "<f4").data)
+        return digest.hexdigest()
 
     # -- questions --------------------------------------------------------------------------------
 

@@ -167,8 +167,9 @@ def _checked(content: Any) -> KV:
     _expect(bool(good), "input_tokens", "a list of texts", tokens)
     good = ids is None or (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids))
     _expect(good and (not ids or len(ids) == len(tokens)), "input_token_ids", f"{len(tokens)} ids", ids)
-    fingerprint = content.get("fingerprint")
+    fingerprint, digest = content.get("fingerprint"), content.get("digest")
     _expect(isinstance(fingerprint, str | None), "fingerprint", "a text", fingerprint)
+    _expect(isinstance(digest, str | None), "digest", "a text", digest)
     prediction = content["predicted_next_token"]
     _expect(
         _is_prediction(prediction), "predicted_next_token", "token, token_id, top_k_candidates", prediction
@@ -193,7 +194,16 @@ def _checked(content: Any) -> KV:
                 _check_record(record, f"{place}[{i}]", i, d_head)
                 keys[i, head], values[i, head] = record.key, record.value
         layers.append((keys, values))
-    return KV(content["model"], tokens, layers, content["input_text"], ids or [], prediction, fingerprint)
+    return KV(
+        content["model"],
+        tokens,
+        layers,
+        content["input_text"],
+        ids or [],
+        prediction,
+        fingerprint,
+        digest=digest,
+    )
 
 
 def _members(given: Any, where: str, kind: str, n: int) -> list[Any]:
@@ -226,7 +236,8 @@ def _is_prediction(given: Any) -> bool:
     if not isinstance(given, dict) or not isinstance(given.get("token"), str):
         return False
     candidates = given.get("top_k_candidates")
-    return type(given.get("token_id")) is int and (
+    token_id = given.get("token_id")
+    return (type(token_id) is int and token_id >= 0) and (
         isinstance(candidates, list)
         and all(
             isinstance(c, dict)

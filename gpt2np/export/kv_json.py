@@ -4,11 +4,13 @@
      "kv_cache": {"layer_0": {"head_0": {"tokens": [{"token_idx": 0, "key": [...], "value": [...]}, ...]}}},
      "metadata": {"n_layers": ..., "n_heads": ..., "d_head": ..., "sequence_length": ...}}
 
-To the document's keys come `schema`, `input_token_ids` and the model's `fingerprint`.
+To the document's keys come `schema`, `input_token_ids`, the model's `fingerprint`, and a `digest` of all
+keys and values.
 """
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.checkpoint import default_name
-from gpt2np.derived import log_probabilities
+from gpt2np.derived import log_probabilities, split_qkv
 from gpt2np.errors import InputError, TraceError
 from gpt2np.export.kv import KV, check_coordinate
 from gpt2np.export.kv_files import SCHEMA, Positions, read_kv
@@ -61,6 +63,7 @@ class GPT2KVCacheExtractor:
         """
         trace = self.model.trace(text, keep="attn.qkv")
         kv = KV.of(trace, predicted(trace, top_k))
+        kv = replace(kv, digest=kv.computed_digest())
         return document(kv, kv.text if isinstance(text, str) else self.model.decode(trace.token_ids))
 
     def save_to_json(self, result: dict[str, Any], path: str | PathLike[str]) -> None:
@@ -109,6 +112,7 @@ def document(kv: KV, text: str | None) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": kv.model,
         "fingerprint": kv.fingerprint,
+        "digest": kv.digest,
         "input_text": text,
         "input_tokens": kv.tokens,
         "input_token_ids": kv.token_ids,
@@ -176,6 +180,7 @@ def extract_to_file(
         return result
     trace = model.trace(prompt, keep=["attn.k", "attn.v"])
     trace.metadata["predicted_next_token"] = predicted(trace, top_k)
+    trace.metadata["digest"] = KV.of(trace).computed_digest()
     if not isinstance(prompt, str):
         trace.metadata["prompt"] = model.decode(trace.token_ids)
     trace.save(path)
@@ -223,11 +228,12 @@ class KVCache:
 
 
 def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
-    """Read a KV file, JSON or `.safetensors`, and check that it is this model's.
+    """Read a KV file, JSON or `.safetensors`, and check that it is whole and this model's.
 
-    It is if the last token, run again on top of the keys and values before it, gets the keys and values and
-    the probability of the next token that the file says. No header could promise that; and the fingerprint
-    alone would refuse a copy of the same weights, which has another time of change.
+    Where the file has a digest, its keys and values must be those that were written. If it also has this
+    model's fingerprint, the last token alone is run again, on top of the others. Else (another program's
+    file, a saved trace, another copy of the weights) the whole text is run again, and every key and value
+    must come out the same, to a thousandth of the vector's largest number.
 
     Raises:
         TraceError: the file is damaged, foreign, or of another model.
@@ -246,37 +252,52 @@ def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
         raise TraceError(f"{path}: was kept in float16, which does not give the same tokens")
     try:
         ids = model.token_ids(kv.token_ids)
-        cache = KVCache(model, kv)
-        error = _last_token_error(cache, ids)
     except InputError as problem:
         raise TraceError(f"{path}: does not fit {model.name}: {problem}") from None
     if kv.tokens != model.tokens(ids):
         raise TraceError(
             f"{path}: is of another model: its input_tokens are not what {model.name} calls them"
         )
+    token_id = kv.prediction["token_id"] if kv.prediction else 0
+    if not 0 <= token_id < config.vocab_size:
+        raise TraceError(
+            f"{path}: predicted_next_token.token_id is {token_id}, not one of 0 to {config.vocab_size - 1}"
+        )
+    if kv.digest is not None and kv.digest != kv.computed_digest():
+        raise TraceError(f"{path}: is damaged: its keys and values are not those of its digest")
+    cache, same = KVCache(model, kv), kv.fingerprint == model.checkpoint.fingerprint
+    start = len(ids) - 1 if same and kv.digest is not None else 0
+    error = _difference(cache, ids, start)
     if not error <= TOLERANCE:
-        same = kv.fingerprint == model.checkpoint.fingerprint
-        why = "is damaged" if same else f"is of another model than {model.name}"
-        raise TraceError(f"{path}: {why}: its last token, run again, comes out otherwise (by {error:.2g})")
+        why = "is damaged" if same else f"is damaged, or of another model than {model.name}"
+        what = "last token" if start else "text"
+        raise TraceError(f"{path}: {why}: its {what}, run again, comes out otherwise (by {error:.2g})")
     return cache
 
 
-def _last_token_error(cache: KVCache, ids: list[int]) -> float:
-    """Run the last token on top of the others; the largest difference to what the file says of it."""
-    model, last, n = cache.model, len(ids) - 1, len(ids)
-    plan = Plan(model.config, n, Keep(names=frozenset()), model.dtype.name)
-    recording = Recording(plan, {}, cache=True)
-    fill(recording, cache, last)
-    sequence = PackedSequence(np.array(ids[last:]), last, recording)
+def _difference(cache: KVCache, ids: list[int], start: int) -> float:
+    """Run a text from position `start` on; the largest difference to what the file says.
+
+    That of a key or value vector is relative to its largest number (or to a hundredth of the layer's largest,
+    for vectors that are next to nothing); that of the next token is in its probability.
+    """
+    model, kv = cache.model, cache.kv
+    recording = Recording(
+        Plan(model.config, len(ids), Keep(names=frozenset()), model.dtype.name), {}, cache=True
+    )
+    fill(recording, cache, start)
+    sequence = PackedSequence(np.array(ids[start:]), start, recording)
     logits = model.run_pass(Pass(model.config, model.dtype, [sequence], last_only=True))[0]
     errors = []
-    for layer, pair in enumerate(cache.kv.layers):
-        computed = recording.cache[f"h.{layer}.attn.qkv"][last].reshape(3, *pair[0].shape[1:])[1:]
-        stored = np.stack([array[last] for array in pair])
-        errors.append(np.abs(computed - stored).max() / max(1.0, np.abs(computed).max()))
-    prediction = cache.kv.prediction or {"token_id": -1, "top_k_candidates": []}
-    token_id, candidates = prediction["token_id"], prediction["top_k_candidates"]
-    if candidates and candidates[0]["token"] == prediction["token"] and token_id < len(logits):
-        probability = np.exp(log_probabilities(logits.astype(np.float64))[token_id])
+    for layer, pair in enumerate(kv.layers):
+        _, *computed = split_qkv(recording.cache[f"h.{layer}.attn.qkv"][start:], kv.n_head)
+        for expected, array in zip(computed, pair, strict=True):
+            sizes = np.abs(expected).max(axis=2)
+            scale = np.maximum(np.maximum(sizes, 0.01 * sizes.max()), np.finfo(np.float32).tiny)
+            errors.append((np.abs(expected - array[start:]).max(axis=2) / scale).max())
+    prediction = kv.prediction or {"token_id": 0, "top_k_candidates": []}
+    candidates = prediction["top_k_candidates"]
+    if candidates and candidates[0]["token"] == prediction["token"]:
+        probability = np.exp(log_probabilities(logits.astype(np.float64))[prediction["token_id"]])
         errors.append(abs(candidates[0]["probability"] - probability))
     return float(max(errors))
