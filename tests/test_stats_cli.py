@@ -117,8 +117,9 @@ def test_a_saved_trace(capsys, tiny, tmp_path):
 @pytest.mark.parametrize("draw", ["entropy", "distance", "first_token", "saturation"])
 def test_png(capsys, tmp_path, draw):
     image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib: the plot extra")
-    code, _, _ = run(capsys, PROMPT, "--png", str(tmp_path / "p.png"), "--draw", draw)
+    code, _, err = run(capsys, PROMPT, "--png", str(tmp_path / "p.png"), "--draw", draw)
     assert code == 0
+    assert f"wrote {tmp_path / 'p.png'}" in err
     assert image.imread(tmp_path / "p.png")[..., :3].std() > 0.05
 
 

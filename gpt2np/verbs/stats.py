@@ -1,6 +1,7 @@
 """`gpt2np stats`: the tables of the baseline notebook for a text, a saved trace or a generation."""
 
 import argparse
+import sys
 from typing import Any
 
 from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
@@ -64,6 +65,7 @@ def stats(args: argparse.Namespace) -> int:
         options = {"threshold": args.threshold} if args.draw == "saturation" else {}
         drawn = getattr(statistics, args.draw)(run, **options)
         plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
+        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
     print(strict_json(_facts(run, args)) if args.json else _text(run, args))
     return 0
 
