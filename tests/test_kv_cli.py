@@ -17,6 +17,7 @@ import pytest
 
 import gpt2np
 from gpt2np.cli import main
+from gpt2np.export.kv_dataset import Source, write_dataset
 from gpt2np.export.kv_files import read_kv
 from gpt2np.export.kv_json import SAMPLE_PROMPTS, load_kv
 from gpt2np.tables import cell_width
@@ -212,6 +213,17 @@ def test_search_norm(capsys, file, tiny, part):
     assert (none["found"], none["rows"]) == (0, [])
 
 
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_search_norm_includes_both_ends(capsys, file, part):
+    whole = facts(capsys, "query", file, "--search-norm", 0, 1e9, part)["search_norm"]["rows"]
+    norms = sorted(row[f"{part}_norm"] for row in whole)
+    low, high = norms[50], norms[70]
+    found = facts(capsys, "query", file, "--search-norm", repr(low), repr(high), part)["search_norm"]["rows"]
+    assert sorted(row[f"{part}_norm"] for row in found) == norms[50:71]
+    one = facts(capsys, "query", file, "--search-norm", repr(low), repr(low), part)["search_norm"]
+    assert one["found"] == norms.count(low) >= 1
+
+
 def test_everything_combined_and_its_csv(capsys, file, tiny):
     asked = ["--info", "--coordinate", 0, 0, 0, "--token-search", "fox", "--layer-summary", 1]
     asked += ["--search-norm", 0, 1000, "value", "--export-csv", "all.csv"]
@@ -360,7 +372,7 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, material, argv)
 
 def index_of(folder):
     """The lines of an index after the first, by file."""
-    first, *lines = (json.loads(line) for line in Path(folder, "index.jsonl").read_text("utf-8").splitlines())
+    first, *lines = map(json.loads, Path(folder, "index.jsonl").read_bytes().split(b"\n")[:-1])
     assert first["schema"] == "gpt2np.kv_dataset/1"
     return {line["file"]: line for line in lines}
 
@@ -416,6 +428,44 @@ def test_a_rerun_writes_what_is_missing_and_touches_nothing_else(capsys):
     assert Path("d/kv_00001.json").read_bytes() == content
     assert Path("d/kv_00000.json").stat().st_mtime_ns == before["kv_00000.json"]
     assert facts(capsys, *argv, "four")["written"] == 1
+
+
+SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"  # where str.splitlines ends a line
+
+
+def test_prompts_with_any_separator_resume(capsys):
+    prompts = [f"one{c}two" for c in SEPARATORS]
+    assert facts(capsys, "dataset", "--output-dir", "d", "--prompts", *prompts)["written"] == 8
+    assert [entry["input_text"] for entry in index_of("d").values()] == prompts
+    assert facts(capsys, "dataset", "--output-dir", "d", "--prompts", *prompts, "three")["written"] == 1
+
+
+def test_a_text_file_is_cut_at_newlines_only(capsys, monkeypatch):
+    lines = ["\ufeffone\r", "two\rthree", "", *(f"one{c}two" for c in SEPARATORS), " four \r\r", "last"]
+    expected = ["one", "two\rthree", *(f"one{c}two" for c in SEPARATORS), " four \r", "last"]
+    content = "\n".join(lines).encode()
+    Path("prompts.txt").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "latin-1"))
+    for file, folder in (("prompts.txt", "a"), ("-", "b")):
+        assert run(capsys, "dataset", "--text-file", file, "--output-dir", folder)[0] == 0
+        assert [entry["input_text"] for entry in index_of(folder).values()] == expected
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    code, _, err = run(capsys, "dataset", "--text-file", "latin.txt", "--output-dir", "c")
+    assert (code, "latin.txt is not UTF-8 text" in err) == (2, True)
+
+
+def test_one_run_at_a_time(capsys, tiny):
+    texts = ["one", "two", "three"]
+    first = write_dataset(tiny, [Source(text) for text in texts], Path("d"))
+    next(first)
+    before = sorted(os.listdir("d"))
+    for given in (texts, ["other"]):
+        code, out, err = run(capsys, "dataset", "--prompts", *given, "--output-dir", "d")
+        assert (code, out) == (2, "")
+        assert "d: another run is writing to this folder" in err
+    assert sorted(os.listdir("d")) == before
+    assert [new for _, new in first] == [True, True]
+    assert "wrote 0 of 3" in run(capsys, "dataset", "--prompts", *texts, "--output-dir", "d")[2]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.99, 1.0])

@@ -4,6 +4,7 @@
 was interrupted, even killed, goes on where it stopped when it is started again. All `*.json` are KV files.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,11 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.export.kv_json import extract_to_file
 from gpt2np.model import Model, Prompt
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, nothing stops a second run
+    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = "gpt2np.kv_dataset/1"
 INDEX = "index.jsonl"
@@ -72,7 +78,7 @@ def write_dataset(
     """Write what is not there yet; yields each file's line of the index, and whether it was written now.
 
     Raises:
-        InputError: the folder cannot be written to, or holds another dataset.
+        InputError: the folder cannot be written to, holds another dataset, or another run is writing to it.
         TraceError: a `.safetensors` file cannot be written.
     """
     header = {
@@ -85,28 +91,52 @@ def write_dataset(
     names = [f"kv_{number:05}{suffix}" for number in range(len(sources))]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        listed = _read_index(folder, header, names)
-        for name, source in zip(names, sources, strict=True):
-            if name in listed and listed[name]["source"] != source.facts():
-                raise InputError(f"{folder / name} is of another prompt: choose another folder")
-        for name, source in zip(names, sources, strict=True):
-            path, entry = folder / name, listed.get(name)
-            if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
-                yield entry, False
-                continue
-            facts = extract_to_file(model, source.prompt(model), path, top_k)
-            entry = {
-                "file": name,
-                "source": source.facts(),
-                "input_text": facts["input_text"],
-                "tokens": len(facts["input_tokens"]),
-                "predicted_next_token": facts["predicted_next_token"]["token"],
-                "bytes": path.stat().st_size,
-            }
-            _append(folder / INDEX, entry)
-            yield entry, True
+        with _alone(folder):
+            yield from _write_missing(model, sources, folder, header, names)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, until the block or the process ends."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another run is writing to this folder") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _write_missing(
+    model: Model, sources: list[Source], folder: Path, header: dict[str, Any], names: list[str]
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    listed = _read_index(folder, header, names)
+    for name, source in zip(names, sources, strict=True):
+        if name in listed and listed[name]["source"] != source.facts():
+            raise InputError(f"{folder / name} is of another prompt: choose another folder")
+    for name, source in zip(names, sources, strict=True):
+        path, entry = folder / name, listed.get(name)
+        if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
+            yield entry, False
+            continue
+        facts = extract_to_file(model, source.prompt(model), path, header["top_k"])
+        entry = {
+            "file": name,
+            "source": source.facts(),
+            "input_text": facts["input_text"],
+            "tokens": len(facts["input_tokens"]),
+            "predicted_next_token": facts["predicted_next_token"]["token"],
+            "bytes": path.stat().st_size,
+        }
+        _append(folder / INDEX, entry)
+        yield entry, True
 
 
 def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
@@ -121,7 +151,7 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
         path.write_bytes(_line(header))
         return {}
     try:
-        first, *entries = (json.loads(line) for line in whole.decode("utf-8").splitlines())
+        first, *entries = (json.loads(line) for line in whole.split(b"\n")[:-1])
         listed = {entry["file"]: entry for entry in entries if entry["source"] and entry["bytes"]}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: is not the index of a KV dataset: choose another folder") from None

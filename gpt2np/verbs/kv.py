@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt, read_text
+from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.errors import InputError
 from gpt2np.verbs import kv_text
 
@@ -65,7 +65,7 @@ def extract(args: argparse.Namespace) -> int:
 
     check_suffix(args.out)
     if args.text is None and args.tokens is None:
-        args.text = read_text(str(SAMPLE_PROMPTS)).splitlines()[0]
+        args.text = _lines(str(SAMPLE_PROMPTS))[0]
         print(f"gpt2np: no TEXT given: the first of {SAMPLE_PROMPTS}", file=sys.stderr)
     prompt = read_prompt(args)
     model = load_model(args)
@@ -142,10 +142,8 @@ def dataset(args: argparse.Namespace) -> int:
 
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
-    if args.random or args.prompts:
-        given = args.prompts
-    else:
-        given = read_text(args.text_file or str(SAMPLE_PROMPTS)).splitlines()
+    from_file = not args.random and not args.prompts
+    given = _lines(args.text_file or str(SAMPLE_PROMPTS)) if from_file else args.prompts
     model = load_model(args)
     if args.random:
         sources = kv_dataset.randoms(args.random, args.seed, args.random_tokens)
@@ -172,6 +170,19 @@ def dataset(args: argparse.Namespace) -> int:
 
 
 # -- reading arguments ---------------------------------------------------------------------------------
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file, or of stdin, as they are: they end in \\n or \\r\\n and in nothing else."""
+    name = "stdin" if path == "-" else path
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _seed(text: str) -> int:
