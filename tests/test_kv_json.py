@@ -177,6 +177,9 @@ def test_the_dict_is_what_json_makes_of_the_file(extractor, saved, tmp_path):
     assert json.loads(json.dumps(result, indent=2)) == result
     plain = json.loads(saved.read_text("utf-8"))
     extractor.save_to_json(plain, tmp_path / "again.json")  # a dict that json made is written too
+    assert (tmp_path / "again.json").read_bytes() == saved.read_bytes()
+    extractor.save_to_json(copy.deepcopy(result), tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == saved.read_bytes()
     kv, again = read_kv(saved), read_kv(tmp_path / "again.json")
     for ours, theirs in zip(kv.layers, again.layers, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -200,6 +203,29 @@ def test_the_lists_of_tokens_behave_like_lists(extractor):
     for made in (copy.deepcopy(tokens), copy.copy(tokens), pickle.loads(pickle.dumps(tokens))):
         assert type(made) is list
         assert made == plain
+    more, nothing = [{"token_idx": 17}], []
+    assert nothing + tokens == tokens + nothing == [*tokens] == plain
+    assert more + tokens == more + plain
+    assert tokens + more == plain + more
+    assert tokens + tokens == plain + plain
+    assert tokens * 2 == 2 * tokens == plain * 2
+    assert type(tokens + nothing) is type(nothing + tokens) is type(tokens * 1) is type(tokens.copy()) is list
+    assert tokens.copy() == plain
+    assert (tokens.count(plain[3]), tokens.count(3)) == (1, 0)
+    assert (tokens.index(plain[3]), tokens.index(plain[3], 2, 5)) == (3, 3)
+    with pytest.raises(ValueError, match="not in list"):
+        tokens.index(plain[3], 4)
+    assert tokens > plain[:-1]
+    assert plain[:-1] < tokens
+    assert tokens >= plain >= tokens
+    assert tokens <= plain <= tokens
+    assert not tokens < plain
+    with pytest.raises(TypeError):
+        tokens + 1
+    extended = []
+    extended.extend(tokens)
+    extended += tokens
+    assert extended == plain + plain
     with pytest.raises(IndexError):
         tokens[17]
     with pytest.raises(TypeError, match="cannot be changed"):
@@ -422,6 +448,71 @@ def test_texts_that_cannot_be_run(extractor):
             extractor.extract_kv_cache(text)
     with pytest.raises(InputError, match="at least 1"):
         extractor.extract_kv_cache(TEXT, top_k=0)
+
+
+@pytest.mark.parametrize("given", [5, b"x", 1.5, ["tiny"], True])
+def test_models_that_are_none(given):
+    with pytest.raises(InputError, match="model_name must be a name, a folder or a Model, not"):
+        GPT2KVCacheExtractor(given)
+
+
+@pytest.mark.parametrize("text", [[[1]], [[1, 2], [3]], ["a", "b"], 5, b"x", None, [1.5], [True], []])
+def test_texts_that_are_none(extractor, tmp_path, text):
+    with pytest.raises(InputError, match=r"token id|prompt"):
+        extractor.extract_kv_cache(text)
+
+
+@pytest.mark.parametrize("top_k", ["a", 1.5, None, True, 0, -1])
+def test_top_k_that_is_none(extractor, tiny, tmp_path, top_k):
+    for call in (
+        lambda: extractor.extract_kv_cache(TEXT, top_k=top_k),
+        lambda: extract_to_file(tiny, TEXT, tmp_path / "kv.json", top_k),
+        lambda: extract_to_file(tiny, TEXT, tmp_path / "kv.safetensors", top_k),
+    ):
+        with pytest.raises(InputError, match="top_k must be a whole number of at least 1, not"):
+            call()
+    assert os.listdir(tmp_path) == []
+    assert len(extractor.extract_kv_cache(TEXT, np.int64(2))["predicted_next_token"]["top_k_candidates"]) == 2
+
+
+FOREIGN = {
+    "nothing": ({}, "'input_tokens'|'model'"),
+    "None": (None, "found None"),
+    "a list": ([], r"found \[\]"),
+    "a number for kv_cache": ({"input_tokens": [], "kv_cache": 5}, "kv_cache: .*found 5|'model'"),
+}
+FOREIGN_PARTS = {
+    "kv_cache": (5, "kv_cache: expected layer_0 and so on, found 5"),
+    "kv_cache__layer_1": ({"head": 3}, r"kv_cache\.layer_1: expected head_0 and so on, found \['head'\]"),
+    "kv_cache__layer_1__head_2": (None, r"kv_cache\.layer_1\.head_2\.tokens: expected 17 entries"),
+    "kv_cache__layer_1__head_2__tokens": ([1], r"layer_1\.head_2\.tokens: expected 17 entries, found \[1\]"),
+    "input_tokens": ("abc", "input_tokens: expected a list"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_results_that_are_none(extractor, tmp_path, case):
+    given, message = FOREIGN[case]
+    with pytest.raises(InputError, match=message):
+        extractor.get_coordinate_kv(given, 0, 0, 0)
+    with pytest.raises(InputError, match=message):
+        extractor.save_to_json(given, tmp_path / "kv.json")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", FOREIGN_PARTS)
+def test_results_with_something_wrong(extractor, saved, place):
+    value, message = FOREIGN_PARTS[place]
+    changed(saved, **{place: value})
+    given = json.loads(saved.read_text("utf-8"))
+    with pytest.raises(InputError, match=message):
+        extractor.get_coordinate_kv(given, 0, 0, 0)
+    with pytest.raises(InputError, match=message):
+        extractor.save_to_json(given, saved.parent / "kv.json")
+    assert os.listdir(saved.parent) == [saved.name]
+    changed(saved, **{place: ...})
+    with pytest.raises(InputError, match=place.split("__")[-1].split("_")[0]):
+        extractor.save_to_json(json.loads(saved.read_text("utf-8")), saved.parent / "kv.json")
 
 
 def changed(path, **values):

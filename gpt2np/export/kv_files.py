@@ -16,6 +16,7 @@ from gpt2np.ops import Array
 from gpt2np.trace import Trace
 
 SCHEMA = "gpt2np.kv/1"
+KEYS = ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata")
 
 
 class Positions(list[dict[str, Any]]):
@@ -51,6 +52,44 @@ class Positions(list[dict[str, Any]]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    # The inherited ones would look into the list itself, which is empty.
+
+    def __lt__(self, other: Any) -> bool:
+        return list(self) < list(other) if isinstance(other, list) else NotImplemented
+
+    def __le__(self, other: Any) -> bool:
+        return list(self) <= list(other) if isinstance(other, list) else NotImplemented
+
+    def __gt__(self, other: Any) -> bool:
+        return list(self) > list(other) if isinstance(other, list) else NotImplemented
+
+    def __ge__(self, other: Any) -> bool:
+        return list(self) >= list(other) if isinstance(other, list) else NotImplemented
+
+    def __add__(self, other: Any) -> Any:
+        return list(self) + list(other) if isinstance(other, list) else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return list(other) + list(self) if isinstance(other, list) else NotImplemented
+
+    def __mul__(self, n: Any) -> Any:
+        return list(self) * n
+
+    def __rmul__(self, n: Any) -> Any:
+        return list(self) * n
+
+    def copy(self) -> list[dict[str, Any]]:
+        """A plain list."""
+        return list(self)
+
+    def count(self, item: Any) -> int:
+        """How often an item is in it."""
+        return list(self).count(item)
+
+    def index(self, item: Any, *bounds: Any) -> int:
+        """Where an item is first."""
+        return list(self).index(item, *bounds)
+
     def __repr__(self) -> str:
         return f"<{len(self)} tokens of {self._keys.shape[1]} numbers each for key and value>"
 
@@ -84,6 +123,26 @@ class Positions(list[dict[str, Any]]):
             for i, (key, value) in enumerate(pairs)
         )
         yield "\n]"
+
+
+def as_positions(tokens: Any) -> Positions | None:
+    """Plain lists of one head's tokens as float32 arrays; None if it is something else, or has more in it."""
+    if isinstance(tokens, Positions):
+        return tokens
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    parts: dict[str, list[Any]] = {"key": [], "value": []}
+    for i, item in enumerate(tokens):
+        if not isinstance(item, dict) or item.keys() != {"token_idx", "key", "value"}:
+            return None
+        if type(item["token_idx"]) is not int or item["token_idx"] != i:
+            return None
+        for part, vectors in parts.items():
+            vectors.append(_vector(item[part]))
+    vectors = parts["key"] + parts["value"]
+    if not all(isinstance(vector, np.ndarray) and vector.shape == vectors[0].shape for vector in vectors):
+        return None
+    return Positions(np.stack(parts["key"]), np.stack(parts["value"]))
 
 
 def read_kv(path: str | PathLike[str]) -> KV:
@@ -155,7 +214,7 @@ def _expect(good: bool, where: str, expected: str, found: Any) -> None:
 def _checked(content: Any) -> KV:
     """What a document says, after a look at every key, number of entries and length."""
     _expect(isinstance(content, dict), "top level", "an object with model, input_tokens, kv_cache", content)
-    for key in ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata"):
+    for key in KEYS:
         if key not in content:
             raise _Wrong(f"is no KV cache file: it has no {key!r}")
     schema, tokens, ids = (content.get(key) for key in ("schema", "input_tokens", "input_token_ids"))

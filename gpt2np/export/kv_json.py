@@ -19,9 +19,9 @@ import numpy as np
 
 from gpt2np.checkpoint import default_name
 from gpt2np.derived import log_probabilities, split_qkv
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.kv import KV, check_coordinate
-from gpt2np.export.kv_files import SCHEMA, Positions, read_kv
+from gpt2np.export.kv_files import KEYS, SCHEMA, Positions, as_positions, read_kv
 from gpt2np.files import whole_file
 from gpt2np.generate import Generation
 from gpt2np.model import Model, Prompt, load
@@ -49,9 +49,15 @@ class GPT2KVCacheExtractor:
     """
 
     def __init__(self, model_name: "str | PathLike[str] | Model | None" = None) -> None:
-        """Takes a name, a folder or a Model; without one `$GPT2NP_MODEL`, else `tiny`."""
+        """Takes a name, a folder or a Model; without one `$GPT2NP_MODEL`, else `tiny`.
+
+        Raises:
+            InputError: it is something else. As `gpt2np.load` where the model cannot be loaded.
+        """
         if isinstance(model_name, Model):
             self.model = model_name
+        elif not isinstance(model_name, str | PathLike | None):
+            raise InputError(f"model_name must be a name, a folder or a Model, not {short(model_name)}")
         else:
             self.model = load(default_name() if model_name is None else model_name)
 
@@ -59,18 +65,20 @@ class GPT2KVCacheExtractor:
         """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
 
         Raises:
-            InputError: the text is empty or longer than the context, or `top_k` is below 1.
+            InputError: the text is empty, longer than the context or no text, or `top_k` is no number from 1.
         """
+        _check_top_k(top_k)
+        text = text if isinstance(text, str) else self.model.token_ids(text)
         trace = self.model.trace(text, keep="attn.qkv")
         kv = KV.of(trace, predicted(trace, top_k))
         kv = replace(kv, digest=kv.computed_digest())
         return document(kv, kv.text if isinstance(text, str) else self.model.decode(trace.token_ids))
 
     def save_to_json(self, result: dict[str, Any], path: str | PathLike[str]) -> None:
-        """Write such a dict; float32 in at most 9 digits, which restore it exactly.
+        """Write such a dict, or one that `json.load` read; at most 9 digits restore float32 exactly.
 
         Raises:
-            InputError: the file cannot be written; nothing is left behind.
+            InputError: it is another dict, or the file cannot be written; nothing is left behind.
         """
         write_json(result, path)
 
@@ -78,14 +86,18 @@ class GPT2KVCacheExtractor:
         """Key and value [d_head] at a coordinate, of such a dict or of one read by `json.load`.
 
         Raises:
-            InputError: there is no such layer, head or token.
+            InputError: there is no such layer, head or token, or it is another dict.
         """
+        _check_result(result, ("input_tokens", "kv_cache"))
         check_coordinate("layer", layer, len(result["kv_cache"]))
         heads = result["kv_cache"][f"layer_{layer}"]
         check_coordinate("head", head, len(heads))
         tokens = heads[f"head_{head}"]["tokens"]
         check_coordinate("token", token, len(tokens))
         found = tokens[token]
+        if not isinstance(found, dict) or not {"key", "value"} <= found.keys():
+            where = f"kv_cache.layer_{layer}.head_{head}.tokens[{token}]"
+            raise InputError(f"{where}: expected token_idx, key and value, found {short(found)}")
         return {
             "layer": layer,
             "head": head,
@@ -94,6 +106,43 @@ class GPT2KVCacheExtractor:
             "key": found["key"],
             "value": found["value"],
         }
+
+
+def _check_result(result: Any, keys: Sequence[str]) -> None:
+    """Refuse what is not document 003's dict, or lacks some of its keys.
+
+    Raises:
+        InputError: says which key, and what was found there.
+    """
+    if not isinstance(result, dict):
+        raise InputError(f"expected the dict of extract_kv_cache, found {short(result)}")
+    for key in keys:
+        if key not in result:
+            raise InputError(f"expected the dict of extract_kv_cache, found one without {key!r}")
+    tokens = result["input_tokens"]
+    if not isinstance(tokens, list):
+        raise InputError(f"input_tokens: expected a list of texts, found {short(tokens)}")
+    for layer, heads in enumerate(_numbered(result["kv_cache"], "kv_cache", "layer")):
+        where = f"kv_cache.layer_{layer}"
+        for head, entry in enumerate(_numbered(heads, where, "head")):
+            found = entry.get("tokens") if isinstance(entry, dict) else entry
+            if not isinstance(found, list) or len(found) != len(tokens):
+                place = f"{where}.head_{head}.tokens"
+                raise InputError(f"{place}: expected {len(tokens)} entries, found {short(found)}")
+
+
+def _numbered(given: Any, where: str, kind: str) -> list[Any]:
+    """The values of `kind_0`, `kind_1` and so on, which must be all there is."""
+    names = [f"{kind}_{i}" for i in range(len(given))] if isinstance(given, dict) else []
+    if not names or given.keys() != set(names):
+        found = list(given) if isinstance(given, dict) else given
+        raise InputError(f"{where}: expected {kind}_0 and so on, found {short(found)}")
+    return [given[name] for name in names]
+
+
+def _check_top_k(top_k: Any) -> None:
+    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
+        raise InputError(f"top_k must be a whole number of at least 1, not {short(top_k)}")
 
 
 def predicted(trace: Trace, top_k: int) -> dict[str, Any]:
@@ -137,10 +186,12 @@ def write_json(result: dict[str, Any], path: str | PathLike[str]) -> None:
     """Write document 003's dict as a stream, one head at a time.
 
     Raises:
-        InputError: the file cannot be written, or the dict holds what JSON cannot; nothing is left behind.
+        InputError: the file cannot be written, the dict is another one, or holds what JSON cannot; nothing is
+            left behind.
     """
     if not Path(path).name:
         raise InputError(f"{path}: is not a file name")
+    _check_result(result, KEYS)
     try:
         with whole_file(path) as file:
             file.writelines(_text(result))
@@ -153,8 +204,9 @@ def write_json(result: dict[str, Any], path: str | PathLike[str]) -> None:
 
 def _text(value: Any) -> Iterator[str]:
     """JSON text, piece by piece; the keys of a dict on lines of their own."""
-    if isinstance(value, Positions):
-        yield from value.to_json()
+    positions = as_positions(value)
+    if positions is not None:
+        yield from positions.to_json()
     elif isinstance(value, dict) and value:
         for i, (key, item) in enumerate(value.items()):
             yield ("{" if i == 0 else ",\n") + json.dumps(key, ensure_ascii=False) + ": "
@@ -173,6 +225,7 @@ def extract_to_file(
         InputError, TraceError: the prompt cannot be run, or the file not be written.
     """
     check_suffix(path)
+    _check_top_k(top_k)
     if Path(path).suffix == ".json":
         result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k)
         write_json(result, path)
