@@ -87,6 +87,13 @@ def test_prompts_instead_of_traces(tiny):
     found = sweep(clean, corrupt, METRIC, model=tiny).array
     same = sweep(tiny.trace(clean), tiny.trace(corrupt), METRIC).array
     np.testing.assert_allclose(found, same, atol=1e-4)
+    elsewhere = sweep(clean, corrupt, METRIC, "blocks.*.attn.hook_z", model=tiny).array
+    np.testing.assert_array_equal(elsewhere, found)
+    one, other = (
+        path_patch(clean, corrupt, METRIC, sender, "blocks.2.attn.hook_q", model=tiny)
+        for sender in ("h.0.attn.z", "blocks.0.attn.hook_z")
+    )
+    assert one == other
 
 
 def test_patching_what_is_the_same_changes_nothing(model, runs):

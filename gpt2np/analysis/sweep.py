@@ -63,8 +63,10 @@ def sweep(
         InputError: lengths differ, `over` is more than one site or none of a layer, or no direct path exists.
         TraceError: a trace lacks an array.
     """
-    clean, corrupt, model = _runs(clean, corrupt, model, lambda config: [over, "embed", "resid_post"])
-    names = Edits({over: _same}, model.config).names
+    clean, corrupt, model = _runs(
+        clean, corrupt, model, lambda config: [*_meant(over, config), "embed", "resid_post"]
+    )
+    names = _meant(over, model.config)
     sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
     if len(sites) != 1 or not BY_NAME[min(sites)].layered:
         raise InputError(f"over={over!r}: a sweep goes over one site of the layers, not {', '.join(sites)}")
@@ -116,9 +118,10 @@ def path_patch(
         TraceError: a trace lacks the sender (`clean`), or `attn.out` and `mlp.out` (`corrupt`).
     """
     receivers = [receiver] if isinstance(receiver, str) else list(receiver)
-    clean, corrupt, model = _runs(clean, corrupt, model, lambda config: ["attn.out", "mlp.out", sender])
-    sent = Edits({sender: _same}, model.config).names
-    received = Edits(dict.fromkeys(receivers, _same), model.config).names
+    clean, corrupt, model = _runs(
+        clean, corrupt, model, lambda config: ["attn.out", "mlp.out", *_meant(sender, config)]
+    )
+    sent, received = _meant(sender, model.config), _meant(receivers, model.config)
     order = [name for name, _, _ in expand(model.config.n_layer)]
     if len(sent) != 1 or not received:
         raise InputError(
@@ -241,5 +244,7 @@ def _position_labels(clean: Trace, corrupt: Trace) -> list[str]:
     return labels
 
 
-def _same(array: Array) -> Array:
-    return array
+def _meant(names: str | list[str], config: Any) -> list[str]:
+    """Full names of the sites that names or patterns mean, as in `edits=`."""
+    keys = [names] if isinstance(names, str) else names
+    return Edits(dict.fromkeys(keys, np.asarray), config).names

@@ -1,0 +1,115 @@
+"""The verb patch: which part of a run on one text makes it predict what a run on another does."""
+
+import argparse
+import sys
+from typing import Any
+
+from gpt2np.arguments import add_model, add_verb, load_model
+from gpt2np.errors import InputError
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(
+        verbs,
+        "patch",
+        patch,
+        "activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or "
+        "position of each layer, and see how much of the difference between the two comes back",
+    )
+    verb.add_argument("clean", metavar="CLEAN", help="a text after which the model answers right")
+    verb.add_argument("corrupt", metavar="CORRUPT", help="one of as many tokens after which it does not")
+    verb.add_argument("--answer", required=True, metavar="A", help="the right token: its text or id")
+    verb.add_argument("--wrong", required=True, metavar="B", help="the wrong token: its text or id")
+    verb.add_argument(
+        "--over", default="attn.z", metavar="SITE", help="what is patched (default attn.z: every head)"
+    )
+    verb.add_argument("--by", choices=["head", "pos"], help="(default: head where the site has heads)")
+    verb.add_argument(
+        "--direct", action="store_true", help="only what it adds to the final residual stream itself"
+    )
+    add_model(verb)
+    verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+
+
+def patch(args: argparse.Namespace) -> int:
+    """`gpt2np patch`."""
+    from gpt2np.analysis.named import NamedArray
+    from gpt2np.analysis.sweep import logit_difference, sweep
+    from gpt2np.tables import quoted, strict_json
+
+    if args.png:
+        from gpt2np.analysis.plot import check_picture
+
+        check_picture(args.png)
+    model = load_model(args)
+    answer, wrong = _token(model, args.answer), _token(model, args.wrong)
+    if answer == wrong:
+        raise InputError("--answer and --wrong are the same token: their logits never differ")
+    metric = logit_difference(answer, wrong)
+    clean, corrupt = (model.trace(text) for text in (args.clean, args.corrupt))
+    found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
+    ends = [metric(trace["logits"][-1]) for trace in (clean, corrupt)]
+    if abs(ends[0] - ends[1]) < 1e-4:
+        raise InputError(
+            f"the logit difference is {ends[0]:.4g} after CLEAN and {ends[1]:.4g} after CORRUPT: nothing to "
+            "bring back; choose texts after which the model prefers different tokens"
+        )
+    site = found.title.removeprefix("metric with ")
+    share = NamedArray(
+        (found.array - ends[1]) / (ends[0] - ends[1]),
+        found.axes,
+        found.labels,
+        f"{site}: 0 as after CORRUPT, 1 as after CLEAN",
+    )
+    names = [model.tokens([i])[0] for i in (answer, wrong)]
+    if args.png:
+        from gpt2np.analysis.plot import heatmap
+
+        heatmap(share, args.png, signed=True)
+        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        facts: dict[str, Any] = {"model": model.name}
+        for which, trace, end in zip(("clean", "corrupt"), (clean, corrupt), ends, strict=True):
+            facts[which] = {"text": trace.prompt, "tokens": trace.tokens, "logit_difference": end}
+        for which, i, name in zip(("answer", "wrong"), (answer, wrong), names, strict=True):
+            facts[which] = {"id": i, "token": name}
+        print(strict_json(facts | {"over": args.over, "direct": args.direct, "map": share.to_json()}))
+        return 0
+    print(f"logit of {quoted(names[0])} less logit of {quoted(names[1])}")
+    print(f"  after CLEAN {ends[0]:.3f}, after CORRUPT {ends[1]:.3f}\n")
+    print(_grid(share))
+    return 0
+
+
+def _token(model: Any, given: str) -> int:
+    """The id of a token of the command line: its text, or digits that are no token's text."""
+    from gpt2np.analysis.choices import token_id
+
+    is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
+    return token_id(model, int(given) if given.isdecimal() and not is_text else given)
+
+
+def _grid(share: Any) -> str:
+    """The map with two decimals, positions down where it has them; the largest entries of one too wide."""
+    from gpt2np.tables import WIDTH, cell_width, table
+
+    array, (down, across) = share.array, share.axes
+    if across == "pos":
+        array, down, across = array.T, across, down
+    labels = [
+        [share.label(axis, i) for i in range(n)] for axis, n in zip((down, across), array.shape, strict=True)
+    ]
+    rows = [
+        [name if down != "pos" else _short(name), *(f"{round(x, 2) + 0.0:.2f}" for x in row)]
+        for name, row in zip(labels[0], array.tolist(), strict=True)
+    ]
+    text = table([[f"{down}\\{across}", *labels[1]], *rows], "<" + ">" * len(labels[1]))
+    if max(map(cell_width, text.splitlines())) > WIDTH or len(rows) > 100:
+        return str(share)
+    return f"{share.title}\n{text}"
+
+
+def _short(label: str) -> str:
+    """The label of a position, cut."""
+    return label if len(label) <= 24 else label[:23] + "…"
