@@ -98,10 +98,10 @@ def load_checkpoint(
     label = os.fspath(name)
     place = os.path.expanduser(label)  # unlike Path, os.path says no to a name that is empty or too long
     folder, commit, notes = Path(place), None, []
-    if not os.path.isdir(place):
-        if label == SHIPPED:
-            folder = shipped_folder()
-        elif (
+    if label == SHIPPED and not os.path.isfile(os.path.join(place, "config.json")):
+        folder = shipped_folder()  # whatever else a folder of this name may be
+    elif not os.path.isdir(place):
+        if (
             not label
             or label[0] in "./~\\"
             or label[-1] in "/\\"

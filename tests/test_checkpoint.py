@@ -544,3 +544,9 @@ def test_config_round_trip(case, tmp_path):
 def test_from_dict_says_where():
     with pytest.raises(ConfigError, match=r"the trace: n_layer must be a whole number"):
         Config.from_dict({"n_layer": 0}, "the trace")
+
+
+def test_a_folder_that_only_has_the_name_does_not_hide_the_shipped_model(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert gpt2np.load("tiny").n_parameters == 2_222_208
