@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.analysis.choices import pos_labels, rows_of
 from gpt2np.analysis.named import NamedArray
 from gpt2np.edits import Where
-from gpt2np.errors import InputError, TraceError, short
+from gpt2np.errors import InputError, short
 from gpt2np.ops import Array, layer_norm_statistics
 from gpt2np.trace import Trace
 
@@ -190,10 +191,8 @@ def project(trace: Trace, vector: Array) -> NamedArray:
         raise InputError(f"project: the vector is {list(direction.shape)}, expected [{n_embd}]")
     if not 0 < length < np.inf:
         raise InputError("project: the vector has no direction: its length is zero or not finite")
-    if not trace.positions:
-        raise TraceError("project: the trace has no position")
     along = trace.stack("resid_post") @ (direction / length)
-    labels = [f"{p} {trace.tokens[p]}" for p in trace.positions]
+    labels = pos_labels(trace, rows_of(trace, None))
     return NamedArray(along, ("layer", "pos"), {"pos": labels}, "resid_post along the vector")
 
 
