@@ -23,6 +23,7 @@ from gpt2np.errors import InputError, short
 from gpt2np.export import captures
 from gpt2np.export.capture_files import Capture, check_format
 from gpt2np.export.manifest import Entry, Manifest
+from gpt2np.export.reading import check_unicode
 from gpt2np.model import Model
 
 SHIPPED = ("single_trait", "multi_trait", "dynamic", "adversarial", "baseline", "real_world")
@@ -58,6 +59,7 @@ def load_prompt_set(name: str) -> PromptSet:
 
     Raises:
         InputError: there is no such set, or the file is malformed.
+        TraceError: a text in it is not valid Unicode.
     """
     if name.endswith(".json"):
         path = Path(name)
@@ -73,6 +75,7 @@ def load_prompt_set(name: str) -> PromptSet:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error})") from None
+    check_unicode(path, content)
     rows = content.get("prompts") if isinstance(content, dict) else None
     description = content.get("description", "") if isinstance(content, dict) else ""
     if not isinstance(rows, list) or not rows or not isinstance(description, str):

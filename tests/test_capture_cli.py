@@ -392,6 +392,12 @@ def test_bad_prompt_sets(run, tmp_path, case):
     assert not Path("experiments").exists()
 
 
+def test_a_set_with_half_a_surrogate_pair(run, tmp_path):
+    (tmp_path / "mine.json").write_text('{"prompts": [{"id": 1, "text": "a\\ud800"}]}')
+    last = refused(run("--prompt-set", "mine.json", "--experiment", "x"))
+    assert "mine.json: a text in it is not valid Unicode" in last
+
+
 def test_a_set_file_needs_a_name(run, tmp_path):
     (tmp_path / "a b.json").write_text('{"prompts": [{"id": 1, "text": "A"}]}')
     assert "the name of the set 'a b' must consist" in refused(run(*X, "--prompt-set", "a b.json"))

@@ -216,6 +216,9 @@ def test_export_with_weights(capsys, tiny, tmp_path):
         ([".", "--to", "npz", "-o", "x"], "folder"),
         (["text.txt", "--to", "npz", "-o", "x"], "text.txt"),
         (["empty", "--to", "npz", "-o", "x"], "empty"),
+        (["t.json", "--to", "npz", "-o", "x"], "t.json: is a JSON file, and those are not read back"),
+        (["t.csv", "--to", "npz", "-o", "x"], "t.csv: is a CSV file, and those are not read back"),
+        (["half.npz", "--to", "json", "-o", "x"], "half.npz: a text in it is not valid Unicode"),
         (["weights.safetensors", "--to", "npz", "-o", "x"], "is not a trace"),
         (["foreign.npz", "--to", "npz", "-o", "x"], "is not a trace"),
         (["t.safetensors", "--to", "npz", "-o", "nowhere/x"], "cannot be written"),
@@ -240,9 +243,15 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, model, saved, t
     np.savez("foreign.npz", logits=np.zeros((7, 60)))
     safetensors.numpy.save_file({"wte.weight": np.zeros((2, 2))}, "weights.safetensors")
     model.trace(IDS, keep="attn.z", out="z.safetensors")
+    trace = model.trace(IDS, keep="attn.z")
+    for to in ("json", "csv"):
+        write_dialect(trace, f"t.{to}", to)
+    trace.metadata["tokens"] = ["\ud800"] * len(IDS)
+    np.savez("half.npz", gpt2np=np.array(json.dumps(trace.metadata)), **{n: trace[n] for n in trace.names()})
     before = sorted(p.name for p in tmp_path.iterdir())
     code, out, err = run(capsys, *argv)
     assert (code, out) == (2, "")
+    assert "<Trace" not in err
     last = err.strip().splitlines()[-1]
     assert last.startswith("gpt2np")
     assert message in last

@@ -20,6 +20,7 @@ from gpt2np.cli import main
 from gpt2np.export.kv_dataset import Source, write_dataset
 from gpt2np.export.kv_files import read_kv
 from gpt2np.export.kv_json import SAMPLE_PROMPTS, load_kv
+from gpt2np.export.writing import write_dialect
 from gpt2np.tables import cell_width
 
 TEXT = "The quick brown fox jumps over the lazy dog"
@@ -579,6 +580,58 @@ def test_a_disk_that_fills_up_in_the_middle(capsys, monkeypatch):
     assert sorted(os.listdir("d")) == ["index.jsonl", "kv_00000.json"]
     assert list(index_of("d")) == ["kv_00000.json"]
     assert "wrote 2 of 3" in run(capsys, *argv)[2]
+
+
+@pytest.mark.parametrize("dialect", ["gpt2np", "hf", "guide", "transformer_lens", "llm.c"])
+@pytest.mark.parametrize("to", ["npz", "safetensors"])
+def test_query_of_what_export_wrote(capsys, tiny, to, dialect):
+    write_dialect(tiny.trace(TEXT), f"t.{to}", to, dialect)
+    found = facts(capsys, "query", f"t.{to}", "--coordinate", 3, 2, 5)["coordinate"]
+    for part in ("key", "value"):
+        vector = tiny.trace(TEXT)[f"h.3.attn.{part[0]}"][5, 2]
+        assert np.array(found[part], np.float32).tobytes() == vector.tobytes()
+    assert load_kv(f"t.{to}", tiny).generate(max_new_tokens=2).finish()
+
+
+@pytest.mark.parametrize("to", ["npz", "safetensors", "json", "csv"])
+def test_query_of_other_exports_says_what_they_are(capsys, tiny, to):
+    write_dialect(tiny.trace("Hello", keep="attn.z"), f"t.{to}", to)
+    code, out, err = run(capsys, "query", f"t.{to}", "--info")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    kinds = {"json": "is a trace as JSON", "csv": "is a CSV file"}
+    assert f"t.{to}: {kinds.get(to, 'is a trace without all keys and values')}" in err
+    assert "<" not in err
+    assert "class" not in err
+
+
+@pytest.mark.parametrize(
+    "place", ["model", "input_text", "input_tokens", "predicted_next_token", "fingerprint"]
+)
+@pytest.mark.parametrize("question", [["--info"], ["--info", "--json"], ["--export-csv", "a.csv"]])
+def test_half_a_surrogate_pair_in_a_file(capsys, place, question):
+    run(capsys, "extract", "Hello", "--out", "kv.json")
+    content, half = json.loads(Path("kv.json").read_text("utf-8")), "a\ud800"
+    if place == "input_tokens":
+        content[place][0] = half
+    elif place == "predicted_next_token":
+        content[place]["token"] = half
+    else:
+        content[place] = half
+    Path("kv.json").write_text(json.dumps(content))
+    code, out, err = run(capsys, "query", "kv.json", *question)
+    assert (code, out) == (2, "")
+    assert "kv.json: a text in it is not valid Unicode" in err
+    assert not Path("a.csv").exists()
+
+
+@pytest.mark.parametrize("prediction", ["a", {"token": "a"}, {"token": "a", "token_id": "1"}])
+def test_a_trace_with_a_malformed_prediction(capsys, tiny, prediction):
+    trace = tiny.trace("Hello", keep="attn.qkv")
+    trace.metadata["predicted_next_token"] = prediction
+    trace.save("t.safetensors")
+    code, out, err = run(capsys, "query", "t.safetensors", "--info")
+    assert (code, out) == (2, "")
+    assert "predicted_next_token: expected token" in err
 
 
 def test_progress_is_for_terminals_only(capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """KV files read and checked: document 003's JSON, ours or another program's, and our `.safetensors`."""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -12,8 +13,9 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.kv import KV
 from gpt2np.export.numbers import rows_as_text
+from gpt2np.export.reading import DIALECT_SCHEMA, check_unicode, read_dialect, text_kind
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
+from gpt2np.trace import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
 KEYS = ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata")
@@ -146,16 +148,33 @@ def as_positions(tokens: Any) -> Positions | None:
 
 
 def read_kv(path: str | PathLike[str]) -> KV:
-    """Read a KV file: a `.safetensors` trace with `attn.qkv` (or `attn.k` and `attn.v`), else JSON.
+    """Read a KV file: JSON, or a `.safetensors` or `.npz` file, of any dialect, that has keys and values.
 
     Raises:
         TraceError: it is missing, damaged, or something else.
     """
-    if Path(path).suffix == ".safetensors":
-        try:
-            return KV.of(Trace.open(Path(path)))
-        except TraceError as error:
-            raise TraceError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    is_trace = Path(path).suffix == ".safetensors" or (Path(path).is_file() and zipfile.is_zipfile(path))
+    try:
+        kv = _from_trace(path) if is_trace else _checked(_parsed(path))
+    except _Wrong as error:
+        raise TraceError(f"{path}: {error}") from None
+    check_unicode(path, [kv.model, kv.text, kv.tokens, kv.prediction, kv.fingerprint])
+    return kv
+
+
+def _from_trace(path: str | PathLike[str]) -> KV:
+    trace = read_dialect(Path(path))
+    try:
+        kv = KV.of(trace)
+    except TraceError as error:
+        raise _Wrong(f"is a trace without all keys and values: {error}") from None
+    expected = "token, token_id, top_k_candidates"
+    _expect(_is_prediction(kv.prediction), "predicted_next_token", expected, kv.prediction)
+    return kv
+
+
+def _parsed(path: str | PathLike[str]) -> Any:
+    """The content of a JSON file; entries of `tokens` are records."""
     try:
         if not Path(path).is_file():
             raise TraceError(f"{path}: is not a file" if Path(path).exists() else f"{path}: no such file")
@@ -164,11 +183,12 @@ def read_kv(path: str | PathLike[str]) -> KV:
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: is not JSON, or cut short ({error})") from None
-    try:
-        return _checked(content)
-    except _Wrong as error:
-        raise TraceError(f"{path}: {error}") from None
+        if text_kind(path) == "a CSV file":
+            raise _Wrong("is a CSV file, and those are not read back: take npz or safetensors") from None
+        raise _Wrong(f"is not JSON, or cut short ({error})") from None
+    if isinstance(content, dict) and content.get("schema") in (TRACE_SCHEMA, DIALECT_SCHEMA):
+        raise _Wrong("is a trace as JSON, and those are not read back: take npz or safetensors")
+    return content
 
 
 class _Wrong(Exception):

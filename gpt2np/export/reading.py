@@ -40,7 +40,7 @@ def read_dialect(path: str | Path, model: Any = None) -> Trace:
         raise TraceError(f"{path}: dialect is {dialect!r}, expected one of {', '.join(NAMES)}")
     plan = Plan.from_metadata(str(path), metadata, ())
     if model is not None and model.config.to_dict() != plan.config.to_dict():
-        raise TraceError(f"{path}: this trace is of another model than {model!r}")
+        raise TraceError(f"{path}: this trace is of another model than {model.name}")
     naming = naming_of(dialect, plan.config)
     found: dict[str, Array] = {}
     for name in arrays.names:
@@ -91,6 +91,34 @@ def _recorded(found: dict[str, Array], own: Naming, plan: Plan) -> dict[str, Arr
     return kept
 
 
+def text_kind(path: str | os.PathLike[str]) -> str:
+    """`a JSON file` or `a CSV file`, by how a file begins; empty if it is neither, or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return ""
+    if start.startswith(b"name,axis_"):
+        return "a CSV file"
+    is_json = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and b"\0" not in start
+    return "a JSON file" if is_json else ""
+
+
+def check_unicode(path: str | os.PathLike[str], content: Any) -> None:
+    """Refuse texts that no file and no terminal could show.
+
+    Raises:
+        TraceError: half a surrogate pair is in them.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise TraceError(
+            f"{path}: a text in it is not valid Unicode: it holds {half!r}, half a surrogate pair"
+        ) from None
+
+
 class _NpzFile:
     """An open `.npz` file: arrays by name, each read when it is asked for."""
 
@@ -132,6 +160,9 @@ _DAMAGE = (
 
 def _open(path: str) -> tuple[Any, dict[str, Any]]:
     """A file and what it says of itself."""
+    kind = text_kind(path)
+    if kind:
+        raise TraceError(f"{path}: is {kind}, and those are not read back: take npz or safetensors")
     zipped = os.path.isfile(path) and zipfile.is_zipfile(path)
     file = _NpzFile(path) if zipped else tensorfile.open_tensors(path, error=TraceError)
     if METADATA not in file.metadata:
@@ -140,6 +171,7 @@ def _open(path: str) -> tuple[Any, dict[str, Any]]:
         metadata = json.loads(file.metadata[METADATA])
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{path}: metadata {METADATA!r} is not JSON ({error})") from None
+    check_unicode(path, metadata)
     schema = metadata.get("schema") if isinstance(metadata, dict) else metadata
     if schema not in (SCHEMA, DIALECT_SCHEMA):
         raise TraceError(f"{path}: schema is {short(schema)}, expected {SCHEMA!r} or {DIALECT_SCHEMA!r}")

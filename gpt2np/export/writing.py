@@ -42,7 +42,11 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
     names = Dialect(trace, dialect)
     arrays = names.arrays
     if not any(name in arrays.axes for name in arrays):
-        raise TraceError(f"nothing in this trace has a name in the dialect {dialect}: {trace!r}")
+        kept = trace.names()
+        more = ", ..." if len(kept) > 4 else ""
+        raise TraceError(
+            f"nothing in this trace has a name in the dialect {dialect}: it has {', '.join(kept[:4])}{more}"
+        )
     WRITERS[to](Path(path), arrays, metadata_of(names))
     return len(arrays)
 

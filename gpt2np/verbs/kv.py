@@ -31,7 +31,7 @@ def register(verbs: Any) -> None:
 
     verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept attn.qkv")
     verb.epilog = f"Questions can be combined. {FORMATS}"
-    verb.add_argument("file", metavar="FILE", help=".json or .safetensors")
+    verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
     verb.add_argument("--info", action="store_true", help="model, text, sizes, predicted next token")
     help = "key and value of layer L, head H, token T; each counts from 0"
     verb.add_argument("--coordinate", nargs=3, metavar=("L", "H", "T"), help=help)
