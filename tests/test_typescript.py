@@ -346,7 +346,7 @@ def test_missing_sites(tmp_path, keep, message):
     ("argv", "message"),
     [
         (["t.safetensors", "--to", "ts", "-o", "file"], "file: cannot be made"),
-        (["t.safetensors", "--to", "ts", "-o", "nowhere/x"], "nowhere/x: cannot be made"),
+        (["t.safetensors", "--to", "ts", "-o", "file/a/b"], "file/a/b: cannot be made"),
         (["t.safetensors", "--to", "ts", "-o", "x", "--dialect", "hf"], "leave --dialect out"),
         (["nowhere.safetensors", "--to", "ts", "-o", "x"], "nowhere.safetensors"),
         (["part.safetensors", "--to", "ts", "-o", "x"], "did not keep"),
@@ -364,6 +364,26 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, tmp_path, argv,
     assert err.count("\n") == 1
     assert message in err
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_parents_are_made_and_go_away_again_on_failure(capsys, trace, tmp_path):
+    trace.save(tmp_path / "t.safetensors")
+    argv = [str(tmp_path / "t.safetensors"), "--to", "ts", "-o", str(tmp_path / "a/b/c")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        code, out, err = run(capsys, *argv)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match="cannot be made"):
+        write_typescript(trace, tmp_path / "a/b" / ("c" * 300))
+    assert list((tmp_path / "a").iterdir()) == []
+    assert run(capsys, *argv)[0] == 0
+    assert sorted(p.name for p in (tmp_path / "a/b/c").iterdir()) == sorted(FILES)
 
 
 def test_disk_full_leaves_what_was_there(trace, tmp_path):

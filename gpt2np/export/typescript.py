@@ -45,7 +45,7 @@ export declare function parseExtraction(index: unknown, data: ArrayBuffer | Uint
 
 
 def write_typescript(trace: Trace, folder: str | Path) -> int:
-    """Write a trace as such a folder, made if need be; returns the number of arrays.
+    """Write a trace as such a folder, made if need be with its parents; returns the number of arrays.
 
     Each file is written whole or not at all, and none replaces an older one before all are written. Arrays
     of other precisions become float32.
@@ -61,23 +61,38 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
         offset += 4 * math.prod(facts["shape"])
     index |= {"byteLength": offset, "arrays": [facts for facts, _ in arrays]}
     target = Path(folder)
-    try:
-        target.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be made ({error.strerror})") from None
     texts = (
         json.dumps(PACKAGE, indent=2) + "\n",
         resources.files("gpt2np.export").joinpath(LOADER).read_text("utf-8"),
         interface(trace.plan),
         json.dumps(index, ensure_ascii=False, allow_nan=False) + "\n",
     )
-    with contextlib.ExitStack() as stack:
+    with _folder(target), contextlib.ExitStack() as stack:
         *files, data = [stack.enter_context(whole_binary_file(target / name)) for name in FILES]
         for file, text in zip(files, texts, strict=True):
             file.write(text.encode("utf-8"))
         for _, name in arrays:
             data.write(np.ascontiguousarray(trace[name], "<f4").data)
     return len(arrays)
+
+
+@contextlib.contextmanager
+def _folder(target: Path) -> Iterator[None]:
+    """Makes a folder and its parents; if the block fails, those that are new and empty go away again."""
+    new: list[Path] = []
+    try:
+        for folder in (*reversed(target.parents), target):
+            if not folder.is_dir():
+                folder.mkdir()
+                new.append(folder)
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for folder in reversed(new):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(f"{target}: cannot be made ({error.strerror})") from None
+        raise
 
 
 def interface(plan: Plan) -> str:
