@@ -38,7 +38,9 @@ def assert_same(found, expected):
 # -- nothing is changed -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("edits", [None, {}, {"*": lambda x: x}, {"*": lambda x: x.copy()}], ids=str)
+@pytest.mark.parametrize(
+    "edits", [None, {}, {"*": lambda x: x}, {"*": lambda x: x.copy()}], ids=["none", "empty", "same", "copy"]
+)
 def test_edits_that_change_nothing(tiny, edits):
     text = "Elizabeth was"
     assert_same(tiny.trace(text, edits=edits), tiny.trace(text))
