@@ -246,7 +246,7 @@ class Trace:
                 if name in self._arrays and not edited:
                     same = same and np.allclose(self._arrays[name], expected, rtol=2e-3, atol=2e-3)
         if not same:
-            raise TraceError(f"{where}: this trace is of another model than {model!r}")
+            raise TraceError(f"{where}: this trace is of another model than {model.name}")
 
     def __repr__(self) -> str:
         text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
