@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 ORDER = """
-errors files config ops sites plan derived recording edits tensorfile trace identities step torchfile hub checkpoint
-vocabulary tokenizer gpt2 filters sampling beam past generated generate score model
-tables analysis export reference capturing viewer
-report arguments verbs cli __main__
+errors files config ops sites plan derived recording edits tensorfile trace identities
+step torchfile hub checkpoint vocabulary tokenizer gpt2 filters sampling beam past
+generated generate score model tables analysis export reference capturing viewer report
+arguments verbs cli __main__
 """.split()
 
 # The package's own face may name what it offers; everything else goes one way.
