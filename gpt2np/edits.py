@@ -49,9 +49,10 @@ class Edits:
     """The edits of a run, by full name of the site.
 
     Keys are names of any dialect, or shell-style patterns on them, as in `keep`; `attn.z` stands for every
-    layer. A function takes the array of the site (and, if it has a second parameter, `Where` it is) and
-    returns an array of the same shape; it may change what it was given, and return that. The array is the
-    run's own memory: copy what is to be kept. Several edits of one site are applied in their order.
+    layer. A function takes the array of the site (and, if it has a second parameter without a default,
+    `Where` it is) and returns an array of the same shape; it may change what it was given, and return that.
+    The array is the run's own memory: copy what is to be kept. Several edits of one site are applied in
+    their order.
 
     Raises:
         UnknownSiteError: a name or pattern that no site of the model has.

@@ -67,6 +67,10 @@ class Recording:
         self.plan, self.arrays = plan, arrays
         self.whole = plan.positions == range(plan.length) and plan.keep.dtype in (None, plan.dtype.name)
         self.cache: dict[str, Array] = {}
+        if cache and self.whole:
+            for name, array in arrays.items():
+                if plan.by_name[name].site.future is not None:
+                    array.fill(plan.by_name[name].site.future)
         if cache:
             shape = (plan.length, 3 * plan.config.n_embd)
             for layer in range(plan.config.n_layer):
@@ -82,12 +86,10 @@ class Recording:
         return self.arrays[name][past : past + n] if self.whole and name in self.arrays else None
 
     def queries(self, name: str, past: int, n: int) -> Array | None:
-        """The same for a [head, query, key] array; what lies in the future is filled in."""
+        """The same for a [head, query, key] array; a cache has its future filled in from the start."""
         if not self.whole or name not in self.arrays:
             return None
-        queries = self.arrays[name][:, past : past + n]
-        queries[..., past + n :] = self.plan.by_name[name].site.future
-        return queries[..., : past + n]
+        return self.arrays[name][:, past : past + n, : past + n]
 
     def so_far(self, name: str, length: int) -> Array:
         """The first `length` rows: what a later position may look back at."""

@@ -196,7 +196,7 @@ class Trace:
 
         if model is None:
             return verify(self)
-        self._check_model(model, "verify")
+        self.check_model(model, "verify")
         return verify(Trace(self.plan, self._arrays, self.token_ids, self.metadata, model))
 
     def to(self, dialect: str) -> Mapping[str, Any]:
@@ -229,16 +229,19 @@ class Trace:
         arrays = {entry.name: file[entry.name] for entry in plan.entries}
         trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
         if model is not None:
-            trace._check_model(model, path)
+            trace.check_model(model, path)
         return trace
 
-    def _check_model(self, model: Any, where: Any) -> None:
+    def check_model(self, model: Any, where: Any) -> None:
         """Refuse a model that did not make this trace, as far as config and recorded embeddings tell.
 
         The fingerprint alone refuses nothing: a copy of the same weights has another one.
         """
         same = model.config.to_dict() == self.config.to_dict()
-        if same and self.metadata.get("fingerprint") != model.checkpoint.fingerprint:
+        if same and self.model is not None and self.model is not model:
+            mine, theirs = self.model.weights, model.weights
+            same = mine.keys() == theirs.keys() and all(np.array_equal(mine[n], theirs[n]) for n in mine)
+        elif same and self.metadata.get("fingerprint") != model.checkpoint.fingerprint:
             ids, positions = np.array(self.token_ids)[list(self.positions)], list(self.positions)
             wte, wpe = model.parameters.wte[ids], model.parameters.wpe[positions]
             edited = self.metadata.get("edits") or []

@@ -214,3 +214,9 @@ def test_wrong_calls(tiny, call, options, says):
 def test_more_tokens_than_the_vocabulary_has(trace):
     assert logit_lens(trace, k=1000).top_ids.array.shape[-1] == 60
     assert attention_lens(trace, k=1000).raised.array.shape[-1] == 60
+
+
+def test_an_edited_end_is_refused(tiny):
+    trace = tiny.trace("Elizabeth was", edits={"ln_f": lambda x: x * 0.5})
+    with pytest.raises(TraceError, match="ln_f was edited"):
+        logit_lens(trace)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from random_model import random_model
 
+import gpt2np
 from gpt2np.analysis import sweep as sweeping
 from gpt2np.analysis.interventions import patch, zero
 from gpt2np.analysis.sweep import logit_difference, path_patch, sweep
@@ -295,3 +296,40 @@ def test_patching_heads_equals_hooks_on_hf(dtype, tmp_path):
             hook.remove()
     close(found, expected, model)
     assert np.ptp(expected) > 0.1
+
+
+def test_several_receivers_do_not_reach_each_other(tiny64):
+    clean, corrupt = "Elizabeth was very happy to see", "Catherine was very happy to see"
+    ids = tiny64.token_ids(clean), tiny64.token_ids(corrupt)
+    n = min(map(len, ids))
+    runs = [tiny64.trace(i[-n:]) for i in ids]
+    metric = logit_difference(5, 6)
+    sender, receivers = "h.0.attn.z", ["h.1.mlp.out", "h.2.attn.q"]
+    writes = [f"h.{layer}.{part}.out" for layer in range(4) for part in ("attn", "mlp")]
+    arrived = {}
+    for receiver, before in zip(receivers, (["h.1.attn.out"], writes[2:4]), strict=True):
+        frozen = {name: patch(runs[1]) for name in ("h.0.mlp.out", *before)}
+        edits = {sender: patch(runs[0])} | frozen
+        arrived[receiver] = patch(tiny64.trace(runs[1].token_ids, keep=receiver, edits=edits))
+    expected = metric(tiny64(runs[1].token_ids, last=True, edits=arrived))
+    assert path_patch(*runs, metric, sender, receivers) == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_trace_of_other_weights_is_refused(tiny64):
+    other = gpt2np.load("tiny", dtype="float64")
+    other.weights["h.1.mlp.c_proj.weight"][...] *= 0.3
+    runs = tiny64.trace("Elizabeth was"), other.trace("Elizabeth is")
+    with pytest.raises(InputError, match="another model"):
+        sweep(*runs, logit_difference(5, 6), model=tiny64)
+
+
+@pytest.mark.parametrize("token", ["a", -1, 1.5, True])
+def test_logit_difference_takes_ids(token):
+    with pytest.raises(InputError, match="token ids"):
+        logit_difference(token, 3)
+
+
+def test_a_metric_that_is_none(tiny):
+    for metric in ("x", lambda logits: logits, logit_difference(5, 99999)):
+        with pytest.raises(InputError, match="metric"):
+            sweep("Elizabeth was", "Elizabeth is", metric, model=tiny)

@@ -103,6 +103,8 @@ def _nearest(model: Any, table: Array, vector: Array, k: int, by: str) -> list[N
     vector = np.asarray(vector)
     if vector.shape != table.shape[1:]:
         raise InputError(f"a vector of the residual stream is [{table.shape[1]}], not {list(vector.shape)}")
+    if not np.isfinite(vector).all():
+        raise InputError("a vector of the residual stream must be finite")
     if by not in ("dot", "cosine") or type(k) is not int or k < 1:
         raise InputError(f"by must be 'dot' or 'cosine' and k at least 1, not {short(by)} and {short(k)}")
     dots = table @ vector  # [vocab]

@@ -81,12 +81,21 @@ def zero(**where: Any) -> Intervention:
 
 def scale(factor: float, **where: Any) -> Intervention:
     """Multiply by a factor."""
+    _finite("scale", factor)
     return Intervention(lambda array, *_: array * factor, **where)
+
+
+def _finite(name: str, value: Any) -> Array:
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
+        raise InputError(f"{name} takes finite numbers, not {short(value)}")
+    return numbers
 
 
 def steer(vector: Array, coefficient: float = 1.0, **where: Any) -> Intervention:
     """Add `coefficient * vector` to every row, such as a trait's vector [n_embd] to `h.6.resid_post`."""
-    direction = np.asarray(vector)
+    direction = _finite("steer", vector)
+    _finite("steer", coefficient)
 
     def value(array: Array, at: Where, _: list[int]) -> Array:
         if direction.ndim != 1 or direction.shape[0] != array.shape[-1]:

@@ -9,7 +9,7 @@ from gpt2np.analysis.choices import pos_labels, recorded, row_of, rows_of, token
 from gpt2np.analysis.named import NamedArray
 from gpt2np.analysis.residual import frozen_ln_f
 from gpt2np.derived import head_outputs, log_probabilities, top_k_tokens
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, TraceError
 from gpt2np.ops import Array, layer_norm, unembedding
 from gpt2np.tables import quoted
 
@@ -81,6 +81,9 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
         TraceError: a site of `KEEP` was not kept, or the run stopped early, or there are no weights.
     """
     parameters = trace.parameters("the lens")
+    for site in ("ln_f", "logits"):
+        if site in (trace.metadata.get("edits") or []):
+            raise TraceError(f"{site} was edited in this run, which the lens would not know")
     _check_k(k)
     wanted = None if token is None else token_id(trace.model, token)
     rows = rows_of(trace, pos)

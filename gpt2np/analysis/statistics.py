@@ -139,7 +139,7 @@ def saturation(run: Run, threshold: float = SATURATED) -> NamedArray:
         InputError: the threshold is outside 0 to 1.
         TraceError: attn.pattern of some layer was not kept.
     """
-    if not 0 <= threshold <= 1:
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise InputError(f"threshold={threshold!r}: a share of attention is 0 to 1")
     title = f"share of rows with an attention above {threshold:g}"
     return _per_head(run, lambda pattern: (pattern.max(axis=-1) > threshold).mean(axis=-1), title)

@@ -17,7 +17,7 @@ from gpt2np.analysis.interventions import patch
 from gpt2np.analysis.named import NamedArray
 from gpt2np.derived import head_outputs
 from gpt2np.edits import Edits
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.sites import BY_NAME, expand
 from gpt2np.step import Pass, Scratch
@@ -33,7 +33,10 @@ DIRECT = ("attn.z", "attn.out", "mlp.post", "mlp.out", "resid_mid", "resid_post"
 
 
 def logit_difference(answer: int, wrong: int) -> Metric:
-    """The usual metric: logit of the right token less that of the wrong one."""
+    """The usual metric: logit of the right token less that of the wrong one, given by their ids."""
+    for token in (answer, wrong):
+        if isinstance(token, bool) or not isinstance(token, int | np.integer) or token < 0:
+            raise InputError(f"logit_difference takes token ids, not {token!r}")
     return lambda logits: float(logits[answer]) - float(logits[wrong])
 
 
@@ -73,7 +76,8 @@ def sweep(
     site = BY_NAME[sites.pop()]
     by = by or ("head" if "head" in site.axis_names else "pos")
     if by not in ("head", "pos") or (by == "head" and "head" not in site.axis_names):
-        raise InputError(f"by={by!r}: {site.name} goes by " + ("head or pos" if by != "head" else "pos"))
+        ways = "head or pos" if "head" in site.axis_names else "pos"
+        raise InputError(f"by={by!r}: {site.name} goes by {ways}")
     layers = [int(name.split(".")[1]) for name in names]
     n = model.config.n_head if by == "head" else len(corrupt.token_ids)
     if direct:
@@ -127,17 +131,18 @@ def path_patch(
         raise InputError(
             f"a path goes from one site to at least one other, not from {sender!r} to {receivers}"
         )
-    first, last = order.index(sent[0]), max(order.index(name) for name in received)
+    first, own = order.index(sent[0]), _written_by(sent[0])
     if first >= min(order.index(name) for name in received):
         raise InputError(f"{sent[0]} does not come before {', '.join(received)}")
-    own = _written_by(sent[0])
-    between = [n for n in order[first + 1 : last] if n.endswith((".attn.out", ".mlp.out")) and n != own]
-    edits = {sent[0]: patch(clean, heads=sender_heads, positions=sender_positions)}
-    edits |= {name: patch(corrupt) for name in between if name not in received}
-    arrived = model.trace(corrupt.token_ids, keep=received, edits=edits)
-    taken = patch(arrived, heads=receiver_heads, positions=receiver_positions)
-    logits = model(corrupt.token_ids, last=True, edits=dict.fromkeys(received, taken))
-    return _number(metric, logits)
+    arrived = {}
+    for name in received:  # each on its own: on the way to it, other receivers are as in corrupt, too
+        between = order[first + 1 : order.index(name)]
+        frozen = [n for n in between if n.endswith((".attn.out", ".mlp.out")) and n != own]
+        edits = {sent[0]: patch(clean, heads=sender_heads, positions=sender_positions)}
+        edits |= {n: patch(corrupt) for n in frozen}
+        run = model.trace(corrupt.token_ids, keep=name, edits=edits)
+        arrived[name] = patch(run, heads=receiver_heads, positions=receiver_positions)
+    return _number(metric, model(corrupt.token_ids, last=True, edits=arrived))
 
 
 def _patched(
@@ -196,8 +201,12 @@ def _runs(clean: Run, corrupt: Run, model: Any, keep: Callable[[Any], list[str]]
         for run in (clean, corrupt)
     ]
     for which, trace in zip(("clean", "corrupt"), traces, strict=True):
-        if trace.config.to_dict() != model.config.to_dict():
-            raise InputError(f"{which} is a trace of another model than {model!r}")
+        try:
+            trace.check_model(model, which)
+        except TraceError as error:
+            raise InputError(str(error)) from None
+        if trace.plan.dtype != model.dtype and which == "corrupt":
+            raise InputError(f"corrupt is a trace in {trace.plan.dtype}, but the model runs in {model.dtype}")
         if len(trace.positions) != len(trace.token_ids) or trace.plan.keep.dtype == "float16":
             raise InputError(f"{which} must be a trace of all positions in full precision")
     if traces[1].metadata.get("edits"):
@@ -221,9 +230,14 @@ def _shown(rows: Iterator[Array], total: int, progress: bool | None) -> Iterator
 
 
 def _number(metric: Metric, logits: Array) -> float:
-    found = np.asarray(metric(logits))
+    if not callable(metric):
+        raise InputError(f"metric must be a function of the logits [vocab], not {short(metric)}")
+    try:
+        found = np.asarray(metric(logits))
+    except IndexError:
+        raise InputError(f"the metric asks for a token outside the vocabulary of {len(logits)}") from None
     if found.size != 1 or found.dtype.kind not in "fiub":
-        raise InputError(f"the metric must be one number, not {found!r}")
+        raise InputError(f"the metric must be one number, not an array {list(found.shape)}")
     return float(found.item())
 
 

@@ -49,6 +49,8 @@ def heads(args: argparse.Namespace) -> int:
     _check(args)
     model, trace = _read_trace(args, residual.KEEP)
     token = _likeliest(trace, args.pos) if args.token is None else _token(model, args.token)
+    if args.against is not None and _token(model, args.against) == token:
+        raise InputError(f"--token and --against are the same token, {token}")
     pair = token if args.against is None else (token, _token(model, args.against))
     found = residual.attribution(trace, pair, args.pos)
     grid, written = residual.head_grid(found), residual.writers(trace, args.pos)
