@@ -62,6 +62,29 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
         yield text
 
 
+@contextlib.contextmanager
+def made_folder(target: Path) -> Iterator[None]:
+    """Makes a folder and its parents; if the block fails, those that are new and empty go away again.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    new: list[Path] = []
+    try:
+        for folder in (*reversed(target.parents), target):
+            if not folder.is_dir():
+                folder.mkdir()
+                new.append(folder)
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for folder in reversed(new):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(f"{target}: cannot be made ({error.strerror})") from None
+        raise
+
+
 def output_paths(out: Path, n: int | None) -> list[Path]:
     """The file of each trace: `out` itself, or n numbered files in the folder `out`.
 

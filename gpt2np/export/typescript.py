@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, TraceError
-from gpt2np.files import whole_binary_file
+from gpt2np.errors import TraceError
+from gpt2np.files import made_folder, whole_binary_file
 from gpt2np.plan import Plan
 from gpt2np.sites import SITES, TYPESCRIPT, Site, expand
 from gpt2np.trace import Trace
@@ -67,32 +67,13 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
         interface(trace.plan),
         json.dumps(index, ensure_ascii=False, allow_nan=False) + "\n",
     )
-    with _folder(target), contextlib.ExitStack() as stack:
+    with made_folder(target), contextlib.ExitStack() as stack:
         *files, data = [stack.enter_context(whole_binary_file(target / name)) for name in FILES]
         for file, text in zip(files, texts, strict=True):
             file.write(text.encode("utf-8"))
         for _, name in arrays:
             data.write(np.ascontiguousarray(trace[name], "<f4").data)
     return len(arrays)
-
-
-@contextlib.contextmanager
-def _folder(target: Path) -> Iterator[None]:
-    """Makes a folder and its parents; if the block fails, those that are new and empty go away again."""
-    new: list[Path] = []
-    try:
-        for folder in (*reversed(target.parents), target):
-            if not folder.is_dir():
-                folder.mkdir()
-                new.append(folder)
-        yield
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            for folder in reversed(new):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise InputError(f"{target}: cannot be made ({error.strerror})") from None
-        raise
 
 
 def interface(plan: Plan) -> str:
