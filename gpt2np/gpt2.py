@@ -10,7 +10,7 @@ besides (finding memory, recording the result under its name) is told in `step.p
 their names in the released checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gpt2np.config import Config
@@ -117,7 +117,7 @@ class GPT2(NamedTuple):
 
     wte: Array
     wpe: Array
-    h: tuple[Block, ...]
+    h: Sequence[Block]
     ln_f: LayerNorm
     lm_head: Array
 

@@ -73,6 +73,7 @@ class Pass:
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
+    swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None  # (full name, op) -> op to run
 
     def __post_init__(self) -> None:
         start = 0
@@ -108,7 +109,9 @@ class Pass:
         return self.scratch.array(kind, (self.config.n_head, n_query, n_key), self.dtype, room_for)
 
     def run(self, full_name: str, op: Callable[..., None], inputs: tuple[Any, ...], out: Array) -> None:
-        """Run one operation, timed if somebody wants to know."""
+        """Run one operation, or what an experiment puts in its place; timed if somebody wants to know."""
+        if self.swap is not None:
+            op = self.swap(full_name, op)
         if self.timings is None:
             op(*inputs, out=out)
             return

@@ -1,0 +1,100 @@
+"""What a mistake is: which steps it touches, what they compute with it, how to recognise and to cure it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpt2np.config import Config
+from gpt2np.gpt2 import GPT2
+from gpt2np.ops import Array
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a mistake is replayed: the step, its layer, and what the run has computed before."""
+
+    step: str  # "attn.scores"
+    layer: int | None
+    config: Config
+    parameters: GPT2
+    found: Mapping[str, Array]  # results so far, by full name
+    prefill: int  # tokens that ran at once; the others one at a time, with a cache
+
+    def earlier(self, site: str) -> Array:
+        """An earlier result of the same block: `at.earlier("resid_pre")`."""
+        if site != "resid_pre":
+            return self.found[f"h.{self.layer}.{site}"]
+        return self.found[f"h.{self.layer - 1}.resid_post"] if self.layer else self.found["embed"]
+
+    @property
+    def block(self) -> Any:
+        """The parameters of the block."""
+        return self.parameters.h[self.layer or 0]
+
+
+class Mistake:
+    """A mistake in one or more steps of a block.
+
+    A subclass says `slug`, `explanation`, `cure`, the `steps` it touches, and what they compute instead, in
+    `run`; where the mistake comes in several forms, `variants` lists them and `run` is given one. `unseen`
+    are sites that look right although the replay changes them: a fused qkv that is only cut up wrongly.
+    """
+
+    slug: ClassVar[str]
+    explanation: ClassVar[str]
+    cure: ClassVar[str]
+    steps: ClassVar[tuple[str, ...]]
+    unseen: ClassVar[tuple[str, ...]] = ()
+
+    def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
+        """The forms of the mistake that are worth a replay."""
+        yield None
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        """What the step computes with this mistake: into `out`, from the inputs of the step."""
+        out.fill(np.nan)  # a mistake that cannot be replayed, only recognised
+
+    def recognise(self, values: Array, truth: Array, band: Array) -> bool:
+        """Whether the values of a touched site look like this mistake, where no replay can give them."""
+        return False
+
+    def detail(self, variant: Any) -> str:
+        """What distinguishes this form, for the report."""
+        return ""
+
+
+@dataclass(frozen=True)
+class OtherPrompt:
+    """Tokens that may have run instead, and which of their rows the dump then has."""
+
+    token_ids: tuple[int, ...]
+    rows: slice
+    detail: str
+
+
+class PromptMistake:
+    """A mistake before the model: it ran on other tokens than it should have."""
+
+    slug: ClassVar[str]
+    explanation: ClassVar[str]
+    cure: ClassVar[str]
+    steps: ClassVar[tuple[str, ...]] = ("wte",)
+
+    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
+        """Prompts that may have run: `ids` is what the reference ran, `whole` what was asked for."""
+        raise NotImplementedError
+
+
+def softmax(x: Array, axis: int = -1) -> Array:
+    """exp(x) divided by its sum along an axis."""
+    with np.errstate(invalid="ignore"):
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        return np.asarray(e / e.sum(axis=axis, keepdims=True))
+
+
+def future(n_query: int, n_key: int, shift: int = 1) -> Array:
+    """Where the key comes at least `shift` after the query: bool [query, key]."""
+    past = n_key - n_query
+    return np.asarray(np.arange(n_key) >= np.arange(n_query)[:, None] + past + shift)

@@ -1,0 +1,198 @@
+"""Truth with error bars: a run in float64, and how far float32 arithmetic may be from it at every site.
+
+Two implementations without a mistake differ in the last digits, since they add up in another order. How much
+that is depends on the model, the text, the layer and the position, so it is measured: the run is repeated in
+float32 with sums taken in different orders, and each one's distance from the float64 run is one sample of the
+noise. A band is a multiple of the noise that no implementation without a mistake was seen to leave.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2np import ops
+from gpt2np.derived import split_qkv
+from gpt2np.gpt2 import forward
+from gpt2np.model import Model
+from gpt2np.ops import Array, LayerNorm, Linear
+from gpt2np.reference.precision import EPSILON, in_precision, rounded
+from gpt2np.sites import expand
+from gpt2np.step import Pass, Step
+from gpt2np.step import Sequence as PackedSequence
+from gpt2np.trace import Trace
+
+BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
+_FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
+
+
+class Expected:
+    """What a run without a mistake gives: `truth`, a float64 trace, and `bands` around its sites.
+
+    `bands[name]` is the largest absolute error that arithmetic in this precision explains, in float64; it
+    broadcasts against `truth[name]` and has length 1 along the last axis, except where each element has a
+    band of its own (`probabilities`).
+
+    Example:
+        >>> expected = expect(gpt2np.load("tiny"), [464, 3])
+        >>> np.abs(trace["h.0.ln_1"] - expected.truth["h.0.ln_1"]) <= expected.bands["h.0.ln_1"]
+    """
+
+    def __init__(self, truth: Trace, bands: "Bands") -> None:
+        self.truth, self.bands = truth, bands
+
+
+def expect(
+    model: Model, token_ids: Sequence[int], precision: str = "float32", truth: Trace | None = None
+) -> Expected:
+    """Truth and bands for a prompt; `precision` is that of the arithmetic: float32, float16 or bfloat16.
+
+    `truth` is the float64 trace of this prompt, where it has been run already.
+    """
+    truth = in_precision(model, "float64").trace(list(token_ids)) if truth is None else truth
+    noise = Noise(truth, precision)
+    few = truth["embed"].size * model.config.n_layer < _FEW
+    single = in_precision(model, "float32", None if precision == "float32" else precision)
+    for pieces in (1, 2, 3, 5, 7, 11) if few else (1, 3):
+        noise.sample(single, pieces)
+    return Expected(truth, Bands(truth, noise.rms, precision))
+
+
+class Noise:
+    """Root mean square errors of float32 runs, by site: a number a row (a position, or a head's query)."""
+
+    def __init__(self, truth: Trace, precision: str) -> None:
+        self.truth, self.precision = truth, precision
+        self.rms: dict[str, Array] = {}
+
+    def sample(self, model: Model, pieces: int) -> None:
+        """Run once, every matrix product summed in so many pieces; keep the larger errors."""
+
+        def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
+            if pieces > 1 and op in _IN_PIECES:
+                op = functools.partial(_IN_PIECES[op], pieces=pieces)
+            return functools.partial(self._run, name, op)
+
+        ids = np.array(self.truth.token_ids)
+        run = Pass(model.config, model.dtype, [PackedSequence(ids)], swap=swap)
+        with np.errstate(all="ignore"):
+            forward(model.parameters, model.config, Step(run))
+
+    def _run(self, name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
+        """One step, rounded if the precision is a half one; its error is noted."""
+        op(*inputs, out=out)
+        if self.precision != "float32":
+            out[...] = rounded(out, self.precision)
+        self._note(name, out)
+        if name.endswith("attn.qkv"):
+            parts = split_qkv(out, self.truth.config.n_head)
+            for part, values in zip("qkv", parts, strict=True):
+                self._note(name.removesuffix("qkv") + part, values)
+        if isinstance(inputs[-1], LayerNorm):
+            mean, rstd = ops.layer_norm_statistics(inputs[0], inputs[-1].epsilon)
+            self._note(f"{name}.mean", mean)
+            self._note(f"{name}.rstd", rstd)
+            self._note(f"{name}.normalized", (inputs[0] - mean) * rstd)
+
+    def _note(self, name: str, values: Array) -> None:
+        truth = self.truth[name]
+        error = values.reshape(*truth.shape[: values.ndim - 1], -1) - truth.reshape(*values.shape[:-1], -1)
+        np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
+        n = np.isfinite(values).sum(axis=-1, keepdims=True) if name.endswith("scores") else error.shape[-1]
+        rms = np.sqrt(np.einsum("...i,...i->...", error, error)[..., None] / n)
+        rms = np.where(np.isfinite(rms), rms, 0.0)  # float16 overflows
+        self.rms[name] = np.maximum(rms, self.rms[name]) if name in self.rms else rms
+
+
+class Bands(Mapping[str, Array]):
+    """The band of every site, stored or derived, by full name."""
+
+    def __init__(self, truth: Trace, rms: Mapping[str, Array], precision: str) -> None:
+        self._truth, self._rms, self._epsilon = truth, rms, EPSILON[precision]
+        self._sites = {name: (site, layer) for name, site, layer in expand(truth.config.n_layer)}
+        self._bands: dict[str, Array] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, (site, _) in self._sites.items() if site.name != "top_k_tokens")
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._bands:
+            self._bands[name] = self._band(name)
+        return self._bands[name]
+
+    def _band(self, name: str) -> Array:
+        site, layer = self._sites[name]
+        if site.name == "resid_pre":
+            return self[f"h.{layer - 1}.resid_post" if layer else "embed"]
+        if site.name == "attn.heads":  # each is part of a sum, and no noisier than the sum
+            return np.repeat(self[f"h.{layer}.attn.out"][:, None], self._truth.config.n_head, axis=1)
+        if site.name == "probabilities":
+            return self["logits"] * self._truth[name] + self._epsilon * 1e-3
+        if site.name == "loss":
+            return self["logits"][:, 0] + self._epsilon * np.abs(np.nan_to_num(self._truth[name]))
+        noise, scale = self._rms[name], self._scale(name)
+        typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
+        band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
+        return np.asarray(band[..., 0] / 2 if site.axis_names == ("pos",) else band)
+
+    def _scale(self, name: str) -> Array:
+        """The size of the numbers that a row's error comes from."""
+        site, layer = self._sites[name]
+        if site.name == "attn.scores":  # a small score may be the sum of large products
+            q, k = self._truth[f"h.{layer}.attn.q"], self._truth[f"h.{layer}.attn.k"]
+            norms = np.linalg.norm(q, axis=-1).T * _rms(np.linalg.norm(k, axis=-1).T)  # [head, query]
+            size = norms[..., None] * self._truth.config.attention_scale(layer or 0)
+        elif site.name.endswith(".mean"):
+            norm = name.removesuffix(".mean")
+            size = _rms(self._truth[norm + ".normalized"]) / self._truth[norm + ".rstd"][:, None]
+        else:
+            x = self._truth[name]
+            size = _rms(x[:, None] if site.axis_names == ("pos",) else x)
+        return np.asarray(np.maximum(size, 1e-3 * _rms(size.ravel()) + 1e-30))
+
+
+def _rms(x: Array) -> Array:
+    return np.asarray(np.sqrt(np.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]))
+
+
+# The operations that sum, with their sums cut into pieces: the same mathematics in another order.
+
+
+def _matmul(a: Array, b: Array, out: Array, pieces: int) -> None:
+    n = a.shape[-1]
+    ends = [round(n * i / pieces) for i in range(pieces + 1)]
+    out[...] = 0
+    for start, end in itertools.pairwise(ends):
+        if end > start:
+            out += np.matmul(a[..., start:end], b[..., start:end, :])
+
+
+def _linear(x: Array, p: Linear, *, out: Array, pieces: int) -> None:
+    _matmul(x, p.weight, out, pieces)
+    out += p.bias
+
+
+def _scores(q: Array, k: Array, scale: float, *, out: Array, pieces: int) -> None:
+    _matmul((q * scale).transpose(1, 0, 2), k.transpose(1, 2, 0), out, pieces)
+    out[:, *np.triu_indices(len(q), 1)] = -np.inf
+
+
+def _mix(pattern: Array, v: Array, *, out: Array, pieces: int) -> None:
+    _matmul(pattern, v.transpose(1, 0, 2), out.transpose(1, 0, 2), pieces)
+
+
+def _unembedding(x: Array, table: Array, *, out: Array, pieces: int) -> None:
+    _matmul(x, table.T, out, pieces)
+
+
+_IN_PIECES: dict[Callable[..., None], Callable[..., None]] = {
+    ops.linear: _linear,
+    ops.scaled_scores: _scores,
+    ops.mix: _mix,
+    ops.unembedding: _unembedding,
+}
