@@ -1,28 +1,39 @@
-"""The verb that writes a saved trace in other people's formats: export."""
+"""The verb that writes a trace in other people's formats: export."""
 
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-from gpt2np.arguments import add_verb, load_model
+from gpt2np.arguments import add_verb, load_model, read_prompt
 from gpt2np.errors import InputError
 
-KINDS = ("ts", "npz", "json", "csv", "safetensors")
+LLMC = "llm.c"
+KINDS = ("ts", "npz", "json", "csv", "safetensors", LLMC)
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     from gpt2np.export.naming import NAMES
 
-    verb = add_verb(verbs, "export", export, "write a saved trace for other programs to read")
-    verb.add_argument("file", metavar="FILE", help="a saved trace, or an npz or safetensors written here")
-    verb.add_argument("--to", required=True, choices=KINDS, help="ts: a folder with a TypeScript interface")
-    verb.add_argument("-o", "--out", required=True, metavar="OUT", help="the file, or the folder of ts")
+    verb = add_verb(verbs, "export", export, "write a trace, or a model as llm.c's files, for other programs")
+    verb.add_argument(
+        "text",
+        nargs="?",
+        metavar="FILE",
+        help="a saved trace, or an npz or safetensors written here; with --to llm.c also a TEXT to run",
+    )
+    verb.add_argument("--to", required=True, choices=KINDS, help="ts and llm.c: a folder of several files")
+    verb.add_argument("-o", "--out", required=True, metavar="OUT", help="the file, or the folder")
     verb.add_argument(
         "--dialect", choices=NAMES, default=NAMES[0], help=f"whose names and shapes (default {NAMES[0]})"
     )
-    verb.add_argument("--model", metavar="M", help="the model that ran, for what is derived from weights")
+    verb.add_argument("--tokens", metavar="IDS", help="with --to llm.c: token ids to run: 464,3139,286")
+    verb.add_argument(
+        "--target", type=int, metavar="ID", help="with --to llm.c: what follows the last token (end of text)"
+    )
+    verb.add_argument("--model", metavar="M", help="the model that ran, or that --to llm.c is to write")
     verb.add_argument("--revision", metavar="REV", help="its branch, tag or commit on the Hub")
     verb.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     verb.add_argument("--json", action="store_true", help="what was written, for machines")
@@ -35,12 +46,16 @@ def export(args: argparse.Namespace) -> int:
     from gpt2np.export.writing import write_dialect
     from gpt2np.tables import strict_json
 
-    if args.to == "ts" and args.dialect != "gpt2np":
-        raise InputError("--to ts has names of its own: leave --dialect out")
-    trace = read_dialect(args.file)
+    if args.to in ("ts", LLMC) and args.dialect != "gpt2np":
+        raise InputError(f"--to {args.to} has names of its own: leave --dialect out")
+    if args.to == LLMC:
+        return _export_llmc(args)
+    if args.text is None or args.tokens is not None or args.target is not None:
+        raise InputError(f"--to {args.to} takes the FILE of a saved trace; --tokens, --target are for llm.c")
+    trace = read_dialect(args.text)
     if args.model is not None:
         args.dtype = trace.plan.dtype.name
-        trace = read_dialect(args.file, load_model(args))
+        trace = read_dialect(args.text, load_model(args))
     if args.to == "ts":
         if trace.plan.dtype != "float32":
             print(f"gpt2np: note: {trace.plan.dtype} becomes float32", file=sys.stderr)
@@ -53,4 +68,32 @@ def export(args: argparse.Namespace) -> int:
         facts = {"out": args.out, "to": args.to, "arrays": n_arrays, "bytes": n_bytes}
         print(strict_json(facts | ({} if args.to == "ts" else {"dialect": args.dialect})))
     print(f"gpt2np: wrote {args.out}, {n_arrays} arrays, {n_bytes:,} bytes", file=sys.stderr)
+    return 0
+
+
+def _export_llmc(args: argparse.Namespace) -> int:
+    """`gpt2np export --to llm.c`: a text, ids, or a saved trace."""
+    from gpt2np.export.dialects import read_dialect
+    from gpt2np.export.llmc import check_model, last_target, write_llmc
+    from gpt2np.tables import strict_json
+
+    is_file = args.text is not None and args.tokens is None and os.path.isfile(args.text)
+    if not is_file and args.text is not None and Path(args.text).suffix in (".safetensors", ".npz"):
+        raise InputError(f"{args.text}: no such file" if args.tokens is None else "give a FILE or --tokens")
+    prompt = None if is_file else read_prompt(args)
+    model = load_model(args)
+    check_model(model)
+    last_target(model, args.target)
+    if prompt is None:
+        trace = read_dialect(args.text, model)
+        trace.check_model(model, args.text)
+    else:
+        trace = model.trace(prompt)
+    written = write_llmc(trace, args.out, args.target)
+    if args.json:
+        print(strict_json({"out": args.out, "to": LLMC, "files": written, "bytes": sum(written.values())}))
+    if "gpt2_tokenizer.bin" not in written:
+        print("gpt2np: note: no tokenizer file: the model has no vocabulary", file=sys.stderr)
+    for name, n_bytes in written.items():
+        print(f"gpt2np: wrote {os.path.join(args.out, name)}, {n_bytes:,} bytes", file=sys.stderr)
     return 0
