@@ -14,6 +14,7 @@ import mmap
 import os
 import pickletools
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -45,6 +46,9 @@ _LITERALS = {
     "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
 }  # fmt: skip
+
+_MOST_TENSORS = 100_000  # and as many values of other kinds: a list may hold itself, again and again
+_DEEPEST = 8
 
 _T = TypeVar("_T")
 _Order = Literal["<", ">"]  # little-endian, big-endian
@@ -87,13 +91,32 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     tensors are left out. The arrays are read-only, and bfloat16 becomes float32. Raises CheckpointError for
     any other content, and for a tensor that lies outside its storage.
     """
+    return {name: array for name, (array, _) in _read(path, _named_tensors).items()}
+
+
+def read_torch_tree(path: str | os.PathLike[str]) -> dict[str, tuple[NDArray[Any], str]]:
+    """All tensors that `torch.save` wrote, in whatever dicts, lists and tuples they stand, and their dtypes.
+
+    A name says where: `"hidden.0"` is in a dict in a dict, `"attentions[3]"` in a list in a dict. The arrays
+    are those of `read_torch`; the dtype is the stored one, such as "bfloat16". Raises CheckpointError.
+    """
+    return _read(path, _all_tensors)
+
+
+def _read(
+    path: str | os.PathLike[str], find: Callable[[Any], dict[str, _Tensor]]
+) -> dict[str, tuple[NDArray[Any], str]]:
+    """The tensors that `find` finds in what was pickled, and the dtypes that they are stored in."""
     mapped = map_file(path, CheckpointError)
     try:
         root, raw, order = _open_zip(path, mapped) if mapped[:2] == b"PK" else _open_legacy(mapped)
-        tensors = _named_tensors(root)
+        tensors = find(root)
         storages = {tensor.storage for tensor in tensors.values()}
         values = {storage: _read_storage(storage, raw[storage.key], order) for storage in storages}
-        return {name: _lay_over(name, tensor, values[tensor.storage]) for name, tensor in tensors.items()}
+        return {
+            name: (_lay_over(name, tensor, values[tensor.storage]), _dtype_name(tensor.storage.dtype))
+            for name, tensor in tensors.items()
+        }
     except _Problem as e:
         raise CheckpointError(f"{path}: {_one_line(e)}") from None
     except Exception as e:  # also RecursionError and MemoryError
@@ -275,6 +298,39 @@ def _named_tensors(root: Any) -> dict[str, _Tensor]:
         what = "several, which is unclear" if found else "no tensors"
         raise _Problem(f"expected one dict of tensors (top level, state_dict or model), found {what}")
     return {_expect(name, str): tensor for name, tensor in found[0]}
+
+
+def _all_tensors(root: Any) -> dict[str, _Tensor]:
+    found: dict[str, _Tensor] = {}
+    waiting: list[tuple[str, Any, int]] = [("", root, 0)]
+    seen = 0
+    while waiting:
+        name, value, depth = waiting.pop()
+        if type(value) is _Tensor:
+            if found.setdefault(name or "tensor", value) is not value:
+                raise _Problem(f"two tensors would be called {name!r}")
+            continue
+        if type(value) is _Dict:
+            inside = [(f"{name}.{key}" if name else str(key), part) for key, part in _keys(value)]
+        elif isinstance(value, list | tuple):
+            inside = [(f"{name}[{i}]", part) for i, part in enumerate(value[:_MOST_TENSORS])]
+        else:
+            continue
+        seen += len(inside)
+        if depth == _DEEPEST or seen > _MOST_TENSORS:
+            raise _Problem(f"lists and dicts are more than {_DEEPEST} deep, or hold too many values")
+        waiting += [(key, part, depth + 1) for key, part in reversed(inside)]
+    if not found:
+        raise _Problem("no tensors in it")
+    return found
+
+
+def _keys(table: _Dict) -> list[tuple[str | int, Any]]:
+    return [(key, value) for key, value in table.pairs if type(key) in (str, int)]
+
+
+def _dtype_name(code: str) -> str:
+    return "bfloat16" if code == _BFLOAT16 else np.dtype(code).name
 
 
 def _read_storage(storage: _Storage, raw: NDArray[np.uint8], order: _Order) -> NDArray[Any]:
