@@ -1,0 +1,30 @@
+"""The verb that hands out a reference small enough to carry: fixture."""
+
+import argparse
+import sys
+from typing import Any
+
+from gpt2np.arguments import add_verb
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    text = "write a tiny random GPT-2 with a full trace and error bands, for those who write their own"
+    verb = add_verb(verbs, "fixture", fixture, text)
+    verb.add_argument("--out", "-o", required=True, metavar="DIR", help="the folder; made if need be")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="another one for each N (default 0)")
+    verb.add_argument("--json", action="store_true", help="what was written, for machines")
+
+
+def fixture(args: argparse.Namespace) -> int:
+    """`gpt2np fixture`."""
+    from gpt2np.reference.fixture import write_fixture
+    from gpt2np.tables import strict_json, table
+
+    written = write_fixture(args.out, args.seed)
+    if args.json:
+        print(strict_json({"out": args.out, "seed": args.seed, "files": written}))
+    else:
+        print(table([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
+    print(f"gpt2np: wrote {args.out}; its README.txt says how to use it", file=sys.stderr)
+    return 0
