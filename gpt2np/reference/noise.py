@@ -132,9 +132,9 @@ class Bands(Mapping[str, Array]):
         if site.name == "attn.heads":  # each is part of a sum, and no noisier than the sum
             return np.repeat(self[f"h.{layer}.attn.out"][:, None], self._truth.config.n_head, axis=1)
         if site.name == "probabilities":
-            return self["logits"] * self._truth[name] + self._epsilon * 1e-3
+            return np.asarray(self["logits"] * self._truth[name] + self._epsilon * 1e-3)
         if site.name == "loss":
-            return self["logits"][:, 0] + self._epsilon * np.abs(np.nan_to_num(self._truth[name]))
+            return np.asarray(self["logits"][:, 0] + self._epsilon * np.abs(np.nan_to_num(self._truth[name])))
         noise, scale = self._rms[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
         band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)

@@ -1,14 +1,21 @@
 """What a mistake is: which steps it touches, what they compute with it, how to recognise and to cure it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from gpt2np.config import Config
 from gpt2np.gpt2 import GPT2
 from gpt2np.ops import Array
+
+
+class Sites(Protocol):
+    """Arrays of a run by full name, derived ones too."""
+
+    def __getitem__(self, name: str) -> Array:
+        """A site."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +26,12 @@ class At:
     layer: int | None
     config: Config
     parameters: GPT2
-    found: Mapping[str, Array]  # results so far, by full name
+    found: Sites  # results so far
     prefill: int  # tokens that ran at once; the others one at a time, with a cache
 
     def earlier(self, site: str) -> Array:
         """An earlier result of the same block: `at.earlier("resid_pre")`."""
-        if site != "resid_pre":
-            return self.found[f"h.{self.layer}.{site}"]
-        return self.found[f"h.{self.layer - 1}.resid_post"] if self.layer else self.found["embed"]
+        return self.found[f"h.{self.layer}.{site}"]
 
     @property
     def block(self) -> Any:
@@ -75,12 +80,16 @@ class OtherPrompt:
 
 
 class PromptMistake:
-    """A mistake before the model: it ran on other tokens than it should have."""
+    """A mistake before the model: it ran on other tokens than it should have.
+
+    `reads_ids` if the tokens may be any, and are to be read from the dump's embeddings.
+    """
 
     slug: ClassVar[str]
     explanation: ClassVar[str]
     cure: ClassVar[str]
     steps: ClassVar[tuple[str, ...]] = ("wte",)
+    reads_ids: ClassVar[bool] = False
 
     def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
         """Prompts that may have run: `ids` is what the reference ran, `whole` what was asked for."""

@@ -116,6 +116,7 @@ class WrongTokenIds(PromptMistake):
     slug = "wrong-token-ids"
     explanation = "Other tokens ran: the tokeniser, its vocabulary or the order of the ids differs."
     cure = "Print your ids beside those of `gpt2np tokenize TEXT`; --their-tokens says where two lists part."
+    reads_ids = True
 
     def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
         top = config.vocab_size - 1

@@ -47,7 +47,7 @@ class LayerNormNoEpsilon(Mistake):
     """sqrt(variance)."""
 
     slug = "layernorm-no-eps"
-    explanation = "Epsilon is missing."
+    explanation = "Epsilon is missing, or so small that it does nothing."
     cure = "Divide by sqrt(variance + layer_norm_epsilon); GPT-2's is 1e-5."
     steps = NORMS
 
@@ -65,7 +65,7 @@ class LayerNormEpsilonValue(Mistake):
     steps = NORMS
 
     def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
-        yield from (e for e in (1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12) if e != config.layer_norm_epsilon)
+        yield from (e for e in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7) if e != config.layer_norm_epsilon)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs

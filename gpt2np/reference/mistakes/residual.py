@@ -134,7 +134,7 @@ class UntiedWeights(Mistake):
         np.matmul(inputs[0], at.parameters.wte.T, out=out)
 
     def recognise(self, values: Array, truth: Array, band: Array) -> bool:
-        """Logits that have nothing to do with those expected, although what the unembedding reads is right."""
+        """Logits that have nothing to do with those expected, whatever the unembedding reads."""
         if not np.isfinite(values).all() or values.shape[-1] < 16:
             return False
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (values, truth))

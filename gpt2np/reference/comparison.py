@@ -1,0 +1,265 @@
+"""Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpt2np.errors import InputError
+from gpt2np.model import Model, Prompt
+from gpt2np.ops import Array
+from gpt2np.reference.diagnosis import Candidate, Diagnosis
+from gpt2np.reference.dumps import dump_of
+from gpt2np.reference.layouts import place
+from gpt2np.reference.measure import Measure, measure
+from gpt2np.reference.noise import expect
+from gpt2np.reference.precision import in_precision
+from gpt2np.sites import Site, resolve
+
+VERDICTS = ("within-noise", "suspicious", "wrong")
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One array of the dump: under which name and layout it was found, and how far off it is."""
+
+    site: str
+    layer: int | None
+    name: str
+    layout: str
+    dtype: str
+    notes: tuple[str, ...]
+    measure: Measure
+
+    @property
+    def verdict(self) -> str:
+        """`within-noise`, `suspicious` or `wrong`."""
+        return self.measure.verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
+        m = self.measure
+        return {
+            "site": self.site,
+            "layer": self.layer,
+            "verdict": self.verdict,
+            "ratio": m.ratio,
+            "error": m.error,
+            "band": m.band,
+            "position": m.position,
+            "heads": list(m.heads),
+            "pattern": m.pattern,
+            "name": self.name,
+            "layout": self.layout,
+            "dtype": self.dtype,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found. `str()` is the report for people, `to_dict()` the one for machines.
+
+    `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`. `site`, `layer`, `head` and
+    `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
+    the slug of the best of `candidates`, None where no mistake of the catalogue fits.
+    """
+
+    verdict: str
+    sites: tuple[SiteReport, ...]
+    first: SiteReport | None = None
+    candidates: tuple[Candidate, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    model: str = ""
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def site(self) -> str | None:
+        """Full name of the first site outside its band."""
+        return None if self.first is None else self.first.site
+
+    @property
+    def layer(self) -> int | None:
+        """Its layer."""
+        return None if self.first is None else self.first.layer
+
+    @property
+    def position(self) -> int | None:
+        """The first position (or query) that is outside."""
+        return None if self.first is None else self.first.measure.position
+
+    @property
+    def head(self) -> int | None:
+        """The head, where it is one only."""
+        heads = () if self.first is None else self.first.measure.heads
+        if self.candidates and self.candidates[0].heads is not None:
+            heads = self.candidates[0].heads
+        return heads[0] if len(heads) == 1 else None
+
+    @property
+    def mistake(self) -> str | None:
+        """Slug of the mistake that explains the first wrong site."""
+        return self.candidates[0].slug if self.candidates else None
+
+    @property
+    def exit_code(self) -> int:
+        """0 within noise, 1 suspicious or wrong."""
+        return int(self.verdict != "within-noise")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for machines and for the page."""
+        best = self.candidates[0] if self.candidates else None
+        return {
+            "verdict": self.verdict,
+            "site": self.site,
+            "layer": self.layer,
+            "head": self.head,
+            "position": self.position,
+            "mistake": self.mistake,
+            "explanation": None if best is None else best.explanation,
+            "cure": None if best is None else best.cure,
+            "detail": None if best is None else best.detail,
+            "pattern": None if self.first is None else self.first.measure.pattern,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "sites": [site.to_dict() for site in self.sites],
+            "unknown": list(self.unknown),
+            "refused": [{"name": name, "reason": reason} for name, reason in self.refused],
+            "notes": list(self.notes),
+            "model": self.model,
+            "source": self.source,
+            "token_ids": list(self.token_ids),
+        }
+
+    def __str__(self) -> str:
+        from gpt2np.reference.reporting import text
+
+        return text(self)
+
+
+def compare(
+    dump: Any,
+    model: Model | str | os.PathLike[str] | None = None,
+    prompt: Prompt | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
+    shapes: Any = None,
+    prefill: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Comparison:
+    """Hold a dump of activations against the same run in float64.
+
+    `dump` is a file or folder (see `dumps.read_dump`), a mapping of names to arrays, or a trace; `model` a
+    Model, or what `gpt2np.load` takes; `prompt` text or token ids, and may be left out where the dump itself
+    says what ran. `names` maps their names to ours, `shapes` describes a raw file. `prefill` says that the
+    dump comes from decoding with a cache: so many tokens at once, then one at a time. `rtol` and `atol`
+    replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
+    `n_positions` tokens.
+
+    Raises:
+        InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.
+
+    Example:
+        >>> found = gpt2np.compare("mine.safetensors", "gpt2", "The capital of France is")
+        >>> found.verdict, found.site, found.mistake
+        ('wrong', 'h.0.mlp.post', 'gelu-erf')
+    """
+    from gpt2np.model import load
+
+    model = model if isinstance(model, Model) else load(model)
+    read = dump_of(dump, shapes=shapes, config=model.config)
+    whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False)
+    ids = whole[-model.config.n_positions :]
+    notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
+    if read.token_ids is not None and list(read.token_ids) != list(ids):
+        notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
+    if prefill is not None and not 1 <= prefill <= len(ids):
+        raise InputError(f"prefill={prefill}: must be 1 to {len(ids)}, the number of tokens")
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None and not 0 <= tolerance < float("inf"):
+            raise InputError(f"{name}={tolerance}: must be a number of at least 0")
+
+    wide = in_precision(model, "float64")
+    truth = wide.trace(ids)
+    placement = place(read, truth, model.config, names=names)
+    precisions = {p.dtype for p in placement.placed if p.dtype in ("float16", "bfloat16")}
+    expected = {
+        p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
+    }
+    reports: list[SiteReport] = []
+    arrays: dict[str, Array] = {}
+    for placed in placement.placed:
+        site, layer = resolve(placed.site, None, model.config.n_layer)
+        right = truth[placed.site]
+        if rtol is None and atol is None:
+            band = expected[placed.dtype if placed.dtype in precisions else "float32"].bands[placed.site]
+        else:
+            band = (atol or 0.0) + (rtol or 0.0) * np.abs(np.where(np.isfinite(right), right, 0.0))
+        found, aligned, note = _aligned(placed.array, right, band, site, model)
+        arrays[placed.site] = aligned
+        notes_of = placed.notes if note is None else (*placed.notes, note)
+        reports.append(
+            SiteReport(placed.site, layer, placed.name, placed.layout, placed.dtype, notes_of, found)
+        )
+    verdict = max((r.verdict for r in reports), key=VERDICTS.index)
+    first = next((r for r in reports if r.measure.ratio > 1), None)
+    candidates: list[Candidate] = []
+    if first is not None:
+        noise = next(iter(expected.values()), None) or expect(model, ids, "float32", truth)
+        noise = expected.get(first.dtype, noise)
+        measures = {r.site: r.measure for r in reports}
+        diagnosis = Diagnosis(wide, noise, arrays, measures, first.site, whole, prefill)
+        candidates = diagnosis.candidates()
+    return Comparison(
+        verdict,
+        tuple(reports),
+        first,
+        tuple(candidates),
+        tuple(ids),
+        model.name,
+        read.path,
+        tuple(notes),
+        tuple(placement.unknown),
+        tuple((r[0], r[1]) for r in placement.refused),
+    )
+
+
+def _prompt(prompt: Prompt | None, in_dump: Sequence[int] | None) -> Prompt:
+    if prompt is not None:
+        return prompt
+    if in_dump is None:
+        raise InputError("which prompt ran? The dump does not say: give the text or its token ids")
+    return list(in_dump)
+
+
+def _aligned(
+    values: Array, truth: Array, band: Array, site: Site, model: Model
+) -> tuple[Measure, Array, str | None]:
+    """Hold an array against the truth, also where it has fewer rows: the first or the last of them."""
+    if values.shape == truth.shape:
+        return measure(values, truth, band, site, model.config), values, None
+    axis = next((i for i, name in enumerate(site.axis_names) if name in ("pos", "query")), 0)
+    n, n_truth = values.shape[axis] if values.ndim == truth.ndim else -1, truth.shape[axis]
+    if 0 < n < n_truth:
+        last = slice(n_truth - n, n_truth)
+        for rows, where in ((last, "last"), (slice(0, n), "first")):
+            keys = slice(0, values.shape[-1]) if site.quadratic else slice(None)
+            cut = [rows if i == axis else slice(None) for i in range(truth.ndim)]
+            if site.quadratic:
+                cut[-1] = keys
+            part = truth[tuple(cut)]
+            part_band = np.broadcast_to(band, truth.shape)[tuple(cut)]
+            if part.shape != values.shape:
+                continue
+            found = measure(values, part, part_band, site, model.config)
+            if found.ratio <= 1 or (n == 1 and where == "last"):
+                whole = truth.copy()
+                whole[tuple(cut)] = values
+                return found, whole, f"holds the {where} {n} of {n_truth} positions"
+    pattern = f"it has {n} positions, expected {n_truth}"
+    return Measure(float("inf"), float("inf"), 0.0, 0, (), pattern), values, None

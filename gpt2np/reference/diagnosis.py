@@ -1,0 +1,311 @@
+"""Names the mistake: replays the catalogue between the last right site and the first wrong one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpt2np.model import Model
+from gpt2np.ops import Array
+from gpt2np.reference.embedded import ids_in_dump
+from gpt2np.reference.measure import Measure, difference
+from gpt2np.reference.mistakes import CATALOGUE, PROMPT_MISTAKES, Mistake, OtherPrompt, PromptMistake
+from gpt2np.reference.noise import Expected
+from gpt2np.reference.replay import Replayed, Replays, Scope, until_step
+from gpt2np.sites import Site, expand, resolve
+
+_EXPLAINS = (
+    0.003  # of an error, what a replay may leave unexplained: its own noise is larger than the truth's
+)
+_FLOPS = 3e10  # what the search may cost beyond its first round
+_PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mistake that fits: the layers, and the heads and positions, in which it explains the dump."""
+
+    slug: str
+    explanation: str
+    cure: str
+    detail: str
+    layer: int | None
+    heads: tuple[int, ...] | None
+    rows: slice
+    contradicted: float  # share of what the mistake changes that looks right in the dump
+    unexplained: float  # share of the error that the replay leaves
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "mistake": self.slug,
+            "detail": self.detail,
+            "layer": self.layer,
+            "heads": None if self.heads is None else list(self.heads),
+            "explanation": self.explanation,
+            "cure": self.cure,
+            "unexplained": self.unexplained,
+        }
+
+
+@dataclass(frozen=True)
+class _Hypothesis:
+    """A form of a mistake, made in these layers and this scope."""
+
+    mistake: Mistake
+    variant: Any
+    layers: list[int | None]
+    scope: Scope
+
+    def candidate(self, contradicted: float, unexplained: float) -> Candidate:
+        m, scope = self.mistake, self.scope
+        detail = m.detail(self.variant)
+        about = m.slug, m.explanation, m.cure, detail, self.layers[0], scope.heads, scope.rows
+        return Candidate(*about, contradicted, unexplained)
+
+
+class Diagnosis:
+    """The search for the mistake behind the first wrong site.
+
+    `arrays` is the dump by full name, laid out like our sites; `measures` how far each is from the truth;
+    `whole` the tokens that were asked for, of which the reference ran the last ones.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        expected: Expected,
+        arrays: Mapping[str, Array],
+        measures: Mapping[str, Measure],
+        first: str,
+        whole: Sequence[int],
+        prefill: int | None,
+    ) -> None:
+        self.model, self.expected, self.truth = model, expected, expected.truth
+        self.arrays, self.measures, self.first = arrays, measures, first
+        self.config, self.whole = model.config, tuple(whole)
+        self.ids = tuple(self.truth.token_ids)
+        self.prefill = len(self.ids) if prefill is None else prefill
+        self.replays = Replays(model, self.truth, self.prefill)
+        self._order = [name for name, site, _ in expand(self.config.n_layer) if not site.derived]
+        self._index = {name: i for i, name in enumerate(self._order)}
+        self._last = self._index[until_step(first, self.config.n_layer)]
+        self._good = max((self._rules_out(n) for n in self._before()), default=-1)
+        self._checks = [n for n in [*self._before(), first] if self._step(n) > self._good]
+
+    def candidates(self) -> list[Candidate]:
+        """Every mistake that explains the first wrong site, the best first."""
+        first = self.measures[self.first]
+        found = list(self._prompts())
+        if self.arrays[self.first].shape != self.truth[self.first].shape:
+            return _ranked(found)
+        fitting = self._search([Scope()])
+        found += self._recognised()
+        if not found and not fitting:
+            fitting = self._search(list(self._scopes(first)))
+        return _ranked([*found, *self._told_apart(fitting)])
+
+    # -- where ------------------------------------------------------------------------------------
+
+    def _step(self, name: str) -> int:
+        return self._index[until_step(name, self.config.n_layer)]
+
+    def _before(self) -> list[str]:
+        """Sites of the dump before the first wrong one, in execution order: all of them are right."""
+        names = list(self.arrays)
+        return names[: names.index(self.first)]
+
+    def _rules_out(self, name: str) -> int:
+        """The last step that must have been right, since this site is."""
+        site, layer = resolve(name, None, self.config.n_layer)
+        if site.name in ("wte", "wpe"):
+            return -1
+        if site.name in ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern"):
+            return self._index[f"h.{layer}.ln_1"]  # qkv may be cut up wrongly, or another part of it be wrong
+        if site.derived and site.name.startswith("ln_"):
+            return self._step(name) - 1
+        return self._step(name)
+
+    def _layers(self, mistake: Mistake) -> list[int | None]:
+        """The layers in which the mistake would show between the last right and the first wrong site."""
+        layers: list[int | None] = []
+        for name in self._order[self._good + 1 : self._last + 1]:
+            site, layer = resolve(name, None, self.config.n_layer)
+            if site.name in mistake.steps and layer not in layers:
+                layers.append(layer)
+        return layers
+
+    def _scopes(self, first: Measure) -> Iterator[Scope]:
+        """Parts of a layer in which alone the mistake may be made."""
+        p = first.position or 0
+        rows = [slice(p, p + 1), slice(p, None)]
+        yield from (Scope(None, r) for r in rows)
+        heads = first.heads or range(self.config.n_head)
+        if len(heads) < self.config.n_head:
+            yield Scope(tuple(heads))
+        yield from (Scope((head,), r) for head in heads for r in (slice(None), *rows))
+
+    # -- replays ----------------------------------------------------------------------------------
+
+    def _search(self, scopes: Sequence[Scope]) -> list[tuple[_Hypothesis, Candidate]]:
+        """What fits in the first of the scopes in which anything does."""
+        found: list[tuple[_Hypothesis, Candidate]] = []
+        cost, spent = 2.0 * len(self.ids) * self.config.n_parameters / self.config.n_layer, 0.0
+        for scope in scopes:
+            for hypothesis in self._hypotheses(scope):
+                if scope != Scope() and spent > _FLOPS:
+                    return found
+                spent += cost
+                replayed = self._replayed(hypothesis, self.first)
+                fit = self._fit(replayed, hypothesis.mistake.unseen, self._checks)
+                if fit is not None:
+                    found.append((hypothesis, hypothesis.candidate(*fit)))
+            if found:
+                break
+        return found
+
+    def _hypotheses(self, scope: Scope) -> Iterator[_Hypothesis]:
+        """Every form of every mistake that may be made between the last right and the first wrong site."""
+        for mistake in CATALOGUE:
+            if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
+                continue
+            layers = self._layers(mistake)
+            each = [[layer] for layer in layers] if len(layers) <= 3 else []
+            for variant in mistake.variants(self.config, len(self.ids), self.prefill):
+                for some in [*each, layers] if len(layers) > 1 else each:
+                    yield _Hypothesis(mistake, variant, some, scope)
+
+    def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
+        return self.replays.replay(h.mistake, h.variant, h.layers, h.scope, until)
+
+    def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
+        """Of several mistakes that explain the first wrong site those that explain the whole layer."""
+        if len({candidate.slug for _, candidate in fitting}) > 1:
+            layer = resolve(self.first, None, self.config.n_layer)[1]
+            names = list(self.arrays)
+            same = [
+                n
+                for n in names[names.index(self.first) :]
+                if resolve(n, None, self.config.n_layer)[1] == layer
+            ]
+            same = [n for n in same if self.arrays[n].shape == self.truth[n].shape]
+            still = []
+            for hypothesis, _ in fitting:
+                replayed = self._replayed(hypothesis, same[-1])
+                fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks[:-1], *same])
+                if fit is not None:
+                    still.append(hypothesis.candidate(*fit))
+            if still:
+                return still
+        return [candidate for _, candidate in fitting]
+
+    def _fit(
+        self, replayed: Replayed, unseen: tuple[str, ...], checks: Sequence[str]
+    ) -> tuple[float, float] | None:
+        """How well a replay explains the dump: (contradicted, unexplained), None where it does not.
+
+        Row by row the dump must be what is right or what the replay gives.
+        """
+        changed = contradicted = 0
+        left = total = 0.0
+        for name in checks:
+            site, _ = resolve(name, None, self.config.n_layer)
+            values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
+            replay = replayed[name]
+            error, rest = difference(values, truth, site), difference(values, replay, site)
+            moved = difference(replay, truth, site)
+            if error.ndim == 1:
+                error, rest, moved, band = (x[:, None] for x in (error, rest, moved, band))
+            with np.errstate(all="ignore"):
+                finite = np.nan_to_num(replay.reshape(error.shape), posinf=0.0, neginf=0.0)
+                right = np.nan_to_num(truth.reshape(error.shape), posinf=0.0, neginf=0.0)
+            growth = np.maximum(1.0, _norm(finite) / np.maximum(_norm(right), 1e-30))
+            wrong = (error > band).any(axis=-1, keepdims=True)
+            most = error.max(axis=-1, keepdims=True)
+            tolerance = np.minimum(np.maximum(band * growth, _EXPLAINS * most), most / 3)
+            tolerance = np.where(np.isfinite(most), tolerance, band * growth)
+            if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
+                return None
+            if site.name not in unseen:
+                affected = (moved > 4 * band).any(axis=-1, keepdims=True)
+                changed += int(affected.sum())
+                contradicted += int((affected & ~wrong).sum())
+            where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)
+            left += float(np.sum(np.square(rest[where])))
+            total += float(np.sum(np.square(error[where])))
+        return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
+
+    def _recognised(self) -> Iterator[Candidate]:
+        """Mistakes that leave a trace of their own without a replay."""
+        site, layer = resolve(self.first, None, self.config.n_layer)
+        for mistake in CATALOGUE:
+            if site.name in mistake.steps and mistake.recognise(
+                self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
+            ):
+                yield Candidate(
+                    mistake.slug, mistake.explanation, mistake.cure, "", layer, None, slice(None), 0.0, 0.5
+                )
+
+    # -- other prompts ----------------------------------------------------------------------------
+
+    def _prompts(self) -> Iterator[Candidate]:
+        """Other tokens than those asked for, if they explain the first wrong site."""
+        array, truth = self.arrays[self.first], self.truth[self.first]
+        if array.shape == truth.shape and self._good >= self._index["embed"]:
+            return
+        for mistake in PROMPT_MISTAKES:
+            for other in self._others(mistake):
+                if self._ran(other):
+                    about = mistake.slug, mistake.explanation, mistake.cure, other.detail
+                    yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
+                    break
+
+    def _ran(self, other: OtherPrompt) -> bool:
+        """Whether the dump, up to its first wrong site, is a run of these tokens."""
+        n_rows = len(range(len(other.token_ids))[other.rows])
+        if other.token_ids == self.ids and n_rows == len(self.ids):
+            return False
+        for name in reversed(self._checks):  # what differs first
+            site, layer = resolve(name, None, self.config.n_layer)
+            array = self.arrays[name]
+            axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
+            if array.ndim != len(site.axis_names) or array.shape[axis] != n_rows:
+                return False
+            replay = self._site_of(name, other.token_ids, site, layer)
+            replay = replay[:, other.rows, other.rows] if site.quadratic else replay[other.rows]
+            band = 2 * float(np.max(self.expected.bands[name]))
+            if replay.shape != array.shape or not (difference(array, replay, site) <= band).all():
+                return False
+        return True
+
+    def _others(self, mistake: PromptMistake) -> Iterator[OtherPrompt]:
+        """What may have run instead; ids that can be read from the dump come first."""
+        ids = ids_in_dump(self.model, self.arrays) if mistake.reads_ids else None
+        if ids is not None and len(ids) == len(self.ids) and ids != self.ids:
+            at = next(i for i, (a, b) in enumerate(zip(ids, self.ids, strict=True)) if a != b)
+            yield OtherPrompt(ids, slice(None), f"at position {at} {ids[at]} ran instead of {self.ids[at]}")
+        yield from mistake.prompts(self.ids, self.whole, self.config)
+
+    def _site_of(self, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
+        """The site in a run of other tokens, which goes no further than it must."""
+        stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
+        last = f"h.{self.config.n_layer - 1}.resid_post"
+        keep = "*" if stop is not None else [until_step(name, self.config.n_layer), last]
+        return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
+
+
+def _norm(x: Array) -> Array:
+    return np.asarray(np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True)))
+
+
+def _ranked(candidates: list[Candidate]) -> list[Candidate]:
+    """The best of each slug: what the dump does not contradict, then what leaves the least unexplained."""
+
+    def badness(c: Candidate) -> tuple[float, float]:
+        return (round(c.contradicted, 2), max(c.unexplained, 1e-4))
+
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=badness):
+        best.setdefault(candidate.slug, candidate)
+    return list(best.values())

@@ -1,0 +1,158 @@
+"""Runs a stretch of the model in float64 with a mistake in it: what a dump with this mistake would hold."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpt2np.derived import DERIVED, bases, norm_input, split_qkv
+from gpt2np.gpt2 import forward
+from gpt2np.model import Model
+from gpt2np.ops import Array
+from gpt2np.reference.mistakes import At, Mistake
+from gpt2np.sites import BY_NAME, Site, resolve
+from gpt2np.step import Pass, Step
+from gpt2np.step import Sequence as PackedSequence
+from gpt2np.trace import Trace
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where a mistake is made: in all heads or some, at all positions or some."""
+
+    heads: tuple[int, ...] | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def apply(self, out: Array, wrong: Array, site: Site, n_head: int) -> None:
+        """Put the wrong values into `out` where the scope says so."""
+        if site.name == "attn.qkv":
+            out, wrong = (split_qkv(x, n_head) for x in (out, wrong))  # [3, pos, head, d_head]
+            axes: tuple[str, ...] = ("3", "pos", "head", "d_head")
+        else:
+            axes = site.axis_names
+        index: list[Any] = [slice(None)] * len(axes)
+        for i, axis in enumerate(axes):
+            if axis in ("pos", "query"):
+                index[i] = self.rows
+            elif axis == "head" and self.heads is not None:
+                index[i] = list(self.heads)
+        out[tuple(index)] = wrong[tuple(index)]
+
+
+class Replayed:
+    """The sites of a replay by full name, derived ones too; what was not replayed is the truth's."""
+
+    def __init__(self, truth: Trace, model: Model, found: Mapping[str, Array]) -> None:
+        self.config, self.positions = truth.config, truth.positions
+        self.token_ids = np.array(truth.token_ids)
+        self._truth, self._model, self._found = truth, model, found
+
+    def parameters(self, needed_for: str) -> Any:
+        """The parameters in float64."""
+        return self._model.parameters
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._found:
+            return self._found[name]
+        site, layer = resolve(name, None, self.config.n_layer)
+        if not site.derived:
+            return self._truth[name]
+        norm, _, statistic = site.name.rpartition(".")
+        if norm.startswith("ln_") and BY_NAME[norm].full_name(layer) in self._found:
+            return self._statistic(norm, layer, statistic)
+        with np.errstate(all="ignore"):
+            return DERIVED[site.name](self, layer)
+
+    def _statistic(self, norm: str, layer: int | None, statistic: str) -> Array:
+        """What a LayerNorm must have computed inside, if its output is what was replayed."""
+        p: Any = self._model.parameters if layer is None else self._model.parameters.h[layer]
+        weight, bias, _ = getattr(p, norm)
+        with np.errstate(all="ignore"):
+            normalized = (self[BY_NAME[norm].full_name(layer)] - bias) / weight
+            if statistic == "normalized":
+                return np.asarray(normalized)
+            x = norm_input(self, norm, layer)
+            centred = x - x.mean(axis=-1, keepdims=True)
+            rstd = np.sum(normalized * centred, axis=-1) / np.sum(centred * centred, axis=-1)
+            return np.asarray(
+                rstd if statistic == "rstd" else x.mean(axis=-1) - normalized.mean(axis=-1) / rstd
+            )
+
+
+class _Reached(Exception):
+    """The last step that was asked for has run."""
+
+
+class Replays:
+    """Replays mistakes in one run."""
+
+    def __init__(self, model: Model, truth: Trace, prefill: int) -> None:
+        """`model` computes in float64; `truth` is its trace."""
+        self.model, self.truth, self.prefill = model, truth, prefill
+        self.n_steps = 0  # how many steps have been replayed, to know when to stop
+
+    def replay(
+        self, mistake: Mistake, variant: Any, layers: Iterable[int | None], scope: Scope, until: str
+    ) -> Replayed:
+        """The sites from the first of `layers` up to the site `until`, with the mistake made in `layers`."""
+        cfg, wanted = self.model.config, set(layers)
+        last = until_step(until, cfg.n_layer)
+        found: dict[str, Array] = {}
+        steps = dict(self._steps(mistake, wanted))
+
+        def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
+            def run(*inputs: Any, out: Array) -> None:
+                op(*inputs, out=out)
+                self.n_steps += 1
+                if name in steps:
+                    site, layer = steps[name]
+                    at = At(site.name, layer, cfg, self.model.parameters, replayed, self.prefill)
+                    wrong = np.empty_like(out)
+                    mistake.run(at, variant, *inputs, out=wrong)
+                    scope.apply(out, wrong, site, cfg.n_head)
+                found[name] = out.copy()
+                if name == last:
+                    raise _Reached
+
+            return run
+
+        replayed = Replayed(self.truth, self.model, found)
+        sequence = PackedSequence(np.array(self.truth.token_ids))
+        start = self._start(mistake, wanted)
+        run = Pass(cfg, self.model.dtype, [sequence], start=start, swap=swap)
+        with np.errstate(all="ignore"), contextlib.suppress(_Reached):
+            forward(self.model.parameters, cfg, Step(run))
+        return replayed
+
+    def _steps(
+        self, mistake: Mistake, layers: set[int | None]
+    ) -> Iterable[tuple[str, tuple[Site, int | None]]]:
+        for step in mistake.steps:
+            site = BY_NAME[step]
+            for layer in layers if site.layered else [None]:
+                if site.layered == (layer is not None):
+                    yield site.full_name(layer), (site, layer)
+
+    def _start(self, mistake: Mistake, layers: set[int | None]) -> tuple[int, Array] | None:
+        """The block to begin with, and what enters it: nothing before the mistake is run again."""
+        n_layer = self.model.config.n_layer
+        if None in layers:
+            early = any(step in ("wte", "wpe", "embed") for step in mistake.steps)
+            inside = [layer for layer in layers if layer is not None]
+            first = None if early else min(inside, default=n_layer)
+        else:
+            first = min(layer for layer in layers if layer is not None)
+        if first is None:
+            return None
+        return first, self.truth[f"h.{first - 1}.resid_post" if first else "embed"].copy()
+
+
+def until_step(name: str, n_layer: int) -> str:
+    """The step after which a site, stored or derived, is known."""
+    site, layer = resolve(name, None, n_layer)
+    norm, _, _ = site.name.rpartition(".")
+    if not site.derived:
+        return name
+    return BY_NAME[norm].full_name(layer) if norm.startswith("ln_") else bases(site.name, layer, n_layer)[0]

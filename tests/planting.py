@@ -1,0 +1,68 @@
+"""Runs in float32 with a mistake of the catalogue planted in them, every site recorded."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpt2np.derived import DERIVED
+from gpt2np.gpt2 import forward
+from gpt2np.reference.mistakes import At
+from gpt2np.reference.replay import Scope
+from gpt2np.sites import BY_NAME, expand
+from gpt2np.step import Pass, Step
+from gpt2np.step import Sequence as PackedSequence
+
+
+@dataclass
+class Dumped:
+    """The sites of a run, derived ones computed when they are asked for."""
+
+    model: object
+    token_ids: np.ndarray
+    found: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.config, self.positions = self.model.config, range(len(self.token_ids))
+
+    def parameters(self, needed_for):
+        return self.model.parameters
+
+    def __getitem__(self, name):
+        if name in self.found:
+            return self.found[name]
+        site, layer = next((s, i) for full, s, i in expand(self.config.n_layer) if full == name)
+        return DERIVED[site.name](self, layer)
+
+
+def plant(model, ids, mistake=None, variant=None, layer=None, scope=Scope(), prefill=None):
+    """The stored sites of a run, with the mistake made in one layer, in some heads, at some positions."""
+    dumped = Dumped(model, np.array(ids))
+    prefill = len(ids) if prefill is None else prefill
+
+    def swap(name, op):
+        def run(*inputs, out):
+            op(*inputs, out=out)
+            parts = name.split(".", 2)
+            at_layer, kind = (int(parts[1]), parts[2]) if parts[0] == "h" else (None, name)
+            if mistake is not None and kind in mistake.steps and at_layer in (layer, None):
+                at = At(kind, at_layer, model.config, model.parameters, dumped, prefill)
+                wrong = np.empty_like(out)
+                mistake.run(at, variant, *inputs, out=wrong)
+                shown = out.copy()
+                scope.apply(out, wrong, BY_NAME[kind], model.config.n_head)
+                if kind in mistake.unseen:
+                    hidden[name] = shown
+            dumped.found[name] = out.copy()
+
+        return run
+
+    hidden = {}
+    run = Pass(model.config, model.dtype, [PackedSequence(np.array(ids))], swap=swap)
+    with np.errstate(all="ignore"):
+        forward(model.parameters, model.config, Step(run))
+    found = {name: dumped.found[name] for name, site, _ in expand(model.config.n_layer) if not site.derived}
+    for name, site, _ in expand(model.config.n_layer):
+        if site.name in ("attn.q", "attn.k", "attn.v"):
+            found[name] = dumped[name].copy()
+    order = [name for name, _, _ in expand(model.config.n_layer)]
+    return {name: (found | hidden)[name] for name in sorted(found, key=order.index)}
