@@ -1,0 +1,148 @@
+"""Which of several readings of an array is right, judged by its values and by the future of attention."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2np.ops import Array
+from gpt2np.reference.futures import FILL
+from gpt2np.reference.shapes import causal
+from gpt2np.sites import Site
+
+AGREES = 0.05  # relative error below which a reading has the right values, whatever the precision
+_CLEARLY = 4.0  # times smaller than that of any other reading
+_LIKE, _VERY_LIKE, _UNLIKE = 0.5, 0.9, 0.3  # correlations
+_SAMPLE = 1 << 16  # elements that are looked at
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How near an array is to the truth: relative error (root mean square), correlation, and its first row.
+
+    `first` is the position of its first row, for which it is nearest; None where it is near for none.
+    """
+
+    error: float
+    correlation: float
+    first: int | None
+
+
+def likeness(site: Site, array: Array, truth: Array) -> Likeness:
+    """Hold an array in a site's own axes against the truth; with more or fewer rows, at both ends."""
+    found = [
+        (*_compare(site, a, t), first) for a, t, first in _alignments(site.name, site.quadratic, array, truth)
+    ]
+    error, correlation, first = min(found, key=lambda x: (x[0], -x[1]))
+    same_length = array.shape == truth.shape
+    return Likeness(error, correlation, first if same_length or error < AGREES else None)
+
+
+def choose(
+    site: Site, arrays: Sequence[Array], natural: Sequence[bool], truth: Array | None
+) -> tuple[int | None, str]:
+    """Which reading is right and why: `values`, `future`, `rows` or `likeness`; None if nothing decides.
+
+    Readings that are the same numbers are one. The site's own order of axes wins where it is like the truth
+    and no other is more so.
+    """
+    kept = _distinct(arrays)
+    if len(kept) == 1:
+        return kept[0], "same"
+    like = [Likeness(np.inf, -1.0, None) if truth is None else likeness(site, arrays[i], truth) for i in kept]
+    errors = np.array([x.error for x in like])
+    best, second = np.argsort(errors, kind="stable")[:2]
+    if errors[best] < AGREES and errors[second] > _CLEARLY * errors[best]:
+        return kept[best], "values"
+    if site.future is not None:
+        for why, test in _STRUCTURE[site.name]:
+            fits = [n for n, i in enumerate(kept) if test(arrays[i])]
+            if len(fits) == 1:
+                return kept[fits[0]], why
+    correlations = np.array([x.correlation for x in like])
+    own = next((n for n, i in enumerate(kept) if natural[i]), None)
+    if own is not None and correlations[own] > _LIKE and correlations[own] >= correlations.max():
+        return kept[own], "likeness"
+    best, second = np.argsort(-correlations, kind="stable")[:2]
+    if correlations[best] > _VERY_LIKE and correlations[second] < correlations[best] - _UNLIKE:
+        return kept[best], "likeness"
+    return None, ""
+
+
+def _distinct(arrays: Sequence[Array]) -> list[int]:
+    kept: list[int] = []
+    for i, array in enumerate(arrays):
+        if not any(
+            array.shape == arrays[j].shape and np.array_equal(array, arrays[j], equal_nan=True) for j in kept
+        ):
+            kept.append(i)
+    return kept
+
+
+def _alignments(site: str, quadratic: bool, array: Array, truth: Array) -> list[tuple[Array, Array, int]]:
+    """Parts of both that may be the same positions, and which position is the array's first."""
+    if array.shape == truth.shape:
+        return [(array, truth, 0)]
+    if quadratic:
+        (_, q, k), n = array.shape, truth.shape[1]
+        if k == n:
+            return [(array, truth[:, n - q :], n - q)]
+        if q != k:
+            return [(array[:, :0], truth[:, :0], 0)]
+        most = min(q, n)
+        return [(array[:, :most, :most], truth[:, :most, :most], 0)]
+    n, most = len(truth), min(len(array), len(truth))
+    both = [(array[:most], truth[:most], 0), (array[len(array) - most :], truth[n - most :], n - len(array))]
+    return both[::-1] if site == "logits" else both
+
+
+def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float]:
+    """Relative error and correlation, over what is no future and where the truth is a number."""
+    if array.shape != truth.shape or not array.size:
+        return np.inf, -1.0
+    at = np.unravel_index(
+        np.linspace(0, array.size - 1, min(array.size, _SAMPLE)).astype(np.int64), array.shape
+    )
+    use = np.isfinite(truth[at])
+    if site.quadratic:
+        use &= causal(*array.shape[1:])[at[1:]]
+    with np.errstate(all="ignore"):
+        x, t = array[at][use].astype(np.float64), truth[at][use].astype(np.float64)
+        if not x.size:
+            return np.inf, -1.0
+        error = np.sqrt(np.mean((x - t) ** 2) / max(float(np.mean(t**2)), 1e-60))
+        there = np.isfinite(x) & ((x > FILL) | (t < FILL) if site.name == "attn.scores" else True)
+        if not np.all(there):
+            error = np.inf
+        if 2 * there.sum() < x.size:
+            return np.inf, -1.0
+        x, t = x[there] - x[there].mean(), t[there] - t[there].mean()
+        scale = np.sqrt(np.mean(x**2) * np.mean(t**2))
+        correlation = float(np.mean(x * t) / scale) if np.isfinite(scale) and scale > 0 else 0.0
+    return float(error) if np.isfinite(error) else np.inf, correlation
+
+
+def _uniform_future(array: Array) -> bool:
+    """Whether every future entry is the same, or all stand for -inf, and the others do not."""
+    allowed = causal(*array.shape[1:])
+    if allowed.all():
+        return False
+    past, future = array[:, allowed], array[:, ~allowed]
+    first = future.flat[0]
+    if np.isnan(first):
+        return bool(np.isnan(future).all() and not np.isnan(past).all())
+    same = bool(np.all(future == first)) and not np.all(past == first)
+    return same or bool(np.all(future <= FILL) and not np.all(past <= FILL))
+
+
+def _rows_sum_to_one(array: Array) -> bool:
+    with np.errstate(all="ignore"):
+        sums = array.sum(axis=-1, dtype=np.float64)
+    return bool(np.mean(np.abs(sums - 1) < 1e-2) > 0.95)
+
+
+_Test = Callable[[Array], bool]
+_STRUCTURE: dict[str, list[tuple[str, _Test]]] = {
+    "attn.scores": [("future", _uniform_future)],
+    "attn.pattern": [("future", _uniform_future), ("rows", _rows_sum_to_one)],
+}
