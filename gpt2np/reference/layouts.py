@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,14 +46,13 @@ class Placed:
     first: int | None = 0
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(NamedTuple):
     """An array whose name is known but which cannot be laid out: why, and the layouts that it may have."""
 
     name: str
-    site: str
     reason: str
-    candidates: tuple[str, ...] = ()
+    candidates: tuple[str, ...]
+    site: str
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class _Placing:
         self._refuse(name, meaning, f"has shape {array.shape}, expected {wanted}")
 
     def _refuse(self, name: str, meaning: Meaning, reason: str, candidates: Iterable[Layout] = ()) -> None:
-        self.refused.append(Refused(name, meaning.full_name, reason, tuple(map(str, candidates))))
+        self.refused.append(Refused(name, reason, tuple(map(str, candidates)), meaning.full_name))
 
     # -- choosing ---------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class _Placing:
             f"may be {' or '.join(names)} (HF's last hidden state is after ln_f, others' before it), and is "
             f"near neither: declare it, as in --map {request.name}={names[0]}"
         )
-        self.refused.append(Refused(request.name, " or ".join(names), reason, tuple(names)))
+        self.refused.append(Refused(request.name, reason, tuple(names), " or ".join(names)))
         return None
 
     # -- laying out -------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ class _Placing:
             placed[found.site] = Placed(**{**vars(first), "notes": notes})
         else:
             reason = f"is {found.site} again, with other numbers than {first.name}, which is taken"
-            self.refused.append(Refused(found.name, found.site, reason))
+            self.refused.append(Refused(found.name, reason, (), found.site))
 
 
 def _same(one: Placed, other: Placed) -> bool:

@@ -80,7 +80,8 @@ class Layout:
                 a for a in self.order if a in there and a != "head"
             ]
             yield "heads first" if heads_only else "axes in another order"
-        if "3" in there and self.groups != ((self.order[0],), self.order[1:]) and widest < len(there):
+        fused = tuple(axis for axis in self.order[1:] if axis in there)
+        if "3" in there and not any(set(fused) <= set(group) for group in self.groups):
             yield "queries, keys and values on an axis of their own"
         elif self.order == _HEADS and ("head", "d_head") in self.groups:
             yield "heads merged"
