@@ -4,8 +4,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
+from raw_steps import outside, read
 from safetensors.numpy import load_file
 
 from gpt2np.reference.fixture import write_fixture
@@ -52,30 +52,6 @@ def run(fixture, folder, *macros, flags=()):
     """Its dump: steps.bin and steps.txt."""
     subprocess.run([built(fixture, folder, *macros, flags=flags), folder / "steps"], check=True)
     return folder / "steps.bin", folder / "steps.txt"
-
-
-def read(dump, shapes):
-    """The steps of a dump by name, in order."""
-    found, data, at = {}, dump.read_bytes(), 0
-    for line in shapes.read_text().splitlines():
-        name, dtype, *sizes = line.split()
-        assert dtype == "float32"
-        shape = [int(size) for size in sizes]
-        found[name] = np.frombuffer(data, "<f4", int(np.prod(shape)), at).reshape(shape)
-        at += found[name].nbytes
-    assert at == len(data)
-    return found
-
-
-def outside(fixture, steps):
-    """Names of the steps that leave their band, in order, and the largest share of a band that was used."""
-    truth, bands = load_file(fixture / "trace.safetensors"), load_file(fixture / "bands.safetensors")
-    shares = {}
-    for name, step in steps.items():
-        same = step == truth[name]  # -inf in the future
-        with np.errstate(invalid="ignore"):
-            shares[name] = np.where(same, 0, np.abs(step - truth[name]) / bands[name]).max()
-    return [name for name, share in shares.items() if not share <= 1], max(shares.values())
 
 
 @pytest.mark.parametrize("flags", [[], ["-O0"], ["-O3", "-march=native", "-ffp-contract=fast"]], ids=str)
