@@ -66,10 +66,30 @@ def test_signed_values_are_centred_at_zero(tmp_path):
 
 
 def test_unsigned_values_go_from_light_to_dark(tmp_path):
-    picture = draw(grid([[2, 3], [4, 5]]), tmp_path / "a.png", signed=False)
     light, dark = (0.9686, 0.9843, 1.0), (0.0314, 0.1882, 0.4196)  # the ends of Blues
-    assert has(picture, light, 0.01) > 0.02
-    assert has(picture, dark, 0.01) > 0.02
+    for values in ([[0, 3], [4, 5]], [[-2, 0], [0, 5]]):  # a negative one, which should not be, is lightest
+        picture = draw(grid(values), tmp_path / "a.png", signed=False)
+        assert has(picture, light, 0.01) > 0.02
+        assert has(picture, dark, 0.01) > 0.02
+
+
+def test_unsigned_values_begin_at_zero(tmp_path):
+    """What is nearly the same looks nearly the same: 0.90 is not white because all others are 0.95."""
+    figures = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "_grid", spy_on(plot._grid, figures))
+        draw(grid([[0.90, 0.95], [0.95, 0.92]]), tmp_path / "a.png", signed=False)
+    assert figures[0].axes[0].images[0].get_clim() == (0, 0.95)
+
+
+def spy_on(function, figures):
+    """The same function, which also puts its figure into a list."""
+
+    def spy(figure, *rest):
+        figures.append(figure)
+        return function(figure, *rest)
+
+    return spy
 
 
 def test_what_is_not_finite_is_grey(tmp_path):
@@ -117,17 +137,12 @@ def test_any_size_fits_on_a_screen(tmp_path, shape):
 
 
 def test_ticks_do_not_overlap(tmp_path):
-    figures = []
-    original = plot._grid
-
-    def spy(figure, *rest):
-        figures.append(figure)
-        return original(figure, *rest)
-
+    figures, many = [], [f"h.{i}.attn.head.0" for i in range(158)]  # as many components as GPT-2 small has
     labels = {"pos": [f" token {i}" for i in range(40)]}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plot, "_grid", spy)
-        for named in (grid(np.eye(40), pos=labels["pos"]), grid(np.eye(300)), grid(np.eye(12, 1000))):
+        patch.setattr(plot, "_grid", spy_on(plot._grid, figures))
+        pictures = [grid(np.eye(40), pos=labels["pos"]), grid(np.eye(158), layer=many, pos=many)]
+        for named in (*pictures, grid(np.eye(300)), grid(np.eye(12, 1000))):
             plot.heatmap(named, tmp_path / "a.png", signed=True)
     for figure in figures:
         for side in (figure.axes[0].xaxis, figure.axes[0].yaxis):
@@ -135,8 +150,25 @@ def test_ticks_do_not_overlap(tmp_path):
             for a, b in itertools.pairwise(boxes):
                 assert not a.overlaps(b)
     assert len(figures[0].axes[0].get_xticklabels()) == 40  # every token has its label
+    assert len(figures[1].axes[0].get_xticklabels()) == len(figures[1].axes[0].get_yticklabels()) == 158
+    assert figures[1].get_size_inches().min() > 25 > 16 > figures[0].get_size_inches().max()
     assert figures[0].axes[0].get_xlabel() == "pos"
     assert figures[0].axes[0].get_ylabel() == "layer"
+
+
+def test_the_axis_of_bars(tmp_path):
+    figures, counts = [], NamedArray(np.array([38_597_376.0, 6e7]), ("component",), {"component": ["a", "b"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "_bars", spy_on(plot._bars, figures))
+        plot.heatmap(counts, tmp_path / "a.png", signed=False, quantity="parameters")
+        plot.heatmap(NamedArray(np.array([0.25, -3.0]), ("head",)), tmp_path / "b.png", signed=True)
+    many, few = (figure.axes[0] for figure in figures)
+    assert many.get_xlabel() == "parameters"
+    texts = [text.get_text() for text in many.get_xticklabels()]
+    assert "60 M" in texts
+    assert many.xaxis.get_offset_text().get_text() == ""
+    assert few.get_ylabel() == "value"
+    assert few.get_ylim()[0] < -3
 
 
 # -- refusals ------------------------------------------------------------------------------------

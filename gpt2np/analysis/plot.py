@@ -19,6 +19,7 @@ DIVERGING, SEQUENTIAL = "RdBu_r", "Blues"  # both can be told apart with any col
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the two ends of RdBu_r
 MISSING = "#dddddd"  # NaN and infinities
 LONGEST = 24  # characters of a label
+SCREEN, SHEET = 8.5, 26.0  # inches that an axis may take: a plain one, one whose labels need more
 # What else is installed and has the characters that DejaVu Sans, which comes with matplotlib, has not.
 FALLBACKS = """
 Noto Sans CJK JP|Noto Sans CJK SC|Hiragino Sans|PingFang SC|Yu Gothic|Microsoft YaHei|Malgun Gothic
@@ -36,12 +37,17 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     _matplotlib("figure")
 
 
-def heatmap(named: NamedArray, path: str | os.PathLike[str], *, signed: bool) -> None:
+def heatmap(
+    named: NamedArray, path: str | os.PathLike[str], *, signed: bool, quantity: str = "value"
+) -> None:
     """Draw one axis as bars or two as a heatmap [down, across], and write it to a .png, .svg or .pdf.
 
-    `signed` values get a diverging scale centred at zero, others a sequential one from the smallest to the
-    largest; NaN and infinities are grey. Spaces at the ends of a label show as ␣, and characters that are
-    control characters, or in no installed font, as escapes. pyplot and its figures are left alone.
+    `signed` values get a diverging scale centred at zero. Others, which are nonnegative by nature
+    (probabilities, attention, norms), a sequential one that begins at 0: one that began at the smallest would
+    make 0.90 beside 0.91 look like nothing beside all. (If there is a negative one, it begins there.) NaN and
+    infinities are grey. `quantity` names the axis of bars. Up to 160 labels all show: the picture grows with
+    them. Spaces at the ends of a label show as ␣, and characters that are control characters, or in no
+    installed font, as escapes. pyplot and its figures are left alone.
 
     Raises:
         InputError: matplotlib is missing, the array has no entries or other than one or two axes, or the
@@ -57,8 +63,10 @@ def heatmap(named: NamedArray, path: str | os.PathLike[str], *, signed: bool) ->
     with _matplotlib().rc_context(settings):
         figure, labels = _matplotlib("figure").Figure(layout="constrained"), _Labels(named, families)
         axes = figure.add_subplot()
-        draw = _grid if values.ndim == 2 else _bars
-        width = draw(figure, axes, named, values, signed, labels)
+        if values.ndim == 2:
+            width = _grid(figure, axes, named, values, signed, labels)
+        else:
+            width = _bars(figure, axes, named, values, signed, labels, quantity)
         lines = [textwrap.fill(labels.shown(line), int(10 * width)) for line in named.title.splitlines()]
         figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
         with whole_binary_file(path) as file:
@@ -70,13 +78,16 @@ def _grid(
 ) -> float:
     """A heatmap with its colour bar; returns the width of the figure in inches."""
     n_rows, n_columns = values.shape
-    side = min(0.34, 8.5 / max(n_rows, n_columns))  # of a square cell, in inches; a long grid is stretched
-    wide, high = max(2.4, side * n_columns), max(1.2, side * n_rows)
     down, across = named.axes
-    size = wide + labels.inches(down) + 1.6, high + labels.inches(across) + 1.2
+    side = min(0.34, SCREEN / max(n_rows, n_columns))  # of a square cell, in inches; a long grid is stretched
+    wide, high = max(2.4, labels.length(across, n_columns, side)), max(1.2, labels.length(down, n_rows, side))
+    size = (
+        wide + labels.inches(down, high / n_rows) + 1.6,
+        high + labels.inches(across, wide / n_columns) + 1.2,
+    )
     figure.set_size_inches(*size)
     shown = np.ma.masked_invalid(values)
-    low, high_value = (float(shown.min()), float(shown.max())) if shown.count() else (0.0, 0.0)
+    low, high_value = (min(float(shown.min()), 0.0), float(shown.max())) if shown.count() else (0.0, 0.0)
     if signed:
         high_value = max(abs(low), abs(high_value))
         low = -high_value
@@ -96,27 +107,36 @@ def _grid(
 
 
 def _bars(
-    figure: Any, axes: Any, named: NamedArray, values: NDArray[np.float64], signed: bool, labels: "_Labels"
+    figure: Any,
+    axes: Any,
+    named: NamedArray,
+    values: NDArray[np.float64],
+    signed: bool,
+    labels: "_Labels",
+    quantity: str,
 ) -> float:
     """Bars: to the right under each other where the entries have names, else upwards."""
     (axis,) = named.axes
     n, finite = len(values), np.where(np.isfinite(values), values, 0.0)
     colours = [POSITIVE if signed and value > 0 else NEGATIVE for value in finite]
-    length = min(8.5, max(1.2, 0.22 * n))
+    length = max(1.2, labels.length(axis, n, min(0.22, SCREEN / n)))
     if axis in named.labels:
-        size = 5 + labels.inches(axis), length + 1.1
+        size = 5 + labels.inches(axis, length / n), length + 1.1
         axes.barh(np.arange(n), finite, color=colours, height=0.8)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_ylim(n - 0.5, -0.5)
         labels.tick(axes.yaxis, axis, n, length)
-        axes.set_xlabel("value")
+        side = axes.xaxis
     else:
         size = max(4.0, length + 1.0), 3.6
         axes.bar(np.arange(n), finite, color=colours, width=0.8)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xlim(-0.5, n - 0.5)
         labels.tick(axes.xaxis, axis, n, length)
-        axes.set_ylabel("value")
+        side = axes.yaxis
+    side.set_label_text(quantity, parse_math=False)
+    if np.abs(finite).max() >= 1e4:  # 20 M, and not 0.2 with 1e8 at the end of the axis
+        side.set_major_formatter(_matplotlib("ticker").EngFormatter())
     figure.set_size_inches(*size)
     axes.spines[["top", "right"]].set_visible(False)
     return float(size[0])
@@ -144,23 +164,32 @@ class _Labels:
         text = "␣" * begins + self.shown(label.strip(" ")) + "␣" * ends
         return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
-    def inches(self, axis: str) -> float:
+    def length(self, axis: str, n: int, side: float) -> float:
+        """Inches of an axis of n entries, each `side` long, or so long that labels find room."""
+        wanted = 0.16 * n if axis in self._labels else 0.0
+        return max(side * n, wanted if wanted <= SHEET else 0.0)
+
+    def points(self, spacing: float) -> float:
+        """The size of labels that are so many inches apart."""
+        return min(11.0, max(8.0, 32 * spacing))
+
+    def inches(self, axis: str, spacing: float) -> float:
         """Room for the longest label."""
-        return max((0.09 * len(label) for label in self._labels.get(axis, [])), default=0.3)
+        each = 0.09 * self.points(spacing) / 8
+        return max((each * len(label) for label in self._labels.get(axis, [])), default=0.3)
 
     def tick(self, side: Any, axis: str, n: int, inches: float) -> None:
         """Name an axis of the picture and its entries: each, or every 2nd, 5th, 10th ... if they are many."""
-        labels = self._labels.get(axis)
+        labels, size = self._labels.get(axis), self.points(inches / n)
         upright = side.axis_name == "x" and labels is not None and max(map(len, labels)) > 2
         digits = max(map(len, labels)) if labels else len(str(n - 1))
-        least = (
-            0.15 if upright or side.axis_name == "y" else 0.06 + 0.08 * digits
-        )  # inches from one to the next
+        # inches from one to the next
+        least = 0.15 if upright or side.axis_name == "y" else 0.06 + 0.01 * size * digits
         every = next(e for d in range(9) for e in (10**d, 2 * 10**d, 5 * 10**d) if e * inches / n >= least)
         shown = range(0, n, every)
         texts = [str(i) if labels is None else labels[i] for i in shown]
         side.set_ticks(
-            list(shown), texts, fontsize=8, rotation=90 if upright else 0, parse_math=False, minor=False
+            list(shown), texts, fontsize=size, rotation=90 if upright else 0, parse_math=False, minor=False
         )
         side.set_label_text(axis, fontsize=10, parse_math=False)
 
