@@ -1,10 +1,27 @@
 """The GPT-2 that can be seen through: from scratch in NumPy, every intermediate tensor recorded."""
 
+from typing import TYPE_CHECKING, Any
+
 from gpt2np.config import Config
 from gpt2np.errors import Gpt2npError
 from gpt2np.model import Model, load
 from gpt2np.plan import Plan
 from gpt2np.trace import Trace
 
+if TYPE_CHECKING:
+    from gpt2np.reference.comparison import compare
+
 __version__ = "0.1.0"
-__all__ = ["Config", "Gpt2npError", "Model", "Plan", "Trace", "load"]
+__all__ = ["Config", "Gpt2npError", "Model", "Plan", "Trace", "compare", "load"]
+
+# What is imported when it is first used: starting fast is a feature.
+_LATER = {"compare": "gpt2np.reference.comparison"}
+
+
+def __getattr__(name: str) -> Any:
+    """A function that is not imported until somebody asks for it."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'gpt2np' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -9,7 +9,19 @@ import sys
 from typing import NoReturn
 
 from gpt2np.errors import Gpt2npError
-from gpt2np.verbs import about, capture, circuits, export, fixture, kv, patch, residual, running, stats
+from gpt2np.verbs import (
+    about,
+    capture,
+    circuits,
+    compare,
+    export,
+    fixture,
+    kv,
+    patch,
+    residual,
+    running,
+    stats,
+)
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
 
@@ -60,7 +72,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="gpt2np", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gpt2np {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb_file in (running, about, residual, circuits, stats, patch, capture, kv, export, fixture):
+    for verb_file in (
+        running,
+        about,
+        residual,
+        circuits,
+        stats,
+        patch,
+        compare,
+        capture,
+        kv,
+        export,
+        fixture,
+    ):
         verb_file.register(verbs)
     return parser
 

@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gpt2np.config import Config
 from gpt2np.errors import InputError
 from gpt2np.model import Model, Prompt
 from gpt2np.ops import Array
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import dump_of
-from gpt2np.reference.layouts import place
+from gpt2np.reference.layouts import Placed, place
 from gpt2np.reference.measure import Measure, measure
 from gpt2np.reference.noise import expect
 from gpt2np.reference.precision import in_precision
@@ -76,7 +77,7 @@ class Comparison:
     source: str = ""
     notes: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-    refused: tuple[tuple[str, str], ...] = field(default=())
+    refused: tuple[tuple[str, str], ...] = ()
 
     @property
     def site(self) -> str | None:
@@ -200,12 +201,9 @@ def compare(
             band = expected[placed.dtype if placed.dtype in precisions else "float32"].bands[placed.site]
         else:
             band = (atol or 0.0) + (rtol or 0.0) * np.abs(np.where(np.isfinite(right), right, 0.0))
-        found, aligned, note = _aligned(placed.array, right, band, site, model)
-        arrays[placed.site] = aligned
-        notes_of = placed.notes if note is None else (*placed.notes, note)
-        reports.append(
-            SiteReport(placed.site, layer, placed.name, placed.layout, placed.dtype, notes_of, found)
-        )
+        found, arrays[placed.site] = _aligned(placed, right, band, site, model.config)
+        about = placed.site, layer, placed.name, placed.layout, placed.dtype, placed.notes
+        reports.append(SiteReport(*about, found))
     verdict = max((r.verdict for r in reports), key=VERDICTS.index)
     first = next((r for r in reports if r.measure.ratio > 1), None)
     candidates: list[Candidate] = []
@@ -225,7 +223,7 @@ def compare(
         read.path,
         tuple(notes),
         tuple(placement.unknown),
-        tuple((r[0], r[1]) for r in placement.refused),
+        tuple((refused.name, refused.reason) for refused in placement.refused),
     )
 
 
@@ -237,29 +235,21 @@ def _prompt(prompt: Prompt | None, in_dump: Sequence[int] | None) -> Prompt:
     return list(in_dump)
 
 
-def _aligned(
-    values: Array, truth: Array, band: Array, site: Site, model: Model
-) -> tuple[Measure, Array, str | None]:
-    """Hold an array against the truth, also where it has fewer rows: the first or the last of them."""
+def _aligned(placed: Placed, truth: Array, band: Array, site: Site, config: Config) -> tuple[Measure, Array]:
+    """Hold an array against the truth, also where it has fewer rows than the text; and one with all rows."""
+    values = placed.array
     if values.shape == truth.shape:
-        return measure(values, truth, band, site, model.config), values, None
-    axis = next((i for i, name in enumerate(site.axis_names) if name in ("pos", "query")), 0)
-    n, n_truth = values.shape[axis] if values.ndim == truth.ndim else -1, truth.shape[axis]
-    if 0 < n < n_truth:
-        last = slice(n_truth - n, n_truth)
-        for rows, where in ((last, "last"), (slice(0, n), "first")):
-            keys = slice(0, values.shape[-1]) if site.quadratic else slice(None)
-            cut = [rows if i == axis else slice(None) for i in range(truth.ndim)]
-            if site.quadratic:
-                cut[-1] = keys
-            part = truth[tuple(cut)]
-            part_band = np.broadcast_to(band, truth.shape)[tuple(cut)]
-            if part.shape != values.shape:
-                continue
-            found = measure(values, part, part_band, site, model.config)
-            if found.ratio <= 1 or (n == 1 and where == "last"):
-                whole = truth.copy()
-                whole[tuple(cut)] = values
-                return found, whole, f"holds the {where} {n} of {n_truth} positions"
-    pattern = f"it has {n} positions, expected {n_truth}"
-    return Measure(float("inf"), float("inf"), 0.0, 0, (), pattern), values, None
+        return measure(values, truth, band, site, config), values
+    n = len(truth) if not site.quadratic else truth.shape[1]
+    first = n - 1 if placed.first is None and placed.rows == 1 else placed.first
+    if first is None or first + placed.rows > n:
+        pattern = f"it has {placed.rows} positions, expected {n}"
+        return Measure(float("inf"), float("inf"), 0.0, 0, (), pattern), values
+    rows = slice(first, first + placed.rows)
+    where = (slice(None), rows, slice(0, values.shape[2])) if site.quadratic else (rows,)
+    found = measure(values, truth[where], np.broadcast_to(band, truth.shape)[where], site, config)
+    if found.position is not None:
+        found = replace(found, position=found.position + first)
+    whole = truth.copy()
+    whole[where] = values
+    return found, whole

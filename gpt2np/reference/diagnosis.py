@@ -212,7 +212,7 @@ class Diagnosis:
         for name in checks:
             site, _ = resolve(name, None, self.config.n_layer)
             values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
-            replay = replayed[name]
+            replay = _shown(replayed[name], site)
             error, rest = difference(values, truth, site), difference(values, replay, site)
             moved = difference(replay, truth, site)
             if error.ndim == 1:
@@ -293,6 +293,14 @@ class Diagnosis:
         last = f"h.{self.config.n_layer - 1}.resid_post"
         keep = "*" if stop is not None else [until_step(name, self.config.n_layer), last]
         return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
+
+
+def _shown(replay: Array, site: Site) -> Array:
+    """A replay as a dump of it is laid out: what is not a number in a pattern's future is 0."""
+    if site.name != "attn.pattern" or not np.isnan(replay).any():
+        return replay
+    future = np.arange(replay.shape[2]) > np.arange(replay.shape[1])[:, None]
+    return np.where(future & np.isnan(replay), 0.0, replay)
 
 
 def _norm(x: Array) -> Array:

@@ -25,6 +25,7 @@ from gpt2np.step import Sequence as PackedSequence
 from gpt2np.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
+_TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution
 _FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
 
 
@@ -57,15 +58,18 @@ def expect(
     single = in_precision(model, "float32", None if precision == "float32" else precision)
     for pieces in (1, 2, 3, 5, 7, 11) if few else (1, 3):
         noise.sample(single, pieces)
-    return Expected(truth, Bands(truth, noise.rms, precision))
+    return Expected(truth, Bands(truth, noise.rows, precision))
 
 
 class Noise:
-    """Root mean square errors of float32 runs, by site: a number a row (a position, or a head's query)."""
+    """Errors of float32 runs, by site: a number a row (a position, or a head's query).
+
+    It is the root mean square error of the row, or more where a few elements have most of the error.
+    """
 
     def __init__(self, truth: Trace, precision: str) -> None:
         self.truth, self.precision = truth, precision
-        self.rms: dict[str, Array] = {}
+        self.rows: dict[str, Array] = {}
 
     def sample(self, model: Model, pieces: int) -> None:
         """Run once, every matrix product summed in so many pieces; keep the larger errors."""
@@ -102,15 +106,16 @@ class Noise:
         np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
         n = np.isfinite(values).sum(axis=-1, keepdims=True) if name.endswith("scores") else error.shape[-1]
         rms = np.sqrt(np.einsum("...i,...i->...", error, error)[..., None] / n)
-        rms = np.where(np.isfinite(rms), rms, 0.0)  # float16 overflows
-        self.rms[name] = np.maximum(rms, self.rms[name]) if name in self.rms else rms
+        noise = np.maximum(rms, np.abs(error).max(axis=-1, keepdims=True) / _TAIL)
+        noise = np.where(np.isfinite(noise), noise, 0.0)  # float16 overflows
+        self.rows[name] = np.maximum(noise, self.rows[name]) if name in self.rows else noise
 
 
 class Bands(Mapping[str, Array]):
     """The band of every site, stored or derived, by full name."""
 
-    def __init__(self, truth: Trace, rms: Mapping[str, Array], precision: str) -> None:
-        self._truth, self._rms, self._epsilon = truth, rms, EPSILON[precision]
+    def __init__(self, truth: Trace, noise: Mapping[str, Array], precision: str) -> None:
+        self._truth, self._noise, self._epsilon = truth, noise, EPSILON[precision]
         self._sites = {name: (site, layer) for name, site, layer in expand(truth.config.n_layer)}
         self._bands: dict[str, Array] = {}
 
@@ -135,10 +140,24 @@ class Bands(Mapping[str, Array]):
             return np.asarray(self["logits"] * self._truth[name] + self._epsilon * 1e-3)
         if site.name == "loss":
             return np.asarray(self["logits"][:, 0] + self._epsilon * np.abs(np.nan_to_num(self._truth[name])))
-        noise, scale = self._rms[name], self._scale(name)
+        noise, scale = self._noise[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
         band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
-        return np.asarray(band[..., 0] / 2 if site.axis_names == ("pos",) else band)
+        if site.axis_names == ("pos",):
+            return np.asarray(band[..., 0] / 2)
+        largest = np.abs(self._truth[name]).max(
+            axis=-1, keepdims=True, initial=0.0, where=np.isfinite(self._truth[name])
+        )
+        band = np.maximum(band, 2 * self._epsilon * largest)
+        if site.name == "attn.pattern":  # in many a row all the error is in one or two elements
+            spread = (self._truth[name] * (1 - self._truth[name])).max(axis=-1, keepdims=True)
+            band = np.maximum(band, spread * self[f"h.{layer}.attn.scores"])
+        if site.name == "mlp.post":  # a few neurons fire, and have what error they had before
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slope = np.nan_to_num(self._truth[name] / self._truth[f"h.{layer}.mlp.pre"])
+            slope = np.clip(slope.max(axis=-1, keepdims=True), 0.0, 1.0)
+            band = np.maximum(band, slope * self[f"h.{layer}.mlp.pre"])
+        return np.asarray(band)
 
     def _scale(self, name: str) -> Array:
         """The size of the numbers that a row's error comes from."""

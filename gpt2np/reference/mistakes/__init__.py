@@ -3,7 +3,7 @@
 from gpt2np.reference.mistakes import attention, embedding, norms, projections, residual
 from gpt2np.reference.mistakes.base import At, Mistake, OtherPrompt, PromptMistake
 
-__all__ = ["CATALOGUE", "PROMPT_MISTAKES", "At", "Mistake", "OtherPrompt", "PromptMistake"]
+__all__ = ["CATALOGUE", "KNOWN", "PROMPT_MISTAKES", "At", "Mistake", "OtherPrompt", "PromptMistake"]
 
 
 def _of(module: object, kind: type) -> list[type]:
@@ -18,3 +18,4 @@ CATALOGUE: tuple[Mistake, ...] = tuple(
     for mistake in _of(module, Mistake)
 )
 PROMPT_MISTAKES: tuple[PromptMistake, ...] = tuple(mistake() for mistake in _of(embedding, PromptMistake))
+KNOWN: tuple[Mistake | PromptMistake, ...] = (*CATALOGUE, *PROMPT_MISTAKES)

@@ -1,0 +1,141 @@
+"""The verb compare: holds somebody's tensors against ours."""
+
+import argparse
+import json
+import math
+import sys
+from typing import Any
+
+from gpt2np.arguments import add_model, add_verb, count, load_model, read_text, token_ids
+from gpt2np.errors import InputError
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(
+        verbs,
+        "compare",
+        compare,
+        "hold a dump of another program's tensors against ours: which step is the first that is wrong, and "
+        "which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input",
+    )
+    verb.add_argument(
+        "dump",
+        nargs="?",
+        metavar="DUMP",
+        help=".safetensors, .npz, a folder of .npy, .pt, raw .bin (--shapes), or llm.c's debug_state.bin",
+    )
+    verb.add_argument("--prompt", metavar="TEXT", help="the text that ran; - reads it from stdin")
+    verb.add_argument("--tokens", metavar="IDS", help="its token ids instead: 464,3139,286")
+    verb.add_argument(
+        "--map",
+        action="append",
+        metavar="THEIRS=OURS",
+        help="their name for a site: layer*.att=h.*.attn.pattern; ours[head query key] declares a layout",
+    )
+    verb.add_argument("--shapes", metavar="FILE", help="names and shapes in a raw file, in its order (JSON)")
+    verb.add_argument("--prefill", type=count, metavar="N", help="N tokens ran at once, then one a step")
+    verb.add_argument("--rtol", type=_tolerance, metavar="R", help="atol + rtol * |truth| instead of noise")
+    verb.add_argument("--atol", type=_tolerance, metavar="A", help="(default 0 where --rtol is given)")
+    verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
+    verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")
+    verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
+    add_model(verb, dtype=False)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """`gpt2np compare`."""
+    from gpt2np.reference.comparison import compare as hold
+    from gpt2np.reference.reporting import catalogue
+    from gpt2np.tables import strict_json
+
+    if args.mistakes:
+        print(strict_json(_catalogue()) if args.json else catalogue())
+        return 0
+    if args.dump is None and args.their_tokens is None:
+        raise InputError("give a DUMP to compare (see: gpt2np compare --help)")
+    prompt = _prompt(args)
+    if args.dump is None:
+        model = load_model(args)
+        return _compare_tokens(args, model, prompt)
+    names = _names(args.map)
+    model = load_model(args)
+    code = _compare_tokens(args, model, prompt) if args.their_tokens is not None else 0
+    found = hold(
+        args.dump,
+        model,
+        prompt,
+        names=names,
+        shapes=args.shapes,
+        prefill=args.prefill,
+        rtol=args.rtol,
+        atol=args.atol,
+    )
+    if args.html:
+        from gpt2np.files import whole_file
+        from gpt2np.viewer.report_page import comparison_page
+
+        with whole_file(args.html) as file:
+            file.write(comparison_page(found.to_dict()))
+        print(f"gpt2np: wrote {args.html}", file=sys.stderr)
+    print(strict_json(found.to_dict()) if args.json else found)
+    return max(code, found.exit_code)
+
+
+def _prompt(args: argparse.Namespace) -> str | list[int] | None:
+    if args.prompt is not None and args.tokens is not None:
+        raise InputError("give --prompt or --tokens, not both")
+    if args.tokens is not None:
+        ids = token_ids(args.tokens, "--tokens")
+        if not ids:
+            raise InputError("the prompt is empty: --tokens needs at least one id")
+        return ids
+    return read_text("-") if args.prompt == "-" else args.prompt
+
+
+def _names(given: list[str] | None) -> dict[str, str] | None:
+    """Their names to ours, of `--map`."""
+    names: dict[str, str] = {}
+    for pair in given or ():
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise InputError(f"--map takes THEIRS=OURS, as in att_0=h.0.attn.pattern, not {pair!r}")
+        names[theirs] = ours
+    return names or None
+
+
+def _compare_tokens(args: argparse.Namespace, model: Any, prompt: str | list[int] | None) -> int:
+    """Hold their token ids against ours; 1 if they differ."""
+    from gpt2np.reference.tokens import compare_tokens
+    from gpt2np.tables import strict_json
+
+    if not isinstance(prompt, str):
+        raise InputError("--their-tokens needs the text: --prompt TEXT")
+    if model.tokenizer is None:
+        raise InputError(f"{model.checkpoint.folder} has no vocabulary to compare tokens with")
+    found = compare_tokens(model.tokenizer, prompt, args.their_tokens)
+    if args.dump is None and args.json:
+        print(strict_json(found.to_dict()))
+    else:
+        print(found, file=sys.stderr if args.json else sys.stdout)
+    return int(not found.equal)
+
+
+def _catalogue() -> list[dict[str, Any]]:
+    from gpt2np.reference.mistakes import KNOWN
+
+    return [
+        {"mistake": m.slug, "steps": list(m.steps), "explanation": m.explanation, "cure": m.cure}
+        for m in KNOWN
+    ]
+
+
+def _tolerance(text: str) -> float:
+    """A number of at least 0."""
+    try:
+        value = float(json.loads(text))
+    except (ValueError, TypeError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
