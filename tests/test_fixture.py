@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 import gpt2np
 from gpt2np.cli import main
 from gpt2np.errors import InputError
+from gpt2np.reference.comparison import compare
 from gpt2np.reference.fixture import CONFIG, N_TOKENS, band_of, make_fixture, write_fixture
 
 FILES = {"config.json", "model.safetensors", "prompt.txt", "trace.safetensors", "bands.safetensors",
@@ -172,6 +173,12 @@ def test_the_headers_compile_cleanly(folder, tmp_path, compiler, headers):
         [compiler, *LANGUAGES[compiler], *flags, str(source)], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_compare_takes_its_own_trace(folder):
+    found = compare(folder / "trace.safetensors", folder)  # the file says which tokens ran
+    assert found.verdict == "within-noise"
+    assert max(report.measure.ratio for report in found.sites) < 0.2
 
 
 def test_the_guide_says_what_to_run(folder, fixture):

@@ -8,6 +8,7 @@ import pytest
 from raw_steps import outside, read
 from safetensors.numpy import load_file
 
+from gpt2np.reference.comparison import compare
 from gpt2np.reference.fixture import write_fixture
 
 PROGRAM = Path(__file__).parent / "js" / "gpt2.mjs"
@@ -22,6 +23,9 @@ def test_the_program_is_right(tmp_path, seed):
     steps = read(tmp_path / "steps.bin", tmp_path / "steps.txt")
     assert steps.keys() == load_file(tmp_path / "trace.safetensors").keys()
     assert outside(tmp_path, steps)[0] == []
+    ids = [int(i) for i in (tmp_path / "prompt.txt").read_text().split(",")]
+    found = compare(tmp_path / "steps.bin", tmp_path, ids, shapes=tmp_path / "steps.txt")
+    assert (found.verdict, len(found.sites)) == ("within-noise", len(steps))
 
 
 def test_wrong_call(tmp_path):

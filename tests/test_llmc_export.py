@@ -16,6 +16,7 @@ import gpt2np
 from gpt2np.cli import main
 from gpt2np.errors import InputError, TraceError
 from gpt2np.export.llmc import size_name, write_llmc
+from gpt2np.reference.comparison import compare
 
 IDS = tiny_checkpoint.IDS
 FILES = {"gpt2_4K.bin", "gpt2_tokenizer.bin", "tokens.bin", "gpt2_4K_debug_state.bin", "activations.bin",
@@ -211,6 +212,29 @@ def test_a_text_with_the_shipped_model(capsys, tmp_path):
     model = gpt2np.load("tiny")
     assert np.array_equal(logits, model("Elizabeth was"))
     assert loss == pytest.approx(model.score([*x, y[-1]]).loss, rel=1e-6)
+
+
+def test_compare_confirms_the_debug_state(checkpoint, trace, tmp_path):
+    write_llmc(trace, tmp_path, target=7)
+    found = compare(tmp_path / "gpt2_4K_debug_state.bin", checkpoint, IDS)
+    assert (found.verdict, [report.site for report in found.sites]) == ("within-noise", ["logits"])
+
+
+def test_compare_confirms_every_activation(checkpoint, trace, tmp_path):
+    write_llmc(trace, tmp_path, target=7)
+    found = compare(tmp_path / "activations.bin", checkpoint, IDS)
+    assert {report.site: report.verdict for report in found.sites if report.site != "loss"} == {
+        report.site: "within-noise" for report in found.sites if report.site != "loss"
+    }
+    assert {report.name for report in found.sites} >= {row.split(":")[0] for row in ACTIVATIONS.split()}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="compare has no truth for the loss of the last target, and calls it wrong"
+)
+def test_compare_confirms_the_losses_too(checkpoint, trace, tmp_path):
+    write_llmc(trace, tmp_path, target=7)
+    assert compare(tmp_path / "activations.bin", checkpoint, IDS).verdict == "within-noise"
 
 
 def test_a_saved_trace_gives_the_same_files(capsys, checkpoint, trace, tmp_path):

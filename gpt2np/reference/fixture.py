@@ -69,8 +69,8 @@ How to use it
 2. Compare step by step, in the order of the trace: at every element |yours - trace| must be at most the
    step's band. A band in fixture.json and fixture_trace.h is one number, the largest of the step;
    bands.safetensors has one for every position. The first step outside its band is the one to look at.
-3. Write your steps to a file (.safetensors, .npz, or bare float32 in a .bin with a text file of lines
-   `h.0.ln_1 float32 7 12`), and let gpt2np say which step is wrong and which mistake explains it:
+3. Write your steps to a file (.safetensors, .npz, or bare float32 in a .bin, with --shapes and a text file of
+   lines `h.0.ln_1 float32 7 12`), and let gpt2np say which step is wrong and which mistake explains it:
 
    gpt2np compare mine.safetensors --model . --tokens {ids}    (in this folder)
 """
