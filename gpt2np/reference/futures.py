@@ -35,7 +35,8 @@ def _scores(array: Array, hidden: Array, future: Array) -> tuple[Array, list[str
         return array, []
     filled = future <= FILL
     if np.all(future == future.flat[0]) or np.all(filled):
-        value = float(np.median(future[np.isfinite(future)])) if np.isfinite(future).any() else -np.inf
+        finite = np.sort(future[np.isfinite(future)])
+        value = float(finite[finite.size // 2]) if finite.size else -np.inf
         name = next(
             (text for fill, text in _FILLS.items() if np.isclose(value, fill, 1e-2, 1e-30)), f"{value:.4g}"
         )

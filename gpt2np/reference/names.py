@@ -80,11 +80,6 @@ class Names:
         return next((m for spelled in _variants(name) if (m := self._known(spelled)) is not None), None)
 
     def _known(self, name: str) -> Meaning | None:
-        try:
-            site, layer = resolve(name, None, self.config.n_layer)
-            return Meaning(site, layer)
-        except UnknownSiteError:
-            pass
         n_layer = self.config.n_layer
         if match := _CACHE.fullmatch(name):
             which = "attn.k" if match[2].lower()[0] in "0k" else "attn.v"
@@ -118,12 +113,12 @@ class Names:
             name, axes = bracket[1], tuple(bracket[2].replace(",", " ").split())
         where = f"--map {theirs}={ours}"
         starred = "*" in name
+        if name.count("*") > 1:
+            raise InputError(f"{where}: one * stands for the layer")
         if starred and layer is not None:
             name, starred = name.replace("*", str(layer), 1), False
         elif "*" in theirs and layer is not None and self._is_of_layers(name):
             raise InputError(f"{where}: the layer is a * on both sides, as in layer*.att=h.*.attn.pattern")
-        if "*" in name.replace("*", "", 1):
-            raise InputError(f"{where}: one * stands for the layer")
         try:
             if starred or self._is_of_layers(name):
                 site, _ = resolve(name.replace("*", "0"), None if starred else 0, self.config.n_layer)

@@ -68,7 +68,8 @@ class Layout:
         """What has to be undone, in words."""
         if ("batch",) in self.groups:
             yield "batch of several sequences: the first one is taken"
-        if () in self.groups and len(self.groups) > len(self.shape):
+        ones = len([axis for axis in self.order if axis not in self.flat_order])
+        if self.groups.count(()) > ones:
             yield "batch axis of one" if self.groups[0] == () else "an axis of one"
         there = self.flat_order
         widest = max((len(group) for group in self.groups), default=0)
