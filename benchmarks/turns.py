@@ -1,55 +1,152 @@
 """Engines in processes of their own, called in turn: the ratio is taken round by round."""
 
+import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[1]
+PAUSE = 0.5  # seconds before each job, in which idle threads of the others go to sleep
+LAST_LINES = 15
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class EngineError(Exception):
+    """An engine died."""
+
+
+class EngineAbsent(Exception):
+    """An engine is not installed."""
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a worker finds: so many threads for every BLAS, this checkout first, no network."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return os.environ | dict.fromkeys(THREADS, str(threads)) | offline | {"PYTHONPATH": path}
+
+
+def command(name: str, folder: Path, threads: int, python: str | None, *jobs: dict) -> list[str]:
+    """The command line of a worker."""
+    words = [python or sys.executable, "-m", "benchmarks.worker", name, str(folder.resolve()), str(threads)]
+    return words + [json.dumps(job) for job in jobs]
+
+
+def died(name: str, returncode: int | None, stderr: str) -> EngineError:
+    """What to say about a worker that is gone."""
+    tail = "\n".join(f"  {line}" for line in stderr.rstrip().splitlines()[-LAST_LINES:])
+    return EngineError(f"the worker of {name} ended with code {returncode}; its last lines:\n{tail}")
 
 
 class Engine:
     """A worker that has loaded its model and waits."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), name, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self._answer()
+    def __init__(self, name: str, folder: Path, threads: int = 2, python: str | None = None) -> None:
+        self.name = name
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - close() closes it
+        try:
+            self.process = subprocess.Popen(
+                command(name, folder, threads, python),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.stderr,
+                text=True,
+                env=environment(threads),
+                cwd=ROOT,
+            )
+        except OSError as error:
+            self.stderr.close()
+            raise EngineError(f"{name}: {python}: {error.strerror}") from None
+        try:
+            first = self._answer()
+        except BaseException:
+            self.close()
+            raise
+        if "absent" in first:
+            self.close()
+            raise EngineAbsent(first["absent"])
+        self.versions = first["versions"]
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            sys.exit("a worker died; run it by hand: python benchmarks/worker.py ENGINE FOLDER")
+            code = self.process.wait()
+            self.stderr.seek(0)
+            raise died(self.name, code, self.stderr.read())
         return json.loads(line)
 
-    def run(self, job: dict) -> float:
-        """Seconds of one job, after half a second in which idle threads of the others go to sleep."""
-        time.sleep(0.5)
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return self._answer()["seconds"]
+    def run(self, job: dict) -> dict:
+        """What one job took, after half a second."""
+        time.sleep(PAUSE)
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either, and that is told
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+        return self._answer()
 
     def close(self) -> None:
+        """End the worker, at once."""
         self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
-def in_turn(jobs: dict[str, tuple[Engine, dict]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each job in each round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for i in range(rounds + 1):
+class WholeProcess:
+    """An engine that is started anew for each job: seconds from start to end."""
+
+    def __init__(self, name: str, folder: Path, threads: int = 2, python: str | None = None) -> None:
+        self.name, self.folder, self.threads, self.python = name, folder, threads, python
+
+    def run(self, job: dict) -> dict:
+        """What the whole process took, after half a second."""
+        time.sleep(PAUSE)
+        words = command(self.name, self.folder, self.threads, self.python, job)
+        start = time.perf_counter()
+        done = subprocess.run(words, capture_output=True, text=True, env=environment(self.threads), cwd=ROOT)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise died(self.name, done.returncode, done.stderr)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return {"seconds": seconds, "inside": answer["seconds"], "peak_mib": answer["peak_mib"]}
+
+
+@contextlib.contextmanager
+def engines(
+    names: list[str], folder: Path, threads: int, pythons: dict[str, str] | None = None
+) -> Iterator[tuple[dict[str, Engine], dict[str, str]]]:
+    """Started workers by name, and why others are absent; all of them are ended at the end."""
+    started: dict[str, Engine] = {}
+    absent: dict[str, str] = {}
+    try:
+        for name in names:
+            try:
+                started[name] = Engine(name, folder, threads, (pythons or {}).get(name))
+            except EngineAbsent as reason:
+                absent[name] = str(reason)
+        yield started, absent
+    finally:
+        for engine in started.values():
+            engine.close()
+
+
+def in_turn(
+    jobs: dict[str, tuple[Engine | WholeProcess, dict]], rounds: int, warm: int = 1
+) -> dict[str, list]:
+    """What each job took in each round, after `warm` rounds that do not count."""
+    taken: dict[str, list] = {name: [] for name in jobs}
+    for i in range(warm + rounds):
         for name, (engine, job) in jobs.items():
-            spent = engine.run(job)
-            if i:
-                seconds[name].append(spent)
-    return seconds
+            answer = engine.run(job)
+            if i >= warm:
+                taken[name].append(answer)
+    return taken
 
 
 def ratio(above: list[float], below: list[float]) -> dict[str, float]:

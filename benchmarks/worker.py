@@ -1,93 +1,79 @@
-"""One engine in a process of its own: reads a job a line (JSON) from stdin, answers seconds and peak memory.
+"""One engine in a process of its own: reads a job a line (JSON) from stdin, answers with what it took.
 
-python benchmarks/worker.py gpt2np|hf FOLDER
+    python -m benchmarks.worker ENGINE FOLDER THREADS [JOB]
+
+A job is `{"work": method, "arguments": {...}, "calls": n, "before": method, "report": bool}`. With JOB it
+runs only that and ends: a whole process.
 """
 
 import json
-import resource
+import os
 import sys
 import time
-from pathlib import Path
+
+from benchmarks.engines import make_engine, missing, versions
 
 
-class Gpt2np:
-    def __init__(self, folder):
-        import gpt2np
+def peak_mib() -> int:
+    """Largest resident memory of this process so far.
 
-        self.model = gpt2np.load(folder)
+    Linux hands ru_maxrss of the process that started this one on to it; VmHWM starts anew.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) // 1024
+    except (OSError, StopIteration):
+        import resource
 
-    def decode(self, prompts, new, keep=None):
-        generation = self.model.generate(prompts, max_new_tokens=new, eos=None, keep=keep)
-        for result in generation.finish():
-            assert len(result.token_ids) == len(prompts[0]) + new
-
-    def sweep(self, clean, corrupt, answer, wrong, out):
-        from gpt2np.analysis.sweep import logit_difference, sweep
-
-        found = sweep(clean, corrupt, logit_difference(answer, wrong), "h.*.attn.z", model=self.model)
-        Path(out).write_text(json.dumps(found.array.tolist()))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
-class HF:
-    def __init__(self, folder):
-        import torch
-        from transformers import GPT2LMHeadModel
-
-        self.torch = torch
-        self.model = GPT2LMHeadModel.from_pretrained(folder).eval()
-
-    def decode(self, prompts, new, keep=None):
-        ids = self.torch.tensor(prompts)
-        with self.torch.no_grad():
-            out = self.model.generate(
-                ids,
-                attention_mask=self.torch.ones_like(ids),
-                max_new_tokens=new,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
-        assert out.shape == (len(prompts), len(prompts[0]) + new)
-
-    def sweep(self, clean, corrupt, answer, wrong, out):
-        """One run for every layer and head, with the z of that head put there by a hook."""
-        inputs = [block.attn.c_proj for block in self.model.transformer.h]
-        n_head = self.model.config.n_head
-        d_head = self.model.config.n_embd // n_head
-        kept, found = [], []
-        with self.torch.no_grad():
-            hooks = [
-                m.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone())) for m in inputs
-            ]
-            self.model(self.torch.tensor([clean]), use_cache=False)
-            for hook in hooks:
-                hook.remove()
-            for module, z in zip(inputs, kept, strict=True):
-                for head in range(n_head):
-                    columns = slice(d_head * head, d_head * (head + 1))
-
-                    def put(_, args, z=z, columns=columns):
-                        x = args[0].clone()
-                        x[..., columns] = z[..., columns]
-                        return (x,)
-
-                    hook = module.register_forward_pre_hook(put)
-                    result = self.model(self.torch.tensor([corrupt]), use_cache=False, logits_to_keep=1)
-                    hook.remove()
-                    found.append(float(result.logits[0, -1, answer] - result.logits[0, -1, wrong]))
-        Path(out).write_text(json.dumps([found[i : i + n_head] for i in range(0, len(found), n_head)]))
-
-
-def main():
-    engine = {"gpt2np": Gpt2np, "hf": HF}[sys.argv[1]](sys.argv[2])
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
+def run(engine, job: dict) -> dict:
+    """One round of a job: the median call."""
+    arguments = job.get("arguments", {})
+    method = getattr(engine, job["work"])
+    taken, value = [], None
+    for _ in range(job.get("calls", 1)):
+        if job.get("before"):
+            getattr(engine, job["before"])(**arguments)
+        engine.first_token = None
         start = time.perf_counter()
-        getattr(engine, job.pop("work"))(**job)
+        result = method(**arguments)
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        print(json.dumps({"seconds": seconds, "peak_mib": peak}), flush=True)
+        first = engine.first_token
+        taken.append((seconds, None if first is None else first - start))
+        if job.get("report"):
+            value = result
+        del result  # outside the clock, for everybody
+    seconds, first = sorted(taken, key=lambda pair: pair[0])[len(taken) // 2]
+    answer = {"seconds": seconds, "peak_mib": peak_mib()}
+    if first is not None:
+        answer["first"] = first
+    return answer | ({"value": value} if job.get("report") else {})
+
+
+def main() -> None:
+    name, folder, threads, *jobs = sys.argv[1:]
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not get in between the answers
+
+    def answer(values: dict) -> None:
+        out.write(json.dumps(values) + "\n")
+        out.flush()
+
+    package = missing(name)
+    if package is not None:
+        answer({"absent": f"{package} is not installed in {sys.executable}"})
+        return
+    engine = make_engine(name, folder, int(threads))
+    for job in jobs:
+        answer(run(engine, json.loads(job)))
+    if jobs:
+        return
+    answer({"ready": True, "versions": {"python": sys.version.split()[0], **versions(name)}})
+    for line in sys.stdin:
+        answer(run(engine, json.loads(line)))
 
 
 if __name__ == "__main__":

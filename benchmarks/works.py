@@ -1,0 +1,132 @@
+"""The pieces of work that are measured: what each engine does, at which shape, and when."""
+
+import fnmatch
+from dataclasses import dataclass, field
+
+from gpt2np.config import RELEASED, Config
+
+# Shapes by the model's part in the suite. `tiny` is for trying the suite out: its figures mean nothing.
+SHAPES = {
+    "gpt2": {"small": RELEASED["gpt2"], "medium": RELEASED["gpt2-medium"]},
+    "tiny": {
+        "small": Config(n_layer=2, n_head=2, n_embd=64, vocab_size=1000, eos_token_id=999),
+        "medium": Config(n_layer=3, n_head=3, n_embd=96, vocab_size=1000, eos_token_id=999),
+    },
+}
+
+TRACERS = ("gpt2np", "hf_eager", "transformer_lens")
+SPARSE = ("gpt2np", "hf_sdpa", "transformer_lens")
+ALL = ("gpt2np", "hf_sdpa", "transformer_lens", "ctranslate2")
+LAST = ("gpt2np", "hf_sdpa", "ctranslate2")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row of the table: `method` of every engine in `engines`, for prompts of these lengths."""
+
+    name: str
+    label: str
+    method: str
+    engines: tuple[str, ...]
+    lengths: tuple[int, ...] = ()
+    arguments: dict = field(default_factory=dict)
+    model: str = "small"
+    calls: int = 1  # of which a round takes the median
+    most_rounds: int = 99
+    whole: bool = False  # a process of its own for every call; nothing else ever happened in it
+    quick: bool = False
+    before: str | None = None  # a method that prepares every call, outside the clock
+    files: bool = False  # the method takes the path of a file
+
+    def job(self, config: Config, path: str) -> dict:
+        """What the worker is told."""
+        arguments = dict(self.arguments)
+        if self.lengths:
+            arguments["prompts"] = prompts(self.lengths, config.vocab_size)
+        if self.files:
+            arguments["path"] = path
+        job = {"work": self.method, "arguments": arguments, "calls": self.calls}
+        return job | ({"before": self.before} if self.before else {})
+
+
+def prompts(lengths: tuple[int, ...], vocab: int) -> list[list[int]]:
+    """Token ids, different in every prompt."""
+    return [[(37 * i + 101 * n + 11) % vocab for i in range(length)] for n, length in enumerate(lengths)]
+
+
+def all_works() -> list[Work]:
+    """Every piece of work, in the order of the table."""
+    works = [
+        Work("cold", "cold process to full trace, 5 tokens", "trace", TRACERS, (5,), whole=True, quick=True),
+        Work(
+            "alone-1024",
+            "the same, 1,024 tokens",
+            "trace",
+            TRACERS,
+            (1024,),
+            whole=True,
+            quick=True,
+            most_rounds=3,
+        ),
+    ]
+    for n in (5, 32, 100, 512, 1024):
+        calls, quick = (3 if n <= 100 else 1), n in (5, 100, 1024)
+        label = f"full trace, {n:,} tokens"
+        works.append(Work(f"trace-{n}", label, "trace", TRACERS, (n,), calls=calls, quick=quick))
+    for name, keep, engines in (("residual", "resid_*", SPARSE), ("attention", "attn.pattern", TRACERS)):
+        for n in (100, 1024):
+            calls, label = (3 if n <= 100 else 1), f"{name}-only trace, {n:,} tokens"
+            works.append(Work(f"{name}-{n}", label, "trace", engines, (n,), {"keep": keep}, calls=calls))
+    for n in (100, 512, 1024):
+        label = f"all logits, {n:,} tokens"
+        works.append(Work(f"logits-{n}", label, "logits", ALL, (n,), calls=3 if n <= 100 else 1))
+    for n in (512, 1024):
+        label = f"logits of the last position, {n:,} tokens"
+        works.append(Work(f"last-{n}", label, "last", LAST, (n,), quick=n == 512))
+    for n in (32, 900):
+        label = f"32 new tokens after {n}"
+        works.append(Work(f"decode-{n}", label, "decode", ALL, (n,), {"new": 32}, quick=n == 32))
+        label += ", full trace"
+        arguments = {"new": 32, "traced": True}
+        works.append(Work(f"decode-traced-{n}", label, "decode", TRACERS, (n,), arguments))
+    for n in (1, 4, 16, 64):
+        calls, quick = (3 if n <= 4 else 1), n in (1, 64)
+        label = f"full trace of {n} prompt{'s' * (n > 1)} of 8 tokens, packed"
+        works.append(Work(f"packed-{n}", label, "trace", TRACERS, (8,) * n, calls=calls, quick=quick))
+    works += [
+        Work("load", "loading", "load", ("gpt2np", "hf_eager", "transformer_lens", "ctranslate2")),
+        Work("save-512", "saving a full trace", "save", TRACERS, (512,), before="hold", files=True),
+        Work(
+            "open-512",
+            "opening it, one pattern read",
+            "open",
+            TRACERS,
+            (512,),
+            before="hold_file",
+            files=True,
+            calls=3,
+        ),
+    ]
+    medium = {"model": "medium", "most_rounds": 3}
+    return [
+        *works,
+        Work("medium-trace-100", "medium: full trace, 100 tokens", "trace", TRACERS, (100,), **medium),
+        Work("medium-last-512", "medium: last position, 512 tokens", "last", LAST, (512,), **medium),
+        Work("medium-decode-32", "medium: 32 new after 32", "decode", ALL, (32,), {"new": 32}, **medium),
+    ]
+
+
+def chosen(patterns: list[str] | None, quick: bool) -> list[Work]:
+    """The works of these names or patterns, else those of the quick or of the full suite.
+
+    Raises:
+        ValueError: a pattern matches none.
+    """
+    works = all_works()
+    if not patterns:
+        return [work for work in works if work.quick or not quick]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(work.name, pattern) for work in works):
+            names = ", ".join(work.name for work in works)
+            raise ValueError(f"no work is called {pattern!r}; there are {names}")
+    return [work for work in works if any(fnmatch.fnmatchcase(work.name, p) for p in patterns)]
