@@ -7,6 +7,8 @@ from typing import Any
 
 from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.errors import InputError
+from gpt2np.verbs.learned import head_weights, norms, parameters
+from gpt2np.verbs.values import Shown
 
 SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
 EXPLAINED = """\
@@ -34,6 +36,16 @@ def register(verbs: Any) -> None:
         "--composition", choices=["q", "k", "v"], help="how much later heads read of earlier ones"
     )
     what.add_argument("--parameters", action="store_true", help="parameters by component")
+    what.add_argument(
+        "--norms",
+        nargs="?",
+        const="all",
+        metavar="NAME",
+        help="learned scale and shift of every LayerNorm, or the values of one: h.0.ln_1, ln_f",
+    )
+    verb.add_argument(
+        "--weights", action="store_true", help="with --head: its W_Q, W_K, W_V, W_O and biases themselves"
+    )
     verb.add_argument("--score", choices=SCORES, help="sort the table of heads by it; --png draws it")
     verb.add_argument(
         "--top", type=count, metavar="K", help="how many tokens (default 5) or rows (default 10)"
@@ -50,18 +62,20 @@ def circuits(args: argparse.Namespace) -> int:
     prompt = read_prompt(args) if has_text else None
     _check(args, has_text)
     views = {
+        head_weights: args.weights,
         _head: args.head is not None,
         _neuron: args.neuron is not None,
         _composition: args.composition is not None,
-        _parameters: args.parameters,
+        parameters: args.parameters,
+        norms: args.norms is not None,
         _text: has_text,
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
-    text, facts, picture, signed = show(args, load_model(args), prompt)
+    text, facts, picture, signed, quantity = show(args, load_model(args), prompt)
     if args.png:
         from gpt2np.analysis.plot import heatmap
 
-        heatmap(picture, args.png, signed=signed)
+        heatmap(picture, args.png, signed=signed, quantity=quantity)
         print(f"gpt2np: wrote {args.png}", file=sys.stderr)
     print(strict_json(facts) if args.json else text)
     return 0
@@ -69,9 +83,13 @@ def circuits(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, has_text: bool) -> None:
     """Refuse what cannot work before a model is loaded."""
-    alone = next((o for o in ("composition", "parameters") if getattr(args, o)), None)
+    alone = next((o for o in ("composition", "parameters", "norms", "weights") if getattr(args, o)), None)
     if alone and has_text:
         raise InputError(f"--{alone} is of the weights: it takes no text")
+    if args.weights and args.head is None:
+        raise InputError("--weights goes with --head L.H")
+    if args.weights and args.png:
+        raise InputError("--png does not draw --weights: they are seven arrays")
     if args.score and (has_text or alone or args.head is not None or args.neuron is not None):
         raise InputError("--score goes with the table of all heads: no text, no other option")
     for option, what in (("head", "L.H"), ("neuron", "L.I")):
@@ -84,9 +102,6 @@ def _check(args: argparse.Namespace, has_text: bool) -> None:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-
-
-Shown = tuple[str, dict[str, Any], Any, bool]  # text, JSON, picture, whether that has a sign
 
 
 def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
@@ -112,7 +127,7 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     title = f"{args.score or 'induction'} of each head"
     picture = NamedArray(scores[SCORES.index(args.score or "induction")], ("layer", "head"), {}, title)
     every = NamedArray(scores, ("score", "layer", "head"), {"score": SCORES}, looks.title)
-    return text, {"model": model.name, "scores": every.to_json()}, picture, args.score == "copying"
+    return Shown(text, {"model": model.name, "scores": every.to_json()}, picture, args.score == "copying")
 
 
 def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
@@ -129,10 +144,10 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
         lines += [_words(name, near) for name, near in zip(ends, (d.reads, d.writes), strict=True)]
     facts = {"model": model.name, "head": args.head, "directions": [_direction(d) for d in directions]}
     if prompt is None:
-        return "\n".join(lines), facts, None, True
+        return Shown("\n".join(lines), facts)
     qk, ov = (f(model, layer, head, prompt) for f in (c.token_scores, c.token_effects))
     facts |= {"qk": qk.to_json(), "ov": ov.to_json()}
-    return "\n".join([*lines, "", str(qk), "", str(ov)]), facts, qk, True
+    return Shown("\n".join([*lines, "", str(qk), "", str(ov)]), facts, qk)
 
 
 def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
@@ -146,10 +161,12 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     lines += [_words(side.replace("_", " "), getattr(found, side)) for side in sides]
     facts: dict[str, Any] = {"model": model.name, "neuron": args.neuron, "bias": found.bias}
     facts |= {side: [near._asdict() for near in getattr(found, side)] for side in sides}
+    facts |= {"reads": found.reads.tolist(), "writes": found.writes.tolist()}
     if prompt is None:
-        return "\n".join(lines), facts, None, True
+        return Shown("\n".join(lines), facts)
     active = weights.neuron_activations(model.trace(prompt, keep="mlp.post"), layer, i)
-    return "\n".join([*lines, "", str(active)]), facts | {"activations": active.to_json()}, active, True
+    facts["activations"] = active.to_json()
+    return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation")
 
 
 def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
@@ -163,24 +180,7 @@ def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     pairs = found.largest(min(args.top or 10, int(np.isfinite(found.array).sum())))
     rows = [[writer, reader, f"{value:.3f}"] for (writer, reader), value in pairs]
     text = f"{found.title}\n" + table([["writer", "reader", "score"], *rows], "<<>")
-    return text, {"model": model.name, "composition": found.to_json()}, found, False
-
-
-def _parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
-    """Where the parameters are."""
-    from gpt2np.analysis.named import NamedArray
-    from gpt2np.analysis.weights import parameter_shares
-    from gpt2np.tables import table
-
-    found = parameter_shares(model)
-    rows = []
-    for name, (n, share, inside) in zip(found.labels["component"], found.array.tolist(), strict=True):
-        rows.append([name, f"{int(n):,}", f"{share:.1%}", f"{inside:.1%}" if inside == inside else ""])
-    text = f"{found.title}\n" + table([["component", "parameters", "share", "in blocks"], *rows], "<>>>")
-    bars = NamedArray(
-        found.array[:, 0], ("component",), {"component": found.labels["component"]}, found.title
-    )
-    return text, {"model": model.name, "parameters": found.to_json()}, bars, False
+    return Shown(text, {"model": model.name, "composition": found.to_json()}, found, signed=False)
 
 
 def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
@@ -210,7 +210,7 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     title = "who erases what: minus the cosine of the two writes, and the share taken back"
     shown.append(f"{title}\n" + table([["writer", "eraser", "opposed", "share"], *rows], "<<>>"))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
-    return "\n\n".join(shown), facts, parts["opposition"], False
+    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False)
 
 
 def _direction(direction: Any) -> dict[str, Any]:

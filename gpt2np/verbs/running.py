@@ -28,7 +28,18 @@ def register(verbs: Any) -> None:
     add_model(verb)
     verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
     verb.add_argument("--out", metavar="FILE", help="write the trace into this .safetensors file")
-    verb.add_argument("--top", type=count, default=5, metavar="K", help="how many predictions (default 5)")
+    verb.add_argument("--top", type=count, metavar="K", help="how many predictions (default 5)")
+    verb.add_argument(
+        "--show",
+        action="append",
+        metavar="SITE",
+        help="instead: the values of a site under any name, such as h.1.attn.pattern; may be repeated",
+    )
+    verb.add_argument("--head", type=int, metavar="H", help="with --show: of this head only")
+    verb.add_argument(
+        "--pos", type=int, metavar="N", help="with --show: of this position (query) only; -1 is the last"
+    )
+    verb.add_argument("--png", metavar="FILE", help="with --show: also draw a picture (needs matplotlib)")
 
     verb = add_verb(verbs, "generate", generate, "continue a prompt, token by token")
     add_prompt(verb)
@@ -53,16 +64,20 @@ def trace(args: argparse.Namespace) -> int:
     """`gpt2np trace`."""
     from gpt2np import report
     from gpt2np.analysis import lens
+    from gpt2np.verbs import values
 
     prompt = read_prompt(args)
+    values.check_show(args)
     model = load_model(args)
+    if args.show:
+        return values.show(args, model, prompt)
     found = model.trace(prompt, keep=args.keep or "*", out=args.out)
     residuals = found
     if any(
         site not in found for site in ("embed", *(f"h.{i}.resid_post" for i in range(model.config.n_layer)))
     ):
         residuals = model.trace(prompt, keep={"patterns": lens.RESIDUALS, "positions": slice(-1, None)})
-    facts = report.trace_facts(model, found, lens.predictions(residuals), args.top)
+    facts = report.trace_facts(model, found, lens.predictions(residuals), args.top or 5)
     print(report.as_json(facts) if args.json else report.trace_text(facts))
     if args.out:
         print(f"gpt2np: wrote {args.out}, {os.path.getsize(args.out):,} bytes", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""The values of one site of a run, every entry under its name."""
+
+from typing import Any
+
+import numpy as np
+
+from gpt2np.analysis.choices import pos_labels, row_of, rows_of
+from gpt2np.analysis.circuits import check_index
+from gpt2np.analysis.named import NamedArray
+from gpt2np.errors import InputError
+from gpt2np.sites import Site, resolve
+from gpt2np.tables import quoted
+
+
+def site_values(trace: Any, name: str, head: int | None = None, pos: int | None = None) -> NamedArray:
+    """An array of a trace under any name that `trace[name]` takes, its axes and entries named.
+
+    Positions are labelled with their tokens (`2 | was|`), the vocabulary with its own. `head` and `pos` pick
+    one head and one position (of the queries, in attention) and take the axis away. A site that was stored in
+    float16 comes in float32.
+
+    Raises:
+        UnknownSiteError: no site has this name.
+        InputError: no such head or position, or a site without heads.
+        TraceError: the site, or that position of it, was not kept.
+
+    Example:
+        >>> site_values(model.trace("Elizabeth was"), "h.1.attn.pattern", head=0, pos=-1).axes
+        ('key',)
+    """
+    site, layer = resolve(name, None, trace.config.n_layer)
+    full_name = site.full_name(layer)
+    array, axes, title = trace[full_name], list(site.axis_names), full_name
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    labels = {axis: found for axis in axes if (found := _labels(trace, axis)) is not None}
+    if head is not None:
+        if "head" not in axes:
+            raise InputError(f"{full_name} has no heads: its axes are {site.axes}")
+        head = check_index("head", head, trace.config.n_head)
+        array = np.take(array, head, axes.index("head"))
+        axes.remove("head")
+        title += f", head {head}"
+    if pos is not None:
+        rows = "query" if "query" in axes else "pos"
+        row = row_of(trace, pos)
+        array = np.take(array, row, axes.index(rows))
+        axes.remove(rows)
+        title += f", {rows} {labels.pop(rows)[row]}"
+    return NamedArray(np.asarray(array), tuple(axes), labels, f"{title}\n{site.doc}")
+
+
+def has_sign(site: Site) -> bool:
+    """Whether zero lies inside the range of a site, rather than at its lower end."""
+    return not (site.name in ("attn.pattern", "probabilities", "loss") or site.name.endswith(".rstd"))
+
+
+def _labels(trace: Any, axis: str) -> list[str] | None:
+    """The names of the entries along an axis; None where they only have numbers."""
+    if axis in ("pos", "query"):
+        return pos_labels(trace, rows_of(trace, None))
+    if axis == "key":
+        return [f"{i} {quoted(token)}" for i, token in enumerate(trace.tokens)]
+    if axis == "vocab" and trace.model is not None:
+        names: list[str] = trace.model.tokens(list(range(trace.config.vocab_size)))
+        return names
+    return None

@@ -1,0 +1,82 @@
+"""Views of `gpt2np circuits` on what was learned, without any text: a head's matrices, norms, parameters."""
+
+import argparse
+from typing import Any
+
+from gpt2np.errors import InputError
+from gpt2np.verbs.values import Shown, excerpt
+
+
+def head_weights(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """One head's own matrices and biases."""
+    from gpt2np.analysis import circuits
+    from gpt2np.analysis.named import NamedArray
+
+    parts = {}
+    for name, array in circuits.head_weights(model, *map(int, args.head.split(".")))._asdict().items():
+        axes = ("d_head",) if array.ndim == 1 else ("n_embd", "d_head")
+        axes = axes[::-1] if name == "W_O" else axes
+        parts[name] = NamedArray(array, axes, {}, f"{name} of head {args.head} [{', '.join(axes)}]")
+    facts = {name: part.to_json() for name, part in parts.items()}
+    text = "\n\n".join(excerpt(part, lines=8) for part in parts.values())
+    return Shown(text, {"model": model.name, "head": args.head} | facts)
+
+
+def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Where the parameters are."""
+    from gpt2np.analysis.named import NamedArray
+    from gpt2np.analysis.weights import parameter_shares
+    from gpt2np.tables import table
+
+    found = parameter_shares(model)
+    rows = []
+    for name, (n, share, inside) in zip(found.labels["component"], found.array.tolist(), strict=True):
+        rows.append([name, f"{int(n):,}", f"{share:.1%}", f"{inside:.1%}" if inside == inside else ""])
+    text = f"{found.title}\n" + table([["component", "parameters", "share", "in blocks"], *rows], "<>>>")
+    bars = NamedArray(
+        found.array[:, 0], ("component",), {"component": found.labels["component"]}, found.title
+    )
+    facts = {"model": model.name, "parameters": found.to_json()}
+    return Shown(text, facts, bars, signed=False, quantity="parameters")
+
+
+def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Scale and shift of all LayerNorms, or of one."""
+    from gpt2np.analysis.named import NamedArray
+    from gpt2np.analysis.norms import MEASURES, norm_parameters, norm_statistics
+    from gpt2np.tables import number, table
+
+    found, facts = norm_parameters(model), {"model": model.name}
+    names = list(found.labels["norm"])
+    if args.norms != "all":
+        if args.norms not in names:
+            raise InputError(f"--norms: no LayerNorm is called {args.norms!r}; they are {', '.join(names)}")
+        values, kinds = found.array[names.index(args.norms)], found.labels["parameter"]
+        title = f"scale and shift of {args.norms}"
+        one = NamedArray(values, ("parameter", "n_embd"), {"parameter": kinds}, title)
+        each = [
+            NamedArray(v, ("n_embd",), {}, f"{k} of {args.norms}") for k, v in zip(kinds, values, strict=True)
+        ]
+        lines = [
+            line for part in each for line in (excerpt(part), f"  largest: {_dimensions(part, args.top)}", "")
+        ]
+        return Shown("\n".join(lines[:-1]), facts | {"norm": one.to_json()}, one)
+    statistics, parts = norm_statistics(model), []
+    for i, kind in enumerate(statistics.labels["parameter"]):
+        rows = []
+        for j, name in enumerate(names):
+            spread = [number(x) for x in statistics.array[i, j, :-1].tolist()]
+            rows.append([name, *spread, _dimensions(NamedArray(found.array[j, i], ("n_embd",)), 2)])
+        head = [kind, *MEASURES]
+        parts.append(table([head, *rows], "<" + ">" * (len(head) - 2) + "<"))
+    text = f"{found.title}\n" + "\n\n".join(parts)
+    scale = NamedArray(found.array[:, 0], ("norm", "n_embd"), {"norm": names}, "scale of each LayerNorm")
+    facts |= {"norms": found.to_json(), "statistics": statistics.to_json()}
+    return Shown(text, facts, scale, signed=bool((scale.array < 0).any()))
+
+
+def _dimensions(named: Any, k: int | None) -> str:
+    """The dimensions of the largest magnitude, with their values."""
+    from gpt2np.tables import number
+
+    return ", ".join(f"{name} ({number(value)})" for (name,), value in named.largest(k or 5))

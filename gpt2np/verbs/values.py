@@ -1,0 +1,191 @@
+"""Arrays on a terminal: as many of their values as fit, and a note of what was left out."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gpt2np.errors import InputError
+
+
+class Shown(NamedTuple):
+    """What a view has to say: on a terminal, as JSON, and as a picture."""
+
+    text: str
+    facts: dict[str, Any]
+    picture: Any = None
+    signed: bool = True
+    quantity: str = "value"
+
+
+LINES = 60  # of values; --json has all
+POSITIONS = ("pos", "query", "key")
+
+
+def check_show(args: argparse.Namespace) -> None:
+    """Refuse options of `gpt2np trace` that do not go together, before a model is loaded."""
+    if not args.show:
+        for option in ("head", "pos", "png"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option} goes with --show SITE")
+        return
+    for option in ("keep", "out", "top"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option} is of the overview: it does not go with --show")
+    if args.png:
+        from gpt2np.analysis.plot import check_picture
+
+        check_picture(args.png)
+        if len(args.show) > 1:
+            raise InputError(f"--png draws one site: {len(args.show)} are to be shown")
+
+
+def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
+    """`gpt2np trace TEXT --show SITE`: the values of sites."""
+    from gpt2np.analysis.values import has_sign, site_values
+    from gpt2np.sites import resolve
+    from gpt2np.tables import strict_json
+
+    sites = [resolve(name, None, model.config.n_layer) for name in args.show]
+    names = list(dict.fromkeys(site.full_name(layer) for site, layer in sites))
+    trace = model.trace(prompt, keep=names)
+    found = {name: site_values(trace, name, args.head, args.pos) for name in names}
+    if args.png:
+        from gpt2np.analysis.plot import heatmap
+
+        picture = found[names[0]]
+        if picture.array.ndim not in (1, 2):
+            less = "pick a --head" if picture.array.ndim > 2 else "leave out --pos"
+            raise InputError(
+                f"--png draws one or two axes, not {' '.join(picture.axes) or 'a number'}: {less}"
+            )
+        heatmap(picture, args.png, signed=has_sign(sites[0][0]))
+        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+    if args.json:
+        values = {name: named.to_json() for name, named in found.items()}
+        print(strict_json({"model": model.name, "tokens": trace.tokens, "sites": values}))
+    else:
+        print("\n\n".join(excerpt(named) for named in found.values()))
+    return 0
+
+
+def excerpt(named: Any, lines: int = LINES) -> str:
+    """A NamedArray in about so many lines of a terminal: grids of two axes, one for each head."""
+    import numpy as np
+
+    axes, left_out = list(named.axes), dict[str, str]()
+    if len(axes) < 2:
+        body = _numbers(named, lines, left_out)
+    elif len(axes) == 2:
+        body = _grid(named, lines, left_out)[0]
+    else:
+        first = axes.index("head") if "head" in axes else 0
+        axis = axes.pop(first)
+        labels = {name: entries for name, entries in named.labels.items() if name != axis}
+        blocks = [type(named)(part, tuple(axes), labels) for part in np.moveaxis(named.array, first, 0)]
+        shown = max(1, lines // (min(lines, len(blocks[0].array)) + 2))
+        if shown < len(blocks):
+            left_out[axis] = f"{shown} of {len(blocks)} {axis}s"
+            blocks = blocks[:shown]
+        columns = min(_grid(block, lines, left_out)[1] for block in blocks)  # the same in each
+        grids = [_grid(block, lines, left_out, columns)[0] for block in blocks]
+        body = "\n\n".join(f"{axis} {named.label(axis, i)}\n{grid}" for i, grid in enumerate(grids))
+    title = "\n".join(line for text in named.title.splitlines() for line in textwrap.wrap(text, 80))
+    note = f"\nshown: {', '.join(left_out.values())}; --json gives all" if left_out else ""
+    return f"{title}\n{body}{note}"
+
+
+def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
+    """One axis, or a single number: a line for each entry that has a name, else several to a line."""
+    from gpt2np.tables import WIDTH, cell_width, table
+
+    if not named.axes:
+        return f"  {_cell(named.array.item())}"
+    (axis,), n = named.axes, len(named.array)
+    if axis in named.labels:
+        shown = _chosen(named.array, axis, lines if axis in POSITIONS else min(lines, 20), left_out)
+        rows = [[_name(named, axis, i), _cell(named.array[i].item())] if i >= 0 else ["…", ""] for i in shown]
+        return table([[axis, "value"], *rows], "<>")
+    text = ""
+    for many in (8, 6, 4):  # to a line
+        shown = _ends(-(-n // many), lines)
+        rows = [[axis]]
+        for i in shown:
+            cells = [_cell(x.item()) for x in named.array[many * i : many * (i + 1)]]
+            rows.append([str(many * i), *cells] if i >= 0 else ["…"])
+        text = table([row + [""] * (many + 1 - len(row)) for row in rows], ">" * (many + 1))
+        if max(map(cell_width, text.splitlines())) <= WIDTH:
+            break
+    if -1 in shown:
+        left_out[axis] = f"{many * (len(shown) - 1)} of {n} {axis}"
+    return text
+
+
+def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> tuple[str, int]:
+    """Two axes, positions down: whole, or what fits; and the number of its columns."""
+    from gpt2np.tables import WIDTH, cell_width, table
+
+    if named.axes[1] in POSITIONS and named.axes[0] not in POSITIONS:
+        named = type(named)(named.array.T, named.axes[::-1], named.labels)
+    (down, across), n_columns = named.axes, named.array.shape[1]
+    rows = _chosen(named.array, down, lines, left_out)
+
+    def drawn(columns: Sequence[int], short: bool) -> str:
+        head = [f"{down}\\{across}", *(_name(named, across, j, short) if j >= 0 else "…" for j in columns)]
+        body = [
+            [_name(named, down, i), *(_cell(named.array[i, j].item()) if j >= 0 else "…" for j in columns)]
+            if i >= 0
+            else ["…"] + [""] * len(columns)
+            for i in rows
+        ]
+        return table([head, *body], "<" + ">" * len(columns))
+
+    text = ""
+    for n in range(min(n_columns, most), 0, -1):
+        ignored: dict[str, str] = {}
+        columns = _chosen(named.array[-1], across, n, ignored)
+        for short in (False, True):
+            text = drawn(columns, short)
+            if max(map(cell_width, text.splitlines())) <= WIDTH:
+                left_out.update(ignored)
+                return text, n
+    return text, 1
+
+
+def _chosen(array: Any, axis: str, most: int, left_out: dict[str, str]) -> list[int]:
+    """Indices to show, -1 for a gap: the first and last; of the vocabulary the largest, downwards."""
+    import numpy as np
+
+    n = array.shape[0]
+    if axis == "vocab" and array.ndim == 1:
+        order = np.argsort(-array, kind="stable")[:most].tolist()
+        if n > most:
+            left_out[axis] = f"the {most} largest of {n} {axis}"
+        return [int(i) for i in order]
+    if n > most:
+        left_out[axis] = f"{most} of {n} {axis}"
+    return _ends(n, most)
+
+
+def _ends(n: int, most: int) -> list[int]:
+    """0 to n - 1, or the first and last of them with -1 in between."""
+    if n <= most:
+        return list(range(n))
+    return [*range((most + 1) // 2), -1, *range(n - most // 2, n)]
+
+
+def _name(named: Any, axis: str, index: int, short: bool = False) -> str:
+    """The name of an entry; a short one of a position is its number."""
+    from gpt2np.tables import quoted
+
+    label: str = named.label(axis, index)
+    if axis == "vocab" and axis in named.labels:
+        return quoted(label, 10 if short else 20)
+    return label.split(" ")[0] if short and axis in POSITIONS else label
+
+
+def _cell(value: float) -> str:
+    from gpt2np.tables import number
+
+    return str(value) if isinstance(value, int) else number(value)
