@@ -10,12 +10,13 @@ from gpt2np.trace import Trace
 
 if TYPE_CHECKING:
     from gpt2np.reference.comparison import compare
+    from gpt2np.viewer import view
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Gpt2npError", "Model", "Plan", "Trace", "compare", "load"]
+__all__ = ["Config", "Gpt2npError", "Model", "Plan", "Trace", "compare", "load", "view"]
 
 # What is imported when it is first used: starting fast is a feature.
-_LATER = {"compare": "gpt2np.reference.comparison"}
+_LATER = {"compare": "gpt2np.reference.comparison", "view": "gpt2np.viewer"}
 
 
 def __getattr__(name: str) -> Any:

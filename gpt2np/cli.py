@@ -21,6 +21,7 @@ from gpt2np.verbs import (
     residual,
     running,
     stats,
+    view,
 )
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         kv,
         export,
         fixture,
+        view,
     ):
         verb_file.register(verbs)
     return parser

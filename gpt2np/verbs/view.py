@@ -1,0 +1,179 @@
+"""The verb that shows a run in a browser: view."""
+
+import argparse
+import json
+import sys
+import tempfile
+import webbrowser
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from gpt2np.arguments import (
+    add_generation,
+    add_model,
+    add_prompt,
+    add_verb,
+    end_of_text,
+    load_model,
+    read_prompt,
+    token_ids,
+)
+from gpt2np.errors import InputError
+
+NAME = "gpt2np-view.html"
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(verbs, "view", view, "one HTML page that shows every step of a run; opens it")
+    verb.epilog = (
+        f"Without --out the page is {NAME} in a new temporary folder, or here with --no-open. With "
+        "--max-new-tokens a generation is made and shown. --generation takes what `generate --out` wrote."
+    )
+    add_prompt(verb)
+    add_model(verb)
+    verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text")
+    verb.add_argument(
+        "--generation", metavar="FILE", help="the saved trace of a generation instead of a text"
+    )
+    verb.add_argument("--no-open", action="store_true", help="write the page, but open no browser")
+    add_generation(verb)
+    verb.set_defaults(max_new_tokens=None)
+    for (
+        action
+    ) in verb._actions:  # the same options as `generate`, with other words where they mean another thing
+        told = {
+            "out": "the page (default: a temporary file)",
+            "max_new_tokens": "generate so many tokens, and show that",
+            "ledger": "of --generation: why each token was chosen, as `generate --ledger` wrote it",
+            "keep": argparse.SUPPRESS,
+        }
+        action.help = told.get(action.dest, action.help)
+
+
+def view(args: argparse.Namespace) -> int:
+    """`gpt2np view`."""
+    from gpt2np.files import check_destinations
+    from gpt2np.tables import strict_json
+    from gpt2np.viewer import view as make
+
+    check_destinations(args.out)
+    page = make(_run(args))
+    out = Path(args.out or (NAME if args.no_open else Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME))
+    page.save(out)
+    n_bytes = out.stat().st_size
+    if args.json:
+        print(strict_json({"out": str(out), "bytes": n_bytes}))
+    print(f"gpt2np: wrote {out}, {n_bytes:,} bytes", file=sys.stderr)
+    if not args.no_open and not webbrowser.open(out.resolve().as_uri()):
+        print("gpt2np: note: no browser could be started; open the file in one", file=sys.stderr)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> Any:
+    """The Trace or the Generated that the options ask for."""
+    from gpt2np.sampling import Sampling
+
+    chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
+    _check(args, chosen)
+    saved = args.trace or args.generation
+    if saved is not None:
+        return _saved(args, saved)
+    prompt = read_prompt(args)
+    model = load_model(args)
+    if args.max_new_tokens is None:
+        return model.trace(prompt)
+    if "early_stopping" in chosen:
+        chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
+    return model.generate(
+        prompt,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        eos=end_of_text(args.eos),
+        stop=args.stop or (),
+        stop_tokens=token_ids(args.stop_tokens, "--stop-tokens"),
+        keep="*",
+        ledger=args.num_beams in (None, 1),
+        lookup=args.lookup,
+        on_overflow=args.on_overflow,
+        **chosen,
+    ).finish()
+
+
+def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
+    """Refuse options that do not belong together."""
+    given = [name for name in ("text", "tokens", "trace", "generation") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise InputError("view shows one thing: a TEXT, --tokens, --trace FILE or --generation FILE")
+    if args.keep:
+        raise InputError("--keep is of generate: view keeps every site")
+    if args.ledger and not args.generation:
+        raise InputError("--ledger FILE belongs to --generation FILE")
+    others = {"seed": args.seed, "eos": args.eos, "stop": args.stop, "stop_tokens": args.stop_tokens}
+    others |= {"lookup": args.lookup or None, "on_overflow": None if args.on_overflow == "refuse" else 1}
+    names = [*chosen, *(name for name, value in others.items() if value is not None)]
+    if args.max_new_tokens is None and names:
+        raise InputError(f"--{names[0].replace('_', '-')} is of generating: it needs --max-new-tokens")
+    if args.max_new_tokens is not None and "trace" in given + ["trace"] * ("generation" in given):
+        raise InputError("--max-new-tokens is of generating: leave it out with a saved file")
+
+
+def _saved(args: argparse.Namespace, path: str) -> Any:
+    """A saved trace with its model, if that can be had; of a generation with its ledger."""
+    from gpt2np.trace import Trace
+
+    trace = Trace.open(path)
+    if args.generation and trace.metadata.get("n_prompt") is None:
+        raise InputError(f"{path}: is the trace of a text, not of a generation; give it to --trace")
+    args.dtype = trace.plan.dtype.name if trace.plan.dtype.name != "float16" else "float32"
+    if args.model is not None or trace.metadata.get("model") == "tiny":
+        trace = Trace.open(path, model=load_model(args))
+    else:
+        print("gpt2np: note: without --model there is no logit lens and no contributions", file=sys.stderr)
+    return _with_ledger(trace, args.ledger) if args.ledger else trace
+
+
+def _with_ledger(trace: Any, path: str) -> Any:
+    """A Generated from a saved trace and the ledger beside it."""
+    from gpt2np.arguments import read_text
+    from gpt2np.generated import Generated
+    from gpt2np.sampling import LedgerEntry, Removal, Sampling
+
+    try:
+        entries = [json.loads(line) for line in read_text(path).splitlines() if line]
+        ledger = [
+            LedgerEntry(
+                **{
+                    **entry,
+                    "removals": tuple(Removal(**removal) for removal in entry["removals"]),
+                    "sampling": Sampling(**entry["sampling"]),
+                }
+            )
+            for entry in entries
+        ]
+        chosen = [int(entry.token_id) for entry in ledger]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: is not a ledger as `gpt2np generate --ledger` writes it ({error})"
+        ) from None
+    n_prompt = trace.metadata["n_prompt"]
+    if trace.token_ids[n_prompt:] != chosen[: len(chosen) - 1] or not chosen:
+        raise InputError(f"{path}: is the ledger of another generation than {trace!r}")
+    ids = [*trace.token_ids[:n_prompt], *chosen]
+    tokens = [*trace.tokens, trace.token(chosen[-1])]
+    text = "".join(tokens)
+    ledger = [replace(entry, raw_logits=None) for entry in ledger]
+    probabilities = [entry.probability for entry in ledger]
+    return Generated(
+        ids,
+        tokens,
+        text,
+        "length",
+        trace,
+        n_prompt,
+        trace.prompt or "",
+        probabilities,
+        ledger,
+        ledger[0].sampling,
+    )

@@ -1,0 +1,311 @@
+"""What of a run goes into its page: the facts as JSON, the numbers as arrays of the level's layout.
+
+Every number is one that the trace holds or that `gpt2np.analysis` computes from it; the page only draws them.
+A part whose sites were not kept is left out, and the page says why.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gpt2np.analysis import heads, statistics, weights
+from gpt2np.analysis import lens as logit_lens
+from gpt2np.errors import Gpt2npError, InputError, TraceError
+from gpt2np.generated import Generated
+from gpt2np.ops import Array
+from gpt2np.trace import Trace
+from gpt2np.viewer import detail as levels
+from gpt2np.viewer.detail import Detail, Sizes
+from gpt2np.viewer.following import lens_arrays, push_arrays
+from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
+from gpt2np.viewer.parts import part_table
+from gpt2np.viewer.telling import generation_facts, model_facts
+
+LONGEST = 80  # characters of a token that a page shows
+
+
+class Data:
+    """The facts and arrays of one page, at one level of detail."""
+
+    def __init__(self, trace: Trace, run: Trace | Generated, detail: Detail) -> None:
+        self.trace, self.detail = trace, detail
+        self.sizes = sizes_of(trace)
+        self.layout = levels.layout(self.sizes, detail)
+        self.arrays: dict[str, Array] = {}
+        self.missing: dict[str, str] = {}
+        self.ids: set[int] = set(trace.token_ids)
+        self.facts: dict[str, Any] = {
+            "model": model_facts(trace, self.sizes),
+            "prompt": trace.prompt,
+            "tokens": [token[:LONGEST] for token in trace.tokens],
+            "ids": trace.token_ids,
+            "parts": part_table(trace, self.sizes),
+            "generation": None,
+        }
+        self._collect(run)
+        self.facts |= {
+            "missing": self.missing,
+            "detail": self._stated(),
+            "vocabulary": {str(i): trace.token(i)[:LONGEST] for i in sorted(self.ids)},
+        }
+
+    def _collect(self, run: Trace | Generated) -> None:
+        trace, d = self.trace, self.detail
+        self._vectors()
+        self._part("attention", self._attention)
+        self._part("next", self._next)
+        self._part("residual", self._residual)
+        self._part("generation", lambda: self.facts.update(generation=generation_facts(run, self.ids)))
+        if d.compact:
+            return
+        recent = list(range(len(trace.token_ids)))[-d.recent_lens :]
+        self._part("lens", lambda: self.add(lens_arrays(trace, recent, d.lens, d.followed), ":id"))
+        self._part("push", lambda: self._push(recent))
+        self._part("mlp", self._mlp)
+        self._part("neurons", self._neurons)
+        self._part("heads", self._heads)
+        self._part("scores", self._scores)
+
+    def _part(self, name: str, collect: Callable[[], Any]) -> None:
+        """Collect a part; where the trace lacks what it needs, note what."""
+        try:
+            collect()
+        except Gpt2npError as error:
+            self.missing[name] = str(error)
+
+    def add(self, arrays: dict[str, Array], ids: str = "") -> None:
+        """Take arrays in, in the kind and shape of the layout; where a name ends in `ids` they are tokens."""
+        for name, array in arrays.items():
+            kind, shape = self.layout[name]
+            if array.shape != shape:
+                raise InputError(f"{name}: {array.shape} where the layout has {shape}")
+            self.arrays[name] = array.astype(
+                {"f2": "<f2", "f4": "<f4"}.get(kind, array.dtype.newbyteorder("<"))
+            )
+            if ids and name.endswith(ids):
+                self.ids |= set(np.unique(array).tolist())
+
+    # -- the map ----------------------------------------------------------------------------------
+
+    def _vectors(self) -> None:
+        d, run = self.detail, range(self.sizes.layers)
+        for name in levels.GLOBAL:
+            self._part(f"vector {name}", lambda name=name: self._strips(name, [name], d.cells))  # type: ignore[misc]
+        of_layers = [(name, d.cells) for name in levels.LAYERED] + [(n, d.mlp_cells) for n in levels.NEURONS]
+        of_layers += [(name, d.head_cells) for name in levels.HEADED]
+        if d.output_cells:
+            of_layers.append((levels.OUTPUTS, d.output_cells))
+        else:
+            self.missing[f"vector {levels.OUTPUTS}"] = "left out to keep the page small"
+        for name, cells in of_layers:
+            sites = [f"h.{i}.{name}" for i in run]
+            self._part(
+                f"vector {name}",
+                lambda name=name, sites=sites, cells=cells: self._strips(name, sites, cells),  # type: ignore[misc]
+            )
+
+    def _strips(self, name: str, sites: list[str], cells: int) -> None:
+        """The vectors of one site, of all layers: cells, scale and statistics."""
+        per_head = name in levels.HEADED or name == levels.OUTPUTS
+        found = [self._strip(self.trace[site][-self.detail.recent :], cells, per_head) for site in sites]
+        for key in found[0] if found else ():
+            array = np.stack([each[key] for each in found])
+            self.add({name + key: array if name not in levels.GLOBAL else array[0]})
+
+    def _strip(self, x: Array, cells: int, per_head: bool) -> dict[str, Array]:
+        small = shrink(x, cells)
+        wide = x.astype(np.float64)
+        norm = np.sqrt((wide * wide).sum(axis=-1))
+        stats = [norm] if per_head else [norm, x.min(axis=-1), x.max(axis=-1)]
+        found = {":stats": np.stack(stats, axis=-1)}
+        if self.detail.floats:
+            return {"": np.clip(small, -65504, 65504).astype(np.float16)} | found
+        q, scale = quantise(small)
+        return {"": q, ":scale": scale} | found
+
+    # -- attention --------------------------------------------------------------------------------
+
+    def _attention(self) -> None:
+        n = self.sizes.tokens
+        lower = np.tril_indices(n)
+        if self.detail.attention == "top":
+            self.add(self._top_weights())
+            return
+        layers = range(self.sizes.layers)
+        patterns = [self.trace[f"h.{i}.attn.pattern"][:, lower[0], lower[1]] for i in layers]
+        self.add({"pattern": quantise_weights(_stacked(patterns), self.detail.attention)})
+        if self.detail.scores:
+            scores = [self.trace[f"h.{i}.attn.scores"][:, lower[0], lower[1]] for i in layers]
+            self.add({"scores": _stacked(scores)})
+
+    def _top_weights(self) -> dict[str, Array]:
+        keys, kept = [], []
+        for i in range(self.sizes.layers):
+            pattern = self.trace[f"h.{i}.attn.pattern"]  # [head, query, key]
+            k = min(self.detail.top, pattern.shape[-1])
+            best = np.argpartition(-pattern, k - 1, axis=-1)[..., :k]
+            values = np.take_along_axis(pattern, best, -1)
+            order = np.argsort(-values, axis=-1, kind="stable")
+            keys.append(np.take_along_axis(best, order, -1).astype(np.uint16))
+            kept.append(quantise_weights(np.take_along_axis(values, order, -1), "u2"))
+        return {"pattern:key": np.stack(keys), "pattern:weight": np.stack(kept)}
+
+    def _scores(self) -> None:
+        """What kind of head each is: in this text, and on random tokens said twice."""
+        trace, found = self.trace, self.facts
+        of_text = {"entropy": statistics.entropy, "distance": statistics.distance}
+        found["head statistics"] = {name: of(trace).array[0].tolist() for name, of in of_text.items()}
+        scores: list[Any] = []
+        if self.sizes.tokens > 1:
+            scores.append(("in this text", heads.attention_scores(trace)))
+        if trace.model is not None:
+            n = min(32, trace.config.n_positions // 2)
+            if n > 1:
+                scores.append((f"on {n} random tokens said twice", heads.head_scores(trace.model, n, 4)))
+        found["head scores"] = [
+            {"name": name, "where": where, "values": scored.array[i].tolist()}
+            for where, scored in scores
+            for i, name in enumerate(scored.labels["score"])
+        ]
+
+    # -- predictions and the residual stream ------------------------------------------------------
+
+    def _next(self) -> None:
+        trace, n = self.trace, self.sizes.tokens
+        k = self.layout["next:id"][1][1]
+        tops = [trace.top(k, pos) for pos in range(n)]
+        ids = np.array([[i for _, i, _ in top] for top in tops], np.uint32)
+        self.add({"next:id": ids, "next:p": np.array([[p for _, _, p in top] for top in tops])}, ":id")
+        if "logits" in trace:
+            self.add({"token:p": np.exp(-np.append(np.nan, trace["loss"][:-1].astype(np.float64)))})
+
+    def _residual(self) -> None:
+        trace, layers = self.trace, range(self.sizes.layers)
+        points = ["embed", *(f"h.{i}.{at}" for i in layers for at in ("resid_mid", "resid_post"))]
+        x = np.stack([trace[name] for name in points]).astype(np.float64)  # [point, pos, n_embd]
+        norms = np.sqrt((x * x).sum(axis=-1))
+        cosines = (x * x[-1]).sum(axis=-1) / np.maximum(norms * norms[-1], np.finfo(float).tiny)
+        self.add({"resid:norm": norms, "resid:cosine": cosines})
+        if not self.detail.compact:
+            ratios = weights.magnitude_ratios(trace).array
+            largest = np.argsort(-ratios, axis=-1, kind="stable")[:, : levels.OUTLIERS]
+            self.add(
+                {
+                    "resid:dimension": _padded(largest, levels.OUTLIERS).astype(np.uint32),
+                    "resid:ratio": _padded(np.take_along_axis(ratios, largest, -1), levels.OUTLIERS),
+                    "resid:kurtosis": weights.basis_alignment(trace).array[:, 0],
+                }
+            )
+
+    def _push(self, recent: list[int]) -> None:
+        found, labels = push_arrays(self.trace, recent, self.detail.targets)
+        self.add(found, ":id")
+        self.facts["components"] = labels
+
+    # -- the MLP ----------------------------------------------------------------------------------
+
+    def _mlp(self) -> None:
+        trace, d = self.trace, self.detail
+        k = self.layout["neuron:id"][1][-1]
+        ids, pres, posts, bins = [], [], [], []
+        edges = np.linspace(-levels.REACH, levels.REACH, levels.BINS + 1)
+        for i in range(self.sizes.layers):
+            pre, post = (trace[f"h.{i}.mlp.{at}"][-d.recent :] for at in ("pre", "post"))  # [pos, d_mlp]
+            best = np.argsort(-post, axis=-1, kind="stable")[:, :k]
+            ids.append(best.astype(np.uint32))
+            pres.append(np.take_along_axis(pre, best, -1))
+            posts.append(np.take_along_axis(post, best, -1))
+            inside = np.clip(np.nan_to_num(pre), edges[0], edges[-1])
+            bins.append([np.histogram(row, edges)[0] for row in inside])
+        self.add({"neuron:id": np.stack(ids), "neuron:pre": np.stack(pres), "neuron:post": np.stack(posts)})
+        self.add({"neuron:bins": np.array(bins, np.uint16)})
+        self.add({"sparsity": weights.sparsity(trace).array})
+
+    def _neurons(self) -> None:
+        """The most active ones at each position, and what those of the last are for."""
+        trace, shape = self.trace, self.layout["active:id"][1]
+        first = self.sizes.tokens - shape[0]
+        rows = [weights.most_active(trace, shape[1], pos) for pos in range(first, self.sizes.tokens)]
+        names = [[name.split(".") for name in row.labels["neuron"]] for row in rows]
+        self.add(
+            {
+                "active:layer": np.array([[int(layer) for layer, _ in row] for row in names], np.uint16),
+                "active:id": np.array([[int(i) for _, i in row] for row in names], np.uint32),
+                "active:post": np.stack([row.array for row in rows]),
+            }
+        )
+        self.facts["neurons"] = list(self._explained(names[-1]))
+
+    def _explained(self, names: list[list[str]]) -> Iterator[dict[str, Any]]:
+        for layer, i in names:
+            facts: dict[str, Any] = {"layer": int(layer), "id": int(i)}
+            facts["active"] = weights.neuron_activations(self.trace, int(layer), int(i)).array.tolist()
+            if self.trace.model is not None and self.trace.model.tokenizer is not None:
+                told = weights.neuron(self.trace.model, int(layer), int(i), 6)
+                for kind in ("excited_by", "raises", "lowers"):
+                    facts[kind] = [near.token[:LONGEST] for near in getattr(told, kind)]
+            yield facts
+
+    def _heads(self) -> None:
+        """What each head raises and lowers at the last position."""
+        told = logit_lens.attention_lens(self.trace, k=5)
+        found = {"raised": (told.raised_ids, told.raised), "lowered": (told.lowered_ids, told.lowered)}
+        for name, (ids, values) in found.items():
+            self.ids |= set(np.unique(ids.array).tolist())
+            self.facts[f"heads {name}"] = {"ids": ids.array.tolist(), "values": values.array.tolist()}
+
+    # -- what is stated ---------------------------------------------------------------------------
+
+    def _stated(self) -> dict[str, Any]:
+        """The level, as the page tells it."""
+        d, c = self.detail, self.trace.config
+        shown = min(self.sizes.tokens, d.recent)
+        factors = {
+            "n_embd": factor_of(c.n_embd, d.cells),
+            "d_head": factor_of(c.n_embd // c.n_head, d.head_cells),
+            "d_mlp": factor_of(c.d_mlp, d.mlp_cells),
+            "outputs": factor_of(c.n_embd, d.output_cells) if d.output_cells else 0,
+        }
+        return {
+            "budget": levels.COMPACT if d.compact else levels.budget(self.sizes.tokens),
+            "factors": factors,
+            "floats": d.floats,
+            "attention": d.attention,
+            "top": d.top,
+            "scores": "scores" in self.arrays,
+            "first": self.sizes.tokens - shown,
+            "firstLens": self.sizes.tokens - min(self.sizes.tokens, d.recent_lens),
+            "compact": d.compact,
+            "reach": levels.REACH,
+        }
+
+
+def sizes_of(trace: Trace) -> Sizes:
+    """What the size of a page follows from."""
+    n_layer, stop = trace.config.n_layer, trace.plan.stop_at_layer
+    return Sizes(trace.config, len(trace.token_ids), n_layer if stop is None else stop)
+
+
+def checked(run: Any) -> Trace:
+    """The trace of what shall be shown.
+
+    Raises:
+        InputError: it is neither a Trace nor a Generated.
+        TraceError: nothing, or only some positions, were kept.
+    """
+    if not isinstance(run, Trace | Generated):
+        raise InputError(f"view shows a Trace or a Generated, not {type(run).__name__}")
+    trace = statistics.trace_of(run)
+    if not trace.token_ids or sizes_of(trace).layers < 1:
+        raise TraceError("view: this trace ran no layer")
+    return trace
+
+
+def _stacked(arrays: list[Array]) -> Array:
+    return np.stack([np.asarray(array, np.float32) for array in arrays])
+
+
+def _padded(array: Array, n: int) -> Array:
+    """Rows of n entries, the last repeated where there are fewer."""
+    return np.pad(array, [(0, 0), (0, max(0, n - array.shape[1]))], mode="edge")

@@ -1,0 +1,95 @@
+"""Tokens followed through the layers, and logits taken apart, at many positions: the arrays of two panels.
+
+`logit_lens` and `attribution` answer for one token; here the same computation answers for several at once.
+"""
+
+import numpy as np
+
+from gpt2np.analysis.choices import recorded
+from gpt2np.analysis.lens import lens_logits
+from gpt2np.analysis.residual import components, frozen_ln_f
+from gpt2np.derived import log_probabilities, top_k_tokens
+from gpt2np.errors import TraceError
+from gpt2np.ops import Array
+from gpt2np.trace import Trace
+
+
+def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[str, Array]:
+    """The logit lens at `rows`, k tokens deep, and rank and probability of `followed` tokens at every point.
+
+    The tokens followed are those that stand highest anywhere: the final prediction's first.
+    """
+    parameters = trace.parameters("the logit lens")
+    _check_unedited(trace)
+    blocks = range(trace.config.n_layer)
+    points = ["embed", *(f"h.{i}.{at}" for i in blocks for at in ("resid_mid", "resid_post"))]
+    found: dict[str, list[Array]] = {}
+    for row in rows:
+        x = np.concatenate([recorded(trace, point, [row]) for point in points])  # [point, n_embd]
+        logits = lens_logits(x, parameters)  # [point, vocab]
+        log_p = log_probabilities(logits.astype(np.float64))
+        p = np.exp(log_p)
+        ids = top_k_tokens(logits, k)
+        chosen = _highest(ids, followed)
+        rank = np.stack([_rank(logits, i) for i in chosen.tolist()], axis=-1)
+        arrays = {
+            "lens:id": ids.astype(np.uint32),
+            "lens:p": np.take_along_axis(p, ids, 1),
+            "lens:entropy": -(p * log_p).sum(axis=1),
+            "lens:kl": (p[-1] * (log_p[-1] - log_p)).sum(axis=1),
+            "follow:id": chosen.astype(np.uint32),
+            "follow:rank": rank.astype(np.uint32),
+            "follow:p": p[:, chosen],
+        }
+        for name, array in arrays.items():
+            found.setdefault(name, []).append(array)
+    return {name: np.stack(each, axis=0 if name == "follow:id" else 1) for name, each in found.items()}
+
+
+def _rank(logits: Array, token: int) -> Array:
+    """How many tokens are likelier at each point; of equals the lower id comes first."""
+    mine = logits[:, token : token + 1]
+    return np.asarray((logits > mine).sum(axis=1) + (logits[:, :token] == mine).sum(axis=1))
+
+
+def _highest(ids: Array, n: int) -> Array:
+    """The n tokens that reach the highest rank at any point [point, k], the last point's before others."""
+    best: dict[int, tuple[int, int]] = {}
+    for point, row in enumerate(ids[::-1].tolist()):
+        for rank, token in enumerate(row):
+            best[token] = min(best.get(token, (10**9, 0)), (rank, point))
+    final = ids[-1].tolist()
+    others = sorted((t for t in best if t not in final), key=lambda t: best[t])
+    chosen = [*final, *others] if n >= len(final) else final
+    return np.resize(np.array(chosen[:n]), n)
+
+
+def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, Array], list[str]]:
+    """What every component adds to the logits of the likeliest tokens at `rows`, and the components' names.
+
+    The last of the targets is the token that does come next, where one does and there is room for it. The
+    numbers are those of `gpt2np.analysis.residual.attribution`.
+    """
+    parameters = trace.parameters("the contributions")
+    _check_unedited(trace)
+    ids, pushed, labels = [], [], list[str]()
+    for row in rows:
+        chosen = [i for _, i, _ in trace.top(targets, row)]
+        if row + 1 < len(trace.token_ids) and targets > 1 and trace.token_ids[row + 1] not in chosen:
+            chosen[-1] = trace.token_ids[row + 1]
+        directions = parameters.lm_head[chosen].astype(np.float64)  # [target, n_embd]
+        parts = components(trace, pos=row)
+        written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row)  # [component, n_embd]
+        written = np.concatenate([written, parameters.ln_f.bias[None].astype(np.float64)])
+        ids.append(chosen)
+        pushed.append(directions @ written.T)
+        labels = [*parts.labels["component"], "ln_f.bias"]
+    return {"push:id": np.array(ids, np.uint32), "push": np.stack(pushed)}, labels
+
+
+def _check_unedited(trace: Trace) -> None:
+    if trace.plan.stop_at_layer is not None:
+        raise TraceError("this run stopped before its last layer")
+    for site in ("ln_f", "logits"):
+        if site in (trace.metadata.get("edits") or []):
+            raise TraceError(f"{site} was edited in this run")

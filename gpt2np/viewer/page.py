@@ -1,0 +1,152 @@
+"""The page: template, style, modules and data in one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+import html
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gpt2np.errors import Gpt2npError, InputError
+from gpt2np.files import whole_file
+from gpt2np.generated import Generated
+from gpt2np.trace import Trace
+from gpt2np.viewer.data import Data, checked, sizes_of
+from gpt2np.viewer.detail import COMPACT, budget, levels_within
+from gpt2np.viewer.packing import pack
+
+# In the order in which they are joined: a module imports only from those before it.
+MODULES = (
+    "data draw focus glossary card streams map heads attention lens contributions mlp residual generation "
+    "main"
+).split()
+STYLES = ("base", "panels")
+IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", re.MULTILINE)
+EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
+DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
+
+
+class Page:
+    """One HTML page. `html` is its text; in a notebook it shows itself."""
+
+    def __init__(self, text: str, height: int = 760) -> None:
+        self.html, self._height = text, height
+
+    def save(self, path: str | Path) -> None:
+        """Write the page, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        with whole_file(path) as file:
+            file.write(self.html)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which may run scripts and nothing else."""
+        return (
+            f'<iframe sandbox="allow-scripts" width="100%" height="{self._height}" style="border:0" '
+            f'title="gpt2np view" srcdoc="{html.escape(self.html)}"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"<Page: {len(self.html.encode('utf-8')):,} bytes of HTML>"
+
+
+def view(run: Trace | Generated, out: str | Path | None = None, model: Any = None) -> Page:
+    """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
+
+    What was not kept is left out, and so is what needs weights where there is no model.
+
+    Raises:
+        InputError: this is neither, or `out` cannot be written.
+        TraceError: some positions were not kept, or the trace is of another model.
+
+    Example:
+        >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
+    """
+    page = Page(_rendered(*_with_model(run, model)))
+    if out is not None:
+        page.save(out)
+    return page
+
+
+def compact_html(trace: Trace) -> str:
+    """What a notebook shows for a trace: map and attention in a frame, or one line where that is impossible."""
+    try:
+        return Page(_rendered(trace, trace, compact=True), 620)._repr_html_()
+    except Gpt2npError:
+        return f"<pre>{html.escape(repr(trace))}</pre>"
+
+
+def _with_model(run: Any, model: Any) -> tuple[Trace, Trace | Generated]:
+    trace = checked(run)
+    if model is not None and trace.model is None:
+        trace.check_model(model, "view")
+        arrays = {name: trace[name] for name in trace.names()}
+        trace = Trace(trace.plan, arrays, trace.token_ids, trace.metadata, model)
+    return trace, run if isinstance(run, Generated) else trace
+
+
+def _rendered(trace: Trace, run: Trace | Generated, compact: bool = False) -> str:
+    """The most detailed page within the budget."""
+    trace = checked(trace)
+    sizes = sizes_of(trace)
+    most = COMPACT if compact else budget(sizes.tokens)
+    page = ""
+    for detail in levels_within(sizes, most, compact):
+        data = Data(trace, run, detail)
+        page = document(f"{''.join(trace.tokens)[:60]} · gpt2np view", pack(data.facts, data.arrays))
+        if len(page.encode("utf-8")) <= most:
+            break
+    return page
+
+
+def document(title: str, packed: str, entry: str = "main", modules: tuple[str, ...] | None = None) -> str:
+    """The file: everything inlined, and a policy that forbids everything else."""
+    script = bundle(modules or tuple(MODULES))
+    style = "\n".join(static(f"{name}.css") for name in STYLES)
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "img-src data:; connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+    slots = {
+        "policy": policy,
+        "title": html.escape(" ".join(title.split())),
+        "style": style,
+        "data": packed,
+        "script": script,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], static("page.html"))
+
+
+def bundle(modules: tuple[str, ...]) -> str:
+    """The modules as one: their imports and the word `export` taken out.
+
+    Raises:
+        InputError: a module has an import or export of another form, or two declare the same name.
+    """
+    joined, declared = [], dict[str, str]()
+    for name in modules:
+        source = static(f"{name}.js")
+        for word in DECLARED.findall(source):
+            if word in declared:
+                raise InputError(f"{name}.js and {declared[word]}.js both declare {word}")
+            declared[word] = name
+        text = EXPORT.sub("", IMPORT.sub("", source))
+        if left := re.search(r"^\s*(import|export)\b.*", text, re.MULTILINE):
+            raise InputError(f"{name}.js: {left[0].strip()!r} is not a form that the page can inline")
+        if "</script" in text.lower() or "<!--" in text:
+            raise InputError(f"{name}.js would end its own script element")
+        joined.append(f"// {name}.js\n{text}")
+    return "\n".join(joined)
+
+
+def static(name: str) -> str:
+    """One of the package's files for the page."""
+    return resources.files("gpt2np.viewer").joinpath("static", name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

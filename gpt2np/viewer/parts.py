@@ -1,0 +1,249 @@
+"""What the page says beside each part of the computation, and the line of `gpt2.py` that computes it."""
+
+import ast
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2np import gpt2
+from gpt2np.sites import BY_NAME
+from gpt2np.trace import Trace
+from gpt2np.viewer.detail import Sizes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: its site, a title, how it is computed, what it is for, and where in `gpt2.py` it is.
+
+    `function` and `step` name the line: the call of `step("...")` in that function.
+    """
+
+    site: str
+    title: str
+    formula: str
+    text: str
+    function: str
+    step: str
+
+
+PARTS = (
+    Part(
+        "wte",
+        "Token embedding",
+        "wte = W_E[token id]",
+        "Each token has one row in a learned table, and this is it: what the token means wherever it stands. "
+        "From here on the model has no tokens any more, only vectors.",
+        "embed",
+        "wte",
+    ),
+    Part(
+        "wpe",
+        "Position embedding",
+        "wpe = W_P[position]",
+        "Nothing in the rest of the model knows the order of the words. So each position has a learned "
+        "vector of its own too. The table has as many rows as the context is long, and there the model ends.",
+        "embed",
+        "wpe",
+    ),
+    Part(
+        "embed",
+        "The residual stream begins",
+        "x = wte + wpe",
+        "What the token is plus where it stands. This vector now travels down through every block. A block "
+        "only ever adds to it, so whatever is written stays until something writes the opposite.",
+        "embed",
+        "embed",
+    ),
+    Part(
+        "ln_1",
+        "LayerNorm: what attention reads",
+        "ln_1 = (x − mean) / √(variance + ε) · γ + β",
+        "The stream grows as blocks add to it. Before a block reads, each vector is brought to mean 0 and "
+        "variance 1, then stretched by learned weights. It is a copy: the stream itself stays as it was.",
+        "block",
+        "ln_1",
+    ),
+    Part(
+        "attn.q",
+        "Query",
+        "q = ln_1 · W_Q + b_Q",
+        "What this position looks for, as a short vector; every head has one of its own. Only its dot "
+        "products with keys matter, so single components of it mean nothing by themselves.",
+        "attention",
+        "heads",
+    ),
+    Part(
+        "attn.k",
+        "Key",
+        "k = ln_1 · W_K + b_K",
+        "What this position offers to be found by. Later positions hold their queries against it. In "
+        "generation it is kept, with the value: that is the KV cache.",
+        "attention",
+        "heads",
+    ),
+    Part(
+        "attn.v",
+        "Value",
+        "v = ln_1 · W_V + b_V",
+        "What this position hands over to whoever attends to it. Where to look and what to take are decided "
+        "apart: queries and keys are the first, values and the output matrix the second.",
+        "attention",
+        "heads",
+    ),
+    Part(
+        "attn.scores",
+        "Attention scores",
+        "scores = q · kᵀ / √d_head,  −∞ in the future",
+        "How well each earlier key answers this query. The future gets minus infinity: a position can only "
+        "look back, or at itself.",
+        "attention",
+        "scores",
+    ),
+    Part(
+        "attn.pattern",
+        "Attention pattern",
+        "pattern = softmax(scores)",
+        "The scores as shares that add up to 1: from where this head takes how much. A head with nothing to "
+        "do often rests on the first token.",
+        "attention",
+        "pattern",
+    ),
+    Part(
+        "attn.z",
+        "Result of each head",
+        "z = Σ pattern[key] · v[key]",
+        "The average of the values, weighted by the pattern. Here, and only here, something of one position "
+        "comes to another.",
+        "attention",
+        "z",
+    ),
+    Part(
+        "attn.heads",
+        "Output of each head",
+        "head output = z[head] · W_O[head]",
+        "Each head's result, brought back to the width of the stream by its own slice of the output matrix. "
+        "The program multiplies all heads at once, which gives the same sum: no head needs another.",
+        "attention",
+        "out",
+    ),
+    Part(
+        "attn.out",
+        "What attention writes",
+        "out = Σ head outputs + b_O",
+        "All heads added up. It goes into the stream by plain addition.",
+        "attention",
+        "out",
+    ),
+    Part(
+        "resid_mid",
+        "The stream after attention",
+        "x = x + attention(ln_1(x))",
+        "The same stream with what the heads brought from other positions.",
+        "block",
+        "resid_mid",
+    ),
+    Part(
+        "ln_2",
+        "LayerNorm: what the MLP reads",
+        "ln_2 = (x − mean) / √(variance + ε) · γ + β",
+        "A second normalised copy, with weights of its own.",
+        "block",
+        "ln_2",
+    ),
+    Part(
+        "mlp.pre",
+        "Neurons before activation",
+        "pre = ln_2 · W_in + b_in",
+        "Each neuron asks one question of the vector: how much of my pattern is in it? There are several "
+        "times more neurons than components; the strip is folded into rows as wide as the stream.",
+        "mlp",
+        "pre",
+    ),
+    Part(
+        "mlp.post",
+        "Neurons after activation",
+        "post = GELU(pre)",
+        "GELU lets positive answers pass and nearly silences negative ones. Most neurons are quiet for most "
+        "tokens; the few that fire say what the layer found.",
+        "mlp",
+        "post",
+    ),
+    Part(
+        "mlp.out",
+        "What the MLP writes",
+        "out = post · W_out + b_out",
+        "Every active neuron adds its own fixed direction, as strongly as it fired. Positions do not meet "
+        "here: this is thinking, not looking.",
+        "mlp",
+        "out",
+    ),
+    Part(
+        "resid_post",
+        "The stream after the block",
+        "x = x + mlp(ln_2(x))",
+        "What this block leaves to the next. Read it out here, and you see what the model would already say: "
+        "that is the logit lens.",
+        "block",
+        "resid_post",
+    ),
+    Part(
+        "ln_f",
+        "Final LayerNorm",
+        "ln_f = (x − mean) / √(variance + ε) · γ + β",
+        "The last normalisation, before the vector is compared with the vocabulary.",
+        "unembed",
+        "ln_f",
+    ),
+    Part(
+        "logits",
+        "Unembedding and prediction",
+        "logits = ln_f · W_Uᵀ,  probabilities = softmax(logits)",
+        "One dot product with the embedding of every token: how near is this vector to each? Softmax makes "
+        "probabilities of it. Only the last position's prediction is needed to go on writing.",
+        "unembed",
+        "logits",
+    ),
+)
+
+
+def part_table(trace: Trace, sizes: Sizes) -> list[dict[str, Any]]:
+    """Every part for the page: texts, shape in names and numbers, and the line of code."""
+    numbers = trace.plan.sizes() | dict.fromkeys(("pos", "query", "key"), sizes.tokens)
+    lines, table = code_lines(), []
+    for part in PARTS:
+        site = BY_NAME[part.site]
+        line, code = lines[part.function, part.step]
+        table.append(
+            {
+                "site": part.site,
+                "layered": site.layered,
+                "title": part.title,
+                "formula": part.formula,
+                "text": part.text,
+                "axes": site.axis_names,
+                "shape": [numbers[axis] for axis in site.axis_names],
+                "line": line,
+                "function": part.function,
+                "code": code,
+            }
+        )
+    return table
+
+
+def code_lines() -> dict[tuple[str, str], tuple[int, str]]:
+    """Line number and text of every step in `gpt2.py`, by function and name of the step."""
+    source = inspect.getsource(gpt2)
+    lines, found = source.splitlines(), {}
+    for function in ast.parse(source).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0] if node.args else None
+            if called == "step" and isinstance(first, ast.Constant):
+                found[function.name, str(first.value)] = (node.lineno, lines[node.lineno - 1].strip())
+            elif called == "heads":
+                found[function.name, "heads"] = (node.lineno, lines[node.lineno - 1].strip())
+    return found

@@ -1,0 +1,149 @@
+// Attention: one head's pattern, all heads of the layer small beside it, and who looks at whom in words.
+
+import { headFinder } from "./heads.js";
+import { absent, bar, colour, colours, el, hideTip, place, quoted, showTip, sized, tokenLabel, visible } from "./draw.js";
+
+const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
+
+export function attentionPanel(run, focus) {
+  const element = el("div", { class: "attention" });
+  if (!run.has("pattern") && !run.has("pattern:key")) {
+    element.append(absent(run, "attention", "Attention is"));
+    return { id: "attention", title: "Attention", element, draw() {} };
+  }
+  let scores = false, hovered = null;
+  const title = el("h3", {}), says = el("p", { class: "says-where" }), big = el("canvas", { role: "img" }), rowsOf = el("div", { class: "lists" });
+  const many = el("div", { class: "multiples" }), text = el("p", { class: "shaded-text" });
+  const toggle = ["pattern", "scores"].map((kind) => el("button", { type: "button", "aria-pressed": String(kind === "pattern"), disabled: kind === "scores" && !run.has("scores"), title: kind === "scores" && !run.has("scores") ? "left out to keep the page small" : null,
+    onclick: (event) => { scores = kind === "scores"; for (const b of toggle) b.setAttribute("aria-pressed", String(b === event.currentTarget)); draw(focus.state); } }, kind));
+  const finder = headFinder(run, focus);
+  element.append(
+    el("div", { class: "two" },
+      el("div", { class: "picture" }, el("div", { class: "row-head" }, title, el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle)), big, says),
+      el("div", {}, rowsOf, text)),
+    el("h3", { class: "many-title" }), many, finder.element);
+
+  function windowOf(pos) {
+    const count = Math.min(run.T, MOST), first = Math.min(Math.max(0, pos - Math.floor(count * 0.75)), run.T - count);
+    return { first, count };
+  }
+
+  function draw(state) {
+    const { layer, head, pos } = state;
+    title.textContent = `Layer ${layer}, head ${head}`;
+    element.querySelector(".many-title").textContent = `All heads of layer ${layer}`;
+    picture(state);
+    words(state);
+    multiples(layer, head, pos);
+    finder.draw(state);
+  }
+
+  // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
+  function picture({ layer, head, pos }) {
+    const { first, count } = windowOf(pos), room = Math.max(220, Math.min(big.parentElement.clientWidth, 620));
+    const named = count <= 40, left = named ? 92 : 34, top = named ? 78 : 26, cell = Math.min(46, (room - left - 44) / count), side = cell * count;
+    const context = sized(big, left + side + 44, top + side + 2), style = getComputedStyle(element), ink = style.color;
+    big.setAttribute("aria-label", `Attention ${scores ? "scores" : "pattern"} of layer ${layer} head ${head}: rows look at columns. ${sentence(layer, head, pos)}`);
+    const table = colours(scores ? "diverging" : "share");
+    context.fillStyle = style.getPropertyValue("--wash");
+    context.fillRect(left, top, side, side);
+    const full = scores ? scoreRange(layer, head, first, count) : 1;
+    for (let q = first; q < first + count; q++) {
+      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
+      for (let k = first; k <= q; k++) {
+        const t = scores ? place(values[k], full) : Math.sqrt(values[k]);
+        context.fillStyle = `rgb(${table[Math.round(255 * Math.min(1, Math.max(0, t)))].join(" ")})`;
+        context.fillRect(left + (k - first) * cell, top + (q - first) * cell, cell - (cell > 6 ? 1 : 0), cell - (cell > 6 ? 1 : 0));
+      }
+    }
+    context.font = "12px system-ui, sans-serif";
+    for (let i = 0; i < count; i++) {
+      if (!named && i % 10) continue;
+      const t = first + i, label = named ? cut(visible(run.tokens[t])) : String(t);
+      context.fillStyle = t === pos ? style.getPropertyValue("--accent") : ink;
+      context.textAlign = "right";
+      context.fillText(label, left - 6, top + (i + 0.5) * cell + 4);
+      context.save();
+      context.translate(left + (i + 0.5) * cell + 3, top - 6);
+      context.rotate(named ? -Math.PI / 3.5 : 0);
+      context.textAlign = named ? "left" : "center";
+      context.fillText(label, 0, 0);
+      context.restore();
+    }
+    context.strokeStyle = style.getPropertyValue("--accent");
+    context.lineWidth = 2;
+    context.strokeRect(left, top + (pos - first) * cell, (pos - first + 1) * cell, cell);
+    big.onmousemove = (event) => {
+      const q = first + Math.floor((event.offsetY - top) / cell), k = first + Math.floor((event.offsetX - left) / cell);
+      const inside = q >= first && q < first + count && k >= first && k <= q;
+      if (inside) showTip(event, `${quoted(run.tokens[q])} (${q}) looks at ${quoted(run.tokens[k])} (${k})`, valueText(layer, head, q, k)); else hideTip();
+      const over = inside ? q : event.offsetX < left && q >= first && q < first + count ? q : event.offsetY < top && k >= first && k < first + count ? k : null;
+      if (over !== hovered) { hovered = over; words(focus.state); }
+    };
+    big.onmouseleave = () => { hideTip(); hovered = null; words(focus.state); };
+    big.onclick = (event) => {
+      const q = first + Math.floor((event.offsetY - top) / cell);
+      if (q >= first && q < first + count) focus.set({ pos: q });
+    };
+  }
+
+  function scoreRange(layer, head, first, count) {
+    let most = 1e-6;
+    for (let q = first; q < first + count; q++) for (const s of run.scores(layer, head, q)) if (Number.isFinite(s)) most = Math.max(most, Math.abs(s));
+    return most;
+  }
+
+  function valueText(layer, head, q, k) {
+    const score = run.scores(layer, head, q);
+    return `attention ${run.weightText(run.weights(layer, head, q)[k])}${score ? `, score ${score[k].toFixed(2)}` : ""}`;
+  }
+
+  function sentence(layer, head, pos) {
+    const weights = run.weights(layer, head, pos), best = weights.indexOf(Math.max(...weights));
+    return `From ${quoted(run.tokens[pos])} (${pos}) it looks most at ${quoted(run.tokens[best])} (${best}): ${run.weightText(weights[best])}.`;
+  }
+
+  // Where the position under the pointer (or else the chosen one) looks, and who looks at it.
+  function words({ layer, head, pos }) {
+    const at = hovered ?? pos, weights = run.weights(layer, head, at);
+    says.textContent = sentence(layer, head, at);
+    const looks = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 8), seen = [];
+    for (let q = at; q < run.T; q++) seen.push([q, run.weights(layer, head, q)[at]]);
+    seen.sort((a, b) => b[1] - a[1]);
+    const list = (heading, pairs) => el("div", {}, el("h4", {}, heading), pairs.map(([t, w]) => bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), { kind: "share", onclick: () => focus.set({ pos: t }) })));
+    rowsOf.replaceChildren(list([tokenLabel(run.tokens[at]), ` (${at}) looks at`], looks.map((k) => [k, weights[k]])), list([tokenLabel(run.tokens[at]), ` (${at}) is looked at by`], seen.slice(0, 8)));
+    const { first, count } = windowOf(at);
+    text.replaceChildren(...Array.from({ length: count }, (_, i) => {
+      const t = first + i, w = t <= at ? weights[t] : 0, span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
+      span.style.boxShadow = t <= at ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
+      return span;
+    }));
+  }
+
+  // Every head of the layer as a small square; a button each.
+  const squares = Array.from({ length: run.H }, (_, head) => {
+    const canvas = el("canvas", { "aria-hidden": "true" });
+    const button = el("button", { class: "small-head", type: "button", "data-head-square": head, onclick: () => focus.set({ head }) }, canvas, el("span", {}, `head ${head}`));
+    many.append(button);
+    return { canvas, button };
+  });
+  function multiples(layer, chosen, pos) {
+    const { first, count } = windowOf(pos), side = 104, cell = side / count, table = colours("share");
+    squares.forEach(({ canvas, button }, head) => {
+      const context = sized(canvas, side, side);
+      for (let q = first; q < first + count; q++) {
+        const weights = run.weights(layer, head, q);
+        for (let k = first; k <= q; k++) {
+          context.fillStyle = `rgb(${table[Math.round(255 * Math.min(1, Math.sqrt(weights[k])))].join(" ")})`;
+          context.fillRect((k - first) * cell, (q - first) * cell, cell + 0.3, cell + 0.3);
+        }
+      }
+      button.setAttribute("aria-pressed", String(head === chosen));
+      button.setAttribute("aria-label", `head ${head}. ${sentence(layer, head, pos)}`);
+    });
+  }
+  return { id: "attention", title: "Attention", element, draw };
+}
+
+/** A label for the side of a picture. */
+function cut(text) { return [...text].length > 12 ? `${[...text].slice(0, 11).join("")}…` : text; }

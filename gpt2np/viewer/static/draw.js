@@ -1,0 +1,191 @@
+// Drawing: elements, tokens as text, numbers as text, colours, strips.
+
+/** An element with attributes, listeners (`onclick`) and children; strings become text, never markup. */
+export function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "class") made.className = value;
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value != null) made.setAttribute(name, value);
+  }
+  made.append(...children.flat().filter((child) => child != null));
+  return made;
+}
+
+/** The same for SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children.flat().filter((child) => child != null));
+  return made;
+}
+
+// -- text -----------------------------------------------------------------------------------------
+
+const MARKS = { "\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·" };
+const HIDDEN = /[\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u200b\u200e\u200f\u2028-\u202f\u2060-\u206f\ufeff]/;
+
+/** A token with its spaces, line ends and invisible characters shown. */
+export function visible(token) {
+  let shown = "";
+  for (const c of token) {
+    if (c in MARKS) shown += MARKS[c];
+    else if (HIDDEN.test(c)) shown += `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
+    else shown += c;
+  }
+  return shown || "∅";
+}
+
+/** A token as an element of its own direction, its marks paler than its letters. */
+export function tokenLabel(token, longest = 24) {
+  const text = visible(token), cut = [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
+  const parts = cut.split(/([·⏎␍⇥]+)/).filter(Boolean);
+  return el("bdi", { class: "token" }, parts.map((part) => /^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part));
+}
+
+/** For names that are read aloud or shown on canvas: quoted and isolated from the text around. */
+export function quoted(token) { return `‘\u2068${visible(token)}\u2069’`; }
+
+/** A number with so many significant digits. */
+export function digits(x, n = 3) {
+  if (x == null || Number.isNaN(x)) return "–";
+  if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
+  const size = Math.abs(x);
+  const text = size !== 0 && (size < 0.001 || size >= 1e5) ? x.toExponential(n - 1) : Number(x.toPrecision(n)).toFixed(
+    size === 0 ? 0 : Math.max(0, n - 1 - Math.floor(Math.log10(Number(size.toPrecision(n))))));
+  return text.replace("-", "−");
+}
+
+/** A number with its sign. */
+export function signed(x, places = 2) { return `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(places)}`; }
+
+/** A probability in percent, two places. */
+export function percent(p) {
+  if (p == null || Number.isNaN(p)) return "–";
+  return p > 0 && p < 0.00005 ? `${(100 * p).toExponential(0)} %` : `${(100 * p).toFixed(2)} %`;
+}
+
+// -- colours --------------------------------------------------------------------------------------
+
+// Blue and orange are told apart by every eye; the middle is the paper. Viridis for shares, light end on paper.
+const SCALES = {
+  light: {
+    diverging: [[8, 69, 148], [66, 133, 197], [173, 205, 230], [247, 246, 242], [250, 196, 136], [224, 122, 27], [153, 64, 4]],
+    share: [[251, 250, 245], [214, 230, 150], [122, 205, 100], [38, 160, 133], [43, 112, 142], [62, 64, 134], [62, 8, 84]],
+    chance: [[250, 249, 245], [190, 222, 220], [99, 177, 181], [27, 116, 130], [8, 68, 84]],
+  },
+  dark: {
+    diverging: [[148, 204, 255], [70, 148, 224], [36, 78, 122], [30, 33, 39], [124, 76, 30], [226, 134, 46], [255, 200, 122]],
+    share: [[26, 28, 34], [60, 42, 104], [58, 82, 139], [33, 144, 141], [92, 200, 99], [190, 223, 60], [253, 235, 70]],
+    chance: [[30, 33, 39], [24, 70, 80], [28, 116, 124], [52, 168, 164], [140, 224, 205]],
+  },
+};
+
+/** Whether the page is dark now. */
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function ramp(stops, t) {
+  const x = Math.min(Math.max(t, 0), 1) * (stops.length - 1), i = Math.min(Math.floor(x), stops.length - 2), f = x - i;
+  return stops[i].map((from, channel) => Math.round(from + (stops[i + 1][channel] - from) * f));
+}
+
+const tables = {};
+/** 256 colours of a scale (`diverging`, `share`, `chance`) in the present theme, as [r, g, b]. */
+export function colours(scale) {
+  const key = `${scale} ${isDark()}`;
+  tables[key] ??= Array.from({ length: 256 }, (_, i) => ramp(SCALES[isDark() ? "dark" : "light"][scale], i / 255));
+  return tables[key];
+}
+
+/** CSS colour of a value from 0 to 1. */
+export function colour(scale, t) { return `rgb(${colours(scale)[Math.round(255 * Math.min(Math.max(t, 0), 1))].join(" ")})`; }
+
+/** Whether text on that colour should be white. */
+export function darkOn(scale, t) {
+  const [r, g, b] = colours(scale)[Math.round(255 * Math.min(Math.max(t, 0), 1))];
+  return 0.299 * r + 0.587 * g + 0.114 * b < 140;
+}
+
+/** What counts as full colour in a vector: the size that 97 of 100 cells do not exceed. */
+export function fullColour(cells) {
+  const sizes = Float32Array.from(cells, (x) => (Number.isFinite(x) ? Math.abs(x) : 0)).sort();
+  return sizes[Math.min(sizes.length - 1, Math.floor(0.97 * sizes.length))] || sizes[sizes.length - 1] || 1;
+}
+
+/** Place of a value on the diverging scale, 0 to 1, given the size of full colour. */
+export function place(x, full) { return Number.isFinite(x) ? 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8 : 0.5; }
+
+// -- canvases -------------------------------------------------------------------------------------
+
+/** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
+export function sized(canvas, width, height) {
+  const ratio = Math.max(window.devicePixelRatio || 1, matchMedia("print").matches ? 2 : 1);
+  const w = Math.max(1, Math.round(width * ratio)), h = Math.max(1, Math.round(height * ratio));
+  if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const context = canvas.getContext("2d");
+  context.setTransform(w / width, 0, 0, h / height, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
+/** One vector as a row of cells at (x, y); of a narrow row each pixel takes the largest cell under it. */
+export function paintStrip(context, cells, x, y, width, height, full = null) {
+  const table = colours("diverging"), n = cells.length, ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
+  const columns = Math.max(1, Math.min(n, Math.round(width * ratio))), shown = columns === n ? cells : largest(cells, columns);
+  full ??= columns < n / 2 ? 1.5 * fullColour(shown) : fullColour(cells);
+  for (let i = 0; i < columns; i++) {
+    const left = x + i * width / columns, right = x + (i + 1) * width / columns;
+    context.fillStyle = Number.isFinite(shown[i]) ? `rgb(${table[Math.round(255 * place(shown[i], full))].join(" ")})` : "#888";
+    context.fillRect(left, y, right - left + (i < columns - 1 ? 0.3 : 0), height);
+  }
+}
+
+// Of each group of neighbours the one of the largest magnitude, as packing.py does it.
+function largest(cells, columns) {
+  return Float32Array.from({ length: columns }, (_, i) => {
+    let best = 0;
+    const end = Math.max(Math.floor((i + 1) * cells.length / columns), Math.floor(i * cells.length / columns) + 1);
+    for (let j = Math.floor(i * cells.length / columns); j < end; j++) if (!(Math.abs(cells[j]) <= Math.abs(best))) best = cells[j];
+    return best;
+  });
+}
+
+// -- the tip that follows the pointer ---------------------------------------------------------------
+
+let tip = null;
+/** Show lines of text beside the pointer; without lines, hide it. */
+export function showTip(event, ...lines) {
+  tip ??= document.body.appendChild(el("div", { class: "tip", "aria-hidden": "true" }));
+  tip.hidden = !lines.length;
+  if (!lines.length) return;
+  tip.replaceChildren(...lines.map((line) => el("div", {}, line)));
+  const { width, height } = tip.getBoundingClientRect();
+  const x = event.clientX + 14 + width > innerWidth ? event.clientX - width - 10 : event.clientX + 14;
+  const y = event.clientY + 16 + height > innerHeight ? event.clientY - height - 10 : event.clientY + 16;
+  tip.style.left = `${Math.max(4, x)}px`;
+  tip.style.top = `${Math.max(4, y)}px`;
+}
+export function hideTip() { if (tip) tip.hidden = true; }
+
+/** A labelled bar: label, bar from 0, number. `share` is its length, from -1 to 1. */
+export function bar(label, share, text, { chosen = false, onclick = null, kind = "" } = {}) {
+  const fill = el("span", { class: `fill ${kind} ${share < 0 ? "negative" : ""}` });
+  fill.style.width = `${100 * Math.min(1, Math.abs(share))}%`;
+  const parts = [el("span", { class: "name" }, label), el("span", { class: "track" }, fill), el("span", { class: "value" }, text)];
+  const shape = `bar${chosen ? " chosen" : ""}`;
+  return onclick ? el("button", { class: shape, type: "button", onclick, "aria-pressed": String(chosen) }, parts) : el("div", { class: shape }, parts);
+}
+
+/** A paragraph that says why something is not there. */
+export function absent(run, part, what) {
+  return el("p", { class: "absent" }, `${what} not in this page${run.missing[part] ? `: ${run.missing[part]}` : run.detail.compact ? ": this is the compact view, gpt2np.view(trace) has it" : ""}.`);
+}

@@ -1,0 +1,50 @@
+// What is chosen: the one place that holds it. Everything that draws listens here; the address keeps it.
+
+const NUMBERS = ["layer", "head", "pos", "step"];
+
+/** The choice, with limits from the run. `set` changes part of it and tells whoever listens. */
+export class Focus {
+  constructor(run, panels) {
+    this.run = run;
+    this.panels = panels;
+    this.listeners = [];
+    // to begin with: the last position, the last layer, and what comes out
+    this.state = { panel: panels[0], layer: Math.min(run.L - 1, Math.floor(run.L / 2)), head: 0, pos: run.T - 1, part: "resid_post", neuron: null, step: 0, token: null };
+    this.read();
+  }
+
+  on(listener) { this.listeners.push(listener); }
+
+  set(change) {
+    const before = this.state, after = this.legal({ ...before, ...change });
+    const changed = Object.keys(after).filter((key) => after[key] !== before[key]);
+    if (!changed.length) return;
+    this.state = after;
+    try {
+      history.replaceState(null, "", this.hash());
+    } catch { /* a page inside a notebook has no address */ }
+    for (const listener of this.listeners) listener(after, new Set(changed));
+  }
+
+  legal(state) {
+    const { run } = this, steps = run.generation?.steps.length ?? 1;
+    const most = { layer: run.L - 1, head: run.H - 1, pos: run.T - 1, step: Math.max(0, steps - 1) };
+    for (const key of NUMBERS) state[key] = Math.min(Math.max(0, Math.round(state[key]) || 0), most[key]);
+    if (!this.panels.includes(state.panel)) state.panel = this.panels[0];
+    if (!run.parts.some((part) => part.site === state.part)) state.part = "resid_post";
+    return state;
+  }
+
+  hash() {
+    const { panel, layer, head, pos, part } = this.state;
+    return `#${new URLSearchParams({ panel, layer, head, pos, part })}`;
+  }
+
+  read() {
+    const given = new URLSearchParams(location.hash.slice(1)), change = {};
+    for (const key of ["panel", "part", ...NUMBERS]) {
+      if (given.has(key)) change[key] = NUMBERS.includes(key) ? Number(given.get(key)) : given.get(key);
+    }
+    this.state = this.legal({ ...this.state, ...change });
+  }
+}

@@ -1,0 +1,113 @@
+"""The facts of a page: the model, and the steps of a generation."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from gpt2np.derived import top_k_tokens
+from gpt2np.errors import TraceError
+from gpt2np.generated import Generated, Step
+from gpt2np.trace import Trace
+from gpt2np.viewer.detail import Sizes
+
+LISTED = 10  # candidates of a step
+
+
+def model_facts(trace: Trace, sizes: Sizes) -> dict[str, Any]:
+    """The model's name and sizes."""
+    c = trace.config
+    return {
+        "name": str(trace.metadata.get("model") or "GPT-2")[:200],
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_embd": c.n_embd,
+        "d_head": c.n_embd // c.n_head,
+        "d_mlp": c.d_mlp,
+        "vocab": c.vocab_size,
+        "n_positions": c.n_positions,
+        "ran": sizes.layers,
+        "parameters": c.n_parameters,
+        "activation": c.activation_function,
+        "dtype": trace.plan.dtype.name,
+        "edits": [str(site) for site in trace.metadata.get("edits") or []],
+        "gpt2np": str(trace.metadata.get("gpt2np")),
+    }
+
+
+def generation_facts(run: Trace | Generated, ids: set[int]) -> dict[str, Any] | None:
+    """The steps of a generation: what was chosen from what; None where a text was only read.
+
+    `ids` takes up the tokens that are named.
+    """
+    if isinstance(run, Generated):
+        steps = [_step(step, ids) for step in run.steps]
+        sampling = {name: value for name, value in asdict(run.sampling).items() if _matters(name, value)}
+        told = {"n_prompt": run.n_prompt, "stopped_by": run.stopped_by, "sampling": sampling, "last": None}
+        if len(run.token_ids) > len(run.probabilities):
+            ids |= set(run.token_ids)
+            told["last"] = {"id": run.token_ids[-1], "token": run.tokens[-1][:80]}
+        return told | {"steps": steps, "ledger": bool(run.ledger)}
+    n_prompt = run.metadata.get("n_prompt")
+    n = len(run.token_ids)
+    if type(n_prompt) is not int or not 1 <= n_prompt <= n:
+        return None
+    steps = [_read(run, pos, ids) for pos in range(n_prompt - 1, n - 1)]
+    told = {"n_prompt": n_prompt, "stopped_by": None, "sampling": None, "last": None}
+    return told | {"steps": steps, "ledger": False}
+
+
+def _step(step: Step, ids: set[int]) -> dict[str, Any]:
+    """One choice, with its ledger if there is one."""
+    told: dict[str, Any] = {
+        "id": step.token_id,
+        "p": _finite(step.probability),
+        "pos": step.positions[-1],
+        "candidates": [],
+        "removals": None,
+    }
+    entry = step.ledger
+    if entry is None:
+        try:
+            chances = step.distribution
+        except TraceError:
+            return told
+        best = [i for i in top_k_tokens(chances, LISTED).tolist() if chances[i] > 0]
+        told["candidates"] = [[i, float(chances[i])] for i in best]
+    else:
+        told["candidates"] = [[i, p] for i, p in entry.top]
+        told["removals"] = [
+            {"name": r.name, "count": r.count, "mass": r.mass, "ids": list(r.most_likely)}
+            for r in entry.removals
+        ]
+        told |= {
+            "survivors": entry.survivors,
+            "entropy": entry.entropy,
+            "rank": entry.raw_rank,
+            "logit": _finite(entry.raw_logit),
+            "uniform": entry.uniform,
+            "interval": entry.interval,
+        }
+        ids |= {i for removal in entry.removals for i in removal.most_likely}
+    ids |= {step.token_id, *(i for i, _ in told["candidates"])}
+    return told
+
+
+def _read(trace: Trace, pos: int, ids: set[int]) -> dict[str, Any]:
+    """A step of a saved trace: how it was chosen is not known, only what the model thought of it."""
+    chosen = trace.token_ids[pos + 1]
+    top = trace.top(min(LISTED, trace.config.vocab_size), pos)
+    p = float(np.exp(-trace["loss"][pos])) if "logits" in trace else None
+    ids |= {chosen, *(i for _, i, _ in top)}
+    return {"id": chosen, "p": p, "pos": pos, "candidates": [[i, p] for _, i, p in top], "removals": None}
+
+
+def _matters(name: str, value: Any) -> bool:
+    """Whether an option differs from its default, or is the temperature."""
+    from gpt2np.sampling import Sampling
+
+    return name == "temperature" or value != getattr(Sampling(), name)
+
+
+def _finite(x: float | None) -> float | None:
+    return None if x is None or not np.isfinite(x) else float(x)

@@ -1,0 +1,88 @@
+"""A browser for the viewer's tests: one a module, no network, every message of the console kept."""
+
+import importlib.util
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run --disable-quic"
+).split()
+CHROMIUM = os.environ.get("GPT2NP_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+WHY = (
+    "no playwright (pip install 'gpt2np[browser]')"
+    if importlib.util.find_spec("playwright") is None
+    else "no chromium (apt-get install chromium)"
+    if CHROMIUM is None
+    else None
+)
+needs_browser = pytest.mark.skipif(WHY is not None, reason=str(WHY))
+
+
+@contextmanager
+def browser():
+    """A running Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """An open page: `asked` are the addresses that it wanted, `said` what it wrote on the console."""
+
+    def __init__(self, chromium, path, **options):
+        self.asked, self.said = [], []
+        self.context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        self.context.route("**/*", self._route)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.goto(path.as_uri())
+        self.context.set_offline(True)
+        self.page.wait_for_function("window.gpt2np || document.querySelector('[role=alert]')", timeout=30000)
+
+    def _route(self, route):
+        self.asked.append(route.request.url)
+        route.continue_() if route.request.url.startswith("file:") else route.abort()
+
+    def js(self, script, argument=None):
+        """What a piece of JavaScript returns."""
+        return self.page.evaluate(script, argument)
+
+    def show(self, **focus):
+        """Change what is chosen, as a click would."""
+        self.js("change => window.gpt2np.show(change)", focus)
+
+    @property
+    def focus(self):
+        """What is chosen."""
+        return self.js("() => window.gpt2np.focus")
+
+    def text(self, selector):
+        """The text of the first visible element."""
+        return self.page.locator(selector).first.inner_text()
+
+    def close(self):
+        """Close it; nothing may have gone wrong, and nothing but the file may have been asked for."""
+        self.context.close()
+        assert self.said == []
+        assert len(self.asked) == 1, self.asked
+
+
+@contextmanager
+def visit(chromium, path, **options):
+    """An open page, checked when it is left."""
+    opened = Visit(chromium, path, **options)
+    try:
+        yield opened
+    except BaseException:
+        opened.context.close()
+        raise
+    opened.close()
