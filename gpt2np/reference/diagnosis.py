@@ -51,17 +51,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Hypothesis:
-    """A form of a mistake, made in these layers and this scope."""
+    """A form of a mistake, made in these steps (full names) and this scope."""
 
     mistake: Mistake
     variant: Any
-    layers: list[int | None]
+    steps: list[str]
+    layer: int | None  # of the first
     scope: Scope
 
     def candidate(self, contradicted: float, unexplained: float) -> Candidate:
         m, scope = self.mistake, self.scope
         detail = m.detail(self.variant)
-        about = m.slug, m.explanation, m.cure, detail, self.layers[0], scope.heads, scope.rows
+        about = m.slug, m.explanation, m.cure, detail, self.layer, scope.heads, scope.rows
         return Candidate(*about, contradicted, unexplained)
 
 
@@ -96,15 +97,16 @@ class Diagnosis:
 
     def candidates(self) -> list[Candidate]:
         """Every mistake that explains the first wrong site, the best first."""
-        first = self.measures[self.first]
-        found = list(self._prompts())
+        found = list(self._prompts(self._checks))
         if self.arrays[self.first].shape != self.truth[self.first].shape:
             return _ranked(found)
         fitting = self._search([Scope()])
-        found += self._recognised()
-        if not found and not fitting:
-            fitting = self._search(list(self._scopes(first)))
-        return _ranked([*found, *self._told_apart(fitting)])
+        if found and fitting:  # a token in front may look like positions that are one too large
+            found = list(self._prompts([*self._checks, *self._after()]))
+        recognised = list(self._recognised())
+        if not (found or fitting or recognised):
+            fitting = self._search(list(self._scopes(self.measures[self.first])))
+        return _ranked([*self._told_apart(fitting), *found, *recognised])
 
     # -- where ------------------------------------------------------------------------------------
 
@@ -127,14 +129,20 @@ class Diagnosis:
             return self._step(name) - 1
         return self._step(name)
 
-    def _layers(self, mistake: Mistake) -> list[int | None]:
-        """The layers in which the mistake would show between the last right and the first wrong site."""
-        layers: list[int | None] = []
+    def _touched(self, mistake: Mistake) -> Iterator[list[str]]:
+        """Sets of steps between the last right and the first wrong site in which the mistake may be made.
+
+        One step, or those of one layer that belong together; and all at once.
+        """
+        touched: dict[tuple[int | None, str], list[str]] = {}
         for name in self._order[self._good + 1 : self._last + 1]:
             site, layer = resolve(name, None, self.config.n_layer)
-            if site.name in mistake.steps and layer not in layers:
-                layers.append(layer)
-        return layers
+            if site.name in mistake.steps:
+                touched.setdefault((layer, "" if mistake.together else site.name), []).append(name)
+        if len(touched) <= 6:
+            yield from touched.values()
+        if len(touched) > 1:
+            yield [name for names in touched.values() for name in names]
 
     def _scopes(self, first: Measure) -> Iterator[Scope]:
         """Parts of a layer in which alone the mistake may be made."""
@@ -170,30 +178,32 @@ class Diagnosis:
         for mistake in CATALOGUE:
             if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
                 continue
-            layers = self._layers(mistake)
-            each = [[layer] for layer in layers] if len(layers) <= 3 else []
-            for variant in mistake.variants(self.config, len(self.ids), self.prefill):
-                for some in [*each, layers] if len(layers) > 1 else each:
-                    yield _Hypothesis(mistake, variant, some, scope)
+            for steps in self._touched(mistake):
+                layer = resolve(steps[0], None, self.config.n_layer)[1]
+                for variant in mistake.variants(self.config, len(self.ids), self.prefill):
+                    yield _Hypothesis(mistake, variant, steps, layer, scope)
 
     def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
-        return self.replays.replay(h.mistake, h.variant, h.layers, h.scope, until)
+        return self.replays.replay(h.mistake, h.variant, h.steps, h.scope, until)
+
+    def _after(self) -> list[str]:
+        """Sites of the dump behind the first wrong one, to the end of its layer."""
+        names, n_layer = list(self.arrays), self.config.n_layer
+        layer = resolve(self.first, None, n_layer)[1]
+        after = [
+            n for n in names[names.index(self.first) + 1 :] if self.arrays[n].shape == self.truth[n].shape
+        ]
+        ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
+        return [n for n in after if resolve(n, None, n_layer)[1] in ends and n not in ("ln_f", "logits")]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the whole layer."""
-        if len({candidate.slug for _, candidate in fitting}) > 1:
-            layer = resolve(self.first, None, self.config.n_layer)[1]
-            names = list(self.arrays)
-            same = [
-                n
-                for n in names[names.index(self.first) :]
-                if resolve(n, None, self.config.n_layer)[1] == layer
-            ]
-            same = [n for n in same if self.arrays[n].shape == self.truth[n].shape]
+        after = self._after()
+        if after and len({candidate.slug for _, candidate in fitting}) > 1:
             still = []
             for hypothesis, _ in fitting:
-                replayed = self._replayed(hypothesis, same[-1])
-                fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks[:-1], *same])
+                replayed = self._replayed(hypothesis, after[-1])
+                fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks, *after])
                 if fit is not None:
                     still.append(hypothesis.candidate(*fit))
             if still:
@@ -212,7 +222,7 @@ class Diagnosis:
         for name in checks:
             site, _ = resolve(name, None, self.config.n_layer)
             values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
-            replay = _shown(replayed[name], site)
+            replay = _shown(replayed[name], values, site)
             error, rest = difference(values, truth, site), difference(values, replay, site)
             moved = difference(replay, truth, site)
             if error.ndim == 1:
@@ -249,24 +259,24 @@ class Diagnosis:
 
     # -- other prompts ----------------------------------------------------------------------------
 
-    def _prompts(self) -> Iterator[Candidate]:
-        """Other tokens than those asked for, if they explain the first wrong site."""
+    def _prompts(self, checks: Sequence[str]) -> Iterator[Candidate]:
+        """Other tokens than those asked for, if they explain these sites."""
         array, truth = self.arrays[self.first], self.truth[self.first]
         if array.shape == truth.shape and self._good >= self._index["embed"]:
             return
         for mistake in PROMPT_MISTAKES:
             for other in self._others(mistake):
-                if self._ran(other):
+                if self._ran(other, checks):
                     about = mistake.slug, mistake.explanation, mistake.cure, other.detail
                     yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
                     break
 
-    def _ran(self, other: OtherPrompt) -> bool:
-        """Whether the dump, up to its first wrong site, is a run of these tokens."""
+    def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
+        """Whether these sites of the dump are from a run of these tokens."""
         n_rows = len(range(len(other.token_ids))[other.rows])
         if other.token_ids == self.ids and n_rows == len(self.ids):
             return False
-        for name in reversed(self._checks):  # what differs first
+        for name in checks:
             site, layer = resolve(name, None, self.config.n_layer)
             array = self.arrays[name]
             axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
@@ -295,12 +305,12 @@ class Diagnosis:
         return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
 
 
-def _shown(replay: Array, site: Site) -> Array:
-    """A replay as a dump of it is laid out: what is not a number in a pattern's future is 0."""
+def _shown(replay: Array, values: Array, site: Site) -> Array:
+    """A replay as a dump of it is laid out: what is not a number in a pattern's future does not count."""
     if site.name != "attn.pattern" or not np.isnan(replay).any():
         return replay
     future = np.arange(replay.shape[2]) > np.arange(replay.shape[1])[:, None]
-    return np.where(future & np.isnan(replay), 0.0, replay)
+    return np.where(future & np.isnan(replay), values, replay)
 
 
 def _norm(x: Array) -> Array:

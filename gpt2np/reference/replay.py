@@ -91,23 +91,23 @@ class Replays:
     def __init__(self, model: Model, truth: Trace, prefill: int) -> None:
         """`model` computes in float64; `truth` is its trace."""
         self.model, self.truth, self.prefill = model, truth, prefill
-        self.n_steps = 0  # how many steps have been replayed, to know when to stop
 
     def replay(
-        self, mistake: Mistake, variant: Any, layers: Iterable[int | None], scope: Scope, until: str
+        self, mistake: Mistake, variant: Any, steps: Iterable[str], scope: Scope, until: str
     ) -> Replayed:
-        """The sites from the first of `layers` up to the site `until`, with the mistake made in `layers`."""
-        cfg, wanted = self.model.config, set(layers)
+        """The sites up to `until` of a run in which the mistake is made in these steps (full names)."""
+        cfg, touched = (
+            self.model.config,
+            {name: resolve(name, None, self.model.config.n_layer) for name in steps},
+        )
         last = until_step(until, cfg.n_layer)
         found: dict[str, Array] = {}
-        steps = dict(self._steps(mistake, wanted))
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             def run(*inputs: Any, out: Array) -> None:
                 op(*inputs, out=out)
-                self.n_steps += 1
-                if name in steps:
-                    site, layer = steps[name]
+                if name in touched:
+                    site, layer = touched[name]
                     at = At(site.name, layer, cfg, self.model.parameters, replayed, self.prefill)
                     wrong = np.empty_like(out)
                     mistake.run(at, variant, *inputs, out=wrong)
@@ -120,32 +120,17 @@ class Replays:
 
         replayed = Replayed(self.truth, self.model, found)
         sequence = PackedSequence(np.array(self.truth.token_ids))
-        start = self._start(mistake, wanted)
-        run = Pass(cfg, self.model.dtype, [sequence], start=start, swap=swap)
+        run = Pass(cfg, self.model.dtype, [sequence], start=self._start(touched), swap=swap)
         with np.errstate(all="ignore"), contextlib.suppress(_Reached):
             forward(self.model.parameters, cfg, Step(run))
         return replayed
 
-    def _steps(
-        self, mistake: Mistake, layers: set[int | None]
-    ) -> Iterable[tuple[str, tuple[Site, int | None]]]:
-        for step in mistake.steps:
-            site = BY_NAME[step]
-            for layer in layers if site.layered else [None]:
-                if site.layered == (layer is not None):
-                    yield site.full_name(layer), (site, layer)
-
-    def _start(self, mistake: Mistake, layers: set[int | None]) -> tuple[int, Array] | None:
+    def _start(self, touched: Mapping[str, tuple[Site, int | None]]) -> tuple[int, Array] | None:
         """The block to begin with, and what enters it: nothing before the mistake is run again."""
-        n_layer = self.model.config.n_layer
-        if None in layers:
-            early = any(step in ("wte", "wpe", "embed") for step in mistake.steps)
-            inside = [layer for layer in layers if layer is not None]
-            first = None if early else min(inside, default=n_layer)
-        else:
-            first = min(layer for layer in layers if layer is not None)
-        if first is None:
+        if any(name in ("wte", "wpe", "embed") for name in touched):
             return None
+        inside = [layer for _, layer in touched.values() if layer is not None]
+        first = min(inside, default=self.model.config.n_layer)
         return first, self.truth[f"h.{first - 1}.resid_post" if first else "embed"].copy()
 
 

@@ -209,6 +209,7 @@ class StaleCacheRow(Mistake):
     )
     cure = "Write a token's keys and values into the cache, at its own position, before attending to them."
     steps = ("attn.scores", "attn.z")
+    together = True
 
     def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
         starts = [prefill] if prefill < n_tokens else range(1, n_tokens)

@@ -45,6 +45,7 @@ class Mistake:
     A subclass says `slug`, `explanation`, `cure`, the `steps` it touches, and what they compute instead, in
     `run`; where the mistake comes in several forms, `variants` lists them and `run` is given one. `unseen`
     are sites that look right although the replay changes them: a fused qkv that is only cut up wrongly.
+    A mistake in steps that belong `together` is made in all of them, any other may be made in one alone.
     """
 
     slug: ClassVar[str]
@@ -52,6 +53,7 @@ class Mistake:
     cure: ClassVar[str]
     steps: ClassVar[tuple[str, ...]]
     unseen: ClassVar[tuple[str, ...]] = ()
+    together: ClassVar[bool] = False
 
     def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
         """The forms of the mistake that are worth a replay."""

@@ -68,6 +68,7 @@ class PostNorm(Mistake):
     )
     cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x)): the stream itself is never normalised."
     steps = ("ln_1", "attn.qkv", "resid_mid", "ln_2", "mlp.pre", "resid_post")
+    together = True
 
     def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
         yield from ("sum", "norm")  # what the dump calls resid_mid and resid_post
