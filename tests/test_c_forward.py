@@ -88,22 +88,7 @@ def test_compare_confirms_the_program(fixture, tmp_path, flags):
     assert [report.site for report in found.sites] == list(load_file(fixture / "trace.safetensors"))
 
 
-# What compare does not tell yet; strict, so that each mark goes when it does.
-NOT_YET = {
-    "POSITION_OFFSET": "bos-prepended explains wte and wpe as well, and is ranked first",
-    "MISSING_BIAS": "the replay leaves out every bias of the layer at once, not one of them",
-}
-
-
-@pytest.mark.parametrize(
-    "macro",
-    [
-        pytest.param(macro, marks=pytest.mark.xfail(strict=True, reason=NOT_YET[macro]))
-        if macro in NOT_YET
-        else macro
-        for macro in MISTAKES
-    ],
-)
+@pytest.mark.parametrize("macro", MISTAKES)
 def test_compare_names_each_mistake(fixture, tmp_path, macro):
     slug, first = MISTAKES[macro]
     found = compared(fixture, *run(fixture, tmp_path, macro))

@@ -229,9 +229,6 @@ def test_compare_confirms_every_activation(checkpoint, trace, tmp_path):
     assert {report.name for report in found.sites} >= {row.split(":")[0] for row in ACTIVATIONS.split()}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="compare has no truth for the loss of the last target, and calls it wrong"
-)
 def test_compare_confirms_the_losses_too(checkpoint, trace, tmp_path):
     write_llmc(trace, tmp_path, target=7)
     assert compare(tmp_path / "activations.bin", checkpoint, IDS).verdict == "within-noise"
