@@ -14,8 +14,8 @@ as absent. Install hf with `pip install '.[ref,plot]'`, and the other two in an 
 `pip install torch==2.13.0 && pip install transformer_lens ctranslate2`. The models have GPT-2 small's and
 medium's shape and random weights, made on the spot in $TMPDIR, which needs 10 GB. FOLDER, benchmark-results
 unless `--out` says otherwise, gets RESULTS.json (every round of every row, saved after each), RESULTS.md,
-RESULTS.png and SCALING.png; a run that starts anew leaves the former one as previous-RESULTS.json. Run it on
-an otherwise idle machine. `--shape tiny` tries the suite out in a few minutes; its figures mean nothing.
+RESULTS.png and SCALING.png. A run without `--work` or `--continue` starts anew, and leaves the former results
+as previous-RESULTS.json; `scaling` adds to what is there. Run it on an otherwise idle machine. `--shape tiny` tries the suite out in a few minutes; its figures mean nothing.
 """
 
 import argparse

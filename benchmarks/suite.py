@@ -50,8 +50,6 @@ def start_results(options: Options) -> dict:
         for key, ours in (("shape", options.shape), ("threads", options.threads)):
             if found[key] != ours:
                 raise results.ResultsError(f"{path}: was measured with {key} {found[key]}, not {ours}")
-    elif path.exists():
-        path.replace(path.with_name(f"previous-{results.NAME}"))
     return found
 
 
@@ -76,6 +74,14 @@ def run(options: Options) -> dict:
     return found
 
 
+def save(options: Options, found: dict) -> None:
+    """Write the results; the first row of a run that starts anew moves the former results aside."""
+    path = options.out / results.NAME
+    if not options.merge and len(found["works"]) == 1 and path.exists():
+        path.replace(path.with_name(f"previous-{results.NAME}"))
+    results.write(path, found)
+
+
 def one_model(
     options: Options, works: list[Work], config: Config, folder: Path, found: dict, begin: float
 ) -> None:
@@ -93,7 +99,7 @@ def one_model(
         record["limits"] += [machine_limits(machine, works, config) for _ in range(samples)]
         for work in works:
             row(options, work, config, folder, started, found)
-            results.write(options.out / results.NAME, found)
+            save(options, found)
             note(f"{time.perf_counter() - begin:6.0f} s  {work.label}")
         record["limits"] += [machine_limits(machine, works, config) for _ in range(samples)]
 

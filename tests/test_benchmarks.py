@@ -367,6 +367,12 @@ def test_a_run_of_gpt2np_alone_then_more_of_it(capsys, tmp_path, monkeypatch):
     assert after["works"]["cold"] == found["works"]["cold"]
     assert after["works"]["load"]["run"] == 1
     assert (tmp_path / "RESULTS.md").read_text().startswith("# Results")
+    assert main([*common, "--quick", "--continue", "--work", "cold"]) == 0  # nothing left to do
+    assert results.read(tmp_path / "RESULTS.json")["works"] == after["works"]
+    monkeypatch.setattr("benchmarks.__main__.chosen", lambda *_: works.chosen(["load"], False))
+    assert main(common) == 0  # a run that starts anew
+    assert set(results.read(tmp_path / "RESULTS.json")["works"]) == {"load"}
+    assert results.read(tmp_path / "previous-RESULTS.json")["works"] == after["works"]
 
 
 def test_what_is_interrupted_leaves_no_process_behind(tmp_path):
