@@ -470,7 +470,7 @@ def relayouts(draw, equal):
     n_layer = model.config.n_layer
     floats = [(name, site, layer) for name, site, layer in expand(n_layer) if site.dtype is None]
     chosen = draw(st.lists(st.sampled_from(floats), min_size=1, max_size=5, unique_by=lambda x: x[0]))
-    arrays, right = {}, {}
+    arrays, right, recipes = {}, {}, {}
     for name, site, layer in chosen:
         dtype = draw(st.sampled_from(["float64", "float32", "float16"]))
         with np.errstate(over="ignore"):
@@ -478,7 +478,9 @@ def relayouts(draw, equal):
         x = expect.copy()
         if site.name == "attn.scores":
             x[:, future(x)] = draw(st.sampled_from([-np.inf, -1e4, 0.0, -30000.0, np.nan]))
-        arrays[draw(spellings(name, site, layer))] = draw(relaid(x, site, n_head))
+        if site.name not in recipes:  # one program writes all layers alike
+            recipes[site.name] = draw(recipe(site, x.ndim))
+        arrays[draw(spellings(name, site, layer))] = relaid(x, n_head, *recipes[site.name])
         right[name] = expect
     return model, trace, arrays, right
 
@@ -497,25 +499,28 @@ def spellings(name, site, layer):
 
 
 @st.composite
-def relaid(draw, x, site, n_head):
-    """Axes in another order, merged, flattened, padded, with axes of one in front."""
-    if site.name == "attn.qkv" and draw(st.booleans()):
-        x = x.reshape(len(x), 3, n_head, -1)
-        merge = draw(st.sampled_from([None, 2, 1]))
-        x = x if merge is None else x.reshape(*x.shape[:merge], x.shape[merge] * x.shape[merge + 1], -1)
-        if x.ndim == 4 and merge == 1:
-            x = x.reshape(len(x), 3 * n_head, -1)
-    if site.axes == "pos head d_head" and draw(st.booleans()):
+def recipe(draw, site, ndim):
+    """Axes merged or taken apart, padded, flattened or in another order, with an axis of one in front."""
+    apart = draw(st.sampled_from([None, "3 head d_head", "3 n_embd", "3*head d_head"]))
+    apart = apart if site.name == "attn.qkv" else None
+    merged = site.axes == "pos head d_head" and draw(st.booleans())
+    pad = draw(st.sampled_from([0, 4, 68])) if site.axes == "pos vocab" else 0
+    ndim = {None: ndim - merged, "3 head d_head": 4}.get(apart, 3)
+    order = None if draw(st.integers(0, 3)) == 0 else draw(st.permutations(range(ndim)))
+    return apart, merged, pad, order, draw(st.booleans())
+
+
+def relaid(x, n_head, apart, merged, pad, order, batch):
+    """An array in the way of a recipe."""
+    if apart:
+        inner = {"3 head d_head": (3, n_head), "3 n_embd": (3,), "3*head d_head": (3 * n_head,)}[apart]
+        x = x.reshape(len(x), *inner, -1)
+    if merged:
         x = x.reshape(len(x), -1)
-    if site.axes == "pos vocab" and draw(st.booleans()):
-        x = np.pad(x, ((0, 0), (0, draw(st.sampled_from([4, 68])))), constant_values=0.25)
-    if draw(st.integers(0, 3)) == 0:
-        x = x.reshape(-1)
-    elif draw(st.booleans()):
-        x = x.transpose(draw(st.permutations(range(x.ndim))))
-    if draw(st.booleans()):
-        x = x[None]
-    return np.asarray(x, order="C")
+    if pad:
+        x = np.pad(x, ((0, 0), (0, pad)), constant_values=0.25)
+    x = x.reshape(-1) if order is None else x.transpose(order)
+    return np.asarray(x[None] if batch else x, order="C")
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))

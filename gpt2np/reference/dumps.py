@@ -189,7 +189,7 @@ def _flattened(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     if hasattr(value, "items") and not hasattr(value, "__array__"):
         for key, part in value.items():
             yield from _flattened(f"{name}.{key}" if name else str(key), part, depth + 1)
-    elif isinstance(value, list | tuple) and any(_has_numbers(part) for part in value):
+    elif isinstance(value, list | tuple) and (not value or any(_has_numbers(part) for part in value)):
         for i, part in enumerate(value):
             yield from _flattened(f"{name}[{i}]", part, depth + 1)
     elif isinstance(getattr(value, "layers", None), list):  # HF's cache of keys and values

@@ -7,7 +7,7 @@ same name in other layers. What nothing decides is refused, with the candidates.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -243,28 +243,20 @@ class _Placing:
         request.chosen = None if index is None else request.candidates[index]
 
     def _follow_others(self, requests: list[_Request]) -> None:
-        """One program writes all layers alike: what the values show in some holds for those that they do not.
-
-        A site that is decided nowhere follows those with the same axes.
-        """
-        alike: list[tuple[Callable[[_Request], object], tuple[str, ...]]] = [
-            (lambda r: r.family, ("", "likeness")),
-            (lambda r: (r.site.axes, r.array.shape), ("",)),
-        ]
-        for same, unsure in alike:
-            known: dict[object, list[_Request]] = {}
-            for request in requests:
-                if request.why in ("values", "future", "rows") and not request.from_other:
-                    known.setdefault(same(request), []).append(request)
-            for request in requests:
-                sure = known.get(same(request), [])
-                orders = {r.chosen.flat_order for r in sure if r.chosen}
-                if len(orders) != 1 or request.why not in unsure:
-                    continue
-                (order,) = orders
-                fitting = [x for x in request.candidates if x.flat_order == order]
-                if fitting and request.chosen is not fitting[0]:
-                    request.chosen, request.from_other = fitting[0], sure[0].full_name
+        """One program writes all layers alike: what the values show in some holds for the others."""
+        known: dict[object, list[_Request]] = {}
+        for request in requests:
+            if request.why in ("values", "future", "rows"):
+                known.setdefault(request.family, []).append(request)
+        for request in requests:
+            sure = known.get(request.family, [])
+            orders = {r.chosen.flat_order for r in sure if r.chosen}
+            if len(orders) != 1 or request.why not in ("", "likeness"):
+                continue
+            (order,) = orders
+            fitting = [x for x in request.candidates if x.flat_order == order]
+            if fitting and request.chosen is not fitting[0]:
+                request.chosen, request.from_other = fitting[0], sure[0].full_name
 
     def _fittest(self, request: _Request) -> _Request | None:
         """The request itself, or that of its rivals which the values show; None if they show neither."""
