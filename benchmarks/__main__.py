@@ -1,12 +1,12 @@
 """Measures gpt2np beside other programs and beside the limits of the machine, in one sitting.
 
-    python -m benchmarks                     everything, under 25 minutes on two quiet cores
-    python -m benchmarks --quick             the main rows, under 4 minutes
+    python -m benchmarks                     everything, meant for 25 minutes on two quiet cores
+    python -m benchmarks --quick             the main rows, meant for 4 minutes
     python -m benchmarks --work 'trace-*' --work decode-32 --out FOLDER   these rows; others in FOLDER stay
     python -m benchmarks --continue --out FOLDER                     what an interrupted run has not done
     python -m benchmarks --engines gpt2np,hf                         hf is hf_eager (hooks) and hf_sdpa
     python -m benchmarks --python transformer_lens=/venv/bin/python  an engine in a Python of its own
-    python -m benchmarks scaling --out FOLDER   cost against tokens, layers and width, under 5 minutes
+    python -m benchmarks scaling --out FOLDER   cost against tokens, layers and width
     python -m benchmarks report FOLDER/RESULTS.json                  the page and the pictures again
 
 Engines are gpt2np, hf (transformers), transformer_lens and ctranslate2; one that is not installed is reported
@@ -15,7 +15,8 @@ as absent. Install hf with `pip install '.[ref,plot]'`, and the other two in an 
 medium's shape and random weights, made on the spot in $TMPDIR, which needs 10 GB. FOLDER, benchmark-results
 unless `--out` says otherwise, gets RESULTS.json (every round of every row, saved after each), RESULTS.md,
 RESULTS.png and SCALING.png. A run without `--work` or `--continue` starts anew, and leaves the former results
-as previous-RESULTS.json; `scaling` adds to what is there. Run it on an otherwise idle machine. `--shape tiny` tries the suite out in a few minutes; its figures mean nothing.
+as previous-RESULTS.json; `scaling` adds to what is there. Run it on an otherwise idle machine. `--shape tiny`
+tries the suite out in a few minutes; its figures mean nothing.
 """
 
 import argparse
