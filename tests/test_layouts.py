@@ -436,6 +436,29 @@ def test_what_nothing_decides_follows_the_other_layers_or_is_refused():
         np.testing.assert_array_equal(found.array, right)
 
 
+def test_scores_that_are_like_nothing_follow_the_pattern():
+    model, trace = run()
+    noise = np.random.default_rng(3).normal(0, 1, (2, 5, 5))  # llm.c never writes the future of preatt
+    placement = placed_of({"h.0.attn.scores": noise}, model, trace)[1]
+    assert placement.refused[0].candidates == ("[head, query, key]", "[head, key, query]")
+    both = {"h.0.attn.scores": noise, "h.0.attn.pattern": trace["h.0.attn.pattern"].swapaxes(1, 2).copy()}
+    placed = placed_of(both, model, trace)[0]
+    seen = ~future(noise)
+    np.testing.assert_array_equal(placed["h.0.attn.scores"].array[:, seen], noise.swapaxes(1, 2)[:, seen])
+    assert "layout as in h.0.attn.pattern" in placed["h.0.attn.scores"].notes
+
+
+def test_a_whole_trace_of_more_tokens_is_placed():
+    model, trace = run(n_layer=3)
+    longer = model.trace([59, *trace.token_ids])
+    for given_dump in (longer, dict(longer.to("hf")), dict(longer.to("transformer_lens"))):
+        placed, placement = placed_of(given_dump, model, trace)
+        assert [r.name for r in placement.refused] in ([], ["hidden_states[3]"])
+        for name, found in placed.items():
+            np.testing.assert_allclose(found.array, longer[name], rtol=1e-15)
+            assert found.rows == 6
+
+
 def test_a_dump_that_is_nearly_right_keeps_its_own_order_of_axes():
     model, trace = run(n_head=4, d_head=4, length=4)
     rng = np.random.default_rng(2)

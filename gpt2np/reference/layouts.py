@@ -7,7 +7,7 @@ same name in other layers. What nothing decides is refused, with the candidates.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -243,20 +243,32 @@ class _Placing:
         request.chosen = None if index is None else request.candidates[index]
 
     def _follow_others(self, requests: list[_Request]) -> None:
-        """One program writes all layers alike: what the values show in some holds for the others."""
+        """One program writes all layers alike: what the values show in some holds for the others.
+
+        Scores that are like nothing follow the pattern, and the pattern them.
+        """
+        self._follow(requests, lambda r: r.family, ("", "close", "likeness"))
+        attention = [request for request in requests if request.site.future is not None]
+        self._follow(attention, lambda r: r.array.shape, ("",))
+
+    def _follow(
+        self, requests: list[_Request], group: Callable[[_Request], object], unsure: tuple[str, ...]
+    ) -> None:
+        """Give those that are unsure the layout of the sure ones in their group, if these agree."""
         known: dict[object, list[_Request]] = {}
         for request in requests:
             if request.why in ("values", "future", "rows"):
-                known.setdefault(request.family, []).append(request)
+                known.setdefault(group(request), []).append(request)
         for request in requests:
-            sure = known.get(request.family, [])
+            sure = known.get(group(request), [])
             orders = {r.chosen.flat_order for r in sure if r.chosen}
-            if len(orders) != 1 or request.why not in ("", "likeness"):
+            if len(orders) != 1 or request.why not in unsure:
                 continue
             (order,) = orders
             fitting = [x for x in request.candidates if x.flat_order == order]
             if fitting and request.chosen is not fitting[0]:
                 request.chosen, request.from_other = fitting[0], sure[0].full_name
+                request.why = "others"
 
     def _fittest(self, request: _Request) -> _Request | None:
         """The request itself, or that of its rivals which the values show; None if they show neither."""
