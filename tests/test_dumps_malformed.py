@@ -136,6 +136,11 @@ FILES = {
     "pickle": ("x.pkl", b"\x80\x04}.", "a pickle, but none that torch.save wrote"),
     "torch cut short": ("x.pt", tiny.torch_file(tiny.tensors())[:-100], "zip"),
     "torch of nothing": ("x.pt", tiny.torch_zip(b"\x80\x02}."), "no tensors"),
+    "torch list that holds itself": (
+        "x.pt",
+        tiny.torch_zip(b"\x80\x02]q\x00(h\x00h\x00e."),
+        "more than 8 deep",
+    ),
     "torch that runs code": (
         "x.pt",
         tiny.torch_zip(b"\x80\x02cos\nsystem\nX\x01\x00\x00\x00a\x85R."),
