@@ -6,7 +6,7 @@ from differences import relative_error
 from random_model import random_model
 
 import gpt2np
-from gpt2np.analysis.lens import KEEP, KEEP_HEADS, attention_lens, logit_lens, predictions
+from gpt2np.analysis.lens import KEEP, KEEP_HEADS, attention_lens, lens_logits, logit_lens, predictions
 from gpt2np.analysis.residual import attribution, head_grid
 from gpt2np.errors import InputError, TraceError
 from gpt2np.tables import strict_json
@@ -190,6 +190,23 @@ def test_half_precision(tiny):
     np.testing.assert_allclose(
         attention_lens(half).raised.array, attention_lens(whole).raised.array, atol=0.02
     )
+    for (_, half_top), (_, whole_top) in zip(predictions(half), predictions(whole), strict=True):
+        assert half_top[0][:2] == whole_top[0][:2]
+        assert half_top[0][2] == pytest.approx(whole_top[0][2], rel=0.02)
+    # in float16 a logit of 9.4 has steps of 0.008, which would be seen here
+    logits = lens_logits(half["h.3.resid_post"].astype(np.float32)[-1], tiny.parameters)
+    p = np.exp(logits - logits.max())
+    assert predictions(half)[-1][1][0][2] == pytest.approx(p.max() / p.sum(), rel=1e-5)
+
+
+def test_predictions_are_of_the_last_position(tiny):
+    part = tiny.trace("Elizabeth was", keep={"positions": slice(0, 2)})
+    with pytest.raises(TraceError, match="position 2 was not kept"):
+        predictions(part)
+    last = tiny.trace("Elizabeth was", keep={"positions": slice(-1, None)})
+    assert predictions(last) == predictions(tiny.trace("Elizabeth was"))
+    with pytest.raises(InputError, match="k must be at least 1"):
+        predictions(last, k=0)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +234,8 @@ def test_more_tokens_than_the_vocabulary_has(trace):
 
 
 def test_an_edited_end_is_refused(tiny):
-    trace = tiny.trace("Elizabeth was", edits={"ln_f": lambda x: x * 0.5})
-    with pytest.raises(TraceError, match="ln_f was edited"):
-        logit_lens(trace)
+    for site in ("ln_f", "logits"):
+        trace = tiny.trace("Elizabeth was", edits={site: lambda x: x * 0.5})
+        for lens in (logit_lens, attention_lens, predictions):
+            with pytest.raises(TraceError, match=f"{site} was edited"):
+                lens(trace)

@@ -333,3 +333,41 @@ def test_a_metric_that_is_none(tiny):
     for metric in ("x", lambda logits: logits, logit_difference(5, 99999)):
         with pytest.raises(InputError, match="metric"):
             sweep("Elizabeth was", "Elizabeth is", metric, model=tiny)
+
+
+# -- paths from everywhere to one site ----------------------------------------------------------------
+
+
+def test_a_sweep_of_paths_equals_the_loop(model, runs):
+    found = sweeping.path_sweep(*runs, METRIC, "h.2.attn.q", receiver_heads=1)
+    assert found.axes == ("layer", "head")
+    assert found.labels["layer"] == ["0", "1"]  # layer 2 writes after its own queries
+    for layer in range(2):
+        for head in range(2):
+            options = {"sender_heads": head, "receiver_heads": 1}
+            expected = path_patch(*runs, METRIC, f"h.{layer}.attn.z", "h.2.attn.q", **options)
+            assert found.array[layer, head] == expected
+    assert np.ptp(found.array) > 1e-4
+    by_position = sweeping.path_sweep(CLEAN, CORRUPT, METRIC, ["ln_f"], "mlp.out", model=model)
+    assert by_position.array.shape == (3, 7)
+    assert by_position.labels["pos"][3].startswith("3 ")
+    direct = sweep(*runs, METRIC, "mlp.out", direct=True)
+    close(by_position.array, direct.array, model)  # to ln_f is to the prediction itself
+
+
+def test_a_sweep_of_paths_refuses(runs):
+    for receiver, over, message in (
+        ("h.0.attn.q", "attn.z", "no layer of 'attn.z' comes before h.0.attn.q"),
+        ("h.1.attn.q", "embed", "one site of the layers"),
+        ("h.1.attn.nothing", "attn.z", "no site is called"),
+        ([], "attn.z", "at least one receiver"),
+    ):
+        with pytest.raises((InputError, UnknownSiteError), match=message):
+            sweeping.path_sweep(*runs, METRIC, receiver, over)
+
+
+@pytest.mark.parametrize("which", ["sender_positions", "receiver_positions"])
+@pytest.mark.parametrize("positions", [7, [0, 99], slice(7, None)])
+def test_positions_beyond_the_text_are_refused(runs, which, positions):
+    with pytest.raises(InputError, match="the text has 7 tokens, there is no position"):
+        path_patch(*runs, METRIC, "h.0.attn.z", "h.2.attn.q", **{which: positions})

@@ -51,6 +51,18 @@ def rows_of(trace: Any, pos: int | None) -> list[int]:
     return list(range(len(trace.positions))) if pos is None else [row_of(trace, pos)]
 
 
+def parameters_of_the_end(trace: Any, needed_for: str) -> Any:
+    """The model's parameters, for what applies ln_f and the unembedding to a trace itself.
+
+    Raises:
+        TraceError: the run replaced ln_f or the logits, or the trace was opened without its model.
+    """
+    for site in ("ln_f", "logits"):
+        if site in (trace.metadata.get("edits") or ()):
+            raise TraceError(f"{site} was edited in this run, which {needed_for} would not know")
+    return trace.parameters(needed_for)
+
+
 def pos_labels(trace: Any, rows: list[int]) -> list[str]:
     """Position and token of each row: "2 | was|"."""
     tokens = trace.tokens

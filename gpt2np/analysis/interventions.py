@@ -1,7 +1,8 @@
 """Ready-made edits: `model.trace(text, edits={"h.9.attn.z": zero(heads=[6])})`, and projections on a vector.
 
 Each can be restricted to `positions` (a number, a list, or a slice; they count from the start of the text),
-`heads`, `neurons`, and `steps` of a generation (0 runs the prompt, 1 the first chosen token).
+`heads`, `neurons`, and `steps` of a generation (0 runs the prompt, 1 the first chosen token). Positions that
+a text does not have are left out: it may grow in a generation; `path_patch` refuses them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -57,6 +58,17 @@ class Intervention:
         result = array.copy()
         result[at] = np.where(chosen, self.value(part, where, rows), part)
         return result
+
+    def check_positions(self, n: int) -> None:
+        """Refuse `positions` that a text of n tokens does not have, or a slice that lies behind its end.
+
+        Raises:
+            InputError: so it is.
+        """
+        chosen = self._checked["positions"]
+        last = chosen.start if isinstance(chosen, range) else max(chosen or [0])
+        if last >= n:
+            raise InputError(f"positions=: the text has {n} tokens, there is no position {last}")
 
     def _wants(self, name: str, index: int) -> bool:
         chosen = self._checked[name]

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.choices import pos_labels, recorded, row_of, rows_of, token_id
+from gpt2np.analysis.choices import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
 from gpt2np.analysis.named import NamedArray
 from gpt2np.analysis.residual import frozen_ln_f
 from gpt2np.derived import head_outputs, log_probabilities, top_k_tokens
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm, unembedding
 from gpt2np.tables import quoted
 
@@ -34,9 +34,17 @@ def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, 
 
     Returns (site, [(token, id, probability), ...]) from the first to the last layer; the last one is the
     model's own prediction.
+
+    Raises:
+        InputError: k below 1.
+        TraceError: a site of `RESIDUALS` or the last position was not kept, the run stopped early, ln_f or
+            the logits were edited, or there are no weights.
     """
+    parameters = parameters_of_the_end(trace, "the lens")
+    _check_k(k)
     names = ["embed"] + [f"h.{layer}.resid_post" for layer in range(trace.config.n_layer)]
-    logits = lens_logits(np.stack([trace[name][-1] for name in names]), trace.parameters("the lens"))
+    last = [row_of(trace, -1)]
+    logits = lens_logits(np.concatenate([recorded(trace, name, last) for name in names]), parameters)
     probabilities = np.exp(log_probabilities(logits.astype(np.float64)))
     rows = []
     for name, ids, row in zip(names, top_k_tokens(logits, k).tolist(), probabilities, strict=True):
@@ -78,12 +86,10 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
 
     Raises:
         InputError: no such token or position, or k below 1.
-        TraceError: a site of `KEEP` was not kept, or the run stopped early, or there are no weights.
+        TraceError: a site of `KEEP` was not kept, the run stopped early, ln_f or the logits were edited, or
+            there are no weights.
     """
-    parameters = trace.parameters("the lens")
-    for site in ("ln_f", "logits"):
-        if site in (trace.metadata.get("edits") or []):
-            raise TraceError(f"{site} was edited in this run, which the lens would not know")
+    parameters = parameters_of_the_end(trace, "the lens")
     _check_k(k)
     wanted = None if token is None else token_id(trace.model, token)
     rows = rows_of(trace, pos)
@@ -149,9 +155,10 @@ def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int =
 
     Raises:
         InputError: no such layer or position, or k below 1.
-        TraceError: a site of `KEEP_HEADS` was not kept, or the run stopped early, or there are no weights.
+        TraceError: a site of `KEEP_HEADS` was not kept, the run stopped early, ln_f or the logits were
+            edited, or there are no weights.
     """
-    parameters, n_layer = trace.parameters("the attention lens"), trace.config.n_layer
+    parameters, n_layer = parameters_of_the_end(trace, "the attention lens"), trace.config.n_layer
     _check_k(k)
     if layer is not None and (type(layer) is not int or not 0 <= layer < n_layer):
         raise InputError(f"layer must be 0 to {n_layer - 1}, not {layer!r}")

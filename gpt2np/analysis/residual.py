@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.choices import pos_labels, recorded, row_of, rows_of, token_id
+from gpt2np.analysis.choices import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
 from gpt2np.analysis.named import NamedArray
 from gpt2np.derived import head_outputs
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm_statistics
 from gpt2np.tables import quoted
 
@@ -92,10 +92,7 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
         TraceError: a site of `KEEP` was not kept, the run stopped early, ln_f or the logits themselves were
             edited, or there are no weights.
     """
-    parameters = trace.parameters("the attribution")
-    for site in ("ln_f", "logits"):
-        if site in trace.metadata.get("edits", ()):
-            raise TraceError(f"{site} was edited in this run: its logits are not the sum of what was written")
+    parameters = parameters_of_the_end(trace, "the attribution")
     tokens = token if isinstance(token, tuple) else (token,)
     if len(tokens) not in (1, 2):
         raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")

@@ -9,7 +9,7 @@ and the runs of a layer are packed into one pass.
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,12 +19,13 @@ from gpt2np.derived import head_outputs
 from gpt2np.edits import Edits
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
-from gpt2np.sites import BY_NAME, expand
+from gpt2np.sites import BY_NAME, Site, expand
 from gpt2np.step import Pass, Scratch
 from gpt2np.step import Sequence as PackedSequence
 from gpt2np.tables import quoted
 from gpt2np.trace import Trace
 
+_T = TypeVar("_T")
 Run = Any  # a Trace, or a prompt: text or token ids
 Metric = Callable[[Array], float]  # of the logits of the last position [vocab]
 
@@ -69,15 +70,7 @@ def sweep(
     clean, corrupt, model = _runs(
         clean, corrupt, model, lambda config: [*_meant(over, config), "embed", "resid_post"]
     )
-    names = _meant(over, model.config)
-    sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
-    if len(sites) != 1 or not BY_NAME[min(sites)].layered:
-        raise InputError(f"over={over!r}: a sweep goes over one site of the layers, not {', '.join(sites)}")
-    site = BY_NAME[sites.pop()]
-    by = by or ("head" if "head" in site.axis_names else "pos")
-    if by not in ("head", "pos") or (by == "head" and "head" not in site.axis_names):
-        ways = "head or pos" if "head" in site.axis_names else "pos"
-        raise InputError(f"by={by!r}: {site.name} goes by {ways}")
+    names, site, by = _swept(over, by, model.config)
     layers = [int(name.split(".")[1]) for name in names]
     n = model.config.n_head if by == "head" else len(corrupt.token_ids)
     if direct:
@@ -85,16 +78,53 @@ def sweep(
     else:
         logits = _patched(clean, corrupt, model, names, layers, by, n)
     found = [_number(metric, row) for row in _shown(logits, len(layers) * n, progress)]
-    labels = {"layer": [str(layer) for layer in layers]}
-    if by == "pos":
-        labels["pos"] = _position_labels(clean, corrupt)
     way = ", direct path only" if direct else ""
-    return NamedArray(
-        np.array(found).reshape(len(layers), n),
-        ("layer", by),
-        labels,
-        f"metric with {site.name} patched{way}",
+    return _map(found, names, by, clean, corrupt, f"metric with {site.name} patched{way}")
+
+
+def path_sweep(
+    clean: Run,
+    corrupt: Run,
+    metric: Metric,
+    receiver: str | Sequence[str],
+    over: str = "h.*.attn.z",
+    *,
+    receiver_heads: Any = None,
+    model: Any = None,
+    by: str | None = None,
+    progress: bool | None = None,
+) -> NamedArray:
+    """`path_patch` to a receiver from each head or position of each layer: [layer, head] or [layer, pos].
+
+    As a `sweep` of `over`, but each value of `clean` reaches the receiver only, straight along the residual
+    stream. Layers without a sender before every receiver are left out.
+
+    Raises:
+        InputError: as `sweep` and `path_patch`; no layer of `over` comes before the receiver.
+        TraceError: a trace lacks an array.
+    """
+    clean, corrupt, model = _runs(
+        clean, corrupt, model, lambda config: ["attn.out", "mlp.out", *_meant(over, config)]
     )
+    names, site, by = _swept(over, by, model.config)
+    order = [name for name, _, _ in expand(model.config.n_layer)]
+    received = _meant(receiver, model.config)
+    if not received:
+        raise InputError("a path needs at least one receiver")
+    first = min(order.index(name) for name in received)
+    names = [name for name in names if order.index(name) < first]
+    if not names:
+        raise InputError(f"no layer of {over!r} comes before {order[first]}")
+    n = model.config.n_head if by == "head" else len(corrupt.token_ids)
+    which = "sender_heads" if by == "head" else "sender_positions"
+    paths = (
+        path_patch(clean, corrupt, metric, name, receiver, receiver_heads=receiver_heads, **{which: i})
+        for name in names
+        for i in range(n)
+    )
+    found = list(_shown(paths, len(names) * n, progress))
+    to = receiver if isinstance(receiver, str) else ", ".join(receiver)
+    return _map(found, names, by, clean, corrupt, f"metric with {site.name} patched, path to {to} only")
 
 
 def path_patch(
@@ -118,7 +148,8 @@ def path_patch(
     any dialect; several receivers are patched together.
 
     Raises:
-        InputError: lengths differ, or the sender does not come before each receiver.
+        InputError: lengths differ, there is no such position, or the sender does not come before each
+            receiver.
         TraceError: a trace lacks the sender (`clean`), or `attn.out` and `mlp.out` (`corrupt`).
     """
     receivers = [receiver] if isinstance(receiver, str) else list(receiver)
@@ -134,15 +165,41 @@ def path_patch(
     first, own = order.index(sent[0]), _written_by(sent[0])
     if first >= min(order.index(name) for name in received):
         raise InputError(f"{sent[0]} does not come before {', '.join(received)}")
+    sending = patch(clean, heads=sender_heads, positions=sender_positions)
+    for edit in (sending, patch(clean, positions=receiver_positions)):
+        edit.check_positions(len(corrupt.token_ids))
     arrived = {}
     for name in received:  # each on its own: on the way to it, other receivers are as in corrupt, too
         between = order[first + 1 : order.index(name)]
         frozen = [n for n in between if n.endswith((".attn.out", ".mlp.out")) and n != own]
-        edits = {sent[0]: patch(clean, heads=sender_heads, positions=sender_positions)}
-        edits |= {n: patch(corrupt) for n in frozen}
+        edits = {sent[0]: sending} | {n: patch(corrupt) for n in frozen}
         run = model.trace(corrupt.token_ids, keep=name, edits=edits)
         arrived[name] = patch(run, heads=receiver_heads, positions=receiver_positions)
     return _number(metric, model(corrupt.token_ids, last=True, edits=arrived))
+
+
+def _swept(over: str, by: str | None, config: Any) -> tuple[list[str], Site, str]:
+    """Full names of the site of each layer that `over` means, that site, and along which axis it is swept."""
+    names = _meant(over, config)
+    sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
+    if len(sites) != 1 or not BY_NAME[min(sites)].layered:
+        raise InputError(f"over={over!r}: a sweep goes over one site of the layers, not {', '.join(sites)}")
+    site = BY_NAME[sites.pop()]
+    by = by or ("head" if "head" in site.axis_names else "pos")
+    if by not in ("head", "pos") or (by == "head" and "head" not in site.axis_names):
+        ways = "head or pos" if "head" in site.axis_names else "pos"
+        raise InputError(f"by={by!r}: {site.name} goes by {ways}")
+    return names, site, by
+
+
+def _map(
+    found: list[float], names: list[str], by: str, clean: Trace, corrupt: Trace, title: str
+) -> NamedArray:
+    """The metric for each layer, and each head or position in it."""
+    labels = {"layer": [name.split(".")[1] for name in names]}
+    if by == "pos":
+        labels["pos"] = _position_labels(clean, corrupt)
+    return NamedArray(np.array(found).reshape(len(names), -1), ("layer", by), labels, title)
 
 
 def _patched(
@@ -220,12 +277,12 @@ def _runs(clean: Run, corrupt: Run, model: Any, keep: Callable[[Any], list[str]]
     return traces[0], traces[1], model
 
 
-def _shown(rows: Iterator[Array], total: int, progress: bool | None) -> Iterator[Array]:
+def _shown(rows: Iterator[_T], total: int, progress: bool | None) -> Iterator[_T]:
     """The same, with a progress bar on a terminal."""
     if not (sys.stderr.isatty() if progress is None else progress):
         return rows
     tqdm = importlib.import_module("tqdm").tqdm  # comes with huggingface_hub
-    bar: Iterator[Array] = iter(tqdm(rows, total=total, unit="run", file=sys.stderr, leave=False))
+    bar: Iterator[_T] = iter(tqdm(rows, total=total, unit="run", file=sys.stderr, leave=False))
     return bar
 
 
@@ -258,7 +315,7 @@ def _position_labels(clean: Trace, corrupt: Trace) -> list[str]:
     return labels
 
 
-def _meant(names: str | list[str], config: Any) -> list[str]:
+def _meant(names: str | Sequence[str], config: Any) -> list[str]:
     """Full names of the sites that names or patterns mean, as in `edits=`."""
     keys = [names] if isinstance(names, str) else names
     return Edits(dict.fromkeys(keys, np.asarray), config).names

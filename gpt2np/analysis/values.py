@@ -7,6 +7,7 @@ import numpy as np
 from gpt2np.analysis.choices import pos_labels, row_of, rows_of
 from gpt2np.analysis.circuits import check_index
 from gpt2np.analysis.named import NamedArray
+from gpt2np.derived import top_k_tokens
 from gpt2np.errors import InputError
 from gpt2np.sites import Site, resolve
 from gpt2np.tables import quoted
@@ -48,6 +49,18 @@ def site_values(trace: Any, name: str, head: int | None = None, pos: int | None 
         axes.remove(rows)
         title += f", {rows} {labels.pop(rows)[row]}"
     return NamedArray(np.asarray(array), tuple(axes), labels, f"{title}\n{site.doc}")
+
+
+def likeliest(named: NamedArray, k: int) -> NamedArray:
+    """Of the vocabulary, the last axis, the k largest values at the last position, downwards."""
+    if named.axes[-1:] != ("vocab",):
+        return named
+    best = top_k_tokens(named.array, k).reshape(-1, min(k, named.array.shape[-1]))[-1]
+    labels = dict(named.labels)
+    if "vocab" in labels:
+        labels["vocab"] = [labels["vocab"][i] for i in best]
+    title = f"{named.title} (the {len(best)} largest of {named.array.shape[-1]})"
+    return NamedArray(named.array[..., best], named.axes, labels, title)
 
 
 def has_sign(site: Site) -> bool:

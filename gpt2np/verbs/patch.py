@@ -25,9 +25,14 @@ def register(verbs: Any) -> None:
         "--over", default="attn.z", metavar="SITE", help="what is patched (default attn.z: every head)"
     )
     verb.add_argument("--by", choices=["head", "pos"], help="(default: head where the site has heads)")
-    verb.add_argument(
+    way = verb.add_mutually_exclusive_group()
+    way.add_argument(
         "--direct", action="store_true", help="only what it adds to the final residual stream itself"
     )
+    way.add_argument(
+        "--to", metavar="SITE", help="path patching: only what it sends straight to this site, as h.3.attn.q"
+    )
+    verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
     add_model(verb)
     verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
 
@@ -35,9 +40,11 @@ def register(verbs: Any) -> None:
 def patch(args: argparse.Namespace) -> int:
     """`gpt2np patch`."""
     from gpt2np.analysis.named import NamedArray
-    from gpt2np.analysis.sweep import logit_difference, sweep
+    from gpt2np.analysis.sweep import logit_difference, path_sweep, sweep
     from gpt2np.tables import quoted, strict_json
 
+    if args.to_head is not None and args.to is None:
+        raise InputError("--to-head goes with --to SITE")
     if args.png:
         from gpt2np.analysis.plot import check_picture
 
@@ -48,7 +55,12 @@ def patch(args: argparse.Namespace) -> int:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
     clean, corrupt = (model.trace(text) for text in (args.clean, args.corrupt))
-    found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
+    if args.to is None:
+        found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
+    else:
+        found = path_sweep(
+            clean, corrupt, metric, args.to, args.over, receiver_heads=args.to_head, by=args.by
+        )
     ends = [metric(trace["logits"][-1]) for trace in (clean, corrupt)]
     if abs(ends[0] - ends[1]) < 1e-4:
         raise InputError(
@@ -74,7 +86,11 @@ def patch(args: argparse.Namespace) -> int:
             facts[which] = {"text": trace.prompt, "tokens": trace.tokens, "logit_difference": end}
         for which, i, name in zip(("answer", "wrong"), (answer, wrong), names, strict=True):
             facts[which] = {"id": i, "token": name}
-        print(strict_json(facts | {"over": args.over, "direct": args.direct, "map": share.to_json()}))
+        print(
+            strict_json(
+                facts | {"over": args.over, "direct": args.direct, "to": args.to, "map": share.to_json()}
+            )
+        )
         return 0
     print(f"logit of {quoted(names[0])} less logit of {quoted(names[1])}")
     print(f"  after CLEAN {ends[0]:.3f}, after CORRUPT {ends[1]:.3f}\n")

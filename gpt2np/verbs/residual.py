@@ -60,7 +60,8 @@ def heads(args: argparse.Namespace) -> int:
     total = float(found.array.sum())
     if args.json:
         facts = {"model": model.name, "position": where, "sum": total}
-        parts = {"attribution": found, "heads": grid, "writers": written}
+        similar = residual.similarity(trace, args.pos)
+        parts = {"attribution": found, "heads": grid, "writers": written, "similarity": similar}
         print(strict_json(facts | {name: part.to_json() for name, part in parts.items()}))
         return 0
     largest = found.largest(args.top)

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 from gpt2np.errors import InputError
 
+LINES = 60  # of values; --json has all
+BARS = 40  # tokens of the vocabulary that a picture has room for
+POSITIONS = ("pos", "query", "key")
+
 
 class Shown(NamedTuple):
     """What a view has to say: on a terminal, as JSON, and as a picture."""
@@ -17,10 +21,6 @@ class Shown(NamedTuple):
     picture: Any = None
     signed: bool = True
     quantity: str = "value"
-
-
-LINES = 60  # of values; --json has all
-POSITIONS = ("pos", "query", "key")
 
 
 def check_show(args: argparse.Namespace) -> None:
@@ -43,7 +43,7 @@ def check_show(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     """`gpt2np trace TEXT --show SITE`: the values of sites."""
-    from gpt2np.analysis.values import has_sign, site_values
+    from gpt2np.analysis.values import has_sign, likeliest, site_values
     from gpt2np.sites import resolve
     from gpt2np.tables import strict_json
 
@@ -54,7 +54,7 @@ def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     if args.png:
         from gpt2np.analysis.plot import heatmap
 
-        picture = found[names[0]]
+        picture = likeliest(found[names[0]], BARS)
         if picture.array.ndim not in (1, 2):
             less = "pick a --head" if picture.array.ndim > 2 else "leave out --pos"
             raise InputError(
