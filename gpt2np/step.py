@@ -73,7 +73,8 @@ class Pass:
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
-    swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None  # (full name, op) -> op to run
+    # (full name, op) -> op to run
+    swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None
 
     def __post_init__(self) -> None:
         start = 0

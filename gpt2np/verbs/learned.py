@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from gpt2np.errors import InputError
+from gpt2np.tables import WIDTH
 from gpt2np.verbs.values import Shown, excerpt
 
 
@@ -57,10 +58,8 @@ def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
         each = [
             NamedArray(v, ("n_embd",), {}, f"{k} of {args.norms}") for k, v in zip(kinds, values, strict=True)
         ]
-        lines = [
-            line for part in each for line in (excerpt(part), f"  largest: {_dimensions(part, args.top)}", "")
-        ]
-        return Shown("\n".join(lines[:-1]), facts | {"norm": one.to_json()}, one)
+        parts = [f"{excerpt(part)}\n{_wrapped('largest: ' + _dimensions(part, args.top))}" for part in each]
+        return Shown("\n\n".join(parts), facts | {"norm": one.to_json()}, one)
     statistics, parts = norm_statistics(model), []
     for i, kind in enumerate(statistics.labels["parameter"]):
         rows = []
@@ -80,3 +79,14 @@ def _dimensions(named: Any, k: int | None) -> str:
     from gpt2np.tables import number
 
     return ", ".join(f"{name} ({number(value)})" for (name,), value in named.largest(k or 5))
+
+
+def _wrapped(text: str) -> str:
+    """Indented lines of a table's width, cut between entries only."""
+    entries, lines = text.split(", "), [" "]
+    for i, entry in enumerate(entries):
+        piece = " " + entry + "," * (i < len(entries) - 1)
+        if len(lines[-1] + piece) > WIDTH:
+            lines.append(" ")
+        lines[-1] += piece
+    return "\n".join(lines)
