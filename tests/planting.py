@@ -34,10 +34,11 @@ class Dumped:
         return DERIVED[site.name](self, layer)
 
 
-def plant(model, ids, mistake=None, variant=None, layer=None, scope=Scope(), prefill=None):
+def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefill=None):
     """The stored sites of a run, with the mistake made in one layer, in some heads, at some positions."""
     dumped = Dumped(model, np.array(ids))
     prefill = len(ids) if prefill is None else prefill
+    scope = scope or Scope()
 
     def swap(name, op):
         def run(*inputs, out):

@@ -262,7 +262,7 @@ def test_shapes_for_a_file_that_says_its_own(tmp_path):
         {"a": {"b": {}}},
         {"wte": np.empty((0, 3))},
     ],
-    ids=str,
+    ids=["number", "none", "list", "nothing", "python", "text", "object", "nested", "empty"],
 )
 def test_what_is_no_dump(given_dump):
     with pytest.raises(InputError) as caught:
