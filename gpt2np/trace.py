@@ -251,6 +251,12 @@ class Trace:
         if not same:
             raise TraceError(f"{where}: this trace is of another model than {model.name}")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the map of this run and its attention, `gpt2np.view(trace)` in small."""
+        from gpt2np.viewer.page import compact_html
+
+        return compact_html(self)
+
     def __repr__(self) -> str:
         text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
         counts = f"{len(self.token_ids)} tokens, {len(self._arrays)} arrays, {self.nbytes:,} bytes"

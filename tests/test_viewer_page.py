@@ -1,12 +1,27 @@
 """The page in a real browser: its numbers are the trace's, and whatever is chosen, everything follows."""
 
+import re
+
+import numpy as np
 import pytest
 from viewer_browser import browser, needs_browser, visit
 
 import gpt2np
+from gpt2np.analysis.lens import logit_lens
+from gpt2np.analysis.residual import attribution
+from gpt2np.analysis.weights import most_active
+from gpt2np.viewer.report_page import comparison_page
 
 pytestmark = needs_browser
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
+HARD = {
+    "script": "Elizabeth </script><script>document.title='hacked'</script> was",
+    "comment": "<!-- <script> --> ]]> &amp; &lt;b&gt; \"quoted\" 'too' `${1}` \\u0041",
+    "emoji": "Elizabeth 👩‍👩‍👧 was 🎉 happy",
+    "rtl": "שלום עולם مرحبا \u202eabc\u202c",
+    "lines": "one\ntwo\r\n\tthree  \u00a0four\u2028five",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +42,336 @@ def path(trace, tmp_path_factory):
     return path
 
 
-def test_opens_offline_without_a_word_on_the_console(chromium, path, trace):
+@pytest.fixture(scope="module")
+def done(tiny):
+    options = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 1, "keep": "*", "ledger": True}
+    return tiny.generate("Elizabeth was", max_new_tokens=12, **options).finish()
+
+
+@pytest.fixture(scope="module")
+def generated_path(done, tmp_path_factory):
+    path = tmp_path_factory.mktemp("view") / "generated.html"
+    gpt2np.view(done, out=path)
+    return path
+
+
+def test_every_panel_opens_offline_without_a_word_on_the_console(chromium, path, trace):
     with visit(chromium, path) as page:
         assert page.js("() => window.gpt2np.run.tokens") == trace.tokens
-        assert page.page.locator("[role=tab]").count() == 8
+        for number, panel in enumerate(PANELS, 1):
+            page.page.keyboard.press(str(number))
+            assert page.focus["panel"] == panel
+            assert page.page.locator("[role=tabpanel]:visible").count() == 1
+            assert page.page.locator(f"#panel-{panel}").is_visible()
+            assert page.page.locator("[role=tab][aria-selected=true]").count() == 1
+        assert page.js("() => performance.getEntriesByName('first-picture').length") == 1
+
+
+def test_numbers_in_the_page_equal_the_traces(chromium, path, trace):
+    with visit(chromium, path) as page:
+        for layer, head, query in ((0, 0, 3), (2, 1, 9), (3, 3, 0)):
+            found = page.js("a => Array.from(gpt2np.run.weights(...a))", [layer, head, query])
+            pattern = trace[f"h.{layer}.attn.pattern"][head, query, : query + 1]
+            np.testing.assert_array_equal(np.float32(found), pattern)
+        for site in ("attn.out", "resid_mid", "mlp.post", "ln_2"):
+            found = page.js("s => Array.from(gpt2np.run.strip(s, 2, 5))", site)
+            expected = trace[f"h.2.{site}"][5]
+            np.testing.assert_allclose(found, expected.astype(np.float16).astype(np.float64), rtol=1e-6)
+            stats = page.js("s => gpt2np.run.stats(s, 2, 5)", site)
+            np.testing.assert_allclose(stats["norm"], np.linalg.norm(expected.astype(np.float64)), rtol=1e-6)
+        heads = page.js("() => Array.from(gpt2np.run.strip('attn.heads', 3, 4, 2))")
+        np.testing.assert_allclose(heads, trace["h.3.attn.heads"][4, 2], rtol=1e-3, atol=1e-4)
+
+
+def test_words_and_numbers_that_are_read_are_those_of_the_trace(chromium, path, trace):
+    """The five questions that a reader asks: the sentences of the page against the trace."""
+    with visit(chromium, path) as page:
+        last = len(trace.tokens) - 1
+        page.show(panel="attention", layer=2, head=1, pos=last)
+        row = trace["h.2.attn.pattern"][1, last]
+        said = page.text(".says-where")
+        assert f"({row.argmax()}): {100 * row.max():.1f} %" in said
+        assert trace.tokens[row.argmax()].strip() in said
+
+        page.show(panel="lens")
+        lens = logit_lens(trace, k=1)
+        tops = lens.top_ids.array[2::2, last, 0].tolist()
+        assert f"First predicted after layer {tops.index(tops[-1])}" in page.text(".lens .answer")
+        top = [f"{100 * p:.2f} %" for _, _, p in trace.top(10)]
+        assert page.page.locator(".lens .lists .bar .value").all_inner_texts()[:10] == top
+
+        page.show(panel="contributions")
+        pushed = attribution(trace, trace.top(1)[0][1])
+        best = int(pushed.array.argmax())
+        said = page.text(".contributions .answer")
+        numbers = re.findall(r"[+−]\d+\.\d+", said)
+        assert numbers == [f"+{pushed.array[best]:.2f}", f"+{pushed.array.sum():.2f}".replace("+-", "−")]
+        name = pushed.labels["component"][best].split(".")
+        assert f"layer {name[1]} {'MLP' if name[2] == 'mlp' else 'head ' + name[-1]}" in said
+
+        page.show(panel="mlp")
+        active = most_active(trace, 1)
+        layer, neuron = active.labels["neuron"][0].split(".")
+        assert f"layer {layer}, neuron {neuron}: {float(f'{active.array[0]:.4g}')}" in page.text(
+            ".mlp .answer"
+        )
+
+        page.show(panel="map", part="attn.z", layer=1)
+        n_head, d_head = trace["h.1.attn.z"].shape[1:]
+        assert page.text(".card .shape") == f"[pos, head, d_head] = [{last + 1}, {n_head}, {d_head}]"
+        assert "mix, pattern, v" in page.text(".card .line")
+
+        page.show(panel="residual")
+        norms = np.linalg.norm(trace["embed"][last]), np.linalg.norm(trace["h.3.resid_post"][last])
+        assert all(f"{norm:.4g}" in page.text(".residual .answer") for norm in norms)
+
+
+def test_choosing_a_head_layer_or_token_changes_every_panel(chromium, path):
+    with visit(chromium, path) as page:
+        page.page.locator("[data-head='3']").click()
+        assert (page.focus["head"], page.focus["part"]) == (3, "attn.pattern")
+        page.page.get_by_role("button", name="Layer 0", exact=True).click()
+        assert page.focus["layer"] == 0
+        page.page.locator("[data-pos='4']").click()
+        assert page.focus["pos"] == 4
+        assert page.page.url.endswith("#panel=map&layer=0&head=3&pos=4&part=resid_post")
+        page.page.locator("#tab-attention").click()
+        assert page.text("#panel-attention h3") == "Layer 0, head 3"
+        page.page.locator("[data-head-square='1']").click()
+        assert page.text("#panel-attention h3") == "Layer 0, head 1"
+        page.page.locator(".finder .grid button").nth(9).click()
+        assert (page.focus["layer"], page.focus["head"]) == (2, 1)
+        page.page.locator("#tab-lens").click()
+        page.page.locator(".lens tbody tr").nth(2).locator("button").nth(6).click()
+        assert (page.focus["pos"], page.focus["layer"]) == (6, 1)
+
+
+def test_the_address_brings_the_choice_back(chromium, path):
+    with visit(chromium, path) as page:
+        page.page.evaluate("() => { location.hash = '#panel=attention&layer=3&head=2&pos=1' }")
+        page.page.wait_for_function("gpt2np.focus.panel === 'attention'")
+        assert [page.focus[key] for key in ("layer", "head", "pos")] == [3, 2, 1]
+        page.page.evaluate("() => { location.hash = '#panel=%3Cb%3E&layer=99&head=-4&pos=x&part=nonsense' }")
+        page.page.wait_for_function("gpt2np.focus.panel === 'map'")
+        assert [page.focus[key] for key in ("layer", "head", "pos", "part")] == [3, 0, 0, "resid_post"]
+
+
+def test_the_keyboard_reaches_everything(chromium, path, trace):
+    last = len(trace.tokens) - 1
+    with visit(chromium, path) as page:
+        press = page.page.keyboard.press
+        for key, name, value in (
+            ("ArrowLeft", "pos", last - 1),
+            ("ArrowRight", "pos", last),
+            ("ArrowRight", "pos", last),
+            ("ArrowUp", "layer", 1),
+            ("ArrowDown", "layer", 2),
+            ("]", "head", 1),
+            ("[", "head", 0),
+            ("?", "panel", "glossary"),
+            ("1", "panel", "map"),
+        ):
+            press(key)
+            assert page.focus[name] == value, key
+        page.page.locator("#tab-map").focus()
+        press("ArrowRight")
+        assert page.focus["panel"] == "attention"
+        assert page.js("() => document.activeElement.id") == "tab-attention"
+        page.show(panel="map")
+        seen = set()
+        for _ in range(120):
+            press("Tab")
+            seen.add(page.js("() => document.activeElement.dataset.key ?? document.activeElement.className"))
+        assert seen >= {"null wte", "2 mlp.post", "head 0", "layer 3", "word", "2 attn.pattern"}
+        press("t")
+        assert page.js("() => document.documentElement.dataset.theme") == "dark"
+        unnamed = page.js(
+            "() => [...document.querySelectorAll('button, input, select')].filter(e => "
+            "!(e.innerText.trim() || e.getAttribute('aria-label') || e.closest('label'))).length"
+        )
+        assert unnamed == 0
+
+
+def test_hovering_says_what_is_under_the_pointer(chromium, path, trace):
+    with visit(chromium, path) as page:
+        page.page.locator("[data-key='2 resid_post'] canvas").hover(position={"x": 2, "y": 5})
+        value = float(trace["h.2.resid_post"][-1, 0])
+        shown = page.text(".tip")
+        assert "h.2.resid_post" in shown
+        number = float(re.search(r"component \d+: (−?[\d.]+)", shown)[1].replace("−", "-"))
+        index = int(re.search(r"component (\d+)", shown)[1])
+        np.testing.assert_allclose(number, trace["h.2.resid_post"][-1, index], rtol=6e-3)
+        assert index < 3
+        assert np.isfinite(value)
+        page.show(panel="attention", layer=2, head=1)
+        box = page.page.locator(".picture canvas").bounding_box()
+        page.page.mouse.move(box["x"] + 95, box["y"] + 100)  # first column, an early row
+        page.page.wait_for_function("() => document.querySelector('.tip').innerText.includes('looks at')")
+        assert re.search(r"looks at .*\nattention [\d.]+ %, score", page.text(".tip"))
+
+
+def test_the_scrubber_moves_through_a_generation(chromium, generated_path, done):
+    with visit(chromium, generated_path) as page:
+        page.show(panel="generation")
+        assert page.focus["step"] == len(done.steps) - 1  # where the last position stands
+        page.page.locator(".scrubber input").fill("3")
+        step, entry = done.steps[3], done.ledger[3]
+        assert (page.focus["step"], page.focus["pos"]) == (3, step.positions[-1])
+        assert f"Step 3: {step.token.replace(' ', '·')}" in page.text(".generation h3")
+        values = page.page.locator(".generation .lists .bar .value").all_inner_texts()
+        assert values == [f"{100 * p:.2f} %" for _, p in entry.top]
+        told = page.text(".funnel")
+        for removal in entry.removals:
+            if removal.count:
+                assert f"removed {removal.count:,} tokens with {100 * removal.mass:.2f} %" in told
+        assert f"the number drawn was {entry.uniform:.4f}" in page.text(".draw")
+        page.page.keyboard.press("Escape")
+        page.page.locator("#tab-generation").focus()
+        page.page.keyboard.press(".")
+        assert page.focus["step"] == 4
+        page.page.locator(".said").nth(7).click()
+        assert page.focus["step"] == 7
+        page.show(pos=done.steps[5].positions[-1])  # the other way round
+        assert page.focus["step"] == 5
+
+
+@pytest.mark.parametrize("name", sorted(HARD))
+def test_hostile_and_foreign_texts_are_only_text(chromium, tiny, tmp_path, name):
+    trace = tiny.trace(HARD[name])
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with visit(chromium, tmp_path / "page.html") as page:
+        assert page.js("() => gpt2np.run.tokens") == trace.tokens
+        assert page.js("() => document.querySelectorAll('script').length") == 2
+        assert page.page.locator(".word").count() == len(trace.tokens)
+        assert page.page.locator(".word bdi").count() == len(trace.tokens)
+        for panel in PANELS:
+            page.show(panel=panel)
+        assert page.page.title().endswith("gpt2np view")
+        if name == "lines":
+            page.show(panel="attention")
+            text = page.text(".shaded-text")
+            assert "⏎" in text
+            assert "␍" in text
+            assert "⇥" in text
+
+
+def test_names_and_metadata_of_saved_files_are_only_text(chromium, tiny, tmp_path):
+    evil = "</script><img src=x onerror=alert(1)><!--"
+    trace = tiny.trace("Elizabeth was")
+    trace.metadata |= {
+        "model": evil,
+        "tokens": [evil, "\u202e" + evil, "was"],
+        "prompt": evil,
+        "gpt2np": evil,
+    }
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with visit(chromium, tmp_path / "page.html") as page:
+        assert page.text("h1") == evil
+        assert page.js("() => document.querySelectorAll('img').length") == 0
+        assert "\\u202e" in page.text("[data-pos='1']")
+        for panel in PANELS:
+            page.show(panel=panel)
+
+
+def test_traces_without_parts_and_with_broken_numbers_are_shown(chromium, tiny, tmp_path):
+    runs = {
+        "attention": tiny.trace(TEXT, keep="attn.*"),
+        "early": tiny.trace(TEXT, stop_at_layer=2),
+        "nan": tiny.trace(TEXT, edits={"h.1.mlp.out": lambda x: x * np.nan}),
+        "one": tiny.trace([5]),
+    }
+    for name, run in runs.items():
+        gpt2np.view(run, out=tmp_path / f"{name}.html")
+        with visit(chromium, tmp_path / f"{name}.html") as page:
+            for panel in PANELS:
+                page.show(panel=panel)
+            if name == "attention":
+                page.show(panel="lens")
+                assert "was not kept" in page.text("#panel-lens .absent")
+
+
+def test_it_fits_a_phone_and_a_projector_in_light_and_dark(chromium, path):
+    for width, scheme in ((390, "light"), (390, "dark"), (1280, "dark"), (1920, "light")):
+        options = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+        with visit(chromium, path, **options) as page:
+            for panel in PANELS:
+                page.show(panel=panel)
+                assert page.js("() => document.documentElement.scrollWidth") <= width, (width, panel)
+            background = page.js("() => getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", background))) < 120) == (scheme == "dark")
+
+
+def test_the_compact_view_works_inside_a_sandboxed_frame(chromium, trace, tmp_path):
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{trace._repr_html_()}")
+    page = chromium.new_context(offline=True).new_page()
+    page.goto((tmp_path / "notebook.html").as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("[data-key='2 resid_post']").click()
+    frame.locator("#tab-attention").click()
+    assert frame.locator(".small-head").count() == 4
+    page.context.close()
+
+
+def test_it_prints_every_panel(chromium, path):
+    with visit(chromium, path) as page:
+        pdf = page.page.pdf(format="A4")
+        assert pdf.startswith(b"%PDF")
+        pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
+        assert pages >= len(PANELS)
+
+
+REPORT = {
+    "verdict": "wrong",
+    "site": "h.1.attn.pattern",
+    "layer": 1,
+    "head": 0,
+    "position": 2,
+    "mistake": "mask-off-by-one",
+    "explanation": "</script><b>looks one too far",
+    "cure": "key <= query",
+    "candidates": [{"mistake": "mask-off-by-one"}, {"mistake": "softmax-axis", "explanation": "rows"}],
+    "sites": [
+        {
+            "site": "embed",
+            "layer": None,
+            "verdict": "within-noise",
+            "ratio": 0.2,
+            "error": 1e-8,
+            "band": 5e-8,
+        },
+        {"site": "h.0.attn.pattern", "verdict": "within-noise", "ratio": 0.9, "error": 9e-8, "band": 1e-7},
+        {"site": "h.1.attn.pattern", "verdict": "wrong", "ratio": 250.0, "error": 0.3, "band": 1e-7},
+        {"site": "logits", "verdict": "wrong", "ratio": float("inf"), "error": float("nan"), "band": 1e-7},
+    ],
+    "notes": ["<img src=x>"],
+}
+
+
+def test_the_page_of_a_comparison(chromium, tmp_path):
+    (tmp_path / "report.html").write_text(comparison_page(REPORT), "utf-8")
+    with visit(chromium, tmp_path / "report.html") as page:
+        assert "wrong" in page.text(".verdict .big")
+        assert "h.1.attn.pattern" in page.text(".verdict")
+        assert "head 0" in page.text(".verdict")
+        assert "mask-off-by-one" in page.text(".card")
+        assert "</script><b>looks one too far" in page.text(".card")
+        assert "Cure: key <= query" in page.text(".card")
+        assert "softmax, scores" in page.page.locator(".card .line").inner_text()
+        assert page.page.locator(".sites button").all_inner_texts() == ["0.20", "0.90", "250", "∞"]
+        assert page.page.locator(".sites button.first").inner_text() == "250"
+        assert page.js("() => document.querySelectorAll('img, b').length") == 0
+    clean = {"verdict": "within-noise", "sites": REPORT["sites"][:2], "mistake": None, "site": None}
+    (tmp_path / "clean.html").write_text(comparison_page(clean), "utf-8")
+    with visit(chromium, tmp_path / "clean.html") as page:
+        assert "within noise" in page.text(".verdict .big")
+        assert page.page.locator(".card").count() == 0
+
+
+def test_an_old_browser_is_told_what_it_lacks(chromium, path):
+    context = chromium.new_context()
+    context.add_init_script("delete window.DecompressionStream")
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.locator("[role=alert]").wait_for()
+    assert "cannot unzip" in page.locator("[role=alert]").inner_text()
+    context.close()

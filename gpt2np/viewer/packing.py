@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
+from gpt2np.tables import strict_json
 
 KINDS = {"f4": "<f4", "f2": "<f2", "i1": "|i1", "u1": "|u1", "u2": "<u2", "u4": "<u4"}
 POWER = 3  # vectors are stored as cube roots: one large component leaves the small ones visible
@@ -31,7 +32,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
         padding = -len(data) % 8
         parts.append(data + bytes(padding))
         offset += len(data) + padding
-    text = json.dumps({**header, "arrays": index}, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    text = strict_json({**header, "arrays": index}, indent=None).encode("utf-8")
     text += b" " * (-(len(text) + 4) % 8)
     block = b"".join([len(text).to_bytes(4, "little"), text, *parts])
     return base64.b64encode(gzip.compress(block, 6, mtime=0)).decode("ascii")

@@ -72,7 +72,7 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
 
 
 def compact_html(trace: Trace) -> str:
-    """What a notebook shows for a trace: map and attention in a frame, or one line where that is impossible."""
+    """What a notebook shows for a trace: map and attention in a frame, or one line where that cannot be."""
     try:
         return Page(_rendered(trace, trace, compact=True), 620)._repr_html_()
     except Gpt2npError:

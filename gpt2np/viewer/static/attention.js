@@ -1,7 +1,7 @@
 // Attention: one head's pattern, all heads of the layer small beside it, and who looks at whom in words.
 
 import { headFinder } from "./heads.js";
-import { absent, bar, colour, colours, el, hideTip, place, quoted, showTip, sized, tokenLabel, visible } from "./draw.js";
+import { absent, bar, colour, el, hideTip, place, quoted, showTip, sized, tokenLabel, visible } from "./draw.js";
 
 const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
 
@@ -20,8 +20,8 @@ export function attentionPanel(run, focus) {
   element.append(
     el("div", { class: "two" },
       el("div", { class: "picture" }, el("div", { class: "row-head" }, title, el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle)), big, says),
-      el("div", {}, rowsOf, text)),
-    el("h3", { class: "many-title" }), many, finder.element);
+      el("div", {}, rowsOf, text, el("h3", { class: "many-title" }), many)),
+    finder.element);
 
   function windowOf(pos) {
     const count = Math.min(run.T, MOST), first = Math.min(Math.max(0, pos - Math.floor(count * 0.75)), run.T - count);
@@ -41,10 +41,10 @@ export function attentionPanel(run, focus) {
   // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
   function picture({ layer, head, pos }) {
     const { first, count } = windowOf(pos), room = Math.max(220, Math.min(big.parentElement.clientWidth, 620));
-    const named = count <= 40, left = named ? 92 : 34, top = named ? 78 : 26, cell = Math.min(46, (room - left - 44) / count), side = cell * count;
+    const named = count <= 40 && (room - 136) / count >= 11, every = Math.ceil(14 * count / room / 2.5) * 5, left = named ? 92 : 34, top = named ? 78 : 26, cell = Math.min(46, (room - left - 44) / count), side = cell * count;
     const context = sized(big, left + side + 44, top + side + 2), style = getComputedStyle(element), ink = style.color;
     big.setAttribute("aria-label", `Attention ${scores ? "scores" : "pattern"} of layer ${layer} head ${head}: rows look at columns. ${sentence(layer, head, pos)}`);
-    const table = colours(scores ? "diverging" : "share");
+    const scale = scores ? "diverging" : "share";
     context.fillStyle = style.getPropertyValue("--wash");
     context.fillRect(left, top, side, side);
     const full = scores ? scoreRange(layer, head, first, count) : 1;
@@ -52,13 +52,13 @@ export function attentionPanel(run, focus) {
       const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
       for (let k = first; k <= q; k++) {
         const t = scores ? place(values[k], full) : Math.sqrt(values[k]);
-        context.fillStyle = `rgb(${table[Math.round(255 * Math.min(1, Math.max(0, t)))].join(" ")})`;
+        context.fillStyle = colour(scale, t);
         context.fillRect(left + (k - first) * cell, top + (q - first) * cell, cell - (cell > 6 ? 1 : 0), cell - (cell > 6 ? 1 : 0));
       }
     }
     context.font = "12px system-ui, sans-serif";
     for (let i = 0; i < count; i++) {
-      if (!named && i % 10) continue;
+      if (!named && (first + i) % every) continue;
       const t = first + i, label = named ? cut(visible(run.tokens[t])) : String(t);
       context.fillStyle = t === pos ? style.getPropertyValue("--accent") : ink;
       context.textAlign = "right";
@@ -95,11 +95,11 @@ export function attentionPanel(run, focus) {
 
   function valueText(layer, head, q, k) {
     const score = run.scores(layer, head, q);
-    return `attention ${run.weightText(run.weights(layer, head, q)[k])}${score ? `, score ${score[k].toFixed(2)}` : ""}`;
+    return `attention ${run.weightText(run.weights(layer, head, q)[k])}${score ? `, score ${score[k].toFixed(2).replace("-", "−")}` : ""}`;
   }
 
   function sentence(layer, head, pos) {
-    const weights = run.weights(layer, head, pos), best = weights.indexOf(Math.max(...weights));
+    const weights = run.weights(layer, head, pos), best = Math.max(0, weights.indexOf(Math.max(...weights)));
     return `From ${quoted(run.tokens[pos])} (${pos}) it looks most at ${quoted(run.tokens[best])} (${best}): ${run.weightText(weights[best])}.`;
   }
 
@@ -113,10 +113,10 @@ export function attentionPanel(run, focus) {
     const list = (heading, pairs) => el("div", {}, el("h4", {}, heading), pairs.map(([t, w]) => bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), { kind: "share", onclick: () => focus.set({ pos: t }) })));
     rowsOf.replaceChildren(list([tokenLabel(run.tokens[at]), ` (${at}) looks at`], looks.map((k) => [k, weights[k]])), list([tokenLabel(run.tokens[at]), ` (${at}) is looked at by`], seen.slice(0, 8)));
     const { first, count } = windowOf(at);
-    text.replaceChildren(...Array.from({ length: count }, (_, i) => {
+    text.replaceChildren(...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
       const t = first + i, w = t <= at ? weights[t] : 0, span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
       span.style.boxShadow = t <= at ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
-      return span;
+      return [el("wbr"), span];
     }));
   }
 
@@ -128,13 +128,13 @@ export function attentionPanel(run, focus) {
     return { canvas, button };
   });
   function multiples(layer, chosen, pos) {
-    const { first, count } = windowOf(pos), side = 104, cell = side / count, table = colours("share");
+    const { first, count } = windowOf(pos), side = 104, cell = side / count;
     squares.forEach(({ canvas, button }, head) => {
       const context = sized(canvas, side, side);
       for (let q = first; q < first + count; q++) {
         const weights = run.weights(layer, head, q);
         for (let k = first; k <= q; k++) {
-          context.fillStyle = `rgb(${table[Math.round(255 * Math.min(1, Math.sqrt(weights[k])))].join(" ")})`;
+          context.fillStyle = colour("share", Math.sqrt(weights[k]));
           context.fillRect((k - first) * cell, (q - first) * cell, cell + 0.3, cell + 0.3);
         }
       }

@@ -77,7 +77,7 @@ export function buildCard(run, focus) {
       if (!ids) return [];
       const post = run.at("neuron:post", layer, pos - run.detail.first);
       return [el("h4", {}, `Most active neurons of layer ${layer}`),
-        ...[...ids].slice(0, 5).map((id, i) => bar(`${layer}.${id}`, post[i] / Math.max(post[0], 1e-9), digits(post[i]), { kind: "share" })), link("all of them", "mlp")];
+        ...[...ids].slice(0, 5).map((id, i) => bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), digits(post[i]), { kind: "share" })), link("all of them", "mlp")];
     }
     if (part.site === "logits" || part.site === "ln_f") return predictions("The model predicts", run.at("next:id", pos), run.at("next:p", pos), "lens");
     const point = part.site.startsWith("resid") ? run.point(layer, part.site) : part.site === "embed" ? 0 : null;

@@ -24,11 +24,13 @@ export function contributionsPanel(run, focus) {
       ...(pair === "difference" ? [tokenLabel(run.word(ids[0])), " minus ", tokenLabel(run.word(ids[1]))] : [tokenLabel(run.word(ids[pair])), chance(ids[pair], row + first)]))));
     const values = valuesOf(row), sum = values.reduce((a, b) => a + b, 0), order = [...values.keys()].sort((a, b) => values[b] - values[a]);
     const most = Math.max(...values.map(Math.abs)), best = order[0];
-    told.replaceChildren("At ", tokenLabel(run.tokens[row + first]), ` (${row + first}): `, strong(label(best)), ` pushes it most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}: ${signed(sum)}.`);
+    told.replaceChildren("At ", tokenLabel(run.tokens[row + first]), ` (${row + first}): `, strong(label(best)), " pushes ", ...named(ids), ` most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}: ${signed(sum)}.`);
     const list = (heading, which) => el("div", {}, el("h4", {}, heading), which.map((i) => bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i) })));
     lists.replaceChildren(list("Up", order.filter((i) => values[i] > 0).slice(0, LISTED)), list("Down", order.reverse().filter((i) => values[i] < 0).slice(0, LISTED)));
     table(values);
   }
+
+  function named(ids) { return target === "difference" ? [tokenLabel(run.word(ids[0])), " over ", tokenLabel(run.word(ids[1]))] : [tokenLabel(run.word(ids[target]))]; }
 
   function valuesOf(row) {
     if (target !== "difference") return Array.from(run.at("push", row, target));
@@ -46,7 +48,7 @@ export function contributionsPanel(run, focus) {
     const full = Math.max(fullColour(values), Math.max(...values.map(Math.abs)) * 0.5), cells = [];
     const of = new Map(names.map((name, i) => [name, i])), columns = [...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, `${h}`]), ["attn.bias", "bias"], ["mlp", "MLP"]];
     grid.style.setProperty("--columns", columns.length);
-    cells.push(el("span", { class: "side" }, ""), ...columns.map(([, name]) => el("span", { class: "top" }, name)));
+    cells.push(el("span", { class: "side" }, ""), ...columns.map(([, name]) => el("span", { class: "over" }, name)));
     for (let layer = 0; layer < run.L; layer++) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
       for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full));

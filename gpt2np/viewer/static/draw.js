@@ -13,11 +13,13 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** The same for SVG. */
+/** The same for SVG. What would lie at no number is left out: a run may have broken numbers. */
 export function svg(tag, attributes = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "points") made.setAttribute(name, value.split(" ").filter((pair) => !pair.includes("NaN")).join(" "));
+    else if (Number.isNaN(value)) made.setAttribute("display", "none");
     else made.setAttribute(name, value);
   }
   made.append(...children.flat().filter((child) => child != null));
@@ -61,7 +63,10 @@ export function digits(x, n = 3) {
 }
 
 /** A number with its sign. */
-export function signed(x, places = 2) { return `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(places)}`; }
+export function signed(x, places = 2) {
+  const text = Math.abs(x).toFixed(places);
+  return Number(text) === 0 ? text : `${x < 0 ? "−" : "+"}${text}`;
+}
 
 /** A probability in percent, two places. */
 export function percent(p) {
@@ -98,18 +103,19 @@ function ramp(stops, t) {
 
 const tables = {};
 /** 256 colours of a scale (`diverging`, `share`, `chance`) in the present theme, as [r, g, b]. */
-export function colours(scale) {
+function colours(scale) {
   const key = `${scale} ${isDark()}`;
   tables[key] ??= Array.from({ length: 256 }, (_, i) => ramp(SCALES[isDark() ? "dark" : "light"][scale], i / 255));
   return tables[key];
 }
 
-/** CSS colour of a value from 0 to 1. */
-export function colour(scale, t) { return `rgb(${colours(scale)[Math.round(255 * Math.min(Math.max(t, 0), 1))].join(" ")})`; }
+/** CSS colour of a value from 0 to 1; grey for what is no number. */
+export function colour(scale, t) { return Number.isNaN(t) ? "#888" : `rgb(${shade(scale, t).join(" ")})`; }
+function shade(scale, t) { return colours(scale)[Math.round(255 * Math.min(Math.max(t || 0, 0), 1))]; }
 
 /** Whether text on that colour should be white. */
 export function darkOn(scale, t) {
-  const [r, g, b] = colours(scale)[Math.round(255 * Math.min(Math.max(t, 0), 1))];
+  const [r, g, b] = shade(scale, t);
   return 0.299 * r + 0.587 * g + 0.114 * b < 140;
 }
 
@@ -120,7 +126,7 @@ export function fullColour(cells) {
 }
 
 /** Place of a value on the diverging scale, 0 to 1, given the size of full colour. */
-export function place(x, full) { return Number.isFinite(x) ? 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8 : 0.5; }
+export function place(x, full) { return Number.isNaN(x) ? NaN : 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8; }
 
 // -- canvases -------------------------------------------------------------------------------------
 
@@ -139,12 +145,12 @@ export function sized(canvas, width, height) {
 
 /** One vector as a row of cells at (x, y); of a narrow row each pixel takes the largest cell under it. */
 export function paintStrip(context, cells, x, y, width, height, full = null) {
-  const table = colours("diverging"), n = cells.length, ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
+  const n = cells.length, ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
   const columns = Math.max(1, Math.min(n, Math.round(width * ratio))), shown = columns === n ? cells : largest(cells, columns);
   full ??= columns < n / 2 ? 1.5 * fullColour(shown) : fullColour(cells);
   for (let i = 0; i < columns; i++) {
     const left = x + i * width / columns, right = x + (i + 1) * width / columns;
-    context.fillStyle = Number.isFinite(shown[i]) ? `rgb(${table[Math.round(255 * place(shown[i], full))].join(" ")})` : "#888";
+    context.fillStyle = colour("diverging", place(shown[i], full));
     context.fillRect(left, y, right - left + (i < columns - 1 ? 0.3 : 0), height);
   }
 }

@@ -11,12 +11,14 @@ export class Focus {
     // to begin with: the last position, the last layer, and what comes out
     this.state = { panel: panels[0], layer: Math.min(run.L - 1, Math.floor(run.L / 2)), head: 0, pos: run.T - 1, part: "resid_post", neuron: null, step: 0, token: null };
     this.read();
+    this.follow(this.state);
   }
 
   on(listener) { this.listeners.push(listener); }
 
   set(change) {
     const before = this.state, after = this.legal({ ...before, ...change });
+    if (after.pos !== before.pos) this.follow(after);
     const changed = Object.keys(after).filter((key) => after[key] !== before[key]);
     if (!changed.length) return;
     this.state = after;
@@ -24,6 +26,12 @@ export class Focus {
       history.replaceState(null, "", this.hash());
     } catch { /* a page inside a notebook has no address */ }
     for (const listener of this.listeners) listener(after, new Set(changed));
+  }
+
+  /** The step of a generation that was chosen at the position, if one was. */
+  follow(state) {
+    const step = this.run.generation?.steps.findIndex((choice) => choice.pos === state.pos) ?? -1;
+    if (step >= 0) state.step = step;
   }
 
   legal(state) {

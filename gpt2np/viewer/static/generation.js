@@ -28,7 +28,7 @@ export function generationPanel(run, focus) {
     if (step.p !== null) span.style.boxShadow = `inset 0 -0.5em ${colour("chance", Math.sqrt(step.p) * 0.8)}`;
     return span;
   });
-  text.append(...run.tokens.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords);
+  text.append(...[...run.tokens.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap((word) => [el("wbr"), word]));
 
   function draw(state) {
     const { step } = state, choice = told.steps[step];
@@ -52,7 +52,7 @@ export function generationPanel(run, focus) {
     const steps = choice.removals.map(({ name, count, mass, ids }) => el("li", {}, el("strong", {}, OPTIONS[name] ?? name), count ? ` removed ${count.toLocaleString("en")} tokens with ${percent(mass)} of the probability: ` : " removed none",
       el("span", { class: "gone" }, ids.flatMap((id, i) => [i ? " " : "", el("s", {}, tokenLabel(run.word(id), 14))]))));
     return el("div", {}, el("h4", {}, "What the filters removed"), steps.length ? el("ol", { class: "funnel" }, steps) : el("p", {}, "Nothing: no option is on."),
-      el("p", { class: "small" }, `${choice.survivors.toLocaleString("en")} tokens were left, with an entropy of ${choice.entropy.toFixed(2)} nats. The chosen one was number ${choice.rank + 1} of the model’s own ranking, logit ${choice.logit?.toFixed(2) ?? "−∞"}.`));
+      el("p", { class: "small" }, `${choice.survivors === 1 ? "1 token was" : `${choice.survivors.toLocaleString("en")} tokens were`} left, with an entropy of ${choice.entropy.toFixed(2)} nats. The chosen one was number ${choice.rank + 1} of the model’s own ranking, logit ${choice.logit?.toFixed(2) ?? "−∞"}.`));
   }
 
   // The number drawn, and the stretch of the chosen token between 0 and 1.

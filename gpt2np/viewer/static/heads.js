@@ -1,6 +1,6 @@
 // Which head is what: layers down, heads across, coloured by a score; and what a head pushes.
 
-import { colour, darkOn, el, hideTip, showTip, tokenLabel } from "./draw.js";
+import { colour, darkOn, el, hideTip, showTip, signed, tokenLabel } from "./draw.js";
 
 const MEANING = {
   previous: "mean attention to the token before: a previous-token head",
@@ -23,11 +23,12 @@ export function headFinder(run, focus) {
   grid.style.setProperty("--columns", run.H);
 
   function draw(state) {
-    const kind = kinds[chosen], flat = kind.values.flat(), most = kind.most ?? Math.max(...flat, 1e-9);
+    const kind = kinds[chosen], flat = kind.values.flat().map((value) => value ?? 0), most = kind.most ?? Math.max(...flat, 1e-9);
     told.textContent = kind.text;
     grid.replaceChildren(...kind.values.flatMap((row, layer) => [
       el("span", { class: "side" }, `layer ${layer}`),
-      ...row.map((value, head) => {
+      ...row.map((given, head) => {
+        const value = given ?? NaN; // null: not a number
         const here = layer === state.layer && head === state.head, share = Math.sqrt(Math.max(0, value) / most);
         const cell = el("button", { type: "button", class: darkOn("share", share) ? "light-ink" : "dark-ink", "aria-pressed": String(here), "aria-label": `layer ${layer} head ${head}: ${value.toFixed(2)}`,
           onclick: () => focus.set({ layer, head }), onmousemove: (event) => showTip(event, `layer ${layer}, head ${head}: ${value.toFixed(3)}`), onmouseleave: hideTip }, run.H <= 16 ? value.toFixed(2).replace(/^0/, "") : "");
@@ -39,7 +40,7 @@ export function headFinder(run, focus) {
     best.replaceChildren("Highest: ", ...order.flatMap(([value, layer, head], i) => [i ? ", " : "", el("button", { class: "link", type: "button", onclick: () => focus.set({ layer, head }) }, `${layer}.${head}`), ` ${value.toFixed(2)}`]));
     const raised = run["heads raised"], lowered = run["heads lowered"];
     if (raised) {
-      const words = (told) => told.ids[state.layer][state.head].flatMap((id, i) => [i ? ", " : "", tokenLabel(run.word(id)), ` ${told.values[state.layer][state.head][i].toFixed(2).replace("-", "−")}`]);
+      const words = (told) => told.ids[state.layer][state.head].flatMap((id, i) => [i ? ", " : "", tokenLabel(run.word(id)), ` ${signed(told.values[state.layer][state.head][i] ?? NaN)}`]);
       pushes.replaceChildren(el("h4", {}, `What head ${state.layer}.${state.head} pushes at the last position (logits)`), el("p", {}, "up: ", ...words(raised)), el("p", {}, "down: ", ...words(lowered)));
     }
   }

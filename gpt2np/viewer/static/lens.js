@@ -27,6 +27,8 @@ export function lensPanel(run, focus) {
     table.replaceChildren(el("thead", {}, head), el("tbody", {}, points.map((point) => el("tr", {},
       el("th", { scope: "row" }, pointLabel(point)),
       Array.from({ length: count }, (_, i) => cell(point, start + i, pos))))));
+    const chosen = table.querySelector("td.chosen");
+    if (chosen) scroll.scrollLeft = Math.max(0, chosen.offsetLeft - scroll.clientWidth + chosen.offsetWidth + 90);
     details(pos, row, state);
   }
 
@@ -70,7 +72,7 @@ export function lensPanel(run, focus) {
 
   // Rank on a logarithmic scale, 1 at the top.
   function rankPath(row, token, i, pos) {
-    const points = 2 * run.L + 1, width = 720, height = 190, left = 56, top = 16, bottom = 34, right = 12;
+    const points = 2 * run.L + 1, width = Math.max(320, Math.min(720, chart.clientWidth)), height = 190, left = 56, top = 16, bottom = 34, right = 12;
     const ranks = Array.from({ length: points }, (_, point) => run.at("follow:rank", point, row)[i] + 1), most = Math.max(10, ...ranks);
     const x = (point) => left + point * (width - left - right) / Math.max(1, points - 1);
     const y = (rank) => top + Math.log10(rank) / Math.log10(most) * (height - top - bottom);

@@ -55,6 +55,8 @@ function build(run) {
       word.tabIndex = pos === state.pos ? 0 : -1;
       word.style.setProperty("--chance", p > 0 ? colour("chance", Math.sqrt(p)) : "transparent");
     });
+    const tab = tabs[focus.panels.indexOf(state.panel)], list = tab.parentElement;
+    if (list.scrollWidth > list.clientWidth) list.scrollLeft = tab.offsetLeft - list.offsetLeft - 40;
     for (const { key, value } of steppers) value.textContent = String(state[key]);
     const likeliest = run.at("next:id", state.pos);
     next.replaceChildren(...(likeliest ? ["→ ", tokenLabel(run.word(likeliest[0])), el("span", { class: "aside" }, ` ${percent(run.at("next:p", state.pos)[0])}`)] : []));
@@ -62,11 +64,8 @@ function build(run) {
   }
   focus.on((state, changed) => {
     if (changed.has("panel")) hideTip();
-    if (changed.has("pos") && run.generation?.steps.length) {
-      const step = run.generation.steps.findIndex((choice) => choice.pos === state.pos);
-      if (step >= 0) state.step = step;
-    }
     draw();
+    if (changed.has("panel") && scrollY > header.offsetHeight) scrollTo(0, header.offsetHeight); // each panel from its top
     if (changed.has("pos")) {
       const word = words[state.pos];
       if (ribbon.scrollHeight > ribbon.clientHeight) ribbon.scrollTop = word.offsetTop - ribbon.clientHeight / 2;
@@ -108,6 +107,7 @@ function build(run) {
   });
 
   draw();
+  ribbon.scrollTop = Math.max(0, words[focus.state.pos].offsetTop - ribbon.clientHeight / 2);
   performance.mark("first-picture");
   // for tests, and for whoever wants to look: the numbers and the choice, not to be changed
   Object.defineProperty(window, "gpt2np", { value: Object.freeze({ run, get focus() { return { ...focus.state }; }, show: (change) => focus.set(change) }) });

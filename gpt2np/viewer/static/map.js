@@ -150,7 +150,7 @@ export function mapPanel(run, focus) {
   function noteOf({ site, layer, kind }, state) {
     if (kind === "stream") {
       const row = state.pos - run.detail.firstLens, ids = run.at("lens:id", run.point(layer ?? 0, site), row);
-      if (ids) return [el("span", { class: "says" }, tokenLabel(run.word(ids[0]), 9)), ` ${(100 * run.at("lens:p", run.point(layer ?? 0, site), row)[0]).toFixed(0)} %`];
+      if (ids) return [el("span", { class: "says" }, tokenLabel(run.word(ids[0]), 9)), el("span", {}, `${(100 * run.at("lens:p", run.point(layer ?? 0, site), row)[0]).toFixed(0)} %`)];
     }
     if (site === "attn.pattern" || run.perHead(site)) return [];
     const stats = run.stats(site, layer ?? 0, state.pos);

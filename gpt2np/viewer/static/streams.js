@@ -14,7 +14,7 @@ export function buildStreams(run, focus, levels) {
     const width = element.clientWidth, rows = levels();
     if (!width || !rows.length) return;
     const height = rows[rows.length - 1].y + 60, context = sized(canvas, width, height);
-    const each = Math.max(14, Math.min(40, (width - 34) / run.T)), count = Math.min(run.T, Math.floor((width - 34) / each));
+    const each = Math.max(11, Math.min(40, (width - 34) / run.T)), count = Math.min(run.T, Math.floor((width - 34) / each));
     const first = Math.min(Math.max(0, state.pos - count + 1 + Math.min(2, run.T - 1 - state.pos)), run.T - count);
     shown = { first, count, width: each, left: Math.max(2, (width - 34 - each * count) / 2) };
     canvas.setAttribute("aria-label", `The residual streams of positions ${first} to ${first + count - 1}; layer ${state.layer} head ${state.head} drawn between them`);
@@ -78,7 +78,7 @@ export function buildStreams(run, focus, levels) {
   function name(context, pos, x, ink, bold) {
     context.save();
     context.translate(x, HEAD - 12);
-    context.rotate(-Math.PI / 3.2);
+    context.rotate(shown.width < 16 ? -Math.PI / 2.5 : -Math.PI / 3.2);
     context.fillStyle = ink;
     context.font = `${bold ? "600 " : ""}12px system-ui, sans-serif`;
     const text = visible(run.tokens[pos]);
