@@ -126,6 +126,30 @@ def test_words_and_numbers_that_are_read_are_those_of_the_trace(chromium, path, 
         assert all(f"{norm:.4g}" in page.text(".residual .answer") for norm in norms)
 
 
+def test_the_map_says_beside_each_vector_what_it_is_and_how_wide(chromium, path, trace):
+    with visit(chromium, path) as page:
+        page.show(layer=1)
+        notes = dict(
+            page.js(
+                "() => [...document.querySelectorAll('.layer.open .row[data-site]')]"
+                ".map(row => [row.dataset.site, row.querySelector('.note').innerText])"
+            )
+        )
+        norm = np.linalg.norm(trace["h.1.ln_2"][-1])
+        assert notes["ln_2"] == f"LayerNorm(stream)\n192 · norm {norm:.3g}"
+        assert notes["attn.q"] == "ln_1 · W_Q + b_Q\n4 × 48"
+        assert notes["attn.pattern"].endswith("\n4 × 11")
+        assert notes["attn.heads"].endswith("\n4 × 192")
+        assert notes["mlp.post"].startswith("GELU(pre)\n768")
+        word, p = logit_lens(trace, k=1).top_ids.array[4, -1, 0], logit_lens(trace, k=1).top_probabilities
+        said = f"{trace.token(int(word)).replace(' ', '·')} {100 * p.array[4, -1, 0]:.0f} %"
+        assert notes["resid_post"].startswith(said)
+        widths = page.js(
+            "() => [...document.querySelectorAll('.row.attention canvas')].map(c => c.clientWidth)"
+        )
+        assert len(set(widths)) == 1  # four heads of 48 are as wide as the stream of 192
+
+
 def test_choosing_a_head_layer_or_token_changes_every_panel(chromium, path):
     with visit(chromium, path) as page:
         page.page.locator("[data-head='3']").click()

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -46,11 +47,18 @@ class Visit:
         self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         self.page.goto(path.as_uri())
         self.context.set_offline(True)
-        self.page.wait_for_function("window.gpt2np || document.querySelector('[role=alert]')", timeout=30000)
+        self.until("() => Boolean(window.gpt2np || document.querySelector('[role=alert]'))")
 
     def _route(self, route):
         self.asked.append(route.request.url)
         route.continue_() if route.request.url.startswith("file:") else route.abort()
+
+    def until(self, script, seconds=60):
+        """Wait till a piece of JavaScript is true: asked from here, for the page's policy forbids `eval`."""
+        end = time.monotonic() + seconds
+        while not self.js(script):
+            assert time.monotonic() < end, f"still not: {script}; {self.said}"
+            self.page.wait_for_timeout(20)
 
     def js(self, script, argument=None):
         """What a piece of JavaScript returns."""

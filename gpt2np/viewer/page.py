@@ -18,8 +18,8 @@ from gpt2np.viewer.packing import pack
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "data draw focus glossary card streams map heads attention lens contributions mlp residual generation "
-    "main"
+    "data draw focus glossary card rows streams map heads attention lens contributions mlp residual "
+    "generation main"
 ).split()
 STYLES = ("base", "panels")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", re.MULTILINE)

@@ -15,11 +15,13 @@ from gpt2np.viewer.detail import Sizes
 class Part:
     """One part: its site, a title, how it is computed, what it is for, and where in `gpt2.py` it is.
 
-    `function` and `step` name the line: the call of `step("...")` in that function.
+    `brief` is the formula as it stands beside the vector in the map. `function` and `step` name the line:
+    the call of `step("...")` in that function.
     """
 
     site: str
     title: str
+    brief: str
     formula: str
     text: str
     function: str
@@ -30,6 +32,7 @@ PARTS = (
     Part(
         "wte",
         "Token embedding",
+        "W_E[token id]",
         "wte = W_E[token id]",
         "Each token has one row in a learned table, and this is it: what the token means wherever it stands. "
         "From here on the model has no tokens any more, only vectors.",
@@ -39,6 +42,7 @@ PARTS = (
     Part(
         "wpe",
         "Position embedding",
+        "W_P[position]",
         "wpe = W_P[position]",
         "Nothing in the rest of the model knows the order of the words. So each position has a learned "
         "vector of its own too. The table has as many rows as the context is long, and there the model ends.",
@@ -48,6 +52,7 @@ PARTS = (
     Part(
         "embed",
         "The residual stream begins",
+        "wte + wpe",
         "x = wte + wpe",
         "What the token is plus where it stands. This vector now travels down through every block. A block "
         "only ever adds to it, so whatever is written stays until something writes the opposite.",
@@ -57,6 +62,7 @@ PARTS = (
     Part(
         "ln_1",
         "LayerNorm: what attention reads",
+        "LayerNorm(stream)",
         "ln_1 = (x − mean) / √(variance + ε) · γ + β",
         "The stream grows as blocks add to it. Before a block reads, each vector is brought to mean 0 and "
         "variance 1, then stretched by learned weights. It is a copy: the stream itself stays as it was.",
@@ -66,6 +72,7 @@ PARTS = (
     Part(
         "attn.q",
         "Query",
+        "ln_1 · W_Q + b_Q",
         "q = ln_1 · W_Q + b_Q",
         "What this position looks for, as a short vector; every head has one of its own. Only its dot "
         "products with keys matter, so single components of it mean nothing by themselves.",
@@ -75,6 +82,7 @@ PARTS = (
     Part(
         "attn.k",
         "Key",
+        "ln_1 · W_K + b_K",
         "k = ln_1 · W_K + b_K",
         "What this position offers to be found by. Later positions hold their queries against it. In "
         "generation it is kept, with the value: that is the KV cache.",
@@ -84,6 +92,7 @@ PARTS = (
     Part(
         "attn.v",
         "Value",
+        "ln_1 · W_V + b_V",
         "v = ln_1 · W_V + b_V",
         "What this position hands over to whoever attends to it. Where to look and what to take are decided "
         "apart: queries and keys are the first, values and the output matrix the second.",
@@ -93,6 +102,7 @@ PARTS = (
     Part(
         "attn.scores",
         "Attention scores",
+        "q · kᵀ / √d_head",
         "scores = q · kᵀ / √d_head,  −∞ in the future",
         "How well each earlier key answers this query. The future gets minus infinity: a position can only "
         "look back, or at itself.",
@@ -102,6 +112,7 @@ PARTS = (
     Part(
         "attn.pattern",
         "Attention pattern",
+        "softmax(q · kᵀ / √d)",
         "pattern = softmax(scores)",
         "The scores as shares that add up to 1: from where this head takes how much. A head with nothing to "
         "do often rests on the first token.",
@@ -111,6 +122,7 @@ PARTS = (
     Part(
         "attn.z",
         "Result of each head",
+        "Σ pattern · v",
         "z = Σ pattern[key] · v[key]",
         "The average of the values, weighted by the pattern. Here, and only here, something of one position "
         "comes to another.",
@@ -120,6 +132,7 @@ PARTS = (
     Part(
         "attn.heads",
         "Output of each head",
+        "z · W_O, by head",
         "head output = z[head] · W_O[head]",
         "Each head's result, brought back to the width of the stream by its own slice of the output matrix. "
         "The program multiplies all heads at once, which gives the same sum: no head needs another.",
@@ -129,6 +142,7 @@ PARTS = (
     Part(
         "attn.out",
         "What attention writes",
+        "Σ outputs + b_O",
         "out = Σ head outputs + b_O",
         "All heads added up. It goes into the stream by plain addition.",
         "attention",
@@ -137,6 +151,7 @@ PARTS = (
     Part(
         "resid_mid",
         "The stream after attention",
+        "stream + out",
         "x = x + attention(ln_1(x))",
         "The same stream with what the heads brought from other positions.",
         "block",
@@ -145,6 +160,7 @@ PARTS = (
     Part(
         "ln_2",
         "LayerNorm: what the MLP reads",
+        "LayerNorm(stream)",
         "ln_2 = (x − mean) / √(variance + ε) · γ + β",
         "A second normalised copy, with weights of its own.",
         "block",
@@ -153,6 +169,7 @@ PARTS = (
     Part(
         "mlp.pre",
         "Neurons before activation",
+        "ln_2 · W_in + b_in",
         "pre = ln_2 · W_in + b_in",
         "Each neuron asks one question of the vector: how much of my pattern is in it? There are several "
         "times more neurons than components; the strip is folded into rows as wide as the stream.",
@@ -162,6 +179,7 @@ PARTS = (
     Part(
         "mlp.post",
         "Neurons after activation",
+        "GELU(pre)",
         "post = GELU(pre)",
         "GELU lets positive answers pass and nearly silences negative ones. Most neurons are quiet for most "
         "tokens; the few that fire say what the layer found.",
@@ -171,6 +189,7 @@ PARTS = (
     Part(
         "mlp.out",
         "What the MLP writes",
+        "post · W_out + b_out",
         "out = post · W_out + b_out",
         "Every active neuron adds its own fixed direction, as strongly as it fired. Positions do not meet "
         "here: this is thinking, not looking.",
@@ -180,6 +199,7 @@ PARTS = (
     Part(
         "resid_post",
         "The stream after the block",
+        "stream + out",
         "x = x + mlp(ln_2(x))",
         "What this block leaves to the next. Read it out here, and you see what the model would already say: "
         "that is the logit lens.",
@@ -189,6 +209,7 @@ PARTS = (
     Part(
         "ln_f",
         "Final LayerNorm",
+        "LayerNorm(stream)",
         "ln_f = (x − mean) / √(variance + ε) · γ + β",
         "The last normalisation, before the vector is compared with the vocabulary.",
         "unembed",
@@ -197,6 +218,7 @@ PARTS = (
     Part(
         "logits",
         "Unembedding and prediction",
+        "ln_f · W_Uᵀ",
         "logits = ln_f · W_Uᵀ,  probabilities = softmax(logits)",
         "One dot product with the embedding of every token: how near is this vector to each? Softmax makes "
         "probabilities of it. Only the last position's prediction is needed to go on writing.",
@@ -218,6 +240,7 @@ def part_table(trace: Trace, sizes: Sizes) -> list[dict[str, Any]]:
                 "site": part.site,
                 "layered": site.layered,
                 "title": part.title,
+                "brief": part.brief,
                 "formula": part.formula,
                 "text": part.text,
                 "axes": site.axis_names,

@@ -1,7 +1,21 @@
 // Attention: one head's pattern, all heads of the layer small beside it, and who looks at whom in words.
 
 import { headFinder } from "./heads.js";
-import { absent, bar, colour, el, hideTip, place, quoted, showTip, sized, tokenLabel, visible } from "./draw.js";
+import {
+  absent,
+  bar,
+  canvasFont,
+  colour,
+  el,
+  hideTip,
+  place,
+  quoted,
+  scaleKey,
+  showTip,
+  sized,
+  tokenLabel,
+  visible,
+} from "./draw.js";
 
 const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
 
@@ -11,20 +25,64 @@ export function attentionPanel(run, focus) {
     element.append(absent(run, "attention", "Attention is"));
     return { id: "attention", title: "Attention", element, draw() {} };
   }
-  let scores = false, hovered = null;
-  const title = el("h3", {}), says = el("p", { class: "says-where" }), big = el("canvas", { role: "img" }), rowsOf = el("div", { class: "lists" });
-  const many = el("div", { class: "multiples" }), text = el("p", { class: "shaded-text" });
-  const toggle = ["pattern", "scores"].map((kind) => el("button", { type: "button", "aria-pressed": String(kind === "pattern"), disabled: kind === "scores" && !run.has("scores"), title: kind === "scores" && !run.has("scores") ? "left out to keep the page small" : null,
-    onclick: (event) => { scores = kind === "scores"; for (const b of toggle) b.setAttribute("aria-pressed", String(b === event.currentTarget)); draw(focus.state); } }, kind));
+  let scores = false,
+    hovered = null;
+  const title = el("h3", {}),
+    says = el("p", { class: "says-where" }),
+    big = el("canvas", { role: "img" }),
+    rowsOf = el("div", { class: "lists" });
+  const many = el("div", { class: "multiples" }),
+    text = el("p", { class: "shaded-text" });
+  const toggle = ["pattern", "scores"].map((kind) =>
+    el(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": String(kind === "pattern"),
+        disabled: kind === "scores" && !run.has("scores"),
+        title: kind === "scores" && !run.has("scores") ? "left out to keep the page small" : null,
+        onclick: (event) => {
+          scores = kind === "scores";
+          for (const b of toggle) b.setAttribute("aria-pressed", String(b === event.currentTarget));
+          draw(focus.state);
+        },
+      },
+      kind,
+    ),
+  );
   const finder = headFinder(run, focus);
+  const key = el("span", {});
   element.append(
-    el("div", { class: "two" },
-      el("div", { class: "picture" }, el("div", { class: "row-head" }, title, el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle)), big, says),
-      el("div", {}, rowsOf, text, el("h3", { class: "many-title" }), many)),
-    finder.element);
+    el(
+      "p",
+      { class: "intro how" },
+      "Every row is one token looking back: the colour of a square says which share of its attention goes to the " +
+        "token of that column. A row adds up to 100 %. Point at a token to see where it looks and who looks at it. ",
+      key,
+    ),
+    el(
+      "div",
+      { class: "two" },
+      el(
+        "div",
+        { class: "picture" },
+        el(
+          "div",
+          { class: "row-head" },
+          title,
+          el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle),
+        ),
+        big,
+        says,
+      ),
+      el("div", {}, rowsOf, text, el("h3", { class: "many-title" }), many),
+    ),
+    finder.element,
+  );
 
   function windowOf(pos) {
-    const count = Math.min(run.T, MOST), first = Math.min(Math.max(0, pos - Math.floor(count * 0.75)), run.T - count);
+    const count = Math.min(run.T, MOST),
+      first = Math.min(Math.max(0, pos - Math.floor(count * 0.75)), run.T - count);
     return { first, count };
   }
 
@@ -32,6 +90,9 @@ export function attentionPanel(run, focus) {
     const { layer, head, pos } = state;
     title.textContent = `Layer ${layer}, head ${head}`;
     element.querySelector(".many-title").textContent = `All heads of layer ${layer}`;
+    key.replaceChildren(
+      scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "100 %"),
+    );
     picture(state);
     words(state);
     multiples(layer, head, pos);
@@ -40,10 +101,21 @@ export function attentionPanel(run, focus) {
 
   // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
   function picture({ layer, head, pos }) {
-    const { first, count } = windowOf(pos), room = Math.max(220, Math.min(big.parentElement.clientWidth, 620));
-    const named = count <= 40 && (room - 136) / count >= 11, every = Math.ceil(14 * count / room / 2.5) * 5, left = named ? 92 : 34, top = named ? 78 : 26, cell = Math.min(46, (room - left - 44) / count), side = cell * count;
-    const context = sized(big, left + side + 44, top + side + 2), style = getComputedStyle(element), ink = style.color;
-    big.setAttribute("aria-label", `Attention ${scores ? "scores" : "pattern"} of layer ${layer} head ${head}: rows look at columns. ${sentence(layer, head, pos)}`);
+    const { first, count } = windowOf(pos),
+      room = Math.max(220, Math.min(big.parentElement.clientWidth, 620));
+    const named = count <= 40 && (room - 136) / count >= 11,
+      every = Math.ceil((14 * count) / room / 2.5) * 5,
+      left = named ? 92 : 34,
+      top = named ? 78 : 26,
+      cell = Math.min(46, (room - left - 44) / count),
+      side = cell * count;
+    const context = sized(big, left + side + 44, top + side + 2),
+      style = getComputedStyle(element),
+      ink = style.color;
+    big.setAttribute(
+      "aria-label",
+      `Attention ${scores ? "scores" : "pattern"} of layer ${layer} head ${head}: rows look at columns. ${sentence(layer, head, pos)}`,
+    );
     const scale = scores ? "diverging" : "share";
     context.fillStyle = style.getPropertyValue("--wash");
     context.fillRect(left, top, side, side);
@@ -53,13 +125,19 @@ export function attentionPanel(run, focus) {
       for (let k = first; k <= q; k++) {
         const t = scores ? place(values[k], full) : Math.sqrt(values[k]);
         context.fillStyle = colour(scale, t);
-        context.fillRect(left + (k - first) * cell, top + (q - first) * cell, cell - (cell > 6 ? 1 : 0), cell - (cell > 6 ? 1 : 0));
+        context.fillRect(
+          left + (k - first) * cell,
+          top + (q - first) * cell,
+          cell - (cell > 6 ? 1 : 0),
+          cell - (cell > 6 ? 1 : 0),
+        );
       }
     }
-    context.font = "12px system-ui, sans-serif";
+    context.font = canvasFont(0.75);
     for (let i = 0; i < count; i++) {
       if (!named && (first + i) % every) continue;
-      const t = first + i, label = named ? cut(visible(run.tokens[t])) : String(t);
+      const t = first + i,
+        label = named ? cut(visible(run.tokens[t])) : String(t);
       context.fillStyle = t === pos ? style.getPropertyValue("--accent") : ink;
       context.textAlign = "right";
       context.fillText(label, left - 6, top + (i + 0.5) * cell + 4);
@@ -74,13 +152,33 @@ export function attentionPanel(run, focus) {
     context.lineWidth = 2;
     context.strokeRect(left, top + (pos - first) * cell, (pos - first + 1) * cell, cell);
     big.onmousemove = (event) => {
-      const q = first + Math.floor((event.offsetY - top) / cell), k = first + Math.floor((event.offsetX - left) / cell);
+      const q = first + Math.floor((event.offsetY - top) / cell),
+        k = first + Math.floor((event.offsetX - left) / cell);
       const inside = q >= first && q < first + count && k >= first && k <= q;
-      if (inside) showTip(event, `${quoted(run.tokens[q])} (${q}) looks at ${quoted(run.tokens[k])} (${k})`, valueText(layer, head, q, k)); else hideTip();
-      const over = inside ? q : event.offsetX < left && q >= first && q < first + count ? q : event.offsetY < top && k >= first && k < first + count ? k : null;
-      if (over !== hovered) { hovered = over; words(focus.state); }
+      if (inside)
+        showTip(
+          event,
+          `${quoted(run.tokens[q])} (${q}) looks at ${quoted(run.tokens[k])} (${k})`,
+          valueText(layer, head, q, k),
+        );
+      else hideTip();
+      const over = inside
+        ? q
+        : event.offsetX < left && q >= first && q < first + count
+          ? q
+          : event.offsetY < top && k >= first && k < first + count
+            ? k
+            : null;
+      if (over !== hovered) {
+        hovered = over;
+        words(focus.state);
+      }
     };
-    big.onmouseleave = () => { hideTip(); hovered = null; words(focus.state); };
+    big.onmouseleave = () => {
+      hideTip();
+      hovered = null;
+      words(focus.state);
+    };
     big.onclick = (event) => {
       const q = first + Math.floor((event.offsetY - top) / cell);
       if (q >= first && q < first + count) focus.set({ pos: q });
@@ -89,7 +187,8 @@ export function attentionPanel(run, focus) {
 
   function scoreRange(layer, head, first, count) {
     let most = 1e-6;
-    for (let q = first; q < first + count; q++) for (const s of run.scores(layer, head, q)) if (Number.isFinite(s)) most = Math.max(most, Math.abs(s));
+    for (let q = first; q < first + count; q++)
+      for (const s of run.scores(layer, head, q)) if (Number.isFinite(s)) most = Math.max(most, Math.abs(s));
     return most;
   }
 
@@ -99,36 +198,67 @@ export function attentionPanel(run, focus) {
   }
 
   function sentence(layer, head, pos) {
-    const weights = run.weights(layer, head, pos), best = Math.max(0, weights.indexOf(Math.max(...weights)));
+    const weights = run.weights(layer, head, pos),
+      best = Math.max(0, weights.indexOf(Math.max(...weights)));
     return `From ${quoted(run.tokens[pos])} (${pos}) it looks most at ${quoted(run.tokens[best])} (${best}): ${run.weightText(weights[best])}.`;
   }
 
   // Where the position under the pointer (or else the chosen one) looks, and who looks at it.
   function words({ layer, head, pos }) {
-    const at = hovered ?? pos, weights = run.weights(layer, head, at);
+    const at = hovered ?? pos,
+      weights = run.weights(layer, head, at);
     says.textContent = sentence(layer, head, at);
-    const looks = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 8), seen = [];
+    const looks = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 8),
+      seen = [];
     for (let q = at; q < run.T; q++) seen.push([q, run.weights(layer, head, q)[at]]);
     seen.sort((a, b) => b[1] - a[1]);
-    const list = (heading, pairs) => el("div", {}, el("h4", {}, heading), pairs.map(([t, w]) => bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), { kind: "share", onclick: () => focus.set({ pos: t }) })));
-    rowsOf.replaceChildren(list([tokenLabel(run.tokens[at]), ` (${at}) looks at`], looks.map((k) => [k, weights[k]])), list([tokenLabel(run.tokens[at]), ` (${at}) is looked at by`], seen.slice(0, 8)));
+    const list = (heading, pairs) =>
+      el(
+        "div",
+        {},
+        el("h4", {}, heading),
+        pairs.map(([t, w]) =>
+          bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
+            kind: "share",
+            onclick: () => focus.set({ pos: t }),
+          }),
+        ),
+      );
+    rowsOf.replaceChildren(
+      list(
+        [tokenLabel(run.tokens[at]), ` (${at}) looks at`],
+        looks.map((k) => [k, weights[k]]),
+      ),
+      list([tokenLabel(run.tokens[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
+    );
     const { first, count } = windowOf(at);
-    text.replaceChildren(...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
-      const t = first + i, w = t <= at ? weights[t] : 0, span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
-      span.style.boxShadow = t <= at ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
-      return [el("wbr"), span];
-    }));
+    text.replaceChildren(
+      ...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
+        const t = first + i,
+          w = t <= at ? weights[t] : 0,
+          span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
+        span.style.boxShadow = t <= at ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
+        return [el("wbr"), span];
+      }),
+    );
   }
 
   // Every head of the layer as a small square; a button each.
   const squares = Array.from({ length: run.H }, (_, head) => {
     const canvas = el("canvas", { "aria-hidden": "true" });
-    const button = el("button", { class: "small-head", type: "button", "data-head-square": head, onclick: () => focus.set({ head }) }, canvas, el("span", {}, `head ${head}`));
+    const button = el(
+      "button",
+      { class: "small-head", type: "button", "data-head-square": head, onclick: () => focus.set({ head }) },
+      canvas,
+      el("span", {}, `head ${head}`),
+    );
     many.append(button);
     return { canvas, button };
   });
   function multiples(layer, chosen, pos) {
-    const { first, count } = windowOf(pos), side = 104, cell = side / count;
+    const { first, count } = windowOf(pos),
+      side = 104,
+      cell = side / count;
     squares.forEach(({ canvas, button }, head) => {
       const context = sized(canvas, side, side);
       for (let q = first; q < first + count; q++) {
@@ -146,4 +276,6 @@ export function attentionPanel(run, focus) {
 }
 
 /** A label for the side of a picture. */
-function cut(text) { return [...text].length > 12 ? `${[...text].slice(0, 11).join("")}…` : text; }
+function cut(text) {
+  return [...text].length > 12 ? `${[...text].slice(0, 11).join("")}…` : text;
+}

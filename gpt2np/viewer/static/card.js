@@ -1,60 +1,122 @@
 // The card beside the map: what the chosen part is, its formula, shape and line of code, and its numbers here.
 
-import { absent, bar, digits, el, fullColour, hideTip, paintStrip, percent, quoted, showTip, sized, tokenLabel, visible } from "./draw.js";
+import {
+  absent,
+  bar,
+  digits,
+  el,
+  fullColour,
+  hideTip,
+  paintStrip,
+  percent,
+  quoted,
+  showTip,
+  sized,
+  tokenLabel,
+  visible,
+} from "./draw.js";
 
-const ATTENTION = ["attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern", "attn.z", "attn.heads", "attn.out"];
+const ATTENTION = [
+  "attn.q",
+  "attn.k",
+  "attn.v",
+  "attn.scores",
+  "attn.pattern",
+  "attn.z",
+  "attn.heads",
+  "attn.out",
+];
 
-export function partOf(run, site) { return run.parts.find((part) => part.site === site); }
+export function partOf(run, site) {
+  return run.parts.find((part) => part.site === site);
+}
 
 /** Name of a site inside the trace. */
-export function fullName(run, site, layer) { return partOf(run, site).layered ? `h.${layer}.${site}` : site; }
+export function fullName(run, site, layer) {
+  return partOf(run, site).layered ? `h.${layer}.${site}` : site;
+}
 
 /** "[pos, head, d_head] = [3, 4, 48]" */
-export function shapeText(part) { return `[${part.axes.join(", ")}] = [${part.shape.map((n) => n.toLocaleString("en")).join(", ")}]`; }
+export function shapeText(part) {
+  return `[${part.axes.join(", ")}] = [${part.shape.map((n) => n.toLocaleString("en")).join(", ")}]`;
+}
 
 /** What a strip says under the pointer. */
 export function stripTip(run, site, cells, fraction) {
-  const factor = run.factor(site), i = Math.min(cells.length - 1, Math.floor(fraction * cells.length));
-  const where = factor === 1 ? `component ${i}` : `components ${i * factor} to ${(i + 1) * factor - 1}, the largest`;
+  const factor = run.factor(site),
+    i = Math.min(cells.length - 1, Math.floor(fraction * cells.length));
+  const where =
+    factor === 1 ? `component ${i}` : `components ${i * factor} to ${(i + 1) * factor - 1}, the largest`;
   return `${where}: ${run.detail.floats ? digits(cells[i], 3) : `≈ ${digits(cells[i], 2)}`}`;
 }
 
 export function buildCard(run, focus) {
   const body = el("div", { class: "card-body" });
-  const element = el("aside", { class: "card", "aria-live": "polite", "aria-label": "The chosen part" }, body);
+  const element = el(
+    "aside",
+    { class: "card", "aria-live": "polite", "aria-label": "The chosen part" },
+    body,
+  );
   function draw(state) {
-    const { layer, head, pos } = state, part = partOf(run, state.part), perHead = run.perHead(part.site);
-    const name = fullName(run, part.site, layer), stats = run.stats(part.site, layer, pos, head);
+    const { layer, head, pos } = state,
+      part = partOf(run, state.part),
+      perHead = run.perHead(part.site);
+    const name = fullName(run, part.site, layer),
+      stats = run.stats(part.site, layer, pos, head);
     const cells = run.strip(part.site, layer, pos, head);
-    const whose = [`position ${pos} `, quoted(run.tokens[pos]), perHead || ["attn.scores", "attn.pattern"].includes(part.site) ? `, head ${head}` : ""].join("");
-    body.replaceChildren(...[
-      el("h3", {}, part.title),
-      el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}`)),
-      cells ? strip(cells, part.site) : null,
-      stats ? el("p", { class: "numbers" }, stats.min === undefined ? `norm ${digits(stats.norm, 4)}` : `norm ${digits(stats.norm, 4)} · from ${digits(stats.min)} to ${digits(stats.max)}`) : null,
-      el("p", { class: "text" }, part.text),
-      el("dl", { class: "facts" },
-        el("dt", {}, "Formula"), el("dd", { class: "formula" }, part.formula),
-        el("dt", {}, "Shape"), el("dd", {}, el("code", { class: "shape" }, shapeText(part))),
-        el("dt", {}, `gpt2.py, line ${part.line}`), el("dd", {}, el("code", { class: "line" }, part.code))),
-      ...here(state, part),
-    ].filter(Boolean));
+    const whose = [
+      `position ${pos} `,
+      quoted(run.tokens[pos]),
+      perHead || ["attn.scores", "attn.pattern"].includes(part.site) ? `, head ${head}` : "",
+    ].join("");
+    body.replaceChildren(
+      ...[
+        el("h3", {}, part.title),
+        el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}`)),
+        cells ? strip(cells, part.site) : null,
+        stats
+          ? el(
+              "p",
+              { class: "numbers" },
+              stats.min === undefined
+                ? `norm ${digits(stats.norm, 4)}`
+                : `norm ${digits(stats.norm, 4)} · from ${digits(stats.min)} to ${digits(stats.max)}`,
+            )
+          : null,
+        el("p", { class: "text" }, part.text),
+        el(
+          "dl",
+          { class: "facts" },
+          el("dt", {}, "Formula"),
+          el("dd", { class: "formula" }, part.formula),
+          el("dt", {}, "Shape"),
+          el("dd", {}, el("code", { class: "shape" }, shapeText(part))),
+          el("dt", {}, `gpt2.py, line ${part.line}`),
+          el("dd", {}, el("code", { class: "line" }, part.code)),
+        ),
+        ...here(state, part),
+      ].filter(Boolean),
+    );
   }
 
   function strip(cells, site) {
     const canvas = el("canvas", { role: "img", "aria-label": `${site}: ${cells.length} cells` });
-    canvas.onmousemove = (event) => showTip(event, stripTip(run, site, cells, event.offsetX / canvas.clientWidth));
+    canvas.onmousemove = (event) =>
+      showTip(event, stripTip(run, site, cells, event.offsetX / canvas.clientWidth));
     canvas.onmouseleave = hideTip;
     const holder = el("div", { class: "big-strip" }, canvas);
     requestAnimationFrame(() => {
-      const width = Math.max(60, holder.clientWidth), rows = cells.length > 96 ? 3 : cells.length > 32 ? 2 : 1;
-      const each = Math.ceil(cells.length / rows), context = sized(canvas, width, rows * 22 - 4), full = fullColour(cells);
+      const width = Math.max(60, holder.clientWidth),
+        rows = cells.length > 96 ? 3 : cells.length > 32 ? 2 : 1;
+      const each = Math.ceil(cells.length / rows),
+        context = sized(canvas, width, rows * 22 - 4),
+        full = fullColour(cells);
       for (let row = 0; row < rows; row++) {
         const part = cells.slice(row * each, (row + 1) * each);
-        paintStrip(context, part, 0, row * 22, width * part.length / each, 18, full);
+        paintStrip(context, part, 0, row * 22, (width * part.length) / each, 18, full);
       }
       canvas.onmousemove = (event) => {
-        const i = Math.floor(event.offsetY / 22) * each + Math.floor(event.offsetX / width * each);
+        const i = Math.floor(event.offsetY / 22) * each + Math.floor((event.offsetX / width) * each);
         if (i < cells.length) showTip(event, stripTip(run, site, cells, (i + 0.5) / cells.length));
       };
     });
@@ -68,33 +130,66 @@ export function buildCard(run, focus) {
       const weights = run.weights(layer, head, pos);
       if (!weights) return [absent(run, "attention", "Attention is")];
       const best = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 5);
-      return [el("h4", {}, `Layer ${layer}, head ${head} looks from here at`),
-        ...best.map((key) => bar([tokenLabel(run.tokens[key]), el("small", {}, ` ${key}`)], weights[key], run.weightText(weights[key]), { kind: "share" })),
-        link("all of it", "attention")];
+      return [
+        el("h4", {}, `Layer ${layer}, head ${head} looks from here at`),
+        ...best.map((key) =>
+          bar(
+            [tokenLabel(run.tokens[key]), el("small", {}, ` ${key}`)],
+            weights[key],
+            run.weightText(weights[key]),
+            { kind: "share" },
+          ),
+        ),
+        link("all of it", "attention"),
+      ];
     }
     if (part.site.startsWith("mlp")) {
       const ids = run.at("neuron:id", layer, pos - run.detail.first);
       if (!ids) return [];
       const post = run.at("neuron:post", layer, pos - run.detail.first);
-      return [el("h4", {}, `Most active neurons of layer ${layer}`),
-        ...[...ids].slice(0, 5).map((id, i) => bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), digits(post[i]), { kind: "share" })), link("all of them", "mlp")];
+      return [
+        el("h4", {}, `Most active neurons of layer ${layer}`),
+        ...[...ids]
+          .slice(0, 5)
+          .map((id, i) =>
+            bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), digits(post[i]), { kind: "share" }),
+          ),
+        link("all of them", "mlp"),
+      ];
     }
-    if (part.site === "logits" || part.site === "ln_f") return predictions("The model predicts", run.at("next:id", pos), run.at("next:p", pos), "lens");
-    const point = part.site.startsWith("resid") ? run.point(layer, part.site) : part.site === "embed" ? 0 : null;
+    if (part.site === "logits" || part.site === "ln_f")
+      return predictions("The model predicts", run.at("next:id", pos), run.at("next:p", pos), "lens");
+    const point = part.site.startsWith("resid")
+      ? run.point(layer, part.site)
+      : part.site === "embed"
+        ? 0
+        : null;
     if (point === null) return [];
     const row = pos - run.detail.firstLens;
-    return predictions("Stopped here, it would predict", run.at("lens:id", point, row), run.at("lens:p", point, row), "lens");
+    return predictions(
+      "Stopped here, it would predict",
+      run.at("lens:id", point, row),
+      run.at("lens:p", point, row),
+      "lens",
+    );
   }
 
   function predictions(title, ids, chances, panel) {
     if (!ids) return [];
-    return [el("h4", {}, title), ...[...ids].slice(0, 5).map((id, i) => bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), { kind: "chance" })), link("at every layer", panel)];
+    return [
+      el("h4", {}, title),
+      ...[...ids]
+        .slice(0, 5)
+        .map((id, i) => bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), { kind: "chance" })),
+      link("at every layer", panel),
+    ];
   }
 
-  function link(text, panel) { return el("button", { class: "link", type: "button", onclick: () => focus.set({ panel }) }, `${text} →`); }
+  function link(text, panel) {
+    return el("button", { class: "link", type: "button", onclick: () => focus.set({ panel }) }, `${text} →`);
+  }
   return { element, draw };
 }
-
 
 /** A sentence for those who do not see the strip. */
 export function stripText(run, site, layer, pos, head) {

@@ -1,6 +1,19 @@
 // Contributions: what every part adds to one logit. They add up to it exactly, but for rounding.
 
-import { absent, bar, colour, darkOn, el, fullColour, hideTip, percent, place, showTip, signed, tokenLabel } from "./draw.js";
+import {
+  absent,
+  bar,
+  colour,
+  darkOn,
+  el,
+  fullColour,
+  hideTip,
+  percent,
+  place,
+  showTip,
+  signed,
+  tokenLabel,
+} from "./draw.js";
 
 const LISTED = 10;
 
@@ -11,26 +24,89 @@ export function contributionsPanel(run, focus) {
     return { id: "contributions", title: "Contributions", element, draw() {} };
   }
   let target = 0;
-  const names = run.components, first = run.detail.firstLens;
-  const choose = el("div", { class: "toggle wrap", role: "group", "aria-label": "token" }), told = el("p", { class: "answer" });
-  const lists = el("div", { class: "lists" }), grid = el("div", { class: "grid components" });
-  element.append(el("p", { class: "intro" }, "The final vector is a sum of what embeddings, heads and MLPs wrote. Held against one token’s unembedding, with the scale of the last LayerNorm as it was, each part gives a number: how much it pushes that token’s logit up or down."),
-    choose, told, lists, el("h3", {}, "All parts, layer by layer"), grid);
+  const names = run.components,
+    first = run.detail.firstLens;
+  const choose = el("div", { class: "toggle wrap", role: "group", "aria-label": "token" }),
+    told = el("p", { class: "answer" });
+  const lists = el("div", { class: "lists" }),
+    grid = el("div", { class: "grid components" });
+  element.append(
+    el(
+      "p",
+      { class: "intro" },
+      "The final vector is a sum of what embeddings, heads and MLPs wrote. Held against one token’s unembedding, with the scale of the last LayerNorm as it was, each part gives a number: how much it pushes that token’s logit up or down.",
+    ),
+    choose,
+    told,
+    lists,
+    el("h3", {}, "All parts, layer by layer"),
+    grid,
+  );
 
   function draw(state) {
-    const row = Math.max(0, state.pos - first), ids = [...run.at("push:id", row)], pairs = ids.length > 1 ? [...ids.keys(), "difference"] : [0];
+    const row = Math.max(0, state.pos - first),
+      ids = [...run.at("push:id", row)],
+      pairs = ids.length > 1 ? [...ids.keys(), "difference"] : [0];
     if (!pairs.includes(target)) target = 0;
-    choose.replaceChildren(...pairs.map((pair) => el("button", { type: "button", "aria-pressed": String(pair === target), onclick: () => { target = pair; draw(focus.state); } },
-      ...(pair === "difference" ? [tokenLabel(run.word(ids[0])), " minus ", tokenLabel(run.word(ids[1]))] : [tokenLabel(run.word(ids[pair])), chance(ids[pair], row + first)]))));
-    const values = valuesOf(row), sum = values.reduce((a, b) => a + b, 0), order = [...values.keys()].sort((a, b) => values[b] - values[a]);
-    const most = Math.max(...values.map(Math.abs)), best = order[0];
-    told.replaceChildren("At ", tokenLabel(run.tokens[row + first]), ` (${row + first}): `, strong(label(best)), " pushes ", ...named(ids), ` most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}: ${signed(sum)}.`);
-    const list = (heading, which) => el("div", {}, el("h4", {}, heading), which.map((i) => bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i) })));
-    lists.replaceChildren(list("Up", order.filter((i) => values[i] > 0).slice(0, LISTED)), list("Down", order.reverse().filter((i) => values[i] < 0).slice(0, LISTED)));
+    choose.replaceChildren(
+      ...pairs.map((pair) =>
+        el(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": String(pair === target),
+            onclick: () => {
+              target = pair;
+              draw(focus.state);
+            },
+          },
+          ...(pair === "difference"
+            ? [tokenLabel(run.word(ids[0])), " minus ", tokenLabel(run.word(ids[1]))]
+            : [tokenLabel(run.word(ids[pair])), chance(ids[pair], row + first)]),
+        ),
+      ),
+    );
+    const values = valuesOf(row),
+      sum = values.reduce((a, b) => a + b, 0),
+      order = [...values.keys()].sort((a, b) => values[b] - values[a]);
+    const most = Math.max(...values.map(Math.abs)),
+      best = order[0];
+    told.replaceChildren(
+      "At ",
+      tokenLabel(run.tokens[row + first]),
+      ` (${row + first}): `,
+      strong(label(best)),
+      " pushes ",
+      ...named(ids),
+      ` most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}: ${signed(sum)}.`,
+    );
+    const list = (heading, which) =>
+      el(
+        "div",
+        {},
+        el("h4", {}, heading),
+        which.map((i) =>
+          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i) }),
+        ),
+      );
+    lists.replaceChildren(
+      list("Up", order.filter((i) => values[i] > 0).slice(0, LISTED)),
+      list(
+        "Down",
+        order
+          .reverse()
+          .filter((i) => values[i] < 0)
+          .slice(0, LISTED),
+      ),
+    );
     table(values);
   }
 
-  function named(ids) { return target === "difference" ? [tokenLabel(run.word(ids[0])), " over ", tokenLabel(run.word(ids[1]))] : [tokenLabel(run.word(ids[target]))]; }
+  function named(ids) {
+    return target === "difference"
+      ? [tokenLabel(run.word(ids[0])), " over ", tokenLabel(run.word(ids[1]))]
+      : [tokenLabel(run.word(ids[target]))];
+  }
 
   function valuesOf(row) {
     if (target !== "difference") return Array.from(run.at("push", row, target));
@@ -45,40 +121,81 @@ export function contributionsPanel(run, focus) {
 
   // Layers down; heads, bias and MLP across. Above them the embeddings, below ln_f's bias.
   function table(values) {
-    const full = Math.max(fullColour(values), Math.max(...values.map(Math.abs)) * 0.5), cells = [];
-    const of = new Map(names.map((name, i) => [name, i])), columns = [...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, `${h}`]), ["attn.bias", "bias"], ["mlp", "MLP"]];
+    const full = Math.max(fullColour(values), Math.max(...values.map(Math.abs)) * 0.5),
+      cells = [];
+    const of = new Map(names.map((name, i) => [name, i])),
+      columns = [
+        ...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, h ? `${h}` : "head 0"]),
+        ["attn.bias", "bias"],
+        ["mlp", "MLP"],
+      ];
     grid.style.setProperty("--columns", columns.length);
-    cells.push(el("span", { class: "side" }, ""), ...columns.map(([, name]) => el("span", { class: "over" }, name)));
+    grid.classList.toggle("many", run.H > 12); // no numbers in the cells
+    cells.push(
+      el("span", { class: "side" }, ""),
+      ...columns.map(([, name]) => el("span", { class: "over" }, name)),
+    );
     for (let layer = 0; layer < run.L; layer++) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
       for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full));
     }
-    const rest = names.map((name, i) => [name, i]).filter(([name]) => !/^h\.\d+\.(attn\.(head\.\d+|bias)|mlp)$/.test(name));
+    const rest = names
+      .map((name, i) => [name, i])
+      .filter(([name]) => !/^h\.\d+\.(attn\.(head\.\d+|bias)|mlp)$/.test(name));
     grid.replaceChildren(...cells);
     grid.nextSibling?.remove();
-    grid.after(el("p", { class: "rest" }, rest.flatMap(([name, i]) => [el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))), " "])));
+    grid.after(
+      el(
+        "p",
+        { class: "rest" },
+        rest.flatMap(([name, i]) => [
+          el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))),
+          " ",
+        ]),
+      ),
+    );
   }
 
   function square(i, values, full) {
     if (i === undefined) return el("span", {});
-    const t = place(values[i], full), cell = el("button", { type: "button", class: darkOn("diverging", t) ? "light-ink" : "dark-ink", "aria-label": `${label(i)}: ${signed(values[i])}`, onclick: () => go(i), onmousemove: (event) => showTip(event, label(i), signed(values[i], 3)), onmouseleave: hideTip }, run.H <= 12 ? signed(values[i], 1) : "");
+    const t = place(values[i], full),
+      cell = el(
+        "button",
+        {
+          type: "button",
+          class: darkOn("diverging", t) ? "light-ink" : "dark-ink",
+          "aria-label": `${label(i)}: ${signed(values[i])}`,
+          onclick: () => go(i),
+          onmousemove: (event) => showTip(event, label(i), signed(values[i], 3)),
+          onmouseleave: hideTip,
+        },
+        run.H <= 12 ? signed(values[i], 1) : "",
+      );
     cell.style.background = colour("diverging", t);
     return cell;
   }
 
   function go(i) {
     const [, layer, head] = names[i].match(/^h\.(\d+)\.attn\.head\.(\d+)$/) ?? [];
-    if (head !== undefined) return focus.set({ layer: Number(layer), head: Number(head), part: "attn.heads" });
+    if (head !== undefined)
+      return focus.set({ layer: Number(layer), head: Number(head), part: "attn.heads" });
     const mlp = names[i].match(/^h\.(\d+)\.mlp$/);
     if (mlp) focus.set({ layer: Number(mlp[1]), part: "mlp.out" });
   }
 
   function label(i) {
-    const name = names[i], head = name.match(/^h\.(\d+)\.attn\.head\.(\d+)$/), part = name.match(/^h\.(\d+)\.(mlp|attn\.bias)$/);
+    const name = names[i],
+      head = name.match(/^h\.(\d+)\.attn\.head\.(\d+)$/),
+      part = name.match(/^h\.(\d+)\.(mlp|attn\.bias)$/);
     if (head) return `layer ${head[1]} head ${head[2]}`;
     if (part) return `layer ${part[1]} ${part[2] === "mlp" ? "MLP" : "attention bias"}`;
-    return { wte: "token embedding", wpe: "position embedding", "ln_f.bias": "final LayerNorm’s bias" }[name] ?? name;
+    return (
+      { wte: "token embedding", wpe: "position embedding", "ln_f.bias": "final LayerNorm’s bias" }[name] ??
+      name
+    );
   }
-  function strong(text) { return el("strong", {}, text); }
+  function strong(text) {
+    return el("strong", {}, text);
+  }
   return { id: "contributions", title: "Contributions", element, draw };
 }

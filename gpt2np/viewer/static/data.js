@@ -6,9 +6,16 @@ const KINDS = { f4: Float32Array, i1: Int8Array, u1: Uint8Array, u2: Uint16Array
 function halves(bits) {
   const out = new Float32Array(bits.length);
   for (let i = 0; i < bits.length; i++) {
-    const exponent = (bits[i] >> 10) & 31, fraction = bits[i] & 1023;
-    const size = exponent === 31 ? (fraction ? NaN : Infinity)
-      : exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction;
+    const exponent = (bits[i] >> 10) & 31,
+      fraction = bits[i] & 1023;
+    const size =
+      exponent === 31
+        ? fraction
+          ? NaN
+          : Infinity
+        : exponent
+          ? 2 ** (exponent - 15) * (1 + fraction / 1024)
+          : 2 ** -24 * fraction;
     out[i] = bits[i] >> 15 ? -size : size;
   }
   return out;
@@ -20,8 +27,10 @@ export function parse(block) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(block, 4, n)));
   const arrays = {};
   for (const [name, { kind, shape, offset }] of Object.entries(header.arrays)) {
-    const count = shape.reduce((a, b) => a * b, 1), start = 4 + n + offset;
-    const data = kind === "f2" ? halves(new Uint16Array(block, start, count)) : new KINDS[kind](block, start, count);
+    const count = shape.reduce((a, b) => a * b, 1),
+      start = 4 + n + offset;
+    const data =
+      kind === "f2" ? halves(new Uint16Array(block, start, count)) : new KINDS[kind](block, start, count);
     arrays[name] = { kind, shape, data };
   }
   delete header.arrays;
@@ -33,7 +42,8 @@ export async function unpack(text) {
   if (typeof DecompressionStream === "undefined") {
     throw new Error("This browser cannot unzip the data inside this page. Any browser of 2023 or later can.");
   }
-  const binary = atob(text.trim()), bytes = new Uint8Array(binary.length);
+  const binary = atob(text.trim()),
+    bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return parse(await new Response(stream).arrayBuffer());
@@ -50,13 +60,16 @@ export class Run {
   }
 
   /** Whether an array is in the page. */
-  has(name) { return name in this.arrays; }
+  has(name) {
+    return name in this.arrays;
+  }
 
   /** Row of an array at the given leading indices; null where the page does not have it. */
   at(name, ...indices) {
     const array = this.arrays[name];
     if (!array) return null;
-    let offset = 0, rest = array.shape;
+    let offset = 0,
+      rest = array.shape;
     for (const index of indices) {
       if (!(index >= 0 && index < rest[0])) return null;
       offset = offset * rest[0] + index;
@@ -73,12 +86,17 @@ export class Run {
     return this.perHead(site) ? [...found, head] : found;
   }
 
-  isGlobal(site) { return ["wte", "wpe", "embed", "ln_f"].includes(site); }
-  perHead(site) { return ["attn.q", "attn.k", "attn.v", "attn.z", "attn.heads"].includes(site); }
+  isGlobal(site) {
+    return ["wte", "wpe", "embed", "ln_f"].includes(site);
+  }
+  perHead(site) {
+    return ["attn.q", "attn.k", "attn.v", "attn.z", "attn.heads"].includes(site);
+  }
 
   /** Cells of a vector as numbers, or null. */
   strip(site, layer, pos, head = 0) {
-    const where = this.indices(site, layer, pos, head), cells = this.at(site, ...where);
+    const where = this.indices(site, layer, pos, head),
+      cells = this.at(site, ...where);
     if (!cells || this.detail.floats) return cells;
     const scale = this.at(`${site}:scale`, ...where)[0];
     return Float32Array.from(cells, (q) => (q / 127) ** 3 * scale);
@@ -100,35 +118,51 @@ export class Run {
   /** Attention of one query to keys 0 to itself; of long texts only the largest, the rest being 0. */
   weights(layer, head, query) {
     if (this.has("pattern:key")) {
-      const keys = this.at("pattern:key", layer, head, query), row = new Float32Array(query + 1);
-      this.at("pattern:weight", layer, head, query).forEach((w, i) => { if (keys[i] <= query) row[keys[i]] = w / 65535; });
+      const keys = this.at("pattern:key", layer, head, query),
+        row = new Float32Array(query + 1);
+      this.at("pattern:weight", layer, head, query).forEach((w, i) => {
+        if (keys[i] <= query) row[keys[i]] = w / 65535;
+      });
       return row;
     }
     const stored = this.triangle("pattern", layer, head, query);
     if (!stored || stored instanceof Float32Array) return stored;
-    return Float32Array.from(stored, stored instanceof Uint16Array ? (w) => w / 65535 : (w) => (w / 255) ** 2);
+    return Float32Array.from(
+      stored,
+      stored instanceof Uint16Array ? (w) => w / 65535 : (w) => (w / 255) ** 2,
+    );
   }
 
   /** Attention scores of one query, before softmax. */
-  scores(layer, head, query) { return this.triangle("scores", layer, head, query); }
+  scores(layer, head, query) {
+    return this.triangle("scores", layer, head, query);
+  }
 
   triangle(name, layer, head, query) {
-    const all = this.at(name, layer, head), start = query * (query + 1) / 2;
+    const all = this.at(name, layer, head),
+      start = (query * (query + 1)) / 2;
     return all && all.subarray(start, start + query + 1);
   }
 
   /** Attention as text: as many digits as are stored. */
   weightText(w) {
     const kind = this.detail.attention;
-    if (kind === "f4") return w < 0.0995 ? `${(100 * w).toPrecision(2).replace(/e.*/, "")} %` : `${(100 * w).toFixed(1)} %`;
+    if (kind === "f4")
+      return w < 0.0995 ? `${(100 * w).toPrecision(2).replace(/e.*/, "")} %` : `${(100 * w).toFixed(1)} %`;
     if (kind === "top" && w === 0) return "small";
     return kind === "u1" ? `≈ ${(100 * w).toFixed(0)} %` : `${(100 * w).toFixed(1)} %`;
   }
 
   /** A token of the vocabulary as text. */
-  word(id) { return this.vocabulary[id] ?? `<${id}>`; }
+  word(id) {
+    return this.vocabulary[id] ?? `<${id}>`;
+  }
 
   /** Points of the residual stream: embed, then mid and post of each layer. */
-  point(layer, at) { return at === "embed" ? 0 : 2 * layer + (at === "resid_mid" ? 1 : 2); }
-  pointName(point) { return point ? `h.${(point - 1) >> 1}.${point % 2 ? "resid_mid" : "resid_post"}` : "embed"; }
+  point(layer, at) {
+    return at === "embed" ? 0 : 2 * layer + (at === "resid_mid" ? 1 : 2);
+  }
+  pointName(point) {
+    return point ? `h.${(point - 1) >> 1}.${point % 2 ? "resid_mid" : "resid_post"}` : "embed";
+  }
 }

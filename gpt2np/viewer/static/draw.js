@@ -18,7 +18,14 @@ export function svg(tag, attributes = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name === "points") made.setAttribute(name, value.split(" ").filter((pair) => !pair.includes("NaN")).join(" "));
+    else if (name === "points")
+      made.setAttribute(
+        name,
+        value
+          .split(" ")
+          .filter((pair) => !pair.includes("NaN"))
+          .join(" "),
+      );
     else if (Number.isNaN(value)) made.setAttribute("display", "none");
     else made.setAttribute(name, value);
   }
@@ -44,21 +51,32 @@ export function visible(token) {
 
 /** A token as an element of its own direction, its marks paler than its letters. */
 export function tokenLabel(token, longest = 24) {
-  const text = visible(token), cut = [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
+  const text = visible(token),
+    cut = [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
   const parts = cut.split(/([·⏎␍⇥]+)/).filter(Boolean);
-  return el("bdi", { class: "token" }, parts.map((part) => /^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part));
+  return el(
+    "bdi",
+    { class: "token" },
+    parts.map((part) => (/^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part)),
+  );
 }
 
 /** For names that are read aloud or shown on canvas: quoted and isolated from the text around. */
-export function quoted(token) { return `‘\u2068${visible(token)}\u2069’`; }
+export function quoted(token) {
+  return `‘\u2068${visible(token)}\u2069’`;
+}
 
 /** A number with so many significant digits. */
 export function digits(x, n = 3) {
   if (x == null || Number.isNaN(x)) return "–";
   if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
   const size = Math.abs(x);
-  const text = size !== 0 && (size < 0.001 || size >= 1e5) ? x.toExponential(n - 1) : Number(x.toPrecision(n)).toFixed(
-    size === 0 ? 0 : Math.max(0, n - 1 - Math.floor(Math.log10(Number(size.toPrecision(n))))));
+  const text =
+    size !== 0 && (size < 0.001 || size >= 1e5)
+      ? x.toExponential(n - 1)
+      : Number(x.toPrecision(n)).toFixed(
+          size === 0 ? 0 : Math.max(0, n - 1 - Math.floor(Math.log10(Number(size.toPrecision(n))))),
+        );
   return text.replace("-", "−");
 }
 
@@ -68,10 +86,12 @@ export function signed(x, places = 2) {
   return Number(text) === 0 ? text : `${x < 0 ? "−" : "+"}${text}`;
 }
 
-/** A probability in percent, two places. */
+/** A probability in percent, two places; tiny ones as a power of ten. */
 export function percent(p) {
   if (p == null || Number.isNaN(p)) return "–";
-  return p > 0 && p < 0.00005 ? `${(100 * p).toExponential(0)} %` : `${(100 * p).toFixed(2)} %`;
+  if (!(p > 0 && p < 0.00005)) return `${(100 * p).toFixed(2)} %`;
+  const [mantissa, exponent] = (100 * p).toExponential(0).split("e-");
+  return `${mantissa}·10⁻${[...exponent].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")} %`;
 }
 
 // -- colours --------------------------------------------------------------------------------------
@@ -79,14 +99,58 @@ export function percent(p) {
 // Blue and orange are told apart by every eye; the middle is the paper. Viridis for shares, light end on paper.
 const SCALES = {
   light: {
-    diverging: [[8, 69, 148], [66, 133, 197], [173, 205, 230], [247, 246, 242], [250, 196, 136], [224, 122, 27], [153, 64, 4]],
-    share: [[251, 250, 245], [214, 230, 150], [122, 205, 100], [38, 160, 133], [43, 112, 142], [62, 64, 134], [62, 8, 84]],
-    chance: [[250, 249, 245], [190, 222, 220], [99, 177, 181], [27, 116, 130], [8, 68, 84]],
+    diverging: [
+      [8, 69, 148],
+      [66, 133, 197],
+      [173, 205, 230],
+      [247, 246, 242],
+      [250, 196, 136],
+      [224, 122, 27],
+      [153, 64, 4],
+    ],
+    share: [
+      [251, 250, 245],
+      [214, 230, 150],
+      [122, 205, 100],
+      [38, 160, 133],
+      [43, 112, 142],
+      [62, 64, 134],
+      [62, 8, 84],
+    ],
+    chance: [
+      [250, 249, 245],
+      [190, 222, 220],
+      [99, 177, 181],
+      [27, 116, 130],
+      [8, 68, 84],
+    ],
   },
   dark: {
-    diverging: [[148, 204, 255], [70, 148, 224], [36, 78, 122], [30, 33, 39], [124, 76, 30], [226, 134, 46], [255, 200, 122]],
-    share: [[26, 28, 34], [60, 42, 104], [58, 82, 139], [33, 144, 141], [92, 200, 99], [190, 223, 60], [253, 235, 70]],
-    chance: [[30, 33, 39], [24, 70, 80], [28, 116, 124], [52, 168, 164], [140, 224, 205]],
+    diverging: [
+      [148, 204, 255],
+      [70, 148, 224],
+      [36, 78, 122],
+      [30, 33, 39],
+      [124, 76, 30],
+      [226, 134, 46],
+      [255, 200, 122],
+    ],
+    share: [
+      [26, 28, 34],
+      [60, 42, 104],
+      [58, 82, 139],
+      [33, 144, 141],
+      [92, 200, 99],
+      [190, 223, 60],
+      [253, 235, 70],
+    ],
+    chance: [
+      [30, 33, 39],
+      [24, 70, 80],
+      [28, 116, 124],
+      [52, 168, 164],
+      [140, 224, 205],
+    ],
   },
 };
 
@@ -97,7 +161,9 @@ export function isDark() {
 }
 
 function ramp(stops, t) {
-  const x = Math.min(Math.max(t, 0), 1) * (stops.length - 1), i = Math.min(Math.floor(x), stops.length - 2), f = x - i;
+  const x = Math.min(Math.max(t, 0), 1) * (stops.length - 1),
+    i = Math.min(Math.floor(x), stops.length - 2),
+    f = x - i;
   return stops[i].map((from, channel) => Math.round(from + (stops[i + 1][channel] - from) * f));
 }
 
@@ -105,13 +171,29 @@ const tables = {};
 /** 256 colours of a scale (`diverging`, `share`, `chance`) in the present theme, as [r, g, b]. */
 function colours(scale) {
   const key = `${scale} ${isDark()}`;
-  tables[key] ??= Array.from({ length: 256 }, (_, i) => ramp(SCALES[isDark() ? "dark" : "light"][scale], i / 255));
+  tables[key] ??= Array.from({ length: 256 }, (_, i) =>
+    ramp(SCALES[isDark() ? "dark" : "light"][scale], i / 255),
+  );
   return tables[key];
 }
 
 /** CSS colour of a value from 0 to 1; grey for what is no number. */
-export function colour(scale, t) { return Number.isNaN(t) ? "#888" : `rgb(${shade(scale, t).join(" ")})`; }
-function shade(scale, t) { return colours(scale)[Math.round(255 * Math.min(Math.max(t || 0, 0), 1))]; }
+export function colour(scale, t) {
+  return Number.isNaN(t) ? "#888" : `rgb(${shade(scale, t).join(" ")})`;
+}
+function shade(scale, t) {
+  return colours(scale)[Math.round(255 * Math.min(Math.max(t || 0, 0), 1))];
+}
+
+/** A key to a scale: its colours between the words for both ends. */
+export function scaleKey(scale, low, high) {
+  const swatches = Array.from({ length: 15 }, (_, i) => {
+    const cell = el("span", {});
+    cell.style.background = colour(scale, i / 14);
+    return cell;
+  });
+  return el("span", { class: "key" }, `${low} `, el("span", { class: "swatches" }, swatches), ` ${high}`);
+}
 
 /** Whether text on that colour should be white. */
 export function darkOn(scale, t) {
@@ -126,14 +208,17 @@ export function fullColour(cells) {
 }
 
 /** Place of a value on the diverging scale, 0 to 1, given the size of full colour. */
-export function place(x, full) { return Number.isNaN(x) ? NaN : 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8; }
+export function place(x, full) {
+  return Number.isNaN(x) ? NaN : 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8;
+}
 
 // -- canvases -------------------------------------------------------------------------------------
 
 /** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
 export function sized(canvas, width, height) {
   const ratio = Math.max(window.devicePixelRatio || 1, matchMedia("print").matches ? 2 : 1);
-  const w = Math.max(1, Math.round(width * ratio)), h = Math.max(1, Math.round(height * ratio));
+  const w = Math.max(1, Math.round(width * ratio)),
+    h = Math.max(1, Math.round(height * ratio));
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
   canvas.style.width = `${width}px`;
   canvas.style.height = `${height}px`;
@@ -143,13 +228,22 @@ export function sized(canvas, width, height) {
   return context;
 }
 
+/** A font of the page for text on a canvas, its size in rem. */
+export function canvasFont(size, bold = false) {
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  return `${bold ? "600 " : ""}${size * rem}px system-ui, sans-serif`;
+}
+
 /** One vector as a row of cells at (x, y); of a narrow row each pixel takes the largest cell under it. */
 export function paintStrip(context, cells, x, y, width, height, full = null) {
-  const n = cells.length, ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
-  const columns = Math.max(1, Math.min(n, Math.round(width * ratio))), shown = columns === n ? cells : largest(cells, columns);
+  const n = cells.length,
+    ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
+  const columns = Math.max(1, Math.min(n, Math.round(width * ratio))),
+    shown = columns === n ? cells : largest(cells, columns);
   full ??= columns < n / 2 ? 1.5 * fullColour(shown) : fullColour(cells);
   for (let i = 0; i < columns; i++) {
-    const left = x + i * width / columns, right = x + (i + 1) * width / columns;
+    const left = x + (i * width) / columns,
+      right = x + ((i + 1) * width) / columns;
     context.fillStyle = colour("diverging", place(shown[i], full));
     context.fillRect(left, y, right - left + (i < columns - 1 ? 0.3 : 0), height);
   }
@@ -159,8 +253,12 @@ export function paintStrip(context, cells, x, y, width, height, full = null) {
 function largest(cells, columns) {
   return Float32Array.from({ length: columns }, (_, i) => {
     let best = 0;
-    const end = Math.max(Math.floor((i + 1) * cells.length / columns), Math.floor(i * cells.length / columns) + 1);
-    for (let j = Math.floor(i * cells.length / columns); j < end; j++) if (!(Math.abs(cells[j]) <= Math.abs(best))) best = cells[j];
+    const end = Math.max(
+      Math.floor(((i + 1) * cells.length) / columns),
+      Math.floor((i * cells.length) / columns) + 1,
+    );
+    for (let j = Math.floor((i * cells.length) / columns); j < end; j++)
+      if (!(Math.abs(cells[j]) <= Math.abs(best))) best = cells[j];
     return best;
   });
 }
@@ -180,18 +278,30 @@ export function showTip(event, ...lines) {
   tip.style.left = `${Math.max(4, x)}px`;
   tip.style.top = `${Math.max(4, y)}px`;
 }
-export function hideTip() { if (tip) tip.hidden = true; }
+export function hideTip() {
+  if (tip) tip.hidden = true;
+}
 
 /** A labelled bar: label, bar from 0, number. `share` is its length, from -1 to 1. */
 export function bar(label, share, text, { chosen = false, onclick = null, kind = "" } = {}) {
   const fill = el("span", { class: `fill ${kind} ${share < 0 ? "negative" : ""}` });
   fill.style.width = `${100 * Math.min(1, Math.abs(share))}%`;
-  const parts = [el("span", { class: "name" }, label), el("span", { class: "track" }, fill), el("span", { class: "value" }, text)];
+  const parts = [
+    el("span", { class: "name" }, label),
+    el("span", { class: "track" }, fill),
+    el("span", { class: "value" }, text),
+  ];
   const shape = `bar${chosen ? " chosen" : ""}`;
-  return onclick ? el("button", { class: shape, type: "button", onclick, "aria-pressed": String(chosen) }, parts) : el("div", { class: shape }, parts);
+  return onclick
+    ? el("button", { class: shape, type: "button", onclick, "aria-pressed": String(chosen) }, parts)
+    : el("div", { class: shape }, parts);
 }
 
 /** A paragraph that says why something is not there. */
 export function absent(run, part, what) {
-  return el("p", { class: "absent" }, `${what} not in this page${run.missing[part] ? `: ${run.missing[part]}` : run.detail.compact ? ": this is the compact view, gpt2np.view(trace) has it" : ""}.`);
+  return el(
+    "p",
+    { class: "absent" },
+    `${what} not in this page${run.missing[part] ? `: ${run.missing[part]}` : run.detail.compact ? ": this is the compact view, gpt2np.view(trace) has it" : ""}.`,
+  );
 }

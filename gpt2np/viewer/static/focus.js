@@ -9,22 +9,36 @@ export class Focus {
     this.panels = panels;
     this.listeners = [];
     // to begin with: the last position, the last layer, and what comes out
-    this.state = { panel: panels[0], layer: Math.min(run.L - 1, Math.floor(run.L / 2)), head: 0, pos: run.T - 1, part: "resid_post", neuron: null, step: 0, token: null };
+    this.state = {
+      panel: panels[0],
+      layer: Math.min(run.L - 1, Math.floor(run.L / 2)),
+      head: 0,
+      pos: run.T - 1,
+      part: "attn.pattern",
+      neuron: null,
+      step: 0,
+      token: null,
+    };
     this.read();
     this.follow(this.state);
   }
 
-  on(listener) { this.listeners.push(listener); }
+  on(listener) {
+    this.listeners.push(listener);
+  }
 
   set(change) {
-    const before = this.state, after = this.legal({ ...before, ...change });
+    const before = this.state,
+      after = this.legal({ ...before, ...change });
     if (after.pos !== before.pos) this.follow(after);
     const changed = Object.keys(after).filter((key) => after[key] !== before[key]);
     if (!changed.length) return;
     this.state = after;
     try {
       history.replaceState(null, "", this.hash());
-    } catch { /* a page inside a notebook has no address */ }
+    } catch {
+      /* a page inside a notebook has no address */
+    }
     for (const listener of this.listeners) listener(after, new Set(changed));
   }
 
@@ -35,7 +49,8 @@ export class Focus {
   }
 
   legal(state) {
-    const { run } = this, steps = run.generation?.steps.length ?? 1;
+    const { run } = this,
+      steps = run.generation?.steps.length ?? 1;
     const most = { layer: run.L - 1, head: run.H - 1, pos: run.T - 1, step: Math.max(0, steps - 1) };
     for (const key of NUMBERS) state[key] = Math.min(Math.max(0, Math.round(state[key]) || 0), most[key]);
     if (!this.panels.includes(state.panel)) state.panel = this.panels[0];
@@ -49,7 +64,8 @@ export class Focus {
   }
 
   read() {
-    const given = new URLSearchParams(location.hash.slice(1)), change = {};
+    const given = new URLSearchParams(location.hash.slice(1)),
+      change = {};
     for (const key of ["panel", "part", ...NUMBERS]) {
       if (given.has(key)) change[key] = NUMBERS.includes(key) ? Number(given.get(key)) : given.get(key);
     }

@@ -2,20 +2,77 @@
 
 import { bar, colour, el, percent, quoted, tokenLabel } from "./draw.js";
 
-const OPTIONS = { temperature: "temperature", top_k: "top-k", top_p: "top-p", min_p: "min-p", repetition_penalty: "repetition penalty", presence_and_frequency_penalty: "presence and frequency penalty", no_repeat_ngram_size: "no repeated n-grams" };
+const OPTIONS = {
+  temperature: "temperature",
+  top_k: "top-k",
+  top_p: "top-p",
+  min_p: "min-p",
+  repetition_penalty: "repetition penalty",
+  presence_and_frequency_penalty: "presence and frequency penalty",
+  no_repeat_ngram_size: "no repeated n-grams",
+};
 
 export function generationPanel(run, focus) {
-  const told = run.generation, element = el("div", { class: "generation" }), n = told?.steps.length ?? 0;
+  const told = run.generation,
+    element = el("div", { class: "generation" }),
+    n = told?.steps.length ?? 0;
   if (!n) {
-    element.append(el("p", { class: "absent" }, `This run read a text and chose nothing${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`));
+    element.append(
+      el(
+        "p",
+        { class: "absent" },
+        `This run read a text and chose nothing${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`,
+      ),
+    );
     return { id: "generation", title: "Generation", element, draw() {} };
   }
-  const slider = el("input", { type: "range", min: 0, max: n - 1, step: 1, "aria-label": "step", oninput: () => go(Number(slider.value)) });
-  const text = el("p", { class: "story", dir: "auto" }), head = el("h3", {}), lists = el("div", { class: "lists" }), draw1 = el("div", { class: "draw" }), how = el("p", { class: "small" });
-  const back = el("button", { type: "button", "aria-label": "step before", onclick: () => go(focus.state.step - 1) }, "‹"), on = el("button", { type: "button", "aria-label": "step after", onclick: () => go(focus.state.step + 1) }, "›");
-  element.append(el("p", { class: "intro" }, "The text grows by one token a step. Colour: how probable the chosen token was in the distribution that it was chosen from. Everything else on this page follows the step."), how, text, el("div", { class: "scrubber" }, back, slider, on), head, lists, draw1);
-  const options = told.sampling && Object.entries(told.sampling).map(([name, value]) => `${name.replaceAll("_", " ")} ${name === "temperature" && value === 0 ? "0 (greedy)" : value}`).join(", ");
-  how.textContent = told.sampling ? `${n} tokens chosen; ${options}; stopped by ${told.stopped_by}.` : `${n} tokens chosen. A saved trace does not say how; probabilities are the model’s own.`;
+  const slider = el("input", {
+    type: "range",
+    min: 0,
+    max: n - 1,
+    step: 1,
+    "aria-label": "step",
+    oninput: () => go(Number(slider.value)),
+  });
+  const text = el("p", { class: "story", dir: "auto" }),
+    head = el("h3", {}),
+    lists = el("div", { class: "lists" }),
+    draw1 = el("div", { class: "draw" }),
+    how = el("p", { class: "small" });
+  const back = el(
+      "button",
+      { type: "button", "aria-label": "step before", onclick: () => go(focus.state.step - 1) },
+      "‹",
+    ),
+    on = el(
+      "button",
+      { type: "button", "aria-label": "step after", onclick: () => go(focus.state.step + 1) },
+      "›",
+    );
+  element.append(
+    el(
+      "p",
+      { class: "intro" },
+      "The text grows by one token a step. Colour: how probable the chosen token was in the distribution that it was chosen from. Everything else on this page follows the step.",
+    ),
+    how,
+    text,
+    el("div", { class: "scrubber" }, back, slider, on),
+    head,
+    lists,
+    draw1,
+  );
+  const options =
+    told.sampling &&
+    Object.entries(told.sampling)
+      .map(
+        ([name, value]) =>
+          `${name.replaceAll("_", " ")} ${name === "temperature" && value === 0 ? "0 (greedy)" : value}`,
+      )
+      .join(", ");
+  how.textContent = told.sampling
+    ? `${n} tokens chosen; ${options}; stopped by ${told.stopped_by}.`
+    : `${n} tokens chosen. A saved trace does not say how; probabilities are the model’s own.`;
 
   /** Choose a step: the position that it was chosen at comes with it. */
   function go(step) {
@@ -24,46 +81,132 @@ export function generationPanel(run, focus) {
   }
 
   const chosenWords = told.steps.map((step, i) => {
-    const span = el("button", { type: "button", class: "said", "aria-label": `step ${i}: ${quoted(run.word(step.id))} ${percent(step.p)}`, onclick: () => go(i) }, tokenLabel(run.word(step.id), 60));
+    const span = el(
+      "button",
+      {
+        type: "button",
+        class: "said",
+        "aria-label": `step ${i}: ${quoted(run.word(step.id))} ${percent(step.p)}`,
+        onclick: () => go(i),
+      },
+      tokenLabel(run.word(step.id), 60),
+    );
     if (step.p !== null) span.style.boxShadow = `inset 0 -0.5em ${colour("chance", Math.sqrt(step.p) * 0.8)}`;
     return span;
   });
-  text.append(...[...run.tokens.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap((word) => [el("wbr"), word]));
+  text.append(
+    ...[...run.tokens.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap(
+      (word) => [el("wbr"), word],
+    ),
+  );
 
   function draw(state) {
-    const { step } = state, choice = told.steps[step];
+    const { step } = state,
+      choice = told.steps[step];
     slider.value = step;
     slider.setAttribute("aria-valuetext", `step ${step} of ${n}`);
     chosenWords.forEach((word, i) => {
       word.classList.toggle("later", i > step);
       word.setAttribute("aria-pressed", String(i === step));
-      if (told.steps[i].p !== null) word.style.boxShadow = `inset 0 -0.5em ${colour("chance", Math.sqrt(told.steps[i].p) * 0.8)}`;
+      if (told.steps[i].p !== null)
+        word.style.boxShadow = `inset 0 -0.5em ${colour("chance", Math.sqrt(told.steps[i].p) * 0.8)}`;
     });
-    head.replaceChildren(`Step ${step}: `, tokenLabel(run.word(choice.id)), el("span", { class: "aside" }, ` ${percent(choice.p)}, chosen at position ${choice.pos}`));
-    const inside = choice.candidates.some(([id]) => id === choice.id), most = Math.max(...choice.candidates.map(([, p]) => p), choice.p ?? 0, 1e-9);
-    const rows = inside || choice.p === null ? choice.candidates : [...choice.candidates, [choice.id, choice.p]];
-    lists.replaceChildren(el("div", {}, el("h4", {}, "Candidates, as they were drawn from"), rows.map(([id, p]) => bar(tokenLabel(run.word(id)), p / most, percent(p), { kind: "chance", chosen: id === choice.id }))), funnel(choice));
+    head.replaceChildren(
+      `Step ${step}: `,
+      tokenLabel(run.word(choice.id)),
+      el("span", { class: "aside" }, ` ${percent(choice.p)}, chosen at position ${choice.pos}`),
+    );
+    const inside = choice.candidates.some(([id]) => id === choice.id),
+      most = Math.max(...choice.candidates.map(([, p]) => p), choice.p ?? 0, 1e-9);
+    const rows =
+      inside || choice.p === null ? choice.candidates : [...choice.candidates, [choice.id, choice.p]];
+    lists.replaceChildren(
+      el(
+        "div",
+        {},
+        el("h4", {}, "Candidates, as they were drawn from"),
+        rows.map(([id, p]) =>
+          bar(tokenLabel(run.word(id)), p / most, percent(p), { kind: "chance", chosen: id === choice.id }),
+        ),
+      ),
+      funnel(choice),
+    );
     draw1.replaceChildren(...drawn(choice));
   }
 
   // What each option took out, in order.
   function funnel(choice) {
-    if (!choice.removals) return el("div", {}, el("h4", {}, "What the filters removed"), el("p", { class: "absent" }, "Not recorded: generate(..., ledger=True), or --ledger FILE beside a saved trace."));
-    const steps = choice.removals.map(({ name, count, mass, ids }) => el("li", {}, el("strong", {}, OPTIONS[name] ?? name), count ? ` removed ${count.toLocaleString("en")} tokens with ${percent(mass)} of the probability: ` : " removed none",
-      el("span", { class: "gone" }, ids.flatMap((id, i) => [i ? " " : "", el("s", {}, tokenLabel(run.word(id), 14))]))));
-    return el("div", {}, el("h4", {}, "What the filters removed"), steps.length ? el("ol", { class: "funnel" }, steps) : el("p", {}, "Nothing: no option is on."),
-      el("p", { class: "small" }, `${choice.survivors === 1 ? "1 token was" : `${choice.survivors.toLocaleString("en")} tokens were`} left, with an entropy of ${choice.entropy.toFixed(2)} nats. The chosen one was number ${choice.rank + 1} of the model’s own ranking, logit ${choice.logit?.toFixed(2) ?? "−∞"}.`));
+    if (!choice.removals)
+      return el(
+        "div",
+        {},
+        el("h4", {}, "What the filters removed"),
+        el(
+          "p",
+          { class: "absent" },
+          "Not recorded: generate(..., ledger=True), or --ledger FILE beside a saved trace.",
+        ),
+      );
+    const steps = choice.removals.map(({ name, count, mass, ids }) =>
+      el(
+        "li",
+        {},
+        el("strong", {}, OPTIONS[name] ?? name),
+        count
+          ? ` removed ${count.toLocaleString("en")} tokens with ${percent(mass)} of the probability: `
+          : " removed none",
+        el(
+          "span",
+          { class: "gone" },
+          ids.flatMap((id, i) => [i ? " " : "", el("s", {}, tokenLabel(run.word(id), 14))]),
+        ),
+      ),
+    );
+    return el(
+      "div",
+      {},
+      el("h4", {}, "What the filters removed"),
+      steps.length ? el("ol", { class: "funnel" }, steps) : el("p", {}, "Nothing: no option is on."),
+      el(
+        "p",
+        { class: "small" },
+        `${choice.survivors === 1 ? "1 token was" : `${choice.survivors.toLocaleString("en")} tokens were`} left, with an entropy of ${choice.entropy.toFixed(2)} nats. The chosen one was number ${choice.rank + 1} of the model’s own ranking, logit ${choice.logit?.toFixed(2) ?? "−∞"}.`,
+      ),
+    );
   }
 
   // The number drawn, and the stretch of the chosen token between 0 and 1.
   function drawn(choice) {
-    if (!choice.interval) return choice.removals ? [el("p", { class: "small" }, "Nothing was drawn: the likeliest token is taken (greedy).")] : [];
-    const [low, high] = choice.interval, stretch = el("span", { class: "stretch" }), mark = el("span", { class: "drawn" });
+    if (!choice.interval)
+      return choice.removals
+        ? [el("p", { class: "small" }, "Nothing was drawn: the likeliest token is taken (greedy).")]
+        : [];
+    const [low, high] = choice.interval,
+      stretch = el("span", { class: "stretch" }),
+      mark = el("span", { class: "drawn" });
     stretch.style.left = `${100 * low}%`;
     stretch.style.width = `${100 * (high - low)}%`;
     mark.style.left = `${100 * choice.uniform}%`;
-    return [el("h4", {}, "The draw"), el("div", { class: "number-line", role: "img", "aria-label": `drawn ${choice.uniform.toFixed(4)}, between ${low.toFixed(4)} and ${high.toFixed(4)}` }, stretch, mark),
-      el("p", { class: "small" }, `All probabilities laid end to end from 0 to 1; the number drawn was ${choice.uniform.toFixed(4)}, and it fell into the stretch of `, tokenLabel(run.word(choice.id)), `, ${low.toFixed(4)} to ${high.toFixed(4)}.`)];
+    return [
+      el("h4", {}, "The draw"),
+      el(
+        "div",
+        {
+          class: "number-line",
+          role: "img",
+          "aria-label": `drawn ${choice.uniform.toFixed(4)}, between ${low.toFixed(4)} and ${high.toFixed(4)}`,
+        },
+        stretch,
+        mark,
+      ),
+      el(
+        "p",
+        { class: "small" },
+        `All probabilities laid end to end from 0 to 1; the number drawn was ${choice.uniform.toFixed(4)}, and it fell into the stretch of `,
+        tokenLabel(run.word(choice.id)),
+        `, ${low.toFixed(4)} to ${high.toFixed(4)}.`,
+      ),
+    ];
   }
   return { id: "generation", title: "Generation", element, draw, go };
 }

@@ -3,13 +3,32 @@
 import { el } from "./draw.js";
 
 const TERMS = [
-  ["token", "A piece of text from a fixed vocabulary. Only the two ends of the model know tokens; inside there are vectors."],
-  ["position", "The place of a token in the text, from 0; also the vector in the residual stream that belongs to this place."],
-  ["embedding", "The vector that stands for a token inside the model: learned, n_embd numbers, no single one of which means much."],
-  ["residual stream", "The vector of a position on its way down. Blocks read copies of it and add to it; nothing else changes it."],
+  [
+    "GPT-2",
+    "Four models of one build, of 2019. Without a size it is the smallest: 124 million parameters, 12 layers.",
+  ],
+  [
+    "token",
+    "A piece of text from a fixed vocabulary. Only the two ends of the model know tokens; inside there are vectors.",
+  ],
+  [
+    "position",
+    "The place of a token in the text, from 0; also the vector in the residual stream that belongs to this place.",
+  ],
+  [
+    "embedding",
+    "The vector that stands for a token inside the model: learned, n_embd numbers, no single one of which means much.",
+  ],
+  [
+    "residual stream",
+    "The vector of a position on its way down. Blocks read copies of it and add to it; nothing else changes it.",
+  ],
   ["layer, block", "One attention and one MLP, each adding to the stream once. Counted from 0."],
   ["n_embd (d_model)", "Width of the residual stream and of every embedding."],
-  ["head", "One of several attentions that work side by side in a layer, each with queries, keys and values of its own."],
+  [
+    "head",
+    "One of several attentions that work side by side in a layer, each with queries, keys and values of its own.",
+  ],
   ["d_head", "Width of a head's query, key and value: n_embd divided by the number of heads."],
   ["d_mlp", "Number of neurons in a layer's MLP; four times n_embd in the released models."],
   ["n_ctx (n_positions)", "How many positions the model has embeddings for: the longest text that it takes."],
@@ -19,16 +38,40 @@ const TERMS = [
   ["OV circuit", "Values and output matrix together: they decide what is moved, and how it is written."],
   ["causal", "A position sees itself and what is before it, never what comes after."],
   ["LayerNorm", "Brings a vector to mean 0 and variance 1, then stretches and shifts it by learned weights."],
-  ["neuron", "One entry of an MLP's wide inner vector: it reads one direction of the stream and writes another."],
+  [
+    "neuron",
+    "One entry of an MLP's wide inner vector: it reads one direction of the stream and writes another.",
+  ],
   ["GELU", "The bend between them: lets large positive numbers through, nearly silences negative ones."],
   ["logit", "The score of one token to come next; softmax makes probabilities of all of them."],
-  ["unembedding", "The table that scores a vector against every token. In GPT-2 it is the token embedding itself."],
-  ["logit lens", "Final LayerNorm and unembedding applied in the middle: what would be predicted if the model stopped here."],
-  ["contribution", "What one part adds to a logit while the scale of the final LayerNorm is held fixed. They add up to the logit."],
-  ["induction head", "A head that finds an earlier occurrence of the present token and looks at what came after it."],
-  ["superposition", "More features than dimensions: several share directions, so that single numbers are hard to read."],
-  ["privileged basis", "Whether single components mean something. Neurons have one (GELU acts on each alone); the stream should not."],
-  ["temperature, top-k, top-p", "Sharpen or flatten the distribution; keep the k likeliest tokens; keep the likeliest that make up p."],
+  [
+    "unembedding",
+    "The table that scores a vector against every token. In GPT-2 it is the token embedding itself.",
+  ],
+  [
+    "logit lens",
+    "Final LayerNorm and unembedding applied in the middle: what would be predicted if the model stopped here.",
+  ],
+  [
+    "contribution",
+    "What one part adds to a logit while the scale of the final LayerNorm is held fixed. They add up to the logit.",
+  ],
+  [
+    "induction head",
+    "A head that finds an earlier occurrence of the present token and looks at what came after it.",
+  ],
+  [
+    "superposition",
+    "More features than dimensions: several share directions, so that single numbers are hard to read.",
+  ],
+  [
+    "privileged basis",
+    "Whether single components mean something. Neurons have one (GELU acts on each alone); the stream should not.",
+  ],
+  [
+    "temperature, top-k, top-p",
+    "Sharpen or flatten the distribution; keep the k likeliest tokens; keep the likeliest that make up p.",
+  ],
 ];
 
 const KEYS = [
@@ -43,7 +86,10 @@ const KEYS = [
 
 export function glossaryPanel(run) {
   const { factors, floats, attention, top, first, firstLens, budget } = run.detail;
-  const share = (n) => n === 1 ? "every component is a cell" : `one cell stands for ${n} neighbours and shows the largest of them`;
+  const share = (n) =>
+    n === 1
+      ? "every component is a cell"
+      : `one cell stands for ${n} neighbours and shows the largest of them`;
   const stored = {
     f4: "with every digit",
     u2: "to 1 in 65,535",
@@ -52,25 +98,54 @@ export function glossaryPanel(run) {
   };
   const stated = [
     `Vectors as wide as the stream: ${share(factors.n_embd)}. Of heads: ${share(factors.d_head)}. Of the MLP: ${share(factors.d_mlp)}.`,
-    factors.outputs ? `Output vectors of heads: ${share(factors.outputs)}.` : "Output vectors of heads: left out.",
-    floats ? "Cells are stored with three digits." : "Cells are stored as one byte each (the cube root over the vector's largest), which colours need; norms, minima and maxima are exact.",
+    factors.outputs
+      ? `Output vectors of heads: ${share(factors.outputs)}.`
+      : "Output vectors of heads: left out.",
+    floats
+      ? "Cells are stored with three digits."
+      : "Cells are stored as one byte each (the cube root over the vector's largest), which colours need; norms, minima and maxima are exact.",
     "Colour: each vector against its own size. Full colour is what 97 of 100 of its cells do not exceed, so that one huge component does not leave the rest blank; the norm beside a strip says how large it is.",
     `Attention: ${stored[attention]}. Colours go by its square root, so that small weights show.`,
     first ? `Vectors and neurons are here for positions ${first} to ${run.T - 1}.` : null,
     firstLens ? `Logit lens and contributions are here for positions ${firstLens} to ${run.T - 1}.` : null,
     `Probabilities, logits, contributions and norms are float32, as the run had them (${run.model.dtype}).`,
-    `The rule: a page of ${run.T} tokens has at most ${(budget / 1e6).toFixed(1)} MB. Detail is dropped in fixed steps until it fits.`,
+    `The rule: a page of ${run.T} tokens has at most ${(budget / 1e6).toFixed(1)} MB (3 up to 30 tokens, 10 at 300, 20 at 1,024). Detail is dropped in fixed steps until that fits: first digits and cells of the vectors, then digits of attention, its scores, its small weights, and last the lens, contributions, vectors and neurons of the earliest positions.`,
   ].filter(Boolean);
   const missing = Object.entries(run.missing);
-  const element = el("div", { class: "reading" },
+  const element = el(
+    "div",
+    { class: "reading" },
     el("h3", {}, "Words"),
-    el("dl", { class: "terms" }, TERMS.map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text)))),
+    el(
+      "dl",
+      { class: "terms" },
+      TERMS.map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
+    ),
     el("h3", {}, "Keys"),
-    el("dl", { class: "keys" }, KEYS.map(([key, text]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, text)))),
+    el(
+      "dl",
+      { class: "keys" },
+      KEYS.map(([key, text]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, text))),
+    ),
     el("h3", {}, "How exact this page is"),
-    el("ul", {}, stated.map((line) => el("li", {}, line))),
+    el(
+      "ul",
+      {},
+      stated.map((line) => el("li", {}, line)),
+    ),
     missing.length ? el("h3", {}, "What is not here, and why") : null,
-    missing.length ? el("ul", {}, missing.map(([part, why]) => el("li", {}, `${part}: ${why}`))) : null,
-    el("p", { class: "small" }, `Made by gpt2np ${run.model.gpt2np}. The picture follows Jeremy Dolan’s “A Vector-Level View of GPT-2” (2024). Everything is inside this file; it asks the network for nothing.`));
+    missing.length
+      ? el(
+          "ul",
+          {},
+          missing.map(([part, why]) => el("li", {}, `${part}: ${why}`)),
+        )
+      : null,
+    el(
+      "p",
+      { class: "small" },
+      `Made by gpt2np ${run.model.gpt2np}. The picture follows Jeremy Dolan’s “A Vector-Level View of GPT-2” (2024). Everything is inside this file; it asks the network for nothing.`,
+    ),
+  );
   return { id: "glossary", title: "Glossary", element, draw() {} };
 }

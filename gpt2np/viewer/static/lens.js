@@ -1,6 +1,18 @@
 // The logit lens: what would be predicted at every point and position; the rank of one token through the layers.
 
-import { absent, bar, colour, darkOn, digits, el, percent, quoted, svg, tokenLabel } from "./draw.js";
+import {
+  absent,
+  bar,
+  colour,
+  darkOn,
+  digits,
+  el,
+  percent,
+  quoted,
+  scaleKey,
+  svg,
+  tokenLabel,
+} from "./draw.js";
 
 const COLUMNS = 48; // positions shown at once
 
@@ -10,84 +22,259 @@ export function lensPanel(run, focus) {
     element.append(absent(run, "lens", "The logit lens is"));
     return { id: "lens", title: "Logit lens", element, draw() {} };
   }
-  const n = run.at("lens:id", 0).length / run.at("lens:id", 0, 0).length, first = run.detail.firstLens;
-  let between = false, chosenPoint = 2 * run.L;
-  const told = el("p", { class: "answer" }), table = el("table", {}), scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "predictions by layer and position" }, table);
-  const side = el("div", { class: "lists" }), chart = el("div", { class: "chart" });
-  const box = el("input", { type: "checkbox", onchange: (event) => { between = event.target.checked; draw(focus.state); } });
-  element.append(el("p", { class: "intro" }, "The final LayerNorm and the unembedding, applied to the stream at every point: what the model would say if it stopped there. The colour is the probability of that word."),
-    told, el("label", { class: "small" }, box, " also between attention and MLP"), scroll, side, chart);
+  const n = run.at("lens:id", 0).length / run.at("lens:id", 0, 0).length,
+    first = run.detail.firstLens;
+  let between = false,
+    chosenPoint = 2 * run.L;
+  const told = el("p", { class: "answer" }),
+    table = el("table", {}),
+    scroll = el(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "predictions by layer and position" },
+      table,
+    );
+  const side = el("div", { class: "lists" }),
+    chart = el("div", { class: "chart" });
+  const box = el("input", {
+    type: "checkbox",
+    onchange: (event) => {
+      between = event.target.checked;
+      draw(focus.state);
+    },
+  });
+  const key = el("span", {});
+  element.append(
+    el(
+      "p",
+      { class: "intro how" },
+      "The final LayerNorm and the unembedding, applied to the stream at every point: what the model would say " +
+        "if it stopped there. The colour is the probability of that word. ",
+      key,
+    ),
+    told,
+    el("label", { class: "small" }, box, " also between attention and MLP"),
+    scroll,
+    side,
+  );
 
   function draw(state) {
-    const pos = Math.max(state.pos, first), row = pos - first;
-    const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)), count = Math.min(n, COLUMNS);
+    const pos = Math.max(state.pos, first),
+      row = pos - first;
+    const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
+      count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
-    const points = Array.from({ length: 2 * run.L + 1 }, (_, i) => i).filter((point) => between || point % 2 === 0);
-    const head = el("tr", {}, el("th", { scope: "col" }, "after"), Array.from({ length: count }, (_, i) => el("th", { scope: "col", class: first + start + i === pos ? "chosen" : "" }, tokenLabel(run.tokens[first + start + i], 10))));
-    table.replaceChildren(el("thead", {}, head), el("tbody", {}, points.map((point) => el("tr", {},
-      el("th", { scope: "row" }, pointLabel(point)),
-      Array.from({ length: count }, (_, i) => cell(point, start + i, pos))))));
+    key.replaceChildren(scaleKey("chance", "0 %", "100 %"));
+    const points = Array.from({ length: 2 * run.L + 1 }, (_, i) => i).filter(
+      (point) => between || point % 2 === 0,
+    );
+    const head = el(
+      "tr",
+      {},
+      el("th", { scope: "col" }, "after"),
+      Array.from({ length: count }, (_, i) =>
+        el(
+          "th",
+          { scope: "col", class: first + start + i === pos ? "chosen" : "" },
+          tokenLabel(run.tokens[first + start + i], 10),
+        ),
+      ),
+    );
+    table.replaceChildren(
+      el("thead", {}, head),
+      el(
+        "tbody",
+        {},
+        points.map((point) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, pointLabel(point)),
+            Array.from({ length: count }, (_, i) => cell(point, start + i, pos)),
+          ),
+        ),
+      ),
+    );
     const chosen = table.querySelector("td.chosen");
-    if (chosen) scroll.scrollLeft = Math.max(0, chosen.offsetLeft - scroll.clientWidth + chosen.offsetWidth + 90);
+    if (chosen)
+      scroll.scrollLeft = Math.max(0, chosen.offsetLeft - scroll.clientWidth + chosen.offsetWidth + 90);
     details(pos, row, state);
   }
 
   function cell(point, row, pos) {
-    const id = run.at("lens:id", point, row)[0], p = run.at("lens:p", point, row)[0], t = Math.sqrt(p), here = row + first === pos;
-    const button = el("button", { type: "button", tabindex: here ? "0" : "-1", class: darkOn("chance", t) ? "light-ink" : "dark-ink", "aria-pressed": String(here && point === chosenPoint),
-      "aria-label": `${pointLabel(point)}, position ${row + first}: ${quoted(run.word(id))} ${percent(p)}`, title: percent(p),
-      onclick: () => { chosenPoint = point; focus.set({ pos: row + first, ...(point ? { layer: (point - 1) >> 1 } : {}) }); draw(focus.state); } }, tokenLabel(run.word(id), 9));
+    const id = run.at("lens:id", point, row)[0],
+      p = run.at("lens:p", point, row)[0],
+      t = Math.sqrt(p),
+      here = row + first === pos;
+    const button = el(
+      "button",
+      {
+        type: "button",
+        tabindex: here ? "0" : "-1",
+        class: darkOn("chance", t) ? "light-ink" : "dark-ink",
+        "aria-pressed": String(here && point === chosenPoint),
+        "aria-label": `${pointLabel(point)}, position ${row + first}: ${quoted(run.word(id))} ${percent(p)}`,
+        title: percent(p),
+        onclick: () => {
+          chosenPoint = point;
+          focus.set({ pos: row + first, ...(point ? { layer: (point - 1) >> 1 } : {}) });
+          draw(focus.state);
+        },
+      },
+      tokenLabel(run.word(id), 9),
+    );
     button.style.background = colour("chance", t);
     return el("td", { class: here ? "chosen" : "" }, button);
   }
 
   // The sentence that a reader looks for: from where on is the final word the first choice?
   function answer(pos, row) {
-    const tops = Array.from({ length: run.L }, (_, layer) => run.at("lens:id", 2 * layer + 2, row)[0]), final = tops[run.L - 1];
+    const tops = Array.from({ length: run.L }, (_, layer) => run.at("lens:id", 2 * layer + 2, row)[0]),
+      final = tops[run.L - 1];
     const earliest = tops.indexOf(final);
     let stays = run.L - 1;
     while (stays > 0 && tops[stays - 1] === final) stays--;
-    const said = ["At ", tokenLabel(run.tokens[pos]), ` (${pos}) the model says `, tokenLabel(run.word(final)), `. First predicted after layer ${earliest}`];
-    return [...said, stays === earliest ? (earliest === run.L - 1 ? ", the last." : ", and from there on always.") : `, then given up, and for good from layer ${stays} on.`];
+    const said = [
+      "At ",
+      tokenLabel(run.tokens[pos]),
+      ` (${pos}) the model says `,
+      tokenLabel(run.word(final)),
+      `. First predicted after layer ${earliest}`,
+    ];
+    return [
+      ...said,
+      stays === earliest
+        ? earliest === run.L - 1
+          ? ", the last."
+          : ", and from there on always."
+        : `, then given up, and for good from layer ${stays} on.`,
+    ];
   }
 
   function details(pos, row, state) {
-    const ids = run.at("lens:id", chosenPoint, row), chances = run.at("lens:p", chosenPoint, row);
-    const followed = [...new Set(run.at("follow:id", row))], token = followed.includes(state.token) ? state.token : followed[0];
+    const ids = run.at("lens:id", chosenPoint, row),
+      chances = run.at("lens:p", chosenPoint, row);
+    const followed = [...new Set(run.at("follow:id", row))],
+      token = followed.includes(state.token) ? state.token : followed[0];
     side.replaceChildren(
-      el("div", {}, el("h4", {}, `Likeliest after ${pointLabel(chosenPoint)}`), [...ids].map((id, i) => bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]),
-        { kind: "chance", chosen: id === token, onclick: followed.includes(id) ? () => focus.set({ token: id }) : null })),
-        el("p", { class: "small" }, `entropy ${digits(run.at("lens:entropy", chosenPoint)[row])} nats; stopping here would lose ${digits(run.at("lens:kl", chosenPoint)[row])} nats`)),
-      rankTable(row, token, run.at("follow:id", row).indexOf(token)));
+      el(
+        "div",
+        {},
+        el("h4", {}, `Likeliest after ${pointLabel(chosenPoint)}`),
+        [...ids].map((id, i) =>
+          bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), {
+            kind: "chance",
+            chosen: id === token,
+            onclick: followed.includes(id) ? () => focus.set({ token: id }) : null,
+          }),
+        ),
+        el(
+          "p",
+          { class: "small" },
+          `entropy ${digits(run.at("lens:entropy", chosenPoint)[row])} nats; stopping here would lose ${digits(run.at("lens:kl", chosenPoint)[row])} nats`,
+        ),
+      ),
+      el("div", {}, chart, rankTable(row, token, run.at("follow:id", row).indexOf(token))),
+    );
     chart.replaceChildren(rankPath(row, token, run.at("follow:id", row).indexOf(token), pos));
   }
 
   function rankTable(row, token, i) {
     const lines = Array.from({ length: run.L + 1 }, (_, layer) => {
       const point = 2 * layer;
-      return el("tr", {}, el("th", { scope: "row" }, pointLabel(point)), el("td", {}, String(run.at("follow:rank", point, row)[i] + 1)), el("td", {}, percent(run.at("follow:p", point, row)[i])));
+      return el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, pointLabel(point)),
+        el("td", {}, String(run.at("follow:rank", point, row)[i] + 1)),
+        el("td", {}, percent(run.at("follow:p", point, row)[i])),
+      );
     });
-    return el("div", {}, el("h4", {}, "Rank of ", tokenLabel(run.word(token))), el("table", { class: "plain" }, el("thead", {}, el("tr", {}, el("th", {}, "after"), el("th", {}, "rank"), el("th", {}, "probability"))), el("tbody", {}, lines)));
+    return el(
+      "div",
+      {},
+      el(
+        "table",
+        { class: "plain" },
+        el(
+          "thead",
+          {},
+          el("tr", {}, el("th", {}, "after"), el("th", {}, "rank"), el("th", {}, "probability")),
+        ),
+        el("tbody", {}, lines),
+      ),
+    );
   }
 
   // Rank on a logarithmic scale, 1 at the top.
   function rankPath(row, token, i, pos) {
-    const points = 2 * run.L + 1, width = Math.max(320, Math.min(720, chart.clientWidth)), height = 190, left = 56, top = 16, bottom = 34, right = 12;
-    const ranks = Array.from({ length: points }, (_, point) => run.at("follow:rank", point, row)[i] + 1), most = Math.max(10, ...ranks);
-    const x = (point) => left + point * (width - left - right) / Math.max(1, points - 1);
-    const y = (rank) => top + Math.log10(rank) / Math.log10(most) * (height - top - bottom);
+    const points = 2 * run.L + 1,
+      width = Math.max(320, Math.min(720, chart.clientWidth)),
+      height = 190,
+      left = 56,
+      top = 16,
+      bottom = 34,
+      right = 12;
+    const ranks = Array.from({ length: points }, (_, point) => run.at("follow:rank", point, row)[i] + 1),
+      most = Math.max(10, ...ranks);
+    const x = (point) => left + (point * (width - left - right)) / Math.max(1, points - 1);
+    const y = (rank) => top + (Math.log10(rank) / Math.log10(most)) * (height - top - bottom);
     const parts = [];
     for (let rank = 1; rank <= most; rank *= 10) {
-      parts.push(svg("line", { x1: left, x2: width - right, y1: y(rank), y2: y(rank), class: "rule" }), svg("text", { x: left - 8, y: y(rank) + 4, "text-anchor": "end" }, rank.toLocaleString("en")));
+      parts.push(
+        svg("line", { x1: left, x2: width - right, y1: y(rank), y2: y(rank), class: "rule" }),
+        svg("text", { x: left - 8, y: y(rank) + 4, "text-anchor": "end" }, rank.toLocaleString("en")),
+      );
     }
     const every = Math.ceil(run.L / 12);
-    for (let layer = 0; layer < run.L; layer += every) parts.push(svg("text", { x: x(2 * layer + 2), y: height - 12, "text-anchor": "middle" }, String(layer)));
+    for (let layer = 0; layer < run.L; layer += every)
+      parts.push(
+        svg("text", { x: x(2 * layer + 2), y: height - 12, "text-anchor": "middle" }, String(layer)),
+      );
     parts.push(svg("text", { x: x(0), y: height - 12, "text-anchor": "middle" }, "embed"));
-    parts.push(svg("polyline", { points: ranks.map((rank, point) => `${x(point)},${y(rank)}`).join(" "), class: "path" }));
-    ranks.forEach((rank, point) => parts.push(svg("circle", { cx: x(point), cy: y(rank), r: point === chosenPoint ? 5.5 : 3.2, class: point === chosenPoint ? "dot chosen" : "dot" }, svg("title", {}, `${run.pointName(point)}: rank ${rank}`))));
-    return el("figure", {}, el("figcaption", {}, "Rank of ", tokenLabel(run.word(token)), ` to follow position ${pos}, layer by layer (1 is the likeliest)`), svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `ranks ${ranks.join(", ")}` }, parts));
+    parts.push(
+      svg("polyline", {
+        points: ranks.map((rank, point) => `${x(point)},${y(rank)}`).join(" "),
+        class: "path",
+      }),
+    );
+    ranks.forEach((rank, point) =>
+      parts.push(
+        svg(
+          "circle",
+          {
+            cx: x(point),
+            cy: y(rank),
+            r: point === chosenPoint ? 5.5 : 3.2,
+            class: point === chosenPoint ? "dot chosen" : "dot",
+          },
+          svg("title", {}, `${run.pointName(point)}: rank ${rank}`),
+        ),
+      ),
+    );
+    return el(
+      "figure",
+      {},
+      el(
+        "figcaption",
+        {},
+        "Rank of ",
+        tokenLabel(run.word(token)),
+        ` to follow position ${pos}, layer by layer (1 is the likeliest)`,
+      ),
+      svg(
+        "svg",
+        { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `ranks ${ranks.join(", ")}` },
+        parts,
+      ),
+    );
   }
 
-  function pointLabel(point) { return point === 0 ? "embedding" : point % 2 ? `${(point - 1) >> 1} attention` : `layer ${(point - 1) >> 1}`; }
+  function pointLabel(point) {
+    return point === 0
+      ? "embedding"
+      : point % 2
+        ? `${(point - 1) >> 1} attention`
+        : `layer ${(point - 1) >> 1}`;
+  }
   return { id: "lens", title: "Logit lens", element, draw };
 }

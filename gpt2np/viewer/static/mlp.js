@@ -3,7 +3,9 @@
 import { absent, bar, digits, el, percent, signed, svg, tokenLabel } from "./draw.js";
 
 /** GELU in the tanh form that GPT-2 has. */
-export function gelu(x) { return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))); }
+export function gelu(x) {
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
 
 export function mlpPanel(run, focus) {
   const element = el("div", { class: "mlp" });
@@ -11,53 +13,243 @@ export function mlpPanel(run, focus) {
     element.append(absent(run, "mlp", "The MLP’s neurons are"));
     return { id: "mlp", title: "MLP", element, draw() {} };
   }
-  const told = el("p", { class: "answer" }), curve = el("div", { class: "chart" }), lists = el("div", { class: "lists" }), more = el("div", { class: "neuron" }), quiet = el("div", { class: "quiet" });
-  element.append(el("p", { class: "intro" }, "Every neuron reads one direction of the stream. GELU decides whether it fires, and if it does it writes its own direction back."), told,
-    el("div", { class: "two" }, curve, lists), more, el("h3", {}, "How many are active"), quiet);
+  const told = el("p", { class: "answer" }),
+    curve = el("div", { class: "chart" }),
+    lists = el("div", { class: "lists" }),
+    more = el("div", { class: "neuron" }),
+    quiet = el("div", { class: "quiet" });
+  element.append(
+    el(
+      "p",
+      { class: "intro" },
+      "Every neuron reads one direction of the stream. GELU decides whether it fires, and if it does it writes its own direction back.",
+    ),
+    told,
+    el("div", { class: "two" }, curve, lists),
+    more,
+    el("h3", {}, "How many are active"),
+    quiet,
+  );
   const sparsity = Array.from({ length: run.L }, (_, layer) => run.at("sparsity", layer));
-  quiet.append(...sparsity.map(([near, positive], layer) => bar(`layer ${layer}`, positive, `${percent(positive)} above 0.01, ${percent(near)} silent`, { kind: "share" })),
-    el("p", { class: "small" }, "Of all neurons at all positions: those whose activation is above 0.01, and those within 0.01 of 0. The rest are slightly negative, which GELU lets through."));
+  quiet.append(
+    ...sparsity.map(([near, positive], layer) =>
+      bar(`layer ${layer}`, positive, `${percent(positive)} above 0.01, ${percent(near)} silent`, {
+        kind: "share",
+      }),
+    ),
+    el(
+      "p",
+      { class: "small" },
+      "Of all neurons at all positions: those whose activation is above 0.01, and those within 0.01 of 0. The rest are slightly negative, which GELU lets through.",
+    ),
+  );
 
   function draw(state) {
-    const { layer } = state, pos = Math.max(state.pos, run.detail.first), row = pos - run.detail.first;
-    const ids = [...run.at("neuron:id", layer, row)], pre = run.at("neuron:pre", layer, row), post = run.at("neuron:post", layer, row);
-    const layers = run.at("active:layer", row), active = run.at("active:id", row), strength = run.at("active:post", row);
-    told.replaceChildren("At ", tokenLabel(run.tokens[pos]), ` (${pos}) the most active neuron of all layers is `, el("strong", {}, `layer ${layers[0]}, neuron ${active[0]}`), `: ${digits(strength[0], 4)}. In layer ${layer} it is `, el("strong", {}, `neuron ${ids[0]}`), `: ${digits(post[0], 4)}.`);
+    const { layer } = state,
+      pos = Math.max(state.pos, run.detail.first),
+      row = pos - run.detail.first;
+    const ids = [...run.at("neuron:id", layer, row)],
+      pre = run.at("neuron:pre", layer, row),
+      post = run.at("neuron:post", layer, row);
+    const layers = run.at("active:layer", row),
+      active = run.at("active:id", row),
+      strength = run.at("active:post", row);
+    told.replaceChildren(
+      "At ",
+      tokenLabel(run.tokens[pos]),
+      ` (${pos}) the most active neuron of all layers is `,
+      el("strong", {}, `layer ${layers[0]}, neuron ${active[0]}`),
+      `: ${digits(strength[0], 4)}. In layer ${layer} it is `,
+      el("strong", {}, `neuron ${ids[0]}`),
+      `: ${digits(post[0], 4)}.`,
+    );
     lists.replaceChildren(
-      el("div", {}, el("h4", {}, `Layer ${layer}: before → after GELU`), ids.slice(0, 12).map((id, i) => bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), `${digits(pre[i])} → ${digits(post[i])}`, { kind: "share", chosen: state.neuron === `${layer}.${id}`, onclick: () => focus.set({ neuron: `${layer}.${id}` }) }))),
-      el("div", {}, el("h4", {}, "All layers"), [...active].map((id, i) => bar(`layer ${layers[i]} · ${id}`, strength[i] / Math.max(strength[0], 1e-9), digits(strength[i], 4), { kind: "share", chosen: state.neuron === `${layers[i]}.${id}`, onclick: () => focus.set({ layer: layers[i], neuron: `${layers[i]}.${id}` }) }))));
+      el(
+        "div",
+        {},
+        el("h4", {}, `Layer ${layer}: before → after GELU`),
+        ids.slice(0, 12).map((id, i) =>
+          bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), `${digits(pre[i])} → ${digits(post[i])}`, {
+            kind: "share",
+            chosen: state.neuron === `${layer}.${id}`,
+            onclick: () => focus.set({ neuron: `${layer}.${id}` }),
+          }),
+        ),
+      ),
+      el(
+        "div",
+        {},
+        el("h4", {}, "All layers"),
+        [...active].map((id, i) =>
+          bar(
+            `layer ${layers[i]} · ${id}`,
+            strength[i] / Math.max(strength[0], 1e-9),
+            digits(strength[i], 4),
+            {
+              kind: "share",
+              chosen: state.neuron === `${layers[i]}.${id}`,
+              onclick: () => focus.set({ layer: layers[i], neuron: `${layers[i]}.${id}` }),
+            },
+          ),
+        ),
+      ),
+    );
     curve.replaceChildren(picture(layer, row, ids, pre, post, state, pos));
     one(state);
   }
 
   // The curve, how many neurons lie where before it, and the most active ones on it.
   function picture(layer, row, ids, pre, post, state, pos) {
-    const bins = run.at("neuron:bins", layer, row), reach = run.detail.reach, most = Math.max(reach, pre[0] * 1.05), highest = Math.max(2, post[0] * 1.08);
-    const width = 460, height = 330, left = 40, bottom = 44, top = 14, right = 12;
-    const x = (v) => left + (v + reach) / (most + reach) * (width - left - right), y = (v) => height - bottom - (v + 0.4) / (highest + 0.4) * (height - bottom - top);
-    const parts = [], tallest = Math.max(...bins), step = 2 * reach / bins.length;
-    bins.forEach((n, i) => { if (n) { const tall = Math.sqrt(n / tallest) * (height - bottom - top) * 0.55; parts.push(svg("rect", { x: x(-reach + i * step), y: height - bottom - tall, width: Math.max(1, x(step) - x(0) - 1), height: tall, class: "bin" }, svg("title", {}, `${n} neurons before GELU from ${(-reach + i * step).toFixed(2)} to ${(-reach + (i + 1) * step).toFixed(2)}`))); } });
-    parts.push(svg("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "rule" }), svg("line", { x1: x(0), x2: x(0), y1: top, y2: height - bottom, class: "rule" }));
-    const line = Array.from({ length: 121 }, (_, i) => -reach + i / 120 * (most + reach)).filter((v) => gelu(v) <= highest).map((v) => `${x(v)},${y(gelu(v))}`).join(" ");
+    const bins = run.at("neuron:bins", layer, row),
+      reach = run.detail.reach,
+      most = Math.max(reach, pre[0] * 1.05),
+      highest = Math.max(2, post[0] * 1.08);
+    const width = 460,
+      height = 330,
+      left = 40,
+      bottom = 44,
+      top = 14,
+      right = 12;
+    const x = (v) => left + ((v + reach) / (most + reach)) * (width - left - right),
+      y = (v) => height - bottom - ((v + 0.4) / (highest + 0.4)) * (height - bottom - top);
+    const parts = [],
+      tallest = Math.max(...bins),
+      step = (2 * reach) / bins.length;
+    bins.forEach((n, i) => {
+      if (n) {
+        const tall = Math.sqrt(n / tallest) * (height - bottom - top) * 0.55;
+        parts.push(
+          svg(
+            "rect",
+            {
+              x: x(-reach + i * step),
+              y: height - bottom - tall,
+              width: Math.max(1, x(step) - x(0) - 1),
+              height: tall,
+              class: "bin",
+            },
+            svg(
+              "title",
+              {},
+              `${n} neurons before GELU from ${(-reach + i * step).toFixed(2)} to ${(-reach + (i + 1) * step).toFixed(2)}`,
+            ),
+          ),
+        );
+      }
+    });
+    parts.push(
+      svg("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "rule" }),
+      svg("line", { x1: x(0), x2: x(0), y1: top, y2: height - bottom, class: "rule" }),
+    );
+    const line = Array.from({ length: 121 }, (_, i) => -reach + (i / 120) * (most + reach))
+      .filter((v) => gelu(v) <= highest)
+      .map((v) => `${x(v)},${y(gelu(v))}`)
+      .join(" ");
     parts.push(svg("polyline", { points: line, class: "path" }));
-    ids.forEach((id, i) => parts.push(svg("circle", { cx: x(pre[i]), cy: y(post[i]), r: state.neuron === `${layer}.${id}` ? 7 : 4.5, class: state.neuron === `${layer}.${id}` ? "dot chosen" : "dot", onclick: () => focus.set({ neuron: `${layer}.${id}` }) }, svg("title", {}, `neuron ${layer}.${id}: ${digits(pre[i])} → ${digits(post[i])}`))));
+    ids.forEach((id, i) =>
+      parts.push(
+        svg(
+          "circle",
+          {
+            cx: x(pre[i]),
+            cy: y(post[i]),
+            r: state.neuron === `${layer}.${id}` ? 7 : 4.5,
+            class: state.neuron === `${layer}.${id}` ? "dot chosen" : "dot",
+            onclick: () => focus.set({ neuron: `${layer}.${id}` }),
+          },
+          svg("title", {}, `neuron ${layer}.${id}: ${digits(pre[i])} → ${digits(post[i])}`),
+        ),
+      ),
+    );
     const ticks = (most + reach) / 6 > 3 ? 5 : 2;
-    for (let v = -Math.floor(reach / ticks) * ticks; v <= most; v += ticks) parts.push(svg("text", { x: x(v), y: height - bottom + 16, "text-anchor": "middle" }, String(v).replace("-", "−")));
-    for (let v = 0; v <= highest; v += Math.max(1, Math.round(highest / 5))) parts.push(svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, String(v)));
-    parts.push(svg("text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle" }, "before GELU (bars: how many neurons, by square root)"));
-    return el("figure", {}, el("figcaption", {}, `Layer ${layer} at `, tokenLabel(run.tokens[pos]), `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation} curve`), svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `the ${ids.length} most active neurons of layer ${layer} on the curve` }, parts));
+    for (let v = -Math.floor(reach / ticks) * ticks; v <= most; v += ticks)
+      parts.push(
+        svg(
+          "text",
+          { x: x(v), y: height - bottom + 16, "text-anchor": "middle" },
+          String(v).replace("-", "−"),
+        ),
+      );
+    for (let v = 0; v <= highest; v += Math.max(1, Math.round(highest / 5)))
+      parts.push(svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, String(v)));
+    parts.push(
+      svg(
+        "text",
+        { x: (left + width) / 2, y: height - 8, "text-anchor": "middle" },
+        "before GELU (bars: how many neurons, by square root)",
+      ),
+      svg("text", { x: left + 6, y: top + 4 }, "after GELU"),
+    );
+    return el(
+      "figure",
+      {},
+      el(
+        "figcaption",
+        {},
+        `Layer ${layer} at `,
+        tokenLabel(run.tokens[pos]),
+        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation} curve`,
+      ),
+      svg(
+        "svg",
+        {
+          viewBox: `0 0 ${width} ${height}`,
+          role: "img",
+          "aria-label": `the ${ids.length} most active neurons of layer ${layer} on the curve`,
+        },
+        parts,
+      ),
+    );
   }
 
   function one(state) {
-    const found = (run.neurons ?? []).find(({ layer, id }) => `${layer}.${id}` === state.neuron) ?? run.neurons?.[0];
+    const found =
+      (run.neurons ?? []).find(({ layer, id }) => `${layer}.${id}` === state.neuron) ?? run.neurons?.[0];
     if (!found) return more.replaceChildren();
-    const most = Math.max(...found.active.map(Math.abs), 1e-9), words = (list) => list.flatMap((word, i) => [i ? ", " : "", tokenLabel(word)]);
-    const shown = found.active.length > 60 ? found.active.map((v, t) => [v, t]).sort((a, b) => b[0] - a[0]).slice(0, 24) : found.active.map((v, t) => [v, t]);
-    more.replaceChildren(el("h3", {}, `Layer ${found.layer}, neuron ${found.id}`),
-      found.excited_by ? el("p", {}, "Responds to embeddings of ", ...words(found.excited_by), ". Raises ", ...words(found.raises), "; lowers ", ...words(found.lowers), ".") : null,
+    const most = Math.max(...found.active.map(Math.abs), 1e-9),
+      words = (list) => list.flatMap((word, i) => [i ? ", " : "", tokenLabel(word)]);
+    const shown =
+      found.active.length > 60
+        ? found.active
+            .map((v, t) => [v, t])
+            .sort((a, b) => b[0] - a[0])
+            .slice(0, 24)
+        : found.active.map((v, t) => [v, t]);
+    more.replaceChildren(
+      el("h3", {}, `Layer ${found.layer}, neuron ${found.id}`),
+      found.excited_by
+        ? el(
+            "p",
+            {},
+            "Responds to embeddings of ",
+            ...words(found.excited_by),
+            ". Raises ",
+            ...words(found.raises),
+            "; lowers ",
+            ...words(found.lowers),
+            ".",
+          )
+        : null,
       el("h4", {}, found.active.length > 60 ? "Where it is most active" : "How active at each token"),
-      el("div", { class: "columns" }, shown.map(([v, t]) => bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], v / most, signed(v), { kind: "push", onclick: () => focus.set({ pos: t }) }))));
-    if (state.neuron && `${found.layer}.${found.id}` !== state.neuron) more.prepend(el("p", { class: "small" }, `Neuron ${state.neuron} is not among those that this page explains (the most active at the last position); the first of these is shown.`));
+      el(
+        "div",
+        { class: "columns" },
+        shown.map(([v, t]) =>
+          bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], v / most, signed(v), {
+            kind: "push",
+            onclick: () => focus.set({ pos: t }),
+          }),
+        ),
+      ),
+    );
+    if (state.neuron && `${found.layer}.${found.id}` !== state.neuron)
+      more.prepend(
+        el(
+          "p",
+          { class: "small" },
+          `Neuron ${state.neuron} is not among those that this page explains (the most active at the last position); the first of these is shown.`,
+        ),
+      );
   }
   return { id: "mlp", title: "MLP", element, draw };
 }

@@ -8,48 +8,165 @@ export function residualPanel(run, focus) {
     element.append(absent(run, "residual", "Statistics of the stream are"));
     return { id: "residual", title: "Residual", element, draw() {} };
   }
-  const points = 2 * run.L + 1, charts = el("div", { class: "two" }), told = el("p", { class: "answer" }), lists = el("div", { class: "lists" }), outliers = el("div", {});
-  element.append(el("p", { class: "intro" }, "Length of the stream after every block, and how far it already points where it will end. One thin line for each position; the chosen one is thick."), told, charts, lists, outliers);
+  const points = 2 * run.L + 1,
+    charts = el("div", { class: "two" }),
+    told = el("p", { class: "answer" }),
+    lists = el("div", { class: "lists" }),
+    outliers = el("div", {});
+  element.append(
+    el(
+      "p",
+      { class: "intro" },
+      "Length of the stream after every block, and how far it already points where it will end. One thin line for each position; the chosen one is thick.",
+    ),
+    told,
+    charts,
+    lists,
+    outliers,
+  );
 
   function draw(state) {
-    const { pos } = state, norms = Array.from({ length: points }, (_, p) => run.at("resid:norm", p)[pos]), cosines = Array.from({ length: points }, (_, p) => run.at("resid:cosine", p)[pos]);
-    told.replaceChildren(tokenLabel(run.tokens[pos]), ` (${pos}): norm ${digits(norms[0], 4)} after the embedding, ${digits(norms[points - 1], 4)} at the end; cosine of the two ${cosines[0].toFixed(3).replace("-", "−")}.`);
-    charts.replaceChildren(lines("Norm of the stream (logarithmic)", "resid:norm", pos, true), lines("Cosine to the final stream", "resid:cosine", pos, false));
-    const wrote = (site) => Array.from({ length: run.L }, (_, layer) => run.stats(site, layer, pos)?.norm ?? NaN), attn = wrote("attn.out"), mlp = wrote("mlp.out");
+    const { pos } = state,
+      norms = Array.from({ length: points }, (_, p) => run.at("resid:norm", p)[pos]),
+      cosines = Array.from({ length: points }, (_, p) => run.at("resid:cosine", p)[pos]);
+    told.replaceChildren(
+      tokenLabel(run.tokens[pos]),
+      ` (${pos}): norm ${digits(norms[0], 4)} after the embedding, ${digits(norms[points - 1], 4)} at the end; cosine of the two ${cosines[0].toFixed(3).replace("-", "−")}.`,
+    );
+    charts.replaceChildren(
+      lines("Norm of the stream (logarithmic)", "resid:norm", pos, true),
+      lines("Cosine to the final stream", "resid:cosine", pos, false),
+    );
+    const wrote = (site) =>
+        Array.from({ length: run.L }, (_, layer) => run.stats(site, layer, pos)?.norm ?? NaN),
+      attn = wrote("attn.out"),
+      mlp = wrote("mlp.out");
     const most = Math.max(...attn.filter(Number.isFinite), ...mlp.filter(Number.isFinite), 1e-9);
-    const list = (title, values, part) => el("div", {}, el("h4", {}, title), values.map((v, layer) => bar(`layer ${layer}`, (v || 0) / most, digits(v, 4), { kind: "share", chosen: layer === state.layer, onclick: () => focus.set({ layer, part }) })));
-    lists.replaceChildren(list("What attention writes: norm", attn, "attn.out"), list("What the MLP writes: norm", mlp, "mlp.out"));
+    const list = (title, values, part) =>
+      el(
+        "div",
+        {},
+        el("h4", {}, title),
+        values.map((v, layer) =>
+          bar(`layer ${layer}`, (v || 0) / most, digits(v, 4), {
+            kind: "share",
+            chosen: layer === state.layer,
+            onclick: () => focus.set({ layer, part }),
+          }),
+        ),
+      );
+    lists.replaceChildren(
+      list("What attention writes: norm", attn, "attn.out"),
+      list("What the MLP writes: norm", mlp, "mlp.out"),
+    );
     if (!outliers.firstChild && run.has("resid:dimension")) outliers.append(...outlierTable());
   }
 
   function lines(title, name, chosen, logarithmic) {
-    const width = 460, height = 260, left = 48, right = 12, top = 12, bottom = 40, all = run.arrays[name].data, scale = logarithmic ? (v) => Math.log10(Math.max(v, 1e-6)) : (v) => v;
-    let low = Infinity, high = -Infinity;
-    for (const v of all) { low = Math.min(low, scale(v)); high = Math.max(high, scale(v)); }
+    const width = 460,
+      height = 260,
+      left = 48,
+      right = 12,
+      top = 12,
+      bottom = 40,
+      all = run.arrays[name].data,
+      scale = logarithmic ? (v) => Math.log10(Math.max(v, 1e-6)) : (v) => v;
+    let low = Infinity,
+      high = -Infinity;
+    for (const v of all) {
+      low = Math.min(low, scale(v));
+      high = Math.max(high, scale(v));
+    }
     low = logarithmic ? Math.floor(low * 2) / 2 : Math.min(0, low);
     high = logarithmic ? Math.ceil(high * 2) / 2 : 1;
-    const x = (p) => left + p * (width - left - right) / (points - 1), y = (v) => top + (high - scale(v)) / Math.max(1e-9, high - low) * (height - top - bottom), parts = [];
-    const ticks = logarithmic ? [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000].filter((v) => scale(v) >= low && scale(v) <= high) : [-1, -0.5, 0, 0.25, 0.5, 0.75, 1].filter((v) => v >= low);
-    for (const v of ticks) parts.push(svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: "rule" }), svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, String(v).replace("-", "−")));
-    const step = Math.max(1, Math.ceil(run.T / 120)), path = (pos) => Array.from({ length: points }, (_, p) => `${x(p).toFixed(1)},${y(run.at(name, p)[pos]).toFixed(1)}`).join(" ");
-    for (let pos = 0; pos < run.T; pos += step) if (pos !== chosen) parts.push(svg("polyline", { points: path(pos), class: "thin" }, svg("title", {}, `position ${pos}`)));
+    const x = (p) => left + (p * (width - left - right)) / (points - 1),
+      y = (v) => top + ((high - scale(v)) / Math.max(1e-9, high - low)) * (height - top - bottom),
+      parts = [];
+    const ticks = logarithmic
+      ? [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000].filter(
+          (v) => scale(v) >= low && scale(v) <= high,
+        )
+      : [-1, -0.5, 0, 0.25, 0.5, 0.75, 1].filter((v) => v >= low);
+    for (const v of ticks)
+      parts.push(
+        svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: "rule" }),
+        svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, String(v).replace("-", "−")),
+      );
+    const step = Math.max(1, Math.ceil(run.T / 120)),
+      path = (pos) =>
+        Array.from(
+          { length: points },
+          (_, p) => `${x(p).toFixed(1)},${y(run.at(name, p)[pos]).toFixed(1)}`,
+        ).join(" ");
+    for (let pos = 0; pos < run.T; pos += step)
+      if (pos !== chosen)
+        parts.push(
+          svg("polyline", { points: path(pos), class: "thin" }, svg("title", {}, `position ${pos}`)),
+        );
     parts.push(svg("polyline", { points: path(chosen), class: "path" }));
-    for (let p = 0; p < points; p++) parts.push(svg("circle", { cx: x(p), cy: y(run.at(name, p)[chosen]), r: 3, class: "dot" }, svg("title", {}, `${run.pointName(p)}: ${digits(run.at(name, p)[chosen], 4)}`)));
+    for (let p = 0; p < points; p++)
+      parts.push(
+        svg(
+          "circle",
+          { cx: x(p), cy: y(run.at(name, p)[chosen]), r: 3, class: "dot" },
+          svg("title", {}, `${run.pointName(p)}: ${digits(run.at(name, p)[chosen], 4)}`),
+        ),
+      );
     const every = Math.ceil(run.L / 12);
     parts.push(svg("text", { x: x(0), y: height - 20, "text-anchor": "middle" }, "embed"));
-    for (let layer = 0; layer < run.L; layer += every) parts.push(svg("text", { x: x(2 * layer + 2), y: height - 20, "text-anchor": "middle" }, String(layer)));
+    for (let layer = 0; layer < run.L; layer += every)
+      parts.push(
+        svg("text", { x: x(2 * layer + 2), y: height - 20, "text-anchor": "middle" }, String(layer)),
+      );
     parts.push(svg("text", { x: (left + width) / 2, y: height - 3, "text-anchor": "middle" }, "after layer"));
-    return el("figure", {}, el("figcaption", {}, title), svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title }, parts));
+    return el(
+      "figure",
+      {},
+      el("figcaption", {}, title),
+      svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title }, parts),
+    );
   }
 
   function outlierTable() {
     const rows = Array.from({ length: run.L + 1 }, (_, layer) => 2 * layer).map((point) => {
-      const dims = run.at("resid:dimension", point), ratios = run.at("resid:ratio", point);
-      return el("tr", {}, el("th", { scope: "row" }, point ? `layer ${(point - 1) >> 1}` : "embedding"), el("td", {}, run.arrays["resid:kurtosis"].data[point].toFixed(1)),
-        [...dims].slice(0, 4).map((d, i) => el("td", {}, el("b", {}, String(d)), ` ×${ratios[i].toFixed(1)}`)));
+      const dims = run.at("resid:dimension", point),
+        ratios = run.at("resid:ratio", point);
+      return el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, point ? `layer ${(point - 1) >> 1}` : "embedding"),
+        el("td", {}, run.arrays["resid:kurtosis"].data[point].toFixed(1)),
+        [...dims]
+          .slice(0, 4)
+          .map((d, i) => el("td", {}, el("b", {}, String(d)), ` ×${ratios[i].toFixed(1)}`)),
+      );
     });
-    return [el("h3", {}, "Dimensions that stand out"), el("p", { class: "small" }, "The largest dimensions of the stream after each block: how many times the size of the usual one, mean over the text. Kurtosis is 3 where no dimension is special."),
-      el("div", { class: "scroll" }, el("table", { class: "plain" }, el("thead", {}, el("tr", {}, ["after", "kurtosis", "1st", "2nd", "3rd", "4th"].map((name) => el("th", {}, name)))), el("tbody", {}, rows)))];
+    return [
+      el("h3", {}, "Dimensions that stand out"),
+      el(
+        "p",
+        { class: "small" },
+        "The largest dimensions of the stream after each block: how many times the size of the usual one, mean over the text. Kurtosis is 3 where no dimension is special.",
+      ),
+      el(
+        "div",
+        { class: "scroll" },
+        el(
+          "table",
+          { class: "plain" },
+          el(
+            "thead",
+            {},
+            el(
+              "tr",
+              {},
+              ["after", "kurtosis", "1st", "2nd", "3rd", "4th"].map((name) => el("th", {}, name)),
+            ),
+          ),
+          el("tbody", {}, rows),
+        ),
+      ),
+    ];
   }
   return { id: "residual", title: "Residual", element, draw };
 }

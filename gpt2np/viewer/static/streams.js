@@ -1,60 +1,174 @@
-// The left of the map: every position's residual stream as a column, and what attention carries between them.
+// The left of the map: every position as a column, its stream running down, and what attention carries
+// from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { colour, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./draw.js";
+import { canvasFont, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./draw.js";
+import { shareColour } from "./rows.js";
 
-const HEAD = 86; // pixels above the first vector, for the tokens' names
+const NAMES = 84; // pixels above the first vector, for the tokens' names
+const NARROWEST = 11; // and
+const WIDEST = 40; // the widths of a column, in pixels
+const LATER = 0.3; // opacity of positions after the chosen one, which it cannot see
+const BRANCH = 4; // pixels that vectors beside the stream are set in
+const HEIGHTS = { embed: 14, resid_mid: 14, resid_post: 14, "mlp.post": 14 };
+const OWN = ["attn.q", "attn.z", "attn.heads"]; // of the other positions only faintly: this query is asked
 
-/** `levels()` gives the points of the stream with their heights on the page: [{point, layer, site, y}]. */
+/** `levels()` gives the rows of the map with their heights on the page: [{site, layer, open, y, height}]. */
 export function buildStreams(run, focus, levels) {
   const canvas = el("canvas", { role: "img" });
   const element = el("div", { class: "streams" }, canvas);
   let shown = { first: 0, count: 0, width: 0, left: 0 };
 
+  /** The middle of a position's column. */
+  function x(pos) {
+    return shown.left + (pos - shown.first + 0.5) * shown.width;
+  }
+
+  /** Which positions there is room for: up to the chosen one and a little beyond. */
+  function fit(width, pos) {
+    const side = width < 150 ? 10 : 34; // to the right of the last column, where the last name leans over
+    const each = Math.max(NARROWEST, Math.min(WIDEST, (width - side) / run.T));
+    const count = Math.max(1, Math.min(run.T, Math.floor((width - side) / each)));
+    const beyond = Math.min(2, run.T - 1 - pos);
+    const first = Math.min(Math.max(0, pos - count + 1 + beyond), run.T - count);
+    return { first, count, width: each, left: Math.max(2, (width - side - each * count) / 2) };
+  }
+
   function draw(state) {
-    const width = element.clientWidth, rows = levels();
+    const width = element.clientWidth;
+    const rows = levels();
     if (!width || !rows.length) return;
-    const height = rows[rows.length - 1].y + 60, context = sized(canvas, width, height);
-    const each = Math.max(11, Math.min(40, (width - 34) / run.T)), count = Math.min(run.T, Math.floor((width - 34) / each));
-    const first = Math.min(Math.max(0, state.pos - count + 1 + Math.min(2, run.T - 1 - state.pos)), run.T - count);
-    shown = { first, count, width: each, left: Math.max(2, (width - 34 - each * count) / 2) };
-    canvas.setAttribute("aria-label", `The residual streams of positions ${first} to ${first + count - 1}; layer ${state.layer} head ${state.head} drawn between them`);
-    const style = getComputedStyle(element), ink = style.color, line = style.getPropertyValue("--line"), accent = style.getPropertyValue("--accent");
-    const x = (pos) => shown.left + (pos - first + 0.5) * each;
-    context.fillStyle = style.getPropertyValue("--wash");
-    context.fillRect(x(state.pos) - each / 2, 0, each, height);
-    for (let pos = first; pos < first + count; pos++) {
-      context.globalAlpha = pos > state.pos ? 0.32 : 1;
-      context.strokeStyle = pos === state.pos ? accent : line;
-      context.lineWidth = pos === state.pos ? 2.5 : 1.2;
-      path(context, [[x(pos), HEAD], [x(pos), rows[rows.length - 1].y + 12]]);
+    shown = fit(width, state.pos);
+    const bottom = rows[rows.length - 1].y + 12;
+    const context = sized(canvas, width, bottom + 20);
+    const last = shown.first + shown.count - 1;
+    canvas.setAttribute(
+      "aria-label",
+      `The residual streams of positions ${shown.first} to ${last}; ` +
+        `layer ${state.layer} head ${state.head} drawn between them`,
+    );
+    const style = getComputedStyle(element);
+    const inks = { ink: style.color };
+    for (const name of ["line", "accent", "wash", "soft", "paper"])
+      inks[name] = style.getPropertyValue(`--${name}`);
+    context.fillStyle = inks.wash;
+    context.fillRect(x(state.pos) - shown.width / 2, NAMES - 6, shown.width, bottom - NAMES + 12);
+    spines(context, state, inks, bottom);
+    carried(context, state, inks, rows);
+    for (let pos = shown.first; pos <= last; pos++) {
+      for (const row of rows) vector(context, state, row, pos);
+      context.globalAlpha = pos > state.pos ? LATER : 1;
+      name(context, pos, pos === state.pos ? inks.accent : inks.ink, pos === state.pos);
     }
-    for (let i = 1; i < rows.length; i++) if (rows[i].site === "resid_mid") arcs(context, state, rows[i - 1], rows[i], x, accent, ink);
-    for (let pos = first; pos < first + count; pos++) {
-      context.globalAlpha = pos > state.pos ? 0.32 : 1;
-      for (const row of rows) {
-        const cells = run.strip(row.site, row.layer, pos);
-        if (cells) paintStrip(context, cells, x(pos) - each * 0.39, row.y - 7, each * 0.78, 14);
-      }
-      name(context, pos, x(pos), pos === state.pos ? accent : ink, pos === state.pos);
+    context.globalAlpha = 1;
+    const open = rows.find((row) => row.site === "attn.pattern");
+    if (open) pattern(context, state, open, inks);
+    const [above, below] = ["ln_1", "attn.q"].map((site) => rows.find((row) => row.site === site));
+    if (above) {
+      context.font = canvasFont(0.75);
+      context.fillStyle = inks.soft;
+      context.fillText(`head ${state.head}`, spine(shown.first) + BRANCH + 2, (above.y + below.y) / 2 + 4);
+    }
+  }
+
+  /** The stream of each position: a line down the left of its column. */
+  function spines(context, state, { line, accent }, bottom) {
+    for (let pos = shown.first; pos < shown.first + shown.count; pos++) {
+      const chosen = pos === state.pos;
+      context.globalAlpha = pos > state.pos ? LATER : 1;
+      context.strokeStyle = chosen ? accent : line;
+      context.lineWidth = chosen ? 3 : 1.5;
+      context.beginPath();
+      context.moveTo(spine(pos), NAMES);
+      context.lineTo(spine(pos), bottom);
+      context.stroke();
     }
     context.globalAlpha = 1;
   }
 
-  // What the chosen head (in other layers: the mean of all heads) brings to the chosen position.
-  function arcs(context, state, from, to, x, accent, ink) {
-    const chosen = to.layer === state.layer;
-    const weights = chosen ? run.weights(to.layer, state.head, state.pos) : mean(to.layer, state.pos);
+  function spine(pos) {
+    return x(pos) - shown.width * 0.4;
+  }
+
+  /** One vector of one position: the stream over its line, everything else beside it. */
+  function vector(context, state, { site, layer, y }, pos) {
+    if (site === "attn.pattern" || site === "mlp.pre") return;
+    const cells = run.strip(site, layer, pos, state.head);
+    if (!cells) return;
+    const stream = site === "embed" || site.startsWith("resid");
+    const left = x(pos) - shown.width * 0.4 + (stream ? 0 : Math.min(BRANCH, shown.width * 0.2));
+    const right = x(pos) + shown.width * 0.4;
+    const height = HEIGHTS[site] ?? 9;
+    const faint = pos > state.pos || (OWN.includes(site) && pos !== state.pos);
+    context.globalAlpha = faint ? LATER : 1;
+    paintStrip(context, cells, left, y - height / 2, right - left, height);
+    context.globalAlpha = 1;
+  }
+
+  /** Shares of attention of the chosen head: a bar for each key, all standing on one line. */
+  function pattern(context, state, { layer, y, height }, { soft, line }) {
+    const weights = run.weights(layer, state.head, state.pos);
     if (!weights) return;
-    for (let key = shown.first; key <= state.pos; key++) {
-      const w = weights[key];
-      if (w < 0.03 || key === state.pos) continue;
-      context.globalAlpha = (chosen ? 0.35 : 0.16) + 0.6 * w * (chosen ? 1 : 0.6);
-      context.strokeStyle = chosen ? accent : ink;
-      context.lineWidth = 0.8 + 5 * w;
-      const y0 = from.y + 7, y1 = to.y - 7, bend = (y1 - y0) * 0.55;
+    const foot = y + height / 2;
+    const room = height - 12;
+    context.font = canvasFont(0.62);
+    context.textAlign = "center";
+    for (let key = shown.first; key <= Math.min(state.pos, shown.first + shown.count - 1); key++) {
+      const tall = weights[key] * room + 1;
+      const left = x(key) - shown.width * 0.4 + Math.min(BRANCH, shown.width * 0.2);
+      const right = x(key) + shown.width * 0.4;
+      context.fillStyle = shareColour(weights[key]);
+      context.fillRect(left, foot - tall, right - left, tall);
+      context.fillStyle = soft;
+      if (shown.width >= 18)
+        context.fillText(`${Math.round(100 * weights[key])}`, (left + right) / 2, foot - tall - 3);
+    }
+    context.fillStyle = line;
+    context.fillRect(x(shown.first) - shown.width / 2, foot, shown.width * shown.count, 1);
+    context.textAlign = "left";
+  }
+
+  /** What comes to the chosen position: in the open layer by the chosen head, elsewhere the mean of all heads. */
+  function carried(context, state, { accent, ink, soft }, rows) {
+    const row = (site, layer) => rows.find((each) => each.site === site && each.layer === layer);
+    rows.forEach((to, i) => {
+      if (to.site !== "resid_mid" || to.open) return;
+      arcs(context, mean(to.layer, state.pos), state.pos, rows[i - 1].y + 7, to.y - 7, ink, 0.55);
+    });
+    const [query, key] = [row("attn.q", state.layer), row("attn.k", state.layer)];
+    const [value, z] = [row("attn.v", state.layer), row("attn.z", state.layer)];
+    const weights = run.weights(state.layer, state.head, state.pos);
+    if (!query || !weights) return;
+    asks(context, state.pos, query.y + 5, key.y - 5, soft);
+    arcs(context, weights, state.pos, value.y + 5, z.y - 5, accent, 1);
+  }
+
+  /** The query is held against every key up to its own position. */
+  function asks(context, pos, from, to, ink) {
+    context.globalAlpha = 0.5;
+    context.strokeStyle = ink;
+    context.lineWidth = 0.7;
+    for (let key = shown.first; key <= pos; key++) {
       context.beginPath();
-      context.moveTo(x(key), y0);
-      context.bezierCurveTo(x(key), y0 + bend, x(state.pos), y1 - bend, x(state.pos), y1);
+      context.moveTo(x(pos), from);
+      context.lineTo(x(key), to);
+      context.stroke();
+    }
+    context.globalAlpha = 1;
+  }
+
+  /** Curves from every key to a position, as thick as the share that is taken. */
+  function arcs(context, weights, pos, top, bottom, ink, strength) {
+    if (!weights) return;
+    const bend = (bottom - top) * 0.55;
+    context.strokeStyle = ink;
+    for (let key = shown.first; key <= pos; key++) {
+      const w = weights[key];
+      if (w < 0.03) continue;
+      context.globalAlpha = strength * (0.3 + 0.7 * w);
+      context.lineWidth = 0.8 + 5 * w;
+      context.beginPath();
+      context.moveTo(x(key), top);
+      context.bezierCurveTo(x(key), top + bend, x(pos), bottom - bend, x(pos), bottom);
       context.stroke();
     }
     context.globalAlpha = 1;
@@ -63,59 +177,61 @@ export function buildStreams(run, focus, levels) {
   const means = new Map();
   function mean(layer, pos) {
     const key = `${layer} ${pos}`;
-    if (!means.has(key)) {
-      const sum = new Float32Array(pos + 1);
-      for (let head = 0; head < run.H; head++) {
-        const weights = run.weights(layer, head, pos);
-        if (!weights) return null;
-        weights.forEach((w, i) => { sum[i] += w / run.H; });
-      }
-      means.set(key, sum);
-    }
+    if (!means.has(key)) means.set(key, meanOfHeads(run, layer, pos));
     return means.get(key);
   }
 
-  function name(context, pos, x, ink, bold) {
+  function name(context, pos, ink, bold) {
+    const text = [...visible(run.tokens[pos])];
     context.save();
-    context.translate(x, HEAD - 12);
+    context.translate(x(pos), NAMES - 12);
     context.rotate(shown.width < 16 ? -Math.PI / 2.5 : -Math.PI / 3.2);
     context.fillStyle = ink;
-    context.font = `${bold ? "600 " : ""}12px system-ui, sans-serif`;
-    const text = visible(run.tokens[pos]);
-    context.fillText([...text].length > 11 ? `${[...text].slice(0, 10).join("")}…` : text, 0, 4);
+    context.font = canvasFont(0.75, bold);
+    context.fillText(text.length > 11 ? `${text.slice(0, 10).join("")}…` : text.join(""), 0, 4);
     context.restore();
   }
 
+  /** Position and row under the pointer. */
   function under(event) {
     const pos = shown.first + Math.floor((event.offsetX - shown.left) / shown.width);
-    const near = levels().reduce((a, b) => (Math.abs(b.y - event.offsetY) < Math.abs(a.y - event.offsetY) ? b : a));
+    const distance = (row) => Math.abs(row.y - event.offsetY);
+    const near = levels().reduce((a, b) => (distance(b) < distance(a) ? b : a));
     return pos >= shown.first && pos < shown.first + shown.count ? { pos, near } : null;
   }
   canvas.onmousemove = (event) => {
     const hit = under(event);
-    if (hit) showTip(event, `${quoted(run.tokens[hit.pos])}, position ${hit.pos}`, run.pointName(hit.near.point)); else hideTip();
+    if (!hit) return hideTip();
+    const { site, layer } = hit.near;
+    const lines = [
+      `${quoted(run.tokens[hit.pos])}, position ${hit.pos}`,
+      site === "embed" ? site : `h.${layer}.${site}`,
+    ];
+    const weights = site.startsWith("attn.") ? run.weights(layer, focus.state.head, focus.state.pos) : null;
+    if (hit.pos < weights?.length && hit.near.open) {
+      lines.push(`head ${focus.state.head} takes ${run.weightText(weights[hit.pos])} from here`);
+    }
+    showTip(event, ...lines);
   };
   canvas.onmouseleave = hideTip;
   canvas.onclick = (event) => {
     const hit = under(event);
-    if (hit) focus.set({ pos: hit.pos, part: hit.near.site, layer: hit.near.site === "embed" ? focus.state.layer : hit.near.layer });
+    if (!hit) return;
+    const { site, layer } = hit.near;
+    focus.set({ pos: hit.pos, part: site, layer: site === "embed" ? focus.state.layer : layer });
   };
-  return { element, draw, head: HEAD };
+  return { element, draw, head: NAMES };
 }
 
-/** Straight lines through points. */
-function path(context, points) {
-  context.beginPath();
-  points.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
-  context.stroke();
-}
-
-/** A key to the colours: the diverging scale with its words. */
-export function colourKey() {
-  const swatches = Array.from({ length: 15 }, (_, i) => {
-    const cell = el("span", {});
-    cell.style.background = colour("diverging", i / 14);
-    return cell;
-  });
-  return el("p", { class: "key" }, "negative ", el("span", { class: "swatches" }, swatches), " positive");
+/** Attention of a query in a layer, the mean of its heads; null where the page does not have it. */
+function meanOfHeads(run, layer, pos) {
+  const sum = new Float32Array(pos + 1);
+  for (let head = 0; head < run.H; head++) {
+    const weights = run.weights(layer, head, pos);
+    if (!weights) return null;
+    weights.forEach((w, key) => {
+      sum[key] += w / run.H;
+    });
+  }
+  return sum;
 }

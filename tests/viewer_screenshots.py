@@ -1,0 +1,111 @@
+"""Pictures of the page in a fixed set of states, to be looked at by eyes.
+
+    python tests/viewer_screenshots.py FOLDER [--only map] [--gpt2]
+
+Every panel at 1280 pixels in light and dark, on a phone (390), on a projector (1920) and printed, and pages
+that are unusual: a generation, a run without most of its sites, a comparison. `--gpt2` adds a random model of
+GPT-2 small's shape. Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
+"""
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from random_model import random_model
+from viewer_browser import WHY, browser, visit
+
+import gpt2np
+
+TEXT = "Elizabeth was not sorry that Mr. Darcy was"
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
+SIZES = {"1280": (1280, 800), "390": (390, 844), "1920": (1920, 1080)}
+
+
+def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
+    """The pages that are photographed, by name."""
+    tiny = gpt2np.load("tiny")
+    runs = {
+        "text": lambda: tiny.trace(TEXT),
+        "generated": lambda: tiny.generate(
+            "Elizabeth was",
+            max_new_tokens=24,
+            temperature=0.9,
+            top_k=50,
+            top_p=0.9,
+            seed=3,
+            keep="*",
+            ledger=True,
+        ).finish(),
+        "part": lambda: tiny.trace(TEXT, keep="attn.*"),
+        "one": lambda: tiny.trace([5]),
+    }
+    if gpt2:
+        shape = {"n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+        small = random_model(dtype="float32", n_layer=12, **shape)
+        ids = np.random.default_rng(0).integers(0, 50257, 300).tolist()
+        runs["gpt2-30"] = lambda: small.trace(ids[:30])
+        runs["gpt2-300"] = lambda: small.trace(ids)
+    for name, run in runs.items():
+        path = folder / f"{name}.html"
+        gpt2np.view(run(), out=path)
+        yield name, path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", help="only pictures with this in their name")
+    parser.add_argument("--gpt2", action="store_true", help="also a random model of GPT-2 small's shape")
+    args = parser.parse_args()
+    if WHY is not None:
+        sys.exit(f"no browser: {WHY}")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with browser() as chromium:
+        for name, path in pages(args.folder, args.gpt2):
+            for size, scheme, whole in views(name):
+                for panel in PANELS:
+                    picture = f"{name}-{panel}-{size}-{scheme}{'-whole' if whole else ''}.png"
+                    if args.only is None or args.only in picture:
+                        shoot(chromium, path, args.folder / picture, panel, size, scheme, whole)
+            if name in ("text", "gpt2-30") and (args.only is None or args.only in "print"):
+                printed(chromium, path, args.folder / f"{name}-print")
+
+
+def views(name: str) -> Iterator[tuple[str, str, bool]]:
+    """Size, colours, and whether all of the page or the first screen, of one page's pictures."""
+    yield "1280", "light", True
+    if name == "text":
+        yield "1280", "light", False
+        yield "1280", "dark", True
+        yield "390", "dark", True
+        yield "1920", "light", False
+    if name in ("text", "gpt2-30"):
+        yield "390", "light", True
+
+
+def shoot(chromium, path: Path, picture: Path, panel: str, size: str, scheme: str, whole: bool) -> None:
+    width, height = SIZES[size]
+    options = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+    with visit(chromium, path, **options) as page:
+        page.show(panel=panel)
+        page.page.wait_for_timeout(150)
+        page.page.screenshot(path=picture, full_page=whole)
+    print(picture)
+
+
+def printed(chromium, path: Path, stem: Path) -> None:
+    with visit(chromium, path) as page:
+        page.page.pdf(path=stem.with_suffix(".pdf"), format="A4", print_background=False)
+    if shutil.which("pdftoppm"):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            subprocess.run(["pdftoppm", "-r", "60", "-png", stem.with_suffix(".pdf"), stem], check=True)
+    print(stem.with_suffix(".pdf"))
+
+
+if __name__ == "__main__":
+    main()
