@@ -64,7 +64,7 @@ def test_every_panel_opens_offline_without_a_word_on_the_console(chromium, path,
             assert page.page.locator("[role=tabpanel]:visible").count() == 1
             assert page.page.locator(f"#panel-{panel}").is_visible()
             assert page.page.locator("[role=tab][aria-selected=true]").count() == 1
-        assert page.js("() => performance.getEntriesByName('first-picture').length") == 1
+        page.until("() => performance.getEntriesByName('first-picture').length === 1")
 
 
 def test_numbers_in_the_page_equal_the_traces(chromium, path, trace):

@@ -160,9 +160,9 @@ class Data:
         if self.sizes.tokens > 1:
             scores.append(("in this text", heads.attention_scores(trace)))
         if trace.model is not None:
-            n = min(32, trace.config.n_positions // 2)
+            n = min(16, trace.config.n_positions // 2)
             if n > 1:
-                scores.append((f"on {n} random tokens said twice", heads.head_scores(trace.model, n, 4)))
+                scores.append((f"on {n} random tokens said twice", heads.head_scores(trace.model, n, 2)))
         found["head scores"] = [
             {"name": name, "where": where, "values": scored.array[i].tolist()}
             for where, scored in scores

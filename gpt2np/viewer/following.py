@@ -3,15 +3,21 @@
 `logit_lens` and `attribution` answer for one token; here the same computation answers for several at once.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gpt2np.analysis.choices import recorded
 from gpt2np.analysis.lens import lens_logits
+from gpt2np.analysis.named import NamedArray
 from gpt2np.analysis.residual import components, frozen_ln_f
 from gpt2np.derived import log_probabilities, top_k_tokens
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array
 from gpt2np.trace import Trace
+
+TOGETHER = 4  # positions whose streams are unembedded in one product
+AT_ONCE = 200_000_000  # bytes of components that are held
 
 
 def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[str, Array]:
@@ -24,26 +30,30 @@ def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[st
     blocks = range(trace.config.n_layer)
     points = ["embed", *(f"h.{i}.{at}" for i in blocks for at in ("resid_mid", "resid_post"))]
     found: dict[str, list[Array]] = {}
-    for row in rows:
-        x = np.concatenate([recorded(trace, point, [row]) for point in points])  # [point, n_embd]
-        logits = lens_logits(x, parameters)  # [point, vocab]
-        log_p = log_probabilities(logits.astype(np.float64))
-        p = np.exp(log_p)
-        ids = top_k_tokens(logits, k)
-        chosen = _highest(ids, followed)
-        rank = np.stack([_rank(logits, i) for i in chosen.tolist()], axis=-1)
-        arrays = {
-            "lens:id": ids.astype(np.uint32),
-            "lens:p": np.take_along_axis(p, ids, 1),
-            "lens:entropy": -(p * log_p).sum(axis=1),
-            "lens:kl": (p[-1] * (log_p[-1] - log_p)).sum(axis=1),
-            "follow:id": chosen.astype(np.uint32),
-            "follow:rank": rank.astype(np.uint32),
-            "follow:p": p[:, chosen],
-        }
-        for name, array in arrays.items():
-            found.setdefault(name, []).append(array)
+    for start in range(0, len(rows), TOGETHER):
+        some = rows[start : start + TOGETHER]
+        x = np.stack([recorded(trace, point, some) for point in points], axis=1)  # [row, point, n_embd]
+        for logits in lens_logits(x, parameters):  # [point, vocab]
+            for name, array in _at_row(logits, k, followed).items():
+                found.setdefault(name, []).append(array)
     return {name: np.stack(each, axis=0 if name == "follow:id" else 1) for name, each in found.items()}
+
+
+def _at_row(logits: Array, k: int, followed: int) -> dict[str, Array]:
+    """The arrays of one position, from its logits at every point [point, vocab]."""
+    log_p = log_probabilities(logits.astype(np.float64))
+    p = np.exp(log_p)
+    ids = top_k_tokens(logits, k)
+    chosen = _highest(ids, followed)
+    return {
+        "lens:id": ids.astype(np.uint32),
+        "lens:p": np.take_along_axis(p, ids, 1),
+        "lens:entropy": -(p * log_p).sum(axis=1),
+        "lens:kl": (p[-1] * (log_p[-1] - log_p)).sum(axis=1),
+        "follow:id": chosen.astype(np.uint32),
+        "follow:rank": np.stack([_rank(logits, i) for i in chosen.tolist()], axis=-1).astype(np.uint32),
+        "follow:p": p[:, chosen],
+    }
 
 
 def _rank(logits: Array, token: int) -> Array:
@@ -73,18 +83,31 @@ def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, 
     parameters = trace.parameters("the contributions")
     _check_unedited(trace)
     ids, pushed, labels = [], [], list[str]()
+    parts_at = _parts_by_row(trace, rows)
     for row in rows:
         chosen = [i for _, i, _ in trace.top(targets, row)]
         if row + 1 < len(trace.token_ids) and targets > 1 and trace.token_ids[row + 1] not in chosen:
             chosen[-1] = trace.token_ids[row + 1]
         directions = parameters.lm_head[chosen].astype(np.float64)  # [target, n_embd]
-        parts = components(trace, pos=row)
-        written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row)  # [component, n_embd]
+        parts, column = parts_at(row)
+        written = frozen_ln_f(trace, parts.array[:, column].astype(np.float64), row)  # [component, n_embd]
         written = np.concatenate([written, parameters.ln_f.bias[None].astype(np.float64)])
         ids.append(chosen)
         pushed.append(directions @ written.T)
         labels = [*parts.labels["component"], "ln_f.bias"]
     return {"push:id": np.array(ids, np.uint32), "push": np.stack(pushed)}, labels
+
+
+def _parts_by_row(trace: Trace, rows: list[int]) -> Callable[[int], tuple[NamedArray, int]]:
+    """What gives the components of the stream and a row's column in them: of all rows at once where that is
+    little, which is faster than one after the other.
+    """
+    c, n_rows = trace.config, len(trace.positions)
+    n_bytes = c.n_layer * (c.n_head + 2) * n_rows * c.n_embd * trace.plan.dtype.itemsize
+    if len(rows) < n_rows or n_bytes > AT_ONCE:
+        return lambda row: (components(trace, pos=row), 0)
+    parts = components(trace)
+    return lambda row: (parts, row)
 
 
 def _check_unedited(trace: Trace) -> None:

@@ -167,22 +167,26 @@ function ramp(stops, t) {
   return stops[i].map((from, channel) => Math.round(from + (stops[i + 1][channel] - from) * f));
 }
 
-const tables = {};
-/** 256 colours of a scale (`diverging`, `share`, `chance`) in the present theme, as [r, g, b]. */
-function colours(scale) {
-  const key = `${scale} ${isDark()}`;
-  tables[key] ??= Array.from({ length: 256 }, (_, i) =>
-    ramp(SCALES[isDark() ? "dark" : "light"][scale], i / 255),
+const palettes = {};
+/** 256 CSS colours of a scale (`diverging`, `share`, `chance`) in the present theme. */
+function palette(scale) {
+  const theme = isDark() ? "dark" : "light";
+  const key = `${scale} ${theme}`;
+  palettes[key] ??= Array.from(
+    { length: 256 },
+    (_, i) => `rgb(${ramp(SCALES[theme][scale], i / 255).join(" ")})`,
   );
-  return tables[key];
+  return palettes[key];
+}
+
+/** One colour of a palette, for a value from 0 to 1; grey for what is no number. */
+function pick(colours, t) {
+  return Number.isNaN(t) ? "#888" : colours[Math.round(255 * Math.min(Math.max(t, 0), 1))];
 }
 
 /** CSS colour of a value from 0 to 1; grey for what is no number. */
 export function colour(scale, t) {
-  return Number.isNaN(t) ? "#888" : `rgb(${shade(scale, t).join(" ")})`;
-}
-function shade(scale, t) {
-  return colours(scale)[Math.round(255 * Math.min(Math.max(t || 0, 0), 1))];
+  return pick(palette(scale), t);
 }
 
 /** A key to a scale: its colours between the words for both ends. */
@@ -197,7 +201,7 @@ export function scaleKey(scale, low, high) {
 
 /** Whether text on that colour should be white. */
 export function darkOn(scale, t) {
-  const [r, g, b] = shade(scale, t);
+  const [r, g, b] = ramp(SCALES[isDark() ? "dark" : "light"][scale], t || 0);
   return 0.299 * r + 0.587 * g + 0.114 * b < 140;
 }
 
@@ -236,16 +240,16 @@ export function canvasFont(size, bold = false) {
 
 /** One vector as a row of cells at (x, y); of a narrow row each pixel takes the largest cell under it. */
 export function paintStrip(context, cells, x, y, width, height, full = null) {
-  const n = cells.length,
-    ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
-  const columns = Math.max(1, Math.min(n, Math.round(width * ratio))),
-    shown = columns === n ? cells : largest(cells, columns);
-  full ??= columns < n / 2 ? 1.5 * fullColour(shown) : fullColour(cells);
+  const ratio = context.canvas.width / (parseFloat(context.canvas.style.width) || 1);
+  const columns = Math.max(1, Math.min(cells.length, Math.round(width * ratio)));
+  const shown = columns === cells.length ? cells : largest(cells, columns);
+  full ??= columns < cells.length / 2 ? 1.5 * fullColour(shown) : fullColour(cells);
+  const colours = palette("diverging"); // once a strip: asking for the theme takes time
   for (let i = 0; i < columns; i++) {
-    const left = x + (i * width) / columns,
-      right = x + ((i + 1) * width) / columns;
-    context.fillStyle = colour("diverging", place(shown[i], full));
-    context.fillRect(left, y, right - left + (i < columns - 1 ? 0.3 : 0), height);
+    const left = x + (i * width) / columns;
+    const right = x + ((i + 1) * width) / columns;
+    context.fillStyle = pick(colours, place(shown[i], full));
+    context.fillRect(left, y, right - left + (i < columns - 1 ? 0.3 : 0), height); // no seams
   }
 }
 

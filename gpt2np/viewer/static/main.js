@@ -230,7 +230,7 @@ function build(run) {
 
   draw();
   ribbon.scrollTop = Math.max(0, words[focus.state.pos].offsetTop - ribbon.clientHeight / 2);
-  performance.mark("first-picture");
+  requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
   // for tests, and for whoever wants to look: the numbers and the choice, not to be changed
   Object.defineProperty(window, "gpt2np", {
     value: Object.freeze({
