@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_model import random_model, random_model_with_text
 
+import gpt2np
 from gpt2np.analysis import circuits, heads
 from gpt2np.analysis.circuits import LowRank, folded_weights, head_weights
 from gpt2np.errors import InputError, TraceError
@@ -290,6 +291,27 @@ def test_head_scores_by_the_definition():
             np.mean([pattern[q, 0] for q in range(1, 2 * n)]),
         ]
         assert close(found[:, layer, head], expected)
+
+
+def test_head_scores_are_those_of_hugging_face(tmp_path):
+    torch = pytest.importorskip("torch", reason="comparison with HF: pip install '.[ref]'")
+    hf = pytest.importorskip("hf", reason="comparison with HF: pip install '.[ref]'")
+    n, theirs = 9, hf.random_model(3, n_layer=3, n_head=4, n_embd=24, n_positions=20, vocab_size=50)
+    ours = gpt2np.load(hf.save(theirs, tmp_path / "model"), dtype="float64")
+    found = heads.head_scores(ours, n=n, repeats=1, seed=4).array
+    half = np.random.default_rng(4).integers(0, 50, n).tolist()
+    with torch.no_grad():
+        attentions = torch.cat(
+            theirs.double()(torch.tensor([half + half]), output_attentions=True).attentions
+        )
+    again = attentions[:, :, n:]
+    expected = [
+        attentions.diagonal(-1, 2, 3).mean(-1),
+        again.diagonal(0, 2, 3).mean(-1),
+        again.diagonal(1, 2, 3).mean(-1),
+        attentions[:, :, 1:, 0].mean(-1),
+    ]
+    np.testing.assert_allclose(found, torch.stack(expected).numpy(), atol=EXACT)
 
 
 def test_head_scores_never_use_the_token_that_ends_a_text():
