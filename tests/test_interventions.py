@@ -1,10 +1,12 @@
 """Ready-made edits, their restrictions, and what they do to tiny."""
 
+import re
+
 import numpy as np
 import pytest
 from differences import relative_error
 from random_model import random_model
-from test_tiny import HELD_OUT, induction_attention
+from test_tiny import CARD, HELD_OUT, induction_attention
 
 from gpt2np.analysis.interventions import freeze, mean, patch, project, scale, steer, zero
 from gpt2np.errors import InputError, TraceError
@@ -164,17 +166,25 @@ def test_project(plain):
 # -- tiny ---------------------------------------------------------------------------------------------
 
 
-def test_tiny_without_its_previous_token_head(tiny):
-    """Head 0.0 of the model card: without it the loss on held-out text rises by 1.34 nats a token (3.59 to
-    4.93), the best induction head falls from 0.85 to 0.01, and copying costs 8.47 nats a token, not 0.02."""
-    edits = {"h.0.attn.z": zero(heads=0)}
-    before, after = tiny.score(HELD_OUT).loss, tiny.score(HELD_OUT, edits=edits).loss
-    assert (before, after) == (pytest.approx(3.591, abs=0.01), pytest.approx(4.927, abs=0.01))
-    assert induction_attention(tiny).max() > 0.8
-    assert induction_attention(Lesioned(tiny, edits)).max() < 0.05
+LESIONS = re.findall(r"^\| (none|0\.\d) \| (\d\.\d\d) \| (0\.\d\d) \| (\d\.\d\d) \|$", CARD, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("head", "text", "induction", "copying"), LESIONS, ids=lambda x: x)
+def test_tiny_without_a_head_is_as_its_card_says(tiny, head, text, induction, copying):
+    edits = {} if head == "none" else {"h.0.attn.z": zero(heads=int(head[2:]))}
+    assert tiny.score(HELD_OUT, edits=edits).loss == pytest.approx(float(text), abs=0.01)
+    assert induction_attention(Lesioned(tiny, edits)).max() == pytest.approx(float(induction), abs=0.01)
     half = np.random.default_rng(1).integers(0, 2047, 60).tolist()
-    copying = [tiny.score(half + half, edits=e).losses[65:].mean() for e in (None, edits)]
-    assert copying == [pytest.approx(0.0166, abs=0.005), pytest.approx(8.47, abs=0.1)]
+    loss = tiny.score(half + half, edits=edits).losses[65:].mean()
+    assert loss == pytest.approx(float(copying), abs=0.01)
+
+
+def test_without_its_previous_token_head_tiny_is_worst():
+    text, induction, copying = ({head: float(numbers[i]) for head, *numbers in LESIONS} for i in range(3))
+    assert len(LESIONS) == 5
+    assert max(text, key=text.get) == max(copying, key=copying.get) == "0.0"
+    assert text["0.0"] > text["none"] + 1
+    assert min(induction, key=induction.get) == "0.0"
 
 
 class Lesioned:
