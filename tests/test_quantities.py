@@ -186,7 +186,13 @@ def sum_of_writes(ran, model, trace):
     assert parts.array.sum(axis=0)[0] == pytest.approx(trace["h.3.resid_post"][-1], rel=1e-4, abs=1e-4)
     assert ran.facts["sum"] == pytest.approx(float(trace["logits"][-1].max()), rel=1e-4)
     assert trace.verify()
+    written = residual.writers(trace)
+    measures = dict(zip(written.labels["component"], written.array.tolist(), strict=True))
+    for (name,), adds in found.largest(10):
+        ran.has(" ".join([name, number(adds), *(number(x) for x in measures.get(name, [])[:2])]))
     ran.has(f"all together {number(ran.facts['sum'])}")
+    for layer, row in enumerate(residual.head_grid(found).array):
+        ran.has(f"{layer} " + " ".join(f"{x:.3f}" for x in row))
 
 
 def direct_path(ran, model, trace):
@@ -198,12 +204,18 @@ def direct_path(ran, model, trace):
 
 
 def of_a_text(ran, model, trace):
-    for name in ("erasure", "opposition", "basis_alignment", "most_active", "sparsity"):
+    pairs = {"opposition": "erasure", "agreement": "amplification"}
+    for name in (*pairs, *pairs.values(), "basis_alignment", "most_active", "sparsity"):
         same(ran.facts[name], getattr(weights, name)(trace))
     same(ran.facts["attention"], heads.attention_scores(trace))
-    ((writer, eraser), cosine) = weights.opposition(trace).largest(1)[0]
-    ran.has(f"{writer} {eraser} {cosine:.2f}", number(float(weights.most_active(trace).array[0])))
-    ran.has(str(weights.basis_alignment(trace)), str(weights.sparsity(trace)))
+    for cosines, shares in pairs.items():
+        cosines, shares = (getattr(weights, name)(trace) for name in (cosines, shares))
+        index = {name: i for i, name in enumerate(shares.labels["writer"])}
+        for (writer, other), cosine in cosines.largest(10):
+            share = float(shares.array[index[writer], index[other]])
+            ran.has(f"{writer} {other} {cosine:.2f} {number(share)}")
+    ran.has(*(str(getattr(weights, name)(trace)) for name in ("basis_alignment", "sparsity", "most_active")))
+    ran.has(str(heads.attention_scores(trace)))
 
 
 def composition(ran, model, _):
@@ -287,8 +299,10 @@ def logit_lens(ran, model, trace):
     for name in ("top_ids", "top_probabilities", "probability", "rank", "entropy", "kl"):
         same(ran.facts[name], getattr(found, name))
     for i, site in enumerate(found.kl.labels["site"]):
-        ran.has(f"{site} {quoted(model.tokens([int(found.top_ids.array[i, 0, 0])])[0], 12)}")
-        ran.has(f"{found.top_probabilities.array[i, 0, 0]:.2%}")
+        top, share = int(found.top_ids.array[i, 0, 0]), found.top_probabilities.array[i, 0, 0]
+        numbers = [found.probability, found.rank, found.entropy, found.kl]
+        shown = " ".join(f"{max(float(x.array[i, 0]), 0):.3g}" for x in numbers)
+        ran.has(f"{site} {quoted(model.tokens([top])[0], 12)} {share:.2%} {shown}")
 
 
 def attention_lens(ran, model, trace):

@@ -181,6 +181,53 @@ def test_a_head_that_takes_back_all_that_another_wrote():
         assert weights.opposition(same).array[index] == pytest.approx(1, abs=EXACT)
 
 
+def test_amplification_is_the_other_sign_of_erasure(trace):
+    parts = components(trace)
+    names = parts.labels["component"]
+    x = parts.array.reshape(len(names), -1)
+    shares = (x @ x.T) / (x * x).sum(1)[:, None]
+    cosines = (x @ x.T) / np.outer(*[np.linalg.norm(x, axis=1)] * 2)
+    for taken, added, signed in (
+        (weights.erasure(trace), weights.amplification(trace), shares),
+        (weights.opposition(trace), weights.agreement(trace), cosines),
+    ):
+        later = ~np.isnan(taken.array)
+        np.testing.assert_array_equal(~np.isnan(added.array), later)
+        np.testing.assert_allclose((added.array - taken.array)[later], signed[later], atol=EXACT)
+        assert (added.array[later] * taken.array[later] == 0).all()
+        assert added.axes == ("writer", "amplifier")
+    again = weights.amplification(trace).array[names.index("wte"), names.index("h.0.mlp")]
+    w, a = trace["wte"], trace["h.0.mlp.out"]
+    assert again == pytest.approx(max(0, (w * a).sum() / (w * w).sum()))
+
+
+def test_an_edit_erases_what_was_written_before_it(model):
+    edits = {"embed": lambda x: x * 0, "h.0.attn.out": lambda x: x * 0, "h.1.resid_post": lambda x: x * 0}
+    edited = model.trace([5, 9, 2, 5, 30], edits=edits | {"h.2.resid_mid": lambda x: x - 1})
+    found = weights.erasure(edited)
+    at = {name: i for i, name in enumerate(found.labels["writer"])}
+
+    def share(writer, eraser):
+        return found.array[at[writer], at[eraser]]
+
+    together = [share(name, "embed.edit") for name in ("wte", "wpe")]
+    assert all(x > 0 for x in together)
+    assert share("h.1.mlp", "h.1.resid_post.edit") > 0
+    order = [
+        "wte",
+        "embed.edit",
+        "h.0.attn.head.1",
+        "h.0.attn.out.edit",
+        "h.0.mlp",
+        "h.1.attn.bias",
+        "h.1.mlp",
+    ]
+    order += ["h.1.resid_post.edit", "h.2.attn.head.0", "h.2.resid_mid.edit", "h.2.mlp"]
+    for i, first in enumerate(order):
+        for j, second in enumerate(order):
+            assert np.isnan(share(first, second)) == (i >= j), (first, second)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [

@@ -193,9 +193,8 @@ def erasure(trace: Any) -> NamedArray:
     Raises:
         TraceError: `wte`, `wpe`, `attn.z` or `mlp.out` was not kept, or there are no weights.
     """
-    names, products = _against(trace)
-    taken = products / np.maximum(-np.diag(products), np.finfo(float).tiny)[:, None]
-    return _later(names, taken, "share of what the writer wrote that the eraser takes back")
+    names, products = _products(trace)
+    return _later(names, "eraser", -_shares(products), "share of what the writer wrote that is taken back")
 
 
 def opposition(trace: Any) -> NamedArray:
@@ -206,27 +205,67 @@ def opposition(trace: Any) -> NamedArray:
     Raises:
         TraceError: as `erasure`.
     """
-    names, products = _against(trace)
-    norms = np.sqrt(np.maximum(-np.diag(products), np.finfo(float).tiny))
-    return _later(names, products / np.outer(norms, norms), "minus the cosine of what the two write")
+    names, products = _products(trace)
+    return _later(names, "eraser", -_cosines(products), "minus the cosine of what the two write")
 
 
-def _against(trace: Any) -> tuple[list[str], Array]:
-    """Names of the components, and minus the dot products of what they write, summed over positions."""
+def amplification(trace: Any) -> NamedArray:
+    """How much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
+
+    The other sign of `erasure`: 1 writes as much again, 0 adds nothing or takes away.
+
+    Raises:
+        TraceError: as `erasure`.
+    """
+    names, products = _products(trace)
+    return _later(names, "amplifier", _shares(products), "share of what the writer wrote that is added again")
+
+
+def agreement(trace: Any) -> NamedArray:
+    """The cosine between what a component wrote and what a later one writes: [writer, amplifier], 0 to 1.
+
+    As `amplification`, but whatever the sizes of both: 1 is the same direction.
+
+    Raises:
+        TraceError: as `erasure`.
+    """
+    names, products = _products(trace)
+    return _later(names, "amplifier", _cosines(products), "cosine of what the two write")
+
+
+def _products(trace: Any) -> tuple[list[str], Array]:
+    """Names of the components, and the dot products of what they write, summed over positions."""
     parts = components(trace)
     x = parts.array.astype(np.float64).reshape(len(parts.array), -1)  # [component, pos * n_embd]
-    return list(parts.labels["component"]), -(x @ x.T)
+    return list(parts.labels["component"]), x @ x.T
 
 
-def _later(names: list[str], values: Array, title: str) -> NamedArray:
-    """Values of at least 0, where the eraser writes later than the writer."""
+def _shares(products: Array) -> Array:
+    """Projections of columns onto rows, as a share of the rows."""
+    return np.asarray(products / np.maximum(np.diag(products), np.finfo(float).tiny)[:, None])
+
+
+def _cosines(products: Array) -> Array:
+    norms = np.sqrt(np.maximum(np.diag(products), np.finfo(float).tiny))
+    return np.asarray(products / np.outer(norms, norms))
+
+
+def _later(names: list[str], who: str, values: Array, title: str) -> NamedArray:
+    """Values of at least 0, where the second writes later than the writer."""
     when = np.array([_stage(name) for name in names])
     values = np.where(when[:, None] < when[None, :], np.maximum(values, 0.0), np.nan)
-    return NamedArray(values, ("writer", "eraser"), {"writer": names, "eraser": names}, title)
+    return NamedArray(values, ("writer", who), {"writer": names, who: names}, title)
+
+
+# In which order the components of a block write; heads and bias of an attention at once.
+_WRITERS = ("attn.head", "attn.out.edit", "resid_mid.edit", "mlp", "resid_post.edit")
 
 
 def _stage(component: str) -> int:
-    """When a component writes: embeddings first, then each block's attention, then its MLP."""
+    """When a component writes: embeddings first (then an edit of their sum), and block after block."""
     if not component.startswith("h."):
-        return 0
-    return 2 * int(component.split(".")[1]) + (2 if component.endswith(".mlp") else 1)
+        return -1 if component == "embed.edit" else -2
+    _, layer, part = component.split(".", 2)
+    if part == "attn.bias" or part.startswith("attn.head."):
+        part = "attn.head"
+    return len(_WRITERS) * int(layer) + _WRITERS.index(part)

@@ -187,7 +187,6 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     """Neurons and residual stream of one run."""
     from gpt2np.analysis import weights
     from gpt2np.analysis.heads import attention_scores
-    from gpt2np.tables import number, table
 
     trace, k = model.trace(prompt), args.top or 10
     parts = {
@@ -196,21 +195,32 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
         "basis_alignment": weights.basis_alignment(trace),
         "erasure": weights.erasure(trace),
         "opposition": weights.opposition(trace),
+        "amplification": weights.amplification(trace),
+        "agreement": weights.agreement(trace),
     }
     if len(trace.token_ids) > 1:
         parts["attention"] = attention_scores(trace)
     order = ("attention", "most_active", "sparsity", "basis_alignment")
     shown = [str(parts[name]) for name in order if name in parts]
-    index = {name: i for i, name in enumerate(parts["erasure"].labels["writer"])}
-    rows = [
-        [w, e, f"{cosine:.2f}", number(float(parts["erasure"].array[index[w], index[e]]))]
-        for (w, e), cosine in parts["opposition"].largest(k)
-        if cosine > 0
-    ]
     title = "who erases what: minus the cosine of the two writes, and the share taken back"
-    shown.append(f"{title}\n" + table([["writer", "eraser", "opposed", "share"], *rows], "<<>>"))
+    shown.append(_pairs(title, "opposed", parts["opposition"], parts["erasure"], k))
+    title = "who amplifies what: the cosine of the two writes, and the share added again"
+    shown.append(_pairs(title, "agreeing", parts["agreement"], parts["amplification"], k))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
     return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False)
+
+
+def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:
+    """The pairs of components with the largest cosines, and their shares."""
+    from gpt2np.tables import number, table
+
+    index = {name: i for i, name in enumerate(shares.labels["writer"])}
+    rows = [
+        [first, second, f"{cosine:.2f}", number(float(shares.array[index[first], index[second]]))]
+        for (first, second), cosine in cosines.largest(k)
+        if cosine > 0
+    ]
+    return f"{title}\n" + table([[*cosines.axes, heading, "share"], *rows], "<<>>")
 
 
 def _direction(direction: Any) -> dict[str, Any]:
