@@ -1,6 +1,7 @@
 """What verbs of the command line share: groups of options, and reading what they were given."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -115,6 +116,19 @@ def end_of_text(given: str | None) -> int | str | None:
     if given != "none" and not given.isdecimal():
         raise InputError(f"--eos takes a token id or none, not {given!r}")
     return None if given == "none" else int(given)
+
+
+def load_sizes(args: argparse.Namespace) -> Any:
+    """The Config of a released size, which needs no weights, else the model that the options name."""
+    from gpt2np.checkpoint import default_name
+    from gpt2np.config import RELEASED
+
+    name = args.model or default_name()
+    if name not in RELEASED or os.path.isdir(name):
+        return load_model(args)
+    config = RELEASED[name]
+    print(f"gpt2np: model {name} as released, {config.n_parameters:,} parameters", file=sys.stderr)
+    return config
 
 
 def load_model(args: argparse.Namespace) -> Any:

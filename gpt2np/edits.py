@@ -67,6 +67,9 @@ class Edits:
         for key, function in edits.items():
             if not callable(function):
                 raise InputError(f"edits[{short(key)}] must be a function of an array, not {short(function)}")
+            if not _takes_an_array(function):
+                name = getattr(function, "__name__", short(function))
+                raise InputError(f"edits[{short(key)}]: {name} takes no array; is {name}() meant?")
             for name in _matching(key, config.n_layer):
                 self._functions.setdefault(name, []).append(_with_where(function))
         self._sites = {n: (site, layer) for n, site, layer in expand(config.n_layer) if n in self._functions}
@@ -147,6 +150,15 @@ def _derived(name: str, site: Site, n_layer: int) -> InputError:
     layer = int(name.split(".")[1]) if site.layered else None
     read = bases(site.name, layer, n_layer)[0]
     return InputError(f"edits: {name} is derived, no step reads it: edit {read}, which it is computed from")
+
+
+def _takes_an_array(function: EditFunction) -> bool:
+    """Whether a function can be called with an array: `zero` cannot, and `zero()` can."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have none
+        return True
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
 
 
 def _with_where(function: EditFunction) -> Callable[[Array, Where], Array]:

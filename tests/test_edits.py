@@ -8,6 +8,7 @@ from differences import relative_error
 from random_model import random_model
 
 import gpt2np
+from gpt2np.analysis.interventions import zero
 from gpt2np.config import Config
 from gpt2np.edits import Edits
 from gpt2np.errors import InputError, UnknownSiteError
@@ -255,6 +256,11 @@ def test_the_list_of_edits_is_saved(model, tmp_path):
         ({"h.0.ln_1.rstd": abs}, r"edit embed"),
         ({"probabilities": abs}, "edit logits"),
         ([("embed", abs)], "must map site names to functions"),
+        (
+            {"h.0.attn.pattern": zero},
+            r"edits\['h\.0\.attn\.pattern'\]: zero takes no array; is zero\(\) meant\?",
+        ),
+        ({"h.0.attn.pattern": lambda: 0}, "takes no array"),
     ],
     ids=lambda value: str(value)[:40],
 )

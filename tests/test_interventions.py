@@ -142,6 +142,17 @@ def test_malformed_restrictions(model, plain):
             zero(positions=wrong)
     with pytest.raises(InputError, match="no trace"):
         mean([])
+    for call in (
+        patch,
+        mean,
+        freeze,
+        lambda text: mean([plain, text]),
+        lambda text: project(text, np.ones(16)),
+    ):
+        with pytest.raises(
+            InputError, match=r"takes a trace, as model.trace\(text\) gives one, not 'a text'"
+        ):
+            call("a text")
     with pytest.raises(InputError, match="no mean"):
         model(PROMPT, edits={"attn.pattern": mean(plain)})
     with pytest.raises(InputError, match="in the trace, but"):
@@ -158,7 +169,7 @@ def test_project(plain):
         expected = (plain[f"h.{layer}.resid_post"] @ vector) / np.sqrt((vector**2).sum())
         np.testing.assert_allclose(found.array[layer], expected, rtol=1e-12)
     np.testing.assert_allclose(project(plain, 5 * vector).array, found.array)
-    for wrong in (np.zeros(16), np.ones(15), np.ones((1, 16)), np.full(16, np.inf)):
+    for wrong in (np.zeros(16), np.ones(15), np.ones((1, 16)), np.full(16, np.inf), "x", None):
         with pytest.raises(InputError):
             project(plain, wrong)
 

@@ -28,6 +28,7 @@ from gpt2np.analysis import (
     weights,
 )
 from gpt2np.cli import main
+from gpt2np.config import RELEASED
 from gpt2np.tables import number, quoted
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +171,7 @@ def info(ran, model, _):
 
 
 def parameters(ran, model, _):
-    found = weights.parameter_shares(model)
+    found = weights.parameter_shares(RELEASED["gpt2"] if "gpt2" in ran.argv else model)
     same(ran.facts["parameters"], found)
     for name, (n, share, _) in zip(found.labels["component"], found.array.tolist(), strict=True):
         ran.has(f"{name} {int(n):,} {share:.1%}")
@@ -406,6 +407,7 @@ CHECKS = {
     "tokenize TEXT": tokens,
     "info": info,
     "circuits --parameters": parameters,
+    "circuits --parameters --model gpt2": parameters,
     "heads TEXT": sum_of_writes,
     "heads TEXT --token T --against T2": direct_path,
     "circuits TEXT": of_a_text,

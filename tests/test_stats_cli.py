@@ -124,7 +124,8 @@ def test_png(capsys, tmp_path, draw):
 
 
 WRONG = {
-    "give either a TEXT": (),
+    "give a TEXT, --tokens or --trace FILE, as in: gpt2np stats": (),
+    "--draw goes with --png FILE": ("hi", "--draw", "distance"),
     "needs --max-new-tokens": ("hi", "--temperature", "1"),
     "instead of a text": ("hi", "--trace", "t.safetensors"),
     "nowhere.safetensors": ("--trace", "nowhere.safetensors"),

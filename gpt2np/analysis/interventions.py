@@ -97,6 +97,11 @@ def scale(factor: float, **where: Any) -> Intervention:
     return Intervention(lambda array, *_: array * factor, **where)
 
 
+def _check_trace(name: str, trace: Any) -> None:
+    if not isinstance(trace, Trace):
+        raise InputError(f"{name} takes a trace, as model.trace(text) gives one, not {short(trace)}")
+
+
 def _finite(name: str, value: Any) -> Array:
     numbers = np.asarray(value)
     if numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
@@ -122,11 +127,14 @@ def mean(traces: Trace | Sequence[Trace], **where: Any) -> Intervention:
     """Replace by the mean over all positions of a reference set: every row becomes the same.
 
     Raises:
-        InputError: the set is empty; at a run: the site's rows have no mean (attention scores and patterns).
+        InputError: the set is empty, or holds something else; at a run: the site's rows have no mean
+            (attention scores and patterns).
     """
-    reference = [traces] if isinstance(traces, Trace) else list(traces)
+    reference = [traces] if isinstance(traces, Trace | str) else list(traces)
     if not reference:
         raise InputError("mean: the reference set has no trace")
+    for trace in reference:
+        _check_trace("mean", trace)
     known: dict[str, Array] = {}
 
     def value(array: Array, at: Where, _: list[int]) -> Array:
@@ -146,8 +154,9 @@ def patch(trace: Trace, **where: Any) -> Intervention:
     """Replace by what another run had at the same positions.
 
     Raises:
-        InputError: at a run: the trace does not have one of the positions, or is of another shape.
+        InputError: it is no trace; at a run: it does not have one of the positions, or is of another shape.
     """
+    _check_trace("patch", trace)
 
     def value(array: Array, at: Where, rows: list[int]) -> Array:
         found = trace[at.name]
@@ -176,8 +185,10 @@ def freeze(trace: Trace, **where: Any) -> Intervention:
     A LayerNorm with its scale frozen is linear: the mean is still subtracted, weight and bias still apply.
 
     Raises:
-        InputError: at a run: the site is neither (use `patch`), or the trace does not have its positions.
+        InputError: it is no trace; at a run: the site is neither (use `patch`), or the trace does not have
+            its positions.
     """
+    _check_trace("freeze", trace)
     replace = patch(trace).value
 
     def value(array: Array, at: Where, rows: list[int]) -> Array:
@@ -202,16 +213,17 @@ def project(trace: Trace, vector: Array) -> NamedArray:
     """How far the residual stream goes along a direction: resid_post @ vector / |vector|, [layer, pos].
 
     Raises:
-        InputError: the vector is not [n_embd], or is zero.
+        InputError: it is no trace, or the vector is not [n_embd], not finite, or zero.
         TraceError: some `resid_post` was not kept.
     """
-    direction = np.asarray(vector, np.float64)
+    _check_trace("project", trace)
+    direction = _finite("project", vector).astype(np.float64)
     length = float(np.linalg.norm(direction))
     n_embd = trace.config.n_embd
     if direction.shape != (n_embd,):
         raise InputError(f"project: the vector is {list(direction.shape)}, expected [{n_embd}]")
     if not 0 < length < np.inf:
-        raise InputError("project: the vector has no direction: its length is zero or not finite")
+        raise InputError("project: the vector has no direction: its length is 0 or overflows")
     along = trace.stack("resid_post") @ (direction / length)
     labels = pos_labels(trace, rows_of(trace, None))
     return NamedArray(along, ("layer", "pos"), {"pos": labels}, "resid_post along the vector")

@@ -6,7 +6,7 @@ import sys
 import textwrap
 from typing import Any
 
-from gpt2np.arguments import add_model, add_verb, count, load_model
+from gpt2np.arguments import add_model, add_verb, count, load_model, load_sizes
 from gpt2np.errors import InputError
 
 
@@ -69,12 +69,8 @@ def plan(args: argparse.Namespace) -> int:
     from gpt2np.plan import Plan, plan_table
     from gpt2np.tables import strict_json
 
-    name = args.model or default_name()
-    if name in RELEASED and not os.path.isdir(name):
-        config = RELEASED[name]
-        print(f"gpt2np: model {name} as released, {config.n_parameters:,} parameters", file=sys.stderr)
-    else:
-        config = load_model(args).config
+    name, sizes = args.model or default_name(), load_sizes(args)
+    config = getattr(sizes, "config", sizes)
     for n in args.lengths:
         if n > config.n_positions:
             hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""

@@ -5,7 +5,7 @@ import re
 import sys
 from typing import Any
 
-from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, load_sizes, read_prompt
 from gpt2np.errors import InputError
 from gpt2np.verbs.learned import head_weights, norms, parameters
 from gpt2np.verbs.values import Shown
@@ -48,7 +48,7 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("--score", choices=SCORES, help="sort the table of heads by it; --png draws it")
     verb.add_argument(
-        "--top", type=count, metavar="K", help="how many tokens (default 5) or rows (default 10)"
+        "--top", type=count, metavar="K", help="how many tokens (default 5) or rows (default 10; all heads)"
     )
     add_model(verb)
     verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
@@ -71,7 +71,8 @@ def circuits(args: argparse.Namespace) -> int:
         _text: has_text,
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
-    text, facts, picture, signed, quantity = show(args, load_model(args), prompt)
+    model = load_sizes(args) if args.parameters else load_model(args)
+    text, facts, picture, signed, quantity = show(args, model, prompt)
     if args.png:
         from gpt2np.analysis.plot import heatmap
 
@@ -86,6 +87,8 @@ def _check(args: argparse.Namespace, has_text: bool) -> None:
     alone = next((o for o in ("composition", "parameters", "norms", "weights") if getattr(args, o)), None)
     if alone and has_text:
         raise InputError(f"--{alone} is of the weights: it takes no text")
+    if args.top is not None and (args.parameters or args.weights):
+        raise InputError(f"--top has nothing to cut in --{'parameters' if args.parameters else 'weights'}")
     if args.weights and args.head is None:
         raise InputError("--weights goes with --head L.H")
     if args.weights and args.png:
@@ -119,9 +122,11 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     names = c.head_labels(model.config)
     by_head = scores.reshape(len(SCORES), -1).T
     order = (
-        np.argsort(-by_head[:, SCORES.index(args.score)], kind="stable") if args.score else range(len(names))
+        np.argsort(-by_head[:, SCORES.index(args.score)], kind="stable")
+        if args.score
+        else np.arange(len(names))
     )
-    rows = [[names[i], *(f"{x:.2f}" for x in by_head[i])] for i in order]
+    rows = [[names[i], *(f"{x:.2f}" for x in by_head[i])] for i in order[: args.top]]
     text = f"{looks.title.replace('mean attention on', 'all heads;')}\n"
     text += table([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + EXPLAINED
     title = f"{args.score or 'induction'} of each head"

@@ -24,9 +24,10 @@ def head_weights(args: argparse.Namespace, model: Any, _: Any) -> Shown:
 
 
 def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
-    """Where the parameters are."""
+    """Where the parameters are: of a Model, or of a Config."""
     from gpt2np.analysis.named import NamedArray
     from gpt2np.analysis.weights import parameter_shares
+    from gpt2np.checkpoint import default_name
     from gpt2np.tables import table
 
     found = parameter_shares(model)
@@ -37,7 +38,8 @@ def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     bars = NamedArray(
         found.array[:, 0], ("component",), {"component": found.labels["component"]}, found.title
     )
-    facts = {"model": model.name, "parameters": found.to_json()}
+    name = getattr(model, "name", args.model or default_name())
+    facts = {"model": name, "parameters": found.to_json()}
     return Shown(text, facts, bars, signed=False, quantity="parameters")
 
 
@@ -65,7 +67,9 @@ def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
         rows = []
         for j, name in enumerate(names):
             spread = [number(x) for x in statistics.array[i, j, :-1].tolist()]
-            rows.append([name, *spread, _dimensions(NamedArray(found.array[j, i], ("n_embd",)), 2)])
+            rows.append(
+                [name, *spread, _dimensions(NamedArray(found.array[j, i], ("n_embd",)), args.top or 2)]
+            )
         head = [kind, *MEASURES]
         parts.append(table([head, *rows], "<" + ">" * (len(head) - 2) + "<"))
     text = f"{found.title}\n" + "\n\n".join(parts)

@@ -128,7 +128,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.trace is not None and (args.text is not None or args.tokens is not None):
         raise InputError("give a prompt or --trace FILE, not both")
     if args.trace is None and args.text is None and args.tokens is None:
-        raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np heads 'Elizabeth was'")
+        raise InputError(
+            f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"
+        )
 
 
 def _read_trace(args: argparse.Namespace, keep: list[str]) -> tuple[Any, Any]:

@@ -45,7 +45,7 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--png", metavar="FILE", help="draw the --draw table of the step: layers down, heads across"
     )
-    verb.add_argument("--draw", choices=DRAWN, default="entropy", help="(default entropy)")
+    verb.add_argument("--draw", choices=DRAWN, help="(default entropy)")
     add_model(verb)
 
 
@@ -56,14 +56,17 @@ def stats(args: argparse.Namespace) -> int:
 
     if args.png:
         plot.check_picture(args.png)
+    elif args.draw:
+        raise InputError("--draw goes with --png FILE")
     run = _run(args)
     n_steps = len(statistics.steps(run))
     if not -n_steps <= args.step < n_steps:
         raise InputError(f"--step {args.step} is not one of 0 to {n_steps - 1}")
     args.step %= n_steps
     if args.png:
-        options = {"threshold": args.threshold} if args.draw == "saturation" else {}
-        drawn = getattr(statistics, args.draw)(run, **options)
+        what = args.draw or "entropy"
+        options = {"threshold": args.threshold} if what == "saturation" else {}
+        drawn = getattr(statistics, what)(run, **options)
         plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
         print(f"gpt2np: wrote {args.png}", file=sys.stderr)
     print(strict_json(_facts(run, args)) if args.json else _text(run, args))
@@ -83,6 +86,8 @@ def _run(args: argparse.Namespace) -> Any:
         if args.text is not None or args.tokens is not None or args.max_new_tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT, --tokens nor --max-new-tokens")
         return Trace.open(args.trace)
+    if args.text is None and args.tokens is None:
+        raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np stats 'Elizabeth was'")
     prompt = read_prompt(args)
     model = load_model(args)
     if args.max_new_tokens is None:
