@@ -1,5 +1,7 @@
 """Activation patching: a sweep equals the loop that it spares, paths are what they say."""
 
+import sys
+
 import numpy as np
 import pytest
 from random_model import random_model
@@ -255,8 +257,15 @@ def test_refused(model, runs):
             call()
 
 
-def test_progress_goes_to_stderr_and_only_when_asked(runs, capsys):
+def test_progress_goes_to_stderr_and_only_to_a_terminal_or_when_asked(runs, capsys, monkeypatch):
     sweep(*runs, METRIC)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    sweep(*runs, METRIC)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "/6 [" in captured.err
+    sweep(*runs, METRIC, progress=False)
     assert capsys.readouterr() == ("", "")
     sweep(*runs, METRIC, progress=True)
     captured = capsys.readouterr()
