@@ -201,6 +201,16 @@ def test_amplification_is_the_other_sign_of_erasure(trace):
     assert again == pytest.approx(max(0, (w * a).sum() / (w * w).sum()))
 
 
+def test_components_that_write_nothing_are_neither_erased_nor_amplified():
+    silent = random_model(4)
+    for layer in range(2):
+        silent.weights[f"h.{layer}.attn.c_proj.bias"][:] = 0
+    found = weights.memory(silent.trace([5, 9, 2]))
+    names = found["erasure"].labels["writer"]
+    later = names.index("h.0.attn.bias"), names.index("h.1.attn.bias")
+    assert {name: float(part.array[later]) for name, part in found.items()} == dict.fromkeys(found, 0.0)
+
+
 def test_an_edit_erases_what_was_written_before_it(model):
     edits = {"embed": lambda x: x * 0, "h.0.attn.out": lambda x: x * 0, "h.1.resid_post": lambda x: x * 0}
     edited = model.trace([5, 9, 2, 5, 30], edits=edits | {"h.2.resid_mid": lambda x: x - 1})

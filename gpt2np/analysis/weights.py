@@ -193,8 +193,7 @@ def erasure(trace: Any) -> NamedArray:
     Raises:
         TraceError: `wte`, `wpe`, `attn.z` or `mlp.out` was not kept, or there are no weights.
     """
-    names, products = _products(trace)
-    return _later(names, "eraser", -_shares(products), "share of what the writer wrote that is taken back")
+    return memory(trace)["erasure"]
 
 
 def opposition(trace: Any) -> NamedArray:
@@ -205,8 +204,7 @@ def opposition(trace: Any) -> NamedArray:
     Raises:
         TraceError: as `erasure`.
     """
-    names, products = _products(trace)
-    return _later(names, "eraser", -_cosines(products), "minus the cosine of what the two write")
+    return memory(trace)["opposition"]
 
 
 def amplification(trace: Any) -> NamedArray:
@@ -217,8 +215,7 @@ def amplification(trace: Any) -> NamedArray:
     Raises:
         TraceError: as `erasure`.
     """
-    names, products = _products(trace)
-    return _later(names, "amplifier", _shares(products), "share of what the writer wrote that is added again")
+    return memory(trace)["amplification"]
 
 
 def agreement(trace: Any) -> NamedArray:
@@ -229,25 +226,29 @@ def agreement(trace: Any) -> NamedArray:
     Raises:
         TraceError: as `erasure`.
     """
-    names, products = _products(trace)
-    return _later(names, "amplifier", _cosines(products), "cosine of what the two write")
+    return memory(trace)["agreement"]
 
 
-def _products(trace: Any) -> tuple[list[str], Array]:
-    """Names of the components, and the dot products of what they write, summed over positions."""
+def memory(trace: Any) -> dict[str, NamedArray]:
+    """`erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
+
+    Raises:
+        TraceError: as `erasure`.
+    """
     parts = components(trace)
-    x = parts.array.astype(np.float64).reshape(len(parts.array), -1)  # [component, pos * n_embd]
-    return list(parts.labels["component"]), x @ x.T
-
-
-def _shares(products: Array) -> Array:
-    """Projections of columns onto rows, as a share of the rows."""
-    return np.asarray(products / np.maximum(np.diag(products), np.finfo(float).tiny)[:, None])
-
-
-def _cosines(products: Array) -> Array:
-    norms = np.sqrt(np.maximum(np.diag(products), np.finfo(float).tiny))
-    return np.asarray(products / np.outer(norms, norms))
+    names = list(parts.labels["component"])
+    x = parts.array.astype(np.float64).reshape(len(names), -1)  # [component, pos * n_embd]
+    products = x @ x.T
+    squares = np.maximum(np.diag(products), np.finfo(float).tiny)
+    norms = np.sqrt(squares)
+    shares, cosines = products / squares[:, None], products / np.outer(norms, norms)
+    share, cosine = "share of what the writer wrote that is", "cosine of what the two write"
+    return {
+        "erasure": _later(names, "eraser", -shares, f"{share} taken back"),
+        "opposition": _later(names, "eraser", -cosines, f"minus the {cosine}"),
+        "amplification": _later(names, "amplifier", shares, f"{share} added again"),
+        "agreement": _later(names, "amplifier", cosines, cosine),
+    }
 
 
 def _later(names: list[str], who: str, values: Array, title: str) -> NamedArray:

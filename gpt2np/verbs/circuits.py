@@ -198,11 +198,7 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
         "most_active": weights.most_active(trace, k),
         "sparsity": weights.sparsity(trace),
         "basis_alignment": weights.basis_alignment(trace),
-        "erasure": weights.erasure(trace),
-        "opposition": weights.opposition(trace),
-        "amplification": weights.amplification(trace),
-        "agreement": weights.agreement(trace),
-    }
+    } | weights.memory(trace)
     if len(trace.token_ids) > 1:
         parts["attention"] = attention_scores(trace)
     order = ("attention", "most_active", "sparsity", "basis_alignment")
