@@ -336,12 +336,23 @@ def test_the_compact_view_works_inside_a_sandboxed_frame(chromium, trace, tmp_pa
     page.context.close()
 
 
-def test_it_prints_every_panel(chromium, path):
-    with visit(chromium, path) as page:
+def test_it_prints_every_panel_on_paper_whatever_the_screen_shows(chromium, path):
+    shown = "() => [...document.querySelectorAll('.panel')].filter(e => !e.hidden).map(e => e.id)"
+    with visit(chromium, path, color_scheme="dark", viewport={"width": 390, "height": 844}) as page:
         pdf = page.page.pdf(format="A4")
         assert pdf.startswith(b"%PDF")
-        pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
-        assert pages >= len(PANELS)
+        assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= len(PANELS) - 1  # nothing was generated
+        assert page.js(shown) == ["panel-map"]  # and the screen is as it was
+        page.js("() => dispatchEvent(new Event('beforeprint'))")
+        assert page.js(shown) == [f"panel-{panel}" for panel in PANELS if panel != "generation"]
+        heights = "() => [...document.querySelectorAll('.lists .bar')].map(e => e.offsetHeight)"
+        assert min(page.js(heights)) > 0
+        inside = "() => Math.max(...[...document.querySelectorAll('canvas')].map(e => e.clientWidth))"
+        assert 200 < page.js(inside) <= 1100
+        paper = page.js("() => getComputedStyle(document.body).backgroundColor")
+        assert paper == "rgb(255, 255, 255)"
+        page.js("() => dispatchEvent(new Event('afterprint'))")
+        assert page.js("() => document.documentElement.dataset.theme ?? null") is None
 
 
 REPORT = {

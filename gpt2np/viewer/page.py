@@ -18,7 +18,7 @@ from gpt2np.viewer.packing import pack
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "data draw focus glossary card rows streams map heads attention lens contributions mlp residual "
+    "data draw focus header glossary card rows streams map heads attention lens contributions mlp residual "
     "generation main"
 ).split()
 STYLES = ("base", "panels")

@@ -23,7 +23,7 @@ export function attentionPanel(run, focus) {
   const element = el("div", { class: "attention" });
   if (!run.has("pattern") && !run.has("pattern:key")) {
     element.append(absent(run, "attention", "Attention is"));
-    return { id: "attention", title: "Attention", element, draw() {} };
+    return { id: "attention", title: "Attention", element, empty: true, draw() {} };
   }
   let scores = false,
     hovered = null;
@@ -91,7 +91,7 @@ export function attentionPanel(run, focus) {
     title.textContent = `Layer ${layer}, head ${head}`;
     element.querySelector(".many-title").textContent = `All heads of layer ${layer}`;
     key.replaceChildren(
-      scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "100 %"),
+      scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
     );
     picture(state);
     words(state);

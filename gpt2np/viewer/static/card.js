@@ -57,7 +57,9 @@ export function buildCard(run, focus) {
     { class: "card", "aria-live": "polite", "aria-label": "The chosen part" },
     body,
   );
+  let paintLater = () => {}; // a strip knows its width only when it is on the page
   function draw(state) {
+    paintLater = () => {};
     const { layer, head, pos } = state,
       part = partOf(run, state.part),
       perHead = run.perHead(part.site);
@@ -73,7 +75,7 @@ export function buildCard(run, focus) {
       ...[
         el("h3", {}, part.title),
         el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}`)),
-        cells ? strip(cells, part.site) : null,
+        cells ? strip(cells, part.site) : missing(part.site),
         stats
           ? el(
               "p",
@@ -97,15 +99,23 @@ export function buildCard(run, focus) {
         ...here(state, part),
       ].filter(Boolean),
     );
+    paintLater();
+  }
+
+  // Why there is no strip, where there should be one.
+  function missing(site) {
+    if (run.missing[`vector ${site}`]) return absent(run, `vector ${site}`, "This vector is");
+    const early = focus.state.pos < run.detail.first && run.has(site);
+    return early
+      ? el("p", { class: "absent" }, `Only positions from ${run.detail.first} on are in this page.`)
+      : null;
   }
 
   function strip(cells, site) {
     const canvas = el("canvas", { role: "img", "aria-label": `${site}: ${cells.length} cells` });
-    canvas.onmousemove = (event) =>
-      showTip(event, stripTip(run, site, cells, event.offsetX / canvas.clientWidth));
     canvas.onmouseleave = hideTip;
     const holder = el("div", { class: "big-strip" }, canvas);
-    requestAnimationFrame(() => {
+    paintLater = () => {
       const width = Math.max(60, holder.clientWidth),
         rows = cells.length > 96 ? 3 : cells.length > 32 ? 2 : 1;
       const each = Math.ceil(cells.length / rows),
@@ -119,7 +129,7 @@ export function buildCard(run, focus) {
         const i = Math.floor(event.offsetY / 22) * each + Math.floor((event.offsetX / width) * each);
         if (i < cells.length) showTip(event, stripTip(run, site, cells, (i + 0.5) / cells.length));
       };
-    });
+    };
     return holder;
   }
 

@@ -21,7 +21,7 @@ export function contributionsPanel(run, focus) {
   const element = el("div", { class: "contributions" });
   if (!run.has("push")) {
     element.append(absent(run, "push", "The contributions are"));
-    return { id: "contributions", title: "Contributions", element, draw() {} };
+    return { id: "contributions", title: "Contributions", element, empty: true, draw() {} };
   }
   let target = 0;
   const names = run.components,

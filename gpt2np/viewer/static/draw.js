@@ -189,14 +189,17 @@ export function colour(scale, t) {
   return pick(palette(scale), t);
 }
 
-/** A key to a scale: its colours between the words for both ends. */
-export function scaleKey(scale, low, high) {
-  const swatches = Array.from({ length: 15 }, (_, i) => {
-    const cell = el("span", {});
-    cell.style.background = colour(scale, i / 14);
-    return cell;
-  });
-  return el("span", { class: "key" }, `${low} `, el("span", { class: "swatches" }, swatches), ` ${high}`);
+/** A key to a scale: its colours between the words for both ends, or three words where it is not even. */
+export function scaleKey(scale, low, ...words) {
+  const swatches = (from, to) =>
+    Array.from({ length: to - from }, (_, i) => {
+      const cell = el("span", {});
+      cell.style.background = colour(scale, (from + i) / 15);
+      return cell;
+    });
+  const stretch = (i) => swatches((16 * i) / words.length, (16 * (i + 1)) / words.length);
+  const parts = words.flatMap((word, i) => [el("span", { class: "swatches" }, stretch(i)), word]);
+  return el("span", { class: "key" }, low, parts);
 }
 
 /** Whether text on that colour should be white. */
@@ -220,7 +223,10 @@ export function place(x, full) {
 
 /** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
 export function sized(canvas, width, height) {
-  const ratio = Math.max(window.devicePixelRatio || 1, matchMedia("print").matches ? 2 : 1);
+  const ratio = Math.max(
+    window.devicePixelRatio || 1,
+    document.documentElement.classList.contains("printing") ? 2 : 1,
+  );
   const w = Math.max(1, Math.round(width * ratio)),
     h = Math.max(1, Math.round(height * ratio));
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });

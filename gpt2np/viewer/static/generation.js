@@ -24,7 +24,7 @@ export function generationPanel(run, focus) {
         `This run read a text and chose nothing${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`,
       ),
     );
-    return { id: "generation", title: "Generation", element, draw() {} };
+    return { id: "generation", title: "Generation", element, empty: true, draw() {} };
   }
   const slider = el("input", {
     type: "range",

@@ -20,7 +20,7 @@ export function lensPanel(run, focus) {
   const element = el("div", { class: "lens" });
   if (!run.has("lens:id")) {
     element.append(absent(run, "lens", "The logit lens is"));
-    return { id: "lens", title: "Logit lens", element, draw() {} };
+    return { id: "lens", title: "Logit lens", element, empty: true, draw() {} };
   }
   const n = run.at("lens:id", 0).length / run.at("lens:id", 0, 0).length,
     first = run.detail.firstLens;
@@ -63,7 +63,7 @@ export function lensPanel(run, focus) {
     const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
       count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
-    key.replaceChildren(scaleKey("chance", "0 %", "100 %"));
+    key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"));
     const points = Array.from({ length: 2 * run.L + 1 }, (_, i) => i).filter(
       (point) => between || point % 2 === 0,
     );

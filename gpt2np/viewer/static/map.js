@@ -208,6 +208,9 @@ function howToRead(run) {
     "Read from top to bottom. Left: the ",
     el("b", {}, "residual stream"),
     " of every token, and what the chosen head carries between them. Middle: the chosen token. Every strip is a " +
-      `vector, every cell ${cell}; blocks read the stream and add to it. Choose anything: the rest follows. `,
+      `vector, every cell ${cell}; blocks read the stream and add to it. Choose anything: the rest follows. ` +
+      (Object.keys(run.missing).some((part) => part.startsWith("vector"))
+        ? "What is grey was not kept. "
+        : ""),
   ];
 }

@@ -11,7 +11,7 @@ export function mlpPanel(run, focus) {
   const element = el("div", { class: "mlp" });
   if (!run.has("neuron:id")) {
     element.append(absent(run, "mlp", "The MLP’s neurons are"));
-    return { id: "mlp", title: "MLP", element, draw() {} };
+    return { id: "mlp", title: "MLP", element, empty: true, draw() {} };
   }
   const told = el("p", { class: "answer" }),
     curve = el("div", { class: "chart" }),

@@ -6,7 +6,7 @@ export function residualPanel(run, focus) {
   const element = el("div", { class: "residual" });
   if (!run.has("resid:norm")) {
     element.append(absent(run, "residual", "Statistics of the stream are"));
-    return { id: "residual", title: "Residual", element, draw() {} };
+    return { id: "residual", title: "Residual", element, empty: true, draw() {} };
   }
   const points = 2 * run.L + 1,
     charts = el("div", { class: "two" }),
