@@ -1,6 +1,7 @@
 """Pictures of the page in a fixed set of states, to be looked at by eyes.
 
     python tests/viewer_screenshots.py FOLDER [--only map] [--gpt2]
+    python tests/viewer_screenshots.py --readme
 
 Every panel at 1280 pixels in light and dark, on a phone (390), on a projector (1920) and printed, and pages
 that are unusual: a generation, a run without most of its sites, a comparison. `--gpt2` adds a random model of
@@ -12,6 +13,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,13 +60,16 @@ def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "screenshots")
     parser.add_argument("--only", help="only pictures with this in their name")
     parser.add_argument("--gpt2", action="store_true", help="also a random model of GPT-2 small's shape")
+    parser.add_argument("--readme", action="store_true", help="the README's picture, beside this file")
     args = parser.parse_args()
     if WHY is not None:
         sys.exit(f"no browser: {WHY}")
     args.folder.mkdir(parents=True, exist_ok=True)
+    if args.readme:
+        return readme(args.folder / "map.png")
     with browser() as chromium:
         for name, path in pages(args.folder, args.gpt2):
             for size, scheme, whole in views(name):
@@ -74,6 +79,18 @@ def main() -> None:
                         shoot(chromium, path, args.folder / picture, panel, size, scheme, whole)
             if name in ("text", "gpt2-30") and (args.only is None or args.only in "print"):
                 printed(chromium, path, args.folder / f"{name}-print")
+
+
+def readme(picture: Path) -> None:
+    """The map of a run of `tiny`, at the head that looks back to the token before."""
+    with browser() as chromium, tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "page.html"
+        gpt2np.view(gpt2np.load("tiny").trace(TEXT), out=path)
+        with visit(chromium, path, viewport={"width": 1280, "height": 1110}) as page:
+            page.show(layer=2, head=1, part="attn.pattern")
+            page.page.wait_for_timeout(300)
+            page.page.screenshot(path=picture)
+    print(picture)
 
 
 def views(name: str) -> Iterator[tuple[str, str, bool]]:
@@ -100,7 +117,7 @@ def shoot(chromium, path: Path, picture: Path, panel: str, size: str, scheme: st
 
 def printed(chromium, path: Path, stem: Path) -> None:
     with visit(chromium, path) as page:
-        page.page.pdf(path=stem.with_suffix(".pdf"), format="A4", print_background=False)
+        page.page.pdf(path=stem.with_suffix(".pdf"), format="A4", print_background=True)
     if shutil.which("pdftoppm"):
         with contextlib.suppress(subprocess.CalledProcessError):
             subprocess.run(["pdftoppm", "-r", "60", "-png", stem.with_suffix(".pdf"), stem], check=True)

@@ -72,6 +72,16 @@ export function paintRow(run, context, { site, layer, height }, state, width) {
   else if (run.perHead(site)) paintHeads(run, painted, site, layer, pos);
   else if (site === "mlp.pre" || site === "mlp.post") paintNeurons(run, painted, run.strip(site, layer, pos));
   else paintOrNothing(painted, run.strip(site, layer ?? 0, pos), 0, 0, width, height);
+  if (hasHeads(run, site)) frameHead(run, painted, site, state.head);
+}
+
+// A frame around the chosen head's part.
+function frameHead(run, { context, width, height }, site, head) {
+  const each = width / run.H;
+  context.strokeStyle = getComputedStyle(context.canvas).getPropertyValue("--ink");
+  context.lineWidth = 1;
+  if (site === "attn.heads") context.strokeRect(0.5, head * OUTPUT - 0.5, width - 1, OUTPUT - 0.5);
+  else context.strokeRect(head * each + 0.5, 0.5, each - 1, height - 1);
 }
 
 // A strip, or an empty box where this page does not have the vector.
