@@ -80,7 +80,7 @@ def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, 
     The last of the targets is the token that does come next, where one does and there is room for it. The
     numbers are those of `gpt2np.analysis.residual.attribution`.
     """
-    parameters = trace.parameters("the contributions")
+    parameters = trace.parameters("the attribution")
     _check_unedited(trace)
     ids, pushed, labels = [], [], list[str]()
     parts_at = _parts_by_row(trace, rows)

@@ -62,17 +62,8 @@ export function generationPanel(run, focus) {
     lists,
     draw1,
   );
-  const options =
-    told.sampling &&
-    Object.entries(told.sampling)
-      .map(
-        ([name, value]) =>
-          `${name.replaceAll("_", " ")} ${name === "temperature" && value === 0 ? "0 (greedy)" : value}`,
-      )
-      .join(", ");
-  how.textContent = told.sampling
-    ? `${n} tokens chosen; ${options}; stopped by ${told.stopped_by}.`
-    : `${n} tokens chosen. A saved trace does not say how; probabilities are the model’s own.`;
+  const beams = told.sampling?.num_beams > 1; // whole texts are compared, nothing is drawn or filtered
+  how.textContent = howChosen(told, beams);
 
   /** Choose a step: the position that it was chosen at comes with it. */
   function go(step) {
@@ -114,7 +105,8 @@ export function generationPanel(run, focus) {
     head.replaceChildren(
       `Step ${step}: `,
       tokenLabel(run.word(choice.id)),
-      el("span", { class: "aside" }, ` ${percent(choice.p)}, chosen at position ${choice.pos}`),
+      el("span", { class: "aside" }, choice.p === null ? "" : ` ${percent(choice.p)},`),
+      el("span", { class: "aside" }, ` chosen at position ${choice.pos}`),
     );
     const inside = choice.candidates.some(([id]) => id === choice.id),
       most = Math.max(...choice.candidates.map(([, p]) => p), choice.p ?? 0, 1e-9);
@@ -124,7 +116,11 @@ export function generationPanel(run, focus) {
       el(
         "div",
         {},
-        el("h4", {}, "Candidates, as they were drawn from"),
+        el(
+          "h4",
+          {},
+          choice.removals ? "Candidates, as they were drawn from" : "What the model held likeliest",
+        ),
         rows.map(([id, p]) =>
           bar(tokenLabel(run.word(id)), p / most, percent(p), { kind: "chance", chosen: id === choice.id }),
         ),
@@ -144,7 +140,9 @@ export function generationPanel(run, focus) {
         el(
           "p",
           { class: "absent" },
-          "Not recorded: generate(..., ledger=True), or --ledger FILE beside a saved trace.",
+          beams
+            ? "A beam search filters nothing: it goes on with the likeliest whole texts."
+            : "Not recorded: generate(..., ledger=True), or --ledger FILE beside a saved trace.",
         ),
       );
     const steps = choice.removals.map(({ name, count, mass, ids }) =>
@@ -152,9 +150,11 @@ export function generationPanel(run, focus) {
         "li",
         {},
         el("strong", {}, OPTIONS[name] ?? name),
-        count
-          ? ` removed ${count.toLocaleString("en")} tokens with ${percent(mass)} of the probability: `
-          : " removed none",
+        name === "temperature"
+          ? " sharpens or flattens, and removes none"
+          : count
+            ? ` removed ${count.toLocaleString("en")} tokens with ${percent(mass)} of the probability: `
+            : " removed none",
         el(
           "span",
           { class: "gone" },
@@ -209,4 +209,15 @@ export function generationPanel(run, focus) {
     ];
   }
   return { id: "generation", title: "Generation", element, draw, go };
+}
+
+/** How the tokens were chosen, in a sentence. */
+function howChosen({ steps, sampling, stopped_by: stoppedBy }, beams) {
+  if (!sampling)
+    return `${steps.length} tokens chosen. A saved trace does not say how; probabilities are the model’s own.`;
+  const greedy = (name, value) => name === "temperature" && value === 0;
+  const options = Object.entries(sampling)
+    .filter(([name, value]) => !(beams && greedy(name, value)))
+    .map(([name, value]) => `${name.replaceAll("_", " ")} ${greedy(name, value) ? "0 (greedy)" : value}`);
+  return `${steps.length} tokens chosen; ${options.join(", ")}; stopped by ${stoppedBy}.`;
 }

@@ -108,7 +108,7 @@ export function glossaryPanel(run) {
     `Attention: ${stored[attention]}. Colours go by its square root, so that small weights show.`,
     first ? `Vectors and neurons are here for positions ${first} to ${run.T - 1}.` : null,
     firstLens ? `Logit lens and contributions are here for positions ${firstLens} to ${run.T - 1}.` : null,
-    `Probabilities, logits, contributions and norms are float32, as the run had them (${run.model.dtype}).`,
+    `The run computed in ${run.model.dtype}; probabilities, contributions and norms are stored as float32.`,
     `The rule: a page of ${run.T} tokens has at most ${(budget / 1e6).toFixed(1)} MB (3 up to 30 tokens, 10 at 300, 20 at 1,024). Detail is dropped in fixed steps until that fits: first digits and cells of the vectors, then digits of attention, its scores, its small weights, and last the lens, contributions, vectors and neurons of the earliest positions.`,
   ].filter(Boolean);
   const missing = Object.entries(run.missing);

@@ -71,9 +71,10 @@ function chanceOf(run, pos) {
 }
 
 function modelText(model) {
+  const several = (n, name) => `${n} ${name}${n === 1 ? "" : "s"}`;
   const facts = [
-    `${model.n_layer} layers`,
-    `${model.n_head} heads`,
+    several(model.n_layer, "layer"),
+    several(model.n_head, "head"),
     `n_embd ${model.n_embd}`,
     `d_mlp ${model.d_mlp.toLocaleString("en")}`,
     `vocabulary ${model.vocab.toLocaleString("en")}`,

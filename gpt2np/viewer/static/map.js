@@ -209,8 +209,14 @@ function howToRead(run) {
     el("b", {}, "residual stream"),
     " of every token, and what the chosen head carries between them. Middle: the chosen token. Every strip is a " +
       `vector, every cell ${cell}; blocks read the stream and add to it. Choose anything: the rest follows. ` +
-      (Object.keys(run.missing).some((part) => part.startsWith("vector"))
-        ? "What is grey was not kept. "
-        : ""),
+      (someNotKept(run) ? "What is grey was not kept. " : ""),
   ];
+}
+
+/** Whether the run lacks vectors that the map has rows for. */
+function someNotKept(run) {
+  return Object.entries(run.missing).some(([part, why]) => {
+    const hasRow = part.startsWith("vector") && (part !== "vector ln_f" || run.L === run.model.n_layer);
+    return hasRow && !why.startsWith("left out"); // what was left out for size has no row
+  });
 }

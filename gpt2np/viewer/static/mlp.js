@@ -207,29 +207,16 @@ export function mlpPanel(run, focus) {
       (run.neurons ?? []).find(({ layer, id }) => `${layer}.${id}` === state.neuron) ?? run.neurons?.[0];
     if (!found) return more.replaceChildren();
     const most = Math.max(...found.active.map(Math.abs), 1e-9),
-      words = (list) => list.flatMap((word, i) => [i ? ", " : "", tokenLabel(word)]);
-    const shown =
-      found.active.length > 60
-        ? found.active
-            .map((v, t) => [v, t])
-            .sort((a, b) => b[0] - a[0])
-            .slice(0, 24)
-        : found.active.map((v, t) => [v, t]);
+      shown =
+        found.active.length > 60
+          ? found.active
+              .map((v, t) => [v, t])
+              .sort((a, b) => b[0] - a[0])
+              .slice(0, 24)
+          : found.active.map((v, t) => [v, t]);
     more.replaceChildren(
       el("h3", {}, `Layer ${found.layer}, neuron ${found.id}`),
-      found.excited_by
-        ? el(
-            "p",
-            {},
-            "Responds to embeddings of ",
-            ...words(found.excited_by),
-            ". Raises ",
-            ...words(found.raises),
-            "; lowers ",
-            ...words(found.lowers),
-            ".",
-          )
-        : null,
+      ...(found.excited_by ? [meaningOf(found)] : []), // a model without a vocabulary has no words for it
       el("h4", {}, found.active.length > 60 ? "Where it is most active" : "How active at each token"),
       el(
         "div",
@@ -252,4 +239,16 @@ export function mlpPanel(run, focus) {
       );
   }
   return { id: "mlp", title: "MLP", element, draw };
+}
+
+// Which words a neuron reads and writes, by its weights.
+function meaningOf(neuron) {
+  const words = (list) => list.flatMap((word, i) => [i ? ", " : "", tokenLabel(word)]);
+  const { excited_by: read, raises, lowers } = neuron;
+  return el(
+    "p",
+    {},
+    ["Responds to embeddings of ", ...words(read), ". Raises ", ...words(raises)],
+    ["; lowers ", ...words(lowers), "."],
+  );
 }
