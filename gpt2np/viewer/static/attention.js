@@ -102,12 +102,12 @@ export function attentionPanel(run, focus) {
   // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
   function picture({ layer, head, pos }) {
     const { first, count } = windowOf(pos),
-      room = Math.max(220, Math.min(big.parentElement.clientWidth, 620));
+      room = Math.max(220, Math.min(big.parentElement.clientWidth, 820));
     const named = count <= 40 && (room - 136) / count >= 11,
       every = Math.ceil((14 * count) / room / 2.5) * 5,
       left = named ? 92 : 34,
       top = named ? 78 : 26,
-      cell = Math.min(46, (room - left - 44) / count),
+      cell = Math.min(60, (room - left - 44) / count),
       side = cell * count;
     const context = sized(big, left + side + 44, top + side + 2),
       style = getComputedStyle(element),

@@ -97,7 +97,7 @@ export function percent(p) {
 // -- colours --------------------------------------------------------------------------------------
 
 // Blue and orange are told apart by every eye; the middle is the paper. Viridis for shares, light end on paper.
-const SCALES = {
+export const SCALES = {
   light: {
     diverging: [
       [8, 69, 148],
