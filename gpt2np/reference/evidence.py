@@ -13,6 +13,7 @@ from gpt2np.sites import Site
 AGREES = 0.05  # relative error below which a reading has the right values, whatever the precision
 _CLEARLY = 4.0  # times smaller than that of any other reading
 _LIKE, _VERY_LIKE, _UNLIKE = 0.5, 0.9, 0.3  # correlations
+_SURE = 6.0  # standard errors between two correlations, beyond which it is no chance
 _SAMPLE = 1 << 14  # elements that are looked at
 
 
@@ -20,11 +21,13 @@ _SAMPLE = 1 << 14  # elements that are looked at
 class Likeness:
     """How near an array is to the truth: relative error (root mean square), correlation, and its first row.
 
-    `first` is the position of its first row, for which it is nearest; None where it is near for none.
+    `count` elements were looked at. `first` is the position of its first row, for which it is nearest; None
+    where it is near for none.
     """
 
     error: float
     correlation: float
+    count: int
     first: int | None
 
 
@@ -33,9 +36,9 @@ def likeness(site: Site, array: Array, truth: Array) -> Likeness:
     found = [
         (*_compare(site, a, t), first) for a, t, first in _alignments(site.name, site.quadratic, array, truth)
     ]
-    error, correlation, first = min(found, key=lambda x: (x[0], -x[1]))
+    error, correlation, count, first = min(found, key=lambda x: (x[0], -x[1]))
     same_length = array.shape == truth.shape
-    return Likeness(error, correlation, first if same_length or error < AGREES else None)
+    return Likeness(error, correlation, count, first if same_length or error < AGREES else None)
 
 
 def choose(
@@ -45,30 +48,61 @@ def choose(
 
     The reason of None is `close` where several have the right values as far as they can be told.
 
-    Readings that are the same numbers are one. The site's own order of axes wins where it is like the truth
-    and no other is more so.
+    Readings that are the same numbers are one. Of two that have nearly the right values those elements tell
+    which is right in which they differ, however small they are. The site's own order of axes wins where it
+    is like the truth and no other is more so.
     """
     kept = _distinct(arrays)
     if len(kept) == 1:
         return kept[0], "same"
-    like = [Likeness(np.inf, -1.0, None) if truth is None else likeness(site, arrays[i], truth) for i in kept]
+    like = [
+        Likeness(np.inf, -1.0, 0, None) if truth is None else likeness(site, arrays[i], truth) for i in kept
+    ]
     errors = np.array([x.error for x in like])
-    best, second = np.argsort(errors, kind="stable")[:2]
-    if errors[best] < AGREES and errors[second] > _CLEARLY * errors[best]:
-        return kept[best], "values"
+    best = int(np.argmin(errors))
+    if errors[best] < AGREES and truth is not None:
+        right = arrays[kept[best]]
+        others = [arrays[i] for i in kept if i != kept[best]]
+        if all(_clearly_better(site, right, other, truth) for other in others):
+            return kept[best], "values"
     if site.future is not None:
         for why, test in _STRUCTURE[site.name]:
             fits = [n for n, i in enumerate(kept) if test(arrays[i])]
             if len(fits) == 1:
                 return kept[fits[0]], why
+    if np.sum(errors < AGREES) > 1:
+        return None, "close"
     correlations = np.array([x.correlation for x in like])
     own = next((n for n, i in enumerate(kept) if natural[i]), None)
     if own is not None and correlations[own] > _LIKE and correlations[own] >= correlations.max():
         return kept[own], "likeness"
     best, second = np.argsort(-correlations, kind="stable")[:2]
-    if correlations[best] > _VERY_LIKE and correlations[second] < correlations[best] - _UNLIKE:
+    apart = correlations[best] > _VERY_LIKE and correlations[second] < correlations[best] - _UNLIKE
+    if apart and _no_chance(correlations[best], correlations[second], like[best].count):
         return kept[best], "likeness"
-    return None, "close" if errors.max() < AGREES else ""
+    return None, ""
+
+
+def _no_chance(one: float, other: float, count: int) -> bool:
+    """Whether two correlations of so many elements differ by more than chance explains (Fisher's z)."""
+    if count < 4:
+        return False
+    z = np.arctanh(np.clip([one, other], -1 + 1e-9, 1 - 1e-9))
+    return bool((z[0] - z[1]) * np.sqrt((count - 3) / 2) > _SURE)
+
+
+def _clearly_better(site: Site, right: Array, other: Array, truth: Array) -> bool:
+    """Whether one reading is nearer to the truth than another where the two differ."""
+    if right.shape != other.shape or right.shape != truth.shape:
+        return likeness(site, other, truth).error > _CLEARLY * likeness(site, right, truth).error
+    count = np.isfinite(truth)
+    if site.quadratic:
+        count &= causal(*truth.shape[1:])
+    with np.errstate(all="ignore"):
+        a, b, t = (x[count].astype(np.float64) for x in (right, other, truth))
+        apart = a != b
+        near, far = (np.sum(np.square(x[apart] - t[apart])) for x in (a, b))
+    return bool(np.isfinite(near) and not far <= _CLEARLY**2 * near)
 
 
 def _distinct(arrays: Sequence[Array]) -> list[int]:
@@ -98,10 +132,10 @@ def _alignments(site: str, quadratic: bool, array: Array, truth: Array) -> list[
     return both[::-1] if site == "logits" else both
 
 
-def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float]:
-    """Relative error and correlation, over what is no future and where the truth is a number."""
+def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float, int]:
+    """Relative error, correlation, and of how many elements: no future, and where the truth is a number."""
     if array.shape != truth.shape or not array.size:
-        return np.inf, -1.0
+        return np.inf, -1.0, 0
     some = np.random.default_rng(0).integers(0, array.size, _SAMPLE)
     at = np.unravel_index(some if array.size > _SAMPLE else np.arange(array.size), array.shape)
     use = np.isfinite(truth[at])
@@ -110,17 +144,17 @@ def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float]:
     with np.errstate(all="ignore"):
         x, t = array[at][use].astype(np.float64), truth[at][use].astype(np.float64)
         if not x.size:
-            return np.inf, -1.0
+            return np.inf, -1.0, 0
         error = np.sqrt(np.mean((x - t) ** 2) / max(float(np.mean(t**2)), 1e-60))
         there = np.isfinite(x) & ((x > FILL) | (t < FILL) if site.name == "attn.scores" else True)
         if not np.all(there):
             error = np.inf
         if 2 * there.sum() < x.size:
-            return np.inf, -1.0
+            return np.inf, -1.0, 0
         x, t = x[there] - x[there].mean(), t[there] - t[there].mean()
         scale = np.sqrt(np.mean(x**2) * np.mean(t**2))
         correlation = float(np.mean(x * t) / scale) if np.isfinite(scale) and scale > 0 else 0.0
-    return float(error) if np.isfinite(error) else np.inf, correlation
+    return float(error) if np.isfinite(error) else np.inf, correlation, x.size
 
 
 def _uniform_future(array: Array) -> bool:
