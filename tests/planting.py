@@ -34,9 +34,13 @@ class Dumped:
         return DERIVED[site.name](self, layer)
 
 
-def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefill=None):
-    """The stored sites of a run, with the mistake made in one layer, in some heads, at some positions."""
+def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefill=None, steps=None):
+    """The stored sites of a run, with the mistake made in one layer, in some heads, at some positions.
+
+    It is made in all `steps` that it touches, or in these.
+    """
     dumped = Dumped(model, np.array(ids))
+    steps = getattr(mistake, "steps", ()) if steps is None else steps
     prefill = len(ids) if prefill is None else prefill
     scope = scope or Scope()
 
@@ -45,9 +49,9 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
             op(*inputs, out=out)
             parts = name.split(".", 2)
             at_layer, kind = (int(parts[1]), parts[2]) if parts[0] == "h" else (None, name)
-            if mistake is not None and kind in mistake.steps and at_layer in (layer, None):
+            if kind in steps and at_layer in (layer, None):
                 at = At(kind, at_layer, model.config, model.parameters, dumped, prefill)
-                wrong = np.empty_like(out)
+                wrong = out.copy()
                 mistake.run(at, variant, *inputs, out=wrong)
                 shown = out.copy()
                 scope.apply(out, wrong, BY_NAME[kind], model.config.n_head)

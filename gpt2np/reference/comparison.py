@@ -2,22 +2,22 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpt2np.config import Config
 from gpt2np.errors import InputError
 from gpt2np.model import Model, Prompt
 from gpt2np.ops import Array
+from gpt2np.reference.alignment import Alignment
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import dump_of
-from gpt2np.reference.layouts import Placed, place
-from gpt2np.reference.measure import Measure, measure
+from gpt2np.reference.layouts import place
+from gpt2np.reference.measure import Measure
 from gpt2np.reference.noise import expect
 from gpt2np.reference.precision import in_precision
-from gpt2np.sites import Site, resolve
+from gpt2np.sites import resolve
 
 VERDICTS = ("within-noise", "suspicious", "wrong")
 
@@ -194,6 +194,7 @@ def compare(
     }
     reports: list[SiteReport] = []
     arrays: dict[str, Array] = {}
+    alignment = Alignment(len(ids), model.config)
     for placed in placement.placed:
         site, layer = resolve(placed.site, None, model.config.n_layer)
         right = truth[placed.site]
@@ -201,7 +202,7 @@ def compare(
             band = expected[placed.dtype if placed.dtype in precisions else "float32"].bands[placed.site]
         else:
             band = (atol or 0.0) + (rtol or 0.0) * np.abs(np.where(np.isfinite(right), right, 0.0))
-        found, arrays[placed.site] = _aligned(placed, right, band, site, model.config)
+        found, arrays[placed.site] = alignment.hold(placed.array, right, band, site)
         about = placed.site, layer, placed.name, placed.layout, placed.dtype, placed.notes
         reports.append(SiteReport(*about, found))
     verdict = max((r.verdict for r in reports), key=VERDICTS.index)
@@ -211,7 +212,8 @@ def compare(
         noise = next(iter(expected.values()), None) or expect(model, ids, "float32", truth)
         noise = expected.get(first.dtype, noise)
         measures = {r.site: r.measure for r in reports}
-        diagnosis = Diagnosis(wide, noise, arrays, measures, first.site, whole, prefill)
+        given = {placed.site: placed.array for placed in placement.placed}
+        diagnosis = Diagnosis(wide, noise, given, arrays, measures, first.site, whole, prefill)
         candidates = diagnosis.candidates()
     return Comparison(
         verdict,
@@ -233,23 +235,3 @@ def _prompt(prompt: Prompt | None, in_dump: Sequence[int] | None) -> Prompt:
     if in_dump is None:
         raise InputError("which prompt ran? The dump does not say: give the text or its token ids")
     return list(in_dump)
-
-
-def _aligned(placed: Placed, truth: Array, band: Array, site: Site, config: Config) -> tuple[Measure, Array]:
-    """Hold an array against the truth, also where it has fewer rows than the text; and one with all rows."""
-    values = placed.array
-    if values.shape == truth.shape:
-        return measure(values, truth, band, site, config), values
-    n = len(truth) if not site.quadratic else truth.shape[1]
-    first = n - 1 if placed.first is None and placed.rows == 1 else placed.first
-    if first is None or first + placed.rows > n:
-        pattern = f"it has {placed.rows} positions, expected {n}"
-        return Measure(float("inf"), float("inf"), 0.0, 0, (), pattern), values
-    rows = slice(first, first + placed.rows)
-    where = (slice(None), rows, slice(0, values.shape[2])) if site.quadratic else (rows,)
-    found = measure(values, truth[where], np.broadcast_to(band, truth.shape)[where], site, config)
-    if found.position is not None:
-        found = replace(found, position=found.position + first)
-    whole = truth.copy()
-    whole[where] = values
-    return found, whole

@@ -1,13 +1,14 @@
 """Names the mistake: replays the catalogue between the last right site and the first wrong one."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.reference.alignment import last_rows
 from gpt2np.reference.embedded import ids_in_dump
 from gpt2np.reference.measure import Measure, difference
 from gpt2np.reference.mistakes import CATALOGUE, PROMPT_MISTAKES, Mistake, OtherPrompt, PromptMistake
@@ -69,14 +70,15 @@ class _Hypothesis:
 class Diagnosis:
     """The search for the mistake behind the first wrong site.
 
-    `arrays` is the dump by full name, laid out like our sites; `measures` how far each is from the truth;
-    `whole` the tokens that were asked for, of which the reference ran the last ones.
+    `given` is the dump by full name in the axes of our sites; `arrays` the same, with the truth in the rows
+    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked for, of which the reference ran the last ones.
     """
 
     def __init__(
         self,
         model: Model,
         expected: Expected,
+        given: Mapping[str, Array],
         arrays: Mapping[str, Array],
         measures: Mapping[str, Measure],
         first: str,
@@ -84,7 +86,7 @@ class Diagnosis:
         prefill: int | None,
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
-        self.arrays, self.measures, self.first = arrays, measures, first
+        self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
         self.config, self.whole = model.config, tuple(whole)
         self.ids = tuple(self.truth.token_ids)
         self.prefill = len(self.ids) if prefill is None else prefill
@@ -103,9 +105,12 @@ class Diagnosis:
         fitting = self._search([Scope()])
         if found and fitting:  # a token in front may look like positions that are one too large
             found = list(self._prompts([*self._checks, *self._after()]))
+            fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())
+        scopes = list(self._scopes(self.measures[self.first]))
         if not (found or fitting or recognised):
-            fitting = self._search(list(self._scopes(self.measures[self.first])))
+            fitting = self._search(scopes)
+        fitting = [self._narrowed(*one, scopes) for one in fitting]
         return _ranked([*self._told_apart(fitting), *found, *recognised])
 
     # -- where ------------------------------------------------------------------------------------
@@ -132,13 +137,14 @@ class Diagnosis:
     def _touched(self, mistake: Mistake) -> Iterator[list[str]]:
         """Sets of steps between the last right and the first wrong site in which the mistake may be made.
 
-        One step, or those of one layer that belong together; and all at once.
+        One step, or those of one layer that belong together, to the layer's end; and all at once.
         """
         touched: dict[tuple[int | None, str], list[str]] = {}
-        for name in self._order[self._good + 1 : self._last + 1]:
+        for name in self._order[self._good + 1 :]:
             site, layer = resolve(name, None, self.config.n_layer)
-            if site.name in mistake.steps:
-                touched.setdefault((layer, "" if mistake.together else site.name), []).append(name)
+            key = layer, "" if mistake.together else site.name
+            if site.name in mistake.steps and (self._index[name] <= self._last or key in touched):
+                touched.setdefault(key, []).append(name)
         if len(touched) <= 6:
             yield from touched.values()
         if len(touched) > 1:
@@ -173,6 +179,20 @@ class Diagnosis:
                 break
         return found
 
+    def _narrowed(
+        self, hypothesis: _Hypothesis, candidate: Candidate, scopes: Sequence[Scope]
+    ) -> tuple[_Hypothesis, Candidate]:
+        """The same mistake in the heads and at the positions where it shows, if it does not show everywhere."""
+        best = hypothesis, candidate
+        for scope in scopes if candidate.contradicted > 0 and hypothesis.scope == Scope() else ():
+            if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
+                continue
+            other = replace(hypothesis, scope=scope)
+            fit = self._fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
+            if fit is not None and fit[0] < best[1].contradicted:
+                best = other, other.candidate(*fit)
+        return best
+
     def _hypotheses(self, scope: Scope) -> Iterator[_Hypothesis]:
         """Every form of every mistake that may be made between the last right and the first wrong site."""
         for mistake in CATALOGUE:
@@ -198,17 +218,22 @@ class Diagnosis:
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the whole layer."""
+        several = len({candidate.slug for _, candidate in fitting}) > 1
+        still = self._explaining_the_rest(fitting) if several else []
+        return [candidate for _, candidate in still or fitting]
+
+    def _explaining_the_rest(
+        self, fitting: list[tuple[_Hypothesis, Candidate]]
+    ) -> list[tuple[_Hypothesis, Candidate]]:
+        """Those that explain the sites behind the first wrong one too."""
         after = self._after()
-        if after and len({candidate.slug for _, candidate in fitting}) > 1:
-            still = []
-            for hypothesis, _ in fitting:
-                replayed = self._replayed(hypothesis, after[-1])
-                fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks, *after])
-                if fit is not None:
-                    still.append(hypothesis.candidate(*fit))
-            if still:
-                return still
-        return [candidate for _, candidate in fitting]
+        still = []
+        for hypothesis, _ in fitting if after else ():
+            replayed = self._replayed(hypothesis, after[-1])
+            fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks, *after])
+            if fit is not None:
+                still.append((hypothesis, hypothesis.candidate(*fit)))
+        return still
 
     def _fit(
         self, replayed: Replayed, unseen: tuple[str, ...], checks: Sequence[str]
@@ -233,7 +258,9 @@ class Diagnosis:
             growth = np.maximum(1.0, _norm(finite) / np.maximum(_norm(right), 1e-30))
             wrong = (error > band).any(axis=-1, keepdims=True)
             most = error.max(axis=-1, keepdims=True)
-            tolerance = np.minimum(np.maximum(band * growth, _EXPLAINS * most), most / 3)
+            tolerance = np.minimum(
+                np.maximum(band * growth, _EXPLAINS * most), np.maximum(most / 3, band / 2)
+            )
             tolerance = np.where(np.isfinite(most), tolerance, band * growth)
             if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
                 return None
@@ -261,7 +288,7 @@ class Diagnosis:
 
     def _prompts(self, checks: Sequence[str]) -> Iterator[Candidate]:
         """Other tokens than those asked for, if they explain these sites."""
-        array, truth = self.arrays[self.first], self.truth[self.first]
+        array, truth = self.given[self.first], self.truth[self.first]
         if array.shape == truth.shape and self._good >= self._index["embed"]:
             return
         for mistake in PROMPT_MISTAKES:
@@ -278,12 +305,13 @@ class Diagnosis:
             return False
         for name in checks:
             site, layer = resolve(name, None, self.config.n_layer)
-            array = self.arrays[name]
+            array = self.given[name]
             axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
-            if array.ndim != len(site.axis_names) or array.shape[axis] != n_rows:
+            if array.shape[axis] > n_rows:
                 return False
             replay = self._site_of(name, other.token_ids, site, layer)
             replay = replay[:, other.rows, other.rows] if site.quadratic else replay[other.rows]
+            replay = last_rows(replay, array.shape[axis], axis)
             band = 2 * float(np.max(self.expected.bands[name]))
             if replay.shape != array.shape or not (difference(array, replay, site) <= band).all():
                 return False

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.config import Config
-from gpt2np.ops import Array, LayerNorm, layer_norm
+from gpt2np.ops import Array, LayerNorm, layer_norm, linear, unembedding
 from gpt2np.reference.mistakes.base import At, Mistake
 
 NORMS = ("ln_1", "ln_2", "ln_f")
@@ -126,10 +126,13 @@ class MissingNorm(Mistake):
     slug = "missing-ln"
     explanation = "LayerNorm is left out: the block reads the residual stream as it is."
     cure = "Attention reads ln_1(x), the MLP ln_2(x)."
-    steps = ("ln_1", "ln_2")
+    steps = ("ln_1", "attn.qkv", "ln_2", "mlp.pre")  # or it is computed, and not used
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        out[...] = inputs[0]
+        if at.step in ("ln_1", "ln_2"):
+            out[...] = inputs[0]
+        else:
+            linear(at.earlier("resid_pre" if at.step == "attn.qkv" else "resid_mid"), inputs[1], out=out)
 
 
 class MissingFinalNorm(Mistake):
@@ -138,7 +141,10 @@ class MissingFinalNorm(Mistake):
     slug = "missing-ln-f"
     explanation = "The final LayerNorm is left out."
     cure = "Apply ln_f to the last block's output before the unembedding."
-    steps = ("ln_f",)
+    steps = ("ln_f", "logits")  # or it is computed, and not used
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        out[...] = inputs[0]
+        if at.step == "ln_f":
+            out[...] = inputs[0]
+        else:
+            unembedding(at.found[f"h.{at.config.n_layer - 1}.resid_post"], inputs[1], out=out)

@@ -1,0 +1,267 @@
+"""The mutation matrix: mistakes of the catalogue, planted at random, and what compare makes of the dumps.
+
+`python tests/mutations.py` plants all of them and writes `mutations.md`, which is kept beside this file.
+"""
+
+import itertools
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from planting import plant
+from random_model import random_model
+
+from gpt2np.model import Model
+from gpt2np.reference.comparison import Comparison, compare
+from gpt2np.reference.measure import difference
+from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake
+from gpt2np.reference.noise import Expected, expect
+from gpt2np.reference.precision import in_precision
+from gpt2np.reference.replay import Scope
+from gpt2np.sites import expand, resolve
+
+VOCABULARY = 60
+PER_HEAD = {"attn.qkv", "attn.scores", "attn.pattern", "attn.z"}
+WITH_CACHE = {"stale-cache-row", "position-restart"}
+SURE = 0.2  # of a band: what float32 itself may add to, or take from, an error
+
+
+@dataclass
+class Case:
+    """A mistake at a place: the run without it, the dump with it, and what would show in float64."""
+
+    slug: str
+    placement: int
+    model: Model
+    ids: list[int]  # what compare is told
+    dump: dict[str, np.ndarray]
+    exact: dict[str, np.ndarray]  # the dump of a float64 run with the mistake
+    where: str
+    prefill: int | None = None
+    layer: int | None = None
+    present: list[str] = field(default_factory=list)
+
+    @cached_property
+    def expected(self) -> Expected:
+        """Truth and noise."""
+        return expect(self.model, self.ids[-self.model.config.n_positions :])
+
+    def reaches(self, site: str) -> np.ndarray:
+        """How far the mistake itself is outside the band of a site, in bands, element by element."""
+        truth, exact = self.expected.truth[site], self.exact[site]
+        error = difference(exact, truth, resolve(site, None, self.model.config.n_layer)[0])
+        with np.errstate(all="ignore"):
+            share = error / np.broadcast_to(self.expected.bands[site], error.shape)
+        return np.where(error == 0, 0.0, share)
+
+    def reach(self, site: str) -> float:
+        """The largest of them."""
+        if self.exact[site].shape != self.expected.truth[site].shape:
+            return self.reach_of_part(site)
+        return float(np.max(self.reaches(site)))
+
+    def reach_of_part(self, site: str) -> float:
+        """The same for other numbers of positions: 0 if they may be the first, or the last ones.
+
+        That is only right for what comes before positions meet, and as long as all sites say the same.
+        """
+        n, exact = len(self.expected.truth["wte"]), self.exact
+        if len(exact["wte"]) > n:
+            return np.inf
+        sites = self.present[: self.present.index(site) + 1]
+        for start in (0, n - len(exact["wte"])):
+            truth = {name: self.expected.truth[name][start : start + len(exact["wte"])] for name in sites}
+            if all(np.array_equal(exact[name], truth[name]) for name in sites):
+                return 0.0
+        return np.inf
+
+    def half(self) -> "Case":
+        """The same with every other site left out, at random, of which the mistake may still be seen."""
+        rng = np.random.default_rng(zlib.crc32(f"{self.slug} {self.placement}".encode()))
+        names = list(self.dump)
+        kept = sorted(rng.choice(len(names), len(names) // 2, replace=False))
+        other = Case(**{name: getattr(self, name) for name in self.__dataclass_fields__})
+        other.present = [names[i] for i in kept]
+        other.__dict__["expected"] = self.expected
+        return other
+
+
+# -- planting -----------------------------------------------------------------------------------------
+
+
+def case_of(slug: str, placement: int) -> Case:
+    """The mistake at a random place of a random run; the same for the same numbers."""
+    rng = np.random.default_rng([zlib.crc32(slug.encode()), placement])
+    n_head, d_head, n_layer = (int(rng.integers(*of)) for of in ((2, 5), (3, 9), (2, 5)))
+    shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_head * d_head, "vocab_size": VOCABULARY}
+    shape["n_positions"] = 16
+    if slug == "gelu-tanh":
+        shape["activation_function"] = "gelu"
+    if slug == "scores-scaled-by-layer":
+        shape["scale_attn_by_inverse_layer_idx"] = bool(rng.integers(2))
+    model = random_model(int(rng.integers(1 << 30)), "float32", **shape)
+    ids = rng.integers(0, VOCABULARY, int(rng.integers(6, 14))).tolist()
+    mistake = next((m for m in CATALOGUE if m.slug == slug), None)
+    if mistake is None:
+        return other_prompt(slug, placement, model, ids, rng)
+    return in_a_run(mistake, placement, model, ids, rng)
+
+
+def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng) -> Case:
+    """A form of the mistake in one of its steps, in one layer, in some heads, at some positions."""
+    config, prefill = model.config, None
+    if mistake.slug in WITH_CACHE and rng.integers(2):
+        prefill = int(rng.integers(2, len(ids)))
+    variants = list(mistake.variants(config, len(ids), prefill or len(ids)))
+    variant = variants[rng.integers(len(variants))]
+    kinds = [kind for kind in mistake.steps if not mistake.together]
+    steps = [kinds[rng.integers(len(kinds))]] if kinds else list(mistake.steps)
+    layers = [
+        resolve(name, None, config.n_layer)[1] for name, s, _ in expand(config.n_layer) if s.name in steps
+    ]
+    layer = layers[rng.integers(len(layers))]
+    position, head = int(rng.integers(len(ids))), int(rng.integers(config.n_head))
+    rows = [slice(None), slice(position, position + 1), slice(position, None)][rng.integers(3)]
+    heads = (head,) if PER_HEAD.issuperset(mistake.steps) and rng.integers(2) else None
+    scope = Scope() if mistake.together or mistake.slug in WITH_CACHE else Scope(heads, rows)
+    if mistake.slug == "dropout-active":
+        mistake, scope = Dropout(int(rng.integers(1 << 30)), rng.uniform(0.1, 0.5)), Scope()
+    planted = (mistake, variant, layer, scope, prefill, steps)
+    where = f"{' '.join(steps)} {variant} layer {layer} of {config.n_layer} {scope} tokens {len(ids)}"
+    dump, exact = (plant(m, ids, *planted) for m in (model, in_precision(model, "float64")))
+    return Case(mistake.slug, placement, model, ids, dump, exact, where, prefill, layer, list(dump))
+
+
+class Dropout(Mistake):
+    """Values that are 0 with a probability, and larger by as much otherwise: the catalogue only sees them."""
+
+    slug = "dropout-active"
+
+    def __init__(self, seed: int, p: float) -> None:
+        self.seed, self.p = seed, p
+
+    def run(self, at, variant, *inputs, out) -> None:
+        out *= (np.random.default_rng(self.seed).random(out.shape) >= self.p) / (1 - self.p)
+
+
+def other_prompt(slug: str, placement: int, model: Model, ids: list[int], rng) -> Case:
+    """A run of other tokens than those that compare is told."""
+    n = len(ids)
+    at, rows = int(rng.integers(1, n)), slice(None)
+    if slug == "bos-prepended":
+        bos = [VOCABULARY - 1, 0][rng.integers(2)]
+        ran, rows = [bos, *ids], [slice(None), slice(1, None), slice(0, n)][rng.integers(3)]
+    elif slug == "context-truncated" and rng.integers(2):
+        ids = rng.integers(0, VOCABULARY, 16 + at).tolist()
+        ran = ids[:16]
+    elif slug == "context-truncated":
+        ran = ids[at:]
+    else:
+        ran = list(ids)
+        if rng.integers(2):
+            ran[at] = (ran[at] + int(rng.integers(1, VOCABULARY))) % VOCABULARY
+        else:
+            ran = ids[::-1]
+    planted = []
+    for m in (model, in_precision(model, "float64")):
+        dump = plant(m, ran)
+        for name in dump:
+            axes = resolve(name, None, model.config.n_layer)[0].axis_names
+            dump[name] = dump[name][
+                tuple(rows if a in ("pos", "query", "key") else slice(None) for a in axes)
+            ]
+        planted.append(dump)
+    where = f"ran {ran} rows {rows} for {ids}"
+    return Case(slug, placement, model, ids, *planted, where, None, None, list(planted[0]))
+
+
+# -- judging ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What compare said of a case: `found`, `twin`, `hidden` or `missed`."""
+
+    case: Case
+    kind: str
+    said: str
+
+
+def judge(case: Case) -> Outcome:
+    """Whether compare finds the site, its layer and the mistake.
+
+    Arrays that it refuses, since nothing says how they are laid out (as many tokens as a head is wide, and
+    wrong everywhere), are as good as missing.
+    """
+    dump = {name: case.dump[name] for name in case.present}
+    found = compare(dump, case.model, case.ids, prefill=case.prefill)
+    said = f"{found.verdict} {found.site} {[c.slug for c in found.candidates]}"
+    present = [n for n in case.present if n not in {name for name, _ in found.refused}]
+    reaches = {name: case.reach(name) for name in present}
+    first = next((name for name in present if reaches[name] > 1), None)
+    if first is None:  # the mistake changes nothing that is more than noise
+        fine = found.verdict == "within-noise" or max(reaches.values(), default=0.0) > 1 - SURE
+        return Outcome(case, "hidden" if fine else "missed", said)
+    # an error at the very edge of a band may fall on either side of it
+    may = [n for n in present[: present.index(first) + 1] if reaches[n] > 1 - SURE]
+    if reaches[first] < 1 + SURE:
+        may += [n for n in present if reaches[n] > 1][1:2]
+    if found.site not in may or not right_place(case, found):
+        return Outcome(case, "missed", said)
+    if found.mistake == case.slug:
+        return Outcome(case, "found", said)
+    listed = case.slug in [candidate.slug for candidate in found.candidates]
+    return Outcome(case, "twin" if listed and same_numbers(case, present, found) else "missed", said)
+
+
+def right_place(case: Case, found: Comparison) -> bool:
+    """Whether layer, first position and heads are those at which the mistake leaves the band."""
+    site, layer = resolve(found.site, None, case.model.config.n_layer)
+    if found.layer != layer or case.exact[found.site].shape != case.expected.truth[found.site].shape:
+        return found.layer == layer
+    reaches, axes = case.reaches(found.site), site.axis_names
+    rows = along(reaches, "query" if site.quadratic else "pos", axes)
+    right = rows[found.position] > 1 - SURE and not (rows[: found.position] > 1 + SURE).any()
+    if "head" in axes:
+        heads = along(reaches, "head", axes)
+        said = np.isin(np.arange(len(heads)), found.first.measure.heads)
+        right &= bool((said | (heads < 1 + SURE)).all() and not (said & (heads < 1 - SURE)).any())
+    return bool(right)
+
+
+def along(x: np.ndarray, axis: str, axes: tuple[str, ...]) -> np.ndarray:
+    """The largest values along an axis."""
+    return x.max(axis=tuple(i for i, name in enumerate(axes) if name != axis))
+
+
+def same_numbers(case: Case, names: list[str], found: Comparison) -> bool:
+    """Whether the mistake that compare named gives the numbers of the dump, at every site that it compared.
+
+    It is planted anew, in float64, in the layer, heads and positions that compare says; what it gives must
+    be what the planted mistake gives, as far as float32 can tell.
+    """
+    best = found.candidates[0]
+    mistake = next((m for m in CATALOGUE if m.slug == best.slug), None)
+    if mistake is None:
+        return False
+    model, bands = in_precision(case.model, "float64"), case.expected.bands
+    n_layer = model.config.n_layer
+    sets = [list(mistake.steps)] if mistake.together else [[s] for s in mistake.steps] + [list(mistake.steps)]
+    variants = mistake.variants(model.config, len(case.ids), case.prefill or len(case.ids))
+    for variant, steps in itertools.product(list(variants), sets):
+        if mistake.detail(variant) != best.detail:
+            continue
+        scope = Scope(best.heads, best.rows)
+        other = plant(model, case.ids, mistake, variant, best.layer, scope, case.prefill, steps)
+        if all(
+            (difference(other[n], case.exact[n], resolve(n, None, n_layer)[0]) <= bands[n]).all()
+            for n in names
+        ):
+            return True
+    return False
+
+
+def slugs() -> list[str]:
+    """Of every mistake that can be planted."""
+    return [mistake.slug for mistake in KNOWN]

@@ -1,0 +1,238 @@
+"""GPT-2 in torch, float32, with mistakes to switch on: it shares nothing with gpt2np but the weights.
+
+`KNOWN` are mistakes that the catalogue has under the same name, `UNKNOWN` are none of its own.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+# What each mistake makes wrong first; those of a layer are made in one layer, `at`. (Scores in the future are
+# nobody's business, so that a wrong mask is seen in the pattern.)
+KNOWN = {
+    "embedding-scaled": "wte",
+    "position-off-by-one": "wpe",
+    "position-missing": "wpe",
+    "layernorm-ddof1": "ln_1",
+    "layernorm-eps-outside": "ln_1",
+    "layernorm-no-mean": "ln_2",
+    "layernorm-no-weight": "ln_2",
+    "norms-swapped": "ln_1",
+    "missing-ln": "ln_2",
+    "heads-before-qkv": "attn.scores",
+    "heads-strided": "attn.scores",
+    "qkv-interleaved": "attn.scores",
+    "qkv-kv-swapped": "attn.scores",
+    "scores-unscaled": "attn.scores",
+    "scores-scaled-by-n-embd": "attn.scores",
+    "scores-scaled-by-d-head": "attn.scores",
+    "mask-missing": "attn.pattern",
+    "mask-off-by-one": "attn.pattern",
+    "mask-value-small": "attn.pattern",
+    "mask-after-softmax": "attn.pattern",
+    "softmax-wrong-axis": "attn.pattern",
+    "pattern-transposed": "attn.z",
+    "heads-merged-untransposed": "attn.z",
+    "transposed-c-proj": "attn.out",
+    "missing-bias": "attn.out",
+    "dropout-active": "attn.out",
+    "residual-after-ln": "resid_mid",
+    "residual-missing": "resid_mid",
+    "bias-twice": "mlp.pre",
+    "weights-float16": "mlp.pre",
+    "wrong-layer-weights": "mlp.pre",
+    "gelu-erf": "mlp.post",
+    "gelu-quick": "mlp.post",
+    "activation-relu": "mlp.post",
+    "wrong-residual-branch": "resid_post",
+    "missing-ln-f": "logits",
+    "untied-weights": "logits",
+}
+UNKNOWN = {
+    "positions-sinusoidal": "wpe",
+    "layernorm-by-largest": "ln_1",
+    "queries-normalised": "attn.scores",
+    "scores-capped": "attn.scores",
+    "scores-by-distance": "attn.scores",
+    "softmax-off-by-one": "attn.pattern",
+    "pattern-hardened": "attn.pattern",
+    "heads-permuted": "attn.z",
+    "weights-int8": "attn.out",
+    "residual-halved": "resid_mid",
+    "gelu-constant": "mlp.post",
+    "activation-capped": "mlp.post",
+    "one-value-flipped": "mlp.out",
+    "logits-capped": "logits",
+}
+
+
+class TorchGPT2:
+    """The forward pass; `steps` has the result of every step under gpt2np's names."""
+
+    def __init__(self, model, mistake="", at=0):
+        self.w = {name: torch.from_numpy(np.array(array)) for name, array in model.weights.items()}
+        self.config, self.mistake, self.at = model.config, mistake, at
+        self.steps = {}
+
+    def run(self, ids):
+        with torch.no_grad():
+            self.forward(torch.tensor(ids))
+        return {name: step.contiguous().numpy() for name, step in self.steps.items()}
+
+    def made(self, mistake, layer=None):
+        """Whether a mistake is made here."""
+        return self.mistake == mistake and layer in (None, self.at)
+
+    def keep(self, name, x):
+        self.steps[name] = x
+        return x
+
+    def forward(self, ids):
+        w, d = self.w, self.config.n_embd
+        token = w["wte.weight"][ids]
+        if self.made("embedding-scaled"):
+            token = token * d**0.5
+        where = torch.arange(len(ids)) + (1 if self.made("position-off-by-one") else 0)
+        position = F.embedding(where, w["wpe.weight"])
+        if self.made("position-missing"):
+            position = torch.zeros_like(position)
+        if self.made("positions-sinusoidal"):
+            angle = where[:, None] / 10000 ** (torch.arange(d) / d)
+            position = torch.where(torch.arange(d) % 2 == 0, angle.sin(), angle.cos())
+        x = self.keep("embed", self.keep("wte", token) + self.keep("wpe", position))
+        for layer in range(self.config.n_layer):
+            x = self.block(x, layer)
+        normed = self.keep("ln_f", F.layer_norm(x, (d,), w["ln_f.weight"], w["ln_f.bias"], 1e-5))
+        table = w["wte.weight" if self.made("untied-weights") else "lm_head.weight"]
+        logits = (x if self.made("missing-ln-f") else normed) @ table.T
+        self.keep("logits", 30 * torch.tanh(logits / 30) if self.made("logits-capped") else logits)
+
+    def block(self, x, i):
+        h = f"h.{i}."
+        normed = self.norm(x, h + "ln_1", i)
+        out = self.attention(normed, h + "attn.", i)
+        if self.made("residual-after-ln", i):
+            mid = normed + out
+        elif self.made("residual-missing", i):
+            mid = out
+        else:
+            mid = x + (0.5 * out if self.made("residual-halved", i) else out)
+        self.keep(h + "resid_mid", mid)
+        out = self.mlp(self.norm(mid, h + "ln_2", i), h + "mlp.", i)
+        return self.keep(h + "resid_post", out + (x if self.made("wrong-residual-branch", i) else mid))
+
+    def norm(self, x, name, i):
+        d, eps = x.shape[-1], self.config.layer_norm_epsilon
+        kind = name.split(".")[-1]
+        other = name.replace("ln_1", "ln_2")
+        weight, bias = self.w[name + ".weight"], self.w[name + ".bias"]
+        mean = x.mean(-1, keepdim=True)
+        if self.made("layernorm-ddof1", i) and kind == "ln_1":
+            y = (x - mean) / (x.var(-1, keepdim=True) + eps).sqrt()
+        elif self.made("layernorm-eps-outside", i) and kind == "ln_1":
+            y = (x - mean) / (x.std(-1, keepdim=True, correction=0) + eps)
+        elif self.made("layernorm-no-mean", i) and kind == "ln_2":
+            y = F.rms_norm(x, (d,), eps=eps)
+        elif self.made("layernorm-by-largest", i) and kind == "ln_1":
+            y = (x - mean) / (x - mean).abs().amax(-1, keepdim=True)
+        elif self.made("layernorm-no-weight", i) and kind == "ln_2":
+            return self.keep(name, F.layer_norm(x, (d,), None, bias, eps))
+        elif self.made("missing-ln", i) and kind == "ln_2":
+            return self.keep(name, x.clone())
+        elif self.made("norms-swapped", i) and kind == "ln_1":
+            return self.keep(
+                name, F.layer_norm(x, (d,), self.w[other + ".weight"], self.w[other + ".bias"], eps)
+            )
+        else:
+            y = F.layer_norm(x, (d,), None, None, eps)
+        return self.keep(name, y * weight + bias)
+
+    def linear(self, x, name):
+        return F.linear(x, self.w[name + ".weight"].T, self.w[name + ".bias"])
+
+    def heads(self, qkv, i):
+        """Queries, keys and values, each [head, pos, d_head]."""
+        n, head = len(qkv), self.config.n_head
+        if self.made("heads-before-qkv", i):
+            q, k, v = qkv.view(n, head, 3, -1).permute(2, 1, 0, 3)
+        elif self.made("heads-strided", i):
+            q, k, v = qkv.view(n, 3, -1, head).permute(1, 3, 0, 2)
+        elif self.made("qkv-interleaved", i):
+            q, k, v = qkv.view(n, head, -1, 3).permute(3, 1, 0, 2)
+        else:
+            q, k, v = (part.view(n, head, -1).transpose(0, 1) for part in qkv.chunk(3, -1))
+        return (q, v, k) if self.made("qkv-kv-swapped", i) else (q, k, v)
+
+    def attention(self, x, a, i):
+        n, d = x.shape
+        q, k, v = self.heads(self.keep(a + "qkv", self.linear(x, a + "c_attn")), i)
+        if self.made("queries-normalised", i):
+            q = F.normalize(q, dim=-1)
+        size = {"scores-unscaled": 1, "scores-scaled-by-n-embd": d, "scores-scaled-by-d-head": q.shape[-1] ** 2}
+        scores = torch.einsum("hqd,hkd->hqk", q, k)
+        scores = scores / math.sqrt(size[self.mistake] if self.mistake in size and i == self.at else q.shape[-1])
+        if self.made("scores-capped", i):
+            scores = scores.clamp(-1, 1)
+        if self.made("scores-by-distance", i):
+            scores = scores - 0.1 * (torch.arange(n)[:, None] - torch.arange(n)).abs()
+        shift = 2 if self.made("mask-off-by-one", i) else 1
+        future = torch.ones(n, n, dtype=torch.bool).triu(shift)
+        if self.made("mask-missing", i):
+            future[:] = False
+        masked = scores.masked_fill(future, -math.inf)
+        self.keep(a + "scores", masked)
+        if self.made("mask-value-small", i):
+            masked = scores.masked_fill(future, -10.0)
+        pattern = masked.softmax(-1)
+        if self.made("mask-after-softmax", i):
+            pattern = scores.softmax(-1).masked_fill(future, 0)
+        if self.made("softmax-wrong-axis", i):
+            pattern = masked.softmax(-2)
+        if self.made("softmax-off-by-one", i):
+            pattern = masked.exp() / (1 + masked.exp().sum(-1, keepdim=True))
+        if self.made("pattern-hardened", i):
+            pattern = F.one_hot(pattern.argmax(-1), n).float()
+        self.keep(a + "pattern", pattern)
+        z = (pattern.mT if self.made("pattern-transposed", i) else pattern) @ v
+        if self.made("heads-permuted", i):
+            z = z.roll(1, 0)
+        z = z.reshape(n, -1) if self.made("heads-merged-untransposed", i) else z.transpose(0, 1).reshape(n, d)
+        self.keep(a + "z", z.view(n, self.config.n_head, -1))
+        weight, bias = self.w[a + "c_proj.weight"], self.w[a + "c_proj.bias"]
+        if self.made("weights-int8", i):
+            step = weight.abs().max() / 127
+            weight = (weight / step).round() * step
+        weight = weight.T if self.made("transposed-c-proj", i) else weight
+        out = z @ weight + (0 if self.made("missing-bias", i) else bias)
+        if self.made("dropout-active", i):
+            torch.manual_seed(0)
+            out = F.dropout(out, 0.1)
+        return self.keep(a + "out", out)
+
+    def mlp(self, x, m, i):
+        fc = m + "c_fc"
+        if self.made("wrong-layer-weights", i):
+            fc = f"h.{(i + 1) % self.config.n_layer}.mlp.c_fc"
+        if self.made("weights-float16", i):
+            weight, bias = (self.w[f"{fc}.{part}"].half().float() for part in ("weight", "bias"))
+            x = x @ weight + bias
+        else:
+            x = self.linear(x, fc) + (self.w[fc + ".bias"] if self.made("bias-twice", i) else 0)
+        self.keep(m + "pre", x)
+        if self.made("gelu-erf", i):
+            y = F.gelu(x)
+        elif self.made("gelu-quick", i):
+            y = x * torch.sigmoid(1.702 * x)
+        elif self.made("activation-relu", i):
+            y = x.relu()
+        elif self.made("gelu-constant", i):
+            y = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.4715 * x**3)))
+        else:
+            y = F.gelu(x, approximate="tanh")
+        self.keep(m + "post", y.clamp(max=0.5) if self.made("activation-capped", i) else y)
+        out = self.linear(self.steps[m + "post"], m + "c_proj")
+        if self.made("one-value-flipped", i):
+            out[len(out) // 2, 3] *= -1
+        return self.keep(m + "out", out)
