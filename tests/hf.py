@@ -77,7 +77,8 @@ def capture(model: GPT2LMHeadModel, ids: list[int]) -> dict[str, np.ndarray]:
     found["wpe"] = found["wpe"].reshape(len(ids), n_embd)
     found["logits"] = out.logits[0]
     found["probabilities"] = out.logits[0].softmax(-1)
-    losses = torch.nn.functional.cross_entropy(out.logits[0, :-1], torch.tensor(ids[1:]), reduction="none")
+    targets = torch.tensor(ids[1:], dtype=torch.long)
+    losses = torch.nn.functional.cross_entropy(out.logits[0, :-1], targets, reduction="none")
     found["loss"] = torch.cat([losses, losses.new_full((1,), math.nan)])
     found["top_k_tokens"] = out.logits[0].topk(min(10, cfg.vocab_size)).indices
     for i in range(cfg.n_layer):

@@ -170,9 +170,15 @@ class TorchGPT2:
         q, k, v = self.heads(self.keep(a + "qkv", self.linear(x, a + "c_attn")), i)
         if self.made("queries-normalised", i):
             q = F.normalize(q, dim=-1)
-        size = {"scores-unscaled": 1, "scores-scaled-by-n-embd": d, "scores-scaled-by-d-head": q.shape[-1] ** 2}
+        size = {
+            "scores-unscaled": 1,
+            "scores-scaled-by-n-embd": d,
+            "scores-scaled-by-d-head": q.shape[-1] ** 2,
+        }
         scores = torch.einsum("hqd,hkd->hqk", q, k)
-        scores = scores / math.sqrt(size[self.mistake] if self.mistake in size and i == self.at else q.shape[-1])
+        scores = scores / math.sqrt(
+            size[self.mistake] if self.mistake in size and i == self.at else q.shape[-1]
+        )
         if self.made("scores-capped", i):
             scores = scores.clamp(-1, 1)
         if self.made("scores-by-distance", i):

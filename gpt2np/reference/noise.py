@@ -26,6 +26,8 @@ from gpt2np.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
 _TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution
+_STEP = 0.2  # of the spacing of numbers: the root mean square of what one addition is rounded by
+_IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
 _FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
 
 
@@ -56,7 +58,7 @@ def expect(
     noise = Noise(truth, precision)
     few = truth["embed"].size * model.config.n_layer < _FEW
     single = in_precision(model, "float32", None if precision == "float32" else precision)
-    for pieces in (1, 2, 3, 5, 7, 11) if few else (1, 3):
+    for pieces in (1, 2, 3, 5, 7, 0) if few else (1, 3):
         noise.sample(single, pieces)
     return Expected(truth, Bands(truth, noise.rows, precision))
 
@@ -72,10 +74,15 @@ class Noise:
         self.rows: dict[str, Array] = {}
 
     def sample(self, model: Model, pieces: int) -> None:
-        """Run once, every matrix product summed in so many pieces; keep the larger errors."""
+        """Run once, every matrix product summed in so many pieces; keep the larger errors.
+
+        With 0 pieces one product after another is added to the bias, as a plain program does it.
+        """
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
-            if pieces > 1 and op in _IN_PIECES:
+            if pieces == 0 and op is ops.linear:
+                op = _linear_in_turn
+            elif pieces > 1 and op in _IN_PIECES:
                 op = functools.partial(_IN_PIECES[op], pieces=pieces)
             return functools.partial(self._run, name, op)
 
@@ -89,25 +96,26 @@ class Noise:
         op(*inputs, out=out)
         if self.precision != "float32":
             out[...] = rounded(out, self.precision)
-        self._note(name, out)
+        least = _from_the_bias(inputs[-1]) if isinstance(inputs[-1], Linear) else 0.0
+        self._note(name, out, least)
         if name.endswith("attn.qkv"):
             parts = split_qkv(out, self.truth.config.n_head)
             for part, values in zip("qkv", parts, strict=True):
-                self._note(name.removesuffix("qkv") + part, values)
+                self._note(name.removesuffix("qkv") + part, values, least)
         if isinstance(inputs[-1], LayerNorm):
             mean, rstd = ops.layer_norm_statistics(inputs[0], inputs[-1].epsilon)
             self._note(f"{name}.mean", mean)
             self._note(f"{name}.rstd", rstd)
             self._note(f"{name}.normalized", (inputs[0] - mean) * rstd)
 
-    def _note(self, name: str, values: Array) -> None:
+    def _note(self, name: str, values: Array, least: float = 0.0) -> None:
         truth = self.truth[name]
         error = values.reshape(*truth.shape[: values.ndim - 1], -1) - truth.reshape(*values.shape[:-1], -1)
         np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
         n = np.isfinite(values).sum(axis=-1, keepdims=True) if name.endswith("scores") else error.shape[-1]
         rms = np.sqrt(np.einsum("...i,...i->...", error, error)[..., None] / n)
         noise = np.maximum(rms, np.abs(error).max(axis=-1, keepdims=True) / _TAIL)
-        noise = np.where(np.isfinite(noise), noise, 0.0)  # float16 overflows
+        noise = np.maximum(np.where(np.isfinite(noise), noise, 0.0), least)  # float16 overflows
         self.rows[name] = np.maximum(noise, self.rows[name]) if name in self.rows else noise
 
 
@@ -137,9 +145,11 @@ class Bands(Mapping[str, Array]):
         if site.name == "attn.heads":  # each is part of a sum, and no noisier than the sum
             return np.repeat(self[f"h.{layer}.attn.out"][:, None], self._truth.config.n_head, axis=1)
         if site.name == "probabilities":
-            return np.asarray(self["logits"] * self._truth[name] + self._epsilon * 1e-3)
+            rounding = self._of_softmax()
+            return np.asarray((self["logits"] + rounding) * self._truth[name] + self._epsilon * 1e-3)
         if site.name == "loss":
-            return np.asarray(self["logits"][:, 0] + self._epsilon * np.abs(np.nan_to_num(self._truth[name])))
+            rounding = self._of_softmax() + self._epsilon * np.abs(np.nan_to_num(self._truth[name]))
+            return np.asarray(self["logits"][:, 0] + rounding)
         noise, scale = self._noise[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
         band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
@@ -148,7 +158,10 @@ class Bands(Mapping[str, Array]):
         largest = np.abs(self._truth[name]).max(
             axis=-1, keepdims=True, initial=0.0, where=np.isfinite(self._truth[name])
         )
-        band = np.maximum(band, 2 * self._epsilon * largest)
+        sums = 2 * (self._truth.config.n_layer if layer is None else layer + 1)  # in the residual stream
+        sums = 0 if site.name in ("wte", "wpe", "embed") else sums
+        roundings = max(2.0, 6 * _STEP * float(np.sqrt(sums)))
+        band = np.maximum(band, roundings * self._epsilon * largest)
         if site.name == "attn.pattern":  # in many a row all the error is in one or two elements
             spread = (self._truth[name] * (1 - self._truth[name])).max(axis=-1, keepdims=True)
             band = np.maximum(band, spread * self[f"h.{layer}.attn.scores"])
@@ -158,6 +171,11 @@ class Bands(Mapping[str, Array]):
             slope = np.clip(slope.max(axis=-1, keepdims=True), 0.0, 1.0)
             band = np.maximum(band, slope * self[f"h.{layer}.mlp.pre"])
         return np.asarray(band)
+
+    def _of_softmax(self) -> float:
+        """Relative error of a probability: of an exponential, and of the sum over the vocabulary."""
+        n = min(self._truth.config.vocab_size, _IN_TURN)
+        return BAND * self._epsilon * (0.25 + _STEP * float(np.sqrt(n)))
 
     def _scale(self, name: str) -> Array:
         """The size of the numbers that a row's error comes from."""
@@ -179,6 +197,12 @@ def _rms(x: Array) -> Array:
     return np.asarray(np.sqrt(np.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]))
 
 
+def _from_the_bias(p: Linear) -> float:
+    """Rounding error of a sum that begins with the bias, and adds one product after another to it."""
+    additions = min(len(p.weight), _IN_TURN)
+    return float(_STEP * EPSILON["float32"] * np.sqrt(additions * np.mean(np.square(p.bias))))
+
+
 # The operations that sum, with their sums cut into pieces: the same mathematics in another order.
 
 
@@ -194,6 +218,14 @@ def _matmul(a: Array, b: Array, out: Array, pieces: int) -> None:
 def _linear(x: Array, p: Linear, *, out: Array, pieces: int) -> None:
     _matmul(x, p.weight, out, pieces)
     out += p.bias
+
+
+def _linear_in_turn(x: Array, p: Linear, *, out: Array) -> None:
+    out[...] = p.bias
+    term = np.empty_like(out)
+    for column, row in zip(x.T, p.weight, strict=True):
+        np.multiply(column[:, None], row, out=term)
+        out += term
 
 
 def _scores(q: Array, k: Array, scale: float, *, out: Array, pieces: int) -> None:
