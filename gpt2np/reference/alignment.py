@@ -1,4 +1,4 @@
-"""Arrays with fewer rows than the text has tokens: which positions they are, told by what is right in them."""
+"""Arrays with fewer rows than the text has tokens: which positions they are, by what is right in them."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +15,7 @@ class Alignment:
     """Holds arrays of a dump against the truth, site by site in the order of execution.
 
     Arrays of as many rows as the text has tokens stand where they stand. Fewer rows are the first or the last
-    positions; arrays of equally many rows are taken for the same ones, as far as those before them were right.
+    positions; arrays of equally many rows are taken for the same, as far as those before them were right.
     """
 
     def __init__(self, n_tokens: int, config: Config) -> None:

@@ -71,7 +71,8 @@ class Diagnosis:
     """The search for the mistake behind the first wrong site.
 
     `given` is the dump by full name in the axes of our sites; `arrays` the same, with the truth in the rows
-    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked for, of which the reference ran the last ones.
+    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked
+    for, of which the reference ran the last ones.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class Diagnosis:
     def _narrowed(
         self, hypothesis: _Hypothesis, candidate: Candidate, scopes: Sequence[Scope]
     ) -> tuple[_Hypothesis, Candidate]:
-        """The same mistake in the heads and at the positions where it shows, if it does not show everywhere."""
+        """The same mistake in the heads and at the positions where it shows, if not everywhere."""
         best = hypothesis, candidate
         for scope in scopes if candidate.contradicted > 0 and hypothesis.scope == Scope() else ():
             if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
