@@ -4,10 +4,14 @@
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from random_model import random_model
 from torch.nn import functional as F
+
+from gpt2np.reference.comparison import compare
 
 # What each mistake makes wrong first; those of a layer are made in one layer, `at`. (Scores in the future are
 # nobody's business, so that a wrong mask is seen in the pattern.)
@@ -242,3 +246,32 @@ class TorchGPT2:
         if self.made("one-value-flipped", i):
             out[len(out) // 2, 3] *= -1
         return self.keep(m + "out", out)
+
+
+@dataclass
+class Planted:
+    """A run with a mistake in it, and where it must be found."""
+
+    name: str
+    site: str
+    dump: dict
+    model: object
+    ids: list
+
+    def right(self) -> bool:
+        """Whether compare finds the site, and the mistake if the catalogue has it."""
+        found = compare(self.dump, self.model, self.ids)
+        named = self.name if self.name in KNOWN else None
+        return (found.verdict, found.site, found.mistake) == ("wrong", self.site, named)
+
+
+def planted(name, seed) -> Planted:
+    """The mistake in a random layer of a random model."""
+    rng = np.random.default_rng(seed)
+    n_layer, n_head, d_head = (int(rng.integers(*of)) for of in ((2, 5), (2, 5), (4, 9)))
+    shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_head * d_head, "n_positions": 32}
+    model, at = random_model(seed, "float32", **shape), int(rng.integers(n_layer))
+    ids = rng.integers(0, model.config.vocab_size, int(rng.integers(9, 14))).tolist()
+    site = (KNOWN | UNKNOWN)[name]
+    site = site if site in ("wte", "wpe", "logits") else f"h.{at}.{site}"
+    return Planted(name, site, TorchGPT2(model, name, at).run(ids), model, ids)

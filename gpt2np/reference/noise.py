@@ -145,11 +145,12 @@ class Bands(Mapping[str, Array]):
         if site.name == "attn.heads":  # each is part of a sum, and no noisier than the sum
             return np.repeat(self[f"h.{layer}.attn.out"][:, None], self._truth.config.n_head, axis=1)
         if site.name == "probabilities":
-            rounding = self._of_softmax()
-            return np.asarray((self["logits"] + rounding) * self._truth[name] + self._epsilon * 1e-3)
+            p, rounding = self._truth[name], self._of_softmax()  # what all logits are off by cancels out
+            return np.asarray((2 * (1 - p) * self["logits"] + rounding) * p + self._epsilon * 1e-3)
         if site.name == "loss":
-            rounding = self._of_softmax() + self._epsilon * np.abs(np.nan_to_num(self._truth[name]))
-            return np.asarray(self["logits"][:, 0] + rounding)
+            loss = np.nan_to_num(self._truth[name])
+            rounding = self._of_softmax() + self._epsilon * np.abs(loss)
+            return np.asarray(2 * (1 - np.exp(-loss)) * self["logits"][:, 0] + rounding)
         noise, scale = self._noise[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
         band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
