@@ -148,6 +148,7 @@ _DAMAGE = (
     OSError,
     ValueError,
     EOFError,
+    IndexError,
     KeyError,
     MemoryError,
     NotImplementedError,

@@ -27,6 +27,7 @@ _DAMAGE = (
     OSError,
     ValueError,
     EOFError,
+    IndexError,  # of zipfile, for a directory that is cut off
     KeyError,
     MemoryError,
     NotImplementedError,
