@@ -121,7 +121,8 @@ class WrongTokenIds(PromptMistake):
     def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
         top = config.vocab_size - 1
         yield OtherPrompt(ids[::-1], slice(None), "in reverse order")
-        yield OtherPrompt((*ids[1:], config.eos_token_id or 0), slice(None), "shifted by one")
+        end = config.eos_token_id if (config.eos_token_id or 0) < config.vocab_size else 0
+        yield OtherPrompt((*ids[1:], end or 0), slice(None), "shifted by one")
         for shift in (1, -1):
             shifted = tuple(min(max(i + shift, 0), top) for i in ids)
             yield OtherPrompt(shifted, slice(None), f"every id is {shift:+d}")
