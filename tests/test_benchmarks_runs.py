@@ -89,8 +89,13 @@ def test_a_worker_that_dies_is_named_with_its_last_words(tmp_path):
 
 def test_an_engine_that_is_not_installed_is_absent(tmp_path):
     make(tmp_path, SMALL)
-    bare = tmp_path / "python"  # a Python without site-packages
-    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare = tmp_path / "python"  # a Python that finds no torch, wherever it may be
+    bare.write_text(f"""#!/bin/sh
+exec {sys.executable} -c '
+import runpy, sys
+sys.modules["torch"], sys.argv = None, sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$@"
+""")
     bare.chmod(0o755)
     with turns.engines(["hf_sdpa"], tmp_path, 1, {"hf_sdpa": str(bare)}) as (started, absent):
         assert started == {}
