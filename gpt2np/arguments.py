@@ -34,6 +34,7 @@ def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all)")
     if dtype:
         parser.add_argument(
             "--dtype", choices=["float32", "float64"], default="float32", help="precision of the run"
@@ -138,6 +139,7 @@ def load_model(args: argparse.Namespace) -> Any:
     model = load(
         args.model,
         dtype=getattr(args, "dtype", "float32"),
+        threads=args.threads,
         revision=args.revision,
         local_files_only=args.local_files_only,
     )

@@ -28,7 +28,7 @@ from gpt2np.ops import (
     softmax,
     unembedding,
 )
-from gpt2np.step import Step
+from gpt2np.step import SequenceStep, Step
 
 
 def forward(p: "GPT2", cfg: Config, step: Step) -> Array:
@@ -61,16 +61,19 @@ def block(x: Array, p: "Block", cfg: Config, layer: int, step: Step) -> Array:
 def attention(x: Array, p: "Attention", scale: float, step: Step) -> Array:
     """Each position gathers from itself and those before it: [pos, n_embd] -> [pos, n_embd].
 
-    This is the only place where positions meet. Every head asks a question (query), finds who answers
-    it (key), and averages what they have to say (value).
+    This is the only place where positions meet.
     """
     qkv = step("qkv", linear, x, p.c_attn)  # [pos, 3*n_embd]
-    for seq in step.sequences:  # several prompts in one pass do not see each other
-        q, k, v = seq.heads(qkv)  # each [pos, head, d_head]; k and v include the past
-        scores = seq.step("scores", scaled_scores, q, k, scale)  # [head, query, key], -inf in the future
-        pattern = seq.step("pattern", softmax, scores)  # [head, query, key], rows sum to 1
-        seq.step("z", mix, pattern, v)  # [pos, head, d_head]
+    step.each_sequence(attend, qkv, scale)  # several prompts in one pass do not see each other
     return step("out", linear, step.merged("z"), p.c_proj)  # [pos, n_embd]
+
+
+def attend(qkv: Array, scale: float, seq: SequenceStep) -> None:
+    """Every head asks a question (query), finds who answers it (key), and averages what they say (value)."""
+    q, k, v = seq.heads(qkv)  # each [pos, head, d_head]; k and v include the past
+    scores = seq.step("scores", scaled_scores, q, k, scale)  # [head, query, key], -inf in the future
+    pattern = seq.step("pattern", softmax, scores)  # [head, query, key], rows sum to 1
+    seq.step("z", mix, pattern, v)  # [pos, head, d_head]
 
 
 def mlp(x: Array, p: "MLP", cfg: Config, step: Step) -> Array:

@@ -20,6 +20,7 @@ from gpt2np.plan import Keep, KeepLike, Plan
 from gpt2np.recording import Recording, arena, with_bases
 from gpt2np.step import Pass, Step
 from gpt2np.step import Sequence as PackedSequence
+from gpt2np.threads import checked, using
 from gpt2np.tokenizer import Tokenizer
 from gpt2np.trace import Trace, file_metadata, run_metadata
 
@@ -36,20 +37,23 @@ def load(
     dtype: str = "float32",
     revision: str | None = None,
     local_files_only: bool = False,
+    threads: int | None = None,
 ) -> "Model":
     """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
 
-    `dtype="float64"` runs the same lines in double precision.
+    `dtype="float64"` runs the same lines in double precision. `threads` is how many cores a run takes; None
+    leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`.
 
     Raises:
+        InputError: `threads` is no whole number of at least 1.
         CheckpointError, ConfigError, TokenizerError: the folder is damaged, or not a plain GPT-2.
         HubError: the Hub is unreachable, or has no such model.
     """
     chosen = default_name() if name is None else name
     dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
-    return Model(
-        load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only), dtype
-    )
+    threads = checked(threads)
+    checkpoint = load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only)
+    return Model(checkpoint, dtype, threads)
 
 
 class Model:
@@ -61,8 +65,8 @@ class Model:
         (3, 2048)
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
-        self.checkpoint, self.dtype = checkpoint, np.dtype(dtype)
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
+        self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), threads
         self.config, self.weights, self.name = checkpoint.config, checkpoint.weights, checkpoint.name
         self.parameters = gpt2.parameters(self.weights, self.config)
         self._tokenizer: Tokenizer | None = None
@@ -334,13 +338,13 @@ class Model:
 
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        with quiet, using(self.threads, run.n_rows):
             result = gpt2.forward(self.parameters, self.config, Step(run))
         last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
         edited = any(s.edits is not None for s in run.sequences)
-        if (
-            not edited and not np.isfinite(result[last]).all()
-        ):  # of each prompt: what is not finite reaches its last row
+        # of each prompt: what is not finite reaches its last row
+        if not edited and not np.isfinite(result[last]).all():
             damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
             reason = f"{damaged[0]} holds values that are not" if damaged else "the weights are too large"
             raise CheckpointError(f"{self.checkpoint.folder}: the run is not finite: {reason}")

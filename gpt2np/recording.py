@@ -85,11 +85,14 @@ class Recording:
             return self.cache[name][past : past + n]
         return self.arrays[name][past : past + n] if self.whole and name in self.arrays else None
 
-    def queries(self, name: str, past: int, n: int) -> Array | None:
-        """The same for a [head, query, key] array; a cache has its future filled in from the start."""
+    def queries(self, name: str, past: int, n: int, heads: slice) -> Array | None:
+        """The same for a [head, query, key] array; its future is filled in, in a cache from the start."""
         if not self.whole or name not in self.arrays:
             return None
-        return self.arrays[name][:, past : past + n, : past + n]
+        rows = self.arrays[name][heads, past : past + n]
+        if not self.cache:
+            rows.fill(self.plan.by_name[name].site.future)  # whole rows, much faster than their ends
+        return rows[..., : past + n]
 
     def so_far(self, name: str, length: int) -> Array:
         """The first `length` rows: what a later position may look back at."""
@@ -103,12 +106,12 @@ class Recording:
                 with np.errstate(over="ignore"):  # float16 holds no more than 65504
                     target[of_target] = values[of_values]
 
-    def write_queries(self, name: str, past: int, values: Array) -> None:
-        """The same for a [head, query, key] array."""
+    def write_queries(self, name: str, past: int, values: Array, heads: slice = slice(None)) -> None:
+        """The same for a [head, query, key] array, or for some heads of it."""
         target = self.arrays.get(name)
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, values.shape[1], self.whole)
-            rows, n_keys = target[:, of_target], values.shape[2]
+            rows, n_keys = target[heads, of_target], values.shape[2]
             with np.errstate(over="ignore"):
                 rows[..., :n_keys] = values[:, of_values]
             rows[..., n_keys:] = self.plan.by_name[name].site.future

@@ -5,6 +5,7 @@ A site of a block is written here without its `h.i.`: `attn.pattern` stands for 
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Site:
     future: float | None = None
     dtype: str | None = None  # None: the precision of the run
 
-    @property
+    @functools.cached_property
     def axis_names(self) -> tuple[str, ...]:
         """The axes one by one."""
         return tuple(self.axes.split())

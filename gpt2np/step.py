@@ -4,19 +4,23 @@
 """
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2np.config import Config
 from gpt2np.derived import split_qkv
 from gpt2np.edits import Edits
-from gpt2np.ops import Array, LayerNorm
+from gpt2np.ops import Array, LayerNorm, causal_blocks
 from gpt2np.recording import Recording
-from gpt2np.sites import BY_NAME
+from gpt2np.sites import BY_NAME, SITES
+from gpt2np.threads import each
+
+QUADRATIC = tuple(site.name for site in SITES if site.quadratic)  # scores and pattern
 
 
 @dataclass
@@ -47,18 +51,25 @@ class Sequence:
 
 
 class Scratch:
-    """Memory for arrays that nobody keeps: one buffer for each site's name, used by every layer in turn."""
+    """Memory for arrays that nobody keeps: one buffer a name and thread, which layers use in turn."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Array] = {}
+        self._buffers: dict[tuple[str, int], Array] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], room_for: int = 0) -> Array:
         """An array of this shape in the buffer of this name, which is made with room for so many elements."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
+        size, key = math.prod(shape), (name, threading.get_ident())
+        buffer = self._buffers.get(key)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
-            buffer = self._buffers[name] = np.empty(max(size, room_for), dtype)
+            buffer = self._buffers[key] = np.empty(max(size, room_for), dtype)
         return buffer[:size].reshape(shape)
+
+
+class AttentionBlock(NamedTuple):
+    """Some heads and queries of a sequence; they see the keys until the last of these queries."""
+
+    heads: slice
+    queries: slice
 
 
 @dataclass
@@ -81,7 +92,7 @@ class Pass:
         for sequence in self.sequences:
             sequence.rows = slice(start, start + len(sequence.token_ids))
             start = sequence.rows.stop
-        self.n_rows = start
+        self.n_rows, self._sizes = start, self.config.dims
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
 
@@ -93,21 +104,37 @@ class Pass:
             own = self.sequences[0].recording.rows(full_name, sequence.past, n_rows)
             if own is not None:
                 return own
-        sizes = self.config.dims
-        shape = tuple(n_rows if axis == "pos" else sizes[axis] for axis in BY_NAME[kind].axis_names)
+        shape = (n_rows, *(self._sizes[axis] for axis in BY_NAME[kind].axis_names[1:]))  # the first is pos
         return self.scratch.array(kind, shape, self.dtype)
 
-    def place_attention(self, full_name: str, kind: str, sequence: Sequence) -> Array:
-        """Where a sequence's [head, query, key] array goes."""
-        n_query = len(sequence.token_ids)
-        n_key = sequence.past + n_query
-        room_for = 0
+    def place_attention(self, full_name: str, kind: str, sequence: Sequence, block: AttentionBlock) -> Array:
+        """Where a [head, query, key] array of some heads and queries of a sequence goes."""
+        past, n_query = sequence.past + block.queries.start, block.queries.stop - block.queries.start
+        longest = 0
         if sequence.recording is not None:
-            own = sequence.recording.queries(full_name, sequence.past, n_query)
+            own = sequence.recording.queries(full_name, past, n_query, block.heads)
             if own is not None:
                 return own
-            room_for = self.config.n_head * n_query * sequence.recording.plan.length
-        return self.scratch.array(kind, (self.config.n_head, n_query, n_key), self.dtype, room_for)
+            longest = sequence.recording.plan.length
+        n_head = block.heads.stop - block.heads.start
+        shape, room_for = (n_head, n_query, past + n_query), n_head * n_query * longest
+        return self.scratch.array(kind, shape, self.dtype, room_for)
+
+    def attention_blocks(self, sequence: Sequence, layer_prefix: str) -> list[AttentionBlock]:
+        """The heads and queries of a sequence in blocks that stay in cache from scores to results.
+
+        What an experiment looks at, or a clock, is computed all at once; the operations give the same
+        numbers for it.
+        """
+        n_head, n = self.config.n_head, len(sequence.token_ids)
+        edited = sequence.edits.names if sequence.edits is not None else ()
+        watched = self.swap is not None or self.timings is not None
+        if n == 1 or watched or any(layer_prefix + site in edited for site in QUADRATIC):
+            return [AttentionBlock(slice(0, n_head), slice(0, n))]
+        return [
+            AttentionBlock(heads, queries)
+            for heads, queries, _ in causal_blocks((n_head, n, sequence.past + n), self.dtype)
+        ]
 
     def run(self, full_name: str, op: Callable[..., None], inputs: tuple[Any, ...], out: Array) -> None:
         """Run one operation, or what an experiment puts in its place; timed if somebody wants to know."""
@@ -156,11 +183,22 @@ class Step:
         self._pass.finish(full_name, out, inputs)
         return out
 
-    @property
-    def sequences(self) -> "Iterable[SequenceStep]":
-        """The packed prompts one by one, for the only part in which positions meet."""
-        for sequence in self._pass.sequences:
-            yield SequenceStep(self, sequence)
+    def each_sequence(self, function: Callable[..., None], *inputs: Any) -> None:
+        """Call `function(*inputs, sequence)` for the packed prompts, the only part in which positions meet.
+
+        Long prompts come in parts, several at a time.
+        """
+        run = self._pass
+        parts = [
+            SequenceStep(self, sequence, block)
+            for sequence in run.sequences
+            for block in run.attention_blocks(sequence, self._layer_prefix)
+        ]
+        if len(parts) > len(run.sequences):
+            each(lambda part: function(*inputs, part), parts)
+        else:
+            for part in parts:
+                function(*inputs, part)
 
     def packed(self, name: str) -> Array:
         """The array of all sequences that `SequenceStep` has been filling in."""
@@ -203,34 +241,36 @@ class Step:
 
 
 class SequenceStep:
-    """Runs the steps of attention for one sequence."""
+    """Runs the steps of attention for one sequence, or for some of its heads and queries."""
 
-    def __init__(self, step: Step, sequence: Sequence) -> None:
-        self._step, self._sequence = step, sequence
+    def __init__(self, step: Step, sequence: Sequence, block: AttentionBlock) -> None:
+        self._step, self._sequence, self._block = step, sequence, block
 
     def heads(self, qkv: Array) -> tuple[Array, Array, Array]:
-        """Queries of the new tokens, keys and values of all so far: views [pos, head, d_head]."""
-        step, sequence = self._step, self._sequence
+        """Queries of the new tokens, keys and values of all until then: views [pos, head, d_head]."""
+        step, sequence, (heads, queries) = self._step, self._sequence, self._block
         n_head = step._pass.config.n_head
         q, k, v = split_qkv(qkv[sequence.rows], n_head)
         if sequence.past:
             assert sequence.recording is not None, "a past must be recorded somewhere"
             name = step._layer_prefix + step._prefix + "qkv"
             _, k, v = split_qkv(sequence.recording.so_far(name, sequence.past + len(q)), n_head)
-        return q, k, v
+        end = sequence.past + queries.stop
+        return q[queries, heads], k[:end, heads], v[:end, heads]
 
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this sequence's attention."""
-        run = self._step._pass
+        run, sequence, (heads, queries) = self._step._pass, self._sequence, self._block
         kind = self._step._prefix + name
         full_name = self._step._layer_prefix + kind
         if "query" not in BY_NAME[kind].axis_names:
-            out = self._step.packed(name)[self._sequence.rows]
+            out = self._step.packed(name)[sequence.rows][queries, heads]
             run.run(full_name, op, inputs, out)
             return out
-        out = run.place_attention(full_name, kind, self._sequence)
+        out = run.place_attention(full_name, kind, sequence, self._block)
         run.run(full_name, op, inputs, out)
-        self._sequence.edit(full_name, out, len(self._sequence.token_ids))
-        if self._sequence.recording is not None:
-            self._sequence.recording.write_queries(full_name, self._sequence.past, out)
+        if sequence.edits is not None and out.shape[:2] == (run.config.n_head, len(sequence.token_ids)):
+            sequence.edit(full_name, out, len(sequence.token_ids))
+        if sequence.recording is not None:
+            sequence.recording.write_queries(full_name, sequence.past + queries.start, out, heads)
         return out

@@ -76,7 +76,7 @@ PARTS = (
         "q = ln_1 · W_Q + b_Q",
         "What this position looks for, as a short vector; every head has one of its own. Only its dot "
         "products with keys matter, so single components of it mean nothing by themselves.",
-        "attention",
+        "attend",
         "heads",
     ),
     Part(
@@ -86,7 +86,7 @@ PARTS = (
         "k = ln_1 · W_K + b_K",
         "What this position offers to be found by. Later positions hold their queries against it. In "
         "generation it is kept, with the value: that is the KV cache.",
-        "attention",
+        "attend",
         "heads",
     ),
     Part(
@@ -96,7 +96,7 @@ PARTS = (
         "v = ln_1 · W_V + b_V",
         "What this position hands over to whoever attends to it. Where to look and what to take are decided "
         "apart: queries and keys are the first, values and the output matrix the second.",
-        "attention",
+        "attend",
         "heads",
     ),
     Part(
@@ -106,7 +106,7 @@ PARTS = (
         "scores = q · kᵀ / √d_head,  −∞ in the future",
         "How well each earlier key answers this query. The future gets minus infinity: a position can only "
         "look back, or at itself.",
-        "attention",
+        "attend",
         "scores",
     ),
     Part(
@@ -116,7 +116,7 @@ PARTS = (
         "pattern = softmax(scores)",
         "The scores as shares that add up to 1: from where this head takes how much. A head with nothing to "
         "do often rests on the first token.",
-        "attention",
+        "attend",
         "pattern",
     ),
     Part(
@@ -126,7 +126,7 @@ PARTS = (
         "z = Σ pattern[key] · v[key]",
         "The average of the values, weighted by the pattern. Here, and only here, something of one position "
         "comes to another.",
-        "attention",
+        "attend",
         "z",
     ),
     Part(

@@ -1,0 +1,187 @@
+"""Long prompts are computed in blocks, by several threads: the numbers must not know."""
+
+import concurrent.futures
+import os
+
+import numpy as np
+import pytest
+from random_model import random_model
+
+import gpt2np
+from gpt2np import threads
+from gpt2np.cli import main
+from gpt2np.errors import InputError
+from gpt2np.ops import QUERY_BLOCK, causal_blocks, softmax
+from gpt2np.plan import Plan
+
+LONG = threads.MANY_ROWS + 30  # more than two blocks of queries, and not a whole number of them
+IDS = np.random.default_rng(0).integers(0, 100, LONG).tolist()
+SHAPE = {"n_layer": 2, "n_head": 3, "n_embd": 48, "vocab_size": 100, "n_positions": 512}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(1, "float32", **SHAPE)
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return model.trace(IDS)
+
+
+def with_threads(model, n):
+    return gpt2np.model.Model(model.checkpoint, "float32", n)
+
+
+def equal(a, b, names=None):
+    for name in names or a.names():
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def near(a, b):
+    for name in a.names():
+        x, y = (np.nan_to_num(t[name], neginf=0.0) for t in (a, b))
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(1, np.abs(x).max()), err_msg=name)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_run_to_run_bit_for_bit_and_noise_between_numbers_of_threads(model, trace, n):
+    threaded = with_threads(model, n)
+    first = threaded.trace(IDS)
+    for _ in range(3):
+        equal(first, threaded.trace(IDS))
+    near(first, trace)
+
+
+def test_all_that_an_inside_trace_must_satisfy(trace):
+    assert trace.verify()
+
+
+def test_against_double_precision(trace):
+    exact = random_model(1, "float64", **SHAPE).trace(IDS)
+    near(exact, trace)
+
+
+def test_traced_equals_untraced_and_any_choice_of_sites(model, trace):
+    np.testing.assert_array_equal(model(IDS), trace["logits"])
+    for keep in ("attn.pattern", "attn.scores", ["h.1.attn.z", "resid_post"]):
+        equal(model.trace(IDS, keep=keep), trace)
+    some = model.trace(IDS, keep={"patterns": "attn.*", "positions": slice(100, 300, 7)})
+    for name in ("h.0.attn.pattern", "h.1.attn.scores"):
+        np.testing.assert_array_equal(some[name], trace[name][:, 100:300:7])
+    half = model.trace(IDS, keep={"patterns": "attn.scores", "dtype": "float16"})
+    np.testing.assert_array_equal(half["h.1.attn.scores"], trace["h.1.attn.scores"].astype(np.float16))
+
+
+def test_a_clock_and_edits_that_change_nothing_change_nothing(model, trace):
+    equal(model.trace(IDS, timings=True), trace)
+    same = {"attn.scores": lambda x: x, "h.1.attn.pattern": lambda x: x.copy()}
+    equal(model.trace(IDS, edits=same), trace)
+
+
+def test_an_edit_may_show_the_future(model, trace):
+    def unmask(scores):
+        return np.where(np.isfinite(scores), scores, np.float32(0.5))
+
+    found = model.trace(IDS, edits={"h.0.attn.scores": unmask})
+    x = unmask(trace["h.0.attn.scores"]).astype(np.float64)
+    pattern = np.exp(x - x.max(-1, keepdims=True))
+    pattern /= pattern.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found["h.0.attn.pattern"], pattern, atol=1e-6)
+    z = np.einsum("hqk,khd->qhd", pattern, trace["h.0.attn.v"])
+    np.testing.assert_allclose(found["h.0.attn.z"], z, atol=1e-5 * np.abs(z).max())
+    broken = model.trace(IDS, edits={"h.0.attn.scores": lambda s: np.full_like(s, np.nan)})
+    assert np.isnan(broken["h.0.attn.z"]).all()
+
+
+def test_long_prompts_packed_and_continued(model, trace):
+    packed = model.trace([IDS, IDS[:7], IDS[:200]])
+    near(trace, packed[0])
+    near(model.trace(IDS[:200]), packed[2])
+    done = model.generate(IDS[:-20], max_new_tokens=5, eos=None, keep="*").finish()
+    near(done.trace, model.trace(done.token_ids[:-1]))
+    past = model.trace(IDS[:150], keep="attn.qkv")  # then many queries at once, behind a past
+    later = model.generate(IDS, max_new_tokens=2, eos=None, keep="*", past=past).finish().trace
+    again = model.trace(later.token_ids)
+    for name in ("h.1.attn.pattern", "h.1.attn.scores"):
+        x, y = (np.nan_to_num(t, neginf=0.0) for t in (later[name], again[name][:, 150:]))
+        np.testing.assert_allclose(x, y, atol=1e-5 * max(1, np.abs(y).max()))
+
+
+def test_to_a_file(model, trace, tmp_path):
+    equal(model.trace(IDS, out=tmp_path / "t.safetensors"), trace)
+    assert trace.nbytes == Plan(model.config, LONG).nbytes
+
+
+def test_without_threadpoolctl(model, trace, monkeypatch):
+    monkeypatch.setattr(threads, "_blas", lambda: None)
+    near(model.trace(IDS), trace)
+    near(with_threads(model, 3).trace(IDS), trace)
+
+
+def test_several_callers_at_once(model, trace):
+    threaded = with_threads(model, 2)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: threaded.trace(IDS), range(8)):
+            near(found, trace)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_makes_threads_of_its_own(model):
+    threaded = with_threads(model, 2)
+    threaded(IDS)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if np.isfinite(threaded(IDS)).all() else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_errors_of_a_piece_reach_the_caller_and_leave_the_pool_usable():
+    def broken(piece):
+        if piece == 3:
+            raise KeyError(piece)
+
+    with threads.using(2, threads.MANY_ROWS):
+        for _ in range(3):
+            with pytest.raises(KeyError):
+                threads.each(broken, list(range(9)))
+        done = []
+        threads.each(done.append, list(range(50)))
+    assert sorted(done) == list(range(50))
+    assert threads.shares() == 1
+
+
+def test_blocks_cover_every_query_once_with_the_keys_that_it_sees():
+    for shape in ((12, 1024, 1024), (3, 1, 700), (2, 300, 500), (1, QUERY_BLOCK, QUERY_BLOCK), (5, 129, 129)):
+        seen = np.zeros(shape[:2], int)
+        for heads, queries, keys in causal_blocks(shape, np.dtype("float32")):
+            seen[heads, queries] += 1
+            assert keys == slice(0, shape[2] - shape[1] + queries.stop)
+        assert (seen == 1).all()
+
+
+def test_softmax_of_other_shapes():
+    rng = np.random.default_rng(0)
+    for shape in ((7,), (3, 5), (4, 9, 3), (2, 3, 4, 5), (2, 300, 40)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        out = np.empty_like(x)
+        softmax(x, out=out)
+        expected = np.exp(x.astype(np.float64))
+        np.testing.assert_allclose(out, expected / expected.sum(-1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", True])
+def test_wrong_numbers_of_threads(wrong):
+    with pytest.raises(InputError, match="threads must be a whole number"):
+        gpt2np.load("tiny", threads=wrong)
+
+
+def test_on_the_command_line(capsys):
+    assert main(["trace", "Elizabeth was", "--threads", "1"]) == 0
+    with pytest.raises(SystemExit) as caught:
+        main(["trace", "Elizabeth was", "--threads", "0"])
+    assert caught.value.code == 2
+    assert "whole number" in capsys.readouterr().err
