@@ -139,7 +139,7 @@ def load_model(args: argparse.Namespace) -> Any:
     model = load(
         args.model,
         dtype=getattr(args, "dtype", "float32"),
-        threads=args.threads,
+        threads=getattr(args, "threads", None),
         revision=args.revision,
         local_files_only=args.local_files_only,
     )
