@@ -227,6 +227,39 @@ def test_hovering_says_what_is_under_the_pointer(chromium, path, trace):
         assert re.search(r"looks at .*\nattention [\d.]+ %, score", page.text(".tip"))
 
 
+def test_a_pattern_says_which_token_a_bar_is_and_nothing_between_two_heads(chromium, path, trace):
+    with visit(chromium, path) as page:
+        canvas = page.page.locator("[data-key='2 attn.pattern'] canvas")
+        each = canvas.bounding_box()["width"] / 4
+        weight = trace["h.2.attn.pattern"][1, -1, 0]
+        canvas.hover(position={"x": each + 6, "y": 30})  # the first bar of head 1
+        assert re.search(rf"head 1\n.*\nlooks at .*\(0\): {100 * weight:.2g} %", page.text(".tip"))
+        canvas.hover(position={"x": each + 2, "y": 30})  # left of it
+        assert "looks at" not in page.text(".tip")
+
+
+def test_counters_and_charts_say_what_they_count(chromium, path, trace):
+    last = len(trace.tokens) - 1
+    with visit(chromium, path) as page:
+        page.show(pos=last - 1)
+        assert page.text(".stepper span") == f"position {last - 1} of 0–{last}"
+        page.show(panel="lens")
+        below = page.page.locator(".lens .chart svg text").all_text_contents()
+        assert [name for name in below if "attn" in name] == [f"attn {layer}" for layer in range(4)]
+        page.show(panel="mlp", layer=1)
+        assert page.text(".mlp figcaption").startswith("Layer 1 at ")
+        scale = [int(n) for n in page.page.locator(".mlp .count").all_text_contents()[1:]]
+        pre = np.clip(trace["h.1.mlp.pre"][last - 1], -6, 6)
+        most = np.histogram(pre, 48, (-6, 6))[0].max()
+        assert scale == sorted(scale, reverse=True)
+        assert 0.4 * most <= scale[0] <= most
+        page.show(panel="contributions")
+        cut = "e => [...e.querySelectorAll('.name')].filter(n => n.scrollWidth > n.clientWidth).length"
+        for pos in range(last + 1):
+            page.show(pos=pos)
+            assert page.js(f"() => ({cut})(document.querySelector('.contributions .lists'))") == 0
+
+
 def test_the_scrubber_moves_through_a_generation(chromium, generated_path, done):
     with visit(chromium, generated_path) as page:
         page.show(panel="generation")

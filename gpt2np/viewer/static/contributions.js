@@ -190,8 +190,7 @@ export function contributionsPanel(run, focus) {
     if (head) return `layer ${head[1]} head ${head[2]}`;
     if (part) return `layer ${part[1]} ${part[2] === "mlp" ? "MLP" : "attention bias"}`;
     return (
-      { wte: "token embedding", wpe: "position embedding", "ln_f.bias": "final LayerNorm’s bias" }[name] ??
-      name
+      { wte: "token embedding", wpe: "position embedding", "ln_f.bias": "final LayerNorm bias" }[name] ?? name
     );
   }
   function strong(text) {

@@ -297,7 +297,7 @@ export function bar(label, share, text, { chosen = false, onclick = null, kind =
   const fill = el("span", { class: `fill ${kind} ${share < 0 ? "negative" : ""}` });
   fill.style.width = `${100 * Math.min(1, Math.abs(share))}%`;
   const parts = [
-    el("span", { class: "name" }, label),
+    el("span", { class: "name", title: typeof label === "string" ? label : null }, label),
     el("span", { class: "track" }, fill),
     el("span", { class: "value" }, text),
   ];

@@ -75,7 +75,7 @@ const TERMS = [
 ];
 
 const KEYS = [
-  ["← →", "token before, after"],
+  ["← →", "position before, after"],
   ["↑ ↓", "layer above, below"],
   ["[ ]", "head before, after"],
   ["1 … 8", "panel"],

@@ -88,7 +88,7 @@ function roundButton(mark, label, onclick) {
   return el("button", { type: "button", class: "plain-button", onclick, "aria-label": label }, mark);
 }
 
-/** Tabs for the panels, and steppers for token, layer and head. */
+/** Tabs for the panels, and steppers for position, layer and head. */
 export function buildBar(run, focus, panels) {
   const tabs = panels.map((panel, i) =>
     el(
@@ -106,7 +106,7 @@ export function buildBar(run, focus, panels) {
   );
   const list = el("div", { role: "tablist", "aria-label": "panels" }, tabs);
   const steppers = [
-    stepper(focus, "token", "pos", run.T - 1),
+    stepper(focus, "position", "pos", run.T - 1),
     stepper(focus, "layer", "layer", run.L - 1),
     stepper(focus, "head", "head", run.H - 1),
   ];
@@ -147,10 +147,16 @@ function stepper(focus, name, key, most) {
       },
       mark,
     );
-  const text = el("span", {}, `${name} `, value, el("small", {}, ` / ${most}`));
+  const text = el("span", {}, `${name} `, value, el("small", {}, ` of 0–${most}`));
   return {
     key,
     value,
-    element: el("span", { class: "stepper" }, step("‹", "before", -1), text, step("›", "after", 1)),
+    element: el(
+      "span",
+      { class: "stepper", title: `${name}s count from 0 to ${most}` },
+      step("‹", "before", -1),
+      text,
+      step("›", "after", 1),
+    ),
   };
 }

@@ -213,11 +213,13 @@ export function lensPanel(run, focus) {
       left = 56,
       top = 16,
       bottom = 34,
-      right = 12;
+      right = 28;
     const ranks = Array.from({ length: points }, (_, point) => run.at("follow:rank", point, row)[i] + 1),
       most = Math.max(10, ...ranks);
     const x = (point) => left + (point * (width - left - right)) / Math.max(1, points - 1);
     const y = (rank) => top + (Math.log10(rank) / Math.log10(most)) * (height - top - bottom);
+    const roomy = x(1) - x(0) >= 50, // for a name below each point
+      under = (point, name) => svg("text", { x: x(point), y: height - 12, "text-anchor": "middle" }, name);
     const parts = [];
     for (let rank = 1; rank <= most; rank *= 10) {
       parts.push(
@@ -228,9 +230,10 @@ export function lensPanel(run, focus) {
     const every = Math.ceil(run.L / 12);
     for (let layer = 0; layer < run.L; layer += every)
       parts.push(
-        svg("text", { x: x(2 * layer + 2), y: height - 12, "text-anchor": "middle" }, String(layer)),
+        ...(roomy ? [under(2 * layer + 1, `attn ${layer}`)] : []),
+        under(2 * layer + 2, roomy ? `layer ${layer}` : String(layer)),
       );
-    parts.push(svg("text", { x: x(0), y: height - 12, "text-anchor": "middle" }, "embed"));
+    parts.push(under(0, "embed"));
     parts.push(
       svg("polyline", {
         points: ranks.map((rank, point) => `${x(point)},${y(rank)}`).join(" "),
@@ -244,10 +247,10 @@ export function lensPanel(run, focus) {
           {
             cx: x(point),
             cy: y(rank),
-            r: point === chosenPoint ? 5.5 : 3.2,
+            r: (point === chosenPoint ? 5.5 : 4) - (point % 2 ? 1.6 : 0),
             class: point === chosenPoint ? "dot chosen" : "dot",
           },
-          svg("title", {}, `${run.pointName(point)}: rank ${rank}`),
+          svg("title", {}, `after ${pointLabel(point)}, ${run.pointName(point)}: rank ${rank}`),
         ),
       ),
     );
@@ -259,7 +262,7 @@ export function lensPanel(run, focus) {
         {},
         "Rank of ",
         tokenLabel(run.word(token)),
-        ` to follow position ${pos}, layer by layer (1 is the likeliest)`,
+        ` to follow position ${pos} (1 is the likeliest), after each layer and, small dots, between its attention (attn) and MLP`,
       ),
       svg(
         "svg",
@@ -273,7 +276,7 @@ export function lensPanel(run, focus) {
     return point === 0
       ? "embedding"
       : point % 2
-        ? `${(point - 1) >> 1} attention`
+        ? `attention ${(point - 1) >> 1}`
         : `layer ${(point - 1) >> 1}`;
   }
   return { id: "lens", title: "Logit lens", element, draw };

@@ -109,15 +109,16 @@ export function mlpPanel(run, focus) {
       left = 40,
       bottom = 44,
       top = 14,
-      right = 12;
+      right = 48;
     const x = (v) => left + ((v + reach) / (most + reach)) * (width - left - right),
       y = (v) => height - bottom - ((v + 0.4) / (highest + 0.4)) * (height - bottom - top);
     const parts = [],
       tallest = Math.max(...bins),
-      step = (2 * reach) / bins.length;
+      step = (2 * reach) / bins.length,
+      rise = (n) => Math.sqrt(n / tallest) * (height - bottom - top) * 0.55;
     bins.forEach((n, i) => {
       if (n) {
-        const tall = Math.sqrt(n / tallest) * (height - bottom - top) * 0.55;
+        const tall = rise(n);
         parts.push(
           svg(
             "rect",
@@ -176,9 +177,10 @@ export function mlpPanel(run, focus) {
       svg(
         "text",
         { x: (left + width) / 2, y: height - 8, "text-anchor": "middle" },
-        "before GELU (bars: how many neurons, by square root)",
+        `before GELU, layer ${layer}`,
       ),
-      svg("text", { x: left + 6, y: top + 4 }, "after GELU"),
+      svg("text", { x: left + 6, y: top + 4 }, `after GELU, layer ${layer}`),
+      ...countScale(tallest, rise, width - right + 4, height - bottom),
     );
     return el(
       "figure",
@@ -186,9 +188,10 @@ export function mlpPanel(run, focus) {
       el(
         "figcaption",
         {},
-        `Layer ${layer} at `,
+        el("b", {}, `Layer ${layer}`),
+        " at ",
         tokenLabel(run.tokens[pos]),
-        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation} curve`,
+        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation} curve. Dots: the ${ids.length} most active. Bars: how many neurons have such a value before it (right, square-root scale).`,
       ),
       svg(
         "svg",
@@ -239,6 +242,25 @@ export function mlpPanel(run, focus) {
       );
   }
   return { id: "mlp", title: "MLP", element, draw };
+}
+
+// The scale of the bars, on the right of the chart: round numbers of neurons, none nearer than a line of text.
+function countScale(tallest, rise, x, foot) {
+  const parts = [
+    svg("line", { x1: x, x2: x, y1: foot, y2: foot - rise(tallest), class: "tick" }),
+    svg("text", { x, y: foot - rise(tallest) - 10, "text-anchor": "middle", class: "count" }, "neurons"),
+  ];
+  const round = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000].filter((n) => n <= tallest);
+  let above = Infinity;
+  for (const n of [...round.reverse(), 0]) {
+    if (above - rise(n) < 16) continue;
+    above = rise(n);
+    parts.push(
+      svg("line", { x1: x, x2: x + 4, y1: foot - above, y2: foot - above, class: "tick" }),
+      svg("text", { x: x + 8, y: foot - above + 4, class: "count" }, n.toLocaleString("en")),
+    );
+  }
+  return parts;
 }
 
 // Which words a neuron reads and writes, by its weights.

@@ -31,6 +31,7 @@ export const CLOSED = [
 
 const OUTPUT = 6; // pixels for each head's output vector
 const BAR = 26; // the widest bar of a pattern, in pixels
+const GAP = 8; // and between the patterns of two heads, at most
 
 /** How high a row is: the outputs of the heads need a line each. */
 export function heightOf(run, site, height) {
@@ -125,9 +126,9 @@ function paintNeurons(run, painted, cells) {
 function paintPatterns(run, { context, wash, width, height }, layer, pos) {
   const each = width / run.H;
   for (let head = 0; head < run.H; head++) {
-    const left = head * each + 1;
+    const left = head * each + gapOf(each) / 2;
     context.fillStyle = wash;
-    context.fillRect(left, 0, each - 2, height);
+    context.fillRect(left, 0, each - gapOf(each), height);
     const weights = run.weights(layer, head, pos);
     if (!weights) continue;
     const step = barStep(each, weights.length);
@@ -141,7 +142,12 @@ function paintPatterns(run, { context, wash, width, height }, layer, pos) {
 
 /** Pixels from one bar of a pattern to the next, in a box of that width. */
 function barStep(width, n) {
-  return Math.min((width - 2) / n, BAR);
+  return Math.min((width - gapOf(width)) / n, BAR);
+}
+
+// Pixels that are free between two heads' patterns, where each head has so many.
+function gapOf(width) {
+  return Math.min(GAP, Math.max(2, width / 6));
 }
 
 /** The colour of a share of attention, where it is drawn as a bar: never as pale as the paper. */
@@ -209,7 +215,7 @@ function lookTip(run, layer, head, pos, across, width) {
   const weights = run.weights(layer, head, pos);
   if (!weights) return null;
   const each = width / run.H;
-  const key = Math.floor(((across * run.H - head) * each) / barStep(each, weights.length));
+  const key = Math.floor(((across * run.H - head) * each - gapOf(each) / 2) / barStep(each, weights.length));
   if (!(key >= 0 && key < weights.length)) return null;
   return `looks at ${quoted(run.tokens[key])} (${key}): ${run.weightText(weights[key])}`;
 }

@@ -7,6 +7,7 @@ import { shareColour } from "./rows.js";
 const NAMES = 84; // pixels above the first vector, for the tokens' names
 const NARROWEST = 11; // and
 const WIDEST = 40; // the widths of a column, in pixels
+const NUMBERED = 18; // the width of a column from which on shares of attention are written, in pixels
 const LATER = 0.3; // opacity of positions after the chosen one, which it cannot see
 const BRANCH = 4; // pixels that vectors beside the stream are set in
 const HEIGHTS = { embed: 14, resid_mid: 14, resid_post: 14, "mlp.post": 14 };
@@ -111,6 +112,13 @@ export function buildStreams(run, focus, levels) {
     const foot = y + height / 2;
     const room = height - 12;
     context.font = canvasFont(0.62);
+    context.fillStyle = soft;
+    if (shown.width >= NUMBERED)
+      context.fillText(
+        "share of attention, in %",
+        x(shown.first) - shown.width * 0.4 + BRANCH,
+        y - height / 2 - 4,
+      );
     context.textAlign = "center";
     for (let key = shown.first; key <= Math.min(state.pos, shown.first + shown.count - 1); key++) {
       const tall = weights[key] * room + 1;
@@ -119,7 +127,7 @@ export function buildStreams(run, focus, levels) {
       context.fillStyle = shareColour(weights[key]);
       context.fillRect(left, foot - tall, right - left, tall);
       context.fillStyle = soft;
-      if (shown.width >= 18)
+      if (shown.width >= NUMBERED)
         context.fillText(`${Math.round(100 * weights[key])}`, (left + right) / 2, foot - tall - 3);
     }
     context.fillStyle = line;
