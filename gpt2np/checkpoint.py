@@ -59,6 +59,12 @@ class Checkpoint:
                     digest.update(chunk)
         return digest.hexdigest()
 
+    def not_finite(self) -> CheckpointError:
+        """What to say of a run whose results are not finite."""
+        damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
+        reason = f"{damaged[0]} holds values that are not" if damaged else "the weights are too large"
+        return CheckpointError(f"{self.folder}: the run is not finite: {reason}")
+
 
 def default_name() -> str:
     """The model that runs when none is named: `$GPT2NP_MODEL`, else the shipped one."""

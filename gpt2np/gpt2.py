@@ -147,6 +147,20 @@ def parameters(weights: Mapping[str, Array], cfg: Config) -> GPT2:
     return GPT2(wte, weights["wpe.weight"], blocks, norm_at("ln_f"), weights.get("lm_head.weight", wte))
 
 
+def for_one_row(p: GPT2) -> GPT2:
+    """The same parameters with each mlp.c_proj laid out for products of one row, as decoding has them.
+
+    Rows as short as n_embd are read more slowly than columns as long as d_mlp. The copy takes the memory of
+    these weights once more; weights that somebody may still change are left as they are.
+    """
+
+    def laid_out(linear: Linear) -> Linear:
+        weight = linear.weight
+        return linear if weight.flags.writeable else linear._replace(weight=weight.T.copy().T)
+
+    return p._replace(h=tuple(b._replace(mlp=b.mlp._replace(c_proj=laid_out(b.mlp.c_proj))) for b in p.h))
+
+
 def parameter_shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter that a checkpoint must have (lm_head.weight is optional)."""
     d, m = cfg.n_embd, cfg.d_mlp

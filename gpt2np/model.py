@@ -1,6 +1,7 @@
 """Model: a checkpoint that can be run, traced and planned."""
 
 import contextlib
+import functools
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from gpt2np import gpt2, tensorfile
 from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
 from gpt2np.edits import Edits, EditsLike, compiled, facts
-from gpt2np.errors import CheckpointError, InputError, TokenizerError
+from gpt2np.errors import InputError, TokenizerError
 from gpt2np.files import output_paths
 from gpt2np.ops import Array
 from gpt2np.past import Past
@@ -336,18 +337,21 @@ class Model:
 
     # -- passes -----------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _decoding_parameters(self) -> gpt2.GPT2:
+        return gpt2.for_one_row(self.parameters)
+
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
+        parameters = self._decoding_parameters if run.decodes else self.parameters
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         with quiet, using(self.threads, run.n_rows):
-            result = gpt2.forward(self.parameters, self.config, Step(run))
+            result = gpt2.forward(parameters, self.config, Step(run))
         last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
         edited = any(s.edits is not None for s in run.sequences)
         # of each prompt: what is not finite reaches its last row
         if not edited and not np.isfinite(result[last]).all():
-            damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
-            reason = f"{damaged[0]} holds values that are not" if damaged else "the weights are too large"
-            raise CheckpointError(f"{self.checkpoint.folder}: the run is not finite: {reason}")
+            raise self.checkpoint.not_finite()
         return result
 
     def _record(

@@ -18,6 +18,7 @@ Array = NDArray[Any]
 
 # Elementwise operations run over blocks of this many bytes, so that their temporaries stay in cache.
 _BLOCK_BYTES = 1 << 18
+_PART_BYTES = 1 << 22  # of a weight; large enough for BLAS to share between its threads
 _SMALL_PRODUCT = 1 << 21  # multiplications that take less time than handing half of them over
 _MANY_ROWS = 512
 # Attention runs over blocks of this many queries, and leaves out the keys that are in the future of them all.
@@ -55,10 +56,22 @@ def linear(x: Array, p: Linear, *, out: Array) -> None:
     def some(piece: tuple[slice, slice]) -> None:
         rows, columns = piece
         y = out[rows, columns]
-        np.matmul(x[rows], p.weight[:, columns], out=y)
+        _multiply(x[rows], p.weight[:, columns], out=y)
         y += p.bias[columns]
 
     each(some, _product_pieces(out, len(p.weight)))
+
+
+def _multiply(x: Array, weight: Array, out: Array) -> None:
+    """`x @ weight`; a few rows one by one (gemv), which is faster than BLAS is for so few together (gemm)."""
+    n_in, n_out = weight.shape
+    if not 1 < len(x) <= 5 or n_out <= n_in:
+        np.matmul(x, weight, out=out)
+        return
+    first, *others = _parts_in_cache(weight)
+    np.matmul(x[:, None, first], weight[first], out=out[:, None])
+    for part in others:
+        out += np.matmul(x[:, None, part], weight[part])[:, 0]
 
 
 def layer_norm(x: Array, p: LayerNorm, *, out: Array) -> None:
@@ -161,10 +174,17 @@ def mix(pattern: Array, v: Array, *, out: Array) -> None:
 
 def unembedding(x: Array, table: Array, *, out: Array) -> None:
     """Dot product of each row with every row of the table: [pos, n_embd], [vocab, n_embd] -> [pos, vocab]."""
-    each(
-        lambda piece: np.matmul(x[piece[0]], table[piece[1]].T, out=out[piece]),
-        _product_pieces(out, x.shape[1]),
-    )
+
+    def some(piece: tuple[slice, slice]) -> None:
+        rows, columns = piece
+        a, b, y = x[rows], table[columns], out[rows, columns]
+        if 1 < len(a) <= 10:  # one by one, as in `_multiply`
+            for part in _parts_in_cache(b):
+                np.matmul(a[:, None], b[part].T, out=y[:, None, part])
+        else:
+            np.matmul(a, b.T, out=y)
+
+    each(some, _product_pieces(out, x.shape[1]))
 
 
 def gelu_tanh(x: Array, *, out: Array) -> None:
@@ -261,6 +281,12 @@ def _row_blocks(out: Array) -> list[Any]:
         return [...]
     n_rows = max(1, _BLOCK_BYTES * len(out) // out.nbytes)
     return [slice(start, start + n_rows) for start in range(0, len(out), n_rows)]
+
+
+def _parts_in_cache(weight: Array) -> list[slice]:
+    """Rows of a matrix in parts that stay in cache while they are multiplied again and again."""
+    n = max(1, _PART_BYTES // weight[0].nbytes)
+    return [slice(start, start + n) for start in range(0, len(weight), n)]
 
 
 def _product_pieces(out: Array, n_in: int) -> list[tuple[slice, slice]]:

@@ -96,6 +96,11 @@ class Pass:
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
 
+    @property
+    def decodes(self) -> bool:
+        """Whether this is one token more of a text whose keys and values are known."""
+        return self.n_rows == 1 and self.sequences[0].past > 0
+
     def place(self, full_name: str, kind: str) -> Array:
         """Where a result with one row a position goes: into the recording itself, where that is possible."""
         n_rows = len(self.sequences) if kind == "logits" and self.last_only else self.n_rows
