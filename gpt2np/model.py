@@ -52,7 +52,6 @@ def load(
     """
     chosen = default_name() if name is None else name
     dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
-    threads = checked(threads)
     checkpoint = load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only)
     return Model(checkpoint, dtype, threads)
 
@@ -67,7 +66,7 @@ class Model:
     """
 
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
-        self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), threads
+        self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
         self.config, self.weights, self.name = checkpoint.config, checkpoint.weights, checkpoint.name
         self.parameters = gpt2.parameters(self.weights, self.config)
         self._tokenizer: Tokenizer | None = None
@@ -279,9 +278,7 @@ class Model:
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
-            if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or _is_scalar(prompt):
-                raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
-            ids = list(prompt)
+            ids = _listed(prompt)
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
         if limit and len(ids) > self.config.n_positions:
@@ -292,11 +289,11 @@ class Model:
 
     def _check_ids(self, ids: Iterable[Any]) -> list[int]:
         """The ids as integers, all of the vocabulary."""
-        checked = [_token_id(i) for i in ids]
-        for i in checked:
+        whole = [_token_id(i) for i in ids]
+        for i in whole:
             if not 0 <= i < self.config.vocab_size:
                 raise InputError(f"token id {i} is not one of 0 to {self.config.vocab_size - 1}")
-        return checked
+        return whole
 
     def _stop(self, stop_at_layer: int | None) -> int | None:
         n_layer = self.config.n_layer
@@ -308,9 +305,7 @@ class Model:
         """The prompts of a call, and whether they were given as several."""
         if isinstance(prompt, str):
             return [prompt], False
-        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable) or _is_scalar(prompt):
-            raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
-        items = list(prompt)
+        items = _listed(prompt)
         if not items:
             raise InputError("the list of prompts is empty")
         nested = [isinstance(item, str | list | tuple) or np.ndim(item) > 0 for item in items]
@@ -369,10 +364,8 @@ class Model:
             recording if plan is None else Recording(plan, arena(plan))
             for plan, recording in zip(wide, recordings, strict=True)
         ]
-        sequences = [
-            PackedSequence(np.array(ids), recording=recording, edits=edits)
-            for ids, recording in zip(all_ids, first, strict=True)
-        ]
+        pairs = zip(all_ids, first, strict=True)
+        sequences = [PackedSequence(np.array(ids), recording=r, edits=edits) for ids, r in pairs]
         stop = plans[0].stop_at_layer
         all_logits = any("logits" in recording.arrays for recording in first)
         run = Pass(
@@ -400,5 +393,8 @@ def _token_id(value: Any) -> int:
         raise InputError(f"token ids are whole numbers, not {value!r}") from None
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 0
+def _listed(prompt: Any) -> list[Any]:
+    scalar = isinstance(prompt, np.ndarray) and prompt.ndim == 0
+    if scalar or isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+        raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
+    return list(prompt)

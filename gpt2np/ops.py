@@ -178,7 +178,7 @@ def unembedding(x: Array, table: Array, *, out: Array) -> None:
     def some(piece: tuple[slice, slice]) -> None:
         rows, columns = piece
         a, b, y = x[rows], table[columns], out[rows, columns]
-        if 1 < len(a) <= 10:  # one by one, as in `_multiply`
+        if 1 < len(a) <= 8:  # one by one, as in `_multiply`
             for part in _parts_in_cache(b):
                 np.matmul(a[:, None], b[part].T, out=y[:, None, part])
         else:
@@ -295,7 +295,9 @@ def _product_pieces(out: Array, n_in: int) -> list[tuple[slice, slice]]:
     Pieces of few rows would spend their time on reading the weights, so that few rows are cut by columns.
     """
     n_rows, n_columns = out.shape
-    n = shares() if out.size * n_in > _SMALL_PRODUCT else 1
+    n = shares()
+    if n == 1 or out.size * n_in <= _SMALL_PRODUCT:
+        return _WHOLE
     if n_columns <= 8 * n_rows >= 8 * _MANY_ROWS:
         return [(rows, slice(None)) for rows in _cut(n_rows, n)]
     return [(slice(None), columns) for columns in _cut(n_columns, n)]
@@ -306,6 +308,8 @@ def _cut(length: int, n: int) -> list[slice]:
     ends = [length * i // n // 16 * 16 for i in range(n)] + [length]
     return [slice(*ends[i : i + 2]) for i in range(n)]
 
+
+_WHOLE = [(slice(None), slice(None))]
 
 CausalBlock = tuple[slice, slice, slice]
 
