@@ -17,7 +17,7 @@ from gpt2np.threads import each, shares
 Array = NDArray[Any]
 
 # Elementwise operations run over blocks of this many bytes, so that their temporaries stay in cache.
-_BLOCK_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 20
 _PART_BYTES = 1 << 22  # of a weight; large enough for BLAS to share between its threads
 _SMALL_PRODUCT = 1 << 21  # multiplications that take less time than handing half of them over
 _MANY_ROWS = 512
