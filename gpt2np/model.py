@@ -143,7 +143,9 @@ class Model:
         stop_at_layer = self._stop(stop_at_layer)
         keep, changes = Keep.parse(keep), compiled(edits, self.config)
         all_ids = [self.token_ids(p) for p in prompts]
-        plans = [Plan(self.config, len(ids), keep, self.dtype.name, stop_at_layer) for ids in all_ids]
+        lengths = {len(ids) for ids in all_ids}
+        plan_of = {n: Plan(self.config, n, keep, self.dtype.name, stop_at_layer) for n in lengths}
+        plans = [plan_of[len(ids)] for ids in all_ids]
         texts = [p if isinstance(p, str) else None for p in prompts]
         metadata = [
             run_metadata(plan, ids, self.tokens(ids), prompt=text, **self.origin(), **facts(changes))

@@ -1,6 +1,7 @@
 """The byte plan: which arrays a trace will hold, their shapes and bytes, before anything runs."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Plan:

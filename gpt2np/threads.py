@@ -44,9 +44,10 @@ class Pool:
         for i in range(n - 1):
             threading.Thread(target=self._wait, args=(i,), daemon=True, name=f"gpt2np {i}").start()
 
-    def usable(self, n: int) -> bool:
-        """Whether it has so many threads, and they are alive."""
-        return self.n == n and self._pid == os.getpid()
+    @property
+    def usable(self) -> bool:
+        """Whether its threads are alive, and all of them wait."""
+        return self._pid == os.getpid()
 
     def each(self, function: Callable[[_T], Any], pieces: list[_T]) -> None:
         """Call the function with every piece, several at a time; the first error is raised."""
@@ -60,6 +61,7 @@ class Pool:
             except BaseException as error:
                 errors.append(error)
 
+        pid, self._pid = self._pid, -1  # whoever is interrupted here leaves threads that are still at work
         helpers = self._go[: len(pieces) - 1]
         for i, go in enumerate(helpers):
             self._work[i] = functools.partial(contextvars.copy_context().run, work)  # numpy's errstate, too
@@ -67,6 +69,7 @@ class Pool:
         work()
         for _ in helpers:
             self._done.acquire()
+        self._pid = pid
         if errors:
             raise errors[0]
 
@@ -77,7 +80,7 @@ class Pool:
             self._done.release()
 
 
-_pool: Pool | None = None
+_pools: dict[int, Pool] = {}
 _in_use = threading.Lock()
 _current = threading.local()  # .pool while a pass runs in this thread
 
@@ -115,21 +118,45 @@ def using(n: int | None, n_rows: int) -> Iterator[None]:
         return
     n = n or max(library.num_threads for library in blas.lib_controllers)
     alone = many and n > 1 and _in_use.acquire(blocking=False)
+    _limit.enter(blas, 1 if many else n)
     try:
-        with blas.limit(limits=1 if many else n):
-            _current.pool = _pool_of(n) if alone else None
-            yield
+        _current.pool = _pool_of(n) if alone else None
+        yield
     finally:
         _current.pool = None
+        _limit.leave()
         if alone:
             _in_use.release()
 
 
+class _Limit:
+    """How many threads BLAS has, in all of the process: the first pass sets it, the last one restores it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._passes = 0
+        self._set: Any = None
+
+    def enter(self, blas: Any, n: int) -> None:
+        with self._lock:
+            if self._passes == 0:
+                self._set = blas.limit(limits=n)
+            self._passes += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._passes -= 1
+            if self._passes == 0:
+                self._set.restore_original_limits()
+
+
+_limit = _Limit()
+
+
 def _pool_of(n: int) -> Pool:
-    global _pool
-    if _pool is None or not _pool.usable(n):
-        _pool = Pool(n)
-    return _pool
+    if n not in _pools or not _pools[n].usable:
+        _pools[n] = Pool(n)
+    return _pools[n]
 
 
 @functools.cache

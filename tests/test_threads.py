@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import types
 
 import numpy as np
 import pytest
@@ -124,6 +125,33 @@ def test_several_callers_at_once(model, trace):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: threaded.trace(IDS), range(8)):
             near(found, trace)
+
+
+def blas_threads():
+    return [library.num_threads for library in threads._blas().lib_controllers]
+
+
+def test_callers_at_once_leave_blas_as_it_was(model):
+    before, several = blas_threads(), [with_threads(model, n) for n in (1, 2, 3)]
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda i: several[i % 3](IDS if i % 2 else IDS[:20]), range(24)))
+    assert blas_threads() == before
+
+
+def test_an_interrupted_caller_gets_new_threads_and_right_numbers(model, trace, monkeypatch):
+    threaded = with_threads(model, 2)
+    equal(first := threaded.trace(IDS), threaded.trace(IDS))
+    pool, acquire = threads._pools[2], threads._pools[2]._done.acquire
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "_done", types.SimpleNamespace(acquire=interrupted, release=pool._done.release))
+    with pytest.raises(KeyboardInterrupt):
+        threaded.trace(IDS)
+    acquire()  # the helper came to its end
+    equal(first, threaded.trace(IDS))
+    assert threads._pools[2] is not pool
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
