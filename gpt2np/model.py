@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import operator
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from gpt2np.files import output_paths
 from gpt2np.ops import Array
 from gpt2np.past import Past
 from gpt2np.plan import Keep, KeepLike, Plan
-from gpt2np.recording import Recording, arena, with_bases
+from gpt2np.prompts import Prompt, as_list, as_prompts, checked_ids
+from gpt2np.recording import Recording, arena, arenas, with_bases
 from gpt2np.step import Pass, Step
 from gpt2np.step import Sequence as PackedSequence
 from gpt2np.threads import checked, using
@@ -28,8 +28,6 @@ from gpt2np.trace import Trace, file_metadata, run_metadata
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
     from gpt2np.generate import Generation
     from gpt2np.score import Score
-
-Prompt = str | Sequence[int] | Array
 
 
 def load(
@@ -130,21 +128,23 @@ class Model:
         on the name, or `{"patterns": ..., "positions": slice, "dtype": "float16"}`. `out` names a
         `.safetensors` file that the run writes into directly; for several prompts a folder with one file
         each. `stop_at_layer=3` runs blocks 0, 1 and 2 only. With `timings`, `trace.timings` has the seconds
-        of each step. Several prompts run packed, as one pass in which they do not see each other. `edits` map
-        names or patterns of sites to functions that replace what was computed there (see `edits.Edits`,
-        and `analysis.interventions` for ready-made ones); the trace records the values after it.
+        of each step. Several prompts run packed: as one pass in which they do not see each other, and into
+        one block of memory, which is freed with the last of their traces. `edits` map names or patterns of
+        sites to functions that replace what was computed there (see `edits.Edits`, and
+        `analysis.interventions` for ready-made ones); the trace records the values after it.
 
         Raises:
             InputError: a prompt is empty, too long, or holds ids outside the vocabulary.
             UnknownSiteError: `keep` or `edits` names no site.
             TraceError: `out` cannot be written.
         """
-        prompts, several = self._prompts(prompt)
+        prompts, several = as_prompts(prompt)
         stop_at_layer = self._stop(stop_at_layer)
         keep, changes = Keep.parse(keep), compiled(edits, self.config)
         all_ids = [self.token_ids(p) for p in prompts]
-        lengths = {len(ids) for ids in all_ids}
-        plan_of = {n: Plan(self.config, n, keep, self.dtype.name, stop_at_layer) for n in lengths}
+        plan_of = {
+            n: Plan(self.config, n, keep, self.dtype.name, stop_at_layer) for n in {*map(len, all_ids)}
+        }
         plans = [plan_of[len(ids)] for ids in all_ids]
         texts = [p if isinstance(p, str) else None for p in prompts]
         metadata = [
@@ -153,9 +153,8 @@ class Model:
         ]
         spent: dict[str, float] | None = {} if timings else None
         with contextlib.ExitStack() as files:
-            if out is None:
-                stores = [arena(plan) for plan in plans]
-            else:
+            stores, together = arenas(plans) if out is None else ([], {})
+            if out is not None:
                 paths = output_paths(Path(out), len(prompts) if several else None)
                 stores = [
                     files.enter_context(
@@ -165,7 +164,7 @@ class Model:
                     ).arrays
                     for path, plan, facts in zip(paths, plans, metadata, strict=True)
                 ]
-            last = self._record(plans, stores, all_ids, spent, changes)
+            last = self._record(plans, stores, together, all_ids, spent, changes)
         traces = [
             Trace(plan, store, ids, facts, self, row, spent)
             for plan, store, ids, facts, row in zip(plans, stores, all_ids, metadata, last, strict=True)
@@ -220,7 +219,7 @@ class Model:
         """
         from gpt2np.generate import Generation, Options, sampling_options, whole_number
 
-        prompts, several = self._prompts(prompt)
+        prompts, several = as_prompts(prompt)
         one_for_all = seed is None or isinstance(seed, str) or not isinstance(seed, Iterable)
         seeds: list[Any] = [seed] * len(prompts) if one_for_all else list(seed)  # type: ignore[arg-type]
         if len(seeds) != len(prompts):
@@ -234,7 +233,8 @@ class Model:
             raise InputError(f"stop={stop!r}: must be a string or a list of strings, none of them empty")
         if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
             raise InputError(f"stop_tokens={stop_tokens!r}: must be a list of token ids")
-        ends = self._check_ids([*stop_tokens, *([] if eos in (None, "config") else [eos])])
+        given = [*stop_tokens, *([] if eos in (None, "config") else [eos])]
+        ends = checked_ids(given, self.config.vocab_size)
         if eos == "config" and self.config.eos_token_id is not None:
             ends.append(self.config.eos_token_id)  # outside a smaller vocabulary it is never chosen
         return Generation(
@@ -280,42 +280,20 @@ class Model:
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
-            ids = _listed(prompt)
+            ids = as_list(prompt)
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
         if limit and len(ids) > self.config.n_positions:
             raise InputError(
                 f"the prompt has {len(ids)} tokens; the context of this model holds {self.config.n_positions}"
             )
-        return self._check_ids(ids)
-
-    def _check_ids(self, ids: Iterable[Any]) -> list[int]:
-        """The ids as integers, all of the vocabulary."""
-        whole = [_token_id(i) for i in ids]
-        for i in whole:
-            if not 0 <= i < self.config.vocab_size:
-                raise InputError(f"token id {i} is not one of 0 to {self.config.vocab_size - 1}")
-        return whole
+        return checked_ids(ids, self.config.vocab_size)
 
     def _stop(self, stop_at_layer: int | None) -> int | None:
         n_layer = self.config.n_layer
         if stop_at_layer is None or (type(stop_at_layer) is int and 0 <= stop_at_layer <= n_layer):
             return stop_at_layer
         raise InputError(f"stop_at_layer must be 0 to {n_layer}, not {stop_at_layer!r}")
-
-    def _prompts(self, prompt: Any) -> tuple[list[Prompt], bool]:
-        """The prompts of a call, and whether they were given as several."""
-        if isinstance(prompt, str):
-            return [prompt], False
-        items = _listed(prompt)
-        if not items:
-            raise InputError("the list of prompts is empty")
-        nested = [isinstance(item, str | list | tuple) or np.ndim(item) > 0 for item in items]
-        if not any(nested):
-            return [items], False
-        if not all(nested):
-            raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
-        return items, True
 
     def tokens(self, ids: list[int]) -> list[str]:
         """Each token as text; `<464>` where the model has no vocabulary."""
@@ -355,6 +333,7 @@ class Model:
         self,
         plans: list[Plan],
         stores: list[dict[str, Array]],
+        together: dict[str, Array],
         all_ids: list[list[int]],
         timings: dict[str, float] | None,
         edits: Edits | None,
@@ -370,9 +349,8 @@ class Model:
         sequences = [PackedSequence(np.array(ids), recording=r, edits=edits) for ids, r in pairs]
         stop = plans[0].stop_at_layer
         all_logits = any("logits" in recording.arrays for recording in first)
-        run = Pass(
-            self.config, self.dtype, sequences, last_only=not all_logits, stop_at_layer=stop, timings=timings
-        )
+        run = Pass(self.config, self.dtype, sequences, stop_at_layer=stop, timings=timings)
+        run.last_only, run.together = not all_logits, {} if any(wide) else together
         result = self.run_pass(run)
         for plan, target, source, ids in zip(wide, recordings, first, all_ids, strict=True):
             if plan is not None:
@@ -384,19 +362,3 @@ class Model:
             return [None] * len(plans)
         last = result[[s.rows.stop - 1 for s in sequences]] if all_logits else result.copy()
         return list(last)
-
-
-def _token_id(value: Any) -> int:
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        return operator.index(value)
-    except (TypeError, RuntimeError):
-        raise InputError(f"token ids are whole numbers, not {value!r}") from None
-
-
-def _listed(prompt: Any) -> list[Any]:
-    scalar = isinstance(prompt, np.ndarray) and prompt.ndim == 0
-    if scalar or isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
-        raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
-    return list(prompt)

@@ -27,6 +27,35 @@ def arena(plan: Plan) -> dict[str, Array]:
     return arrays
 
 
+def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]:
+    """The arrays of each of several plans, and of each site the rows of all of them together.
+
+    A packed pass writes those rows as one array. Where it cannot, because only some positions are kept or
+    in another precision, there are none. With them, the plans share one block of memory.
+    """
+    if len(plans) == 1 or not all(_whole(plan) for plan in plans):
+        return [arena(plan) for plan in plans], {}
+    stores: list[dict[str, Array]] = [{} for _ in plans]
+    together = {}
+    with _LOCK:
+        block, offset = _block(sum(plan.nbytes for plan in plans)), 0
+        for entries in zip(*(plan.entries for plan in plans), strict=True):
+            start = offset
+            for store, entry in zip(stores, entries, strict=True):
+                part = block[offset : offset + entry.nbytes]
+                store[entry.name] = part.view(entry.dtype).reshape(entry.shape)
+                offset += entry.nbytes
+            if not entries[0].site.quadratic:
+                rows = block[start:offset].view(entries[0].dtype)
+                together[entries[0].name] = rows.reshape(-1, *entries[0].shape[1:])
+    return stores, together
+
+
+def _whole(plan: Plan) -> bool:
+    """Whether every position is stored, as it is computed."""
+    return plan.positions == range(plan.length) and plan.keep.dtype in (None, plan.dtype.name)
+
+
 def _block(n_bytes: int) -> Array:
     """At least so many bytes: the spare block if nobody uses it, else a new one."""
     if n_bytes < _WORTH_SPARING:
@@ -65,7 +94,7 @@ class Recording:
 
     def __init__(self, plan: Plan, arrays: dict[str, Array], cache: bool = False) -> None:
         self.plan, self.arrays = plan, arrays
-        self.whole = plan.positions == range(plan.length) and plan.keep.dtype in (None, plan.dtype.name)
+        self.whole = _whole(plan)
         self.cache: dict[str, Array] = {}
         if cache and self.whole:
             for name, array in arrays.items():

@@ -6,7 +6,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -84,6 +84,7 @@ class Pass:
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
+    together: Mapping[str, Array] = field(default_factory=dict)  # where rows of all sequences are recorded
     # (full name, op) -> op to run
     swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None
 
@@ -103,6 +104,8 @@ class Pass:
 
     def place(self, full_name: str, kind: str) -> Array:
         """Where a result with one row a position goes: into the recording itself, where that is possible."""
+        if full_name in self.together:
+            return self.together[full_name]
         n_rows = len(self.sequences) if kind == "logits" and self.last_only else self.n_rows
         if len(self.sequences) == 1 and self.sequences[0].recording is not None:
             sequence = self.sequences[0]
@@ -160,7 +163,7 @@ class Pass:
                 norm = (inputs[0][rows], inputs[1]) if inputs and isinstance(inputs[-1], LayerNorm) else None
                 sequence.edit(full_name, out[rows], len(out[rows]), norm)
             recording = sequence.recording
-            if recording is not None and full_name in recording.names:
+            if recording is not None and full_name in recording.names and full_name not in self.together:
                 recording.write_rows(full_name, sequence.past, out[sequence.rows])
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 ORDER = """
 errors files config threads ops sites plan derived recording edits tensorfile trace identities
-step torchfile hub checkpoint vocabulary tokenizer gpt2 filters sampling beam past
+step torchfile hub checkpoint vocabulary tokenizer gpt2 prompts filters sampling beam past
 generated generate score model tables analysis export reference capturing viewer report
 arguments verbs cli __main__
 """.split()

@@ -16,7 +16,8 @@ import numpy as np
 
 from gpt2np.errors import InputError
 from gpt2np.export.kv_json import extract_to_file
-from gpt2np.model import Model, Prompt
+from gpt2np.model import Model
+from gpt2np.prompts import Prompt
 
 try:
     import fcntl

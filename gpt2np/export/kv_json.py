@@ -24,9 +24,10 @@ from gpt2np.export.kv import KV, check_coordinate
 from gpt2np.export.kv_files import KEYS, SCHEMA, Positions, as_positions, read_kv
 from gpt2np.files import whole_file
 from gpt2np.generate import Generation
-from gpt2np.model import Model, Prompt, load
+from gpt2np.model import Model, load
 from gpt2np.past import fill
 from gpt2np.plan import Keep, Plan
+from gpt2np.prompts import Prompt
 from gpt2np.recording import Recording
 from gpt2np.step import Pass
 from gpt2np.step import Sequence as PackedSequence

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError
-from gpt2np.model import Model, Prompt
+from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.prompts import Prompt
 from gpt2np.reference.alignment import Alignment
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import dump_of
