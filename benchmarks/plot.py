@@ -71,6 +71,7 @@ def ratios(results: dict, path: Path) -> Path:
 def scaling_law(results: dict, path: Path) -> Path:
     """Three panels: tokens with the fitted parts, layers, width; the theoretical limits dashed."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     found = scaling.summary(results["scaling"], results["shape"])
     trace, last = found["trace"], found["last"]
@@ -113,6 +114,8 @@ def scaling_law(results: dict, path: Path) -> Path:
     width.set_xlabel(f"n_embd of the whole size, extrapolated from 2 layers ({scaling.AT} tokens)")
     width.set_xticks(x, [f"{name}\n{size['n_embd']}" for name, size in sizes.items()])
     width.minorticks_off()
+    width.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    width.yaxis.set_major_formatter("{x:g}")
     for axes in (tokens, layers, width):
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.legend(fontsize=8, frameon=False)

@@ -10,7 +10,9 @@ HOW = """Each engine runs in a process of its own; all are started before, and c
 second between. A ratio is how many times as long the other takes as gpt2np, taken round by round: median
 [smallest, largest]. "Limit" is the least time that arithmetic (at the GEMM rate measured with as many rows)
 or memory (at the measured reading rate) allows, as a part of what gpt2np took; `counts.py` says what is
-counted. Weights are random. Logits of all engines were compared before anything was measured."""
+counted; gpt2np multiplies few rows one by one, which can be faster than GEMM. Weights are random. Logits of
+all engines were compared before anything was measured. Saving includes, for gpt2np only, waiting until the
+file is on the disk."""
 
 
 def report(results: dict) -> str:

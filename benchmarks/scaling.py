@@ -1,5 +1,6 @@
 """What a trace costs against tokens, layers and width: measured, fitted, and counted.
 
+Each call follows one like it, outside the clock, so that memory has been written before.
 Tokens: at small's shape, 1 to 1,024 of them. Layers: small's width with 1 to 12. Width: one and two layers
 of each released width up to XL's; the difference is the cost of a layer, and the size itself is extrapolated
 from it: t(L) = t(1) + (L - 1) (t(2) - t(1)).
@@ -64,6 +65,7 @@ def run(options: Options) -> dict:
                 for method in METHODS:
                     arguments = {"prompts": prompts((n,), config.vocab_size)}
                     job = {"work": method, "arguments": arguments, "calls": 3 if n < 64 else 1}
+                    job["before"] = method
                     jobs[f"{key[0]}x{key[1]} {method} {n}"] = (started[key], job)
         note(f"{len(jobs)} pieces of work, {options.rounds} rounds and one that does not count")
         for name, answers in in_turn(jobs, options.rounds).items():

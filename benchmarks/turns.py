@@ -26,10 +26,14 @@ class EngineAbsent(Exception):
 
 
 def environment(threads: int) -> dict[str, str]:
-    """What a worker finds: so many threads for every BLAS, this checkout first, no network."""
+    """What a worker finds: so many threads for every BLAS, this checkout first, no network.
+
+    Modules may be kept compiled, as those that pip installs are.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return os.environ | dict.fromkeys(THREADS, str(threads)) | offline | {"PYTHONPATH": path}
+    mine = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return mine | dict.fromkeys(THREADS, str(threads)) | offline | {"PYTHONPATH": path}
 
 
 def command(name: str, folder: Path, threads: int, python: str | None, *jobs: dict) -> list[str]:

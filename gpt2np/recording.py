@@ -119,7 +119,7 @@ class Recording:
         if not self.whole or name not in self.arrays:
             return None
         rows = self.arrays[name][heads, past : past + n]
-        if not self.cache:
+        if not self.cache and past + n < rows.shape[-1]:
             rows.fill(self.plan.by_name[name].site.future)  # whole rows, much faster than their ends
         return rows[..., : past + n]
 
