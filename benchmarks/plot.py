@@ -80,17 +80,17 @@ def scaling_law(results: dict, path: Path) -> Path:
     tokens.loglog(n, trace["seconds"], "o", color="#2471a3", label="full trace")
     tokens.loglog(n, last["seconds"], "s", color="#e08e0b", label="last position")
     parts = trace["fit"]["coefficients"]
+    many = [x for x in n if x >= scaling.FITTED_FROM]
     lines = {
-        "constant": [parts["constant"] for _ in n],
-        "linear": [parts["linear"] * x for x in n],
-        "quadratic": [parts["quadratic"] * x * x for x in n],
+        "constant": [parts["constant"] for _ in many],
+        "linear": [parts["linear"] * x for x in many],
+        "quadratic": [parts["quadratic"] * x * x for x in many],
     }
-    tokens.loglog(
-        n, [sum(column) for column in zip(*lines.values(), strict=True)], color="#2471a3", label="fit"
-    )
+    fitted = [sum(column) for column in zip(*lines.values(), strict=True)]
+    tokens.loglog(many, fitted, color="#2471a3", label="fit")
     for (name, line), dash in zip(lines.items(), (":", "-.", (0, (5, 1))), strict=True):
         if any(line):
-            tokens.loglog(n, line, linestyle=dash, color="grey", linewidth=1, label=f"its {name} part")
+            tokens.loglog(many, line, linestyle=dash, color="grey", linewidth=1, label=f"its {name} part")
     tokens.loglog(n, trace["limit"], "--", color="black", linewidth=1, label="limit, full trace")
     tokens.set_ylim(bottom=min(trace["limit"]) / 3)
     tokens.set_xlabel("tokens")

@@ -93,8 +93,8 @@ def scaling_part(results: dict) -> list[str]:
         error = 100 * one["fit"]["largest_relative_error"]
         layer = one["layer_fit"]["coefficients"]
         parts.append(
-            f"Largest error of the fit: {error:.0f} %. At {scaling.AT} tokens "
-            f"{table.seconds(layer['linear'])} a layer and {table.seconds(layer['constant'])} besides "
+            f"Fitted from {scaling.FITTED_FROM} tokens on, with an error of at most {error:.0f} %. "
+            f"At {scaling.AT} tokens {table.seconds(layer['linear'])} a layer and {table.seconds(layer['constant'])} besides "
             f"({', '.join(map(str, one['layers']))} layers)."
         )
         body = [

@@ -22,6 +22,7 @@ from gpt2np.config import RELEASED, Config
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 768, 1024)
 LAYERS = (1, 2, 4, 8, 12)
+FITTED_FROM = 64  # tokens: fewer wait for the weights, and are multiplied at lower rates
 AT = 256  # tokens of the series in layers and width
 METHODS = ("trace", "last")
 
@@ -110,6 +111,7 @@ def _one_method(scaling: dict, shape: str, method: str) -> dict:
         return limits.least_seconds(counts.passes(config, method, [n], {}), config.n_embd, rates)[0]
 
     measured = [seconds(longest, n) for n in TOKENS]
+    pairs = zip(TOKENS, measured, strict=True)
     layers = [n for width, n in sorted(all_shapes) if width == longest[0]]
     by_layer = [seconds((longest[0], n), AT) for n in layers]
     sizes = {}
@@ -128,7 +130,7 @@ def _one_method(scaling: dict, shape: str, method: str) -> dict:
         "tokens": list(TOKENS),
         "seconds": measured,
         "limit": [least(all_shapes[longest], n) for n in TOKENS],
-        "fit": fits.in_tokens(TOKENS, measured),
+        "fit": fits.in_tokens(*zip(*(pair for pair in pairs if pair[0] >= FITTED_FROM), strict=True)),
         "theory": theory(all_shapes[longest], method, rates),
         "layers": layers,
         "layer_seconds": by_layer,
