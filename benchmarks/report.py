@@ -94,8 +94,8 @@ def scaling_part(results: dict) -> list[str]:
         layer = one["layer_fit"]["coefficients"]
         parts.append(
             f"Fitted from {scaling.FITTED_FROM} tokens on, with an error of at most {error:.0f} %. "
-            f"At {scaling.AT} tokens {table.seconds(layer['linear'])} a layer and {table.seconds(layer['constant'])} besides "
-            f"({', '.join(map(str, one['layers']))} layers)."
+            f"At {scaling.AT} tokens {table.seconds(layer['linear'])} a layer "
+            f"and {table.seconds(layer['constant'])} besides ({', '.join(map(str, one['layers']))} layers)."
         )
         body = [
             [
