@@ -41,10 +41,11 @@ def load(
     """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
 
     `dtype="float64"` runs the same lines in double precision. `threads` is how many cores a run takes; None
-    leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`.
+    leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`, as it
+    always does where `threadpoolctl` is not installed.
 
     Raises:
-        InputError: `threads` is no whole number of at least 1.
+        InputError: `threads` is no whole number of 1 to 256.
         CheckpointError, ConfigError, TokenizerError: the folder is damaged, or not a plain GPT-2.
         HubError: the Hub is unreachable, or has no such model.
     """

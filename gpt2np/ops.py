@@ -2,7 +2,8 @@
 
 Every operation takes its inputs first and `out=` last, never changes an input, and works in the
 precision of what it is given. Scalars are Python floats, so that float32 stays float32. Large results are
-computed in pieces, several at a time (`threads.each`); what a piece is depends on shapes only.
+computed in pieces, most of them several at a time (`threads.each`); what a piece is depends on shapes and on
+the number of threads only.
 """
 
 import functools
@@ -248,7 +249,18 @@ ACTIVATIONS = {
 _ERF_STEP = 1 / 64
 _ERF_END = 6.0  # erf(6) is 1 to 2e-17
 _ERF_GRID = np.arange(-_ERF_END, _ERF_END + _ERF_STEP / 2, _ERF_STEP)
-_ERF_TABLE: list[Array] = []
+
+
+@functools.cache
+def _erf_table() -> list[Array]:
+    """erf and its Taylor coefficients around every point of the grid."""
+    slope = 2 / math.sqrt(math.pi) * np.exp(-_ERF_GRID * _ERF_GRID)
+    table = [np.array([math.erf(t) for t in _ERF_GRID])]
+    hermite, before = np.ones_like(_ERF_GRID), np.zeros_like(_ERF_GRID)
+    for order in range(1, 7):
+        table.append(slope * hermite / math.factorial(order))
+        hermite, before = -2 * _ERF_GRID * hermite - 2 * (order - 1) * before, hermite
+    return table
 
 
 def erf(x: Array) -> NDArray[np.float64]:
@@ -257,19 +269,12 @@ def erf(x: Array) -> NDArray[np.float64]:
     `math.erf` on a grid, carried to x by the Taylor series around the nearest grid point: the
     derivatives of erf are 2/sqrt(pi) exp(-t*t) times Hermite polynomials.
     """
-    if not _ERF_TABLE:
-        t = _ERF_GRID
-        slope = 2 / math.sqrt(math.pi) * np.exp(-t * t)
-        _ERF_TABLE.append(np.array([math.erf(v) for v in t]))
-        hermite, before = np.ones_like(t), np.zeros_like(t)
-        for order in range(1, 7):
-            _ERF_TABLE.append(slope * hermite / math.factorial(order))
-            hermite, before = -2 * t * hermite - 2 * (order - 1) * before, hermite
+    table = _erf_table()
     clipped = np.clip(x.astype(np.float64), -_ERF_END, _ERF_END)
     nearest = np.nan_to_num(np.rint((clipped + _ERF_END) / _ERF_STEP)).astype(np.intp)
     h = clipped - _ERF_GRID[nearest]
-    result = _ERF_TABLE[-1][nearest]
-    for coefficients in reversed(_ERF_TABLE[:-1]):
+    result = table[-1][nearest]
+    for coefficients in reversed(table[:-1]):
         result *= h
         result += coefficients[nearest]
     return result

@@ -85,6 +85,7 @@ class Pass:
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
     together: Mapping[str, Array] = field(default_factory=dict)  # where rows of all sequences are recorded
+    placing: threading.Lock = field(default_factory=threading.Lock)
     # (full name, op) -> op to run
     swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None
 
@@ -211,8 +212,9 @@ class Step:
     def packed(self, name: str) -> Array:
         """The array of all sequences that `SequenceStep` has been filling in."""
         kind = self._prefix + name
-        if kind not in self._packed:
-            self._packed[kind] = self._pass.place(self._layer_prefix + kind, kind)
+        with self._pass.placing:  # all threads must write into the same one
+            if kind not in self._packed:
+                self._packed[kind] = self._pass.place(self._layer_prefix + kind, kind)
         return self._packed[kind]
 
     def merged(self, name: str) -> Array:

@@ -8,7 +8,9 @@ BLAS, BLAS keeps its threads and there are no others.
 
 import contextvars
 import functools
+import operator
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,19 +19,27 @@ from typing import Any, TypeVar
 from gpt2np.errors import InputError, short
 
 _T = TypeVar("_T")
+_Queue = queue.SimpleQueue[Callable[[], None] | None]
 
 MANY_ROWS = 384  # from here on threads of our own are faster than those of BLAS
+MOST = 256  # threads that may be asked for
 
 
-def checked(threads: int | None) -> int | None:
+def checked(threads: Any) -> int | None:
     """The number of threads that a caller asks for; None for as many as BLAS has.
 
     Raises:
-        InputError: it is no whole number of at least 1.
+        InputError: it is no whole number of 1 to `MOST`.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads must be a whole number of at least 1, not {short(threads)}")
-    return threads
+    if threads is None:
+        return None
+    try:
+        n = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        n = 0
+    if not 1 <= n <= MOST:
+        raise InputError(f"threads must be a whole number of 1 to {MOST}, not {short(threads)}")
+    return n
 
 
 class Pool:
@@ -38,15 +48,20 @@ class Pool:
     def __init__(self, n: int) -> None:
         self.n = n
         self._pid = os.getpid()  # a forked child has no threads
-        self._work: dict[int, Callable[[], None]] = {}
-        self._go = [threading.Semaphore(0) for _ in range(n - 1)]
-        self._done = threading.Semaphore(0)
-        for i in range(n - 1):
-            threading.Thread(target=self._wait, args=(i,), daemon=True, name=f"gpt2np {i}").start()
+        self._work: list[_Queue] = [queue.SimpleQueue() for _ in range(n - 1)]
+        self._done: _Queue = queue.SimpleQueue()
+        try:
+            for i, work in enumerate(self._work):
+                threading.Thread(
+                    target=_helper, args=(work, self._done), daemon=True, name=f"gpt2np {i}"
+                ).start()
+        except RuntimeError:
+            self._end()
+            raise InputError(f"threads={n}: the system starts no more of them") from None
 
     @property
     def usable(self) -> bool:
-        """Whether its threads are alive, and all of them wait."""
+        """Whether its threads belong to this process, and nobody was interrupted while they worked."""
         return self._pid == os.getpid()
 
     def each(self, function: Callable[[_T], Any], pieces: list[_T]) -> None:
@@ -61,27 +76,33 @@ class Pool:
             except BaseException as error:
                 errors.append(error)
 
-        pid, self._pid = self._pid, -1  # whoever is interrupted here leaves threads that are still at work
-        helpers = self._go[: len(pieces) - 1]
-        for i, go in enumerate(helpers):
-            self._work[i] = functools.partial(contextvars.copy_context().run, work)  # numpy's errstate, too
-            go.release()
-        work()
-        for _ in helpers:
-            self._done.acquire()
-        self._pid = pid
+        pid, self._pid = self._pid, -1
+        helpers = self._work[: len(pieces) - 1]
+        try:
+            for helper in helpers:
+                helper.put(functools.partial(contextvars.copy_context().run, work))  # numpy's errstate, too
+            work()
+            for _ in helpers:
+                self._done.get()
+            self._pid = pid
+        except BaseException:  # interrupted, while they may still be at work
+            self._end()
+            raise
         if errors:
             raise errors[0]
 
-    def _wait(self, i: int) -> None:
-        while True:
-            self._go[i].acquire()
-            self._work.pop(i)()
-            self._done.release()
+    def _end(self) -> None:
+        for helper in self._work:
+            helper.put(None)
+
+
+def _helper(work: _Queue, done: _Queue) -> None:
+    while (task := work.get()) is not None:
+        task()
+        done.put(None)
 
 
 _pools: dict[int, Pool] = {}
-_in_use = threading.Lock()
 _current = threading.local()  # .pool while a pass runs in this thread
 
 
@@ -117,40 +138,57 @@ def using(n: int | None, n_rows: int) -> Iterator[None]:
         yield
         return
     n = n or max(library.num_threads for library in blas.lib_controllers)
-    alone = many and n > 1 and _in_use.acquire(blocking=False)
-    _limit.enter(blas, 1 if many else n)
+    before, this = getattr(_current, "pool", None), object()
     try:
-        _current.pool = _pool_of(n) if alone else None
+        has_pool = _shared.enter(this, blas, 1 if many else n, many and n > 1)
+        _current.pool = _pool_of(n) if has_pool else None
         yield
     finally:
-        _current.pool = None
-        _limit.leave()
-        if alone:
-            _in_use.release()
+        _current.pool = before
+        try:
+            _shared.leave(this)
+        except BaseException:  # interrupted
+            _shared.leave(this)
+            raise
 
 
-class _Limit:
-    """How many threads BLAS has, in all of the process: the first pass sets it, the last one restores it."""
+class _Shared:
+    """What the passes of a process share: how many threads BLAS has, and who has the pool.
+
+    The first pass sets BLAS, the last one leaves it as it was. To leave again, or without having entered,
+    changes nothing, so that whoever is interrupted can be sure to have left.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._passes = 0
-        self._set: Any = None
+        self._passes: set[object] = set()
+        self._before: list[tuple[Any, int]] = []
+        self._owner: object | None = None
 
-    def enter(self, blas: Any, n: int) -> None:
+    def enter(self, this: object, blas: Any, n: int, wants_pool: bool) -> bool:
+        """Whether this pass has the pool."""
         with self._lock:
-            if self._passes == 0:
-                self._set = blas.limit(limits=n)
-            self._passes += 1
+            if not self._passes:
+                self._before = [(library, library.num_threads) for library in blas.lib_controllers]
+                self._passes.add(this)
+                for library, _ in self._before:
+                    library.set_num_threads(n)
+            self._passes.add(this)
+            if wants_pool and self._owner is None:
+                self._owner = this
+            return self._owner is this
 
-    def leave(self) -> None:
+    def leave(self, this: object) -> None:
         with self._lock:
-            self._passes -= 1
-            if self._passes == 0:
-                self._set.restore_original_limits()
+            if self._owner is this:
+                self._owner = None
+            if self._passes == {this}:
+                for library, n in self._before:
+                    library.set_num_threads(n)
+            self._passes.discard(this)
 
 
-_limit = _Limit()
+_shared = _Shared()
 
 
 def _pool_of(n: int) -> Pool:

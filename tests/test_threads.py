@@ -1,7 +1,11 @@
 """Long prompts are computed in blocks, by several threads: the numbers must not know."""
 
 import concurrent.futures
+import contextlib
 import os
+import signal
+import threading
+import time
 import types
 
 import numpy as np
@@ -9,11 +13,12 @@ import pytest
 from random_model import random_model
 
 import gpt2np
-from gpt2np import threads
+from gpt2np import step, threads
 from gpt2np.cli import main
 from gpt2np.errors import InputError
 from gpt2np.ops import QUERY_BLOCK, causal_blocks, softmax
 from gpt2np.plan import Plan
+from gpt2np.reference.precision import in_precision
 
 LONG = threads.MANY_ROWS + 30  # more than two blocks of queries, and not a whole number of them
 IDS = np.random.default_rng(0).integers(0, 100, LONG).tolist()
@@ -141,17 +146,98 @@ def test_callers_at_once_leave_blas_as_it_was(model):
 def test_an_interrupted_caller_gets_new_threads_and_right_numbers(model, trace, monkeypatch):
     threaded = with_threads(model, 2)
     equal(first := threaded.trace(IDS), threaded.trace(IDS))
-    pool, acquire = threads._pools[2], threads._pools[2]._done.acquire
+    pool, done = threads._pools[2], threads._pools[2]._done
 
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pool, "_done", types.SimpleNamespace(acquire=interrupted, release=pool._done.release))
+    monkeypatch.setattr(pool, "_done", types.SimpleNamespace(get=interrupted, put=done.put))
+    before = blas_threads()
     with pytest.raises(KeyboardInterrupt):
         threaded.trace(IDS)
-    acquire()  # the helper came to its end
+    done.get()  # the helper came to its end
+    assert blas_threads() == before
     equal(first, threaded.trace(IDS))
     assert threads._pools[2] is not pool
+
+
+def test_interrupts_at_random_moments_leave_nothing_behind(model):
+    threaded, before = with_threads(model, 2), blas_threads()
+    expected, alive = threaded(IDS), threading.active_count()
+
+    def interrupt(signal_number, frame):
+        raise KeyboardInterrupt
+
+    kept = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(60):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + i * 1e-4)
+                threaded(IDS)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, kept)
+    assert blas_threads() == before
+    np.testing.assert_array_equal(threaded(IDS), expected)
+    for _ in range(100):  # helpers of given-up pools come to their end
+        if threading.active_count() <= alive:
+            break
+        time.sleep(0.02)
+    assert threading.active_count() <= alive
+
+
+@pytest.mark.parametrize("call", ["untraced", "last", "resid_post", "float16"])
+def test_threads_that_meet_where_memory_is_placed_write_into_the_same(model, monkeypatch, call):
+    threaded = with_threads(model, 2)
+
+    def run():
+        if call in ("untraced", "last"):
+            return threaded(IDS, last=call == "last")
+        keep = "resid_post" if call == "resid_post" else {"patterns": "resid_post", "dtype": "float16"}
+        return threaded.trace(IDS, keep=keep)["h.1.resid_post"]
+
+    expected, array = run(), step.Scratch.array
+
+    def slow(self, name, *arguments, **options):
+        found = array(self, name, *arguments, **options)
+        if name == "attn.z":
+            time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(step.Scratch, "array", slow)
+    np.testing.assert_array_equal(run(), expected)
+
+
+def test_a_run_inside_an_edit_gives_the_pool_back(model):
+    threaded, seen = with_threads(model, 2), []
+
+    def edit(x):
+        seen.append(threads.shares())
+        threaded(IDS)
+        threaded(IDS[:5])
+        seen.append(threads.shares())
+        return x
+
+    threaded.trace(IDS, edits={"h.0.mlp.out": edit})
+    assert seen == [2, 2]
+
+
+def test_another_precision_decodes_with_its_own_weights(model):
+    model.generate(IDS[:5], max_new_tokens=3, eos=None).finish()
+    exact = in_precision(model, "float64")
+    done = exact.generate(IDS[:5], max_new_tokens=3, eos=None, keep="*").finish()
+    assert done.trace["logits"].dtype == np.float64
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "2", 257, 2**70, float("nan"), [2]])
+def test_numbers_of_threads_that_nobody_has(value):
+    with pytest.raises(InputError, match="threads must be a whole number"):
+        threads.checked(value)
+
+
+def test_numpy_integers_are_numbers_of_threads():
+    assert threads.checked(np.int64(2)) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

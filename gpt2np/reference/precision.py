@@ -34,6 +34,7 @@ def in_precision(model: Model, dtype: str, stored: str | None = None) -> Model:
     if model.dtype == np.dtype(dtype) and stored is None:
         return model
     other = copy.copy(model)
+    vars(other).pop("_decoding_parameters", None)  # they are of the other precision
     other.dtype = np.dtype(dtype)
     other.parameters = _parameters(model.parameters, other.dtype, stored)
     return other
