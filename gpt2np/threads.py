@@ -56,7 +56,6 @@ class Pool:
                     target=_helper, args=(work, self._done), daemon=True, name=f"gpt2np {i}"
                 ).start()
         except RuntimeError:
-            self._end()
             raise InputError(f"threads={n}: the system starts no more of them") from None
 
     @property
@@ -76,23 +75,23 @@ class Pool:
             except BaseException as error:
                 errors.append(error)
 
-        pid, self._pid = self._pid, -1
+        pid, self._pid = self._pid, -1  # whoever is interrupted here leaves threads that are still at work
         helpers = self._work[: len(pieces) - 1]
+        for helper in helpers:
+            helper.put(functools.partial(contextvars.copy_context().run, work))  # numpy's errstate, too
+        work()
+        for _ in helpers:
+            self._done.get()
+        self._pid = pid
         try:
-            for helper in helpers:
-                helper.put(functools.partial(contextvars.copy_context().run, work))  # numpy's errstate, too
-            work()
-            for _ in helpers:
-                self._done.get()
-            self._pid = pid
-        except BaseException:  # interrupted, while they may still be at work
-            self._end()
-            raise
-        if errors:
-            raise errors[0]
+            if errors:
+                raise errors[0]
+        finally:
+            errors.clear()  # else error, traceback and this frame would hold each other
 
-    def _end(self) -> None:
-        for helper in self._work:
+    def __del__(self) -> None:
+        """Its threads end when it is dropped and they have done what they were given."""
+        for helper in getattr(self, "_work", ()):  # it may have been interrupted while it was made
             helper.put(None)
 
 
@@ -109,7 +108,7 @@ _current = threading.local()  # .pool while a pass runs in this thread
 def each(function: Callable[[_T], Any], pieces: list[_T]) -> None:
     """Call a function with every piece of an operation, in the threads of the pass that runs."""
     pool = getattr(_current, "pool", None)
-    if pool is None or len(pieces) < 2:
+    if pool is None or len(pieces) < 2 or not pool.usable:
         for piece in pieces:
             function(piece)
         return
@@ -144,10 +143,11 @@ def using(n: int | None, n_rows: int) -> Iterator[None]:
         _current.pool = _pool_of(n) if has_pool else None
         yield
     finally:
-        _current.pool = before
         try:
+            _current.pool = before
             _shared.leave(this)
         except BaseException:  # interrupted
+            _current.pool = before
             _shared.leave(this)
             raise
 
