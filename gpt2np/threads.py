@@ -98,6 +98,7 @@ class Pool:
 def _helper(work: _Queue, done: _Queue) -> None:
     while (task := work.get()) is not None:
         task()
+        del task  # it refers to arrays of the pass, which nobody may hold when that is over
         done.put(None)
 
 

@@ -214,6 +214,12 @@ def test_threads_that_meet_where_memory_is_placed_write_into_the_same(model, mon
     np.testing.assert_array_equal(run(), expected)
 
 
+def test_the_memory_of_a_dropped_long_trace_is_taken_over(model):
+    threaded = with_threads(model, 2)
+    address = threaded.trace(IDS)["h.0.attn.qkv"].ctypes.data
+    assert threaded.trace(IDS)["h.0.attn.qkv"].ctypes.data == address
+
+
 def test_a_run_inside_an_edit_gives_the_pool_back(model):
     threaded, seen = with_threads(model, 2), []
 
