@@ -154,8 +154,10 @@ class Model:
         ]
         spent: dict[str, float] | None = {} if timings else None
         with contextlib.ExitStack() as files:
-            stores, together = arenas(plans) if out is None else ([], {})
-            if out is not None:
+            together: dict[str, Array] = {}
+            if out is None:
+                stores, together = arenas(plans)
+            else:
                 paths = output_paths(Path(out), len(prompts) if several else None)
                 stores = [
                     files.enter_context(
@@ -350,8 +352,15 @@ class Model:
         sequences = [PackedSequence(np.array(ids), recording=r, edits=edits) for ids, r in pairs]
         stop = plans[0].stop_at_layer
         all_logits = any("logits" in recording.arrays for recording in first)
-        run = Pass(self.config, self.dtype, sequences, stop_at_layer=stop, timings=timings)
-        run.last_only, run.together = not all_logits, {} if any(wide) else together
+        run = Pass(
+            self.config,
+            self.dtype,
+            sequences,
+            last_only=not all_logits,
+            stop_at_layer=stop,
+            timings=timings,
+            together={} if any(wide) else together,
+        )
         result = self.run_pass(run)
         for plan, target, source, ids in zip(wide, recordings, first, all_ids, strict=True):
             if plan is not None:

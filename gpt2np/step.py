@@ -85,7 +85,7 @@ class Pass:
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
     together: Mapping[str, Array] = field(default_factory=dict)  # where rows of all sequences are recorded
-    placing: threading.Lock = field(default_factory=threading.Lock)
+    placing: threading.Lock = field(default_factory=threading.Lock)  # held while an array of all is placed
     # (full name, op) -> op to run
     swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None
 
