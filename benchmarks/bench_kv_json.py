@@ -18,8 +18,8 @@ from pathlib import Path
 START = """
 import resource, sys, time
 import numpy as np
-from gpt2np.config import RELEASED
-from gpt2np.export.kv import KV
+from gpt2np.tracing.config import RELEASED
+from gpt2np.kv.queries import KV
 n, path = int(sys.argv[1]), sys.argv[2]
 c = RELEASED["gpt2"]
 shape = (c.n_layer, n, 3, c.n_head, c.n_embd // c.n_head)  # attn.qkv of every layer, as in a trace
@@ -31,7 +31,7 @@ def peak():
 END = "print(time.perf_counter() - start, peak() - before)"
 
 OURS = f"""{START}
-from gpt2np.export.kv_json import document, write_json
+from gpt2np.kv.extraction import document, write_json
 kv = KV("gpt2", ["a"] * n, layers, "a" * n, [64] * n)
 before, start = peak(), time.perf_counter()
 write_json(document(kv, kv.text), path)
@@ -55,8 +55,9 @@ with open(path, "w") as file:
 """
 
 SAFETENSORS = f"""{START}
-from gpt2np.plan import Keep, Plan
-from gpt2np.trace import Trace, run_metadata
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.trace import Trace, run_metadata
 plan = Plan(c, n, ["attn.k", "attn.v"])
 arrays = {{f"h.{{i}}.attn.{{part}}": x for i, pair in enumerate(layers) for part, x in zip("kv", pair)}}
 trace = Trace(plan, arrays, [64] * n, run_metadata(plan, [64] * n, ["a"] * n, prompt="a" * n, model="gpt2"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from benchmarks import counts
 from benchmarks.engines import LABELS
 from benchmarks.results import Row, rows
-from gpt2np.plan import Plan
+from gpt2np.tracing.plan import Plan
 
 
 @dataclass(frozen=True)

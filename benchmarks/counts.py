@@ -16,8 +16,8 @@ are not counted: these are lower bounds.
 
 from dataclasses import dataclass
 
-from gpt2np.config import Config
-from gpt2np.plan import Plan
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.plan import Plan
 
 FLOAT = 4  # bytes
 

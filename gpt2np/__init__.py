@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.config import Config
 from gpt2np.errors import Gpt2npError
-from gpt2np.model import Model, load
-from gpt2np.plan import Plan
-from gpt2np.trace import Trace
+from gpt2np.loading import load
+from gpt2np.model import Model
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from gpt2np.reference.comparison import compare

@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gpt2np.errors import InputError, TraceError
 
@@ -101,3 +102,31 @@ def output_paths(out: Path, n: int | None) -> list[Path]:
         reason = getattr(error, "strerror", None) or error
         raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
     return [out / f"{i:0{len(str(n - 1))}}.safetensors" for i in range(n)]
+
+
+def text_kind(path: str | os.PathLike[str]) -> str:
+    """`a JSON file` or `a CSV file`, by how a file begins; empty if it is neither, or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return ""
+    if start.startswith(b"name,axis_"):
+        return "a CSV file"
+    is_json = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and b"\0" not in start
+    return "a JSON file" if is_json else ""
+
+
+def check_unicode(path: str | os.PathLike[str], content: Any) -> None:
+    """Refuse texts that no file and no terminal could show.
+
+    Raises:
+        TraceError: half a surrogate pair is in them.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise TraceError(
+            f"{path}: a text in it is not valid Unicode: it holds {half!r}, half a surrogate pair"
+        ) from None

@@ -9,50 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2np import gpt2, tensorfile
-from gpt2np.checkpoint import Checkpoint, default_name, load_checkpoint
-from gpt2np.edits import Edits, EditsLike, compiled, facts
+from gpt2np import tensorfile
+from gpt2np.architectures.gpt2.forward import forward
+from gpt2np.architectures.gpt2.weights import GPT2, for_one_row
+from gpt2np.architectures.gpt2.weights import parameters as parameters_of
+from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.errors import InputError, TokenizerError
 from gpt2np.files import output_paths
 from gpt2np.ops import Array
-from gpt2np.past import Past
-from gpt2np.plan import Keep, KeepLike, Plan
-from gpt2np.prompts import Prompt, as_list, as_prompts, checked_ids
-from gpt2np.recording import Recording, arena, arenas, with_bases
-from gpt2np.step import Pass, Step
-from gpt2np.step import Sequence as PackedSequence
+from gpt2np.text.prompts import Prompt, as_list, as_prompts, checked_ids
+from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
-from gpt2np.tokenizer import Tokenizer
-from gpt2np.trace import Trace, file_metadata, run_metadata
+from gpt2np.tracing.edits import Edits, EditsLike, compiled, facts
+from gpt2np.tracing.keep import Keep, KeepLike
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.recording import Recording, arena, arenas, with_bases
+from gpt2np.tracing.resume import Past
+from gpt2np.tracing.step import Pass, Step
+from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
 
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
-    from gpt2np.generate import Generation
-    from gpt2np.score import Score
-
-
-def load(
-    name: str | os.PathLike[str] | None = None,
-    *,
-    dtype: str = "float32",
-    revision: str | None = None,
-    local_files_only: bool = False,
-    threads: int | None = None,
-) -> "Model":
-    """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
-
-    `dtype="float64"` runs the same lines in double precision. `threads` is how many cores a run takes; None
-    leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`, as it
-    always does where `threadpoolctl` is not installed.
-
-    Raises:
-        InputError: `threads` is no whole number of 1 to 256.
-        CheckpointError, ConfigError, TokenizerError: the folder is damaged, or not a plain GPT-2.
-        HubError: the Hub is unreachable, or has no such model.
-    """
-    chosen = default_name() if name is None else name
-    dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
-    checkpoint = load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only)
-    return Model(checkpoint, dtype, threads)
+    from gpt2np.generation.decoding import Generation
+    from gpt2np.generation.scoring import Score
 
 
 class Model:
@@ -67,7 +46,7 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
         self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
         self.config, self.weights, self.name = checkpoint.config, checkpoint.weights, checkpoint.name
-        self.parameters = gpt2.parameters(self.weights, self.config)
+        self.parameters = parameters_of(self.weights, self.config)
         self._tokenizer: Tokenizer | None = None
         self._looked_for_vocabulary = False
 
@@ -220,7 +199,9 @@ class Model:
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
-        from gpt2np.generate import Generation, Options, sampling_options, whole_number
+        from gpt2np.generation.decoding import Generation, Options
+        from gpt2np.generation.options import sampling_options, whole_number
+        from gpt2np.generation.stopping import end_tokens, stop_strings
 
         prompts, several = as_prompts(prompt)
         one_for_all = seed is None or isinstance(seed, str) or not isinstance(seed, Iterable)
@@ -231,15 +212,8 @@ class Model:
             raise InputError(f"on_overflow={on_overflow!r}: must be 'refuse' or 'slide'")
         if past is not None and len(prompts) > 1:
             raise InputError("past goes with one prompt")
-        stops = tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
-        if not all(isinstance(s, str) and s for s in stops):
-            raise InputError(f"stop={stop!r}: must be a string or a list of strings, none of them empty")
-        if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
-            raise InputError(f"stop_tokens={stop_tokens!r}: must be a list of token ids")
-        given = [*stop_tokens, *([] if eos in (None, "config") else [eos])]
-        ends = checked_ids(given, self.config.vocab_size)
-        if eos == "config" and self.config.eos_token_id is not None:
-            ends.append(self.config.eos_token_id)  # outside a smaller vocabulary it is never chosen
+        stops = stop_strings(stop)
+        ends = end_tokens(eos, stop_tokens, self.config)
         return Generation(
             self,
             prompts,
@@ -248,7 +222,7 @@ class Model:
             Options(
                 whole_number("max_new_tokens", max_new_tokens, 1),
                 sampling_options(sampling),
-                frozenset(ends),
+                ends,
                 stops,
                 None if keep is None else Keep.parse(keep),
                 ledger,
@@ -265,7 +239,7 @@ class Model:
         Raises:
             InputError: fewer than two tokens, or a stride outside 1 to `n_positions`.
         """
-        from gpt2np.score import score
+        from gpt2np.generation.scoring import score
 
         return score(self, self.token_ids(text, limit=False), stride, compiled(edits, self.config))
 
@@ -316,15 +290,15 @@ class Model:
     # -- passes -----------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _decoding_parameters(self) -> gpt2.GPT2:
-        return gpt2.for_one_row(self.parameters)
+    def _decoding_parameters(self) -> GPT2:
+        return for_one_row(self.parameters)
 
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
         parameters = self._decoding_parameters if run.decodes else self.parameters
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         with quiet, using(self.threads, run.n_rows):
-            result = gpt2.forward(parameters, self.config, Step(run))
+            result = forward(parameters, self.config, Step(run))
         last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
         edited = any(s.edits is not None for s in run.sequences)
         # of each prompt: what is not finite reaches its last row

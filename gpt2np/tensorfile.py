@@ -56,11 +56,6 @@ def map_file(path: Path, error: type[Gpt2npError]) -> mmap.mmap:
     return mapped
 
 
-def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 values of bfloat16 bit patterns; exact, a bfloat16 being the upper half of a float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 class TensorFile:
     """An open `.safetensors` file: arrays by name, read-only views of the file. Made by `open_tensors`.
 
@@ -94,14 +89,15 @@ class TensorFile:
         return str(self._entry(name)["dtype"])
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """The tensor: a view of the file, a copy where the file leaves it unaligned; BF16 becomes float32."""
+        """The tensor: a view of the file, a copy where the file leaves it unaligned.
+
+        NumPy has no bfloat16: of a BF16 tensor these are the bits (`checkpoints.bfloat16` widens them).
+        """
         dtype = self.dtype(name)
         if dtype != "BF16" and dtype not in _NUMPY:
             raise self._error(f"{self.path}: tensor {name!r} has dtype {dtype}, which NumPy does not have")
         array = _view(self._data, self._entry(name))
-        if dtype == "BF16":
-            array = bfloat16_to_float32(array)
-        elif not array.flags.aligned:
+        if not array.flags.aligned:
             array = array.copy()
         array.flags.writeable = False
         return array

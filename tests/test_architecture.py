@@ -1,4 +1,7 @@
-"""A file imports only from files above it: the order of this list is the order of reading."""
+"""Data flows one way: a folder imports from those above it only, a file from those above it in its folder.
+
+The lists below are the order of reading. DESIGN section 2 says why.
+"""
 
 import ast
 import subprocess
@@ -9,47 +12,134 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
-ORDER = """
-errors files config threads ops sites plan derived recording edits tensorfile trace identities
-step torchfile hub checkpoint vocabulary tokenizer gpt2 prompts filters sampling beam past
-generated generate score model tables analysis export reference capturing viewer report
-arguments verbs cli __main__
-""".split()
+# Each folder's files and folders, from the first that is read to the last. The package's own first.
+ORDER = {
+    "": """errors tables files tensorfile threads ops tracing architectures checkpoints text generation model
+        loading analysis export capture kv reference viewer cli __main__""",
+    "ops": "blocks causal_mask products norms activations attention embedding",
+    "tracing": """config sites derived keep plan recording edits step trace resume verify""",
+    "architectures": "gpt2",
+    "architectures/gpt2": "weights forward",
+    "checkpoints": "bfloat16 torchfile weight_files hub checkpoint",
+    "text": "vocabulary tokenizer prompts",
+    "generation": "options filters sampling beam stopping generated decoding scoring",
+    "analysis": """named_array selection plot layer_norms parameter_counts circuits heads attribution lens
+        neurons residual_stream site_values statistics baseline_notebook interventions patching""",
+    "export": "decimal_text dialects typescript llmc",
+    "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
+        reading dialect writing""",
+    "capture": "capture_files formats manifest prompt_set runs",
+    "kv": "queries reading extraction resume datasets examples",
+    "kv/examples": "basic_usage",
+    "reference": """dump_formats raw_files dumps dump_names axis_layouts attention_future layout_choice
+        placement error_measure position_alignment precision noise_bands mistakes mistake_replay
+        token_recovery diagnosis comparison report_text token_comparison fixture""",
+    "reference/mistakes": "base embedding norms projections attention residual",
+    "viewer": """packing detail_levels parts_of_gpt2 lens_and_contributions page_facts page_data page notebook
+        comparison_page""",
+    "cli": "arguments report verbs program",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
+        download heads_and_lens circuits stats patch compare capture kv export fixture view""",
+}
+ORDER = {folder: names.split() for folder, names in ORDER.items()}
 
-# The package's own face may name what it offers; everything else goes one way.
-FACE = "__init__"
+# Methods that hand over to a file further down, which they import when they are called.
+CONVENIENCE = {
+    ("tracing/trace", "verify"),
+    ("tracing/trace", "to"),
+    ("tracing/trace", "_repr_html_"),
+    ("reference/comparison", "__str__"),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def module_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path) -> tuple[str, ...]:
+    """`("tracing", "trace")`; of an `__init__.py`, its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def imports(path: Path) -> set[str]:
-    """Modules of gpt2np that a file imports at module level."""
-    found = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "gpt2np":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("gpt2np.")}
+MODULES = {module_of(path) for path in FILES}
+
+
+def imported_by(node: ast.AST) -> list[tuple[str, ...]]:
+    """Modules of gpt2np that a statement imports."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    else:
+        return []
+    found = []
+    for name in names:
+        package, *parts = name.split(".")
+        while parts and tuple(parts) not in MODULES:
+            parts.pop()  # what is imported is a name in a module
+        if package == "gpt2np":
+            found.append(tuple(parts))
     return found
 
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+def imports(path: Path) -> list[tuple[tuple[str, ...], str | None]]:
+    """Every module that a file imports, with the function that does so in its body."""
+    found = []
+
+    def visit(node: ast.AST, function: str | None) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            found.extend((module, function) for module in imported_by(child))
+            inside = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text("utf-8")), None)
+    return found
+
+
+def place(module: tuple[str, ...]) -> tuple[int, ...]:
+    """Where a module stands: the place of its folder, of the folder in that, and of the file."""
+    return tuple(ORDER["/".join(module[:i])].index(name) for i, name in enumerate(module))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_upwards(path):
     module = module_of(path)
-    if module == FACE:
-        return
-    assert module in ORDER, f"{module} has no place in the order yet"
-    for imported in imports(path):
-        assert ORDER.index(imported) <= ORDER.index(module), f"{module} imports {imported} from below"
+    for imported, function in imports(path):
+        if imported == () or ("/".join(module), function) in CONVENIENCE:
+            continue  # the package itself has nothing but its version to offer
+        if path.name == "__init__.py" and imported[: len(module)] == module:
+            continue  # a folder names what it offers
+        assert place(imported) < place(module), f"{'/'.join(module)} imports {'/'.join(imported)} from below"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_file_has_its_place_and_every_place_its_file():
+    for folder, names in ORDER.items():
+        there = {p.stem for p in (PACKAGE / folder).glob("*.py")} - {"__init__"}
+        there |= {p.parent.name for p in (PACKAGE / folder).glob("*/__init__.py")}
+        assert there == set(names), folder
+        assert len(names) == len(set(names)), folder
+    folders = {str(p.parent.relative_to(PACKAGE)) for p in FILES if p.parent != PACKAGE}
+    assert folders == set(ORDER) - {""}
+
+
+def test_every_convenience_method_is_there():
+    for module, function in CONVENIENCE:
+        text = (PACKAGE / f"{module}.py").read_text("utf-8")
+        assert any(f == function for _, f in imports(PACKAGE / f"{module}.py")), (module, function)
+        assert f"def {function}(" in text
+
+
+def test_the_root_holds_what_the_package_is_and_nothing_else():
+    listed = set(ORDER[""]) - {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    files = {p.name for p in PACKAGE.iterdir() if p.is_file()}
+    assert files == {f"{name}.py" for name in listed} | {"__init__.py", "py.typed"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*FILES, *sorted(PACKAGE.rglob("*.js"))],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
 def test_files_are_short_enough_to_read(path):
     assert len(path.read_text("utf-8").splitlines()) <= 400
 
@@ -58,8 +148,14 @@ def test_no_module_has_the_name_of_a_public_function():
     import gpt2np
 
     functions = {name for name in gpt2np.__all__ if callable(getattr(gpt2np, name))}
-    assert not functions & {module_of(path) for path in FILES}
+    assert not functions & set(ORDER[""])
     assert len(gpt2np.__all__) < 12
+
+
+def test_tests_lie_in_the_folders_of_what_they_test():
+    tests = Path(__file__).parent
+    folders = {str(p.parent.relative_to(tests)) for p in tests.rglob("test_*.py")}
+    assert folders <= {*ORDER, ".", "benchmarks"}
 
 
 PROBE = """

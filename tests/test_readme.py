@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2np.cli import build_parser, main
-from gpt2np.reference.reporting import catalogue_markdown
-from gpt2np.report import markdown_table
+from gpt2np.cli import main
+from gpt2np.cli.program import build_parser
+from gpt2np.cli.report import markdown_table
+from gpt2np.reference.report_text import catalogue_markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2np.cli import build_parser
-from gpt2np.export.kv import KV
+from gpt2np.cli.program import build_parser
+from gpt2np.kv.queries import KV
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 TABLES = README[README.index("The formats come from three documents") :].split("\n## ")[0]

@@ -16,20 +16,22 @@ import pytest
 
 import gpt2np
 from gpt2np.analysis import (
+    attribution,
+    baseline_notebook,
     circuits,
     heads,
+    layer_norms,
     lens,
-    norms,
-    notebook,
-    residual,
+    neurons,
+    parameter_counts,
+    patching,
+    residual_stream,
+    site_values,
     statistics,
-    sweep,
-    values,
-    weights,
 )
 from gpt2np.cli import main
-from gpt2np.config import RELEASED
 from gpt2np.tables import number, quoted
+from gpt2np.tracing.config import RELEASED
 
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "README.md").read_text("utf-8").partition("<!-- quantities -->")[2]
@@ -81,7 +83,7 @@ def test_functions(row, tiny):
         elif head == "trace":
             assert hasattr(gpt2np.Trace, rest)
         elif head == "generated":
-            from gpt2np.generated import Generated
+            from gpt2np.generation.generated import Generated
 
             assert hasattr(Generated, rest)
         else:
@@ -143,7 +145,7 @@ def shows(ran, model, trace):
     sites = [ran.argv[i + 1] for i, word in enumerate(ran.argv) if word == "--show"]
     assert list(ran.facts["sites"]) == sites
     for site in sites:
-        found = values.site_values(trace, site)
+        found = site_values.site_values(trace, site)
         same(ran.facts["sites"][site], found)
         best = np.unravel_index(
             0 if "vocab" not in found.axes else found.array[0].argmax(), found.array.shape
@@ -171,51 +173,55 @@ def info(ran, model, _):
 
 
 def parameters(ran, model, _):
-    found = weights.parameter_shares(RELEASED["gpt2"] if "gpt2" in ran.argv else model)
+    found = parameter_counts.parameter_shares(RELEASED["gpt2"] if "gpt2" in ran.argv else model)
     same(ran.facts["parameters"], found)
     for name, (n, share, _) in zip(found.labels["component"], found.array.tolist(), strict=True):
         ran.has(f"{name} {int(n):,} {share:.1%}")
 
 
 def sum_of_writes(ran, model, trace):
-    found = residual.attribution(trace, int(trace["logits"][-1].argmax()))
+    found = attribution.attribution(trace, int(trace["logits"][-1].argmax()))
     same(ran.facts["attribution"], found)
-    same(ran.facts["writers"], residual.writers(trace))
-    same(ran.facts["similarity"], residual.similarity(trace))
-    same(ran.facts["heads"], residual.head_grid(found))
-    parts = residual.components(trace, pos=-1)
+    same(ran.facts["writers"], attribution.writers(trace))
+    same(ran.facts["similarity"], attribution.similarity(trace))
+    same(ran.facts["heads"], attribution.head_grid(found))
+    parts = attribution.components(trace, pos=-1)
     assert parts.array.sum(axis=0)[0] == pytest.approx(trace["h.3.resid_post"][-1], rel=1e-4, abs=1e-4)
     assert ran.facts["sum"] == pytest.approx(float(trace["logits"][-1].max()), rel=1e-4)
     assert trace.verify()
-    written = residual.writers(trace)
+    written = attribution.writers(trace)
     measures = dict(zip(written.labels["component"], written.array.tolist(), strict=True))
     for (name,), adds in found.largest(10):
         ran.has(" ".join([name, number(adds), *(number(x) for x in measures.get(name, [])[:2])]))
     ran.has(f"all together {number(ran.facts['sum'])}")
-    for layer, row in enumerate(residual.head_grid(found).array):
+    for layer, row in enumerate(attribution.head_grid(found).array):
         ran.has(f"{layer} " + " ".join(f"{x:.3f}" for x in row))
 
 
 def direct_path(ran, model, trace):
-    found = residual.attribution(trace, (" a", " in"))
+    found = attribution.attribution(trace, (" a", " in"))
     same(ran.facts["attribution"], found)
     logits = trace["logits"][-1]
     assert ran.facts["sum"] == pytest.approx(logits[258] - logits[298], abs=1e-4)
     ran.has("logit difference | a| (258) - | in| (298)", number(found.largest(1)[0][1]))
 
 
+def of_the_text(name):
+    return getattr(neurons, name, None) or getattr(residual_stream, name)
+
+
 def of_a_text(ran, model, trace):
     pairs = {"opposition": "erasure", "agreement": "amplification"}
     for name in (*pairs, *pairs.values(), "basis_alignment", "most_active", "sparsity"):
-        same(ran.facts[name], getattr(weights, name)(trace))
+        same(ran.facts[name], of_the_text(name)(trace))
     same(ran.facts["attention"], heads.attention_scores(trace))
     for cosines, shares in pairs.items():
-        cosines, shares = (getattr(weights, name)(trace) for name in (cosines, shares))
+        cosines, shares = (of_the_text(name)(trace) for name in (cosines, shares))
         index = {name: i for i, name in enumerate(shares.labels["writer"])}
         for (writer, other), cosine in cosines.largest(10):
             share = float(shares.array[index[writer], index[other]])
             ran.has(f"{writer} {other} {cosine:.2f} {number(share)}")
-    ran.has(*(str(getattr(weights, name)(trace)) for name in ("basis_alignment", "sparsity", "most_active")))
+    ran.has(*(str(of_the_text(name)(trace)) for name in ("basis_alignment", "sparsity", "most_active")))
     ran.has(str(heads.attention_scores(trace)))
 
 
@@ -226,9 +232,9 @@ def composition(ran, model, _):
     ran.has(f"{writer} {reader} {value:.3f}")
 
 
-def patching(function, **options):
+def patched(function, **options):
     def check(ran, model, _):
-        metric = sweep.logit_difference(315, 258)
+        metric = patching.logit_difference(315, 258)
         runs = [model.trace(text) for text in (CLEAN, CORRUPT)]
         clean, corrupt = (metric(run["logits"][-1]) for run in runs)
         found = function(*runs, metric, **options)
@@ -241,11 +247,11 @@ def patching(function, **options):
 
 
 def all_norms(ran, model, _):
-    same(ran.facts["norms"], norms.norm_parameters(model))
-    same(ran.facts["statistics"], norms.norm_statistics(model))
-    for j, name in enumerate(norms.norm_parameters(model).labels["norm"]):
+    same(ran.facts["norms"], layer_norms.norm_parameters(model))
+    same(ran.facts["statistics"], layer_norms.norm_statistics(model))
+    for j, name in enumerate(layer_norms.norm_parameters(model).labels["norm"]):
         for i in range(2):
-            spread = norms.norm_statistics(model).array[i, j, :4].tolist()
+            spread = layer_norms.norm_statistics(model).array[i, j, :4].tolist()
             ran.has(f"{name} {' '.join(map(number, spread))}")
 
 
@@ -315,7 +321,7 @@ def attention_lens(ran, model, trace):
 
 
 def one_neuron(ran, model, _):
-    found = weights.neuron(model, 1, 5)
+    found = neurons.neuron(model, 1, 5)
     same(ran.facts["reads"], found.reads)
     same(ran.facts["writes"], found.writes)
     same([ran.facts["bias"]], np.array([found.bias]))
@@ -326,7 +332,7 @@ def one_neuron(ran, model, _):
 
 def one_neuron_of_a_text(ran, model, trace):
     one_neuron(ran, model, trace)
-    found = weights.neuron_activations(trace, 1, 5)
+    found = neurons.neuron_activations(trace, 1, 5)
     same(ran.facts["activations"], found)
     ran.has(str(found))
 
@@ -379,9 +385,17 @@ def all_statistics(run, ran):
     same(ran.facts["comparison"], comparison.array)
     assert ran.facts["comparison"]["verdict"] == statistics.verdict(comparison.array[-1])
     assert ran.facts["generated_tokens"] == statistics.n_generated(run)
-    assert "Total parameters: 2,222,208" in notebook.architecture(run)
-    ran.has(notebook.generation(run).splitlines()[0], notebook.shapes(run), notebook.attention_values(run))
-    ran.has(notebook.hidden_values(run), notebook.comparison(run), notebook.summary(run))
+    assert "Total parameters: 2,222,208" in baseline_notebook.architecture(run)
+    ran.has(
+        baseline_notebook.generation(run).splitlines()[0],
+        baseline_notebook.shapes(run),
+        baseline_notebook.attention_values(run),
+    )
+    ran.has(
+        baseline_notebook.hidden_values(run),
+        baseline_notebook.comparison(run),
+        baseline_notebook.summary(run),
+    )
     ran.has("Number of layers: 4", "Hidden size: 192", "Total parameters: 2,222,208")
     summary = statistics.attention_summary(run)
     ran.has(*(number(x) for x in statistics.pick(summary, "step", 0).array[0].tolist()))
@@ -412,10 +426,10 @@ CHECKS = {
     "heads TEXT --token T --against T2": direct_path,
     "circuits TEXT": of_a_text,
     "circuits --composition k": composition,
-    "patch CLEAN CORRUPT --answer A --wrong B": patching(sweep.sweep),
-    "patch CLEAN CORRUPT --answer A --wrong B --direct": patching(sweep.sweep, direct=True),
-    "patch CLEAN CORRUPT --answer A --wrong B --to h.3.attn.q": patching(
-        sweep.path_sweep, receiver="h.3.attn.q"
+    "patch CLEAN CORRUPT --answer A --wrong B": patched(patching.sweep),
+    "patch CLEAN CORRUPT --answer A --wrong B --direct": patched(patching.sweep, direct=True),
+    "patch CLEAN CORRUPT --answer A --wrong B --to h.3.attn.q": patched(
+        patching.path_sweep, receiver="h.3.attn.q"
     ),
     "circuits --norms": all_norms,
     "circuits --norms h.1.ln_2": one_norm,

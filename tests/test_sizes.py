@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
-from differences import relative_error
-from random_sizes import write_random
+from support.differences import relative_error
+from support.random_sizes import write_random
 
 import gpt2np
-from gpt2np.config import RELEASED
-from gpt2np.plan import Plan
+from gpt2np.tracing.config import RELEASED
+from gpt2np.tracing.plan import Plan
 
 IDS = [464, 3139, 286, 4881, 318]
 LONG = np.random.default_rng(0).integers(0, 50257, 1024).tolist()

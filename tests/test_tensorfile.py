@@ -13,6 +13,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gpt2np.checkpoints.bfloat16 import widened
 from gpt2np.errors import CheckpointError, TraceError
 from gpt2np.tensorfile import create_tensors, open_tensors, save_tensors
 
@@ -210,7 +211,9 @@ def test_names_come_in_the_order_of_the_data(tmp_path):
 def test_bfloat16_becomes_the_float32_it_means(tmp_path):
     values = np.float32([1, -2.5, 3e38, 1e-40, 0, np.inf, -np.inf, np.nan])
     bits = (values.view(np.uint32) >> 16).astype("<u2")
-    array = open_tensors(write(tmp_path, file_bytes(entry("BF16", [2, 4], [0, 16]), bits.tobytes())))["x"]
+    file = open_tensors(write(tmp_path, file_bytes(entry("BF16", [2, 4], [0, 16]), bits.tobytes())))
+    np.testing.assert_array_equal(file["x"], bits.reshape(2, 4))  # as stored
+    array = widened(file, "x")
     assert array.dtype == np.float32
     assert array.shape == (2, 4)
     assert not array.flags.writeable

@@ -11,15 +11,17 @@ import types
 
 import numpy as np
 import pytest
-from random_model import random_model
+from support.random_model import random_model
 
 import gpt2np
-from gpt2np import step, threads
+from gpt2np import threads
 from gpt2np.cli import main
 from gpt2np.errors import InputError
-from gpt2np.ops import QUERY_BLOCK, causal_blocks, softmax
-from gpt2np.plan import Plan
+from gpt2np.ops import causal_blocks, softmax
+from gpt2np.ops.causal_mask import QUERY_BLOCK
 from gpt2np.reference.precision import in_precision
+from gpt2np.tracing import step
+from gpt2np.tracing.plan import Plan
 
 LONG = threads.MANY_ROWS + 30  # more than two blocks of queries, and not a whole number of them
 IDS = np.random.default_rng(0).integers(0, 100, LONG).tolist()

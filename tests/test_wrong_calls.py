@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_checkpoint as tiny
-from breaking import assert_refused, config, message_of, tensors
+from support import tiny_checkpoint as tiny
+from support.breaking import assert_refused, config, message_of, tensors
 
 import gpt2np
 from gpt2np.cli import main

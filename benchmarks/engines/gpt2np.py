@@ -59,7 +59,7 @@ class Gpt2np:
         return {"last": trace["logits"][-1, :16].tolist(), "kept_bytes": trace.nbytes}
 
     def sweep(self, clean, corrupt, answer, wrong, out):
-        from gpt2np.analysis.sweep import logit_difference, sweep
+        from gpt2np.analysis.patching import logit_difference, sweep
 
         found = sweep(clean, corrupt, logit_difference(answer, wrong), "h.*.attn.z", model=self.model)
         Path(out).write_text(json.dumps(found.array.tolist()))

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.choices import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
-from gpt2np.analysis.named import NamedArray
-from gpt2np.derived import head_outputs
+from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.selection import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
 from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm_statistics
 from gpt2np.tables import quoted
+from gpt2np.tracing.derived import head_outputs
 
 # What a trace must have kept: for `components`, and for `attribution` too.
 KEEP = ["wte", "wpe", "attn.z", "mlp.out", "resid_post"]

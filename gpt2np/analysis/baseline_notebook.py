@@ -19,7 +19,7 @@ from gpt2np.analysis.statistics import (
     verdict,
 )
 from gpt2np.errors import InputError
-from gpt2np.generated import Generated
+from gpt2np.generation.generated import Generated
 
 
 def architecture(run: Run) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.named import NamedArray
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short
 from gpt2np.ops import ACTIVATIONS, Array, LayerNorm, layer_norm, layer_norm_statistics, linear
 

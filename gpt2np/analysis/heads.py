@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
-from gpt2np.analysis.named import NamedArray
-from gpt2np.derived import top_k_tokens
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
+from gpt2np.tracing.derived import top_k_tokens
 
 SCORES = ("previous", "duplicate", "induction", "first")
 

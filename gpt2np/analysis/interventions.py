@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.choices import pos_labels, rows_of
-from gpt2np.analysis.named import NamedArray
-from gpt2np.edits import Where
+from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.selection import pos_labels, rows_of
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array, layer_norm_statistics
-from gpt2np.trace import Trace
+from gpt2np.tracing.edits import Where
+from gpt2np.tracing.trace import Trace
 
 Some = int | slice | Iterable[int] | None  # which indices; None: all
 # A function of (the chosen rows, where, which rows they are) that returns their new values.

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.named import NamedArray
+from gpt2np.analysis.named_array import NamedArray
 
 PARAMETERS = ("scale", "shift")  # `weight` and `bias` in the checkpoint
 MEASURES = ("mean", "std", "min", "max", "largest at")

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.choices import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
-from gpt2np.analysis.named import NamedArray
-from gpt2np.analysis.residual import frozen_ln_f
-from gpt2np.derived import head_outputs, log_probabilities, top_k_tokens
+from gpt2np.analysis.attribution import frozen_ln_f
+from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.selection import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
 from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm, unembedding
 from gpt2np.tables import quoted
+from gpt2np.tracing.derived import head_outputs, log_probabilities, top_k_tokens
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads

@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpt2np.analysis.interventions import patch
-from gpt2np.analysis.named import NamedArray
-from gpt2np.derived import head_outputs
-from gpt2np.edits import Edits
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
-from gpt2np.sites import BY_NAME, Site, expand
-from gpt2np.step import Pass, Scratch
-from gpt2np.step import Sequence as PackedSequence
 from gpt2np.tables import quoted
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import head_outputs
+from gpt2np.tracing.edits import Edits
+from gpt2np.tracing.sites import BY_NAME, Site, expand
+from gpt2np.tracing.step import Pass, Scratch
+from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.trace import Trace
 
 _T = TypeVar("_T")
 Run = Any  # a Trace, or a prompt: text or token ids

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.analysis.named import NamedArray
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError
 from gpt2np.files import whole_binary_file
 

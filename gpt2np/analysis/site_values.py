@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.choices import pos_labels, row_of, rows_of
 from gpt2np.analysis.circuits import check_index
-from gpt2np.analysis.named import NamedArray
-from gpt2np.derived import top_k_tokens
+from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.selection import pos_labels, row_of, rows_of
 from gpt2np.errors import InputError
-from gpt2np.sites import Site, resolve
 from gpt2np.tables import quoted
+from gpt2np.tracing.derived import top_k_tokens
+from gpt2np.tracing.sites import Site, resolve
 
 
 def site_values(trace: Any, name: str, head: int | None = None, pos: int | None = None) -> NamedArray:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.analysis.named import NamedArray
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, TraceError
-from gpt2np.generated import Generated
+from gpt2np.generation.generated import Generated
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
+from gpt2np.tracing.trace import Trace
 
 Run = Trace | Generated
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np import tensorfile
+from gpt2np.checkpoints.bfloat16 import widened
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.files import whole_binary_file
 from gpt2np.ops import Array
@@ -100,7 +101,7 @@ def _load_safetensors(path: Path) -> Capture:
             node = node.setdefault(parent, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf in node:
             raise TraceError(f"{path}: {short(full_name)} has no place in a capture")
-        node[leaf] = file[full_name]
+        node[leaf] = widened(file, full_name)
     for group in LISTS:
         parts = capture["response"].get(group, {})
         for name, entries in parts.items():

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, TraceError
-from gpt2np.export.capture_files import (
+from gpt2np.capture.capture_files import (
     INTERNAL_RESIDUAL,
     MLP,
     PROJECTIONS,
@@ -23,9 +22,10 @@ from gpt2np.export.capture_files import (
     load_capture,
     save_capture,
 )
-from gpt2np.generated import Generated, Rows
+from gpt2np.errors import InputError, TraceError
+from gpt2np.generation.generated import Generated, Rows
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
+from gpt2np.tracing.trace import Trace
 
 __all__ = [
     "internals_sites",

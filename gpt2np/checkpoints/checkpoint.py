@@ -1,7 +1,6 @@
 """A checkpoint as config and arrays: from a folder, from the Hub, or the one that is shipped."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2np.config import Config, read_config
+from gpt2np.checkpoints.weight_files import read_weight_files
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.ops import Array
-from gpt2np.tensorfile import open_tensors
+from gpt2np.tracing.config import Config, read_config
 
 SHIPPED = "tiny"
 DTYPES = ("float32", "float64")
@@ -73,7 +72,7 @@ def default_name() -> str:
 
 def shipped_folder() -> Path:
     """Where `tiny` lies: inside the installed package, or beside it in a source tree."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "_weights" / SHIPPED
     return installed if installed.is_dir() else package.parent / "weights" / SHIPPED
 
@@ -117,7 +116,7 @@ def load_checkpoint(
             what = "is a file; give its folder" if os.path.exists(place) else "no such folder"
             raise CheckpointError(f"{short(label)}: {what}")
         else:
-            from gpt2np import hub
+            from gpt2np.checkpoints import hub
 
             snapshot = hub.fetch(label, revision, local_files_only=local_files_only)
             folder, commit = snapshot.folder, snapshot.commit
@@ -133,75 +132,11 @@ def load_checkpoint(
     )  # fmt: skip
 
 
-def read_weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, Array]]:
-    """The weight files of a folder, safetensors before pickles, and all their tensors by name.
-
-    Raises:
-        CheckpointError: there are none, or one is damaged or missing.
-    """
-    for single, reader in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
-        if (folder / single).exists():
-            return (folder / single,), reader(folder / single)
-        index = folder / f"{single}.index.json"
-        if index.exists():
-            shards = read_index(index)
-            paths = tuple(sorted(set(shards.values())))
-            for path in paths:
-                if not os.path.exists(path):
-                    raise CheckpointError(f"{index}: shard {short(path.name)} is missing from the folder")
-            contents = {path: reader(path) for path in paths}
-            for name, path in shards.items():
-                if name not in contents[path]:
-                    raise CheckpointError(
-                        f"{path}: tensor {short(name)} is missing; {index.name} says it is there"
-                    )
-            return paths, {name: contents[path][name] for name, path in shards.items()}
-    raise CheckpointError(
-        f"{folder}: no weights: expected model.safetensors, model.safetensors.index.json, "
-        "pytorch_model.bin or pytorch_model.bin.index.json"
-    )
-
-
-def read_index(path: Path) -> dict[str, Path]:
-    """The file of each tensor, from a `*.index.json`.
-
-    Raises:
-        CheckpointError: it is not JSON, or its `weight_map` is not one of tensor names to plain file names.
-    """
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not JSON ({error})") from None
-    shards = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shards, dict) or not shards:
-        raise CheckpointError(f"{path}: weight_map is missing or empty")
-    for name, file in shards.items():
-        where = f"{path}: weight_map[{short(name)}]"
-        if not isinstance(file, str) or not file or file != os.path.basename(file) or file in (".", ".."):
-            raise CheckpointError(f"{where} is {short(file)}, not a plain file name")
-        if file.endswith(".json"):
-            raise CheckpointError(f"{where} is {short(file)}, an index and not a weight file")
-    return {name: path.parent / file for name, file in shards.items()}
-
-
-def _read_safetensors(path: Path) -> dict[str, Array]:
-    file = open_tensors(path)
-    return {name: file[name] for name in file.names}
-
-
-def _read_pickle(path: Path) -> dict[str, Array]:
-    from gpt2np.torchfile import read_torch
-
-    return read_torch(path)
-
-
 def _parameters_of(
     tensors: Mapping[str, Array], config: Config, path: Path, dtype: np.dtype[np.floating]
 ) -> tuple[dict[str, Array], list[str]]:
     """The parameters that the config asks for, checked and in the precision of the run; notes on the rest."""
-    from gpt2np.gpt2 import parameter_shapes
+    from gpt2np.architectures.gpt2.weights import parameter_shapes
 
     found: dict[str, Array] = {}
     for full_name, tensor in tensors.items():

@@ -21,8 +21,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32
 from gpt2np.errors import CheckpointError
-from gpt2np.tensorfile import bfloat16_to_float32, map_file
+from gpt2np.tensorfile import map_file
 
 _MAX_PICKLE = 4_000_000  # bytes: some 20,000 tensors; GPT-2 XL has 100 KB
 _MAX_REPEATED = 2**28  # elements of a tensor that shows its storage several times over

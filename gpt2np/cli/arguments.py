@@ -5,10 +5,18 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 from gpt2np.errors import InputError
-from gpt2np.sampling import ALLOWED, Sampling
+from gpt2np.generation.options import ALLOWED, Sampling
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for what is wrong, instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it on stderr and exit with 2."""
+        self.exit(2, f"gpt2np: {message} (see: {self.prog} --help)\n")
 
 
 def add_verb(
@@ -121,8 +129,8 @@ def end_of_text(given: str | None) -> int | str | None:
 
 def load_sizes(args: argparse.Namespace) -> Any:
     """The Config of a released size, which needs no weights, else the model that the options name."""
-    from gpt2np.checkpoint import default_name
-    from gpt2np.config import RELEASED
+    from gpt2np.checkpoints.checkpoint import default_name
+    from gpt2np.tracing.config import RELEASED
 
     name = args.model or default_name()
     if name not in RELEASED or os.path.isdir(name):
@@ -134,7 +142,7 @@ def load_sizes(args: argparse.Namespace) -> Any:
 
 def load_model(args: argparse.Namespace) -> Any:
     """The model that the options name; says on stderr which one runs."""
-    from gpt2np.model import load
+    from gpt2np.loading import load
 
     model = load(
         args.model,

@@ -1,4 +1,4 @@
-"""The command line: reads arguments, runs a verb (`gpt2np.verbs`), and turns errors into one line.
+"""The command line: reads arguments, runs a verb (`gpt2np.cli.verbs`), and turns errors into one line.
 
 Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check failed, 2: bad input.
 """
@@ -6,23 +6,29 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 import argparse
 import os
 import sys
-from typing import NoReturn
 
-from gpt2np.errors import Gpt2npError
-from gpt2np.verbs import (
-    about,
+from gpt2np.cli.arguments import Parser
+from gpt2np.cli.verbs import (
     capture,
     circuits,
     compare,
+    download,
     export,
     fixture,
+    generate,
+    heads_and_lens,
+    info,
     kv,
     patch,
-    residual,
-    running,
+    plan,
+    score,
+    sites,
     stats,
+    tokenize,
+    trace,
     view,
 )
+from gpt2np.errors import Gpt2npError
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
 
@@ -58,14 +64,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for what is wrong, instead of the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say it on stderr and exit with 2."""
-        self.exit(2, f"gpt2np: {message} (see: {self.prog} --help)\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from gpt2np import __version__
@@ -74,9 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpt2np {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb_file in (
-        running,
-        about,
-        residual,
+        trace,
+        generate,
+        score,
+        tokenize,
+        sites,
+        plan,
+        info,
+        download,
+        heads_and_lens,
         circuits,
         stats,
         patch,

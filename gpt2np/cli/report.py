@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.plan import human_bytes
-from gpt2np.sites import DIALECTS, SITES
 from gpt2np.tables import number, quoted, strict_json, table
+from gpt2np.tracing.plan import human_bytes
+from gpt2np.tracing.sites import DIALECTS, SITES
 
 as_json = strict_json
 

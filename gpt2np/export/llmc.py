@@ -22,14 +22,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from gpt2np.config import Config
-from gpt2np.derived import log_probabilities
 from gpt2np.errors import InputError, TokenizerError, TraceError
-from gpt2np.export.dialects import Dialect
-from gpt2np.export.naming import LLMC_ORDER
+from gpt2np.export.dialects.dialect import Dialect
+from gpt2np.export.dialects.llmc import LLMC_ORDER
 from gpt2np.files import made_folder, whole_binary_file
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.derived import log_probabilities
+from gpt2np.tracing.trace import Trace
 
 SCHEMA = "gpt2np.llmc/1"
 MODEL_MAGIC, MODEL_VERSION = 20240326, 3  # version 3: float32, padded vocabulary

@@ -20,9 +20,9 @@ import numpy as np
 
 from gpt2np.errors import TraceError
 from gpt2np.files import made_folder, whole_binary_file
-from gpt2np.plan import Plan
-from gpt2np.sites import SITES, TYPESCRIPT, Site, expand
-from gpt2np.trace import Trace
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.sites import SITES, TYPESCRIPT, Site, expand
+from gpt2np.tracing.trace import Trace
 
 SCHEMA = "gpt2np.typescript/1"
 LOADER = "extraction.js"

@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2np.errors import InputError
-from gpt2np.filters import TokenIds
-from gpt2np.sampling import Sampling, check_context, penalties
+from gpt2np.generation.filters import TokenIds, penalties
+from gpt2np.generation.options import Sampling
+from gpt2np.generation.sampling import check_context
 
 
 @dataclass(frozen=True)

@@ -6,27 +6,29 @@ Without `keep`, the same loop runs with only `qkv` recorded. Several prompts run
 leaves the batch.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.beam import BeamSearch
-from gpt2np.edits import Edits, facts
 from gpt2np.errors import InputError, TokenizerError
-from gpt2np.generated import Generated, Token
+from gpt2np.generation.beam import BeamSearch
+from gpt2np.generation.generated import Generated, Token
+from gpt2np.generation.options import Sampling
+from gpt2np.generation.sampling import LedgerEntry, choose, draws
+from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.ops import Array
-from gpt2np.past import Past, fill, keep_from, known_positions
-from gpt2np.plan import Keep, Plan
-from gpt2np.recording import Recording, arena, with_bases
-from gpt2np.sampling import LedgerEntry, Sampling, choose, draws
-from gpt2np.step import Pass, Scratch
-from gpt2np.step import Sequence as PackedSequence
-from gpt2np.tokenizer import TextStream
-from gpt2np.trace import Trace, run_metadata
+from gpt2np.text.tokenizer import TextStream
+from gpt2np.tracing.edits import Edits, facts
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.recording import Recording, arena, with_bases
+from gpt2np.tracing.resume import Past, fill, keep_from, known_positions
+from gpt2np.tracing.step import Pass, Scratch
+from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.trace import Trace, run_metadata
 
 LONGEST_NGRAM = 3  # prompt lookup: how many of the last tokens must have stood in the text before
 
@@ -60,32 +62,6 @@ class Options:
             p = self.keep.positions
             if (p.start or 0) < 0 or (p.stop or 0) < 0:
                 raise InputError("keep's positions count from the start: a generation may end early")
-
-
-def whole_number(name: str, value: Any, low: int) -> int:
-    """A whole number, Python's or NumPy's.
-
-    Raises:
-        InputError: it is something else, or below `low`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
-    return int(value)
-
-
-def sampling_options(given: dict[str, Any]) -> Sampling:
-    """The options of choosing a token.
-
-    Raises:
-        InputError: an option that does not exist, or a value outside its range.
-    """
-    known = [f.name for f in fields(Sampling)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; the nearest is {near[0]!r}" if near else f"; known are {', '.join(known)}"
-            raise InputError(f"generate has no option {name!r}{hint}")
-    return Sampling(**given)
 
 
 @dataclass
@@ -274,10 +250,9 @@ class Generation:
                 row.stopped_by = "length"
         if row.stopped_by and row.stream is not None:
             row.held += row.stream.finish()
-        cuts = [at for s in o.stop if (at := row.held.find(s)) >= 0]
-        if cuts:
-            row.held, row.stopped_by = row.held[: min(cuts)], "stop"
-        kept = 0 if row.stopped_by else _may_begin(row.held, o.stop)
+        if (before := before_stop(row.held, o.stop)) is not None:
+            row.held, row.stopped_by = before, "stop"
+        kept = 0 if row.stopped_by else may_begin_stop(row.held, o.stop)
         text, row.held = row.held[: len(row.held) - kept], row.held[len(row.held) - kept :]
         row.text += text
         return Token(text, token_id, probability, step, row.index, ledger)
@@ -373,15 +348,6 @@ def _decoded(stream: TextStream | None, token_id: int) -> str:
         return stream.push(token_id)
     except TokenizerError:
         return f"{stream.finish()}<{token_id}>"
-
-
-def _may_begin(text: str, stops: tuple[str, ...]) -> int:
-    """How many of the last characters may be the beginning of a stop string."""
-    longest = max((len(stop) - 1 for stop in stops), default=0)
-    for n in range(min(longest, len(text)), 0, -1):
-        if any(stop.startswith(text[-n:]) for stop in stops):
-            return n
-    return 0
 
 
 def _continued(caches: list[Recording], parents: list[int], length: int) -> list[Recording]:

@@ -3,14 +3,16 @@
 A penalty lowers logits; a filter *removes* tokens by setting their logit to -inf, which the softmax turns
 into a probability of exactly 0. Definitions are those of Hugging Face transformers 5 (the classes of
 `transformers.generation.logits_process`), and are tested to leave the same tokens; presence and frequency
-penalty, which HF has not, are OpenAI's. `gpt2np.sampling` says in which order they apply.
+penalty, which HF has not, are OpenAI's. `gpt2np.generation.sampling` says in which order they apply.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from gpt2np.generation.options import Sampling
 
 Logits = npt.NDArray[np.floating[Any]]  # [vocab]
 TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -95,3 +97,36 @@ def keep_min_p(logits: Logits, min_p: float) -> Logits:
     """Keep tokens at least `min_p` times as likely as the most likely one. HF's `MinPLogitsWarper`."""
     chances = probabilities(logits).astype(logits.dtype)
     return np.where(chances < min_p * chances.max(), -np.inf, logits)
+
+
+Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
+
+
+def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list[Filter]:
+    """Return what depends on the text so far, in order: it counts in greedy, sampling and beam search."""
+    s, steps = sampling, list[Filter]()
+    if s.repetition_penalty != 1:
+        steps.append(("repetition_penalty", lambda x: penalize_repetition(x, context, s.repetition_penalty)))
+    if s.presence_penalty or s.frequency_penalty:
+        counted, amounts = context[prompt_length:], (s.presence_penalty, s.frequency_penalty)
+        steps.append(("presence_and_frequency_penalty", lambda x: penalize_presence(x, counted, *amounts)))
+    if s.no_repeat_ngram_size:
+        n = s.no_repeat_ngram_size
+        steps.append(("no_repeat_ngram_size", lambda x: ban_repeated_ngrams(x, context, n)))
+    return steps
+
+
+def warpers(sampling: Sampling) -> list[Filter]:
+    """Return what shapes the distribution that is drawn from, in order. Greedy has none."""
+    s, steps = sampling, list[Filter]()
+    if s.temperature == 0:
+        return steps
+    if s.temperature != 1:
+        steps.append(("temperature", lambda x: scale_temperature(x, s.temperature)))
+    if k := s.top_k:
+        steps.append(("top_k", lambda x: keep_top_k(x, k)))
+    if (p := s.top_p) is not None and p < 1:
+        steps.append(("top_p", lambda x: keep_top_p(x, p)))
+    if m := s.min_p:
+        steps.append(("min_p", lambda x: keep_min_p(x, m)))
+    return steps

@@ -7,12 +7,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.derived import split_qkv
 from gpt2np.errors import TraceError
-from gpt2np.filters import probabilities
+from gpt2np.generation.filters import penalties, probabilities, warpers
+from gpt2np.generation.options import Sampling
+from gpt2np.generation.sampling import LedgerEntry
 from gpt2np.ops import Array
-from gpt2np.sampling import LedgerEntry, Sampling, penalties, warpers
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _kept(trace: Trace | None) -> Trace:
 
 
 def _is_pattern(trace: Trace, key: str | tuple[str, int]) -> bool:
-    from gpt2np.sites import resolve
+    from gpt2np.tracing.sites import resolve
 
     name, layer = key if isinstance(key, tuple) else (key, None)
     return resolve(name, layer, trace.config.n_layer)[0].quadratic

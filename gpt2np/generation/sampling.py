@@ -4,14 +4,14 @@
 
 `choose` is a pure function. The model is not known, nothing is remembered between two tokens, and even
 chance comes from outside, as one number in [0, 1) (`draws`): the same arguments always give the same token.
-What each option does to the logits is in `gpt2np.filters`.
+What each option does to the logits is in `gpt2np.generation.filters`.
 
 The order is that of Hugging Face transformers 5 (`GenerationMixin._get_logits_processor`); presence and
 frequency penalty, which HF has not, come right after the repetition penalty, as in vLLM. Like HF, all of it
 works on float32 logits, whatever precision the model ran in; probabilities come from those in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -20,102 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2np.errors import InputError
-from gpt2np.filters import (
+from gpt2np.generation.filters import (
     Logits,
     TokenIds,
-    ban_repeated_ngrams,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-    penalize_presence,
-    penalize_repetition,
+    penalties,
     probabilities,
-    scale_temperature,
+    warpers,
 )
-
-Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens; the defaults are plain greedy decoding. Wrong values raise `InputError`.
-
-    Greedy takes the largest logit, so `top_k`, `top_p` and `min_p` matter only when `temperature` is above 0;
-    the penalties always count. `num_beams` above 1 is beam search (`gpt2np.beam`), deterministic here.
-    """
-
-    temperature: float = 0.0  # 0: greedy. Ackley, Hinton & Sejnowski 1985
-    top_k: int | None = None  # None or 0: off. Fan et al. 2018
-    top_p: float | None = None  # None or 1: off. Nucleus sampling, Holtzman et al. 2019
-    min_p: float | None = None  # None or 0: off. Nguyen et al. 2024
-    repetition_penalty: float = 1.0  # 1: off. CTRL, Keskar et al. 2019; counts prompt and generated tokens
-    presence_penalty: float = 0.0  # 0: off. OpenAI API; counts generated tokens only
-    frequency_penalty: float = 0.0  # 0: off. OpenAI API; counts generated tokens only
-    no_repeat_ngram_size: int = 0  # 0: off. Paulus et al. 2017; counts prompt and generated tokens
-    num_beams: int = 1  # 1: no beam search
-    length_penalty: float = 1.0  # beam search: score = log-probability / length ** length_penalty
-    early_stopping: bool | str = False  # beam search: True, False or "never", as in HF
-
-    def __post_init__(self) -> None:
-        for name, (kind, low, high, allowed) in ALLOWED.items():
-            value = getattr(self, name)
-            if value is None and "None" in allowed:
-                continue
-            numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-            known = isinstance(value, numbers) and not isinstance(value, bool)
-            if not known or not (low <= value <= high or (name == "temperature" and value == 0)):  # NaN too
-                raise InputError(f"{name}={value!r}: must be {allowed}")
-            object.__setattr__(self, name, kind(value))
-        if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
-            raise InputError(f'early_stopping={self.early_stopping!r}: must be True, False or "never"')
-        if self.num_beams > 1 and self.temperature > 0:
-            both = f"num_beams={self.num_beams} with temperature={self.temperature}"
-            raise InputError(f"{both}: sampling from beams is not supported; leave one of the two out")
-
-
-ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
-    # 1e-30 to 1e30 is what float32 logits can be multiplied and divided by
-    "temperature": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30, or 0 for greedy"),
-    "top_k": (int, 0, np.inf, "a whole number of at least 1 (0 or None is off)"),
-    "top_p": (float, 5e-324, 1, "a number above 0 and at most 1 (1 or None is off)"),
-    "min_p": (float, 0, 1, "a number from 0 to 1 (0 or None is off)"),
-    "repetition_penalty": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30 (1 is off)"),
-    "presence_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off)"),
-    "frequency_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off)"),
-    "no_repeat_ngram_size": (int, 0, np.inf, "a whole number of at least 1 (0 is off)"),
-    "num_beams": (int, 1, np.inf, "a whole number of at least 1 (1 is no beam search)"),
-    "length_penalty": (float, -10, 10, "a number from -10 to 10 (0 is off)"),
-}
-
-
-def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list[Filter]:
-    """Return what depends on the text so far, in order: it counts in greedy, sampling and beam search."""
-    s, steps = sampling, list[Filter]()
-    if s.repetition_penalty != 1:
-        steps.append(("repetition_penalty", lambda x: penalize_repetition(x, context, s.repetition_penalty)))
-    if s.presence_penalty or s.frequency_penalty:
-        counted, amounts = context[prompt_length:], (s.presence_penalty, s.frequency_penalty)
-        steps.append(("presence_and_frequency_penalty", lambda x: penalize_presence(x, counted, *amounts)))
-    if s.no_repeat_ngram_size:
-        n = s.no_repeat_ngram_size
-        steps.append(("no_repeat_ngram_size", lambda x: ban_repeated_ngrams(x, context, n)))
-    return steps
-
-
-def warpers(sampling: Sampling) -> list[Filter]:
-    """Return what shapes the distribution that is drawn from, in order. Greedy has none."""
-    s, steps = sampling, list[Filter]()
-    if s.temperature == 0:
-        return steps
-    if s.temperature != 1:
-        steps.append(("temperature", lambda x: scale_temperature(x, s.temperature)))
-    if k := s.top_k:
-        steps.append(("top_k", lambda x: keep_top_k(x, k)))
-    if (p := s.top_p) is not None and p < 1:
-        steps.append(("top_p", lambda x: keep_top_p(x, p)))
-    if m := s.min_p:
-        steps.append(("min_p", lambda x: keep_min_p(x, m)))
-    return steps
+from gpt2np.generation.options import Sampling
 
 
 def draws(seed: int | None = None) -> Iterator[float]:
@@ -145,7 +57,7 @@ class LedgerEntry:
     """Why this token: all that led to one choice.
 
     From `raw_logits`, `prompt_ids`, `sampling` and `uniform` another program can make the choices again,
-    without the chosen ids and without NumPy's generator; `tests/replay.js` does.
+    without the chosen ids and without NumPy's generator; `tests/support/replay.js` does.
     """
 
     step: int  # 0 for the first generated token
@@ -197,7 +109,7 @@ def choose(
     """
     if sampling.num_beams > 1:
         raise InputError(
-            f"num_beams={sampling.num_beams}: beams are chosen together, by gpt2np.beam.BeamSearch"
+            f"num_beams={sampling.num_beams}: beams are chosen together, by gpt2np.generation.beam.BeamSearch"
         )
     raw = np.asarray(logits, dtype=np.float32)
     context = check_context(context, prompt_length, raw.size)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.derived import log_probabilities
-from gpt2np.edits import Edits
 from gpt2np.errors import InputError
-from gpt2np.step import Pass, Scratch
-from gpt2np.step import Sequence as PackedSequence
+from gpt2np.tracing.derived import log_probabilities
+from gpt2np.tracing.edits import Edits
+from gpt2np.tracing.step import Pass, Scratch
+from gpt2np.tracing.step import Sequence as PackedSequence
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError
-from gpt2np.export.kv_json import extract_to_file
+from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
-from gpt2np.prompts import Prompt
+from gpt2np.text.prompts import Prompt
 
 try:
     import fcntl

@@ -12,7 +12,7 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError
 from gpt2np.files import whole_file
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
+from gpt2np.tracing.trace import Trace
 
 PARTS = ("key", "value")
 COLUMNS = ["layer", "head", "token_idx", "token_id", "token", "key_norm", "value_norm"]

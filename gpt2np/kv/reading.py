@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.export.kv import KV
-from gpt2np.export.numbers import rows_as_text
-from gpt2np.export.reading import DIALECT_SCHEMA, check_unicode, read_dialect, text_kind
+from gpt2np.export.decimal_text import rows_as_text
+from gpt2np.export.dialects.reading import DIALECT_SCHEMA, read_dialect
+from gpt2np.files import check_unicode, text_kind
+from gpt2np.kv.queries import KV
 from gpt2np.ops import Array
-from gpt2np.trace import SCHEMA as TRACE_SCHEMA
+from gpt2np.tracing.trace import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
 KEYS = ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata")

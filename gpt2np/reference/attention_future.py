@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.shapes import causal
+from gpt2np.reference.axis_layouts import causal
 
 _FILLS = {
     -1e10: "-1e10",

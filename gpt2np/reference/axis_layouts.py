@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2np.config import Config
 from gpt2np.errors import InputError
 from gpt2np.ops import Array
-from gpt2np.sites import TOP_K, Site
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import TOP_K, Site
 
 _Group = tuple[str, ...]  # axes that are merged into one, the last one fastest
 _HEADS = ("pos", "head", "d_head")

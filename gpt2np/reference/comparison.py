@@ -10,15 +10,15 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.prompts import Prompt
-from gpt2np.reference.alignment import Alignment
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import dump_of
-from gpt2np.reference.layouts import place
-from gpt2np.reference.measure import Measure
-from gpt2np.reference.noise import expect
+from gpt2np.reference.error_measure import Measure
+from gpt2np.reference.noise_bands import expect
+from gpt2np.reference.placement import place
+from gpt2np.reference.position_alignment import Alignment
 from gpt2np.reference.precision import in_precision
-from gpt2np.sites import resolve
+from gpt2np.text.prompts import Prompt
+from gpt2np.tracing.sites import resolve
 
 VERDICTS = ("within-noise", "suspicious", "wrong")
 
@@ -138,7 +138,7 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        from gpt2np.reference.reporting import text
+        from gpt2np.reference.report_text import text
 
         return text(self)
 
@@ -171,7 +171,7 @@ def compare(
         >>> found.verdict, found.site, found.mistake
         ('wrong', 'h.0.mlp.post', 'gelu-erf')
     """
-    from gpt2np.model import load
+    from gpt2np.loading import load
 
     model = model if isinstance(model, Model) else load(model)
     read = dump_of(dump, shapes=shapes, config=model.config)

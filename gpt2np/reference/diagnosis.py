@@ -8,13 +8,13 @@ import numpy as np
 
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.reference.alignment import last_rows
-from gpt2np.reference.embedded import ids_in_dump
-from gpt2np.reference.measure import Measure, difference
+from gpt2np.reference.error_measure import Measure, difference
+from gpt2np.reference.mistake_replay import Replayed, Replays, Scope, until_step
 from gpt2np.reference.mistakes import CATALOGUE, PROMPT_MISTAKES, Mistake, OtherPrompt, PromptMistake
-from gpt2np.reference.noise import Expected
-from gpt2np.reference.replay import Replayed, Replays, Scope, until_step
-from gpt2np.sites import Site, expand, resolve
+from gpt2np.reference.noise_bands import Expected
+from gpt2np.reference.position_alignment import last_rows
+from gpt2np.reference.token_recovery import ids_in_dump
+from gpt2np.tracing.sites import Site, expand, resolve
 
 _EXPLAINS = (
     0.003  # of an error, what a replay may leave unexplained: its own noise is larger than the truth's

@@ -13,10 +13,10 @@ from typing import IO, Any
 import numpy as np
 
 from gpt2np import tensorfile
+from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32, widened
+from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.ops import Array
-from gpt2np.tensorfile import bfloat16_to_float32
-from gpt2np.torchfile import read_torch_tree
 
 Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype that it is stored in
 
@@ -56,7 +56,7 @@ def read_safetensors(path: str) -> tuple[Stored, dict[str, str]]:
     """Every tensor of a `.safetensors` file, and the file's table of strings."""
     file = tensorfile.open_tensors(path, error=InputError)
     dtypes = {"BF16": "bfloat16"}
-    arrays = {name: file[name] for name in file.names}
+    arrays = {name: widened(file, name) for name in file.names}
     return {n: (a, dtypes.get(file.dtype(n), a.dtype.name)) for n, a in arrays.items()}, file.metadata
 
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gpt2np.config import Config
 from gpt2np.errors import InputError, UnknownSiteError, short
-from gpt2np.sites import BY_NAME, SITES, Site, resolve
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import BY_NAME, SITES, Site, resolve
 
 _PREFIX = re.compile(
     r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|activations?|acts|trace|cache|outputs?"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.config import Config
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
-from gpt2np.reference import formats, raw
-from gpt2np.reference.formats import Stored
-from gpt2np.trace import Trace
+from gpt2np.reference import dump_formats, raw_files
+from gpt2np.reference.dump_formats import Stored
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.trace import Trace
 
 # Names of what comes from the tokens alone, which nobody has to compute.
 FACTS = ("token_ids", "input_ids", "inputs", "tokens", "ids")
@@ -64,25 +64,25 @@ def read_dump(
     metadata: dict[str, str] = {}
     match kind:
         case "safetensors":
-            found, metadata = formats.read_safetensors(where)
+            found, metadata = dump_formats.read_safetensors(where)
         case "npz":
-            found, metadata = formats.read_npz(where)
+            found, metadata = dump_formats.read_npz(where)
         case "npy":
             name = os.path.basename(where).removesuffix(".npy")
-            found = {name: formats.read_npy(where, name)}
+            found = {name: dump_formats.read_npy(where, name)}
         case "npy folder":
-            found = formats.read_npy_folder(where)
+            found = dump_formats.read_npy_folder(where)
         case "torch":
-            found = formats.read_torch_file(where)
+            found = dump_formats.read_torch_file(where)
         case "llm.c debug state":
-            found = raw.read_debug_state(where, config)
+            found = raw_files.read_debug_state(where, config)
         case _ if shapes is not None:
-            found = raw.read_raw(where, shapes)
+            found = raw_files.read_raw(where, shapes)
         case _ if config is None:
             raise InputError(f"{where}: is no file that says what it holds: give a list of shapes")
         case _:
-            kind, found = "llm.c activations", raw.read_activations(where, config, length)
-    return _dump(where, kind, found, formats.own_token_ids(where, metadata))
+            kind, found = "llm.c activations", raw_files.read_activations(where, config, length)
+    return _dump(where, kind, found, dump_formats.own_token_ids(where, metadata))
 
 
 def dump_of(
@@ -103,7 +103,7 @@ def dump_of(
     if isinstance(given, Trace):
         if given.positions != range(len(given.positions)):
             raise InputError("the trace keeps some positions only: make one of all, or of the first ones")
-        own = {name: formats.stored(given[name]) for name in given.names()}
+        own = {name: dump_formats.stored(given[name]) for name in given.names()}
         return _dump("trace", "trace", own, given.token_ids)
     if not hasattr(given, "items"):
         raise InputError(
@@ -165,7 +165,7 @@ def _kind_of(path: str) -> str:
         raise InputError(f"{path}: is called .npz, but is no zip file")
     if suffix == ".safetensors" or (start[8:10] == b'{"' and start[4:8] == bytes(4)):
         return "safetensors"
-    if int.from_bytes(start[:4], "little") == raw.DEBUG_STATE:
+    if int.from_bytes(start[:4], "little") == raw_files.DEBUG_STATE:
         return "llm.c debug state"
     if suffix in (".json", ".csv", ".txt", ".html", ".ts"):
         raise InputError(f"{path}: a dump is .safetensors, .npz, .npy, .pt or raw numbers, not {suffix}")
@@ -219,7 +219,7 @@ def _array(name: str, value: Any) -> tuple[Array, str]:
             raise TypeError("Python objects")
     except Exception as error:
         raise InputError(f"{short(name)} of the dump is no array of numbers ({short(str(error))})") from None
-    return formats.stored(array)
+    return dump_formats.stored(array)
 
 
 def is_fact(name: str) -> bool:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2np.config import Config
-from gpt2np.derived import split_qkv
 from gpt2np.ops import Array
-from gpt2np.sites import Site
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.sites import Site
 
 SUSPICIOUS = 4.0  # times its band: up to here an error is suspicious, beyond it is wrong
 

@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.checkpoint import Checkpoint
-from gpt2np.config import Config
+from gpt2np.architectures.gpt2.weights import parameter_shapes
+from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.errors import InputError
-from gpt2np.export.numbers import rows_as_text
+from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.files import made_folder, whole_binary_file
-from gpt2np.gpt2 import parameter_shapes
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.plan import Keep, Plan
-from gpt2np.reference.noise import expect
+from gpt2np.reference.noise_bands import expect
 from gpt2np.tensorfile import create_tensors
-from gpt2np.trace import Trace, file_metadata, run_metadata
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
 
 SCHEMA = "gpt2np.fixture/1"
 N_TOKENS = 7

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.futures import FILL
-from gpt2np.reference.shapes import causal
-from gpt2np.sites import Site
+from gpt2np.reference.attention_future import FILL
+from gpt2np.reference.axis_layouts import causal
+from gpt2np.tracing.sites import Site
 
 AGREES = 0.05  # relative error below which a reading has the right values, whatever the precision
 _CLEARLY = 4.0  # times smaller than that of any other reading

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.derived import DERIVED, bases, norm_input, split_qkv
-from gpt2np.gpt2 import forward
+from gpt2np.architectures.gpt2.forward import forward
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes import At, Mistake
-from gpt2np.sites import BY_NAME, Site, resolve
-from gpt2np.step import Pass, Step
-from gpt2np.step import Sequence as PackedSequence
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import DERIVED, bases, norm_input, split_qkv
+from gpt2np.tracing.sites import BY_NAME, Site, resolve
+from gpt2np.tracing.step import Pass, Step
+from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.trace import Trace
 
 
 @dataclass(frozen=True)

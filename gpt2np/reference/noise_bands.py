@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from gpt2np import ops
-from gpt2np.derived import split_qkv
-from gpt2np.gpt2 import forward
+from gpt2np.architectures.gpt2.forward import forward
 from gpt2np.model import Model
 from gpt2np.ops import Array, LayerNorm, Linear
 from gpt2np.reference.precision import EPSILON, in_precision, rounded
-from gpt2np.sites import expand
-from gpt2np.step import Pass, Step
-from gpt2np.step import Sequence as PackedSequence
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.sites import expand
+from gpt2np.tracing.step import Pass, Step
+from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
 _TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt2np.config import Config
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
+from gpt2np.reference.attention_future import normalise_future
+from gpt2np.reference.axis_layouts import Layout, declared_layout, expected, layouts
+from gpt2np.reference.dump_names import Meaning, Names
 from gpt2np.reference.dumps import Dump, is_fact
-from gpt2np.reference.evidence import choose, likeness
-from gpt2np.reference.futures import normalise_future
-from gpt2np.reference.names import Meaning, Names
-from gpt2np.reference.shapes import Layout, declared_layout, expected, layouts
-from gpt2np.sites import Site, expand
+from gpt2np.reference.layout_choice import choose, likeness
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import Site, expand
 
 _FLOATS = ("float16", "float32", "float64")
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpt2np.config import Config
 from gpt2np.ops import Array
-from gpt2np.reference.measure import Measure, measure
-from gpt2np.sites import Site
+from gpt2np.reference.error_measure import Measure, measure
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import Site
 
 
 class Alignment:

@@ -6,7 +6,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from gpt2np.gpt2 import GPT2, Block
+from gpt2np.architectures.gpt2.weights import GPT2, Block
 from gpt2np.model import Model
 from gpt2np.ops import Array
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from gpt2np.reference.comparison import Comparison, SiteReport
 from gpt2np.reference.mistakes import KNOWN
-from gpt2np.sites import BY_NAME
 from gpt2np.tables import WIDTH, number, table
+from gpt2np.tracing.sites import BY_NAME
 
 _MARKS = {"within-noise": ".", "suspicious": "?", "wrong": "X"}
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpt2np.errors import InputError, TokenizerError, short
-from gpt2np.reference.formats import read_npy
+from gpt2np.reference.dump_formats import read_npy
 
 Ids = str | os.PathLike[str] | Iterable[Any]  # a file, `464,3139`, or a list
 
@@ -19,7 +19,7 @@ _AROUND = 3  # tokens shown on either side of where they part
 
 
 class TokenizerLike(Protocol):
-    """What is needed of `gpt2np.tokenizer.Tokenizer`."""
+    """What is needed of `gpt2np.text.tokenizer.Tokenizer`."""
 
     n_vocab: int
     end_of_text_id: int | None

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gpt2np.errors import TokenizerError
-from gpt2np.vocabulary import AddedToken, Vocabulary, byte_characters, read_vocabulary
+from gpt2np.text.vocabulary import AddedToken, Vocabulary, byte_characters, read_vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
 WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt2np.config import Config
 from gpt2np.ops import Array, layer_norm_statistics, softmax
-from gpt2np.sites import TOP_K
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import TOP_K
 
 
 class Recorded(Protocol):

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.config import Config
-from gpt2np.derived import bases, split_qkv
 from gpt2np.errors import InputError, UnknownSiteError, short
 from gpt2np.ops import Array, LayerNorm
-from gpt2np.sites import BY_NAME, Site, expand, resolve
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.derived import bases, split_qkv
+from gpt2np.tracing.sites import BY_NAME, Site, expand, resolve
 
 SLICES_OF_QKV = ("attn.q", "attn.k", "attn.v")  # the derived sites that can be edited: written into qkv
 

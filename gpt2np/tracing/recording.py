@@ -5,9 +5,10 @@ import threading
 
 import numpy as np
 
-from gpt2np.derived import bases
 from gpt2np.ops import Array
-from gpt2np.plan import Keep, Plan
+from gpt2np.tracing.derived import bases
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.plan import Plan
 
 # The block of the last large trace. Memory that has been written before is written several times faster than
 # fresh pages, so the next trace takes the block over, unless anybody still holds an array that lies in it.

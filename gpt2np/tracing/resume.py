@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from gpt2np.derived import split_qkv
 from gpt2np.errors import InputError
 from gpt2np.ops import Array
-from gpt2np.plan import Keep
-from gpt2np.recording import Recording
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.recording import Recording
+from gpt2np.tracing.trace import Trace
 
 
 class Past(Protocol):

@@ -1,6 +1,6 @@
 """What runs a step: it decides where the result lives, edits it, records it, and times it.
 
-`gpt2.py` says `x = step("resid_mid", add, x, a)`; everything that is not the maths of that line is here.
+A forward pass says `x = step("resid_mid", add, x, a)`; everything that is not the maths of that line is here.
 """
 
 import math
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.config import Config
-from gpt2np.derived import split_qkv
-from gpt2np.edits import Edits
 from gpt2np.ops import Array, LayerNorm, causal_blocks
-from gpt2np.recording import Recording
-from gpt2np.sites import BY_NAME, SITES
 from gpt2np.threads import each
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.edits import Edits
+from gpt2np.tracing.recording import Recording
+from gpt2np.tracing.sites import BY_NAME, SITES
 
 QUADRATIC = tuple(site.name for site in SITES if site.quadratic)  # scores and pattern
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from gpt2np import tensorfile
-from gpt2np.config import Config
-from gpt2np.derived import DERIVED, log_probabilities, top_k_tokens
 from gpt2np.errors import InputError, TraceError, UnknownSiteError, short
 from gpt2np.ops import Array, unembedding
-from gpt2np.plan import Plan
-from gpt2np.sites import resolve
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.derived import DERIVED, log_probabilities, top_k_tokens
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.sites import resolve
 
-SCHEMA = "gpt2np.trace/1"
+SCHEMA = "gpt2np.tracing.trace/1"
 
 
 class Trace:
@@ -175,7 +175,7 @@ class Trace:
     # -- checking and keeping ---------------------------------------------------------------------
 
     def parameters(self, needed_for: str = "this") -> Any:
-        """The parameters of the model that ran, as `gpt2.GPT2`.
+        """The parameters of the model that ran, as NamedTuples (`architectures/gpt2/weights.py`).
 
         Raises:
             TraceError: the trace was opened without its model.
@@ -185,14 +185,14 @@ class Trace:
         return self.model.parameters
 
     def verify(self, model: Any = None) -> Any:
-        """Check every identity that must hold inside a trace; see `identities.verify`.
+        """Check every identity that must hold inside a trace; see `tracing.verify`.
 
         An opened trace needs its model for the identities in which weights occur, here or in `open`.
 
         Raises:
             VerificationError: names the first identity that does not hold.
         """
-        from gpt2np.identities import verify
+        from gpt2np.tracing.verify import verify
 
         if model is None:
             return verify(self)
@@ -205,7 +205,7 @@ class Trace:
         Raises:
             InputError: no such dialect.
         """
-        from gpt2np.export.dialects import Dialect
+        from gpt2np.export.dialects.dialect import Dialect
 
         return Dialect(self, dialect)
 
@@ -253,7 +253,7 @@ class Trace:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the map of this run and its attention, `gpt2np.view(trace)` in small."""
-        from gpt2np.viewer.page import compact_html
+        from gpt2np.viewer.notebook import compact_html
 
         return compact_html(self)
 

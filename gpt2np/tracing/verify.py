@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpt2np import ops
-from gpt2np.derived import bases, split_qkv
 from gpt2np.errors import VerificationError
 from gpt2np.ops import Array
-from gpt2np.plan import Entry
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import bases, split_qkv
+from gpt2np.tracing.plan import Entry
+from gpt2np.tracing.trace import Trace
 
 # Largest difference that is noise, relative to the largest magnitude (at least 1) of the site.
 NOISE = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3}

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gpt2np.sites import SITES
+from gpt2np.tracing.sites import SITES
 from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page import document
-from gpt2np.viewer.parts import PARTS, code_lines
+from gpt2np.viewer.parts_of_gpt2 import CODE_FILE, PARTS, code_lines
 
 MODULES = ("data", "draw", "report")
 VERDICTS = {"within-noise": "within noise", "suspicious": "suspicious", "wrong": "wrong"}
@@ -17,7 +17,7 @@ IN_LAYER = re.compile(r"^h\.(\d+)\.(.+)$")
 def comparison_page(report: Mapping[str, Any]) -> str:
     """One HTML page of the dictionary that `gpt2np compare --json` prints.
 
-    It shows the verdict, the first step that is wrong with its line of `gpt2.py`, the mistake that fits
+    It shows the verdict, the first step that is wrong with its line of code, the mistake that fits
     and its cure, and a map of every site, layers across and steps down, coloured by error over noise.
     """
     rows = [_row(site) for site in report.get("sites", ())]
@@ -82,5 +82,5 @@ def _line(site: Any) -> dict[str, Any] | None:
         if part.site == step or (step == "attn.qkv" and part.site == "attn.q"):
             line, code = code_lines()[part.function, "qkv" if step == "attn.qkv" else part.step]
             title = "Queries, keys and values" if step == "attn.qkv" else part.title
-            return {"title": title, "formula": part.formula, "line": line, "code": code}
+            return {"title": title, "formula": part.formula, "file": CODE_FILE, "line": line, "code": code}
     return None

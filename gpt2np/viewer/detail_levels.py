@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gpt2np.config import Config
+from gpt2np.tracing.config import Config
 
 MB = 1_000_000
 BUDGET = (

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpt2np.analysis.choices import recorded
+from gpt2np.analysis.attribution import components, frozen_ln_f
 from gpt2np.analysis.lens import lens_logits
-from gpt2np.analysis.named import NamedArray
-from gpt2np.analysis.residual import components, frozen_ln_f
-from gpt2np.derived import log_probabilities, top_k_tokens
+from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.selection import recorded
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import log_probabilities, top_k_tokens
+from gpt2np.tracing.trace import Trace
 
 TOGETHER = 4  # positions whose streams are unembedded in one product
 AT_ONCE = 200_000_000  # bytes of components that are held
@@ -78,7 +78,7 @@ def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, 
     """What every component adds to the logits of the likeliest tokens at `rows`, and the components' names.
 
     The last of the targets is the token that does come next, where one does and there is room for it. The
-    numbers are those of `gpt2np.analysis.residual.attribution`.
+    numbers are those of `gpt2np.analysis.attribution.attribution`.
     """
     parameters = trace.parameters("the attribution")
     _check_unedited(trace)

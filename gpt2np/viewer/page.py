@@ -8,13 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gpt2np.errors import Gpt2npError, InputError
+from gpt2np.errors import InputError
 from gpt2np.files import whole_file
-from gpt2np.generated import Generated
-from gpt2np.trace import Trace
-from gpt2np.viewer.data import Data, checked, sizes_of
-from gpt2np.viewer.detail import COMPACT, budget, levels_within
+from gpt2np.generation.generated import Generated
+from gpt2np.tracing.trace import Trace
+from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
 from gpt2np.viewer.packing import pack
+from gpt2np.viewer.page_data import Data, checked, sizes_of
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
@@ -69,14 +69,6 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
     if out is not None:
         page.save(out)
     return page
-
-
-def compact_html(trace: Trace) -> str:
-    """What a notebook shows for a trace: map and attention in a frame, or one line where that cannot be."""
-    try:
-        return Page(_rendered(trace, trace, compact=True), 620)._repr_html_()
-    except Gpt2npError:
-        return f"<pre>{html.escape(repr(trace))}</pre>"
 
 
 def _with_model(run: Any, model: Any) -> tuple[Trace, Trace | Generated]:

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis import heads, statistics, weights
+from gpt2np.analysis import heads, neurons, residual_stream, statistics
 from gpt2np.analysis import lens as logit_lens
 from gpt2np.errors import Gpt2npError, InputError, TraceError
-from gpt2np.generated import Generated
+from gpt2np.generation.generated import Generated
 from gpt2np.ops import Array
-from gpt2np.trace import Trace
-from gpt2np.viewer import detail as levels
-from gpt2np.viewer.detail import Detail, Sizes
-from gpt2np.viewer.following import lens_arrays, push_arrays
+from gpt2np.tracing.trace import Trace
+from gpt2np.viewer import detail_levels as levels
+from gpt2np.viewer.detail_levels import Detail, Sizes
+from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
 from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
-from gpt2np.viewer.parts import part_table
-from gpt2np.viewer.telling import generation_facts, model_facts
+from gpt2np.viewer.page_facts import generation_facts, model_facts
+from gpt2np.viewer.parts_of_gpt2 import part_table
 
 LONGEST = 80  # characters of a token that a page shows
 
@@ -188,13 +188,13 @@ class Data:
         cosines = (x * x[-1]).sum(axis=-1) / np.maximum(norms * norms[-1], np.finfo(float).tiny)
         self.add({"resid:norm": norms, "resid:cosine": cosines})
         if not self.detail.compact:
-            ratios = weights.magnitude_ratios(trace).array
+            ratios = residual_stream.magnitude_ratios(trace).array
             largest = np.argsort(-ratios, axis=-1, kind="stable")[:, : levels.OUTLIERS]
             self.add(
                 {
                     "resid:dimension": _padded(largest, levels.OUTLIERS).astype(np.uint32),
                     "resid:ratio": _padded(np.take_along_axis(ratios, largest, -1), levels.OUTLIERS),
-                    "resid:kurtosis": weights.basis_alignment(trace).array[:, 0],
+                    "resid:kurtosis": residual_stream.basis_alignment(trace).array[:, 0],
                 }
             )
 
@@ -220,13 +220,13 @@ class Data:
             bins.append([np.histogram(row, edges)[0] for row in inside])
         self.add({"neuron:id": np.stack(ids), "neuron:pre": np.stack(pres), "neuron:post": np.stack(posts)})
         self.add({"neuron:bins": np.array(bins, np.uint16)})
-        self.add({"sparsity": weights.sparsity(trace).array})
+        self.add({"sparsity": neurons.sparsity(trace).array})
 
     def _neurons(self) -> None:
         """The most active ones at each position, and what those of the last are for."""
         trace, shape = self.trace, self.layout["active:id"][1]
         first = self.sizes.tokens - shape[0]
-        rows = [weights.most_active(trace, shape[1], pos) for pos in range(first, self.sizes.tokens)]
+        rows = [neurons.most_active(trace, shape[1], pos) for pos in range(first, self.sizes.tokens)]
         names = [[name.split(".") for name in row.labels["neuron"]] for row in rows]
         self.add(
             {
@@ -240,9 +240,9 @@ class Data:
     def _explained(self, names: list[list[str]]) -> Iterator[dict[str, Any]]:
         for layer, i in names:
             facts: dict[str, Any] = {"layer": int(layer), "id": int(i)}
-            facts["active"] = weights.neuron_activations(self.trace, int(layer), int(i)).array.tolist()
+            facts["active"] = neurons.neuron_activations(self.trace, int(layer), int(i)).array.tolist()
             if self.trace.model is not None and self.trace.model.tokenizer is not None:
-                told = weights.neuron(self.trace.model, int(layer), int(i), 6)
+                told = neurons.neuron(self.trace.model, int(layer), int(i), 6)
                 for kind in ("excited_by", "raises", "lowers"):
                     facts[kind] = [near.token[:LONGEST] for near in getattr(told, kind)]
             yield facts

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.derived import top_k_tokens
 from gpt2np.errors import TraceError
-from gpt2np.generated import Generated, Step
-from gpt2np.trace import Trace
-from gpt2np.viewer.detail import Sizes
+from gpt2np.generation.generated import Generated, Step
+from gpt2np.tracing.derived import top_k_tokens
+from gpt2np.tracing.trace import Trace
+from gpt2np.viewer.detail_levels import Sizes
 
 LISTED = 10  # candidates of a step
 
@@ -104,7 +104,7 @@ def _read(trace: Trace, pos: int, ids: set[int]) -> dict[str, Any]:
 
 def _matters(name: str, value: Any) -> bool:
     """Whether an option differs from its default, or is the temperature."""
-    from gpt2np.sampling import Sampling
+    from gpt2np.generation.options import Sampling
 
     return name == "temperature" or value != getattr(Sampling(), name)
 

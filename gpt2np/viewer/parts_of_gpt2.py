@@ -1,19 +1,21 @@
-"""What the page says beside each part of the computation, and the line of `gpt2.py` that computes it."""
+"""What the page says beside each part of GPT-2, and the line of its forward pass that computes it."""
 
 import ast
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2np import gpt2
-from gpt2np.sites import BY_NAME
-from gpt2np.trace import Trace
-from gpt2np.viewer.detail import Sizes
+from gpt2np.architectures.gpt2 import forward
+from gpt2np.tracing.sites import BY_NAME
+from gpt2np.tracing.trace import Trace
+from gpt2np.viewer.detail_levels import Sizes
+
+CODE_FILE = "gpt2np/architectures/gpt2/forward.py"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part: its site, a title, how it is computed, what it is for, and where in `gpt2.py` it is.
+    """One part: its site, a title, how it is computed, what it is for, and where in the code it is.
 
     `brief` is the formula as it stands beside the vector in the map. `function` and `step` name the line:
     the call of `step("...")` in that function.
@@ -245,6 +247,7 @@ def part_table(trace: Trace, sizes: Sizes) -> list[dict[str, Any]]:
                 "text": part.text,
                 "axes": site.axis_names,
                 "shape": [numbers[axis] for axis in site.axis_names],
+                "file": CODE_FILE,
                 "line": line,
                 "function": part.function,
                 "code": code,
@@ -254,8 +257,8 @@ def part_table(trace: Trace, sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def code_lines() -> dict[tuple[str, str], tuple[int, str]]:
-    """Line number and text of every step in `gpt2.py`, by function and name of the step."""
-    source = inspect.getsource(gpt2)
+    """Line number and text of every step of the forward pass, by function and name of the step."""
+    source = inspect.getsource(forward)
     lines, found = source.splitlines(), {}
     for function in ast.parse(source).body:
         if not isinstance(function, ast.FunctionDef):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model, random_model_with_text
+from support.differences import relative_error
+from support.random_model import random_model, random_model_with_text
 
 import gpt2np
-from gpt2np.analysis.residual import KEEP, attribution, components, head_grid, similarity, writers
+from gpt2np.analysis.attribution import KEEP, attribution, components, head_grid, similarity, writers
 from gpt2np.errors import InputError, TraceError
 
 IDS = [3, 17, 17, 30, 0, 8, 3]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_model import random_model, random_model_with_text
+from support.random_model import random_model, random_model_with_text
 
 import gpt2np
 from gpt2np.analysis import circuits, heads

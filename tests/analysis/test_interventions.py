@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model
+from support.differences import relative_error
+from support.random_model import random_model
 from test_tiny import CARD, HELD_OUT, induction_attention
 
 from gpt2np.analysis.interventions import freeze, mean, patch, project, scale, steer, zero

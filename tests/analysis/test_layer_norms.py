@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from random_model import random_model
+from support.random_model import random_model
 
-from gpt2np.analysis.norms import MEASURES, norm_parameters, norm_statistics
+from gpt2np.analysis.layer_norms import MEASURES, norm_parameters, norm_statistics
 
 
 @pytest.fixture(scope="module")

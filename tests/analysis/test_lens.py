@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model
+from support.differences import relative_error
+from support.random_model import random_model
 
 import gpt2np
+from gpt2np.analysis.attribution import attribution, head_grid
 from gpt2np.analysis.lens import KEEP, KEEP_HEADS, attention_lens, lens_logits, logit_lens, predictions
-from gpt2np.analysis.residual import attribution, head_grid
 from gpt2np.errors import InputError, TraceError
 from gpt2np.tables import strict_json
 

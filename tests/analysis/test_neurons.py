@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from random_model import random_model
+from support.random_model import random_model
 
-from gpt2np.analysis import weights
-from gpt2np.analysis.residual import components
-from gpt2np.config import RELEASED
+from gpt2np.analysis import neurons, parameter_counts, residual_stream
+from gpt2np.analysis.attribution import components
 from gpt2np.errors import InputError, TraceError
+from gpt2np.tracing.config import RELEASED
 
 EXACT = 1e-10
 TEXT = "Elizabeth was not in the room, and Mr. Darcy was silent."
@@ -34,7 +34,7 @@ def trace(model):
     ],
 )
 def test_parameters_of_the_released_sizes(name, total, embedding):
-    found = weights.parameter_shares(RELEASED[name])
+    found = parameter_counts.parameter_shares(RELEASED[name])
     rows = dict(zip(found.labels["component"], found.array, strict=True))
     assert found.array[:, 0].sum() == total
     assert found.array[:, 1].sum() == pytest.approx(1)
@@ -45,7 +45,7 @@ def test_parameters_of_the_released_sizes(name, total, embedding):
 
 def test_parameters_of_a_model_are_the_sizes_of_its_arrays(tiny, model):
     for each in (tiny, model):
-        found = weights.parameter_shares(each)
+        found = parameter_counts.parameter_shares(each)
         assert found.array[:, 0].sum() == each.n_parameters
     rows = dict(zip(found.labels["component"], found.array[:, 0], strict=True))
     assert rows["unembedding"] == rows["token embedding"] == 60 * 16
@@ -56,13 +56,13 @@ def test_parameters_of_a_model_are_the_sizes_of_its_arrays(tiny, model):
 def test_a_neuron_reads_what_the_run_reads(model, trace):
     x = trace["h.1.ln_2.rstd"][:, None] * trace["h.1.resid_mid"]
     for i in (0, 17, 63):
-        found = weights.neuron(model, 1, i)
+        found = neurons.neuron(model, 1, i)
         assert np.abs(x @ found.reads + found.bias - trace["h.1.mlp.pre"][:, i]).max() < EXACT
 
 
 def test_neurons_write_what_the_run_writes(model, trace):
     written = sum(
-        np.outer(weights.neuron_activations(trace, 2, i).array, weights.neuron(model, 2, i).writes)
+        np.outer(neurons.neuron_activations(trace, 2, i).array, neurons.neuron(model, 2, i).writes)
         for i in range(model.config.d_mlp)
     )
     bias = model.parameters.h[2].mlp.c_proj.bias
@@ -70,7 +70,7 @@ def test_neurons_write_what_the_run_writes(model, trace):
 
 
 def test_a_neuron_in_tokens(model):
-    found, p = weights.neuron(model, 0, 3, k=4), model.parameters
+    found, p = neurons.neuron(model, 0, 3, k=4), model.parameters
     read = np.argsort(p.wte @ found.reads)
     centred = found.writes - found.writes.mean()
     written = np.argsort(p.lm_head @ (centred * p.ln_f.weight))
@@ -83,37 +83,37 @@ def test_a_neuron_in_tokens(model):
 def test_activations_and_the_most_active(tiny):
     trace = tiny.trace(TEXT)
     post = trace.stack("mlp.post")
-    found = weights.most_active(trace, k=7, pos=3)
+    found = neurons.most_active(trace, k=7, pos=3)
     assert found.array.tolist() == sorted(post[:, 3].ravel().tolist(), reverse=True)[:7]
     for name, value in zip(found.labels["neuron"], found.array, strict=True):
         layer, i = map(int, name.split("."))
-        along = weights.neuron_activations(trace, layer, i)
+        along = neurons.neuron_activations(trace, layer, i)
         assert along.array[3] == value
         assert along.labels["pos"][1] == "1 |lizabeth|"
 
 
 def test_activations_of_the_positions_that_were_kept(tiny):
     last = tiny.trace(TEXT, keep={"patterns": "mlp.post", "positions": slice(-2, None), "dtype": "float16"})
-    whole = weights.neuron_activations(tiny.trace(TEXT), 1, 2)
-    found = weights.neuron_activations(last, 1, 2)
+    whole = neurons.neuron_activations(tiny.trace(TEXT), 1, 2)
+    found = neurons.neuron_activations(last, 1, 2)
     assert found.labels["pos"] == whole.labels["pos"][-2:]
     assert found.array == pytest.approx(whole.array[-2:], abs=1e-3)
 
 
 def test_sparsity(trace):
-    found = weights.sparsity(trace, threshold=0.05)
+    found = neurons.sparsity(trace, threshold=0.05)
     for layer in range(3):
         post = trace[f"h.{layer}.mlp.post"]
         assert found.array[layer].tolist() == [(np.abs(post) <= 0.05).mean(), (post > 0.05).mean()]
     assert "0.05" in found.title
-    assert weights.sparsity(trace, threshold=0).array[:, 1].tolist() == [
+    assert neurons.sparsity(trace, threshold=0).array[:, 1].tolist() == [
         (trace[f"h.{i}.mlp.post"] > 0).mean() for i in range(3)
     ]
 
 
 def test_basis_alignment(trace):
-    found = weights.basis_alignment(trace)
-    ratios = weights.magnitude_ratios(trace)
+    found = residual_stream.basis_alignment(trace)
+    ratios = residual_stream.magnitude_ratios(trace)
     assert found.labels["residual"][:3] == ["embed", "h.0.resid_mid", "h.0.resid_post"]
     for i, name in enumerate(found.labels["residual"]):
         x = trace[name]
@@ -129,20 +129,20 @@ def test_a_rotated_stream_is_not_aligned_and_an_outlier_is():
     wide = random_model(1, n_layer=1, n_embd=512, n_head=2)
     wide.parameters.wte[:, 77] *= 40  # one loud dimension
     trace = wide.trace([1, 2, 3])
-    embed = weights.basis_alignment(trace).array[0]
+    embed = residual_stream.basis_alignment(trace).array[0]
     assert embed[0] > 100
     assert embed[1] == 77
     assert embed[2] > 10
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(512, 512)))
     wide.parameters.wte[:] = wide.parameters.wte @ rotation
     wide.parameters.wpe[:] = wide.parameters.wpe @ rotation
-    assert weights.basis_alignment(wide.trace([1, 2, 3])).array[0, 0] == pytest.approx(3, abs=0.5)
+    assert residual_stream.basis_alignment(wide.trace([1, 2, 3])).array[0, 0] == pytest.approx(3, abs=0.5)
 
 
 def test_erasure_by_the_definition(trace):
     parts = components(trace)
     names = parts.labels["component"]
-    share, opposite = weights.erasure(trace), weights.opposition(trace)
+    share, opposite = residual_stream.erasure(trace), residual_stream.opposition(trace)
     at = {name: i for i, name in enumerate(names)}
     w, e = parts.array[at["h.0.attn.head.1"]], parts.array[at["h.2.mlp"]]
     index = at["h.0.attn.head.1"], at["h.2.mlp"]
@@ -173,12 +173,12 @@ def test_a_head_that_takes_back_all_that_another_wrote():
     p.h[1].attn.c_proj.weight[:] = -p.h[0].attn.c_proj.weight
     arrays = {**{name: trace[name] for name in trace.names()}, **z}
     same = type(trace)(trace.plan, arrays, trace.token_ids, trace.metadata, model)
-    found = weights.erasure(same)
+    found = residual_stream.erasure(same)
     at = {name: i for i, name in enumerate(found.labels["writer"])}
     for head in range(2):
         index = at[f"h.0.attn.head.{head}"], at[f"h.1.attn.head.{head}"]
         assert found.array[index] == pytest.approx(1, abs=EXACT)
-        assert weights.opposition(same).array[index] == pytest.approx(1, abs=EXACT)
+        assert residual_stream.opposition(same).array[index] == pytest.approx(1, abs=EXACT)
 
 
 def test_amplification_is_the_other_sign_of_erasure(trace):
@@ -188,15 +188,15 @@ def test_amplification_is_the_other_sign_of_erasure(trace):
     shares = (x @ x.T) / (x * x).sum(1)[:, None]
     cosines = (x @ x.T) / np.outer(*[np.linalg.norm(x, axis=1)] * 2)
     for taken, added, signed in (
-        (weights.erasure(trace), weights.amplification(trace), shares),
-        (weights.opposition(trace), weights.agreement(trace), cosines),
+        (residual_stream.erasure(trace), residual_stream.amplification(trace), shares),
+        (residual_stream.opposition(trace), residual_stream.agreement(trace), cosines),
     ):
         later = ~np.isnan(taken.array)
         np.testing.assert_array_equal(~np.isnan(added.array), later)
         np.testing.assert_allclose((added.array - taken.array)[later], signed[later], atol=EXACT)
         assert (added.array[later] * taken.array[later] == 0).all()
         assert added.axes == ("writer", "amplifier")
-    again = weights.amplification(trace).array[names.index("wte"), names.index("h.0.mlp")]
+    again = residual_stream.amplification(trace).array[names.index("wte"), names.index("h.0.mlp")]
     w, a = trace["wte"], trace["h.0.mlp.out"]
     assert again == pytest.approx(max(0, (w * a).sum() / (w * w).sum()))
 
@@ -205,7 +205,7 @@ def test_components_that_write_nothing_are_neither_erased_nor_amplified():
     silent = random_model(4)
     for layer in range(2):
         silent.weights[f"h.{layer}.attn.c_proj.bias"][:] = 0
-    found = weights.memory(silent.trace([5, 9, 2]))
+    found = residual_stream.memory(silent.trace([5, 9, 2]))
     names = found["erasure"].labels["writer"]
     later = names.index("h.0.attn.bias"), names.index("h.1.attn.bias")
     assert {name: float(part.array[later]) for name, part in found.items()} == dict.fromkeys(found, 0.0)
@@ -214,7 +214,7 @@ def test_components_that_write_nothing_are_neither_erased_nor_amplified():
 def test_an_edit_erases_what_was_written_before_it(model):
     edits = {"embed": lambda x: x * 0, "h.0.attn.out": lambda x: x * 0, "h.1.resid_post": lambda x: x * 0}
     edited = model.trace([5, 9, 2, 5, 30], edits=edits | {"h.2.resid_mid": lambda x: x - 1})
-    found = weights.erasure(edited)
+    found = residual_stream.erasure(edited)
     at = {name: i for i, name in enumerate(found.labels["writer"])}
 
     def share(writer, eraser):
@@ -241,15 +241,15 @@ def test_an_edit_erases_what_was_written_before_it(model):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda m, t: weights.neuron(m, 3, 0), "layer 3 is not one of 0 to 2"),
-        (lambda m, t: weights.neuron(m, 0, 64), "neuron 64 is not one of 0 to 63"),
-        (lambda m, t: weights.neuron(m, 0, 1.5), "neuron must be a whole number"),
-        (lambda m, t: weights.neuron(m, 0, 1, k=0), "k at least 1"),
-        (lambda m, t: weights.neuron_activations(t, 0, -1), "neuron -1"),
-        (lambda m, t: weights.most_active(t, k=0), "k must be"),
-        (lambda m, t: weights.most_active(t, pos=5), "position 5"),
-        (lambda m, t: weights.sparsity(t, threshold=-1), "threshold must be"),
-        (lambda m, t: weights.sparsity(t, threshold=float("nan")), "threshold must be"),
+        (lambda m, t: neurons.neuron(m, 3, 0), "layer 3 is not one of 0 to 2"),
+        (lambda m, t: neurons.neuron(m, 0, 64), "neuron 64 is not one of 0 to 63"),
+        (lambda m, t: neurons.neuron(m, 0, 1.5), "neuron must be a whole number"),
+        (lambda m, t: neurons.neuron(m, 0, 1, k=0), "k at least 1"),
+        (lambda m, t: neurons.neuron_activations(t, 0, -1), "neuron -1"),
+        (lambda m, t: neurons.most_active(t, k=0), "k must be"),
+        (lambda m, t: neurons.most_active(t, pos=5), "position 5"),
+        (lambda m, t: neurons.sparsity(t, threshold=-1), "threshold must be"),
+        (lambda m, t: neurons.sparsity(t, threshold=float("nan")), "threshold must be"),
     ],
 )
 def test_wrong_calls(model, trace, call, says):
@@ -259,6 +259,11 @@ def test_wrong_calls(model, trace, call, says):
 
 def test_what_was_not_kept_is_named(model):
     part = model.trace([1, 2], keep="attn.*")
-    for function in (weights.sparsity, weights.most_active, weights.basis_alignment, weights.erasure):
+    for function in (
+        neurons.sparsity,
+        neurons.most_active,
+        residual_stream.basis_alignment,
+        residual_stream.erasure,
+    ):
         with pytest.raises(TraceError, match=r"not kept|not in this trace"):
             function(part)

@@ -4,14 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from random_model import random_model
+from support.random_model import random_model
 
 import gpt2np
-from gpt2np.analysis import sweep as sweeping
+from gpt2np.analysis import patching as sweeping
 from gpt2np.analysis.interventions import patch, zero
-from gpt2np.analysis.sweep import logit_difference, path_patch, sweep
-from gpt2np.derived import head_outputs
+from gpt2np.analysis.patching import logit_difference, path_patch, sweep
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
+from gpt2np.tracing.derived import head_outputs
 
 CLEAN, CORRUPT = [3, 1, 4, 1, 5, 9, 2], [3, 1, 4, 7, 5, 9, 2]
 METRIC = logit_difference(5, 11)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt2np.analysis import plot
-from gpt2np.analysis.named import NamedArray
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError
 
 image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib: the plot extra")
@@ -209,7 +209,7 @@ ALONE = """
 import sys
 import numpy as np
 from gpt2np.analysis.plot import heatmap
-from gpt2np.analysis.named import NamedArray
+from gpt2np.analysis.named_array import NamedArray
 assert "matplotlib" not in sys.modules
 import matplotlib
 matplotlib.rcParams["font.family"] = ["serif"]

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from support import command_line
 
 import gpt2np
-from gpt2np.analysis.named import NamedArray
-from gpt2np.analysis.values import has_sign, likeliest, site_values
-from gpt2np.cli import main
+from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.site_values import has_sign, likeliest, site_values
+from gpt2np.cli.verbs.printed_arrays import excerpt
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
-from gpt2np.sites import BY_NAME, DIALECTS, SITES
 from gpt2np.tables import cell_width
-from gpt2np.verbs.values import excerpt
+from gpt2np.tracing.sites import BY_NAME, DIALECTS, SITES
 
 TEXT = "Elizabeth was not"
 NAMES = [site.full_name(1 if site.layered else None) for site in SITES]
@@ -29,13 +29,7 @@ def trace(tiny):
 
 
 def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one `gpt2np trace`."""
-    try:
-        code = main(["trace", *argv])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return command_line.run(capsys, "trace", *argv)
 
 
 def facts(capsys, *argv):

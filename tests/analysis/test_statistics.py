@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from random_model import random_model
+from support.random_model import random_model
 
 import gpt2np
-from gpt2np.analysis import notebook, statistics
+from gpt2np.analysis import baseline_notebook, statistics
 from gpt2np.errors import InputError, TraceError
-from gpt2np.export.dialects import Dialect
+from gpt2np.export.dialects.dialect import Dialect
 
 SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 48, "n_positions": 64, "vocab_size": 101}
 PROMPT = [17, 4, 99, 23, 8, 8, 41, 60, 2, 77, 35, 50, 11, 90]
@@ -29,7 +29,7 @@ def both(tmp_path_factory):
     """(Hugging Face's output of generate, our Generated) of one checkpoint."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    import hf
+    from support import hf
 
     theirs = hf.random_model(7, bos_token_id=None, eos_token_id=None, **SHAPE)
     folder = hf.save(theirs, tmp_path_factory.mktemp("notebook"))
@@ -128,7 +128,7 @@ def test_comparison_as_in_the_notebook(both, step, pos):
 def test_the_notebooks_own_tables(both):
     output, ours = both
     attention, hidden = output.attentions[0][0][0], output.hidden_states[0]
-    text = notebook.attention_values(ours)
+    text = baseline_notebook.attention_values(ours)
     for f, name in zip(_TORCH, ("Min", "Max", "Mean"), strict=True):
         assert f"  {name} value: {f(attention).item():.6f}\n" in text
         assert f"  {name} sum: {f(attention.sum(dim=-1)).item():.6f}" in text
@@ -139,8 +139,8 @@ def test_the_notebooks_own_tables(both):
             f"{layer:5d} | {x.mean().item():8.4f} | {x.std().item():8.4f} | "
             f"{x.min().item():9.4f} | {x.max().item():8.4f}"
         )
-    assert "\n".join(lines) in notebook.hidden_values(ours)
-    shapes = notebook.shapes(ours)
+    assert "\n".join(lines) in baseline_notebook.hidden_values(ours)
+    shapes = baseline_notebook.shapes(ours)
     for i in (0, 6, 11):
         assert f"  Layer {i:2d}: {list(output.attentions[0][i].shape)}" in shapes
         assert f"  Layer {i:2d}: {list(hidden[i].shape)}" in shapes
@@ -235,7 +235,7 @@ def test_parts_of_tables(generated):
 
 
 def test_summary(generated, tiny):
-    text = notebook.summary(generated)
+    text = baseline_notebook.summary(generated)
     lines = dict(re.findall(r"^ *([^:\n]+): (.+)$", text, re.MULTILINE))
     assert lines["Layers"] == lines["Heads per layer"] == "12"
     assert lines["Hidden size"] == "48"
@@ -246,9 +246,9 @@ def test_summary(generated, tiny):
     assert lines["Attention shape"] == "[1, 12, 14, 14]"
     assert lines["Hidden state shape"] == "[1, 14, 48]"
     n = generated.trace.model.n_parameters
-    assert f"Total parameters: {n:,}" in notebook.architecture(generated)
-    assert f"{tiny.n_parameters:,}" in notebook.architecture(tiny.trace("Elizabeth was"))
-    assert "Prompt tokens: 3" in notebook.summary(tiny.trace("Elizabeth was"))
+    assert f"Total parameters: {n:,}" in baseline_notebook.architecture(generated)
+    assert f"{tiny.n_parameters:,}" in baseline_notebook.architecture(tiny.trace("Elizabeth was"))
+    assert "Prompt tokens: 3" in baseline_notebook.summary(tiny.trace("Elizabeth was"))
 
 
 # -- wrong input ---------------------------------------------------------------------------------

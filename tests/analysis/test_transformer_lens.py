@@ -6,22 +6,22 @@ The same quantities are compared with hooks in torch in test_residual, test_swee
 
 import numpy as np
 import pytest
-from differences import relative_error
+from support.differences import relative_error
 
 pytest.importorskip(
     "transformer_lens", reason="comparison with TransformerLens: pip install transformer-lens"
 )
 pytest.importorskip("torch", reason="comparison with TransformerLens: pip install '.[ref]'")
 
-import hf
 import torch
+from support import hf
 from transformer_lens.head_detector import detect_head
 from transformer_lens.model_bridge import TransformerBridge
 
 import gpt2np
+from gpt2np.analysis.attribution import attribution, components
 from gpt2np.analysis.heads import head_scores
-from gpt2np.analysis.residual import attribution, components
-from gpt2np.analysis.sweep import logit_difference, sweep
+from gpt2np.analysis.patching import logit_difference, sweep
 
 EXACT = 1e-10
 N_LAYER, N_HEAD = 3, 4

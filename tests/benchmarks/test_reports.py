@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))  # the suite is no part of the installed package
+sys.path.append(str(Path(__file__).parents[2]))  # the suite is no part of the installed package
 
 from benchmarks import checks, counts, fits, limits, report, results, scaling, table, works
 from benchmarks.engines import ENGINES, LABELS
 from benchmarks.random_gpt2 import make
-from gpt2np.config import Config
-from gpt2np.plan import Plan
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.plan import Plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = Config(n_layer=2, n_head=2, n_embd=4, n_positions=8, vocab_size=10, eos_token_id=None)
 LIMITS = {
     "gemm": {"64": {"8": {"block": 1e9, "unembed": 2e9}, "512": {"block": 4e9, "unembed": 8e9}}},

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))  # the suite is no part of the installed package
+sys.path.append(str(Path(__file__).parents[2]))  # the suite is no part of the installed package
 
 from benchmarks import results, turns, works
 from benchmarks.__main__ import engine_list, main
 from benchmarks.random_gpt2 import make
-from gpt2np.config import Config
+from gpt2np.tracing.config import Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = Config(n_layer=2, n_head=2, n_embd=4, n_positions=8, vocab_size=10, eos_token_id=None)
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-import tiny_checkpoint
+from support import tiny_checkpoint
 
 import gpt2np
-from gpt2np.errors import InputError, TraceError
-from gpt2np.export.capture_files import check_capture
-from gpt2np.export.captures import (
+from gpt2np.capture.capture_files import check_capture
+from gpt2np.capture.formats import (
     internals_sites,
     layer_internals,
     load_capture,
@@ -22,6 +21,7 @@ from gpt2np.export.captures import (
     residual_sites,
     save_capture,
 )
+from gpt2np.errors import InputError, TraceError
 
 PROMPT, LAYER, NEW = "Elizabeth was not", 2, 6
 N, D, H, LAYERS = 4, 192, 4, 4  # tokens of the prompt; n_embd, heads and layers of tiny
@@ -470,7 +470,7 @@ def change(name, value):
 
 Z = np.zeros
 BROKEN = {
-    "another schema": (change("schema", "gpt2np.trace/1"), "schema is 'gpt2np.trace/1'"),
+    "another schema": (change("schema", "gpt2np.tracing.trace/1"), "schema is 'gpt2np.tracing.trace/1'"),
     "no schema": (change("schema", None), "schema is None"),
     "no text": (change("prompt/text", None), "prompt/text must be a string"),
     "ids that are no JSON": (change("response/token_ids", "[1,"), "response/token_ids must be a list"),
@@ -611,7 +611,7 @@ def test_captures_of_other_models_load(internals, tmp_path):
 
 
 def test_a_model_without_a_vocabulary(tmp_path):
-    from random_model import random_model
+    from support.random_model import random_model
 
     model = random_model(dtype="float32")
     done = model.generate([5, 6, 7], max_new_tokens=4, keep="*").finish()

@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file
 
 import gpt2np
-from gpt2np import checkpoint, hub
-from gpt2np.checkpoint import default_name, load_checkpoint, shipped_folder
-from gpt2np.config import RELEASED, Config, read_config
+from gpt2np.architectures.gpt2.weights import parameter_shapes
+from gpt2np.checkpoints import checkpoint, hub
+from gpt2np.checkpoints.checkpoint import default_name, load_checkpoint, shipped_folder
 from gpt2np.errors import CheckpointError, ConfigError, HubError, InputError
-from gpt2np.gpt2 import parameter_shapes
+from gpt2np.tracing.config import RELEASED, Config, read_config
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN, UNTIED = GOLDENS / "gelu_new", GOLDENS / "untied"
 IDS = [3, 17, 17, 30, 0, 8, 3]
 CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16", "bool": "BOOL"}
@@ -390,7 +390,7 @@ def test_the_hubs_own_errors_come_through(monkeypatch):
 def test_the_shipped_model_is_found_in_both_layouts(tmp_path, monkeypatch, no_hub, tensors, layout):
     write(tmp_path / layout, tensors)
     (tmp_path / "gpt2np").mkdir(exist_ok=True)
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "gpt2np" / "checkpoint.py"))
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "gpt2np" / "checkpoints" / "checkpoint.py"))
     assert shipped_folder() == tmp_path / layout
     assert load_checkpoint("tiny").folder == tmp_path / layout
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from fake_hub import FakeHub, commit_id, running
+from support.fake_hub import FakeHub, commit_id, running
 
-from gpt2np import hub
+from gpt2np.checkpoints import hub
 from gpt2np.errors import CheckpointError, HubError
 
 MODEL = {
@@ -348,11 +348,11 @@ def test_importing_opens_no_socket_and_loads_no_library(tmp_path: Path) -> None:
         import os, sys
         network = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")
         sys.addaudithook(lambda event, args: event in network and os._exit(9))
-        import gpt2np.hub
+        import gpt2np.checkpoints.hub
         assert "huggingface_hub" not in sys.modules
         try:
-            gpt2np.hub.fetch("org/model")
-        except gpt2np.hub.HubError as error:
+            gpt2np.checkpoints.hub.fetch("org/model")
+        except gpt2np.checkpoints.hub.HubError as error:
             print(error)
     """
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_CACHE": ""}

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_checkpoint as tiny
-from breaking import (
+from hypothesis import example, given
+from support import tiny_checkpoint as tiny
+from support.breaking import (
     ABSENT,
     BIN,
     INDEX,
@@ -39,8 +40,7 @@ from breaking import (
     torch,
     vocab,
 )  # fmt: skip
-from hypothesis import example, given
-from tiny_checkpoint import IDS
+from support.tiny_checkpoint import IDS
 
 import gpt2np
 from gpt2np.cli import main

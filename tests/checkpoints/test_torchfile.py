@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gpt2np.checkpoints.torchfile import read_torch
 from gpt2np.errors import CheckpointError
-from gpt2np.torchfile import read_torch
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -232,7 +232,7 @@ def attack(proof):
         "via getattr": (call(name("builtins", "getattr"), REBUILD, text("x")), "builtins.getattr"),
         "attribute of torch": (call(name("torch", "load"), path), "torch.load"),
         "dotted attribute": (call(name("torch._utils", "os.system"), path), "torch._utils.os.system"),
-        "module of ours": (call(name("gpt2np.torchfile", "os.system"), path), "gpt2np.torchfile.os.system"),
+        "module of ours": (call(name("gpt2np.files", "os.system"), path), "gpt2np.files.os.system"),
         "numpy": (call(name("numpy", "load"), path), "numpy.load"),
         "extension": (b"\x82\x01" + tup(path) + b"R", "EXT1"),
         "state of a function": (REBUILD + b"}" + text("__code__") + num(1) + b"sb" + tup(path) + b"R", ""),

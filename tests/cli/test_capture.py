@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2np.capturing import SHIPPED, Options, Prompt, PromptSet, capture_prompts, load_prompt_set
+from gpt2np.capture.formats import load_capture
+from gpt2np.capture.manifest import Manifest, read_manifest
+from gpt2np.capture.prompt_set import SHIPPED, Prompt, PromptSet, load_prompt_set
+from gpt2np.capture.runs import Options, capture_prompts
 from gpt2np.cli import main
 from gpt2np.errors import InputError, TraceError
-from gpt2np.export.captures import load_capture
-from gpt2np.export.manifest import Manifest, read_manifest
 from gpt2np.tables import cell_width
 
 SIZES = {
@@ -304,7 +305,7 @@ def test_another_seed_is_refused_only_where_it_counts(run):
 
 
 def test_another_model_is_refused(run, tmp_path):
-    from tiny_checkpoint import write
+    from support.tiny_checkpoint import write
 
     assert run("--prompt", "the", "--max-new-tokens", 2, "--experiment", "x")[0] == 0
     line = refused(

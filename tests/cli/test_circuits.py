@@ -5,22 +5,16 @@ import re
 
 import numpy as np
 import pytest
+from support import command_line
 
-from gpt2np.analysis import circuits, heads, weights
-from gpt2np.cli import main
+from gpt2np.analysis import circuits, heads, neurons, residual_stream
 from gpt2np.tables import cell_width
 
 TEXT = "Elizabeth was not in the room, 😀 日本語 \n\t\x07 naïve"
 
 
 def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one command."""
-    try:
-        code = main(["circuits", *argv])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return command_line.run(capsys, "circuits", *argv)
 
 
 def facts(capsys, *argv):
@@ -89,7 +83,7 @@ def test_head_and_neuron(capsys, tiny):
     assert [d["circuit"] for d in found["directions"]] == ["QK"] * 3 + ["OV"] * 3
     assert [d["reads"][0]["id"] for d in found["directions"]] == [d.reads[0].id for d in directions]
     found = facts(capsys, "--neuron", "3.141", "Elizabeth was")
-    assert [t["id"] for t in found["raises"]] == [t.id for t in weights.neuron(tiny, 3, 141).raises]
+    assert [t["id"] for t in found["raises"]] == [t.id for t in neurons.neuron(tiny, 3, 141).raises]
     assert len(found["activations"]["values"]) == 3
 
 
@@ -97,8 +91,9 @@ def test_a_text(capsys, tiny):
     found = facts(capsys, "Elizabeth was")
     trace = tiny.trace("Elizabeth was")
     assert found["tokens"] == trace.tokens
-    for name in ("sparsity", "most_active", "basis_alignment"):
-        assert np.array(found[name]["values"]) == pytest.approx(getattr(weights, name)(trace).array, rel=1e-4)
+    for function in (neurons.sparsity, neurons.most_active, residual_stream.basis_alignment):
+        values = np.array(found[function.__name__]["values"])
+        assert values == pytest.approx(function(trace).array, rel=1e-4)
 
 
 def test_the_document_in_numbers(capsys):

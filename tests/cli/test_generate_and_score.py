@@ -9,21 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.command_line import run
 
 import gpt2np
-from gpt2np.cli import main
 
 PROMPT = "Elizabeth was"
-
-
-def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one command."""
-    try:
-        code = main(list(argv))
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_it_prints_prompt_and_continuation(capsys, tiny):

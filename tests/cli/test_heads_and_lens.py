@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from tiny_checkpoint import safetensors, tensors, write
+from support.command_line import run
+from support.tiny_checkpoint import safetensors, tensors, write
 
 import gpt2np
+from gpt2np.analysis.attribution import attribution, head_grid, writers
 from gpt2np.analysis.lens import attention_lens, logit_lens
-from gpt2np.analysis.residual import attribution, head_grid, writers
-from gpt2np.cli import main
 from gpt2np.tables import cell_width
 
 matplotlib_is_missing = importlib.util.find_spec("matplotlib") is None
@@ -19,16 +19,6 @@ matplotlib_is_missing = importlib.util.find_spec("matplotlib") is None
 @pytest.fixture(autouse=True)
 def _default_model(monkeypatch):
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)
-
-
-def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one command."""
-    try:
-        code = main([str(a) for a in argv])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 LONG = "To be, or not to be: that is the question. " * 8

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import command_line
 
 import gpt2np
 from gpt2np.cli import main
-from gpt2np.export.kv_dataset import Source, write_dataset
-from gpt2np.export.kv_files import read_kv
-from gpt2np.export.kv_json import SAMPLE_PROMPTS, load_kv
-from gpt2np.export.writing import write_dialect
+from gpt2np.export.dialects.writing import write_dialect
+from gpt2np.kv.datasets import Source, write_dataset
+from gpt2np.kv.extraction import SAMPLE_PROMPTS
+from gpt2np.kv.reading import read_kv
+from gpt2np.kv.resume import load_kv
 from gpt2np.tables import cell_width
 
 TEXT = "The quick brown fox jumps over the lazy dog"
@@ -33,13 +35,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one `gpt2np kv` command."""
-    try:
-        code = main(["kv", *map(str, argv)])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return command_line.run(capsys, "kv", *argv)
 
 
 def facts(capsys, *argv):

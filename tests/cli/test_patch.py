@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from test_cli import run
+from support.command_line import run
 
-from gpt2np.analysis.sweep import logit_difference, sweep
+from gpt2np.analysis.patching import logit_difference, sweep
 from gpt2np.tables import cell_width
 
 CLEAN, CORRUPT = (f"Jane saw Mr. {name}. Yes, she saw Mr." for name in ("Darcy", "Elton"))

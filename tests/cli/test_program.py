@@ -7,22 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from support.command_line import run
 
 import gpt2np
-from gpt2np.cli import build_parser, main
-from gpt2np.sites import SITES
+from gpt2np.cli.program import build_parser
 from gpt2np.tables import cell_width, quoted, strict_json, table
-
-
-def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one command."""
-    try:
-        code = main(list(argv))
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
+from gpt2np.tracing.sites import SITES
 
 COMMANDS = [
     ["trace", "Elizabeth was"],

@@ -4,22 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from support import command_line
 
-from gpt2np.analysis import notebook, statistics
-from gpt2np.cli import main
+from gpt2np.analysis import baseline_notebook, statistics
 from gpt2np.tables import cell_width
 
 PROMPT = "Why does phone battery drain faster over time? Answer in 2 detailed points"
 
 
 def run(capsys, *argv):
-    """(exit code, stdout, stderr) of one command."""
-    try:
-        code = main(["stats", *argv])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return command_line.run(capsys, "stats", *argv)
 
 
 GENERATE = ("--max-new-tokens", "40", "--repetition-penalty", "10")
@@ -55,10 +49,15 @@ def test_json_is_strict(capsys, argv):
 def test_it_prints_the_notebooks_tables(capsys, tiny):
     done = tiny.generate(PROMPT, max_new_tokens=40, repetition_penalty=10.0, keep="*").finish()
     _, out, _ = run(capsys, PROMPT, *GENERATE)
-    for section in (notebook.attention_values, notebook.hidden_values, notebook.comparison, notebook.summary):
+    for section in (
+        baseline_notebook.attention_values,
+        baseline_notebook.hidden_values,
+        baseline_notebook.comparison,
+        baseline_notebook.summary,
+    ):
         assert section(done) in out
-    assert notebook.architecture(done) in out
-    assert notebook.shapes(done) in out
+    assert baseline_notebook.architecture(done) in out
+    assert baseline_notebook.shapes(done) in out
     assert "attention of layer 0 by step" in out
     assert "attention of layer 0 by step" not in run(capsys, PROMPT)[1]
 
@@ -66,8 +65,8 @@ def test_it_prints_the_notebooks_tables(capsys, tiny):
 def test_options_reach_the_tables(capsys, tiny):
     done = tiny.generate(PROMPT, max_new_tokens=5, keep="*").finish()
     _, out, _ = run(capsys, PROMPT, "--max-new-tokens", "5", "--step", "2", "--every", "2")
-    assert notebook.attention_values(done, 2) in out
-    assert notebook.hidden_values(done, 2, 2) in out
+    assert baseline_notebook.attention_values(done, 2) in out
+    assert baseline_notebook.hidden_values(done, 2, 2) in out
     assert "Generation Step 2" in out
     _, out, _ = run(capsys, PROMPT, "--pos", "3", "--json")
     facts, trace = json.loads(out), tiny.trace(PROMPT)
@@ -102,8 +101,8 @@ def test_a_saved_trace(capsys, tiny, tmp_path):
     done.trace.save(tmp_path / "t.safetensors")
     code, out, err = run(capsys, "--trace", str(tmp_path / "t.safetensors"))
     assert (code, err) == (0, "")
-    assert notebook.hidden_values(done) in out
-    assert notebook.summary(done) in out
+    assert baseline_notebook.hidden_values(done) in out
+    assert baseline_notebook.summary(done) in out
     assert "Total parameters: 2,222,208" in out
     _, out, _ = run(capsys, "--trace", str(tmp_path / "t.safetensors"), "--json")
     chosen = [step["chosen"] for step in json.loads(out)["steps"]]

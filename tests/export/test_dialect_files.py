@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from random_model import random_model
+from support import command_line
+from support.random_model import random_model
 
 import gpt2np
-from gpt2np.cli import main
 from gpt2np.errors import InputError, TraceError
-from gpt2np.export.dialects import read_dialect
-from gpt2np.export.naming import NAMES
-from gpt2np.export.writing import WRITERS, write_dialect
+from gpt2np.export.dialects.reading import read_dialect
+from gpt2np.export.dialects.registry import NAMES
+from gpt2np.export.dialects.writing import WRITERS, write_dialect
 
 IDS = [3, 17, 17, 30, 0, 8, 3]
 
@@ -129,7 +129,7 @@ def test_files_as_others_read_them(trace, tmp_path, dialect):
 
 def test_json_restores_any_float(tmp_path):
     """Random bit patterns, in all three precisions, go through text and back."""
-    from gpt2np.export.writing import lines
+    from gpt2np.export.dialects.writing import lines
 
     rng = np.random.default_rng(0)
     for dtype, unsigned in (("float16", "uint16"), ("float32", "uint32"), ("float64", "uint64")):
@@ -162,12 +162,7 @@ def saved(trace, tmp_path):
 
 
 def run(capsys, *argv):
-    try:
-        code = main(["export", *map(str, argv)])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return command_line.run(capsys, "export", *argv)
 
 
 @pytest.mark.parametrize("to", WRITERS)

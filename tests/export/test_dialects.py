@@ -4,18 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model
+from support.differences import relative_error
+from support.random_model import random_model
 
 import gpt2np
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
-from gpt2np.export.dialects import NotKeptError
-from gpt2np.export.naming import LLMC_ORDER, NAMES
-from gpt2np.sites import DIALECTS, SITES
+from gpt2np.export.dialects.dialect import NotKeptError
+from gpt2np.export.dialects.llmc import LLMC_ORDER
+from gpt2np.export.dialects.registry import NAMES
+from gpt2np.tracing.sites import DIALECTS, SITES
 
 IDS = [3, 17, 17, 30, 0, 8, 3]
 SIZES = {"seq": 7, "n_embd": 16, "head": 2, "d_head": 8, "d_mlp": 64, "vocab": 60, "k": 10, "1": 1}
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_hf_live(tmp_path, n_layer):
     """The three tiers' own lines of code, in HF and here."""
     pytest.importorskip("transformers", reason="live comparison with HF: pip install '.[ref]'")
     torch = pytest.importorskip("torch")
-    import hf
+    from support import hf
 
     theirs = hf.random_model(1, n_layer=n_layer, n_head=4, n_embd=32, n_positions=32, vocab_size=60).double()
     hf.save(theirs, tmp_path)
@@ -218,7 +219,7 @@ def test_transformer_lens_live(tmp_path):
     torch = pytest.importorskip("torch")
     if not hasattr(tl, "HookedTransformer"):
         pytest.skip("this TransformerLens has no HookedTransformer: needs transformer_lens<4")
-    import hf
+    from support import hf
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 
     theirs = hf.random_model(3, n_layer=2, n_head=2, n_embd=16, n_positions=32, vocab_size=60)
@@ -323,7 +324,7 @@ def test_nothing_is_copied_that_is_there(trace, dialect):
 
 @pytest.mark.parametrize("dialect", NAMES)
 def test_nothing_is_computed_before_it_is_asked_for(trace, dialect, monkeypatch):
-    from gpt2np import trace as module
+    from gpt2np.tracing import trace as module
 
     monkeypatch.setattr(module, "DERIVED", {})
     names = trace.to(dialect)

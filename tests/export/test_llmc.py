@@ -9,8 +9,8 @@ import struct
 
 import numpy as np
 import pytest
-import tiny_checkpoint
-from random_model import random_model
+from support import tiny_checkpoint
+from support.random_model import random_model
 
 import gpt2np
 from gpt2np.cli import main
@@ -256,7 +256,7 @@ def test_no_vocabulary_no_tokenizer_file(tmp_path):
 
 
 def test_sizes_are_named_as_llmc_names_them():
-    from gpt2np.config import RELEASED
+    from gpt2np.tracing.config import RELEASED
 
     names = [size_name(config.n_parameters) for config in RELEASED.values()]
     assert names == ["124M", "355M", "774M", "1558M"]  # train_gpt2.py, model_to_size

@@ -12,13 +12,13 @@ import threading
 
 import numpy as np
 import pytest
-from random_model import random_model
+from support import command_line
+from support.random_model import random_model
 
 import gpt2np
-from gpt2np.cli import main
 from gpt2np.errors import InputError, TraceError
 from gpt2np.export.typescript import FILES, interface, write_typescript
-from gpt2np.sites import SITES, TYPESCRIPT
+from gpt2np.tracing.sites import SITES, TYPESCRIPT
 
 IDS = [3, 17, 17, 30, 0]
 
@@ -88,8 +88,8 @@ def folder(trace, tmp_path_factory):
 
 
 def test_the_interface_of_the_document():
-    from gpt2np.config import RELEASED
-    from gpt2np.plan import Plan
+    from gpt2np.tracing.config import RELEASED
+    from gpt2np.tracing.plan import Plan
 
     text = interface(Plan(RELEASED["gpt2"], 5))
     properties = re.findall(r"^  (\w+: [\w\[\]]+);", text, re.MULTILINE)
@@ -293,12 +293,7 @@ def test_the_loader_notices_what_does_not_belong_together(folder, code, message)
 
 
 def run(capsys, *argv):
-    try:
-        code = main(["export", *map(str, argv)])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return command_line.run(capsys, "export", *argv)
 
 
 def test_export(capsys, trace, folder, tmp_path):

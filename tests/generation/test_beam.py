@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from gpt2np.beam import BeamSearch, Hypothesis
 from gpt2np.errors import InputError
-from gpt2np.sampling import Sampling, choose
+from gpt2np.generation.beam import BeamSearch, Hypothesis
+from gpt2np.generation.options import Sampling
+from gpt2np.generation.sampling import choose
 
 
 def run(search: BeamSearch, logits_of) -> list[Hypothesis]:

@@ -5,14 +5,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model, random_model_with_text
+from support.differences import relative_error
+from support.random_model import random_model, random_model_with_text
 
 import gpt2np
-from gpt2np import recording
 from gpt2np.errors import TraceError
-from gpt2np.sampling import choose, draws
-from gpt2np.sites import expand
+from gpt2np.generation.sampling import choose, draws
+from gpt2np.tracing import recording
+from gpt2np.tracing.sites import expand
 
 PROMPT = [3, 14, 15, 9, 26]
 
@@ -253,7 +253,7 @@ def test_lookup_changes_nothing(tiny64, prompt, lookup):
 def test_lookup_takes_fewer_passes(monkeypatch):
     model = random_model_with_text()
     cycle = [5, 6, 7, 8]
-    monkeypatch.setattr("gpt2np.generate.choose", follow(cycle * 20))
+    monkeypatch.setattr("gpt2np.generation.decoding.choose", follow(cycle * 20))
     passes = count_passes(model, monkeypatch)
     done = model.generate(cycle * 2, max_new_tokens=40, lookup=3).finish()
     assert done.token_ids == cycle * 12
@@ -266,7 +266,7 @@ def follow(ids):
     """Instead of `choose`: the token that stands next in `ids`, counted from the prompt's end."""
 
     def choose(logits, sampling, *, context, prompt_length, **_):
-        return gpt2np.sampling.Choice(ids[len(context) - prompt_length], 1.0)
+        return gpt2np.generation.sampling.Choice(ids[len(context) - prompt_length], 1.0)
 
     return choose
 

@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from differences import relative_error
+from support.differences import relative_error
 
 pytest.importorskip("torch", reason="the comparison with HF: pip install '.[ref]'")
 pytest.importorskip("transformers", reason="the comparison with HF: pip install '.[ref]'")
 
-import hf
 import torch
+from support import hf
 from transformers import GenerationConfig
 
 import gpt2np
-from gpt2np.filters import probabilities
-from gpt2np.sampling import draws, inverse_cdf
+from gpt2np.generation.filters import probabilities
+from gpt2np.generation.sampling import draws, inverse_cdf
 
 torch.set_num_threads(1)
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from random_model import random_model, random_model_with_text
+from support.random_model import random_model, random_model_with_text
 
 from gpt2np.errors import InputError, UnknownSiteError
 
@@ -51,7 +51,7 @@ def test_slide_is_the_last_n_positions_run_anew(model, n_prompt, options, lookup
         expected = done.token_ids[:n]
         logits = model(expected[-32:])[-1].astype(np.float32)
         if options:
-            from gpt2np.filters import ban_repeated_ngrams, penalize_repetition
+            from gpt2np.generation.filters import ban_repeated_ngrams, penalize_repetition
 
             logits = ban_repeated_ngrams(penalize_repetition(logits, expected, 1.5), expected, 3)
         assert done.token_ids[n] == int(logits.argmax())

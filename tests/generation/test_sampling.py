@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpt2np import filters
 from gpt2np.errors import InputError
-from gpt2np.sampling import Sampling, choose, draws, penalties, warpers
+from gpt2np.generation import filters
+from gpt2np.generation.filters import penalties, warpers
+from gpt2np.generation.options import Sampling
+from gpt2np.generation.sampling import choose, draws
 
 INF = math.inf
 
@@ -415,7 +417,7 @@ def test_a_program_without_numpy_replays_the_ledger(name):
         )
         chosen.append(choice.token_id)
         context = [*context, choice.token_id]
-    program = Path(__file__).with_name("replay.js")
+    program = Path(__file__).parents[1] / "support" / "replay.js"
     done = subprocess.run(
         ["node", str(program)], input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60
     )

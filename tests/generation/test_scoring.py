@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model
+from support.differences import relative_error
+from support.random_model import random_model
 
 from gpt2np.errors import InputError
 
@@ -108,7 +108,7 @@ def pair(request, tmp_path_factory):
     reason = "the comparison with HF needs torch and transformers: pip install '.[ref]'"
     torch = pytest.importorskip("torch", reason=reason)
     pytest.importorskip("transformers", reason=reason)
-    import hf
+    from support import hf
 
     import gpt2np
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from differences import relative_error
-from random_model import random_model, random_model_with_text
+from support.differences import relative_error
+from support.random_model import random_model, random_model_with_text
 
 from gpt2np.errors import InputError
-from gpt2np.sampling import Sampling
+from gpt2np.generation.options import Sampling
 
 PROMPTS = [[3, 14, 15, 9, 26], [7], [5, 35, 8, 9, 7, 9, 3, 2, 3]]
 
@@ -58,11 +58,11 @@ def test_a_finished_prompt_leaves_the_batch(model, monkeypatch):
 
     def choose(logits, sampling, *, context, prompt_length, **_):
         which = [list(context[:prompt_length]) == p for p in PROMPTS].index(True)
-        from gpt2np.sampling import Choice
+        from gpt2np.generation.sampling import Choice
 
         return Choice(59 if (which, len(context) - prompt_length) in ends else 1, 1.0)
 
-    monkeypatch.setattr("gpt2np.generate.choose", choose)
+    monkeypatch.setattr("gpt2np.generation.decoding.choose", choose)
     tokens = list(model.generate(PROMPTS, max_new_tokens=5, eos=59))
     assert sizes == [3, 2, 2, 1, 1]
     steps = [(token.step, token.prompt) for token in tokens]
@@ -221,7 +221,7 @@ def test_a_program_without_numpy_replays_a_generation(options):
         chosen.append(token.id)
     assert len(chosen) == 120
     done = subprocess.run(
-        ["node", str(Path(__file__).with_name("replay.js"))],
+        ["node", str(Path(__file__).parents[1] / "support" / "replay.js")],
         input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert [int(i) for i in done.stdout.split()] == chosen

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from random_model import random_model, random_model_with_text
+from support.random_model import random_model, random_model_with_text
 
 from gpt2np.errors import InputError
-from gpt2np.sampling import Choice
+from gpt2np.generation.sampling import Choice
 
 EOS = 2047
 
@@ -25,7 +25,7 @@ def says(model, monkeypatch):
         def forced(logits, sampling, *, context, prompt_length, **_):
             return Choice(ids[len(context) - prompt_length], 1.0)
 
-        monkeypatch.setattr("gpt2np.generate.choose", forced)
+        monkeypatch.setattr("gpt2np.generation.decoding.choose", forced)
         return model.generate(prompt, max_new_tokens=n or len(ids), **options)
 
     return generate
@@ -33,8 +33,8 @@ def says(model, monkeypatch):
 
 def letters(text: str) -> list[int]:
     """One token for each byte."""
-    from gpt2np.checkpoint import shipped_folder
-    from gpt2np.tokenizer import Tokenizer
+    from gpt2np.checkpoints.checkpoint import shipped_folder
+    from gpt2np.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_folder(shipped_folder())
     return [tokenizer._id[bytes([byte])] for byte in text.encode()]
@@ -120,7 +120,7 @@ def test_ids_that_only_pad_the_vocabulary_do_not_end_a_stream(monkeypatch):
     model = random_model_with_text(vocab_size=2060, n_layer=1)
     ids = [*letters("x😀")[:3], 2050, *letters("y"), 2059]
     monkeypatch.setattr(
-        "gpt2np.generate.choose", lambda *_, context, **__: Choice(ids[len(context) - 2], 1.0)
+        "gpt2np.generation.decoding.choose", lambda *_, context, **__: Choice(ids[len(context) - 2], 1.0)
     )
     generation = model.generate([letters("a")[0], 2051], max_new_tokens=len(ids))
     assert [token.text for token in generation] == ["x", "", "", "\ufffd<2050>", "y", "<2059>"]

@@ -17,22 +17,16 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from random_model import random_model
+from support.random_model import random_model
 
 import gpt2np
 from gpt2np.errors import Gpt2npError, InputError, TraceError
-from gpt2np.export.kv import KV
-from gpt2np.export.kv_files import read_kv
-from gpt2np.export.kv_json import (
-    SAMPLE_PROMPTS,
-    GPT2KVCacheExtractor,
-    document,
-    extract_to_file,
-    load_kv,
-    write_json,
-)
-from gpt2np.export.numbers import rows_as_text
-from gpt2np.sites import BY_NAME
+from gpt2np.export.decimal_text import rows_as_text
+from gpt2np.kv.extraction import SAMPLE_PROMPTS, GPT2KVCacheExtractor, document, extract_to_file, write_json
+from gpt2np.kv.queries import KV
+from gpt2np.kv.reading import read_kv
+from gpt2np.kv.resume import load_kv
+from gpt2np.tracing.sites import BY_NAME
 
 TEXT = "The quick brown fox jumps over the lazy dog"
 
@@ -245,7 +239,7 @@ def test_ids_and_a_model_without_vocabulary(tmp_path):
 
 def test_the_basic_usage_example(capsys):
     done = subprocess.run(
-        [sys.executable, "-m", "gpt2np.export.examples.basic_usage", "tiny"], capture_output=True, text=True
+        [sys.executable, "-m", "gpt2np.kv.examples.basic_usage", "tiny"], capture_output=True, text=True
     )
     assert done.stderr == ""
     assert "Predicted next token: " in done.stdout
@@ -295,7 +289,7 @@ def test_faster_than_the_dict_and_json_dump(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_1024_tokens_of_gpt2_small():
-    bench = Path(__file__).parents[1] / "benchmarks" / "bench_kv_json.py"
+    bench = Path(__file__).parents[2] / "benchmarks" / "bench_kv_json.py"
     done = subprocess.run(
         [sys.executable, bench, "--rounds", "1"], capture_output=True, text=True, check=True
     )

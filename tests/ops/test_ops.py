@@ -5,13 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
-from differences import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.differences import relative_error
 
 from gpt2np import ops
-from gpt2np.ops import LayerNorm, Linear
+from gpt2np.ops import LayerNorm, Linear, blocks, causal_mask
 
 HEADS, D_HEAD, D, D_MLP = 3, 4, 12, 20
 DTYPES = ("float32", "float64")
@@ -163,18 +163,22 @@ SHAPES = [(7,), (5, 8), (64, 8), (65, 8), (3, 5, 8), (3, 1, 200), (2, 3, 4, 8), 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", BLOCKED)
 def test_blocks_of_rows_change_nothing(name, shape, monkeypatch):
+    def set_block(n_bytes):
+        for module in (blocks, causal_mask):
+            monkeypatch.setattr(module, "BLOCK_BYTES", n_bytes)
+
     op, x = BLOCKED[name], normal(*shape, dtype="float32", scale=2.0)
     p = (LayerNorm(normal(shape[-1], dtype="float32"), normal(shape[-1], dtype="float32"), 1e-5),)
     p = p if name == "layer_norm" else ()
-    monkeypatch.setattr(ops, "_BLOCK_BYTES", 1 << 40)
+    set_block(1 << 40)
     whole = run(op, x, *p, like=x)
     for limit in (1, 100, 64 * 8 * 4, 64 * 8 * 4 - 1):
-        monkeypatch.setattr(ops, "_BLOCK_BYTES", limit)
+        set_block(limit)
         np.testing.assert_array_equal(run(op, x, *p, like=x), whole)
 
 
 def test_the_limit_as_it_is():
-    rows = ops._BLOCK_BYTES // (50 * 4)
+    rows = blocks.BLOCK_BYTES // (50 * 4)
     for n in (rows - 1, rows, rows + 1, 3 * rows + 1):
         x = normal(n, 50, dtype="float32")
         np.testing.assert_array_equal(apply(ops.softmax, x)[-1], apply(ops.softmax, x[-1:])[0])
@@ -183,7 +187,7 @@ def test_the_limit_as_it_is():
 
 def test_one_row_longer_than_a_block():
     x = normal(150_000)
-    assert x.nbytes > ops._BLOCK_BYTES
+    assert x.nbytes > blocks.BLOCK_BYTES
     np.testing.assert_array_equal(apply(ops.softmax, x), apply(ops.softmax, x[None])[0])
 
 

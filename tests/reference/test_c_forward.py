@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from raw_steps import outside, read
 from safetensors.numpy import load_file
+from support.raw_steps import outside, read
 
 from gpt2np.cli import main
 from gpt2np.reference.comparison import compare
@@ -16,7 +16,7 @@ from gpt2np.reference.fixture import write_fixture
 HERE = Path(__file__).parent / "c"
 FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2"]
 
-# Macro of tests/c/mistakes.h: the slug of the mistake, and the first step that it makes wrong.
+# Macro of mistakes.h: the slug of the mistake, and the first step that it makes wrong.
 MISTAKES = {
     "POSITION_OFFSET": ("position-off-by-one", "wpe"),
     "LAYERNORM_DDOF1": ("layernorm-ddof1", "h.0.ln_1"),

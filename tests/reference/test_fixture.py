@@ -131,7 +131,7 @@ def test_all_files_hold_the_same_numbers(folder, fixture):
 
 
 def test_bands_are_those_of_the_run_rounded_up(fixture):
-    from gpt2np.reference.noise import expect
+    from gpt2np.reference.noise_bands import expect
 
     expected = expect(fixture.model, fixture.trace.token_ids)
     for name, band in fixture.bands.items():

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from raw_steps import outside, read
 from safetensors.numpy import load_file
+from support.raw_steps import outside, read
 
 from gpt2np.reference.comparison import compare
 from gpt2np.reference.fixture import write_fixture

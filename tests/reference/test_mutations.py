@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import hf
-from clean_runs import WAYS, clean_run, of_hf
-from mutation_table import CLEAN, LEAST, PLACEMENTS, SEEDS, score
-from mutations import case_of, judge, slugs
-from torch_gpt2 import KNOWN, UNKNOWN, planted
+from support import hf
+from support.clean_runs import WAYS, clean_run, of_hf
+from support.mutation_table import CLEAN, LEAST, PLACEMENTS, SEEDS, score
+from support.mutations import case_of, judge, slugs
+from support.torch_gpt2 import KNOWN, UNKNOWN, planted
 
 import gpt2np
 from gpt2np.reference.comparison import compare

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from random_model import random_model
+from support.random_model import random_model
 
-from gpt2np.config import Config
 from gpt2np.errors import Gpt2npError, InputError, UnknownSiteError
-from gpt2np.export.naming import NAMES, naming_of
+from gpt2np.export.dialects.registry import NAMES, naming_of
+from gpt2np.reference.dump_names import Names, parse_map
 from gpt2np.reference.dumps import dump_of
-from gpt2np.reference.layouts import place
-from gpt2np.reference.names import Names, parse_map
-from gpt2np.sites import expand, resolve
+from gpt2np.reference.placement import place
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import expand, resolve
 
 pytestmark = pytest.mark.filterwarnings("error")
 FILLS = {

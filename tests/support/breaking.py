@@ -5,10 +5,10 @@ import os
 import pickle
 from pathlib import Path
 
-import tiny_checkpoint as tiny
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from tiny_checkpoint import CONFIG
+from support import tiny_checkpoint as tiny
+from support.tiny_checkpoint import CONFIG
 
 from gpt2np.errors import Gpt2npError
 

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 
-import hf
 import numpy as np
 import torch
-from random_model import random_model
-from torch_gpt2 import TorchGPT2
+from support import hf
+from support.random_model import random_model
+from support.torch_gpt2 import TorchGPT2
 
-from gpt2np.gpt2 import forward
-from gpt2np.model import Model, load
+from gpt2np.architectures.gpt2.forward import forward
+from gpt2np.loading import load
+from gpt2np.model import Model
 from gpt2np.ops import linear, mix, scaled_scores, unembedding
-from gpt2np.step import Pass, Sequence, Step
+from gpt2np.tracing.step import Pass, Sequence, Step
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of one's own on 127.0.0.1, with every way to fail that gpt2np.hub must meet."""
+"""A Hugging Face Hub of one's own on 127.0.0.1, with every way to fail that `hub.py` must meet."""
 
 import hashlib
 import threading

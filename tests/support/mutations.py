@@ -1,6 +1,6 @@
 """The mutation matrix: mistakes of the catalogue, planted at random, and what compare makes of the dumps.
 
-`python tests/mutations.py` plants all of them and writes `mutations.md`, which is kept beside this file.
+`python tests/support/mutation_table.py` plants all of them and writes `tests/reference/mutations.md`.
 """
 
 import itertools
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from planting import plant
-from random_model import random_model
+from support.planting import plant
+from support.random_model import random_model
 
 from gpt2np.model import Model
 from gpt2np.reference.comparison import Comparison, compare
-from gpt2np.reference.measure import difference
+from gpt2np.reference.error_measure import difference
+from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake
-from gpt2np.reference.noise import Expected, expect
+from gpt2np.reference.noise_bands import Expected, expect
 from gpt2np.reference.precision import in_precision
-from gpt2np.reference.replay import Scope
-from gpt2np.sites import expand, resolve
+from gpt2np.tracing.sites import expand, resolve
 
 VOCABULARY = 60
 PER_HEAD = {"attn.qkv", "attn.scores", "attn.pattern", "attn.z"}

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpt2np.derived import DERIVED
-from gpt2np.gpt2 import forward
+from gpt2np.architectures.gpt2.forward import forward
+from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import At
-from gpt2np.reference.replay import Scope
-from gpt2np.sites import BY_NAME, expand
-from gpt2np.step import Pass, Step
-from gpt2np.step import Sequence as PackedSequence
+from gpt2np.tracing.derived import DERIVED
+from gpt2np.tracing.sites import BY_NAME, expand
+from gpt2np.tracing.step import Pass, Step
+from gpt2np.tracing.step import Sequence as PackedSequence
 
 
 @dataclass

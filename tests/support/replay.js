@@ -1,4 +1,4 @@
-// Chooses the tokens of a ledger again, from the definitions alone: node tests/replay.js < ledger.jsonl
+// Chooses the tokens of a ledger again, from the definitions alone: node tests/support/replay.js < ledger.jsonl
 //
 // Each line of standard input is one step: raw_logits (null is -infinity), sampling (the options), uniform (the number
 // drawn, null when greedy), prompt_ids and step (0 begins a new text). The chosen ids are not read: they are printed, one

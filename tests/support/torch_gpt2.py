@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from random_model import random_model
+from support.random_model import random_model
 from torch.nn import functional as F
 
 from gpt2np.reference.comparison import compare

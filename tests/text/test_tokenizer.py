@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2np.errors import TokenizerError
-from gpt2np.tokenizer import TextStream, Tokenizer
-from gpt2np.vocabulary import byte_characters
+from gpt2np.text.tokenizer import TextStream, Tokenizer
+from gpt2np.text.vocabulary import byte_characters
 
 TEXT = (
     "the cat sat on the mat. the other cats, they sat there too; 'twas über—nice! 1234 naïve cafés 東京 🙂\n"
@@ -571,9 +571,9 @@ def test_no_network_and_no_files_written(tmp_path: Path) -> None:
                 os._exit(9)
         sys.addaudithook(hook)
         from pathlib import Path
-        import gpt2np.tokenizer
+        import gpt2np.text.tokenizer
         assert "tiktoken" not in sys.modules
-        tokenizer = gpt2np.tokenizer.Tokenizer.from_folder(Path(sys.argv[1]))
+        tokenizer = gpt2np.text.tokenizer.Tokenizer.from_folder(Path(sys.argv[1]))
         print(tokenizer.decode(tokenizer.encode("abc <|endoftext|>", allow_special=True)))
     """
     folder, temp = write(tmp_path / "model", GOOD, ["a b", "ab c"]), tmp_path / "temp"

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-import tiny_checkpoint as tiny
-from breaking import ABSENT, damage, damaged, message_of, put, several
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tiny_checkpoint import IDS
+from support import tiny_checkpoint as tiny
+from support.breaking import ABSENT, damage, damaged, message_of, put, several
+from support.tiny_checkpoint import IDS
 
 import gpt2np
 from gpt2np.errors import Gpt2npError, TraceError, VerificationError
@@ -68,7 +68,7 @@ LYING = {
     "metadata not JSON": (facts(lambda metadata: "{"), "'gpt2np' is not JSON"),
     "metadata nested without end": (facts(lambda metadata: "[" * 100_000), "'gpt2np' is not JSON"),
     "metadata a list": (facts(lambda metadata: [1]), "schema"),
-    "another schema": (facts(schema="gpt2np.trace/2"), "schema", "'gpt2np.trace/2'"),
+    "another schema": (facts(schema="gpt2np.tracing.trace/2"), "schema", "'gpt2np.tracing.trace/2'"),
     "no token_ids": (facts(token_ids=ABSENT), "token_ids"),
     "token_ids empty": (facts(token_ids=[]), "token_ids"),
     "token_ids of text": (facts(token_ids=["41"]), "token_ids"),
@@ -80,7 +80,7 @@ LYING = {
     "more tokens than positions": (of_config(n_positions=4), "token_ids", "5 ids", "n_positions is 4"),
     "tokens of numbers": (facts(tokens=[1, 2, 3, 4, 5]), "tokens", "strings"),
     "prompt of a number": (facts(prompt=5), "prompt"),
-    "schema of a megabyte": (facts(schema="x" * 10**6), "schema", "gpt2np.trace/1"),
+    "schema of a megabyte": (facts(schema="x" * 10**6), "schema", "gpt2np.tracing.trace/1"),
     "a name of 5000 characters": (renamed("wte", "x" * 5000), "'xxx", "site"),
     "tokens too few": (facts(tokens=["a"]), "tokens", "5"),
     "positions too few": (facts(positions=[0, 3, None]), "wte", "(5, 8)", "(3, 8)"),

@@ -7,13 +7,14 @@ import weakref
 import numpy as np
 import pytest
 import safetensors
-from differences import relative_error
 from safetensors.numpy import load_file
+from support.differences import relative_error
 
 import gpt2np
 from gpt2np.errors import InputError, TraceError, UnknownSiteError, VerificationError
-from gpt2np.plan import Keep, Plan
-from gpt2np.sites import SITES, expand
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.sites import SITES, expand
 
 PROMPT = "It is a truth universally acknowledged"
 
@@ -39,7 +40,7 @@ def test_plan_equals_arrays(keep, dtype, tiny, tiny64):
 
 def test_plan_of_a_released_size_is_the_guides_table():
     # extraction guide, "Per-Inference Memory (100-token sequence)": its arithmetic, not its rounding
-    groups = Plan(gpt2np.config.RELEASED["gpt2"], 100).groups()
+    groups = Plan(gpt2np.tracing.config.RELEASED["gpt2"], 100).groups()
     assert groups["attn.qkv"] == 12 * 3 * 100 * 12 * 64 * 4
     assert groups["attn.scores"] == groups["attn.pattern"] == 12 * 12 * 100 * 100 * 4
     assert groups["mlp.pre"] == groups["mlp.post"] == 12 * 100 * 3072 * 4
@@ -48,7 +49,7 @@ def test_plan_of_a_released_size_is_the_guides_table():
 
 
 def test_released_sizes_have_the_published_number_of_parameters():
-    counts = {name: config.n_parameters for name, config in gpt2np.config.RELEASED.items()}
+    counts = {name: config.n_parameters for name, config in gpt2np.tracing.config.RELEASED.items()}
     assert counts["gpt2"] == 124_439_808  # llm.c README
     assert [round(n / 1e6) for n in counts.values()] == [124, 355, 774, 1558]  # GPT-2's model card
 

@@ -1,7 +1,7 @@
 """Pictures of the page in a fixed set of states, to be looked at by eyes.
 
-    python tests/viewer_screenshots.py FOLDER [--only map] [--gpt2]
-    python tests/viewer_screenshots.py --readme
+    python tests/viewer/make_screenshots.py FOLDER [--only map] [--gpt2]
+    python tests/viewer/make_screenshots.py --readme
 
 Every panel at 1280 pixels in light and dark, on a phone (390), on a projector (1920) and printed, and pages
 that are unusual: a generation, a run without most of its sites, a comparison. `--gpt2` adds a random model of
@@ -17,9 +17,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-from random_model import random_model
-from viewer_browser import WHY, browser, visit
+from support.random_model import random_model
+from support.viewer_browser import WHY, browser, visit
 
 import gpt2np
 

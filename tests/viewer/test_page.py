@@ -4,13 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from viewer_browser import browser, needs_browser, visit
+from support.viewer_browser import browser, needs_browser, visit
 
 import gpt2np
+from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
-from gpt2np.analysis.residual import attribution
-from gpt2np.analysis.weights import most_active
-from gpt2np.viewer.report_page import comparison_page
+from gpt2np.analysis.neurons import most_active
+from gpt2np.viewer.comparison_page import comparison_page
 
 pytestmark = needs_browser
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from random_model import random_model_with_text
+from support.random_model import random_model_with_text
 
 import gpt2np
+from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
-from gpt2np.analysis.residual import attribution
-from gpt2np.config import RELEASED, Config
 from gpt2np.errors import InputError, TraceError
+from gpt2np.tracing.config import RELEASED, Config
 from gpt2np.viewer import packing, page
-from gpt2np.viewer.data import Data, sizes_of
-from gpt2np.viewer.detail import (
+from gpt2np.viewer.comparison_page import MODULES as REPORT_MODULES
+from gpt2np.viewer.detail_levels import (
     BUDGET,
     COMPACT_LEVELS,
     LEVELS,
@@ -30,8 +30,8 @@ from gpt2np.viewer.detail import (
     levels_within,
     page_bytes,
 )
-from gpt2np.viewer.parts import PARTS, code_lines
-from gpt2np.viewer.report_page import MODULES as REPORT_MODULES
+from gpt2np.viewer.page_data import Data, sizes_of
+from gpt2np.viewer.parts_of_gpt2 import CODE_FILE, PARTS, code_lines
 
 STATIC = Path(page.__file__).parent / "static"
 NODE = shutil.which("node")
@@ -234,8 +234,8 @@ def test_long_texts_keep_the_largest_weights_and_rank_the_same():
     np.testing.assert_allclose(packing.restore_weights(arrays["pattern:weight"][0]), best, atol=1e-5)
 
 
-def test_code_lines_are_those_of_gpt2_py():
-    source = (Path(gpt2np.__file__).parent / "gpt2.py").read_text("utf-8").splitlines()
+def test_code_lines_are_those_of_the_forward_pass():
+    source = (Path(gpt2np.__file__).parents[1] / CODE_FILE).read_text("utf-8").splitlines()
     lines = code_lines()
     for part in PARTS:
         number, code = lines[part.function, part.step]

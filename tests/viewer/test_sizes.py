@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from random_model import random_model
-from viewer_browser import browser, needs_browser, visit
+from support.random_model import random_model
+from support.viewer_browser import browser, needs_browser, visit
 
 import gpt2np
-from gpt2np.viewer.detail import budget
+from gpt2np.viewer.detail_levels import budget
 
 SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}
 LONG = pytest.mark.slow

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from random_model import random_model
-from viewer_browser import browser, needs_browser, visit
+from support.random_model import random_model
+from support.viewer_browser import browser, needs_browser, visit
 
 import gpt2np
 

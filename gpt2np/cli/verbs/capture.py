@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gpt2np.arguments import add_model, add_verb, count, load_model
+from gpt2np.cli.arguments import add_model, add_verb, count, load_model
 from gpt2np.errors import InputError
 
 
@@ -47,11 +47,12 @@ def capture(args: argparse.Namespace) -> int:
     """`gpt2np capture`."""
     from pathlib import Path
 
-    from gpt2np.capturing import Options, Prompt, PromptSet, capture_prompts, check_name, load_prompt_set
-    from gpt2np.export.capture_files import check_format
-    from gpt2np.export.manifest import NAME
-    from gpt2np.plan import human_bytes
+    from gpt2np.capture.capture_files import check_format
+    from gpt2np.capture.manifest import NAME
+    from gpt2np.capture.prompt_set import Prompt, PromptSet, check_name, load_prompt_set
+    from gpt2np.capture.runs import Options, capture_prompts
     from gpt2np.tables import strict_json, table
+    from gpt2np.tracing.plan import human_bytes
 
     if args.list:
         return _list(args)
@@ -124,7 +125,7 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
 
 def _list(args: argparse.Namespace) -> int:
     """`gpt2np capture --list`."""
-    from gpt2np.capturing import SHIPPED, load_prompt_set
+    from gpt2np.capture.prompt_set import SHIPPED, load_prompt_set
     from gpt2np.tables import WIDTH, quoted, strict_json, table
 
     model = load_model(args)

@@ -5,10 +5,10 @@ import re
 import sys
 from typing import Any
 
-from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, load_sizes, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, load_sizes, read_prompt
+from gpt2np.cli.verbs.circuits_weights import head_weights, norms, parameters
+from gpt2np.cli.verbs.printed_arrays import Shown
 from gpt2np.errors import InputError
-from gpt2np.verbs.learned import head_weights, norms, parameters
-from gpt2np.verbs.values import Shown
 
 SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
 EXPLAINED = """\
@@ -113,7 +113,7 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
 
     from gpt2np.analysis import circuits as c
     from gpt2np.analysis.heads import head_scores
-    from gpt2np.analysis.named import NamedArray
+    from gpt2np.analysis.named_array import NamedArray
     from gpt2np.tables import table
 
     n = max(2, min(64, model.config.n_positions // 2))
@@ -157,10 +157,10 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
 
 def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     """What one neuron looks for and writes."""
-    from gpt2np.analysis import weights
+    from gpt2np.analysis import neurons
 
     layer, i = map(int, args.neuron.split("."))
-    found = weights.neuron(model, layer, i, k=args.top or 5)
+    found = neurons.neuron(model, layer, i, k=args.top or 5)
     sides = ("excited_by", "inhibited_by", "raises", "lowers")
     lines = [f"neuron {layer}.{i}, bias {found.bias:.3g}: tokens that excite it, and logits that it raises"]
     lines += [_words(side.replace("_", " "), getattr(found, side)) for side in sides]
@@ -169,7 +169,7 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     facts |= {"reads": found.reads.tolist(), "writes": found.writes.tolist()}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    active = weights.neuron_activations(model.trace(prompt, keep="mlp.post"), layer, i)
+    active = neurons.neuron_activations(model.trace(prompt, keep="mlp.post"), layer, i)
     facts["activations"] = active.to_json()
     return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation")
 
@@ -190,15 +190,15 @@ def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
 
 def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     """Neurons and residual stream of one run."""
-    from gpt2np.analysis import weights
+    from gpt2np.analysis import neurons, residual_stream
     from gpt2np.analysis.heads import attention_scores
 
     trace, k = model.trace(prompt), args.top or 10
     parts = {
-        "most_active": weights.most_active(trace, k),
-        "sparsity": weights.sparsity(trace),
-        "basis_alignment": weights.basis_alignment(trace),
-    } | weights.memory(trace)
+        "most_active": neurons.most_active(trace, k),
+        "sparsity": neurons.sparsity(trace),
+        "basis_alignment": residual_stream.basis_alignment(trace),
+    } | residual_stream.memory(trace)
     if len(trace.token_ids) > 1:
         parts["attention"] = attention_scores(trace)
     order = ("attention", "most_active", "sparsity", "basis_alignment")

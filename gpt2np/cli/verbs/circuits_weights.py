@@ -3,15 +3,15 @@
 import argparse
 from typing import Any
 
+from gpt2np.cli.verbs.printed_arrays import Shown, excerpt
 from gpt2np.errors import InputError
 from gpt2np.tables import WIDTH
-from gpt2np.verbs.values import Shown, excerpt
 
 
 def head_weights(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """One head's own matrices and biases."""
     from gpt2np.analysis import circuits
-    from gpt2np.analysis.named import NamedArray
+    from gpt2np.analysis.named_array import NamedArray
 
     parts = {}
     for name, array in circuits.head_weights(model, *map(int, args.head.split(".")))._asdict().items():
@@ -25,9 +25,9 @@ def head_weights(args: argparse.Namespace, model: Any, _: Any) -> Shown:
 
 def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """Where the parameters are: of a Model, or of a Config."""
-    from gpt2np.analysis.named import NamedArray
-    from gpt2np.analysis.weights import parameter_shares
-    from gpt2np.checkpoint import default_name
+    from gpt2np.analysis.named_array import NamedArray
+    from gpt2np.analysis.parameter_counts import parameter_shares
+    from gpt2np.checkpoints.checkpoint import default_name
     from gpt2np.tables import table
 
     found = parameter_shares(model)
@@ -45,8 +45,8 @@ def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
 
 def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """Scale and shift of all LayerNorms, or of one."""
-    from gpt2np.analysis.named import NamedArray
-    from gpt2np.analysis.norms import MEASURES, norm_parameters, norm_statistics
+    from gpt2np.analysis.layer_norms import MEASURES, norm_parameters, norm_statistics
+    from gpt2np.analysis.named_array import NamedArray
     from gpt2np.tables import number, table
 
     found, facts = norm_parameters(model), {"model": model.name}

@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from gpt2np.arguments import add_model, add_verb, count, load_model, read_text, token_ids
+from gpt2np.cli.arguments import add_model, add_verb, count, load_model, read_text, token_ids
 from gpt2np.errors import InputError
 
 
@@ -46,7 +46,7 @@ def register(verbs: Any) -> None:
 def compare(args: argparse.Namespace) -> int:
     """`gpt2np compare`."""
     from gpt2np.reference.comparison import compare as hold
-    from gpt2np.reference.reporting import catalogue
+    from gpt2np.reference.report_text import catalogue
     from gpt2np.tables import strict_json
 
     if args.mistakes:
@@ -73,7 +73,7 @@ def compare(args: argparse.Namespace) -> int:
     )
     if args.html:
         from gpt2np.files import whole_file
-        from gpt2np.viewer.report_page import comparison_page
+        from gpt2np.viewer.comparison_page import comparison_page
 
         with whole_file(args.html) as file:
             file.write(comparison_page(found.to_dict()))
@@ -106,7 +106,7 @@ def _names(given: list[str] | None) -> dict[str, str] | None:
 
 def _compare_tokens(args: argparse.Namespace, model: Any, prompt: str | list[int] | None) -> int:
     """Hold their token ids against ours; 1 if they differ."""
-    from gpt2np.reference.tokens import compare_tokens
+    from gpt2np.reference.token_comparison import compare_tokens
     from gpt2np.tables import strict_json
 
     if not isinstance(prompt, str):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.arguments import add_verb, load_model, read_prompt
+from gpt2np.cli.arguments import add_verb, load_model, read_prompt
 from gpt2np.errors import InputError
 
 LLMC = "llm.c"
@@ -15,7 +15,7 @@ KINDS = ("ts", "npz", "json", "csv", "safetensors", LLMC)
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    from gpt2np.export.naming import NAMES
+    from gpt2np.export.dialects.registry import NAMES
 
     verb = add_verb(verbs, "export", export, "write a trace, or a model as llm.c's files, for other programs")
     verb.add_argument(
@@ -41,9 +41,9 @@ def register(verbs: Any) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """`gpt2np export`."""
-    from gpt2np.export.dialects import read_dialect
+    from gpt2np.export.dialects.reading import read_dialect
+    from gpt2np.export.dialects.writing import write_dialect
     from gpt2np.export.typescript import FILES, write_typescript
-    from gpt2np.export.writing import write_dialect
     from gpt2np.tables import strict_json
 
     if args.to in ("ts", LLMC) and args.dialect != "gpt2np":
@@ -73,7 +73,7 @@ def export(args: argparse.Namespace) -> int:
 
 def _export_llmc(args: argparse.Namespace) -> int:
     """`gpt2np export --to llm.c`: a text, ids, or a saved trace."""
-    from gpt2np.export.dialects import read_dialect
+    from gpt2np.export.dialects.reading import read_dialect
     from gpt2np.export.llmc import check_model, last_target, write_llmc
     from gpt2np.tables import strict_json
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.arguments import add_verb
+from gpt2np.cli.arguments import add_verb
 
 
 def register(verbs: Any) -> None:

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError
-from gpt2np.verbs import kv_text
 
 SHOWN = 20  # rows of a search on a terminal; --json and --export-csv have all
 FORMATS = "A .safetensors file has a third of the size of a .json file and needs no parsing: at 1,024 tokens \
@@ -60,7 +60,7 @@ def register(verbs: Any) -> None:
 
 def extract(args: argparse.Namespace) -> int:
     """`gpt2np kv extract`."""
-    from gpt2np.export.kv_json import SAMPLE_PROMPTS, check_suffix, extract_to_file
+    from gpt2np.kv.extraction import SAMPLE_PROMPTS, check_suffix, extract_to_file
     from gpt2np.tables import strict_json
 
     check_suffix(args.out)
@@ -71,15 +71,15 @@ def extract(args: argparse.Namespace) -> int:
     model = load_model(args)
     facts = extract_to_file(model, prompt, args.out, args.top)
     facts |= {"file": args.out, "bytes": Path(args.out).stat().st_size}
-    print(strict_json(facts) if args.json else kv_text.about(facts))
+    print(strict_json(facts) if args.json else kv_tables.about(facts))
     return 0
 
 
 def query(args: argparse.Namespace) -> int:
     """`gpt2np kv query`."""
-    from gpt2np.export.kv import COLUMNS, Coordinate, write_csv
-    from gpt2np.export.kv_files import read_kv
-    from gpt2np.export.kv_json import document
+    from gpt2np.kv.extraction import document
+    from gpt2np.kv.queries import COLUMNS, Coordinate, write_csv
+    from gpt2np.kv.reading import read_kv
     from gpt2np.tables import strict_json
 
     asked = (args.coordinate, args.token_search, args.layer_summary, args.search_norm)
@@ -130,14 +130,14 @@ def query(args: argparse.Namespace) -> int:
         n = write_csv(args.export_csv, ["query", *COLUMNS], rows)
         print(f"gpt2np: wrote {args.export_csv}, {n:,} rows", file=sys.stderr)
     if facts:
-        print(strict_json(facts) if args.json else kv_text.answers(facts))
+        print(strict_json(facts) if args.json else kv_tables.answers(facts))
     return 0
 
 
 def dataset(args: argparse.Namespace) -> int:
     """`gpt2np kv dataset`."""
-    from gpt2np.export import kv_dataset
-    from gpt2np.export.kv_json import SAMPLE_PROMPTS
+    from gpt2np.kv import datasets
+    from gpt2np.kv.extraction import SAMPLE_PROMPTS
     from gpt2np.tables import strict_json
 
     if args.random_tokens and not args.random:
@@ -146,24 +146,24 @@ def dataset(args: argparse.Namespace) -> int:
     given = _lines(args.text_file or str(SAMPLE_PROMPTS)) if from_file else args.prompts
     model = load_model(args)
     if args.random:
-        sources = kv_dataset.randoms(args.random, args.seed, args.random_tokens)
+        sources = datasets.randoms(args.random, args.seed, args.random_tokens)
     else:
-        sources = kv_dataset.texts(given, model)
+        sources = datasets.texts(given, model)
     folder, suffix = Path(args.output_dir), f".{args.format}"
-    done = kv_dataset.write_dataset(model, sources, folder, suffix, args.top)
+    done = datasets.write_dataset(model, sources, folder, suffix, args.top)
     if sys.stderr.isatty():
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         done = tqdm(done, total=len(sources), unit="file")
     entries = list(done)
     n_new = sum(new for _, new in entries)
-    index = folder / kv_dataset.INDEX
+    index = folder / datasets.INDEX
     if args.json:
         print(
             strict_json({"folder": str(folder), "written": n_new, "files": [entry for entry, _ in entries]})
         )
         return 0
-    print(kv_text.files([entry for entry, _ in entries]))
+    print(kv_tables.files([entry for entry, _ in entries]))
     note = f"wrote {n_new} of {len(entries)} files (the others were there), listed in {index}"
     print(f"gpt2np: {note}", file=sys.stderr)
     return 0

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.arguments import add_model, add_verb, load_model
+from gpt2np.cli.arguments import add_model, add_verb, load_model
 from gpt2np.errors import InputError
 
 
@@ -39,8 +39,8 @@ def register(verbs: Any) -> None:
 
 def patch(args: argparse.Namespace) -> int:
     """`gpt2np patch`."""
-    from gpt2np.analysis.named import NamedArray
-    from gpt2np.analysis.sweep import logit_difference, path_sweep, sweep
+    from gpt2np.analysis.named_array import NamedArray
+    from gpt2np.analysis.patching import logit_difference, path_sweep, sweep
     from gpt2np.tables import quoted, strict_json
 
     if args.to_head is not None and args.to is None:
@@ -100,7 +100,7 @@ def patch(args: argparse.Namespace) -> int:
 
 def _token(model: Any, given: str) -> int:
     """The id of a token of the command line: its text, or digits that are no token's text."""
-    from gpt2np.analysis.choices import token_id
+    from gpt2np.analysis.selection import token_id
 
     is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
     return token_id(model, int(given) if given.isdecimal() and not is_text else given)

@@ -43,9 +43,9 @@ def check_show(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     """`gpt2np trace TEXT --show SITE`: the values of sites."""
-    from gpt2np.analysis.values import has_sign, likeliest, site_values
-    from gpt2np.sites import resolve
+    from gpt2np.analysis.site_values import has_sign, likeliest, site_values
     from gpt2np.tables import strict_json
+    from gpt2np.tracing.sites import resolve
 
     sites = [resolve(name, None, model.config.n_layer) for name in args.show]
     names = list(dict.fromkeys(site.full_name(layer) for site, layer in sites))

@@ -4,9 +4,9 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.errors import InputError
-from gpt2np.sampling import ALLOWED
+from gpt2np.generation.options import ALLOWED
 
 SITES = ["attn.pattern", "embed", "resid_post", "ln_f"]  # what the statistics read
 DRAWN = ("entropy", "distance", "first_token", "saturation")
@@ -75,7 +75,7 @@ def stats(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> Any:
     """The Trace or the Generated that the options ask for."""
-    from gpt2np.trace import Trace
+    from gpt2np.tracing.trace import Trace
 
     chosen = {name: getattr(args, name) for name in ("temperature", "repetition_penalty", "seed")}
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> Any:
 
 def _facts(run: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Every table whole, for machines."""
-    from gpt2np.analysis import notebook
+    from gpt2np.analysis import baseline_notebook
     from gpt2np.analysis import statistics as s
 
     trace, comparison = s.trace_of(run), s.layer_comparison(run, args.step, args.pos)
@@ -106,7 +106,7 @@ def _facts(run: Any, args: argparse.Namespace) -> dict[str, Any]:
         "config": trace.config.to_dict(),
         "prompt_tokens": len(s.steps(run)[0]),
         "generated_tokens": s.n_generated(run),
-        "text": notebook.text_of(run),
+        "text": baseline_notebook.text_of(run),
         "steps": [
             {"positions": [step.start, step.stop], "chosen": token}
             for step, token in zip(s.steps(run), _chosen(run), strict=True)
@@ -124,24 +124,24 @@ def _facts(run: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def _text(run: Any, args: argparse.Namespace) -> str:
     """The notebook, section by section, then the tables by step."""
-    from gpt2np.analysis import notebook
+    from gpt2np.analysis import baseline_notebook
     from gpt2np.analysis import statistics as s
 
     step, layers = args.step, range(0, s.trace_of(run).config.n_layer, args.every)
     summary = s.attention_summary(run, args.threshold)
     tables = [s.every_nth(s.pick(t, "step", step), layers) for t in (s.attention_statistics(run), summary)]
     parts = [
-        notebook.architecture(run),
-        _wrapped(notebook.generation(run)),
-        notebook.shapes(run, step),
-        notebook.attention_values(run, step),
+        baseline_notebook.architecture(run),
+        _wrapped(baseline_notebook.generation(run)),
+        baseline_notebook.shapes(run, step),
+        baseline_notebook.attention_values(run, step),
         *map(str, tables),
-        notebook.hidden_values(run, step, args.every),
-        notebook.comparison(run, step, args.pos),
+        baseline_notebook.hidden_values(run, step, args.every),
+        baseline_notebook.comparison(run, step, args.pos),
     ]
     if s.n_generated(run):
         parts += [_attention_by_step(run), _rest_by_step(run, summary)]
-    return "\n\n".join([*parts, notebook.summary(run)])
+    return "\n\n".join([*parts, baseline_notebook.summary(run)])
 
 
 def _attention_by_step(run: Any) -> str:
@@ -188,7 +188,7 @@ def _shortened(rows: list[list[str]]) -> list[list[str]]:
 def _chosen(run: Any) -> list[str]:
     """The token that each step chose; empty where none was, or where the trace does not say."""
     from gpt2np.analysis.statistics import n_generated, steps
-    from gpt2np.generated import Generated
+    from gpt2np.generation.generated import Generated
 
     if not n_generated(run):
         return [""]

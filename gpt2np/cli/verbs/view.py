@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from gpt2np.arguments import (
+from gpt2np.cli.arguments import (
     add_generation,
     add_model,
     add_prompt,
@@ -73,7 +73,7 @@ def view(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> Any:
     """The Trace or the Generated that the options ask for."""
-    from gpt2np.sampling import Sampling
+    from gpt2np.generation.options import Sampling
 
     chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
     _check(args, chosen)
@@ -123,7 +123,7 @@ def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
 
 def _saved(args: argparse.Namespace, path: str) -> Any:
     """A saved trace with its model, if that can be had; of a generation with its ledger."""
-    from gpt2np.trace import Trace
+    from gpt2np.tracing.trace import Trace
 
     trace = Trace.open(path)
     if args.generation and trace.metadata.get("n_prompt") is None:
@@ -138,9 +138,10 @@ def _saved(args: argparse.Namespace, path: str) -> Any:
 
 def _with_ledger(trace: Any, path: str) -> Any:
     """A Generated from a saved trace and the ledger beside it."""
-    from gpt2np.arguments import read_text
-    from gpt2np.generated import Generated
-    from gpt2np.sampling import LedgerEntry, Removal, Sampling
+    from gpt2np.cli.arguments import read_text
+    from gpt2np.generation.generated import Generated
+    from gpt2np.generation.options import Sampling
+    from gpt2np.generation.sampling import LedgerEntry, Removal
 
     try:
         entries = [json.loads(line) for line in read_text(path).splitlines() if line]

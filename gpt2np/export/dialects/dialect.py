@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.derived import bases
 from gpt2np.errors import TraceError, UnknownSiteError
-from gpt2np.export.naming import Item, Naming, naming_of
-from gpt2np.export.reading import read_dialect as read_dialect
+from gpt2np.export.dialects.naming import Item, Naming
+from gpt2np.export.dialects.reading import read_dialect as read_dialect
+from gpt2np.export.dialects.registry import naming_of
 from gpt2np.ops import Array
-from gpt2np.sites import Site
-from gpt2np.trace import Trace
+from gpt2np.tracing.derived import bases
+from gpt2np.tracing.sites import Site
+from gpt2np.tracing.trace import Trace
 
 _NEEDS_WEIGHTS = ("attn.heads",)
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.config import Config
-from gpt2np.errors import InputError
 from gpt2np.ops import Array
-from gpt2np.plan import Plan
-from gpt2np.sites import BY_NAME, SITES, Site, expand
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.sites import Site
 
 
 @dataclass(frozen=True)
@@ -107,112 +106,3 @@ class Naming:
         """Add items; returns their names, ready to be a group."""
         self.items |= {item.name: item for item in items}
         return tuple(item.name for item in items)
-
-
-def _own(config: Config) -> Naming:
-    """The names of the table itself."""
-    naming = Naming()
-    naming.add(*(Item(name, site, layer) for name, site, layer in expand(config.n_layer)))
-    return naming
-
-
-def _guide(config: Config) -> Naming:
-    """The extraction guide: the names of its summary table, and those that its hooks give to one layer."""
-    naming = Naming(
-        facts={
-            "token_ids": lambda trace: np.array(trace.token_ids, np.int64),
-            "tokens": lambda trace: trace.tokens,
-            "attention_mask": lambda trace: np.ones(trace.plan.length, np.int64),
-            "position_ids": lambda trace: np.arange(trace.plan.length),
-        }
-    )
-    layers = range(config.n_layer)
-    for site in SITES:
-        names = site.names.get("guide", ())
-        hook = next((name for name in names if "{i}" in name), None)
-        if hook is not None:  # `layer_3_Q`, and `Q` for a tuple of them
-            one_a_layer = naming.add(*(Item(hook.replace("{i}", str(i)), site, i) for i in layers))
-            naming.groups |= {name: one_a_layer for name in names if "{i}" not in name}
-        elif names:
-            naming.add(Item(names[0], site))
-            naming.aliases |= dict.fromkeys(names[1:], names[0])
-    states = [("embed", None), *(("resid_post", i) for i in layers)]  # the last one before ln_f
-    naming.groups["hidden_states"] = naming.add(
-        *(Item(f"hidden_states[{n}]", BY_NAME[s], i, again=True) for n, (s, i) in enumerate(states))
-    )
-    return naming
-
-
-def _hf(config: Config) -> Naming:
-    """HF's output object. An item is named by the expression that gives it: `attentions[3]`."""
-    naming, layers = Naming(), range(config.n_layer)
-
-    def item(name: str, site: str, layer: int | None = None, form: Form = SAME) -> Item:
-        return Item(name, BY_NAME[site], layer, form, batch=True)
-
-    naming.add(item("logits", "logits"))
-    naming.groups["past_key_values"] = tuple(
-        naming.add(
-            item(f"past_key_values[{i}][0]", "attn.k", i, HEADS_FIRST),
-            item(f"past_key_values[{i}][1]", "attn.v", i, HEADS_FIRST),
-        )
-        for i in layers
-    )
-    states = [("embed", None), *(("resid_post", i) for i in layers[:-1]), ("ln_f", None)]
-    naming.groups["hidden_states"] = naming.add(
-        *(item(f"hidden_states[{n}]", site, layer) for n, (site, layer) in enumerate(states))
-    )
-    naming.groups["attentions"] = naming.add(*(item(f"attentions[{i}]", "attn.pattern", i) for i in layers))
-    return naming
-
-
-def _transformer_lens(config: Config) -> Naming:
-    """The hooks of a HookedTransformer loaded without processing, in their order, without a batch axis."""
-    naming = Naming()
-    for _, site, layer in expand(config.n_layer):
-        name = site.dialect_name("transformer_lens", layer)
-        if name is not None and "hook_" in name:
-            naming.add(Item(name, site, layer))
-        norm, _, statistic = site.name.rpartition(".")
-        if statistic == "rstd":  # its inverse is the scale that stands beside hook_normalized
-            beside = BY_NAME[f"{norm}.normalized"].dialect_name("transformer_lens", layer) or ""
-            scale = beside.replace("hook_normalized", "hook_scale")
-            naming.add(Item(scale, site, layer, STANDARD_DEVIATION))
-    return naming
-
-
-# The order of llm.c's ActivationTensors, which is not that of execution: means follow what they belong to.
-LLMC_ORDER = """encoded ln1 ln1_mean ln1_rstd qkv atty preatt att attproj residual2 ln2 ln2_mean ln2_rstd
-fch fch_gelu fcproj residual3 lnf lnf_mean lnf_rstd logits probs losses""".split()
-
-
-def _llmc(config: Config) -> Naming:
-    """llm.c's ActivationTensors, stacked over layers, with a batch of 1 behind the layers."""
-    sites = {site.names["llm.c"][0]: site for site in SITES if "llm.c" in site.names}
-    forms = {"atty": MERGED_HEADS, "preatt": ZERO_FUTURE}
-    naming = Naming()
-    for name in LLMC_ORDER:
-        site = sites[name]
-        naming.add(Item(name, site, None, forms.get(name, SAME), batch=True, stacked=site.layered))
-    return naming
-
-
-_NAMINGS = {
-    "gpt2np": _own,
-    "guide": _guide,
-    "hf": _hf,
-    "transformer_lens": _transformer_lens,
-    "llm.c": _llmc,
-}
-NAMES = tuple(_NAMINGS)
-
-
-def naming_of(dialect: str, config: Config) -> Naming:
-    """The names of a dialect for a model.
-
-    Raises:
-        InputError: no such dialect.
-    """
-    if dialect not in NAMES:
-        raise InputError(f"there is no dialect {dialect!r}; known are {', '.join(NAMES)}")
-    return _NAMINGS[dialect](config)

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from gpt2np import tensorfile
-from gpt2np.derived import bases
 from gpt2np.errors import TraceError, short
-from gpt2np.export.naming import NAMES, Item, Naming, naming_of
+from gpt2np.export.dialects.naming import Item, Naming
+from gpt2np.export.dialects.registry import NAMES, naming_of
+from gpt2np.files import check_unicode, text_kind
 from gpt2np.ops import Array
-from gpt2np.plan import Plan
-from gpt2np.trace import SCHEMA, Trace
+from gpt2np.tracing.derived import bases
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.trace import SCHEMA, Trace
 
 DIALECT_SCHEMA = "gpt2np.dialect/1"
 METADATA = "gpt2np"  # the entry of a file that says what it is
@@ -89,34 +91,6 @@ def _recorded(found: dict[str, Array], own: Naming, plan: Plan) -> dict[str, Arr
         if not derivable:
             kept[name] = array
     return kept
-
-
-def text_kind(path: str | os.PathLike[str]) -> str:
-    """`a JSON file` or `a CSV file`, by how a file begins; empty if it is neither, or cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except OSError:
-        return ""
-    if start.startswith(b"name,axis_"):
-        return "a CSV file"
-    is_json = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and b"\0" not in start
-    return "a JSON file" if is_json else ""
-
-
-def check_unicode(path: str | os.PathLike[str], content: Any) -> None:
-    """Refuse texts that no file and no terminal could show.
-
-    Raises:
-        TraceError: half a surrogate pair is in them.
-    """
-    try:
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise TraceError(
-            f"{path}: a text in it is not valid Unicode: it holds {half!r}, half a surrogate pair"
-        ) from None
 
 
 class _NpzFile:

@@ -19,13 +19,13 @@ from typing import IO, Any
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
-from gpt2np.export.dialects import Arrays, Dialect
-from gpt2np.export.numbers import rows_as_text
-from gpt2np.export.reading import DIALECT_SCHEMA, METADATA
+from gpt2np.export.decimal_text import rows_as_text
+from gpt2np.export.dialects.dialect import Arrays, Dialect
+from gpt2np.export.dialects.reading import DIALECT_SCHEMA, METADATA
 from gpt2np.files import whole_binary_file, whole_file
 from gpt2np.ops import Array
 from gpt2np.tensorfile import save_tensors
-from gpt2np.trace import Trace, file_metadata
+from gpt2np.tracing.trace import Trace, file_metadata
 
 _NOT_FINITE = re.compile(r"-?inf|nan")
 

@@ -1,1 +1,1 @@
-"""Examples that run as they are: `python -m gpt2np.export.examples.basic_usage`."""
+"""Examples that run as they are: `python -m gpt2np.kv.examples.basic_usage`."""

@@ -1,6 +1,6 @@
 """The KV cache of a sentence: extract it, look at it, save it, go on from the file.
 
-python -m gpt2np.export.examples.basic_usage [MODEL]
+python -m gpt2np.kv.examples.basic_usage [MODEL]
 """
 
 import json
@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gpt2np.export.kv_json import SAMPLE_PROMPTS, GPT2KVCacheExtractor, load_kv
+from gpt2np.kv.extraction import SAMPLE_PROMPTS, GPT2KVCacheExtractor
+from gpt2np.kv.resume import load_kv
 
 
 def main(model_name: str | None = None) -> None:

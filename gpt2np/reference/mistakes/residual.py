@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.config import Config
-from gpt2np.gpt2 import attention, mlp
+from gpt2np.architectures.gpt2.forward import attention, mlp
 from gpt2np.ops import Array, layer_norm, linear
 from gpt2np.reference.mistakes.base import At, Mistake
-from gpt2np.step import Pass, Step
-from gpt2np.step import Sequence as PackedSequence
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.step import Pass, Step
+from gpt2np.tracing.step import Sequence as PackedSequence
 
 
 class ResidualMissing(Mistake):

@@ -93,7 +93,7 @@ export function buildCard(run, focus) {
           el("dd", { class: "formula" }, part.formula),
           el("dt", {}, "Shape"),
           el("dd", {}, el("code", { class: "shape" }, shapeText(part))),
-          el("dt", {}, `gpt2.py, line ${part.line}`),
+          el("dt", {}, `${part.file}, line ${part.line}`),
           el("dd", {}, el("code", { class: "line" }, part.code)),
         ),
         ...here(state, part),

@@ -105,7 +105,7 @@ function cause(report) {
   );
 }
 
-// The step as gpt2.py has it.
+// The step as the forward pass has it.
 function step(report) {
   const line = report.line;
   if (!line) return el("div", {});
@@ -115,7 +115,7 @@ function step(report) {
     el("p", { class: "small" }, "The step as it should be"),
     el("h3", {}, line.title),
     el("p", { class: "formula" }, line.formula),
-    el("p", { class: "small" }, `gpt2.py, line ${line.line}`),
+    el("p", { class: "small" }, `${line.file}, line ${line.line}`),
     el("code", { class: "line" }, line.code),
   );
 }

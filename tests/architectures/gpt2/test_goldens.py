@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from differences import relative_error
+from support.differences import relative_error
 
 import gpt2np
-from gpt2np.sites import expand
+from gpt2np.tracing.sites import expand
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[2] / "goldens"
 IDS = [3, 17, 17, 30, 0, 8, 3]
 CASES = sorted(folder.name for folder in GOLDENS.iterdir())
 

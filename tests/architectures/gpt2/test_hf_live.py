@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from differences import relative_error
+from support.differences import relative_error
 
 pytest.importorskip("torch", reason="live comparison with HF: pip install '.[ref]'")
 pytest.importorskip("transformers", reason="live comparison with HF: pip install '.[ref]'")
 
-import hf
 import torch
+from support import hf
 
 import gpt2np
-from gpt2np.sites import SITES, expand
+from gpt2np.tracing.sites import SITES, expand
 
 torch.set_num_threads(1)
 

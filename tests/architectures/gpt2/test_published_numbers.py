@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import gpt2np
-from gpt2np.derived import log_probabilities
 from gpt2np.ops import layer_norm, linear
+from gpt2np.tracing.derived import log_probabilities
 
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(1200)]  # the first test may download 500 MB
 

@@ -1,6 +1,6 @@
 """Writes `mutations.md`: what compare makes of every mistake, planted at random, and of runs without one.
 
-    python tests/mutation_table.py
+    python tests/support/mutation_table.py
 
 It takes a few minutes.
 """
@@ -13,16 +13,16 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from clean_runs import WAYS, clean_run
-from mutations import case_of, judge, slugs
-from torch_gpt2 import KNOWN, UNKNOWN, planted
+from support.clean_runs import WAYS, clean_run
+from support.mutations import case_of, judge, slugs
+from support.torch_gpt2 import KNOWN, UNKNOWN, planted
 
 from gpt2np.reference.comparison import compare
 from gpt2np.reference.mistakes import KNOWN as CATALOGUE
 
-PAGE = Path(__file__).parent / "mutations.md"
+PAGE = Path(__file__).parents[1] / "reference" / "mutations.md"
 PLACEMENTS = 20  # of each mistake
 SEEDS = 6  # for each mistake of torch_gpt2.py
 CLEAN = 240  # runs without a mistake
@@ -31,9 +31,9 @@ LEAST = 0.95
 TEXT = """\
 # How often compare is right
 
-Written by `python tests/mutation_table.py`; tests run a part of it anew and hold it against this page.
+Written by `python tests/support/mutation_table.py`; tests run a part of it anew and hold it against this page.
 
-Every mistake of the [catalogue](../gpt2np/reference/MISTAKES.md) is planted {placements} times in a float32 run of a
+Every mistake of the [catalogue](../../gpt2np/reference/MISTAKES.md) is planted {placements} times in a float32 run of a
 random GPT-2: in a random one of its forms, in a random step that it touches, in a random layer, in all heads or
 one, from or at a random position or everywhere. `gpt2np compare` has to find the first site that the mistake takes
 out of its band (with its layer, first position and heads), and to name the mistake; once with every site in the
@@ -52,7 +52,7 @@ the last row; compare has to say `within noise` there, and they do not count as 
 
 ## Planted by other programs
 
-[torch_gpt2.py](torch_gpt2.py) is a GPT-2 in torch that shares nothing with the catalogue. Of its {n_known} mistakes that
+[torch_gpt2.py](../support/torch_gpt2.py) is a GPT-2 in torch that shares nothing with the catalogue. Of its {n_known} mistakes that
 are in the catalogue compare finds site, layer and name in **{known}** of {of_known} runs (random shapes, prompts and
 layers); of its {n_unknown} that are not, it finds the site and says that the mistake is unknown in **{unknown}** of {of_unknown}.
 The twelve mistakes of the C program [gpt2.c](c/gpt2.c) are all named (`test_c_forward.py`).

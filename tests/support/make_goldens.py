@@ -1,19 +1,22 @@
 """Make tests/goldens: tiny random checkpoints by HF, and what HF computes on them at every site.
 
-    python tests/make_goldens.py        (needs torch and transformers: pip install '.[ref]')
+    python tests/support/make_goldens.py        (needs torch and transformers: pip install '.[ref]')
 
 Each folder holds config.json, model.safetensors and sites.npz: the float64 value of every site, and under
 `error/NAME` the relative error of HF's own float32 run there.
 """
 
+import sys
 from pathlib import Path
 
-import hf
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import torch
-from differences import relative_error
+from support import hf
+from support.differences import relative_error
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 BASE = {
     "n_layer": 2,
     "n_head": 3,

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from gpt2np.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.errors import InputError
 
 
@@ -42,25 +42,25 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 
 def heads(args: argparse.Namespace) -> int:
     """`gpt2np heads`."""
-    from gpt2np.analysis import residual
-    from gpt2np.analysis.choices import pos_labels, row_of
+    from gpt2np.analysis import attribution
+    from gpt2np.analysis.selection import pos_labels, row_of
     from gpt2np.tables import number, strict_json, table
 
     _check(args)
-    model, trace = _read_trace(args, residual.KEEP)
+    model, trace = _read_trace(args, attribution.KEEP)
     token = _likeliest(trace, args.pos) if args.token is None else _token(model, args.token)
     if args.against is not None and _token(model, args.against) == token:
         raise InputError(f"--token and --against are the same token, {token}")
     pair = token if args.against is None else (token, _token(model, args.against))
-    found = residual.attribution(trace, pair, args.pos)
-    grid, written = residual.head_grid(found), residual.writers(trace, args.pos)
+    found = attribution.attribution(trace, pair, args.pos)
+    grid, written = attribution.head_grid(found), attribution.writers(trace, args.pos)
     if args.png:
         _draw(grid, args.png, signed=True)
     where = pos_labels(trace, [row_of(trace, args.pos)])[0]
     total = float(found.array.sum())
     if args.json:
         facts = {"model": model.name, "position": where, "sum": total}
-        similar = residual.similarity(trace, args.pos)
+        similar = attribution.similarity(trace, args.pos)
         parts = {"attribution": found, "heads": grid, "writers": written, "similarity": similar}
         print(strict_json(facts | {name: part.to_json() for name, part in parts.items()}))
         return 0
@@ -135,7 +135,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _read_trace(args: argparse.Namespace, keep: list[str]) -> tuple[Any, Any]:
     """The model, and its run over the prompt or the trace that was saved of one."""
-    from gpt2np.trace import Trace
+    from gpt2np.tracing.trace import Trace
 
     prompt = read_prompt(args) if args.trace is None else None
     model = load_model(args)
@@ -146,7 +146,7 @@ def _read_trace(args: argparse.Namespace, keep: list[str]) -> tuple[Any, Any]:
 
 def _token(model: Any, given: str) -> int:
     """The id of a token of the command line: its text, or digits that are no token's text."""
-    from gpt2np.analysis.choices import token_id
+    from gpt2np.analysis.selection import token_id
 
     is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
     return token_id(model, int(given) if given.isdecimal() and not is_text else given)
@@ -154,8 +154,8 @@ def _token(model: Any, given: str) -> int:
 
 def _likeliest(trace: Any, pos: int) -> int:
     """The id of the token that the model predicts after a position."""
-    from gpt2np.analysis.choices import recorded, row_of
     from gpt2np.analysis.lens import lens_logits
+    from gpt2np.analysis.selection import recorded, row_of
 
     final = recorded(trace, f"h.{trace.config.n_layer - 1}.resid_post", [row_of(trace, pos)])
     return int(lens_logits(final, trace.parameters()).argmax())
@@ -216,7 +216,7 @@ def _lens_text(trace: Any, found: Any, column: int) -> str:
 
 def _heads_text(trace: Any, found: Any, pos: int) -> str:
     """For each head what it raises, on the next line what it lowers."""
-    from gpt2np.analysis.choices import pos_labels, row_of
+    from gpt2np.analysis.selection import pos_labels, row_of
     from gpt2np.tables import WIDTH, cell_width, quoted
 
     lines = [f"position {pos_labels(trace, [row_of(trace, pos)])[0]}: what each head adds to which logits"]

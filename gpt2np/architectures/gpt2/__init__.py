@@ -1,0 +1,1 @@
+"""GPT-2: its parameters and its forward pass."""

@@ -1,0 +1,96 @@
+"""The parameters of a GPT-2: their names and shapes in a checkpoint, and the tuples that `forward` reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gpt2np.ops import Array, LayerNorm, Linear
+from gpt2np.tracing.config import Config
+
+
+class Attention(NamedTuple):
+    """c_attn [n_embd, 3*n_embd] makes queries, keys and values; c_proj [n_embd, n_embd] mixes the heads."""
+
+    c_attn: Linear
+    c_proj: Linear
+
+
+class MLP(NamedTuple):
+    """c_fc [n_embd, d_mlp] reads, c_proj [d_mlp, n_embd] writes."""
+
+    c_fc: Linear
+    c_proj: Linear
+
+
+class Block(NamedTuple):
+    """One layer."""
+
+    ln_1: LayerNorm
+    attn: Attention
+    ln_2: LayerNorm
+    mlp: MLP
+
+
+class GPT2(NamedTuple):
+    """All parameters; lm_head [vocab, n_embd] is wte itself unless the checkpoint has one of its own."""
+
+    wte: Array
+    wpe: Array
+    h: Sequence[Block]
+    ln_f: LayerNorm
+    lm_head: Array
+
+
+def parameters(weights: Mapping[str, Array], cfg: Config) -> GPT2:
+    """The parameters from arrays under their checkpoint names, such as `h.0.attn.c_attn.weight`."""
+
+    def linear_at(name: str) -> Linear:
+        return Linear(weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm_at(name: str) -> LayerNorm:
+        return LayerNorm(weights[f"{name}.weight"], weights[f"{name}.bias"], cfg.layer_norm_epsilon)
+
+    blocks = tuple(
+        Block(
+            norm_at(f"h.{i}.ln_1"),
+            Attention(linear_at(f"h.{i}.attn.c_attn"), linear_at(f"h.{i}.attn.c_proj")),
+            norm_at(f"h.{i}.ln_2"),
+            MLP(linear_at(f"h.{i}.mlp.c_fc"), linear_at(f"h.{i}.mlp.c_proj")),
+        )
+        for i in range(cfg.n_layer)
+    )
+    wte = weights["wte.weight"]
+    return GPT2(wte, weights["wpe.weight"], blocks, norm_at("ln_f"), weights.get("lm_head.weight", wte))
+
+
+def for_one_row(p: GPT2) -> GPT2:
+    """The same parameters with each mlp.c_proj laid out for products of one row, as decoding has them.
+
+    Rows as short as n_embd are read more slowly than columns as long as d_mlp. The copy takes the memory of
+    these weights once more; weights that somebody may still change are left as they are.
+    """
+
+    def laid_out(linear: Linear) -> Linear:
+        weight = linear.weight
+        return linear if weight.flags.writeable else linear._replace(weight=weight.T.copy().T)
+
+    return p._replace(h=tuple(b._replace(mlp=b.mlp._replace(c_proj=laid_out(b.mlp.c_proj))) for b in p.h))
+
+
+def parameter_shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter that a checkpoint must have (lm_head.weight is optional)."""
+    d, m = cfg.n_embd, cfg.d_mlp
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (cfg.vocab_size, d),
+        "wpe.weight": (cfg.n_positions, d),
+    }
+    for i in range(cfg.n_layer):
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"h.{i}.{norm}.weight": (d,), f"h.{i}.{norm}.bias": (d,)}
+        for name, n_in, n_out in (
+            ("attn.c_attn", d, 3 * d),
+            ("attn.c_proj", d, d),
+            ("mlp.c_fc", d, m),
+            ("mlp.c_proj", m, d),
+        ):
+            shapes |= {f"h.{i}.{name}.weight": (n_in, n_out), f"h.{i}.{name}.bias": (n_out,)}
+    return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}

@@ -1,0 +1,1 @@
+"""Capture files of many prompts (document 001)."""

@@ -1,0 +1,1 @@
+"""A checkpoint, wherever it lies, as config and arrays."""

@@ -1,0 +1,5 @@
+"""The command line: `gpt2np VERB`."""
+
+from gpt2np.cli.program import main
+
+__all__ = ["main"]

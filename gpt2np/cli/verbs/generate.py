@@ -1,0 +1,94 @@
+"""The verb that continues a prompt: generate."""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from gpt2np.cli.arguments import (
+    add_generation,
+    add_model,
+    add_prompt,
+    add_verb,
+    end_of_text,
+    load_model,
+    read_prompt,
+    token_ids,
+)
+from gpt2np.errors import InputError
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(verbs, "generate", generate, "continue a prompt, token by token")
+    add_prompt(verb)
+    add_model(verb)
+    add_generation(verb)
+
+
+def generate(args: argparse.Namespace) -> int:
+    """`gpt2np generate`."""
+    from dataclasses import fields
+
+    from gpt2np.files import check_destinations, whole_file
+    from gpt2np.generation.options import Sampling
+    from gpt2np.tables import strict_json
+
+    prompt = read_prompt(args)
+    chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
+    if "early_stopping" in chosen:
+        chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
+    if args.keep and not args.out:
+        raise InputError("--keep says what --out FILE holds; give both")
+    check_destinations(args.out, args.ledger)
+    model = load_model(args)
+    generation = model.generate(
+        prompt,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        eos=end_of_text(args.eos),
+        stop=args.stop or (),
+        stop_tokens=token_ids(args.stop_tokens, "--stop-tokens"),
+        keep=(args.keep or "*") if args.out else None,
+        ledger="full" if args.ledger else False,
+        lookup=args.lookup,
+        on_overflow=args.on_overflow,
+        **chosen,
+    )
+    if not args.temperature and (args.top_k or args.top_p or args.min_p or args.seed is not None):
+        print("gpt2np: note: without --temperature decoding is greedy: nothing is drawn", file=sys.stderr)
+    interrupted, shown = False, generation.prompt_texts[0]
+    if not args.json:
+        print(shown, end="", flush=True)
+    try:
+        for token in generation:
+            shown += token.text
+            if not args.json:
+                print(token.text, end="", flush=True)
+    except KeyboardInterrupt:
+        generation.stop()
+        interrupted = True
+    done = generation.finish()
+    if args.json:
+        facts = {
+            "model": model.name,
+            "text": done.text,
+            "prompt": {"text": done.prompt.text, "token_ids": done.prompt.token_ids},
+            "response": {"text": done.response.text, "token_ids": done.response.token_ids},
+            "tokens": done.response.tokens,
+            "probabilities": done.probabilities,
+            "stopped_by": done.stopped_by,
+        }
+        print(strict_json(facts))
+    else:
+        print(done.text[len(shown) :])  # what an interrupt left held back
+    if args.ledger:
+        with whole_file(args.ledger) as file:
+            file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
+        print(f"gpt2np: wrote {args.ledger}, {len(done.ledger)} lines", file=sys.stderr)
+    if args.out and done.trace is None:
+        print(f"gpt2np: no token was chosen, so {args.out} was not written", file=sys.stderr)
+    elif args.out:
+        done.trace.save(args.out)
+        print(f"gpt2np: wrote {args.out}, {os.path.getsize(args.out):,} bytes", file=sys.stderr)
+    return 130 if interrupted else 0

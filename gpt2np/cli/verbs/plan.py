@@ -1,0 +1,47 @@
+"""The verb that tells the bytes of a trace before it runs: plan."""
+
+import argparse
+from typing import Any
+
+from gpt2np.cli.arguments import add_model, add_verb, count, load_sizes
+from gpt2np.errors import InputError
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(verbs, "plan", plan, "bytes of a trace, before running it")
+    verb.add_argument("lengths", nargs="+", type=count, metavar="N", help="number of tokens")
+    add_model(verb)
+    verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
+
+
+def plan(args: argparse.Namespace) -> int:
+    """`gpt2np plan`."""
+    from gpt2np.checkpoints.checkpoint import default_name
+    from gpt2np.tables import strict_json
+    from gpt2np.tracing.config import RELEASED
+    from gpt2np.tracing.plan import Plan, plan_table
+
+    name, sizes = args.model or default_name(), load_sizes(args)
+    config = getattr(sizes, "config", sizes)
+    for n in args.lengths:
+        if n > config.n_positions:
+            hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""
+            raise InputError(f"{n} tokens: the context of {name} holds {config.n_positions}{hint}")
+    plans = [Plan(config, n, args.keep or "*", args.dtype) for n in args.lengths]
+    if args.json:
+        rows = [
+            {
+                "tokens": p.length,
+                "bytes": p.nbytes,
+                "linear": p.nbytes - p.quadratic_nbytes,
+                "quadratic": p.quadratic_nbytes,
+                "groups": p.groups(),
+            }
+            for p in plans
+        ]
+        print(strict_json({"model": name, "dtype": args.dtype, "plans": rows}))
+        return 0
+    for start in range(0, len(plans), 4):  # four columns fit into a line
+        print(("\n" if start else "") + plan_table(plans[start : start + 4]))
+    return 0

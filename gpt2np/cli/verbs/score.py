@@ -1,0 +1,50 @@
+"""The verb that tells how well a model predicts a text: score."""
+
+import argparse
+import math
+from typing import Any
+
+from gpt2np.cli.arguments import add_model, add_verb, count, load_model, read_text
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(
+        verbs, "score", score, "log-probability of every token of a text file, and its perplexity"
+    )
+    verb.add_argument("file", metavar="FILE", help="a text file; - reads stdin")
+    verb.add_argument("--stride", type=count, metavar="N", help="tokens between windows (default: half one)")
+    verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
+    add_model(verb)
+
+
+def score(args: argparse.Namespace) -> int:
+    """`gpt2np score`."""
+    from gpt2np.tables import quoted, strict_json, table
+
+    text = read_text(args.file)
+    model = load_model(args)
+    result = model.score(text, stride=args.stride)
+    facts: dict[str, Any] = {
+        "model": model.name,
+        "tokens": len(result.token_ids),
+        "predicted": result.n_predicted,
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_character": result.loss * result.n_predicted / math.log(2) / len(text),
+    }
+    if args.tokens:
+        rows = zip(result.token_ids, result.tokens, result.losses.tolist(), strict=True)
+        facts["per_token"] = [{"id": i, "token": token, "loss": loss} for i, token, loss in rows]
+    if args.json:
+        print(strict_json(facts))
+        return 0
+    for row in facts.pop("per_token", []):
+        print(f"{row['loss']:8.3f}  {row['id']:6d}  {quoted(row['token'])}")
+    shown = [
+        [key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"]
+        for key, value in facts.items()
+        if key != "model"
+    ]
+    print(table(shown, "<>", indent=0))
+    return 0

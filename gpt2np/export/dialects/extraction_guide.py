@@ -1,0 +1,34 @@
+"""The names of the extraction guide."""
+
+import numpy as np
+
+from gpt2np.export.dialects.naming import Item, Naming
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import BY_NAME, SITES
+
+
+def extraction_guide(config: Config) -> Naming:
+    """The extraction guide: the names of its summary table, and those that its hooks give to one layer."""
+    naming = Naming(
+        facts={
+            "token_ids": lambda trace: np.array(trace.token_ids, np.int64),
+            "tokens": lambda trace: trace.tokens,
+            "attention_mask": lambda trace: np.ones(trace.plan.length, np.int64),
+            "position_ids": lambda trace: np.arange(trace.plan.length),
+        }
+    )
+    layers = range(config.n_layer)
+    for site in SITES:
+        names = site.names.get("guide", ())
+        hook = next((name for name in names if "{i}" in name), None)
+        if hook is not None:  # `layer_3_Q`, and `Q` for a tuple of them
+            one_a_layer = naming.add(*(Item(hook.replace("{i}", str(i)), site, i) for i in layers))
+            naming.groups |= {name: one_a_layer for name in names if "{i}" not in name}
+        elif names:
+            naming.add(Item(names[0], site))
+            naming.aliases |= dict.fromkeys(names[1:], names[0])
+    states = [("embed", None), *(("resid_post", i) for i in layers)]  # the last one before ln_f
+    naming.groups["hidden_states"] = naming.add(
+        *(Item(f"hidden_states[{n}]", BY_NAME[s], i, again=True) for n, (s, i) in enumerate(states))
+    )
+    return naming

@@ -1,0 +1,28 @@
+"""The names of Hugging Face's output object."""
+
+from gpt2np.export.dialects.naming import HEADS_FIRST, SAME, Form, Item, Naming
+from gpt2np.tracing.config import Config
+from gpt2np.tracing.sites import BY_NAME
+
+
+def huggingface(config: Config) -> Naming:
+    """HF's output object. An item is named by the expression that gives it: `attentions[3]`."""
+    naming, layers = Naming(), range(config.n_layer)
+
+    def item(name: str, site: str, layer: int | None = None, form: Form = SAME) -> Item:
+        return Item(name, BY_NAME[site], layer, form, batch=True)
+
+    naming.add(item("logits", "logits"))
+    naming.groups["past_key_values"] = tuple(
+        naming.add(
+            item(f"past_key_values[{i}][0]", "attn.k", i, HEADS_FIRST),
+            item(f"past_key_values[{i}][1]", "attn.v", i, HEADS_FIRST),
+        )
+        for i in layers
+    )
+    states = [("embed", None), *(("resid_post", i) for i in layers[:-1]), ("ln_f", None)]
+    naming.groups["hidden_states"] = naming.add(
+        *(item(f"hidden_states[{n}]", site, layer) for n, (site, layer) in enumerate(states))
+    )
+    naming.groups["attentions"] = naming.add(*(item(f"attentions[{i}]", "attn.pattern", i) for i in layers))
+    return naming

@@ -1,0 +1,30 @@
+"""The dialects by name."""
+
+from gpt2np.errors import InputError
+from gpt2np.export.dialects.extraction_guide import extraction_guide
+from gpt2np.export.dialects.huggingface import huggingface
+from gpt2np.export.dialects.llmc import llmc
+from gpt2np.export.dialects.naming import Naming
+from gpt2np.export.dialects.own_names import own_names
+from gpt2np.export.dialects.transformer_lens import transformer_lens
+from gpt2np.tracing.config import Config
+
+_NAMINGS = {
+    "gpt2np": own_names,
+    "guide": extraction_guide,
+    "hf": huggingface,
+    "transformer_lens": transformer_lens,
+    "llm.c": llmc,
+}
+NAMES = tuple(_NAMINGS)
+
+
+def naming_of(dialect: str, config: Config) -> Naming:
+    """The names of a dialect for a model.
+
+    Raises:
+        InputError: no such dialect.
+    """
+    if dialect not in NAMES:
+        raise InputError(f"there is no dialect {dialect!r}; known are {', '.join(NAMES)}")
+    return _NAMINGS[dialect](config)

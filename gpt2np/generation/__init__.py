@@ -1,0 +1,1 @@
+"""Choosing tokens, one after another; and how well a text is predicted."""

@@ -1,0 +1,87 @@
+"""The options of choosing tokens, and what each may be."""
+
+import difflib
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from gpt2np.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens; the defaults are plain greedy decoding. Wrong values raise `InputError`.
+
+    Greedy takes the largest logit, so `top_k`, `top_p` and `min_p` matter only when `temperature` is above 0;
+    the penalties always count. `num_beams` above 1 is beam search (`generation.beam`), deterministic here.
+    """
+
+    temperature: float = 0.0  # 0: greedy. Ackley, Hinton & Sejnowski 1985
+    top_k: int | None = None  # None or 0: off. Fan et al. 2018
+    top_p: float | None = None  # None or 1: off. Nucleus sampling, Holtzman et al. 2019
+    min_p: float | None = None  # None or 0: off. Nguyen et al. 2024
+    repetition_penalty: float = 1.0  # 1: off. CTRL, Keskar et al. 2019; counts prompt and generated tokens
+    presence_penalty: float = 0.0  # 0: off. OpenAI API; counts generated tokens only
+    frequency_penalty: float = 0.0  # 0: off. OpenAI API; counts generated tokens only
+    no_repeat_ngram_size: int = 0  # 0: off. Paulus et al. 2017; counts prompt and generated tokens
+    num_beams: int = 1  # 1: no beam search
+    length_penalty: float = 1.0  # beam search: score = log-probability / length ** length_penalty
+    early_stopping: bool | str = False  # beam search: True, False or "never", as in HF
+
+    def __post_init__(self) -> None:
+        for name, (kind, low, high, allowed) in ALLOWED.items():
+            value = getattr(self, name)
+            if value is None and "None" in allowed:
+                continue
+            numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+            known = isinstance(value, numbers) and not isinstance(value, bool)
+            if not known or not (low <= value <= high or (name == "temperature" and value == 0)):  # NaN too
+                raise InputError(f"{name}={value!r}: must be {allowed}")
+            object.__setattr__(self, name, kind(value))
+        if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
+            raise InputError(f'early_stopping={self.early_stopping!r}: must be True, False or "never"')
+        if self.num_beams > 1 and self.temperature > 0:
+            both = f"num_beams={self.num_beams} with temperature={self.temperature}"
+            raise InputError(f"{both}: sampling from beams is not supported; leave one of the two out")
+
+
+ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
+    # 1e-30 to 1e30 is what float32 logits can be multiplied and divided by
+    "temperature": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30, or 0 for greedy"),
+    "top_k": (int, 0, np.inf, "a whole number of at least 1 (0 or None is off)"),
+    "top_p": (float, 5e-324, 1, "a number above 0 and at most 1 (1 or None is off)"),
+    "min_p": (float, 0, 1, "a number from 0 to 1 (0 or None is off)"),
+    "repetition_penalty": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30 (1 is off)"),
+    "presence_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off)"),
+    "frequency_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off)"),
+    "no_repeat_ngram_size": (int, 0, np.inf, "a whole number of at least 1 (0 is off)"),
+    "num_beams": (int, 1, np.inf, "a whole number of at least 1 (1 is no beam search)"),
+    "length_penalty": (float, -10, 10, "a number from -10 to 10 (0 is off)"),
+}
+
+
+def whole_number(name: str, value: Any, low: int) -> int:
+    """A whole number, Python's or NumPy's.
+
+    Raises:
+        InputError: it is something else, or below `low`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
+    return int(value)
+
+
+def sampling_options(given: dict[str, Any]) -> Sampling:
+    """The options of choosing a token.
+
+    Raises:
+        InputError: an option that does not exist, or a value outside its range.
+    """
+    known = [f.name for f in fields(Sampling)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; the nearest is {near[0]!r}" if near else f"; known are {', '.join(known)}"
+            raise InputError(f"generate has no option {name!r}{hint}")
+    return Sampling(**given)

@@ -1,0 +1,33 @@
+"""`gpt2np.load`: the model of a folder, of a Hub id, or the shipped one."""
+
+import os
+
+import numpy as np
+
+from gpt2np.checkpoints.checkpoint import default_name, load_checkpoint
+from gpt2np.model import Model
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    local_files_only: bool = False,
+    threads: int | None = None,
+) -> Model:
+    """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
+
+    `dtype="float64"` runs the same lines in double precision. `threads` is how many cores a run takes; None
+    leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`, as it
+    always does where `threadpoolctl` is not installed.
+
+    Raises:
+        InputError: `threads` is no whole number of 1 to 256.
+        CheckpointError, ConfigError, TokenizerError: the folder is damaged, or not a plain GPT-2.
+        HubError: the Hub is unreachable, or has no such model.
+    """
+    chosen = default_name() if name is None else name
+    dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
+    checkpoint = load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only)
+    return Model(checkpoint, dtype, threads)

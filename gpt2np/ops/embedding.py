@@ -1,0 +1,32 @@
+"""Into the residual stream and out of it: rows of a table, sums, and the unembedding."""
+
+import numpy as np
+
+from gpt2np.ops.blocks import Array, product_pieces, row_blocks
+from gpt2np.ops.products import parts_in_cache
+from gpt2np.threads import each
+
+
+def lookup(indices: Array, table: Array, *, out: Array) -> None:
+    """Row `indices[i]` of the table: [pos] and [n, n_embd] -> [pos, n_embd]."""
+    np.take(table, indices, axis=0, out=out, mode="clip")  # indices are checked before the run
+
+
+def add(a: Array, b: Array, *, out: Array) -> None:
+    """The sum; how every part of the model writes to the residual stream."""
+    each(lambda rows: np.add(a[rows], b[rows], out=out[rows]), row_blocks(out))
+
+
+def unembedding(x: Array, table: Array, *, out: Array) -> None:
+    """Dot product of each row with every row of the table: [pos, n_embd], [vocab, n_embd] -> [pos, vocab]."""
+
+    def some(piece: tuple[slice, slice]) -> None:
+        rows, columns = piece
+        a, b, y = x[rows], table[columns], out[rows, columns]
+        if 1 < len(a) <= 8:  # one by one, as in `products.multiply`
+            for part in parts_in_cache(b):
+                np.matmul(a[:, None], b[part].T, out=y[:, None, part])
+        else:
+            np.matmul(a, b.T, out=y)
+
+    each(some, product_pieces(out, x.shape[1]))

@@ -1,0 +1,47 @@
+"""Matrix products: a weight, and a bias."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2np.ops.blocks import Array, product_pieces
+from gpt2np.threads import each
+
+_PART_BYTES = 1 << 22  # of a weight; large enough for BLAS to share between its threads
+
+
+class Linear(NamedTuple):
+    """A weight [n_in, n_out] as HF's Conv1D stores it, and a bias [n_out]."""
+
+    weight: Array
+    bias: Array
+
+
+def linear(x: Array, p: Linear, *, out: Array) -> None:
+    """`x @ weight + bias`: [pos, n_in] -> [pos, n_out]."""
+
+    def some(piece: tuple[slice, slice]) -> None:
+        rows, columns = piece
+        y = out[rows, columns]
+        multiply(x[rows], p.weight[:, columns], out=y)
+        y += p.bias[columns]
+
+    each(some, product_pieces(out, len(p.weight)))
+
+
+def multiply(x: Array, weight: Array, out: Array) -> None:
+    """`x @ weight`; a few rows one by one (gemv), which is faster than BLAS is for so few together (gemm)."""
+    n_in, n_out = weight.shape
+    if not 1 < len(x) <= 5 or n_out <= n_in:
+        np.matmul(x, weight, out=out)
+        return
+    first, *others = parts_in_cache(weight)
+    np.matmul(x[:, None, first], weight[first], out=out[:, None])
+    for part in others:
+        out += np.matmul(x[:, None, part], weight[part])[:, 0]
+
+
+def parts_in_cache(weight: Array) -> list[slice]:
+    """Rows of a matrix in parts that stay in cache while they are multiplied again and again."""
+    n = max(1, _PART_BYTES // weight[0].nbytes)
+    return [slice(start, start + n) for start in range(0, len(weight), n)]

@@ -1,0 +1,1 @@
+"""Text to token ids and back; what may be given as a prompt."""
