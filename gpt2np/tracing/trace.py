@@ -15,7 +15,7 @@ from gpt2np.tracing.derived import DERIVED, log_probabilities, top_k_tokens
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.sites import resolve
 
-SCHEMA = "gpt2np.tracing.trace/1"
+SCHEMA = "gpt2np.trace/1"
 
 
 class Trace:

@@ -470,7 +470,7 @@ def change(name, value):
 
 Z = np.zeros
 BROKEN = {
-    "another schema": (change("schema", "gpt2np.tracing.trace/1"), "schema is 'gpt2np.tracing.trace/1'"),
+    "another schema": (change("schema", "gpt2np.trace/1"), "schema is 'gpt2np.trace/1'"),
     "no schema": (change("schema", None), "schema is None"),
     "no text": (change("prompt/text", None), "prompt/text must be a string"),
     "ids that are no JSON": (change("response/token_ids", "[1,"), "response/token_ids must be a list"),
