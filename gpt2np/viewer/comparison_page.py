@@ -9,7 +9,7 @@ from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page import document
 from gpt2np.viewer.parts_of_gpt2 import CODE_FILE, PARTS, code_lines
 
-MODULES = ("data", "draw", "report")
+MODULES = ("run_data", "drawing", "comparison_report")
 VERDICTS = {"within-noise": "within noise", "suspicious": "suspicious", "wrong": "wrong"}
 IN_LAYER = re.compile(r"^h\.(\d+)\.(.+)$")
 

@@ -1,8 +1,8 @@
 """How numbers travel inside the page: one block of bytes, and what makes it smaller.
 
 The block is gzip over: the length of a JSON header (4 bytes, little-endian), the header, and the arrays one
-behind the other, each at a multiple of 8. `static/data.js` reads it. In the page it is base64, which has no
-character that could end a `<script>`.
+behind the other, each at a multiple of 8. `static/run_data.js` reads it. In the page it is base64, which has
+no character that could end a `<script>`.
 """
 
 import base64

@@ -18,11 +18,11 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "data draw focus header glossary card rows streams map heads attention lens contributions mlp residual "
-    "generation main"
+    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid attention "
+    "logit_lens contributions mlp residual generation tabs main"
 ).split()
 STYLES = ("base", "panels")
-IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", re.MULTILINE)
+IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
 

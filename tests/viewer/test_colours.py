@@ -38,7 +38,7 @@ def luminance(rgb):
 @pytest.mark.skipif(NODE is None, reason="no node")
 def test_scales_are_told_apart_by_every_eye(eye):
     script = (
-        f'const {{ SCALES }} = await import("file://{STATIC}/draw.js"); console.log(JSON.stringify(SCALES))'
+        f'const {{ SCALES }} = await import("file://{STATIC}/drawing.js"); console.log(JSON.stringify(SCALES))'
     )
     done = subprocess.run([NODE, "--input-type=module", "-e", script], capture_output=True, text=True)
     for theme, scales in json.loads(done.stdout).items():

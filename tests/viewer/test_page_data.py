@@ -64,7 +64,7 @@ def test_javascript_decodes_what_python_packs(tmp_path):
     (tmp_path / "packed.txt").write_text(packing.pack({"text": "</script>é"}, arrays))
     script = f"""
         import {{ readFileSync }} from "node:fs";
-        const {{ unpack }} = await import("file://{STATIC}/data.js");
+        const {{ unpack }} = await import("file://{STATIC}/run_data.js");
         const {{ header, arrays }} = await unpack(readFileSync("{tmp_path}/packed.txt", "utf8"));
         const entries = Object.entries(arrays).map(([k, a]) => [k, [a.shape, Array.from(a.data, String)]]);
         console.log(JSON.stringify([header, Object.fromEntries(entries)]));
@@ -335,7 +335,7 @@ def test_modules_are_joined_in_a_checked_way(monkeypatch):
         ("const tag = '</script>';\n", "end its own"),
     ):
         monkeypatch.setattr(
-            page, "static", lambda name, s=source: "export function el() {}\n" if name == "draw.js" else s
+            page, "static", lambda name, s=source: "export function el() {}\n" if name == "drawing.js" else s
         )
         with pytest.raises(InputError, match=message):
-            page.bundle(("draw", "other"))
+            page.bundle(("drawing", "other"))

@@ -1,6 +1,6 @@
 // Attention: one head's pattern, all heads of the layer small beside it, and who looks at whom in words.
 
-import { headFinder } from "./heads.js";
+import { headFinder } from "./head_grid.js";
 import {
   absent,
   bar,
@@ -15,7 +15,7 @@ import {
   sized,
   tokenLabel,
   visible,
-} from "./draw.js";
+} from "./drawing.js";
 
 const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
 

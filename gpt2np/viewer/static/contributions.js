@@ -13,7 +13,7 @@ import {
   showTip,
   signed,
   tokenLabel,
-} from "./draw.js";
+} from "./drawing.js";
 
 const LISTED = 10;
 

@@ -1,6 +1,6 @@
 // A generation, choice by choice: what there was to choose from, what the filters took away, what was drawn.
 
-import { bar, colour, el, percent, quoted, tokenLabel } from "./draw.js";
+import { bar, colour, el, percent, quoted, tokenLabel } from "./drawing.js";
 
 const OPTIONS = {
   temperature: "temperature",

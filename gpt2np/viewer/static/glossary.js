@@ -1,6 +1,6 @@
 // The page's vocabulary, after the terminology notes of Dolan's "A Vector-Level View of GPT-2", in our words.
 
-import { el } from "./draw.js";
+import { el } from "./drawing.js";
 
 const TERMS = [
   [

@@ -1,6 +1,6 @@
-// The head of the page: the model, the text as buttons, what comes next; and the bar of panels and steppers.
+// The head of the page: the model, the text as buttons, what comes next.
 
-import { colour, el, percent, quoted, tokenLabel } from "./draw.js";
+import { colour, el, percent, quoted, tokenLabel } from "./drawing.js";
 
 /** Model, text and next token; `swap` changes between light and dark. */
 export function buildHeader(run, focus, swap) {
@@ -86,77 +86,4 @@ function modelText(model) {
 
 function roundButton(mark, label, onclick) {
   return el("button", { type: "button", class: "plain-button", onclick, "aria-label": label }, mark);
-}
-
-/** Tabs for the panels, and steppers for position, layer and head. */
-export function buildBar(run, focus, panels) {
-  const tabs = panels.map((panel, i) =>
-    el(
-      "button",
-      {
-        type: "button",
-        role: "tab",
-        id: `tab-${panel.id}`,
-        "aria-controls": `panel-${panel.id}`,
-        onclick: () => focus.set({ panel: panel.id }),
-      },
-      el("span", { class: "number", "aria-hidden": "true" }, String(i + 1)),
-      panel.title,
-    ),
-  );
-  const list = el("div", { role: "tablist", "aria-label": "panels" }, tabs);
-  const steppers = [
-    stepper(focus, "position", "pos", run.T - 1),
-    stepper(focus, "layer", "layer", run.L - 1),
-    stepper(focus, "head", "head", run.H - 1),
-  ];
-  const element = el(
-    "nav",
-    { class: "panels" },
-    list,
-    el(
-      "div",
-      { class: "steppers" },
-      steppers.map((each) => each.element),
-    ),
-  );
-
-  function draw(state) {
-    panels.forEach((panel, i) => {
-      const chosen = panel.id === state.panel;
-      tabs[i].setAttribute("aria-selected", String(chosen));
-      tabs[i].tabIndex = chosen ? 0 : -1;
-      if (chosen && list.scrollWidth > list.clientWidth) {
-        list.scrollLeft = tabs[i].offsetLeft - list.offsetLeft - 40;
-      }
-    });
-    for (const { key, value } of steppers) value.textContent = String(state[key]);
-  }
-  return { element, draw, tabs };
-}
-
-function stepper(focus, name, key, most) {
-  const value = el("output", {});
-  const step = (mark, label, by) =>
-    el(
-      "button",
-      {
-        type: "button",
-        "aria-label": `${name} ${label}`,
-        onclick: () => focus.set({ [key]: focus.state[key] + by }),
-      },
-      mark,
-    );
-  const text = el("span", {}, `${name} `, value, el("small", {}, ` of 0–${most}`));
-  return {
-    key,
-    value,
-    element: el(
-      "span",
-      { class: "stepper", title: `${name}s count from 0 to ${most}` },
-      step("‹", "before", -1),
-      text,
-      step("›", "after", 1),
-    ),
-  };
 }

@@ -1,29 +1,10 @@
-// The page as a whole: the panels, what happens when something is chosen, the keys, the print.
+// The page as a whole: what happens when something is chosen, the keys, the print.
 
-import { Run, unpack } from "./data.js";
-import { el, hideTip, isDark } from "./draw.js";
-import { Focus } from "./focus.js";
-import { buildBar, buildHeader } from "./header.js";
-import { glossaryPanel } from "./glossary.js";
-import { mapPanel } from "./map.js";
-import { attentionPanel } from "./attention.js";
-import { lensPanel } from "./lens.js";
-import { contributionsPanel } from "./contributions.js";
-import { mlpPanel } from "./mlp.js";
-import { residualPanel } from "./residual.js";
-import { generationPanel } from "./generation.js";
-
-const PANELS = {
-  map: mapPanel,
-  attention: attentionPanel,
-  lens: lensPanel,
-  contributions: contributionsPanel,
-  mlp: mlpPanel,
-  residual: residualPanel,
-  generation: generationPanel,
-  glossary: glossaryPanel,
-};
-const COMPACT = ["map", "attention", "glossary"]; // in a notebook
+import { Run, unpack } from "./run_data.js";
+import { el, hideTip, isDark } from "./drawing.js";
+import { Focus } from "./page_state.js";
+import { buildHeader } from "./header.js";
+import { COMPACT, PANELS, buildBar } from "./tabs.js";
 
 function build(run) {
   const focus = new Focus(run, run.detail.compact ? COMPACT : Object.keys(PANELS));

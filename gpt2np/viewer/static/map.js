@@ -1,10 +1,10 @@
 // The map: one position's way through the model, every vector a strip of its real values.
 // The chosen layer is drawn whole, the others as what they write and what they leave.
 
-import { buildCard, stripText } from "./card.js";
-import { bar, el, hideTip, percent, scaleKey, showTip, sized, tokenLabel } from "./draw.js";
-import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./rows.js";
-import { buildStreams } from "./streams.js";
+import { buildCard, stripText } from "./map_card.js";
+import { bar, el, hideTip, percent, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
+import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
+import { buildStreams } from "./map_streams.js";
 
 export function mapPanel(run, focus) {
   const flow = el("div", { class: "flow" });

@@ -1,6 +1,6 @@
 // The MLP: which neurons fire at a position, on the curve that decides it, and how few they are.
 
-import { absent, bar, digits, el, percent, signed, svg, tokenLabel } from "./draw.js";
+import { absent, bar, digits, el, percent, signed, svg, tokenLabel } from "./drawing.js";
 
 /** GELU in the tanh form that GPT-2 has. */
 export function gelu(x) {

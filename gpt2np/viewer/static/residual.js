@@ -1,6 +1,6 @@
 // The residual stream in numbers: how it grows, when it turns towards its end, and which dimensions stand out.
 
-import { absent, bar, digits, el, svg, tokenLabel } from "./draw.js";
+import { absent, bar, digits, el, svg, tokenLabel } from "./drawing.js";
 
 export function residualPanel(run, focus) {
   const element = el("div", { class: "residual" });

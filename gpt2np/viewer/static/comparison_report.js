@@ -1,7 +1,7 @@
 // The report of a comparison: the verdict, where it goes wrong, why, and every site that was compared.
 
-import { unpack } from "./data.js";
-import { darkOn, colour, digits, el, hideTip, showTip } from "./draw.js";
+import { unpack } from "./run_data.js";
+import { darkOn, colour, digits, el, hideTip, showTip } from "./drawing.js";
 
 /** Place of a ratio (error over the noise that is expected) on the colour scale: 1 is the edge, 100 the end. */
 export function ratioPlace(ratio) {

@@ -12,7 +12,7 @@ import {
   scaleKey,
   svg,
   tokenLabel,
-} from "./draw.js";
+} from "./drawing.js";
 
 const COLUMNS = 48; // positions shown at once
 

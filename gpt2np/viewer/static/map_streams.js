@@ -1,8 +1,8 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./draw.js";
-import { shareColour } from "./rows.js";
+import { canvasFont, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { shareColour } from "./map_rows.js";
 
 const NAMES = 84; // pixels above the first vector, for the tokens' names
 const NARROWEST = 11; // and

@@ -1,7 +1,7 @@
 // The rows of the map: which vectors of one position are drawn, how each is painted, what stands beside it.
 
-import { fullName, partOf, shapeText, stripTip } from "./card.js";
-import { colour, digits, el, fullColour, paintStrip, quoted, tokenLabel } from "./draw.js";
+import { fullName, partOf, shapeText, stripTip } from "./map_card.js";
+import { colour, digits, el, fullColour, paintStrip, quoted, tokenLabel } from "./drawing.js";
 
 /** Rows of the open layer: site, name, height in pixels, place at the spine (read, write, stream), block. */
 export const OPEN = [

@@ -1,6 +1,6 @@
 // Which head is what: layers down, heads across, coloured by a score; and what a head pushes.
 
-import { colour, darkOn, el, hideTip, showTip, signed, tokenLabel } from "./draw.js";
+import { colour, darkOn, el, hideTip, showTip, signed, tokenLabel } from "./drawing.js";
 
 const MEANING = {
   previous: "mean attention to the token before: a previous-token head",

@@ -14,7 +14,7 @@ import {
   sized,
   tokenLabel,
   visible,
-} from "./draw.js";
+} from "./drawing.js";
 
 const ATTENTION = [
   "attn.q",
