@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.selection import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
+from gpt2np.analysis.positions_and_tokens import (
+    parameters_of_the_end,
+    pos_labels,
+    recorded,
+    row_of,
+    rows_of,
+    token_id,
+)
 from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm_statistics
 from gpt2np.tables import quoted

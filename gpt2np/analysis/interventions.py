@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.selection import pos_labels, rows_of
+from gpt2np.analysis.positions_and_tokens import pos_labels, rows_of
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array, layer_norm_statistics
 from gpt2np.tracing.edits import Where

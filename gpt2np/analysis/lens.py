@@ -7,7 +7,14 @@ import numpy as np
 
 from gpt2np.analysis.attribution import frozen_ln_f
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.selection import parameters_of_the_end, pos_labels, recorded, row_of, rows_of, token_id
+from gpt2np.analysis.positions_and_tokens import (
+    parameters_of_the_end,
+    pos_labels,
+    recorded,
+    row_of,
+    rows_of,
+    token_id,
+)
 from gpt2np.errors import InputError
 from gpt2np.ops import Array, layer_norm, unembedding
 from gpt2np.tables import quoted

@@ -7,7 +7,7 @@ import numpy as np
 from gpt2np.analysis.circuits import check_index, fold, through_ln_f
 from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.selection import pos_labels, recorded, row_of, rows_of
+from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.config import Config
@@ -101,6 +101,3 @@ def sparsity(trace: Any, threshold: float = 0.01) -> NamedArray:
 
 def _check_neuron(config: Config, layer: int, i: int) -> tuple[int, int]:
     return check_index("layer", layer, config.n_layer), check_index("neuron", i, config.d_mlp)
-
-
-# -- the residual stream --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt2np.analysis.circuits import check_index
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.selection import pos_labels, row_of, rows_of
+from gpt2np.analysis.positions_and_tokens import pos_labels, row_of, rows_of
 from gpt2np.errors import InputError
 from gpt2np.tables import quoted
 from gpt2np.tracing.derived import top_k_tokens

@@ -23,11 +23,6 @@ from gpt2np.capture.prompt_set import Prompt, PromptSet
 from gpt2np.errors import InputError, short
 from gpt2np.model import Model
 
-# -- prompt sets ----------------------------------------------------------------------------------
-
-
-# -- capturing ------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Options:

@@ -1,9 +1,12 @@
-"""What each sampling option does to the logits of one position: functions from logits [vocab] to new ones.
+"""What each sampling option does to the logits of one position, and the order in which the options apply.
 
 A penalty lowers logits; a filter *removes* tokens by setting their logit to -inf, which the softmax turns
 into a probability of exactly 0. Definitions are those of Hugging Face transformers 5 (the classes of
 `transformers.generation.logits_process`), and are tested to leave the same tokens; presence and frequency
-penalty, which HF has not, are OpenAI's. `gpt2np.generation.sampling` says in which order they apply.
+penalty, which HF has not, are OpenAI's.
+
+The order (`penalties`, then `warpers`) is that of transformers 5 (`GenerationMixin._get_logits_processor`);
+presence and frequency penalty come right after the repetition penalty, as in vLLM.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +19,7 @@ from gpt2np.generation.options import Sampling
 
 Logits = npt.NDArray[np.floating[Any]]  # [vocab]
 TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
+Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
 
 
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
@@ -97,9 +101,6 @@ def keep_min_p(logits: Logits, min_p: float) -> Logits:
     """Keep tokens at least `min_p` times as likely as the most likely one. HF's `MinPLogitsWarper`."""
     chances = probabilities(logits).astype(logits.dtype)
     return np.where(chances < min_p * chances.max(), -np.inf, logits)
-
-
-Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
 
 
 def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list[Filter]:

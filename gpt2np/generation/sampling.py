@@ -4,11 +4,8 @@
 
 `choose` is a pure function. The model is not known, nothing is remembered between two tokens, and even
 chance comes from outside, as one number in [0, 1) (`draws`): the same arguments always give the same token.
-What each option does to the logits is in `gpt2np.generation.filters`.
-
-The order is that of Hugging Face transformers 5 (`GenerationMixin._get_logits_processor`); presence and
-frequency penalty, which HF has not, come right after the repetition penalty, as in vLLM. Like HF, all of it
-works on float32 logits, whatever precision the model ran in; probabilities come from those in float64.
+What each option does to the logits, and in which order, is in `generation/filters.py`. Like Hugging Face's,
+all of it works on float32 logits, whatever precision the model ran in; probabilities are in float64.
 """
 
 from collections.abc import Iterator

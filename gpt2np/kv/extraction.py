@@ -1,4 +1,4 @@
-"""The KV cache as JSON (document 003), and back: extraction, writing as a stream, going on from a file.
+"""The KV cache of a text as JSON (document 003): extraction, and writing as a stream.
 
     {"model": ..., "input_text": ..., "input_tokens": [...], "predicted_next_token": {...},
      "kv_cache": {"layer_0": {"head_0": {"tokens": [{"token_idx": 0, "key": [...], "value": [...]}, ...]}}},
@@ -242,6 +242,3 @@ def check_suffix(path: str | PathLike[str]) -> None:
     """Refuse a file name that does not say which format is meant."""
     if Path(path).suffix not in (".json", ".safetensors"):
         raise InputError(f"{path}: the name must end in .json or .safetensors, which says the format")
-
-
-# -- going on ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from gpt2np.analysis.attribution import components, frozen_ln_f
 from gpt2np.analysis.lens import lens_logits
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.selection import recorded
+from gpt2np.analysis.positions_and_tokens import recorded
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens

@@ -65,7 +65,7 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
     Example:
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
     """
-    page = Page(_rendered(*_with_model(run, model)))
+    page = Page(rendered(*_with_model(run, model)))
     if out is not None:
         page.save(out)
     return page
@@ -80,7 +80,7 @@ def _with_model(run: Any, model: Any) -> tuple[Trace, Trace | Generated]:
     return trace, run if isinstance(run, Generated) else trace
 
 
-def _rendered(trace: Trace, run: Trace | Generated, compact: bool = False) -> str:
+def rendered(trace: Trace, run: Trace | Generated, compact: bool = False) -> str:
     """The most detailed page within the budget."""
     trace = checked(trace)
     sizes = sizes_of(trace)

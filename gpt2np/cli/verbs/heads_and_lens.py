@@ -43,7 +43,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 def heads(args: argparse.Namespace) -> int:
     """`gpt2np heads`."""
     from gpt2np.analysis import attribution
-    from gpt2np.analysis.selection import pos_labels, row_of
+    from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
     from gpt2np.tables import number, strict_json, table
 
     _check(args)
@@ -146,7 +146,7 @@ def _read_trace(args: argparse.Namespace, keep: list[str]) -> tuple[Any, Any]:
 
 def _token(model: Any, given: str) -> int:
     """The id of a token of the command line: its text, or digits that are no token's text."""
-    from gpt2np.analysis.selection import token_id
+    from gpt2np.analysis.positions_and_tokens import token_id
 
     is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
     return token_id(model, int(given) if given.isdecimal() and not is_text else given)
@@ -155,7 +155,7 @@ def _token(model: Any, given: str) -> int:
 def _likeliest(trace: Any, pos: int) -> int:
     """The id of the token that the model predicts after a position."""
     from gpt2np.analysis.lens import lens_logits
-    from gpt2np.analysis.selection import recorded, row_of
+    from gpt2np.analysis.positions_and_tokens import recorded, row_of
 
     final = recorded(trace, f"h.{trace.config.n_layer - 1}.resid_post", [row_of(trace, pos)])
     return int(lens_logits(final, trace.parameters()).argmax())
@@ -216,7 +216,7 @@ def _lens_text(trace: Any, found: Any, column: int) -> str:
 
 def _heads_text(trace: Any, found: Any, pos: int) -> str:
     """For each head what it raises, on the next line what it lowers."""
-    from gpt2np.analysis.selection import pos_labels, row_of
+    from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
     from gpt2np.tables import WIDTH, cell_width, quoted
 
     lines = [f"position {pos_labels(trace, [row_of(trace, pos)])[0]}: what each head adds to which logits"]

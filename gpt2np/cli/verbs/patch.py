@@ -100,7 +100,7 @@ def patch(args: argparse.Namespace) -> int:
 
 def _token(model: Any, given: str) -> int:
     """The id of a token of the command line: its text, or digits that are no token's text."""
-    from gpt2np.analysis.selection import token_id
+    from gpt2np.analysis.positions_and_tokens import token_id
 
     is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
     return token_id(model, int(given) if given.isdecimal() and not is_text else given)

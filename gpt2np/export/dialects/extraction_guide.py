@@ -1,4 +1,4 @@
-"""The names of the extraction guide."""
+"""The extraction guide's names for a trace (document 000)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The names of Hugging Face's output object."""
+"""Hugging Face's names for a trace: those of the output object of a forward pass."""
 
 from gpt2np.export.dialects.naming import HEADS_FIRST, SAME, Form, Item, Naming
 from gpt2np.tracing.config import Config

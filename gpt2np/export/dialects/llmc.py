@@ -1,4 +1,4 @@
-"""The names of llm.c's ActivationTensors."""
+"""llm.c's names for a trace: its struct ActivationTensors."""
 
 from gpt2np.export.dialects.naming import MERGED_HEADS, SAME, ZERO_FUTURE, Item, Naming
 from gpt2np.tracing.config import Config

@@ -1,4 +1,4 @@
-"""How other programs name and lay out what a trace holds: each dialect, derived from the table of sites.
+"""What a dialect is made of: names of arrays and of groups of them, and forms in which arrays are laid out.
 
 Every dialect is a `Naming`: its arrays one by one (`items`), and its names for several of them (`groups`), as
 HF's `attentions` is a tuple of one array a layer.

@@ -1,4 +1,4 @@
-"""Our own names, as the table of sites has them."""
+"""Our own names for a trace, as the table of sites has them."""
 
 from gpt2np.export.dialects.naming import Item, Naming
 from gpt2np.tracing.config import Config

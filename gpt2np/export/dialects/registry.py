@@ -1,4 +1,4 @@
-"""The dialects by name."""
+"""The dialects that there are, by name."""
 
 from gpt2np.errors import InputError
 from gpt2np.export.dialects.extraction_guide import extraction_guide

@@ -1,4 +1,4 @@
-"""The names of TransformerLens' hooks."""
+"""TransformerLens' names for a trace: its hooks."""
 
 from gpt2np.export.dialects.naming import STANDARD_DEVIATION, Item, Naming
 from gpt2np.tracing.config import Config
