@@ -15,17 +15,42 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(found.origin).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
+from support import needs
+
 
 def pytest_addoption(parser):
     parser.addoption("--hub", action="store_true", help="also tests on the real GPT-2, from the Hub")
     parser.addoption("--slow", action="store_true", help="also tests that take minutes or gigabytes")
+    needs.add_options(parser)
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # not in the processes that xdist starts
+        config.pluginmanager.register(needs.Missing(config))
 
 
 def pytest_collection_modifyitems(config, items):
+    needs.select(config, items)
     for item in items:
-        for mark in ("hub", "slow"):
-            if mark in item.keywords and not config.getoption(f"--{mark}"):
-                item.add_marker(pytest.mark.skip(reason=f"needs --{mark}"))
+        if reason := why_not(item):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def why_not(item):
+    """The reason to skip a test, if there is one."""
+    for mark in ("hub", "slow"):
+        if mark in item.keywords and not item.config.getoption(f"--{mark}"):
+            return f"needs --{mark}"
+    return needs.missing(needed_by(item))
+
+
+def needed_by(item):
+    return [name for mark in item.iter_markers("needs") for name in mark.args]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    needs.check(needed_by(item))  # not at collection, where xdist hides what an error says
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,9 @@ ORDER = {
     "checkpoints": "bfloat16 torchfile weight_files hub checkpoint",
     "text": "vocabulary tokenizer prompts",
     "generation": "options filters sampling beam stopping generated decoding scoring",
-    "analysis": """named_array selection plot layer_norms parameter_counts circuits heads attribution lens
-        neurons residual_stream site_values statistics baseline_notebook interventions patching""",
+    "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
+        attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
+        patching""",
     "export": "decimal_text dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect writing""",

@@ -388,9 +388,9 @@ def test_captures(path):
     assert found == EXPECTED["captures"][path]
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("path", TORCH)
 def test_captures_of_torch(path):
-    pytest.importorskip("torch")
     found = facts.capture_facts(load_capture(path))
     assert found == EXPECTED["captures"][path.replace(".pt", ".safetensors")]
 
@@ -419,8 +419,8 @@ def test_a_rerun_finds_everything_and_writes_nothing(run, said):
     assert all_files(".") == before
 
 
+@pytest.mark.needs("torch")
 def test_a_rerun_with_torch_finds_everything_and_writes_nothing(run):
-    pytest.importorskip("torch")
     before = all_files(".")
     argv = next(iter(RERUNS))["argv"]
     out = json.loads(run(*argv, "--format", "pt"))

@@ -461,10 +461,13 @@ def trace(tiny):
     return tiny.trace(TEXT)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def pictures_marked(commands):
+    mark = pytest.mark.needs("matplotlib")
+    return [pytest.param(command, marks=mark) if "--png" in command else command for command in commands]
+
+
+@pytest.mark.parametrize("command", pictures_marked(COMMANDS))
 def test_commands(command, capsys, monkeypatch, tmp_path, tiny, trace):
-    if "--png" in command:
-        pytest.importorskip("matplotlib", reason="pictures: pip install '.[plot]'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)
     check = shows if "--show" in command else CHECKS[command.removeprefix("gpt2np ")]

@@ -67,9 +67,11 @@ def test_it_is_small_and_in_hfs_layout():
     assert {file.dtype(name) for name in file.names} == {"F16"}
 
 
+@pytest.mark.needs("torch", "transformers")
 def test_hf_loads_it_and_agrees(tiny):
-    torch = pytest.importorskip("torch", reason="comparison with HF: pip install '.[ref]'")
-    transformers = pytest.importorskip("transformers", reason="comparison with HF: pip install '.[ref]'")
+    import torch
+    import transformers
+
     torch.set_num_threads(1)
     model = transformers.GPT2LMHeadModel.from_pretrained(WEIGHTS / "tiny", dtype=torch.float32).eval()
     ids = tiny.token_ids(HELD_OUT)

@@ -132,6 +132,7 @@ def test_a_component_that_writes_nothing_has_no_direction():
 # -- against torch ------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("torch", "transformers")
 @pytest.mark.parametrize(
     "config",
     [
@@ -142,8 +143,9 @@ def test_a_component_that_writes_nothing_has_no_direction():
     ids=["tied", "untied", "inverse layer"],
 )
 def test_against_hooks_in_torch(tmp_path, config):
-    torch = pytest.importorskip("torch")
-    hf = pytest.importorskip("hf")
+    import torch
+    from support import hf
+
     shape = {"n_layer": 3, "n_head": 4, "n_embd": 24, "n_positions": 16, "vocab_size": 50}
     theirs = hf.random_model(7, **shape, **config)
     ours = gpt2np.load(hf.save(theirs, tmp_path), dtype="float64").trace(IDS)

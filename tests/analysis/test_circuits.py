@@ -237,8 +237,10 @@ def test_composition(model, kind):
             assert close(found.array[i, j], expected)
 
 
+@pytest.mark.needs("torch")
 def test_composition_is_that_of_torch(model):
-    torch = pytest.importorskip("torch", reason="comparison with torch: pip install '.[ref]'")
+    import torch
+
     ov = torch.tensor(folded_weights(model, 0, 1).ov.full())
     qk = torch.tensor(folded_weights(model, 2, 0).qk.full())
     expected = (
@@ -293,9 +295,11 @@ def test_head_scores_by_the_definition():
         assert close(found[:, layer, head], expected)
 
 
+@pytest.mark.needs("torch", "transformers")
 def test_head_scores_are_those_of_hugging_face(tmp_path):
-    torch = pytest.importorskip("torch", reason="comparison with HF: pip install '.[ref]'")
-    hf = pytest.importorskip("hf", reason="comparison with HF: pip install '.[ref]'")
+    import torch
+    from support import hf
+
     n, theirs = 9, hf.random_model(3, n_layer=3, n_head=4, n_embd=24, n_positions=20, vocab_size=50)
     ours = gpt2np.load(hf.save(theirs, tmp_path / "model"), dtype="float64")
     found = heads.head_scores(ours, n=n, repeats=1, seed=4).array

@@ -73,9 +73,11 @@ def test_every_number_by_hand(trace, lens):
     assert (lens.entropy.array <= np.log(60)).all()
 
 
+@pytest.mark.needs("torch", "transformers")
 def test_against_torch(tmp_path):
-    torch = pytest.importorskip("torch")
-    hf = pytest.importorskip("hf")
+    import torch
+    from support import hf
+
     shape = {"n_layer": 3, "n_head": 4, "n_embd": 24, "n_positions": 16, "vocab_size": 50}
     theirs = hf.random_model(9, **shape, tie_word_embeddings=False)
     trace = gpt2np.load(hf.save(theirs, tmp_path), dtype="float64").trace(IDS)

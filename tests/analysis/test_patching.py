@@ -276,10 +276,12 @@ def test_progress_goes_to_stderr_and_only_to_a_terminal_or_when_asked(runs, caps
 # -- against torch ------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("torch", "transformers")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_patching_heads_equals_hooks_on_hf(dtype, tmp_path):
-    torch = pytest.importorskip("torch", reason="comparison with HF: pip install '.[ref]'")
-    hf = pytest.importorskip("hf", reason="comparison with HF: pip install '.[ref]'")
+    import torch
+    from support import hf
+
     import gpt2np
 
     theirs = hf.random_model(5, n_layer=3, n_head=4, n_embd=32, n_positions=32, vocab_size=60)

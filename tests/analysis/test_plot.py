@@ -7,12 +7,15 @@ import warnings
 
 import numpy as np
 import pytest
+from support import needs
+
+needs.module("matplotlib")
+
+from matplotlib import image
 
 from gpt2np.analysis import plot
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError
-
-image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib: the plot extra")
 
 AWKWARD = [
     " the",

@@ -244,9 +244,9 @@ PICTURES = [
 ]
 
 
+@pytest.mark.needs("matplotlib")
 @pytest.mark.parametrize("argv", PICTURES, ids=" ".join)
 def test_pictures(capsys, tmp_path, argv):
-    pytest.importorskip("matplotlib", reason="pictures: pip install '.[plot]'")
     path = tmp_path / "p.png"
     code, out, err = run(capsys, TEXT, "--show", *argv, "--png", str(path))
     assert code == 0
@@ -255,6 +255,7 @@ def test_pictures(capsys, tmp_path, argv):
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
+MATPLOTLIB = pytest.mark.needs("matplotlib")
 WRONG = [
     (["--show", "h.1.attn.patern"], "the nearest is"),
     (["--show", "h.4.attn.z"], "layer 4 is not one of 0 to 3"),
@@ -269,11 +270,13 @@ WRONG = [
     (["--show", "h.1.attn.z", "--keep", "*"], "--keep is of the overview"),
     (["--show", "h.1.attn.z", "--out", "t.safetensors"], "--out is of the overview"),
     (["--show", "h.1.attn.z", "--top", "3"], "--top is of the overview"),
-    (["--show", "h.1.attn.z", "--png", "p.png"], "pick a --head"),
-    (["--show", "loss", "--pos", "0", "--png", "p.png"], "leave out --pos"),
-    (["--show", "wte", "--show", "wpe", "--png", "p.png"], "--png draws one site"),
+    pytest.param(["--show", "h.1.attn.z", "--png", "p.png"], "pick a --head", marks=MATPLOTLIB),
+    pytest.param(["--show", "loss", "--pos", "0", "--png", "p.png"], "leave out --pos", marks=MATPLOTLIB),
+    pytest.param(
+        ["--show", "wte", "--show", "wpe", "--png", "p.png"], "--png draws one site", marks=MATPLOTLIB
+    ),
     (["--show", "wte", "--png", "p.gif"], "p.gif"),
-    (["--show", "wte", "--png", "nowhere/p.png"], "cannot be written"),
+    pytest.param(["--show", "wte", "--png", "nowhere/p.png"], "cannot be written", marks=MATPLOTLIB),
     (["--head", "1"], "--head goes with --show"),
     (["--pos", "1"], "--pos goes with --show"),
     (["--png", "p.png"], "--png goes with --show"),

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from support import needs
 from support.random_model import random_model
 
 import gpt2np
@@ -27,8 +28,8 @@ def generated():
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """(Hugging Face's output of generate, our Generated) of one checkpoint."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    torch = needs.imported("torch")
+    needs.imported("transformers")
     from support import hf
 
     theirs = hf.random_model(7, bos_token_id=None, eos_token_id=None, **SHAPE)

@@ -6,12 +6,10 @@ The same quantities are compared with hooks in torch in test_residual, test_swee
 
 import numpy as np
 import pytest
+from support import needs
 from support.differences import relative_error
 
-pytest.importorskip(
-    "transformer_lens", reason="comparison with TransformerLens: pip install transformer-lens"
-)
-pytest.importorskip("torch", reason="comparison with TransformerLens: pip install '.[ref]'")
+needs.module("transformer_lens", "torch", "transformers")
 
 import torch
 from support import hf

@@ -261,9 +261,10 @@ def test_safetensors_there_and_back(kind, tmp_path, request):
     assert example in read
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("kind", ["internals", "raw"])
 def test_torch_reads_both_formats(kind, tmp_path, request):
-    torch = pytest.importorskip("torch")
+    import torch
     from safetensors.torch import load_file
 
     capture = request.getfixturevalue(kind)
@@ -347,8 +348,10 @@ def long(tiny):
     return tiny.generate(PROMPT, keep="*", eos=None).finish()
 
 
+@pytest.mark.needs("torch")
 def test_working_with_captured_data_in_torch(long, tmp_path, monkeypatch, capsys):
-    torch = pytest.importorskip("torch")
+    import torch
+
     monkeypatch.chdir(tmp_path)
     for folder in ("inference/raw/internals", "inference/raw/residual"):
         (tmp_path / folder / "dynamic").mkdir(parents=True)
@@ -440,8 +443,8 @@ def test_pt_without_torch_says_so(internals, tmp_path, monkeypatch):
             call()
 
 
+@pytest.mark.needs("torch")
 def test_pt_that_cannot_be_written_leaves_nothing(internals, tmp_path):
-    pytest.importorskip("torch")
     with pytest.raises(InputError, match="cannot be written"):
         save_capture(internals, tmp_path / "nowhere" / "a.pt")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -561,8 +564,10 @@ def test_files_that_are_something_else(internals, tiny, tmp_path):
         load_capture(path)
 
 
+@pytest.mark.needs("torch")
 def test_malformed_pt_files(internals, tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     path = tmp_path / "a.pt"
     with pytest.raises(TraceError, match=r"a\.pt: torch cannot load it: No such file"):
         load_capture(path)
@@ -592,9 +597,11 @@ def test_malformed_pt_files(internals, tmp_path):
             load_capture(path)
 
 
+@pytest.mark.needs("torch")
 def test_captures_of_other_models_load(internals, tmp_path):
     """The reference's own files: bfloat16, and keys and values narrower than queries."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     save_capture(internals, tmp_path / "a.pt")
     capture = torch.load(tmp_path / "a.pt")
     for phase in ("prompt", "response"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support import needs
 
 import gpt2np
 from gpt2np.architectures.gpt2.weights import parameter_shapes
@@ -145,7 +146,7 @@ def test_ways_to_store_it(tmp_path, store, tensors):
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason="torch writes these files: pip install '.[ref]'")
+    return needs.imported("torch")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -166,10 +167,12 @@ def test_pickles_by_torch(tmp_path, zipped, sharded, tensors, torch):
     check_equals_golden(tmp_path, tensors)
 
 
+@pytest.mark.needs("transformers")
 @pytest.mark.parametrize("max_shard_size", ["5GB", "4KB"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
 def test_folders_by_transformers(tmp_path, max_shard_size, dtype, torch):
-    transformers = pytest.importorskip("transformers", reason="it writes these: pip install '.[ref]'")
+    import transformers
+
     theirs = transformers.GPT2LMHeadModel.from_pretrained(GOLDEN).to(getattr(torch, dtype))
     theirs.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     n_files = len(list(tmp_path.glob("*.safetensors")))
@@ -480,8 +483,10 @@ def test_distilgpt2s_config(tmp_path):
     assert (config.n_layer, config.n_parameters, notes) == (6, 81_912_576, [])
 
 
+@pytest.mark.needs("transformers")
 def test_what_transformers_writes_today_is_all_known(tmp_path):
-    transformers = pytest.importorskip("transformers", reason="it writes the file: pip install '.[ref]'")
+    import transformers
+
     transformers.GPT2Config().save_pretrained(tmp_path)
     assert read_config(tmp_path / "config.json") == (RELEASED["gpt2"], [])
 

@@ -454,10 +454,12 @@ def torch_state_dict(torch):
     return values, state_dict
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_what_torch_saves(tmp_path, zip_format, protocol):
-    torch = pytest.importorskip("torch", reason="torch is the oracle of this test; the others do without")
+    import torch
+
     values, state_dict = torch_state_dict(torch)
     path = tmp_path / "pytorch_model.bin"
     torch.save(state_dict, path, _use_new_zipfile_serialization=zip_format, pickle_protocol=protocol)
@@ -471,9 +473,11 @@ def test_what_torch_saves(tmp_path, zip_format, protocol):
         assert not arrays[key].flags.writeable, key
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 def test_other_things_that_torch_saves(tmp_path, zip_format):
-    torch = pytest.importorskip("torch", reason="torch is the oracle of this test; the others do without")
+    import torch
+
     path = tmp_path / "saved.bin"
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(module.parameters())

@@ -166,8 +166,10 @@ def test_sampling_is_repeatable(run, tiny):
     }
 
 
+@pytest.mark.needs("torch")
 def test_pt_beside_safetensors(run):
-    torch = pytest.importorskip("torch")
+    import torch
+
     argv = ["--prompt", "Elizabeth was", "--experiment", "x", "--max-new-tokens", 3, "--layer-internals"]
     assert run(*argv)[0] == 0
     assert run(*argv, "--format", "pt")[0] == 0
@@ -521,8 +523,8 @@ def test_disk_full_in_the_middle(run, monkeypatch, when):
     assert len(after) == assert_listed_is_whole("experiments/x") == 10
 
 
+@pytest.mark.needs("torch")
 def test_disk_full_in_the_middle_of_a_pt_file(run):
-    pytest.importorskip("torch")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:

@@ -1,6 +1,5 @@
 """`gpt2np heads` and `gpt2np lens` as a user meets them."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -12,8 +11,6 @@ import gpt2np
 from gpt2np.analysis.attribution import attribution, head_grid, writers
 from gpt2np.analysis.lens import attention_lens, logit_lens
 from gpt2np.tables import cell_width
-
-matplotlib_is_missing = importlib.util.find_spec("matplotlib") is None
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +130,7 @@ def test_a_trace_of_another_model_is_refused(capsys, tmp_path):
     assert "of another model" in err
 
 
-@pytest.mark.skipif(matplotlib_is_missing, reason="pictures need matplotlib")
+@pytest.mark.needs("matplotlib")
 @pytest.mark.parametrize("verb", ["heads", "lens"])
 def test_pictures(capsys, tmp_path, verb):
     path = tmp_path / "p.png"
@@ -144,6 +141,7 @@ def test_pictures(capsys, tmp_path, verb):
     assert out == run(capsys, verb, "Elizabeth was not at all")[1]
 
 
+MATPLOTLIB = pytest.mark.needs("matplotlib")
 WRONG = [
     (["heads"], "give a TEXT, --tokens or --trace FILE"),
     (["heads", ""], "the prompt is empty"),
@@ -159,7 +157,7 @@ WRONG = [
     (["lens", "a", "--layer", "1"], "--layer goes with --heads"),
     (["lens", "a", "--heads", "--layer", "4"], "layer must be 0 to 3, not 4"),
     (["lens", "a", "--heads", "--token", "b"], "--token goes with the lens itself"),
-    (["lens", "a", "--heads", "--png", "p.png"], "goes with the lens itself"),
+    pytest.param(["lens", "a", "--heads", "--png", "p.png"], "goes with the lens itself", marks=MATPLOTLIB),
     (["lens", "a", "--heads", "--pos", "all"], "--heads looks at one position"),
     (["lens", "a", "--token", "\ud800"], "surrogate"),
 ]
@@ -169,8 +167,6 @@ WRONG = [
     ("argv", "says"), WRONG, ids=lambda x: " ".join(x)[:50] if isinstance(x, list) else ""
 )
 def test_wrong_input_is_one_line_and_exit_2(capsys, argv, says):
-    if "--png" in argv and matplotlib_is_missing:
-        pytest.skip("pictures need matplotlib")
     code, out, err = run(capsys, *argv)
     assert (code, out) == (2, "")
     last = err.strip().splitlines()[-1]

@@ -61,8 +61,8 @@ def test_token_ids_and_precision(capsys, tiny):
     assert by_text == by_id
 
 
+@pytest.mark.needs("matplotlib")
 def test_a_picture(capsys, tmp_path):
-    pytest.importorskip("matplotlib", reason="pictures: pip install '.[plot]'")
     code, _, err = run(capsys, *COMMAND, "--png", str(tmp_path / "map.png"))
     assert code == 0
     assert str(tmp_path / "map.png") in err
@@ -96,7 +96,11 @@ def test_a_picture(capsys, tmp_path):
         ([*COMMAND[1:], "--to-head", "1"], "--to-head goes with --to"),
         ([*COMMAND[1:], "--to", ""], "no site is called"),
         ([*COMMAND[1:], "--png", "map.gif"], "map.gif"),
-        ([*COMMAND[1:], "--png", "/nowhere/map.png"], "/nowhere/map.png"),
+        pytest.param(
+            [*COMMAND[1:], "--png", "/nowhere/map.png"],
+            "/nowhere/map.png",
+            marks=pytest.mark.needs("matplotlib"),
+        ),
     ],
     ids=lambda value: str(value)[-40:],
 )

@@ -113,9 +113,11 @@ def test_a_saved_trace(capsys, tiny, tmp_path):
     assert "New tokens: 0" in out
 
 
+@pytest.mark.needs("matplotlib")
 @pytest.mark.parametrize("draw", ["entropy", "distance", "first_token", "saturation"])
 def test_png(capsys, tmp_path, draw):
-    image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib: the plot extra")
+    from matplotlib import image
+
     code, _, err = run(capsys, PROMPT, "--png", str(tmp_path / "p.png"), "--draw", draw)
     assert code == 0
     assert f"wrote {tmp_path / 'p.png'}" in err

@@ -139,11 +139,11 @@ def test_hf_goldens(case):
             assert relative_error(part[0].swapaxes(0, 1), golden[f"h.{i}.attn.{name}"]) < 1e-10
 
 
+@pytest.mark.needs("torch", "transformers")
 @pytest.mark.parametrize("n_layer", [1, 3])
 def test_hf_live(tmp_path, n_layer):
     """The three tiers' own lines of code, in HF and here."""
-    pytest.importorskip("transformers", reason="live comparison with HF: pip install '.[ref]'")
-    torch = pytest.importorskip("torch")
+    import torch
     from support import hf
 
     theirs = hf.random_model(1, n_layer=n_layer, n_head=4, n_embd=32, n_positions=32, vocab_size=60).double()
@@ -213,12 +213,11 @@ def test_transformer_lens_meanings(trace):
             np.testing.assert_array_equal(lens[name], trace[name])
 
 
+@pytest.mark.needs("HookedTransformer", "torch", "transformers")
 def test_transformer_lens_live(tmp_path):
     """HookedTransformer, which TransformerLens has up to its version 3."""
-    tl = pytest.importorskip("transformer_lens", reason="needs transformer_lens<4")
-    torch = pytest.importorskip("torch")
-    if not hasattr(tl, "HookedTransformer"):
-        pytest.skip("this TransformerLens has no HookedTransformer: needs transformer_lens<4")
+    import torch
+    import transformer_lens as tl
     from support import hf
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import resource
-import shutil
 import subprocess
 import threading
 
 import numpy as np
 import pytest
-from support import command_line
+from support import command_line, needs
 from support.random_model import random_model
 
 import gpt2np
@@ -129,8 +128,6 @@ def test_the_loader_is_short():
 
 # -- tsc ----------------------------------------------------------------------------------------------
 
-TSC = os.environ.get("GPT2NP_TSC") or shutil.which("tsc")
-needs_tsc = pytest.mark.skipif(TSC is None, reason="needs tsc on PATH, or its place in GPT2NP_TSC")
 OPTIONS = [
     "--strict",
     "--noEmit",
@@ -162,18 +159,19 @@ export async function use(): Promise<Document.FullGPT2Extraction> {
 
 
 def tsc(folder, *argv):
-    done = subprocess.run([TSC, *OPTIONS, *argv], cwd=folder, capture_output=True, text=True, timeout=60)
+    command = [needs.tsc(), *OPTIONS, *argv]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
 
-@needs_tsc
+@pytest.mark.needs("tsc")
 def test_tsc_accepts_the_interface_as_the_document_has_it(folder):
     exported = DOCUMENT.replace("interface", "export interface")
     (folder.parent / "use.ts").write_text(CONSUMER.replace("DOCUMENT", "\n" + exported))
     assert tsc(folder.parent, "use.ts") == (0, "")
 
 
-@needs_tsc
+@pytest.mark.needs("tsc")
 def test_tsc_notices_a_wrong_use(folder):
     (folder.parent / "wrong.ts").write_text(
         'import type { LayerExtraction } from "./out/extraction.js";\n'
@@ -186,15 +184,12 @@ def test_tsc_notices_a_wrong_use(folder):
     assert "querry" in text
 
 
-@needs_tsc
+@pytest.mark.needs("tsc")
 def test_tsc_accepts_the_loader(folder):
     assert tsc(folder, "--allowJs", "--checkJs", "extraction.js") == (0, "")
 
 
 # -- Node ---------------------------------------------------------------------------------------------
-
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="needs node on PATH")
 
 # Prints the document's object with every Float32Array as the hexadecimal of its bytes.
 PRINT = """
@@ -209,7 +204,7 @@ const print = (value) => console.log(JSON.stringify(value, show));
 def node(folder, code, *argv):
     (folder.parent / "run.mjs").write_text(PRINT + code)
     return subprocess.run(
-        [NODE, "run.mjs", *argv], cwd=folder.parent, capture_output=True, text=True, timeout=60
+        ["node", "run.mjs", *argv], cwd=folder.parent, capture_output=True, text=True, timeout=60
     )
 
 
@@ -231,14 +226,14 @@ def check_extraction(text, trace):
             assert value == trace[name, i].astype("<f4").tobytes().hex(), name
 
 
-@needs_node
+@pytest.mark.needs("node")
 def test_node_loads_the_same_bits(folder, trace):
     done = node(folder, "print(await loadExtraction());")
     assert done.stderr == ""
     check_extraction(done.stdout, trace)
 
 
-@needs_node
+@pytest.mark.needs("node")
 def test_the_arrays_are_views(folder, trace):
     code = """
     const index = JSON.parse(await readFile("out/extraction.json", "utf8"));
@@ -258,7 +253,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@needs_node
+@pytest.mark.needs("node")
 def test_it_loads_over_http_as_in_a_browser(folder, trace):
     handler = functools.partial(Quiet, directory=folder.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -273,7 +268,7 @@ def test_it_loads_over_http_as_in_a_browser(folder, trace):
     assert re.search(r"nowhere/extraction\.(json|bin): 404", missing.stderr)  # whichever comes first
 
 
-@needs_node
+@pytest.mark.needs("node")
 @pytest.mark.parametrize(
     ("code", "message"),
     [

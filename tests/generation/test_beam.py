@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from support import needs
 
 from gpt2np.errors import InputError
 from gpt2np.generation.beam import BeamSearch, Hypothesis
@@ -132,9 +133,7 @@ def test_a_vocabulary_smaller_than_the_beams():
 @pytest.fixture(scope="module")
 def hf():
     """Yield a tiny random GPT-2 of HF's, and torch."""
-    reason = "the comparison with HF needs torch and transformers (pip install 'gpt2np[ref]')"
-    torch = pytest.importorskip("torch", reason=reason)
-    transformers = pytest.importorskip("transformers", reason=reason)
+    torch, transformers = needs.imported("torch"), needs.imported("transformers")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the model is too small for more
     torch.manual_seed(0)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 from collections.abc import Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support import needs
 
 from gpt2np.errors import InputError
 from gpt2np.generation import filters
@@ -135,9 +135,7 @@ def test_golden_draws_and_choices():
 @pytest.fixture(scope="module")
 def hf():
     """Yield a function: the logits after HF's own list of processors for these options."""
-    reason = "the comparison with HF needs torch and transformers (pip install 'gpt2np[ref]')"
-    torch = pytest.importorskip("torch", reason=reason)
-    transformers = pytest.importorskip("transformers", reason=reason)
+    torch, transformers = needs.imported("torch"), needs.imported("transformers")
     config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=8, n_positions=8)
     model = transformers.GPT2LMHeadModel(config)
     threads = torch.get_num_threads()
@@ -164,7 +162,7 @@ def hf():
 @pytest.fixture
 def stable_torch_sort(monkeypatch):
     """torch.sort leaves the order of equals open; HF's top-p is compared with it fixed to the stable one."""
-    torch = pytest.importorskip("torch", reason="the comparison with HF needs torch")
+    torch = needs.imported("torch")
     plain = torch.sort
     monkeypatch.setattr(
         torch, "sort", lambda x, descending=False: plain(x, descending=descending, stable=True)
@@ -398,7 +396,7 @@ REPLAYED = {
 }
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="the replay of a ledger needs node")
+@pytest.mark.needs("node")
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_program_without_numpy_replays_the_ledger(name):
     rng, uniforms, s = np.random.default_rng(9), draws(10), REPLAYED[name]

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from support import needs
 from support.differences import relative_error
 from support.random_model import random_model
 
@@ -105,9 +106,8 @@ def test_ids_outside_the_vocabulary_are_refused(model):
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def pair(request, tmp_path_factory):
     """(ours, HF's) of one random checkpoint, in one precision"""
-    reason = "the comparison with HF needs torch and transformers: pip install '.[ref]'"
-    torch = pytest.importorskip("torch", reason=reason)
-    pytest.importorskip("transformers", reason=reason)
+    torch = needs.imported("torch")
+    needs.imported("transformers")
     from support import hf
 
     import gpt2np

@@ -1,7 +1,6 @@
 """Several prompts at once, seeds, stopping by hand, and the ledger replayed by another program."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -206,7 +205,7 @@ REPLAYED = {
 }
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="the replay of a ledger needs node")
+@pytest.mark.needs("node")
 @pytest.mark.parametrize("options", REPLAYED.values(), ids=REPLAYED)
 def test_a_program_without_numpy_replays_a_generation(options):
     """From raw logits, options and uniform draws alone; two prompts side by side, each with its own text."""

@@ -1,7 +1,6 @@
 """A forward pass in C that shares nothing with ours: within the bands, and out of them with each mistake."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,7 +31,7 @@ MISTAKES = {
     "LN_F_MISSING": ("missing-ln-f", "logits"),
 }
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: cc")
+pytestmark = pytest.mark.needs("cc")
 
 
 @pytest.fixture(scope="module")

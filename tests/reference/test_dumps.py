@@ -148,8 +148,10 @@ def test_bfloat16_npy_as_ml_dtypes_saves_it(tmp_path):
     assert_same(read_dump(tmp_path / "x.npz"), "npz", {"wte": values}, "bfloat16")
 
 
+@pytest.mark.needs("torch")
 def test_torch(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     x = torch.arange(80, dtype=torch.float32).reshape(5, 16) / 7
     content = {
         "ln_f": x,
@@ -388,9 +390,11 @@ def test_mappings_of_whatever_holds_numbers():
     assert dump_of(dump) is dump
 
 
+@pytest.mark.needs("torch", "transformers")
 def test_hf_output_as_it_is():
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 64, "vocab_size": 60}
     theirs = random_model(0, **sizes)
     hf = (

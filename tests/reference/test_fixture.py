@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import numpy as np
@@ -58,10 +57,10 @@ def test_the_checkpoint_loads_and_gives_the_trace(folder):
     assert model.checkpoint.notes == ()
 
 
+@pytest.mark.needs("torch", "transformers")
 def test_hugging_face_loads_it(folder, fixture):
-    pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     import torch
+    import transformers
 
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float64).eval()
     with torch.no_grad():
@@ -157,13 +156,12 @@ def test_a_seed_gives_the_same_bytes_wherever_it_is_written(folder, tmp_path):
 
 
 LANGUAGES = {"cc": ["-std=c99", "-x", "c"], "c++": ["-std=c++11", "-x", "c++"]}
+COMPILERS = [pytest.param(name, marks=pytest.mark.needs(name)) for name in LANGUAGES]
 
 
-@pytest.mark.parametrize("compiler", LANGUAGES)
+@pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("headers", [["fixture.h"], ["fixture_trace.h"], ["fixture.h", "fixture_trace.h"]])
 def test_the_headers_compile_cleanly(folder, tmp_path, compiler, headers):
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no {compiler}")
     source = tmp_path / "main.c"
     source.write_text(
         "".join(f'#include "{name}"\n' * 2 for name in headers) + "int main(void) { return 0; }\n"

@@ -1,6 +1,5 @@
 """A forward pass in JavaScript that shares nothing with ours, on the fixture's JSON: within the bands."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from gpt2np.reference.fixture import write_fixture
 
 PROGRAM = Path(__file__).parent / "js" / "gpt2.mjs"
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no Node: node")
+pytestmark = pytest.mark.needs("node")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import needs
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+needs.module("torch", "transformers")
 
 from support import hf
 from support.clean_runs import WAYS, clean_run, of_hf

@@ -1,27 +1,14 @@
 """A browser for the viewer's tests: one a module, no network, every message of the console kept."""
 
-import importlib.util
-import os
-import shutil
 import time
 from contextlib import contextmanager
 
-import pytest
+from support import needs
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --disable-quic"
 ).split()
-CHROMIUM = os.environ.get("GPT2NP_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-
-WHY = (
-    "no playwright (pip install 'gpt2np[browser]')"
-    if importlib.util.find_spec("playwright") is None
-    else "no chromium (apt-get install chromium)"
-    if CHROMIUM is None
-    else None
-)
-needs_browser = pytest.mark.skipif(WHY is not None, reason=str(WHY))
 
 
 @contextmanager
@@ -30,7 +17,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=needs.chromium(), headless=True, args=FLAGS)
         yield chromium
         chromium.close()
 

@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from support import needs
 from support.random_model import random_model
-from support.viewer_browser import WHY, browser, visit
+from support.viewer_browser import browser, visit
 
 import gpt2np
 
@@ -67,8 +68,8 @@ def main() -> None:
     parser.add_argument("--gpt2", action="store_true", help="also a random model of GPT-2 small's shape")
     parser.add_argument("--readme", action="store_true", help="the README's picture, beside this file")
     args = parser.parse_args()
-    if WHY is not None:
-        sys.exit(f"no browser: {WHY}")
+    if reason := needs.missing(["playwright", "chromium"]):
+        sys.exit(reason)
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.readme:
         return readme(args.folder / "map.png")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from gpt2np.viewer import page
 
 STATIC = Path(page.__file__).parent / "static"
-NODE = shutil.which("node")
 
 # What red-blind and green-blind eyes see, on linear RGB (Machado et al. 2009, severity 1).
 BLIND = {
@@ -35,12 +33,11 @@ def luminance(rgb):
 
 
 @pytest.mark.parametrize("eye", BLIND)
-@pytest.mark.skipif(NODE is None, reason="no node")
+@pytest.mark.needs("node")
 def test_scales_are_told_apart_by_every_eye(eye):
-    script = (
-        f'const {{ SCALES }} = await import("file://{STATIC}/drawing.js"); console.log(JSON.stringify(SCALES))'
-    )
-    done = subprocess.run([NODE, "--input-type=module", "-e", script], capture_output=True, text=True)
+    module = f"file://{STATIC}/drawing.js"
+    script = f'const {{ SCALES }} = await import("{module}"); console.log(JSON.stringify(SCALES))'
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True)
     for theme, scales in json.loads(done.stdout).items():
         seen = {
             name: np.clip(linear(stops) @ np.transpose(BLIND[eye]), 0, 1) for name, stops in scales.items()

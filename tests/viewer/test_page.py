@@ -1,10 +1,11 @@
 """The page in a real browser: its numbers are the trace's, and whatever is chosen, everything follows."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support.viewer_browser import browser, needs_browser, visit
+from support.viewer_browser import browser, visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
@@ -12,7 +13,7 @@ from gpt2np.analysis.lens import logit_lens
 from gpt2np.analysis.neurons import most_active
 from gpt2np.viewer.comparison_page import comparison_page
 
-pytestmark = needs_browser
+pytestmark = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
 
@@ -74,6 +75,17 @@ def test_numbers_in_the_page_equal_the_traces(chromium, path, trace):
             np.testing.assert_allclose(stats["norm"], np.linalg.norm(expected.astype(np.float64)), rtol=1e-6)
         heads = page.js("() => Array.from(gpt2np.run.strip('attn.heads', 3, 4, 2))")
         np.testing.assert_allclose(heads, trace["h.3.attn.heads"][4, 2], rtol=1e-3, atol=1e-4)
+
+
+def test_a_card_shows_the_file_and_line_that_computes_its_part(chromium, path):
+    root = Path(gpt2np.__file__).parents[1]
+    with visit(chromium, path) as page:
+        for part in ("wte", "attn.scores", "mlp.post", "logits"):
+            page.show(panel="map", layer=1, part=part)
+            file, line = re.search(r"(\S+\.py), line (\d+)", page.text(".card .facts")).groups()
+            shown = page.text(".card .facts code.line")
+            assert (root / file).read_text("utf-8").splitlines()[int(line) - 1].strip() == shown
+            assert f'"{part.rpartition(".")[2]}"' in shown
 
 
 def test_words_and_numbers_that_are_read_are_those_of_the_trace(chromium, path, trace):

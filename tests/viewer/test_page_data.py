@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -34,8 +33,6 @@ from gpt2np.viewer.page_data import Data, sizes_of
 from gpt2np.viewer.parts_of_gpt2 import CODE_FILE, PARTS, code_lines
 
 STATIC = Path(page.__file__).parent / "static"
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="no node")
 
 
 def data_of(html):
@@ -56,7 +53,7 @@ def test_packing_returns_what_it_was_given():
         np.testing.assert_array_equal(found[name], array)
 
 
-@needs_node
+@pytest.mark.needs("node")
 def test_javascript_decodes_what_python_packs(tmp_path):
     rng = np.random.default_rng(1)
     arrays = {kind: rng.integers(0, 100, (3, 5)).astype(dtype) for kind, dtype in packing.KINDS.items()}
@@ -69,7 +66,7 @@ def test_javascript_decodes_what_python_packs(tmp_path):
         const entries = Object.entries(arrays).map(([k, a]) => [k, [a.shape, Array.from(a.data, String)]]);
         console.log(JSON.stringify([header, Object.fromEntries(entries)]));
     """
-    done = subprocess.run([NODE, "--input-type=module", "-e", script], capture_output=True, text=True)
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     header, found = json.loads(done.stdout)
     assert header == {"text": "</script>é"}
@@ -82,11 +79,11 @@ def test_javascript_decodes_what_python_packs(tmp_path):
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(STATIC.glob("*.js"))])
-@needs_node
+@pytest.mark.needs("node")
 def test_every_module_is_javascript_and_short(name, tmp_path):
     source = (STATIC / name).read_text("utf-8")
     (tmp_path / "module.mjs").write_text(source)
-    done = subprocess.run([NODE, "--check", tmp_path / "module.mjs"], capture_output=True, text=True)
+    done = subprocess.run(["node", "--check", tmp_path / "module.mjs"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(source.splitlines()) <= 400
     assert "innerHTML" not in source

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from support.random_model import random_model
-from support.viewer_browser import browser, needs_browser, visit
+from support.viewer_browser import browser, visit
 
 import gpt2np
 from gpt2np.viewer.detail_levels import budget
@@ -39,7 +39,7 @@ def test_a_page_is_within_the_budget(shown):
     assert 100_000 < path.stat().st_size <= MOST[len(trace.token_ids)] == budget(len(trace.token_ids))
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 @pytest.mark.timeout(500)
 def test_a_page_opens_and_everything_follows_what_is_chosen(shown):
     trace, path = shown

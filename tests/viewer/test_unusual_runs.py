@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 from support.random_model import random_model
-from support.viewer_browser import browser, needs_browser, visit
+from support.viewer_browser import browser, visit
 
 import gpt2np
 
-pytestmark = needs_browser
+pytestmark = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
 HARD = {

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from support import needs
 from support.differences import relative_error
 
-pytest.importorskip("torch", reason="live comparison with HF: pip install '.[ref]'")
-pytest.importorskip("transformers", reason="live comparison with HF: pip install '.[ref]'")
+needs.module("torch", "transformers")
 
 import torch
 from support import hf
