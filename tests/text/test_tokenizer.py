@@ -4,7 +4,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,10 +178,9 @@ def test_a_stream_of_any_ids_equals_decode(gpt2: Tokenizer, ids: list[int]) -> N
 @pytest.mark.parametrize(
     "text", ["a" * 10**6, " " * 10**6 + "x", "y" + "\n \u2003" * 10**6 + "x", " " * 10**6]
 )
-def test_a_million_of_the_same_takes_seconds(gpt2: Tokenizer, text: str) -> None:
-    started = time.perf_counter()
+def test_a_million_of_the_same(gpt2: Tokenizer, text: str) -> None:
+    """In time that grows with the text: with its square, pytest's limit would end it."""
     assert gpt2.decode(gpt2.encode(text)) == text
-    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("before", ["", "a", " a ", "\n"])
