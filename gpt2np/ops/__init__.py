@@ -7,20 +7,31 @@ the number of threads only.
 """
 
 from gpt2np.ops.activations import ACTIVATIONS, erf, gelu_erf, gelu_tanh, relu, silu, tanh
-from gpt2np.ops.attention import mix, scaled_scores, softmax
+from gpt2np.ops.attention import dot_scores, mix, scaled_scores, softmax
 from gpt2np.ops.blocks import Array
-from gpt2np.ops.causal_mask import causal_blocks
+from gpt2np.ops.causal_mask import causal_blocks, unseen
 from gpt2np.ops.embedding import add, lookup, unembedding
-from gpt2np.ops.norms import LayerNorm, layer_norm, layer_norm_statistics
-from gpt2np.ops.products import Linear, linear
+from gpt2np.ops.norms import (
+    LayerNorm,
+    Norm,
+    RMSNorm,
+    layer_norm,
+    layer_norm_statistics,
+    rms_norm,
+    root_mean_square,
+)
+from gpt2np.ops.products import Linear, linear, product, project
 
 __all__ = [
     "ACTIVATIONS",
     "Array",
     "LayerNorm",
     "Linear",
+    "Norm",
+    "RMSNorm",
     "add",
     "causal_blocks",
+    "dot_scores",
     "erf",
     "gelu_erf",
     "gelu_tanh",
@@ -29,10 +40,15 @@ __all__ = [
     "linear",
     "lookup",
     "mix",
+    "product",
+    "project",
     "relu",
+    "rms_norm",
+    "root_mean_square",
     "scaled_scores",
     "silu",
     "softmax",
     "tanh",
     "unembedding",
+    "unseen",
 ]

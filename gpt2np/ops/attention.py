@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2np.ops.blocks import Array, row_blocks
-from gpt2np.ops.causal_mask import CausalBlock, causal_blocks, unseen_keys
+from gpt2np.ops.causal_mask import CausalBlock, causal_blocks, future_of, outside_window
 from gpt2np.threads import each
 
 
@@ -13,20 +13,52 @@ def scaled_scores(q: Array, k: Array, scale: float, *, out: Array) -> None:
     [query, head, d_head], [key, head, d_head] -> [head, query, key]. The queries are the last ones:
     with more keys than queries, the first keys are the past.
     """
-    q, k = q.transpose(1, 0, 2), k.transpose(1, 2, 0)  # [head, query, d_head], [head, d_head, key]
+    _dot_products(q, k, out, None, scale)
+
+
+def dot_scores(q: Array, k: Array, window: int | None, *, out: Array) -> None:
+    """Dot products of queries and keys, not scaled; -inf where the query does not see the key.
+
+    [query, head, d_head], [key, kv_head, d_head] -> [head, query, key]. A query sees its own position and
+    those before it, with a window w only the last w of these; `None` is no window. With fewer key heads than
+    query heads, neighbouring query heads share one.
+    """
+    _dot_products(q, k, out, window, 1.0)
+
+
+def _dot_products(q: Array, k: Array, out: Array, window: int | None, scale: float) -> None:
+    group = q.shape[1] // k.shape[1]
+    q, k = q.transpose(1, 0, 2), k.transpose(1, 2, 0)  # [head, query, d_head], [kv_head, d_head, key]
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
-        if keys.stop < out.shape[2]:
+        if keys.stop - keys.start < out.shape[2]:
             out[heads, queries].fill(-np.inf)  # whole rows, much faster than their ends
         y = out[heads, queries, keys]
-        np.matmul(q[heads, queries], k[heads, :, keys], out=y)
-        y *= scale
+        if group == 1:
+            np.matmul(q[heads, queries], k[heads, :, keys], out=y)
+        else:
+            shared = k[_shared(heads, group), None, :, keys]
+            np.matmul(_grouped(q[heads, queries], group), shared, out=_grouped(y, group))
+        if scale != 1.0:
+            y *= scale
         n = y.shape[1]  # the last n keys are those of the queries themselves
         if n > 1:
-            np.copyto(y[..., -n:], -np.inf, where=unseen_keys(n))
+            np.copyto(y[..., -n:], -np.inf, where=future_of(n))
+        if n > 1 and window is not None:
+            np.copyto(y, -np.inf, where=outside_window(n, y.shape[2], window))
 
-    each(some, causal_blocks(out.shape, out.dtype))
+    each(some, causal_blocks(out.shape, out.dtype, window, group))
+
+
+def _grouped(x: Array, group: int) -> Array:
+    """[head, ...] -> [kv_head, head of the group, ...], a view."""
+    return x.reshape(-1, group, *x.shape[1:])
+
+
+def _shared(heads: slice, group: int) -> slice:
+    """The key and value heads that some query heads share."""
+    return slice(heads.start // group, heads.stop // group)
 
 
 def softmax(x: Array, *, out: Array) -> None:
@@ -59,8 +91,10 @@ def _softmax(x: Array, out: Array) -> None:
 def mix(pattern: Array, v: Array, *, out: Array) -> None:
     """Values averaged with the pattern as weights.
 
-    [head, query, key], [key, head, d_head] -> [query, head, d_head]
+    [head, query, key], [key, kv_head, d_head] -> [query, head, d_head]. With fewer value heads than query
+    heads, neighbouring query heads share one.
     """
+    group = pattern.shape[0] // v.shape[1]
     v, z = v.transpose(1, 0, 2), out.transpose(1, 0, 2)
 
     def some(block: CausalBlock) -> None:
@@ -68,6 +102,11 @@ def mix(pattern: Array, v: Array, *, out: Array) -> None:
         future = pattern[heads, queries, keys.stop :]
         if future.size and not (future.max() == 0.0 == future.min()):
             keys = slice(0, pattern.shape[2])
-        np.matmul(pattern[heads, queries, keys], v[heads, keys], out=z[heads, queries])
+        weights, y = pattern[heads, queries, keys], z[heads, queries]
+        if group == 1:
+            np.matmul(weights, v[heads, keys], out=y)
+        else:
+            shared = v[_shared(heads, group), None, keys]
+            np.matmul(_grouped(weights, group), shared, out=_grouped(y, group))
 
-    each(some, causal_blocks(pattern.shape, pattern.dtype))
+    each(some, causal_blocks(pattern.shape, pattern.dtype, None, group))

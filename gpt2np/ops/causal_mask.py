@@ -1,4 +1,4 @@
-"""Which keys a query sees: its own position and those before it; and the blocks in which attention runs."""
+"""Which keys a query sees: its own and those before it, all or in a window; and the blocks of attention."""
 
 import functools
 from typing import Any
@@ -8,28 +8,53 @@ from numpy.typing import NDArray
 
 from gpt2np.ops.blocks import BLOCK_BYTES
 
-# Attention runs over blocks of this many queries, and leaves out the keys that are in the future of them all.
+# Attention runs over blocks of this many queries, and leaves out the keys that none of them sees.
 QUERY_BLOCK = 128
 CausalBlock = tuple[slice, slice, slice]
 
 
-def causal_blocks(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[CausalBlock]:
-    """Blocks of [head, query, key]: some heads, some queries, and the keys that the last of these may see."""
+def first_seen(position: int, window: int | None) -> int:
+    """The first key that the query at a position sees: with a window w, its own and the w - 1 before it."""
+    return 0 if window is None else max(0, position - window + 1)
+
+
+def unseen(queries: range, n_key: int, window: int | None) -> NDArray[np.bool_]:
+    """Which of the first n_key keys the queries at these positions do not see: [query, key]."""
+    query, key = np.array(queries)[:, None], np.arange(n_key)
+    future = key > query
+    return future if window is None else future | (key <= query - window)
+
+
+def causal_blocks(
+    shape: tuple[int, ...], dtype: np.dtype[Any], window: int | None = None, group: int = 1
+) -> list[CausalBlock]:
+    """Blocks of [head, query, key]: some heads, some queries, and the keys that any of these queries sees.
+
+    The queries are the last ones. Blocks hold whole groups of heads, those that share a key head.
+    """
     n_head, n_query, n_key = shape
+    past = n_key - n_query
     if n_query == 1:
-        return [(slice(0, n_head), slice(0, 1), slice(0, n_key))]
+        return [(slice(0, n_head), slice(0, 1), slice(first_seen(past, window), n_key))]
     blocks = []
     for start in range(0, n_query, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n_query)
-        n_seen = n_key - n_query + stop
-        n_heads = max(1, BLOCK_BYTES // ((stop - start) * n_seen * dtype.itemsize))
+        keys = slice(first_seen(past + start, window), past + stop)
+        n_heads = BLOCK_BYTES // ((stop - start) * (keys.stop - keys.start) * dtype.itemsize)
+        n_heads = max(group, n_heads // group * group)
         for head in range(0, n_head, n_heads):
             heads = slice(head, min(head + n_heads, n_head))
-            blocks.append((heads, slice(start, stop), slice(0, n_seen)))
+            blocks.append((heads, slice(start, stop), keys))
     return blocks
 
 
 @functools.cache
-def unseen_keys(n: int) -> NDArray[np.bool_]:
+def future_of(n: int) -> NDArray[np.bool_]:
     """Which of n keys each of n queries may not see: those behind itself."""
     return np.triu(np.ones((n, n), bool), 1)
+
+
+@functools.lru_cache(16)
+def outside_window(n_query: int, n_key: int, window: int) -> NDArray[np.bool_]:
+    """Which of the last n_key keys are not in the windows of the last n_query queries."""
+    return unseen(range(n_key - n_query, n_key), n_key, window)

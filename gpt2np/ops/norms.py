@@ -1,4 +1,4 @@
-"""LayerNorm, and its mean and standard deviation."""
+"""LayerNorm and RMSNorm, and their statistics."""
 
 from typing import Any, NamedTuple
 
@@ -24,13 +24,81 @@ def layer_norm(x: Array, p: LayerNorm, *, out: Array) -> None:
     """
 
     def some(rows: Any) -> None:
-        y = out[rows]
-        np.subtract(x[rows], _mean(x[rows]), out=y)
+        y, a = out[rows], x[rows]
+        np.subtract(a, _mean(a), out=y)
         y *= _rstd(y, p.epsilon)
         y *= p.weight
         y += p.bias
 
     each(some, row_blocks(out))
+
+
+class RMSNorm(NamedTuple):
+    """A learned scale [n_embd], and the epsilon inside the root."""
+
+    weight: Array
+    epsilon: float
+
+
+Norm = LayerNorm | RMSNorm
+
+
+def rms_norm(x: Array, p: RMSNorm, *, out: Array) -> None:
+    """Each row divided by its root mean square, then scaled: [pos, n_embd] -> [pos, n_embd].
+
+    No mean is taken off, and epsilon is added inside the root (Zhang & Sennrich 2019,
+    https://arxiv.org/abs/1910.07467).
+    """
+
+    def some(rows: Any) -> None:
+        y = out[rows]
+        np.divide(x[rows], root_mean_square(x[rows], p.epsilon), out=y)
+        y *= p.weight
+
+    each(some, row_blocks(out))
+
+
+def root_mean_square(x: Array, epsilon: float) -> Array:
+    """Root of mean square and epsilon of each row: [pos, n_embd] -> [pos, 1]."""
+    squares = np.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]
+    return np.sqrt(squares + epsilon)  # type: ignore[no-any-return]
+
+
+# -- what both norms are, taken apart ---------------------------------------------------------------
+
+
+def factor(x: Array, p: Norm) -> Array:
+    """What a norm multiplies each row by before its weight: [..., n_embd] -> [..., 1]."""
+    if isinstance(p, RMSNorm):
+        return np.asarray(1.0 / root_mean_square(x, p.epsilon))
+    return layer_norm_statistics(x, p.epsilon)[1]
+
+
+def held(x: Array, p: Norm, by: Any = 1.0) -> Array:
+    """A norm whose factor is held, and without its shift: linear in x, [..., n_embd] -> [..., n_embd]."""
+    centred = x if isinstance(p, RMSNorm) else x - x.mean(axis=-1, keepdims=True)
+    return np.asarray(centred * (by * p.weight))
+
+
+def shift(p: Norm) -> Array | None:
+    """What a norm adds at its end; None where it adds nothing."""
+    return None if isinstance(p, RMSNorm) else p.bias
+
+
+def folded(p: Norm, reader: Array) -> Array:
+    """All that is linear in a norm, multiplied into a matrix [n_embd, n]: x @ it is `held(x) @ reader`."""
+    weighted = p.weight[:, None] * reader
+    return np.asarray(weighted if isinstance(p, RMSNorm) else weighted - weighted.mean(axis=0))
+
+
+def normed(x: Array, p: Norm) -> Array:
+    """A norm of any rows: [..., n_embd] -> [..., n_embd]."""
+    out = np.empty_like(x)
+    if isinstance(p, RMSNorm):
+        rms_norm(x, p, out=out)
+    else:
+        layer_norm(x, p, out=out)
+    return out
 
 
 def layer_norm_statistics(x: Array, epsilon: float) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Matrix products: a weight, and a bias."""
+"""Matrix products, with a bias and without."""
 
 from typing import NamedTuple
 
@@ -27,6 +27,21 @@ def linear(x: Array, p: Linear, *, out: Array) -> None:
         y += p.bias[columns]
 
     each(some, product_pieces(out, len(p.weight)))
+
+
+def product(x: Array, weight: Array, *, out: Array) -> None:
+    """`x @ weight`: [pos, n_in], [n_in, n_out] -> [pos, n_out]."""
+
+    def some(piece: tuple[slice, slice]) -> None:
+        rows, columns = piece
+        multiply(x[rows], weight[:, columns], out=out[rows, columns])
+
+    each(some, product_pieces(out, len(weight)))
+
+
+def project(x: Array, weight: Array, *, out: Array) -> None:
+    """`x @ weight`, its columns cut into heads: [pos, n_in], [n_in, head*d_head] -> [pos, head, d_head]."""
+    product(x, weight, out=out.reshape(len(out), weight.shape[1]))
 
 
 def multiply(x: Array, weight: Array, out: Array) -> None:
