@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2np import tensorfile
-from gpt2np.architectures.gpt2.forward import forward
-from gpt2np.architectures.gpt2.weights import GPT2, for_one_row
-from gpt2np.architectures.gpt2.weights import parameters as parameters_of
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.errors import InputError, TokenizerError
 from gpt2np.files import output_paths
@@ -46,7 +43,7 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
         self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
         self.config, self.weights, self.name = checkpoint.config, checkpoint.weights, checkpoint.name
-        self.parameters = parameters_of(self.weights, self.config)
+        self.parameters = self.config.architecture.parameters(self.weights, self.config)
         self._tokenizer: Tokenizer | None = None
         self._looked_for_vocabulary = False
 
@@ -154,9 +151,16 @@ class Model:
         return traces if several else traces[0]
 
     def plan(
-        self, prompt: int | Prompt, *, keep: KeepLike | Keep = "*", stop_at_layer: int | None = None
+        self,
+        prompt: int | Prompt,
+        *,
+        keep: KeepLike | Keep = "*",
+        stop_at_layer: int | None = None,
+        generating: bool = False,
     ) -> Plan:
         """The byte plan of a trace, before running: for a number of tokens, or for a prompt.
+
+        With `generating`, the plan also says what the cache of a generation of so many positions takes.
 
         Raises:
             InputError: more tokens than the context holds, or fewer than one.
@@ -164,7 +168,7 @@ class Model:
         n = int(prompt) if isinstance(prompt, int | np.integer) else len(self.token_ids(prompt))
         if not 1 <= n <= self.config.n_positions:
             raise InputError(f"{n} tokens: the context of this model holds 1 to {self.config.n_positions}")
-        return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer))
+        return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer), generating)
 
     def generate(
         self,
@@ -290,15 +294,16 @@ class Model:
     # -- passes -----------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _decoding_parameters(self) -> GPT2:
-        return for_one_row(self.parameters)
+    def _decoding_parameters(self) -> Any:
+        one_row = self.config.architecture.one_row
+        return self.parameters if one_row is None else one_row(self.parameters)
 
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
         parameters = self._decoding_parameters if run.decodes else self.parameters
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         with quiet, using(self.threads, run.n_rows):
-            result = forward(parameters, self.config, Step(run))
+            result = self.config.architecture.forward(parameters, self.config, Step(run))
         last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
         edited = any(s.edits is not None for s in run.sequences)
         # of each prompt: what is not finite reaches its last row

@@ -25,7 +25,7 @@ SCHEMA = "gpt2np.capture/1"
 FORMATS = ("safetensors", "pt")
 
 # The parts of a capture, by their names in it, and the sites that they are.
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+PROJECTIONS = {"q_proj": "attn.q", "k_proj": "attn.k", "v_proj": "attn.v"}
 MLP = {"up_proj": "mlp.pre", "gelu": "mlp.post", "down_proj": "mlp.out"}
 INTERNAL_RESIDUAL = {"input": "resid_pre", "after_attn": "resid_mid", "output": "resid_post"}
 RAW_RESIDUAL = {"residual_in": "resid_pre", "after_attn": "resid_mid", "residual_out": "resid_post"}

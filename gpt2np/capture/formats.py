@@ -11,8 +11,7 @@ written by `capture_files`.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.capture.capture_files import (
     INTERNAL_RESIDUAL,
     MLP,
@@ -25,6 +24,8 @@ from gpt2np.capture.capture_files import (
 from gpt2np.errors import InputError, TraceError
 from gpt2np.generation.generated import Generated, Rows
 from gpt2np.ops import Array
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import block_input, stored_for
 from gpt2np.tracing.trace import Trace
 
 __all__ = [
@@ -37,27 +38,47 @@ __all__ = [
 ]
 
 
-def internals_sites(layer: int) -> list[str]:
-    """What a generation has to keep for `layer_internals` of this layer."""
-    parts = ("attn.qkv", "attn.pattern", *MLP.values(), "resid_mid", "resid_post")
-    return [_before(layer), *(f"h.{layer}.{part}" for part in parts)]
+_INTERNALS = (
+    INTERNAL_RESIDUAL["input"],
+    *PROJECTIONS.values(),
+    "attn.pattern",
+    *MLP.values(),
+    *(INTERNAL_RESIDUAL[name] for name in ("after_attn", "output")),
+)
+
+
+def internals_sites(layer: int, config: ModelConfig | None = None) -> list[str]:
+    """What a generation has to keep for `layer_internals` of this layer; of a GPT-2 if no config is given.
+
+    Raises:
+        InputError: the model lacks one of them.
+    """
+    config = config or Config()
+    table = config.architecture.sites
+    for name in _INTERNALS:
+        if name not in table:
+            kind = config.architecture.model_type
+            raise InputError(f"{kind} has no {name}, so there are no layer internals of it")
+    names = [name for site in _INTERNALS for name in stored_for(config, site, layer)]
+    return list(dict.fromkeys(names))
 
 
 def residual_sites(n_layer: int) -> list[str]:
     """What a generation has to keep for `raw_residual`."""
     parts = ("attn.pattern", "resid_mid", "resid_post")
-    return [_before(0), *(f"h.{layer}.{part}" for layer in range(n_layer) for part in parts)]
+    return [block_input(0, n_layer), *(f"h.{layer}.{part}" for layer in range(n_layer) for part in parts)]
 
 
 def layer_internals(generated: Generated, layer: int) -> Capture:
     """One layer of a generation with all its parts, as views of the trace.
 
-    Shapes in the prompt: q_proj, k_proj, v_proj [N, n_embd], attn_weights [head, N, N], up_proj and gelu
-    [N, d_mlp], down_proj and the residual stream [N, n_embd]. In the response: lists of [1, n_embd],
-    [head, N+i, N+i] and [1, d_mlp], and the residual stream as [n, 1, n_embd].
+    Shapes in the prompt: q_proj [N, head*d_head], k_proj and v_proj [N, kv_head*d_head], each of them n_embd
+    wide in a GPT-2, attn_weights [head, N, N], up_proj and gelu [N, d_mlp], down_proj and the residual stream
+    [N, n_embd]. In the response: lists of [1, n_embd], [head, N+i, N+i] and [1, d_mlp], and the residual
+    stream as [n, 1, n_embd].
 
     Raises:
-        InputError: the model has no such layer.
+        InputError: the model has no such layer, or lacks a site of `internals_sites(layer, config)`.
         TraceError: the generation was not traced, or did not keep `internals_sites(layer)`.
 
     Example:
@@ -69,9 +90,10 @@ def layer_internals(generated: Generated, layer: int) -> Capture:
     trace, n = _whole(generated), generated.n_prompt
     if type(layer) is not int or not 0 <= layer < trace.config.n_layer:
         raise InputError(f"layer {layer!r} is not one of 0 to {trace.config.n_layer - 1}")
+    internals_sites(layer, trace.config)
     pattern = trace[f"h.{layer}.attn.pattern"]
-    qkv = np.split(trace[f"h.{layer}.attn.qkv"], 3, axis=1)
-    attention = dict(zip(PROJECTIONS, qkv, strict=True))
+    heads = {name: trace[f"h.{layer}.{site}"] for name, site in PROJECTIONS.items()}
+    attention = _each(heads, lambda a: a.reshape(len(a), -1))
     mlp = {name: trace[f"h.{layer}.{site}"] for name, site in MLP.items()}
     residual = {name: trace[f"h.{layer}.{site}"] for name, site in INTERNAL_RESIDUAL.items()}
     lengths = range(n, len(trace.token_ids) + 1)  # tokens that each choosing pass had seen
@@ -113,10 +135,6 @@ def raw_residual(generated: Generated) -> Capture:
         prompt["attention"][f"layer_{layer}"] = average[:n, :n]
         response["attention"][f"layer_{layer}"] = [average[:i, :i] for i in lengths]
     return {"prompt": prompt, "response": response}
-
-
-def _before(layer: int) -> str:
-    return f"h.{layer - 1}.resid_post" if layer else "embed"
 
 
 def _whole(generated: Generated) -> Trace:

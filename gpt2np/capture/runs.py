@@ -63,6 +63,7 @@ def capture_prompts(
     for layer in layers or ():
         if type(layer) is not int or not 0 <= layer < n_layer:
             raise InputError(f"layer {layer!r} is not one of 0 to {n_layer - 1}")
+        formats.internals_sites(layer, model.config)  # refuses a model that lacks some
     arguments = (options or Options()).of_run()
     for prompt in prompts.prompts:
         _check_prompt(model, prompts, prompt, arguments)
@@ -150,10 +151,10 @@ def _capture(
     """Run one prompt and write its files; each is yielded when it is whole."""
     sites: set[str] = set()
     for layer in paths.values():
-        wanted = (
-            formats.residual_sites(model.config.n_layer) if layer is None else formats.internals_sites(layer)
-        )
-        sites.update(wanted)
+        if layer is None:
+            sites.update(formats.residual_sites(model.config.n_layer))
+        else:
+            sites.update(formats.internals_sites(layer, model.config))
     generated = model.generate(prompt.text, keep=sites.__contains__, **made_from["options"]).finish()
     for path, layer in paths.items():
         capture = (

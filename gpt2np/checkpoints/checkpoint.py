@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2np.checkpoints.config_file import read_config_file
 from gpt2np.checkpoints.weight_files import read_weight_files
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.ops import Array
-from gpt2np.tracing.config import Config, read_config
+from gpt2np.tracing.contract import CheckpointNaming, ModelConfig
 
 SHIPPED = "tiny"
 DTYPES = ("float32", "float64")
 
-# Buffers of HF's attention (its causal mask), which are no parameters.
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$")
 # Tensors of models that compute something else than GPT-2, and what they belong to.
 _FOREIGN = {
     "crossattention": "cross attention",
@@ -42,7 +41,7 @@ class Checkpoint:
 
     name: str
     folder: Path
-    config: Config
+    config: ModelConfig
     weights: dict[str, Array]
     files: tuple[Path, ...]
     fingerprint: str
@@ -123,7 +122,7 @@ def load_checkpoint(
             notes += [snapshot.note] if snapshot.note else []
     if revision is not None and commit is None:
         raise InputError(f"revision={revision!r} goes with a Hub id; {short(label)} is a folder")
-    config, config_notes = read_config(folder / "config.json")
+    config, config_notes = read_config_file(folder / "config.json")
     files, tensors = read_weight_files(folder)
     weights, weight_notes = _parameters_of(tensors, config, files[0], np.dtype(dtype))
     notes += config_notes + weight_notes
@@ -133,49 +132,62 @@ def load_checkpoint(
 
 
 def _parameters_of(
-    tensors: Mapping[str, Array], config: Config, path: Path, dtype: np.dtype[np.floating]
+    tensors: Mapping[str, Array], config: ModelConfig, path: Path, dtype: np.dtype[np.floating]
 ) -> tuple[dict[str, Array], list[str]]:
     """The parameters that the config asks for, checked and in the precision of the run; notes on the rest."""
-    from gpt2np.architectures.gpt2.weights import parameter_shapes
+    naming = config.architecture.naming
+    found = _named(tensors, naming, path)
+    shapes = config.architecture.shapes(config)
+    weights = {}
+    for name, shape in shapes.items():
+        if name not in found:
+            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}")
+        weights[name] = _converted(found.pop(name), name, shape, path, dtype, naming)
+    unembedding, table = naming.tied
+    if unembedding in found:
+        own = _converted(found.pop(unembedding), unembedding, shapes[table], path, dtype, naming)
+        if not np.array_equal(own, weights[table]):
+            weights[unembedding] = own
+    elif not config.tie_word_embeddings:
+        what = f"{unembedding} is missing, and config.json does not tie it to {table.split('.')[0]}"
+        raise CheckpointError(f"{path}: {what}")
+    for name in found:
+        layer = re.match(rf"{naming.layers}\.0*(\d+)\.", name)
+        if layer and int(layer[1][:9]) >= config.n_layer:
+            what = f"has {short(name)}, but config.json says n_layer {config.n_layer}"
+            raise CheckpointError(f"{path}: {what}")
+    return weights, [f"{path}: unknown tensor {short(name)} is ignored" for name in found]
 
+
+def _named(tensors: Mapping[str, Array], naming: CheckpointNaming, path: Path) -> dict[str, Array]:
+    """The tensors under their names without the prefix; buffers are left out, other models' refused."""
     found: dict[str, Array] = {}
     for full_name, tensor in tensors.items():
-        name = full_name.removeprefix("transformer.")
-        if _BUFFER.search(name):
+        name = full_name.removeprefix(naming.prefix)
+        if re.search(naming.buffers, name):
             continue
         for part, meaning in _FOREIGN.items():
             if part in name:
                 what = f"{short(full_name)} belongs to {meaning}"
                 raise CheckpointError(f"{path}: {what}, which is not supported")
         if name in found:
-            raise CheckpointError(f"{path}: {short(name)} is there twice, with and without 'transformer.'")
+            twice = f"{short(name)} is there twice, with and without {naming.prefix!r}"
+            raise CheckpointError(f"{path}: {twice}")
         found[name] = tensor
-    shapes = parameter_shapes(config)
-    weights = {}
-    for name, shape in shapes.items():
-        if name not in found:
-            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}")
-        weights[name] = _converted(found.pop(name), name, shape, path, dtype)
-    if "lm_head.weight" in found:
-        own = _converted(found.pop("lm_head.weight"), "lm_head.weight", shapes["wte.weight"], path, dtype)
-        if not np.array_equal(own, weights["wte.weight"]):
-            weights["lm_head.weight"] = own
-    elif not config.tie_word_embeddings:
-        raise CheckpointError(f"{path}: lm_head.weight is missing, and config.json does not tie it to wte")
-    for name in found:
-        if (layer := re.match(r"h\.0*(\d+)\.", name)) and int(layer[1][:9]) >= config.n_layer:
-            what = f"has {short(name)}, but config.json says n_layer {config.n_layer}"
-            raise CheckpointError(f"{path}: {what}")
-    return weights, [f"{path}: unknown tensor {short(name)} is ignored" for name in found]
+    return found
 
 
 def _converted(
-    tensor: Array, name: str, shape: tuple[int, ...], path: Path, dtype: np.dtype[np.floating]
+    tensor: Array,
+    name: str,
+    shape: tuple[int, ...],
+    path: Path,
+    dtype: np.dtype[np.floating],
+    naming: CheckpointNaming,
 ) -> Array:
     if tensor.shape != shape:
-        hint = ""
-        if tensor.shape == shape[::-1]:
-            hint = "; it looks transposed (GPT-2's Conv1D stores [n_in, n_out])"
+        transposed = tensor.shape == shape[::-1]
+        hint = f"; it looks transposed ({naming.layout})" if transposed else ""
         raise CheckpointError(
             f"{path}: {name} has shape {list(tensor.shape)}, expected {list(shape)} from config.json{hint}"
         )

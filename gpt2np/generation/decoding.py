@@ -1,9 +1,8 @@
 """The decoding loop: run the prompt, choose a token, run that token, choose the next.
 
-The cache is the trace. Room for prompt and response is planned before the first pass; every pass writes its
-rows behind the earlier ones, and attention reads the keys and values of the past from the recorded `qkv`.
-Without `keep`, the same loop runs with only `qkv` recorded. Several prompts run packed, and a finished one
-leaves the batch.
+Room for prompt and response is planned before the first pass; every pass writes its rows behind the earlier
+ones, into one trace, and attention reads the keys and values of the past from the cache beside it. Without
+`keep`, the same loop runs with the cache alone. Several prompts run packed; a finished one leaves the batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from gpt2np.generation.sampling import LedgerEntry, choose, draws
 from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.ops import Array
 from gpt2np.text.tokenizer import TextStream
+from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.edits import Edits, facts
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
@@ -162,7 +162,7 @@ class Generation:
         text = prompt if isinstance(prompt, str) else "".join(_decoded(stream, i) for i in ids)
         room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
         room[: len(ids)] = ids
-        recording = Recording(wide, arena(wide), cache=True)
+        recording = Recording(wide, arena(wide), Cache(config, capacity, model.dtype))
         if o.past is not None:
             fill(recording, o.past, past)
         return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream, past)
@@ -265,7 +265,8 @@ class Generation:
                 row.context, o.sampling, max_new_tokens=o.max_new_tokens, eos=sorted(o.stop_ids)
             )
             plan = Plan(model.config, row.recording.plan.length, Keep(names=frozenset()), model.dtype.name)
-            caches, scratch, past = [Recording(plan, {}, cache=True)], Scratch(), row.past
+            scratch, past = Scratch(), row.past
+            caches = [Recording(plan, {}, Cache(model.config, plan.length, model.dtype))]
             if o.past is not None:
                 fill(caches[0], o.past, past)
             while not search.done:
@@ -357,8 +358,8 @@ def _continued(caches: list[Recording], parents: list[int], length: int) -> list
     for parent in parents:
         cache = free.pop(parent, None)
         if cache is None:
-            cache = Recording(caches[parent].plan, {}, cache=True)
-            for name, rows in caches[parent].cache.items():
-                cache.cache[name][:length] = rows[:length]
+            parent_cache = caches[parent].cache
+            assert parent_cache is not None
+            cache = Recording(caches[parent].plan, {}, parent_cache.copy(length))
         result.append(cache)
     return result

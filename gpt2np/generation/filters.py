@@ -24,7 +24,9 @@ Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what i
 
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
     """Softmax in float64: exp(logit) over its sum; 0 where the logit is -inf."""
-    weights: npt.NDArray[np.float64] = np.exp(logits.astype(np.float64) - float(logits.max()))
+    weights = logits.astype(np.float64)
+    weights -= weights.max()
+    np.exp(weights, out=weights)
     weights /= weights.sum()
     return weights
 

@@ -12,7 +12,6 @@ from gpt2np.generation.filters import penalties, probabilities, warpers
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry
 from gpt2np.ops import Array
-from gpt2np.tracing.derived import split_qkv
 from gpt2np.tracing.trace import Trace
 
 
@@ -168,12 +167,11 @@ class Generated:
     @cached_property
     def past_key_values(self) -> tuple[tuple[Array, Array], ...]:
         """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each."""
-        n_head = _kept(self.trace).config.n_head
-        layers = []
-        for i in range(self._n_layer):
-            _, k, v = split_qkv(self._site(f"h.{i}.attn.qkv"), n_head)
-            layers.append((k.swapaxes(0, 1)[None], v.swapaxes(0, 1)[None]))
-        return tuple(layers)
+        cached = _kept(self.trace).config.architecture.cache
+        return tuple(
+            tuple(self._site(f"h.{i}.{name}").swapaxes(0, 1)[None] for name in cached)  # type: ignore[misc]
+            for i in range(self._n_layer)
+        )
 
     def _site(self, name: str) -> Array:
         trace = _kept(self.trace)
@@ -196,7 +194,6 @@ def _kept(trace: Trace | None) -> Trace:
 
 
 def _is_pattern(trace: Trace, key: str | tuple[str, int]) -> bool:
-    from gpt2np.tracing.sites import resolve
-
     name, layer = key if isinstance(key, tuple) else (key, None)
-    return resolve(name, layer, trace.config.n_layer)[0].quadratic
+    config = trace.config
+    return config.architecture.sites.resolve(name, layer, config.n_layer)[0].quadratic

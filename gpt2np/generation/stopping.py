@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from gpt2np.errors import InputError
 from gpt2np.text.prompts import checked_ids
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import ModelConfig
 
 
-def end_tokens(eos: int | str | None, stop_tokens: Sequence[int], config: Config) -> frozenset[int]:
+def end_tokens(eos: int | str | None, stop_tokens: Sequence[int], config: ModelConfig) -> frozenset[int]:
     """The ids that end a text: `eos` ("config": the one of the config; None: none) and `stop_tokens`.
 
     Raises:
@@ -16,8 +16,8 @@ def end_tokens(eos: int | str | None, stop_tokens: Sequence[int], config: Config
     if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
         raise InputError(f"stop_tokens={stop_tokens!r}: must be a list of token ids")
     ends = checked_ids([*stop_tokens, *([] if eos in (None, "config") else [eos])], config.vocab_size)
-    if eos == "config" and config.eos_token_id is not None:
-        ends.append(config.eos_token_id)  # outside a smaller vocabulary it is never chosen
+    if eos == "config":
+        ends += config.eos_ids  # outside a smaller vocabulary they are never chosen
     return frozenset(ends)
 
 

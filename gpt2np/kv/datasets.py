@@ -186,8 +186,8 @@ def _sampled(model: Model, rng: np.random.Generator) -> Prompt:
     """What the model writes at the start of a text, some 4 to 20 tokens."""
     config = model.config
     for _ in range(20):
-        start, eos = _random_ids(model, rng)[:1], config.eos_token_id
-        start = start if eos is None else [eos]
+        start = _random_ids(model, rng)[:1]  # drawn even where it is not used: a seed means the same texts
+        start = [*config.eos_ids[:1]] or start
         n = min(int(rng.integers(4, 21)), config.n_positions)
         seed = int(rng.integers(2**31))
         response = model.generate(start, max_new_tokens=n, temperature=1.0, seed=seed).finish().response

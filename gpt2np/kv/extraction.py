@@ -5,7 +5,8 @@
      "metadata": {"n_layers": ..., "n_heads": ..., "d_head": ..., "sequence_length": ...}}
 
 To the document's keys come `schema`, `input_token_ids`, the model's `fingerprint`, and a `digest` of all
-keys and values.
+keys and values. Of a model that is no GPT-2 the metadata also say how many heads keys and values have
+(`n_kv_heads`: `head_0` and so on are those) and what the `keys` are, such as "as computed".
 """
 
 import json
@@ -25,6 +26,8 @@ from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_positions
 from gpt2np.loading import load
 from gpt2np.model import Model
 from gpt2np.text.prompts import Prompt
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import stored_for
 from gpt2np.tracing.trace import Trace
 
 SAMPLE_PROMPTS = Path(__file__).parent / "sample_prompts.txt"
@@ -64,7 +67,7 @@ class GPT2KVCacheExtractor:
         """
         _check_top_k(top_k)
         text = text if isinstance(text, str) else self.model.token_ids(text)
-        trace = self.model.trace(text, keep="attn.qkv")
+        trace = self.model.trace(text, keep=keys_and_values(self.model.config))
         kv = KV.of(trace, predicted(trace, top_k))
         kv = replace(kv, digest=kv.computed_digest())
         return document(kv, kv.text if isinstance(text, str) else self.model.decode(trace.token_ids))
@@ -135,6 +138,12 @@ def _numbered(given: Any, where: str, kind: str) -> list[Any]:
     return [given[name] for name in names]
 
 
+def keys_and_values(config: ModelConfig) -> list[str]:
+    """The stored sites of a layer that keys and values are read from."""
+    names = [name for site in config.architecture.cache for name in stored_for(config, site, 0)]
+    return list(dict.fromkeys(name.removeprefix("h.0.") for name in names))
+
+
 def _check_top_k(top_k: Any) -> None:
     if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
         raise InputError(f"top_k must be a whole number of at least 1, not {short(top_k)}")
@@ -170,11 +179,17 @@ def document(kv: KV, text: str | None) -> dict[str, Any]:
         },
         "metadata": {
             "n_layers": kv.n_layer,
-            "n_heads": kv.n_head,
+            "n_heads": kv.n_query_head or kv.n_head,
             "d_head": kv.d_head,
             "sequence_length": len(kv.tokens),
+            **of_keys(kv),
         },
     }
+
+
+def of_keys(kv: KV) -> dict[str, Any]:
+    """What a file says of its keys beyond document 003: nothing, if they are a GPT-2's."""
+    return {} if kv.keys is None else {"n_kv_heads": kv.n_head, "keys": kv.keys}
 
 
 def write_json(result: dict[str, Any], path: str | PathLike[str]) -> None:
@@ -226,9 +241,10 @@ def extract_to_file(
         write_json(result, path)
         del result["kv_cache"]
         return result
-    trace = model.trace(prompt, keep=["attn.k", "attn.v"])
+    trace = model.trace(prompt, keep=list(model.config.architecture.cache))
     trace.metadata["predicted_next_token"] = predicted(trace, top_k)
     trace.metadata["digest"] = KV.of(trace).computed_digest()
+    trace.metadata |= of_keys(KV.of(trace))
     if not isinstance(prompt, str):
         trace.metadata["prompt"] = model.decode(trace.token_ids)
     trace.save(path)

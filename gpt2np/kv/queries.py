@@ -22,7 +22,9 @@ COLUMNS = ["layer", "head", "token_idx", "token_id", "token", "key_norm", "value
 class KV:
     """Keys and values of every layer, [pos, head, d_head] each, and what is known about the text.
 
-    `kv["h.3.attn.k"]` is an array under its name in a trace. What other people's files do not say is None.
+    `kv["h.3.attn.k"]` is an array under its name in a trace: `sites` are the names of keys and values in a
+    layer. What other people's files do not say is None. `n_query_head` and `keys`, what the keys are, are
+    None in files of models that have a key head for every head and say nothing of their keys: GPT-2s.
     """
 
     model: str
@@ -34,6 +36,9 @@ class KV:
     fingerprint: str | None = None
     exact: bool = True  # False: kept in float16
     digest: str | None = None  # as the file says; `computed_digest` is that of the numbers
+    n_query_head: int | None = None
+    keys: str | None = None
+    sites: tuple[str, ...] = ("attn.k", "attn.v")
 
     @property
     def n_layer(self) -> int:
@@ -42,7 +47,7 @@ class KV:
 
     @property
     def n_head(self) -> int:
-        """Heads of a layer."""
+        """Key and value heads of a layer."""
         return int(self.layers[0][0].shape[1])
 
     @property
@@ -57,10 +62,11 @@ class KV:
 
     def __getitem__(self, name: str, /) -> Array:
         for layer, pair in enumerate(self.layers):
-            for part, array in zip("kv", pair, strict=True):
-                if name == f"h.{layer}.attn.{part}":
+            for site, array in zip(self.sites, pair, strict=True):
+                if name == f"h.{layer}.{site}":
                     return array
-        raise TraceError(f"a KV file has keys and values (h.i.attn.k, h.i.attn.v), not {name!r}")
+        held = ", ".join(f"h.i.{site}" for site in self.sites)
+        raise TraceError(f"a KV file has keys and values ({held}), not {name!r}")
 
     @classmethod
     def of(cls, trace: Trace, prediction: dict[str, Any] | None = None) -> "KV":
@@ -72,9 +78,10 @@ class KV:
         facts = trace.metadata
         if len(trace.positions) < len(trace.token_ids):
             raise TraceError(f"keys and values are there for {trace.positions} only, not for every position")
-        layers = [
-            (trace[f"h.{layer}.attn.k"], trace[f"h.{layer}.attn.v"]) for layer in range(trace.config.n_layer)
-        ]
+        config, architecture = trace.config, trace.config.architecture
+        keys, values = architecture.cache
+        layers = [(trace[f"h.{i}.{keys}"], trace[f"h.{i}.{values}"]) for i in range(config.n_layer)]
+        silent = architecture.keys is None
         text = trace.prompt if "n_prompt" not in facts else None  # else it is the text before the response
         prediction = prediction or facts.get("predicted_next_token")
         return cls(
@@ -87,6 +94,9 @@ class KV:
             facts.get("fingerprint"),
             trace.plan.keep.dtype != "float16",
             facts.get("digest"),
+            None if silent else config.n_head,
+            architecture.keys,
+            architecture.cache,
         )
 
     def computed_digest(self) -> str:

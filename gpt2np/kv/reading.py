@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -254,36 +254,61 @@ def _checked(content: Any) -> KV:
     _expect(
         _is_prediction(prediction), "predicted_next_token", "token, token_id, top_k_candidates", prediction
     )
-    sizes = content["metadata"]
-    names = ("n_layers", "n_heads", "d_head", "sequence_length")
-    good = isinstance(sizes, dict) and all(type(sizes.get(name)) is int and sizes[name] > 0 for name in names)
-    _expect(good, "metadata", f"{', '.join(names)} as whole numbers", sizes)
-    n_layer, n_head, d_head, length = (sizes[name] for name in names)
-    _expect(length == len(tokens), "metadata.sequence_length", f"{len(tokens)} as in input_tokens", length)
-    cache = content["kv_cache"]
-    layers = []
-    for layer, heads in enumerate(_members(cache, "kv_cache", "layer", n_layer)):
-        keys, values = (np.empty((length, n_head, d_head), np.float32) for _ in "kv")
-        where = f"kv_cache.layer_{layer}"
-        for head, entry in enumerate(_members(heads, where, "head", n_head)):
-            records = entry.get("tokens") if isinstance(entry, dict) else None
-            place = f"{where}.head_{head}.tokens"
-            good = isinstance(records, list) and len(records) == length
-            _expect(good, place, f"{length} entries", records)
-            for i, record in enumerate(records or ()):
-                _check_record(record, f"{place}[{i}]", i, d_head)
-                keys[i, head], values[i, head] = record.key, record.value
-        layers.append((keys, values))
+    sizes = _sizes(content["metadata"], len(tokens))
     return KV(
         content["model"],
         tokens,
-        layers,
+        _layers(content["kv_cache"], sizes),
         content["input_text"],
         ids or [],
         prediction,
         fingerprint,
         digest=digest,
+        n_query_head=None if sizes.keys is None else sizes.n_query_head,
+        keys=sizes.keys,
     )
+
+
+class _Sizes(NamedTuple):
+    """What a document's `metadata` say; `n_head` are the heads that keys and values have."""
+
+    n_layer: int
+    n_query_head: int
+    d_head: int
+    length: int
+    n_head: int
+    keys: str | None
+
+
+def _sizes(given: Any, length: int) -> _Sizes:
+    names = ("n_layers", "n_heads", "d_head", "sequence_length")
+    good = isinstance(given, dict) and all(type(given.get(name)) is int and given[name] > 0 for name in names)
+    _expect(good, "metadata", f"{', '.join(names)} as whole numbers", given)
+    n_layer, n_query_head, d_head, n = (given[name] for name in names)
+    _expect(n == length, "metadata.sequence_length", f"{length} as in input_tokens", n)
+    n_head, keys = given.get("n_kv_heads", n_query_head), given.get("keys")
+    good = ("n_kv_heads" in given) == ("keys" in given) and isinstance(keys, str | None)
+    good = good and type(n_head) is int and n_head > 0 and n_query_head % n_head == 0
+    _expect(good, "metadata", "n_kv_heads, which divides n_heads, and keys, or none of these", given)
+    return _Sizes(n_layer, n_query_head, d_head, n, n_head, keys)
+
+
+def _layers(cache: Any, sizes: _Sizes) -> list[tuple[Array, Array]]:
+    """Keys and values of each layer."""
+    layers, shape = [], (sizes.length, sizes.n_head, sizes.d_head)
+    for layer, heads in enumerate(_members(cache, "kv_cache", "layer", sizes.n_layer)):
+        keys, values = (np.empty(shape, np.float32) for _ in "kv")
+        where = f"kv_cache.layer_{layer}"
+        for head, entry in enumerate(_members(heads, where, "head", sizes.n_head)):
+            records = entry.get("tokens") if isinstance(entry, dict) else None
+            place = f"{where}.head_{head}.tokens"
+            good = isinstance(records, list) and len(records) == sizes.length
+            _expect(good, place, f"{sizes.length} entries", records)
+            for i, record in enumerate(records or ()):
+                _check_record(record, f"{place}[{i}]", i, sizes.d_head)
+                keys[i, head], values[i, head] = record.key, record.value
+        layers.append((keys, values))
+    return layers
 
 
 def _members(given: Any, where: str, kind: str, n: int) -> list[Any]:

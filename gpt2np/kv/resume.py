@@ -1,6 +1,7 @@
 """Going on from a KV file: the keys and values in it spare running their tokens again."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -12,7 +13,8 @@ from gpt2np.kv.extraction import TOLERANCE
 from gpt2np.kv.queries import KV
 from gpt2np.kv.reading import read_kv
 from gpt2np.model import Model
-from gpt2np.tracing.derived import log_probabilities, split_qkv
+from gpt2np.tracing.cache import Cache
+from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording
@@ -61,13 +63,7 @@ def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
         TraceError: the file is damaged, foreign, or of another model.
     """
     kv, config = read_kv(path), model.config
-    found = {"n_layers": kv.n_layer, "n_heads": kv.n_head, "d_head": kv.d_head}
-    wanted = {"n_layers": config.n_layer, "n_heads": config.n_head, "d_head": config.n_embd // config.n_head}
-    for name, value in found.items():
-        if value != wanted[name]:
-            raise TraceError(
-                f"{path}: is of another model: {name} is {value}, {model.name} has {wanted[name]}"
-            )
+    _check_sizes(path, kv, model)
     if not kv.token_ids:
         raise TraceError(f"{path}: has no input_token_ids, so the text cannot be gone on with")
     if not kv.exact:
@@ -87,6 +83,7 @@ def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
         )
     if kv.digest is not None and kv.digest != kv.computed_digest():
         raise TraceError(f"{path}: is damaged: its keys and values are not those of its digest")
+    kv = replace(kv, sites=config.architecture.cache)
     cache, same = KVCache(model, kv), kv.fingerprint == model.checkpoint.fingerprint
     start = len(ids) - 1 if same and kv.digest is not None else 0
     error = _difference(cache, ids, start)
@@ -97,6 +94,35 @@ def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
     return cache
 
 
+def _check_sizes(path: str | PathLike[str], kv: KV, model: Model) -> None:
+    """Refuse a file of a model of other sizes, or whose keys are something else."""
+    config = model.config
+    if kv.keys is None and config.architecture.keys is not None:
+        raise TraceError(
+            f"{path}: does not say n_kv_heads and keys, so it is of a GPT-2, "
+            f"and {model.name} is a {config.architecture.model_type}"
+        )
+    found = {
+        "n_layers": kv.n_layer,
+        "n_heads": kv.n_query_head or kv.n_head,
+        "n_kv_heads": kv.n_head,
+        "d_head": kv.d_head,
+        "keys": kv.keys or "as computed",
+    }
+    wanted = {
+        "n_layers": config.n_layer,
+        "n_heads": config.n_head,
+        "n_kv_heads": config.n_kv_head,
+        "d_head": config.d_head,
+        "keys": config.architecture.keys or "as computed",
+    }
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise TraceError(
+                f"{path}: is of another model: {name} is {value}, {model.name} has {wanted[name]}"
+            )
+
+
 def _difference(cache: KVCache, ids: list[int], start: int) -> float:
     """Run a text from position `start` on; the largest difference to what the file says.
 
@@ -104,16 +130,16 @@ def _difference(cache: KVCache, ids: list[int], start: int) -> float:
     for vectors that are next to nothing); that of the next token is in its probability.
     """
     model, kv = cache.model, cache.kv
-    recording = Recording(
-        Plan(model.config, len(ids), Keep(names=frozenset()), model.dtype.name), {}, cache=True
-    )
+    plan = Plan(model.config, len(ids), Keep(names=frozenset()), model.dtype.name)
+    kept = Cache(model.config, len(ids), model.dtype)
+    recording = Recording(plan, {}, kept)
     fill(recording, cache, start)
     sequence = PackedSequence(np.array(ids[start:]), start, recording)
     logits = model.run_pass(Pass(model.config, model.dtype, [sequence], last_only=True))[0]
     errors = []
     for layer, pair in enumerate(kv.layers):
-        _, *computed = split_qkv(recording.cache[f"h.{layer}.attn.qkv"][start:], kv.n_head)
-        for expected, array in zip(computed, pair, strict=True):
+        for site, array in zip(model.config.architecture.cache, pair, strict=True):
+            expected = kept.so_far(f"h.{layer}.{site}", len(ids))[start:]
             sizes = np.abs(expected).max(axis=2)
             scale = np.maximum(np.maximum(sizes, 0.01 * sizes.max()), np.finfo(np.float32).tiny)
             errors.append((np.abs(expected - array[start:]).max(axis=2) / scale).max())

@@ -1,52 +1,102 @@
-"""The derived sites: each a line or two of NumPy from recorded arrays, computed when asked for."""
+"""The derived sites: each a line or two of NumPy from recorded arrays, computed when asked for.
 
-from collections.abc import Callable
-from typing import Any, Protocol
+An architecture maps its derived sites to a `Derived` each; the functions here make those that several share.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gpt2np.ops import Array, layer_norm_statistics, softmax
-from gpt2np.tracing.config import Config
+from gpt2np.ops import Array, layer_norm_statistics, root_mean_square, softmax
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import TOP_K
+
+Place = Callable[[int | None, int], str]  # (layer, n_layer) -> full name of a stored site
 
 
 class Recorded(Protocol):
     """What a derived site is computed from: a Trace, or anything that looks like one."""
 
-    config: Config
-    token_ids: Array
-    positions: range
+    @property
+    def config(self) -> ModelConfig:
+        """The config of the model that ran."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The tokens that ran."""
+
+    @property
+    def positions(self) -> range:
+        """The positions that were kept."""
 
     def __getitem__(self, name: str) -> Array:
         """A recorded array."""
 
-    def parameters(self, needed_for: str) -> Any:
+    def parameters(self, needed_for: str = "", /) -> Any:
         """The model's parameters, which a trace read from a file may not have."""
 
 
-def resid_pre(trace: Recorded, layer: int) -> Array:
-    """The block before's resid_post, or the embedding."""
-    return trace[f"h.{layer - 1}.resid_post"] if layer else trace["embed"]
+class Derived(NamedTuple):
+    """How a derived site is computed: which stored sites it reads, and the function of a trace and a layer.
+
+    `view` is given where the site is a part of the one array that it reads: what is written there changes it.
+    """
+
+    reads: tuple[Place, ...]
+    compute: Callable[[Recorded, Any], Array]
+    needs_weights: bool = False
+    view: Callable[[Array, Any], Array] | None = None  # (the stored array, config) -> the part
+
+
+def bases(config: ModelConfig, name: str, layer: int | None) -> list[str]:
+    """Full names of the stored sites that a derived site is computed from."""
+    return [place(layer, config.n_layer) for place in config.architecture.derived[name].reads]
+
+
+def stored_for(config: ModelConfig, name: str, layer: int | None) -> list[str]:
+    """Full names of the stored sites that a site can be had from: itself, or what it is computed from."""
+    site = config.architecture.sites[name]
+    return bases(config, name, layer) if site.derived else [site.full_name(layer)]
+
+
+def views_of(config: ModelConfig, name: str) -> dict[str, Callable[[Array, Any], Array]]:
+    """The derived sites that are parts of a stored site of a layer, by name without the layer."""
+    found = {}
+    for derived_name, derived in config.architecture.derived.items():
+        if derived.view is not None and derived.reads[0](0, config.n_layer) == f"h.0.{name}":
+            found[derived_name] = derived.view
+    return found
+
+
+def at(name: str) -> Place:
+    """The place of a stored site: of the layer itself if it is in one."""
+    return lambda layer, _: name if layer is None else f"h.{layer}.{name}"
+
+
+def block_input(layer: int | None, n_layer: int) -> str:
+    """The residual stream that a block reads: what the block before left, or the embedding."""
+    return f"h.{layer - 1}.resid_post" if layer else "embed"
+
+
+def last_output(layer: int | None, n_layer: int) -> str:
+    """The residual stream behind the last block."""
+    return f"h.{n_layer - 1}.resid_post"
+
+
+# What the norms read that every architecture has under these names.
+NORM_READS: dict[str, Place] = {"ln_1": block_input, "ln_2": at("resid_mid"), "ln_f": last_output}
 
 
 def norm_input(trace: Recorded, norm: str, layer: int | None) -> Array:
-    """What a LayerNorm reads."""
-    if layer is None:
-        n = trace.config.n_layer
-        return trace[f"h.{n - 1}.resid_post"]
-    return resid_pre(trace, layer) if norm == "ln_1" else trace[f"h.{layer}.resid_mid"]
+    """What `ln_1`, `ln_2` or `ln_f` reads."""
+    return trace[NORM_READS[norm](layer, trace.config.n_layer)]
 
 
-def split_qkv(qkv: Array, n_head: int) -> Array:
-    """Views of queries, keys and values: [pos, 3*n_embd] -> [3, pos, head, d_head]."""
-    n_pos, width = qkv.shape
-    return qkv.reshape(n_pos, 3, n_head, width // (3 * n_head)).swapaxes(0, 1)
-
-
-def head_outputs(z: Array, c_proj_weight: Array) -> Array:
-    """Each head's result times its rows of c_proj: [pos, head, d_head] -> [pos, head, n_embd]."""
+def head_outputs(z: Array, output_weight: Array) -> Array:
+    """Each head's result times its rows of the output matrix: [pos, head, d_head] -> [pos, head, n_embd]."""
     _, n_head, d_head = z.shape
-    per_head = c_proj_weight.reshape(n_head, d_head, -1)
+    per_head = output_weight.reshape(n_head, d_head, -1)
     return np.asarray(np.matmul(z.swapaxes(0, 1), per_head).swapaxes(0, 1))
 
 
@@ -65,42 +115,13 @@ def top_k_tokens(logits: Array, k: int = TOP_K) -> Array:
     return np.take_along_axis(nearly, order, -1)
 
 
-def next_token_loss(logits: Array, token_ids: Array, positions: range) -> Array:
+def next_token_loss(logits: Array, token_ids: Sequence[int], positions: range) -> Array:
     """-log probability of the token that follows each position; NaN where none follows: [pos]."""
     losses = np.full(len(positions), np.nan, logits.dtype)
     for row, position in enumerate(positions):
         if position + 1 < len(token_ids):
             losses[row] = -log_probabilities(logits[row])[token_ids[position + 1]]
     return losses
-
-
-def _statistic(norm: str, which: int) -> Callable[[Recorded, int | None], Array]:
-    def derive(trace: Recorded, layer: int | None) -> Array:
-        x = norm_input(trace, norm, layer)
-        return layer_norm_statistics(x, trace.config.layer_norm_epsilon)[which][..., 0]
-
-    return derive
-
-
-def _normalized(norm: str) -> Callable[[Recorded, int | None], Array]:
-    def derive(trace: Recorded, layer: int | None) -> Array:
-        x = norm_input(trace, norm, layer)
-        mean, rstd = layer_norm_statistics(x, trace.config.layer_norm_epsilon)
-        return np.asarray((x - mean) * rstd)
-
-    return derive
-
-
-def _part_of_qkv(which: int) -> Callable[[Recorded, Any], Array]:
-    def derive(trace: Recorded, layer: int) -> Array:
-        return np.asarray(split_qkv(trace[f"h.{layer}.attn.qkv"], trace.config.n_head)[which])
-
-    return derive
-
-
-def _heads(trace: Recorded, layer: int) -> Array:
-    c_proj = trace.parameters("attn.heads").h[layer].attn.c_proj
-    return head_outputs(trace[f"h.{layer}.attn.z"], c_proj.weight)
 
 
 def _probabilities(trace: Recorded, _: None) -> Array:
@@ -110,32 +131,68 @@ def _probabilities(trace: Recorded, _: None) -> Array:
     return out
 
 
-# Each derived site: the function of a trace and a layer that computes it.
-DERIVED: dict[str, Callable[[Any, Any], Array]] = {
-    "resid_pre": resid_pre,
-    **{f"{norm}.mean": _statistic(norm, 0) for norm in ("ln_1", "ln_2", "ln_f")},
-    **{f"{norm}.rstd": _statistic(norm, 1) for norm in ("ln_1", "ln_2", "ln_f")},
-    **{f"{norm}.normalized": _normalized(norm) for norm in ("ln_1", "ln_2", "ln_f")},
-    "attn.q": _part_of_qkv(0),
-    "attn.k": _part_of_qkv(1),
-    "attn.v": _part_of_qkv(2),
-    "attn.heads": _heads,
-    "probabilities": _probabilities,
-    "top_k_tokens": lambda trace, _: top_k_tokens(trace["logits"]),
-    "loss": lambda trace, _: next_token_loss(trace["logits"], trace.token_ids, trace.positions),
+# -- what several architectures derive ---------------------------------------------------------------
+
+RESID_PRE = Derived((block_input,), lambda trace, layer: trace[block_input(layer, 0)])
+
+OF_LOGITS = {
+    "probabilities": Derived((at("logits"),), _probabilities),
+    "top_k_tokens": Derived((at("logits"),), lambda trace, _: top_k_tokens(trace["logits"])),
+    "loss": Derived(
+        (at("logits"),),
+        lambda trace, _: next_token_loss(trace["logits"], trace.token_ids, trace.positions),
+    ),
 }
 
 
-def bases(name: str, layer: int | None, n_layer: int) -> list[str]:
-    """Full names of the stored sites that a derived site is computed from."""
-    if name in ("probabilities", "top_k_tokens", "loss"):
-        return ["logits"]
-    if name in ("attn.q", "attn.k", "attn.v"):
-        return [f"h.{layer}.attn.qkv"]
-    if name == "attn.heads":
-        return [f"h.{layer}.attn.z"]
-    if name.startswith("ln_2"):
-        return [f"h.{layer}.resid_mid"]
-    if name.startswith("ln_f"):
-        return [f"h.{n_layer - 1}.resid_post"]
-    return [f"h.{layer - 1}.resid_post" if layer else "embed"]  # resid_pre and ln_1's
+def layer_norm_statistics_of(norm: str, reads: Place | None = None) -> dict[str, Derived]:
+    """Mean, 1 / standard deviation and normalised input of a LayerNorm; `reads` says what it reads."""
+    place = reads or NORM_READS[norm]
+
+    def statistics(trace: Recorded, layer: int | None) -> tuple[Array, Array, Array]:
+        x = trace[place(layer, trace.config.n_layer)]
+        return x, *layer_norm_statistics(x, trace.config.norm_epsilon)
+
+    def normalized(trace: Recorded, layer: int | None) -> Array:
+        x, mean, rstd = statistics(trace, layer)
+        return np.asarray((x - mean) * rstd)
+
+    return {
+        f"{norm}.mean": Derived((place,), lambda trace, layer: statistics(trace, layer)[1][..., 0]),
+        f"{norm}.rstd": Derived((place,), lambda trace, layer: statistics(trace, layer)[2][..., 0]),
+        f"{norm}.normalized": Derived((place,), normalized),
+    }
+
+
+def rms_statistics_of(norm: str, reads: Place | None = None) -> dict[str, Derived]:
+    """Root mean square and normalised input of an RMSNorm; `reads` says what it reads."""
+    place = reads or NORM_READS[norm]
+
+    def statistics(trace: Recorded, layer: int | None) -> tuple[Array, Array]:
+        x = trace[place(layer, trace.config.n_layer)]
+        return x, root_mean_square(x, trace.config.norm_epsilon)
+
+    return {
+        f"{norm}.rms": Derived((place,), lambda trace, layer: statistics(trace, layer)[1][..., 0]),
+        f"{norm}.normalized": Derived((place,), lambda trace, layer: np.divide(*statistics(trace, layer))),
+    }
+
+
+def view_of(base: str, view: Callable[[Array, Any], Array]) -> Derived:
+    """A part of a stored array of the same layer."""
+    place = at(base)
+
+    def compute(trace: Recorded, layer: int) -> Array:
+        return np.asarray(view(trace[place(layer, 0)], trace.config))
+
+    return Derived((place,), compute, view=view)
+
+
+def head_outputs_by(output_weight: Callable[[Any, int], Array]) -> Derived:
+    """Each head's output vector, by the output matrix of a layer in the parameters."""
+
+    def compute(trace: Recorded, layer: int) -> Array:
+        weight = output_weight(trace.parameters("attn.heads"), layer)
+        return head_outputs(trace[f"h.{layer}.attn.z"], weight)
+
+    return Derived((at("attn.z"),), compute, needs_weights=True)

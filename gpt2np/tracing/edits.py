@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError, UnknownSiteError, short
-from gpt2np.ops import Array, LayerNorm
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.derived import bases, split_qkv
-from gpt2np.tracing.sites import BY_NAME, Site, expand, resolve
-
-SLICES_OF_QKV = ("attn.q", "attn.k", "attn.v")  # the derived sites that can be edited: written into qkv
+from gpt2np.ops import Array, Norm
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import bases
+from gpt2np.tracing.sites import Site
 
 EditFunction = Callable[..., Array]
 EditsLike = Mapping[str, EditFunction]
@@ -28,7 +26,7 @@ class Where:
     """Where an edit is: the site, its layer, and which positions of the text its rows (or queries) are.
 
     `steps` has for each row the step of a generation that it belongs to: 0 for the prompt, 1 for the token
-    chosen first, and so on; all 0 outside a generation. At a LayerNorm `norm` is what it read and its
+    chosen first, and so on; all 0 outside a generation. At a norm, `norm` is what it read and its
     parameters, so that an edit can compute another normalisation.
     """
 
@@ -37,7 +35,7 @@ class Where:
     layer: int | None
     positions: range
     steps: Array
-    norm: tuple[Array, LayerNorm] | None = None
+    norm: tuple[Array, Norm] | None = None
 
     @property
     def step(self) -> int:
@@ -56,13 +54,13 @@ class Edits:
 
     Raises:
         UnknownSiteError: a name or pattern that no site of the model has.
-        InputError: a derived site other than q, k and v, or something that is no function.
+        InputError: a derived site that is no part of a recorded one, or something that is no function.
     """
 
-    def __init__(self, edits: EditsLike, config: Config) -> None:
+    def __init__(self, edits: EditsLike, config: ModelConfig) -> None:
         if not isinstance(edits, Mapping):
             raise InputError(f"edits must map site names to functions, not {short(edits)}")
-        self._n_head = config.n_head
+        self._config = config
         self._functions: dict[str, list[Callable[[Array, Where], Array]]] = {}
         for key, function in edits.items():
             if not callable(function):
@@ -70,9 +68,11 @@ class Edits:
             if not _takes_an_array(function):
                 name = getattr(function, "__name__", short(function))
                 raise InputError(f"edits[{short(key)}]: {name} takes no array; is {name}() meant?")
-            for name in _matching(key, config.n_layer):
+            for name in _matching(key, config):
                 self._functions.setdefault(name, []).append(_with_where(function))
-        self._sites = {n: (site, layer) for n, site, layer in expand(config.n_layer) if n in self._functions}
+        expanded = config.architecture.sites.expand(config.n_layer)
+        self._sites = {n: (site, layer) for n, site, layer in expanded if n in self._functions}
+        self._parts = self._edited_parts()
 
     @property
     def names(self) -> list[str]:
@@ -85,7 +85,7 @@ class Edits:
         out: Array,
         positions: range,
         steps: Array,
-        norm: tuple[Array, LayerNorm] | None = None,
+        norm: tuple[Array, Norm] | None = None,
     ) -> None:
         """Replace what a step computed; `out` is where it lives.
 
@@ -103,12 +103,20 @@ class Edits:
                 raise InputError(f"the edit of {name} returned {result.dtype}, expected {out.dtype}")
             if result is not out:
                 np.copyto(out, result, casting="same_kind")
-        if name.endswith("attn.qkv"):
-            for part, view in zip("qkv", split_qkv(out, self._n_head), strict=True):
-                self.apply(name.removesuffix("qkv") + part, view, positions, steps)
+        for part, view in self._parts.get(name, ()):
+            self.apply(part, view(out, self._config), positions, steps)
+
+    def _edited_parts(self) -> dict[str, list[tuple[str, Any]]]:
+        """For each recorded site, its edited parts and how to see them in it."""
+        found: dict[str, list[tuple[str, Any]]] = {}
+        for name, (site, layer) in self._sites.items():
+            derived = self._config.architecture.derived.get(site.name)
+            if derived is not None and derived.view is not None:
+                found.setdefault(bases(self._config, site.name, layer)[0], []).append((name, derived.view))
+        return found
 
 
-def compiled(edits: EditsLike | Edits | None, config: Config) -> Edits | None:
+def compiled(edits: EditsLike | Edits | None, config: ModelConfig) -> Edits | None:
     """What `edits=` of a run means; None where there is nothing to edit."""
     found = edits if edits is None or isinstance(edits, Edits) else Edits(edits, config)
     return found if found is not None and found.names else None
@@ -119,24 +127,26 @@ def facts(edits: Edits | None) -> dict[str, Any]:
     return {} if edits is None else {"edits": edits.names}
 
 
-def _matching(key: Any, n_layer: int) -> list[str]:
+def _matching(key: Any, config: ModelConfig) -> list[str]:
     """Full names of the sites that a name or pattern means."""
-    if isinstance(key, str) and key in BY_NAME and BY_NAME[key].layered:
+    table, n_layer, derived = config.architecture.sites, config.n_layer, config.architecture.derived
+    if isinstance(key, str) and key in table and table[key].layered:
         key = f"h.*.{key}"
     if isinstance(key, str) and any(c in key for c in "*?["):
-        found = [(n, site) for n, site, layer in expand(n_layer) if _is_called(key, n, site, layer)]
-        names = {n for n, site in found if not site.derived}
+        found = [entry for entry in table.expand(n_layer) if _is_called(key, *entry)]
+        names = {n for n, site, _ in found if not site.derived}
         # attn.* means qkv, and not its parts another time
-        names |= {n for n, site in found if site.name in SLICES_OF_QKV and n[:-1] + "qkv" not in names}
+        parts = [(n, s, layer) for n, s, layer in found if s.derived and derived[s.name].view is not None]
+        names |= {n for n, s, layer in parts if bases(config, s.name, layer)[0] not in names}
         if names:
-            return [n for n, _ in found if n in names]
+            return [n for n, _, _ in found if n in names]
         if found:
-            raise _derived(*found[0], n_layer)
+            raise _derived(config, *found[0])
         if "*" in key or "?" in key:
             raise UnknownSiteError(f"edits: {short(key)} matches no site of a model with {n_layer} layers")
-    site, layer = resolve(key, None, n_layer)
-    if site.derived and site.name not in SLICES_OF_QKV:
-        raise _derived(site.full_name(layer), site, n_layer)
+    site, layer = table.resolve(key, None, n_layer)
+    if site.derived and derived[site.name].view is None:
+        raise _derived(config, site.full_name(layer), site, layer)
     return [site.full_name(layer)]
 
 
@@ -146,9 +156,8 @@ def _is_called(pattern: str, full_name: str, site: Site, layer: int | None) -> b
     return any(fnmatch.fnmatchcase(name, pattern) for name in (full_name, site.name, *elsewhere))
 
 
-def _derived(name: str, site: Site, n_layer: int) -> InputError:
-    layer = int(name.split(".")[1]) if site.layered else None
-    read = bases(site.name, layer, n_layer)[0]
+def _derived(config: ModelConfig, name: str, site: Site, layer: int | None) -> InputError:
+    read = bases(config, site.name, layer)[0]
     return InputError(f"edits: {name} is derived, no step reads it: edit {read}, which it is computed from")
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpt2np.errors import InputError, UnknownSiteError, short
-from gpt2np.tracing.sites import Site, expand, resolve
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.sites import Site
 
 KeepLike = str | Iterable[str] | Callable[[str], bool] | Mapping[str, Any]
 
@@ -69,16 +70,18 @@ class Keep:
             return not site.derived and bool(self.predicate(full_name))
         return any(self._matches(p, full_name, site) for p in self.patterns)
 
-    def check(self, n_layer: int) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Refuse a pattern that no site of the model matches."""
         for pattern in self.patterns:
-            if not any(self._matches(pattern, full, site) for full, site, _ in expand(n_layer)):
-                raise UnknownSiteError(f"keep={short(pattern)} {self._advice(pattern, n_layer)}")
+            expanded = config.architecture.sites.expand(config.n_layer)
+            if not any(self._matches(pattern, full, site) for full, site, _ in expanded):
+                raise UnknownSiteError(f"keep={short(pattern)} {self._advice(pattern, config)}")
 
     @staticmethod
-    def _advice(pattern: str, n_layer: int) -> str:
+    def _advice(pattern: str, config: ModelConfig) -> str:
         """Why a pattern matches nothing, and what was probably meant."""
-        sites = list(expand(n_layer))
+        table, n_layer = config.architecture.sites, config.n_layer
+        sites = list(table.expand(n_layer))
         derived = [s.name for full, s, _ in sites if s.derived and fnmatch.fnmatchcase(full, pattern)]
         derived += [s.name for _, s, _ in sites if s.derived and fnmatch.fnmatchcase(s.name, pattern)]
         if derived:
@@ -89,7 +92,7 @@ class Keep:
         if layer and (len(layer[1]) > 9 or int(layer[1]) >= n_layer):
             return f"matches no site: layer {layer[1][:20]} is not one of 0 to {n_layer - 1}"
         try:
-            site, number = resolve(pattern, None if re.search(r"\d", pattern) else 0, n_layer)
+            site, number = table.resolve(pattern, None if re.search(r"\d", pattern) else 0, n_layer)
         except UnknownSiteError as error:
             return f"matches no site ({error})" if "*" not in pattern else "matches no site; see gpt2np sites"
         return f"is not one of our names: keep={site.full_name(number) if number else site.name!r}"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import ConfigError, InputError, TraceError
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.cache import cache_nbytes
+from gpt2np.tracing.contract import ModelConfig, parse_config
 from gpt2np.tracing.keep import Keep, KeepLike
-from gpt2np.tracing.sites import BY_NAME, SITES, TOP_K, Site, expand
+from gpt2np.tracing.sites import TOP_K, Site
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,27 @@ class Entry:
 class Plan:
     """Which arrays a trace of `length` positions holds, and how many bytes each takes.
 
-    `str(plan)` is a table; `plan.nbytes` the sum; `plan.entries` the arrays in execution order.
+    `str(plan)` is a table; `plan.nbytes` the sum; `plan.entries` the arrays in execution order. A plan of a
+    generation (`generating`) also has the bytes of its cache, which is no part of the trace.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: ModelConfig,
         length: int,
         keep: KeepLike | Keep = "*",
         dtype: str = "float32",
         stop_at_layer: int | None = None,
+        generating: bool = False,
     ) -> None:
         self.config, self.length, self.dtype = config, length, np.dtype(dtype)
         self.keep = Keep.parse(keep)
-        self.keep.check(config.n_layer)
-        self.stop_at_layer = stop_at_layer
+        self.keep.check(config)
+        self.stop_at_layer, self.generating = stop_at_layer, generating
         self.positions = range(*self.keep.positions.indices(length))
         self.entries = [
-            Entry(name, site, layer, self._shape(site), self._dtype(site))
-            for name, site, layer in expand(config.n_layer)
+            Entry(name, site, layer, self.shape_of(site), self._dtype(site))
+            for name, site, layer in config.architecture.sites.expand(config.n_layer)
             if self._runs(site, layer) and self.keep.wants(name, site)
         ]
         if not self.entries and stop_at_layer is not None and self.keep.names is None:
@@ -65,7 +68,7 @@ class Plan:
             TraceError: that is malformed.
         """
         try:
-            config = Config.from_dict(metadata.get("config"), f"{where}: config")  # type: ignore[arg-type]
+            config, _ = parse_config(metadata.get("config"), f"{where}: config")
         except ConfigError as error:
             raise TraceError(str(error)) from None
         ids, tokens = metadata.get("token_ids"), metadata.get("tokens")
@@ -102,6 +105,11 @@ class Plan:
         return sum(entry.nbytes for entry in self.entries)
 
     @property
+    def cache_nbytes(self) -> int:
+        """Bytes of the cache that a generation holds beside its trace; 0 for a single pass."""
+        return cache_nbytes(self.config, self.length, self.dtype) if self.generating else 0
+
+    @property
     def quadratic_nbytes(self) -> int:
         """Bytes of the arrays that grow with the square of the length: attention scores and patterns."""
         return sum(entry.nbytes for entry in self.entries if entry.site.quadratic)
@@ -111,7 +119,7 @@ class Plan:
         groups: dict[str, int] = {}
         for entry in self.entries:
             groups[entry.site.name] = groups.get(entry.site.name, 0) + entry.nbytes
-        order = [site.name for site in SITES if site.name in groups]
+        order = [site.name for site in self.config.architecture.sites if site.name in groups]
         return {name: groups[name] for name in order}
 
     def sizes(self) -> dict[str, int]:
@@ -122,7 +130,8 @@ class Plan:
     def _k(self) -> int:
         return min(TOP_K, self.config.vocab_size)
 
-    def _shape(self, site: Site) -> tuple[int, ...]:
+    def shape_of(self, site: Site) -> tuple[int, ...]:
+        """Shape of a site in this plan, kept or not."""
         sizes = self.sizes()
         return tuple(sizes[axis] for axis in site.axis_names)
 
@@ -134,7 +143,7 @@ class Plan:
         if self.stop_at_layer is None:
             return True
         if layer is None:
-            return site.name in ("wte", "wpe", "embed")
+            return site in self.config.architecture.sites.before_layers
         return layer < self.stop_at_layer
 
     def __str__(self) -> str:
@@ -148,12 +157,10 @@ def plan_table(plans: list[Plan]) -> str:
     """Bytes of each site for plans of several lengths side by side, attention apart from the rest."""
     groups = [plan.groups() for plan in plans]
     names = list(groups[0])
-    rows = [
-        (name, BY_NAME[name].axes, [g[name] for g in groups]) for name in names if not BY_NAME[name].quadratic
-    ]
-    squares = [
-        (name, BY_NAME[name].axes, [g[name] for g in groups]) for name in names if BY_NAME[name].quadratic
-    ]
+    table = plans[0].config.architecture.sites
+    all_rows = [(name, table[name].axes, [g[name] for g in groups]) for name in names]
+    rows = [row for row in all_rows if not table[row[0]].quadratic]
+    squares = [row for row in all_rows if table[row[0]].quadratic]
     linear = [plan.nbytes - plan.quadratic_nbytes for plan in plans]
     lines = [_row("tokens", "", [f"{plan.length:,}" for plan in plans])]
     lines += [_row(name, axes, [human_bytes(n) for n in values]) for name, axes, values in rows]
@@ -161,7 +168,11 @@ def plan_table(plans: list[Plan]) -> str:
     lines += [_row(name, axes, [human_bytes(n) for n in values]) for name, axes, values in squares]
     lines.append(_row("quadratic", "", [human_bytes(p.quadratic_nbytes) for p in plans]))
     lines.append(_row("total", "", [human_bytes(p.nbytes) for p in plans]))
+    if plans[0].generating:
+        lines.append(_row("cache", "", [human_bytes(p.cache_nbytes) for p in plans]))
     lines += [f"{plan.nbytes:,} bytes for {plan.length:,} tokens" for plan in plans]
+    if plans[0].generating:
+        lines += [f"and {p.cache_nbytes:,} bytes of cache while it is generated" for p in plans]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 
 from gpt2np.ops import Array
+from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import bases
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
@@ -81,7 +82,7 @@ def with_bases(plan: Plan) -> Plan | None:
         return None
     names = {entry.name for entry in plan.entries if not entry.site.derived}
     for entry in derived:
-        names.update(bases(entry.site.name, entry.layer, plan.config.n_layer))
+        names.update(bases(plan.config, entry.site.name, entry.layer))
     keep = Keep((), names=frozenset(names))
     return Plan(plan.config, plan.length, keep, plan.dtype.name, plan.stop_at_layer)
 
@@ -89,30 +90,20 @@ def with_bases(plan: Plan) -> Plan | None:
 class Recording:
     """Arrays that a run fills in row by row, laid out by a plan.
 
-    With `cache`, queries, keys and values of every position are held even where the plan leaves them
-    out, because later positions will read them.
+    With a `cache`, the run is a generation: later positions will read what earlier ones left in it.
     """
 
-    def __init__(self, plan: Plan, arrays: dict[str, Array], cache: bool = False) -> None:
-        self.plan, self.arrays = plan, arrays
+    def __init__(self, plan: Plan, arrays: dict[str, Array], cache: Cache | None = None) -> None:
+        self.plan, self.arrays, self.cache = plan, arrays, cache
+        self.names = {*arrays, *(() if cache is None else cache.sources)}  # steps with something to store
         self.whole = _whole(plan)
-        self.cache: dict[str, Array] = {}
-        if cache and self.whole:
+        if cache is not None and self.whole:
             for name, array in arrays.items():
-                if plan.by_name[name].site.future is not None:
-                    array.fill(plan.by_name[name].site.future)
-        if cache:
-            shape = (plan.length, 3 * plan.config.n_embd)
-            for layer in range(plan.config.n_layer):
-                name = f"h.{layer}.attn.qkv"
-                stored = self.whole and name in arrays
-                self.cache[name] = arrays[name] if stored else np.empty(shape, plan.dtype)
-        self.names = {*arrays, *self.cache}
+                if plan.by_name[name].site.unseen is not None:
+                    array.fill(plan.by_name[name].site.unseen)
 
     def rows(self, name: str, past: int, n: int) -> Array | None:
         """The rows of these positions, to be written directly; None where only a copy will do."""
-        if name in self.cache:
-            return self.cache[name][past : past + n]
         return self.arrays[name][past : past + n] if self.whole and name in self.arrays else None
 
     def queries(self, name: str, past: int, n: int, heads: slice) -> Array | None:
@@ -120,35 +111,33 @@ class Recording:
         if not self.whole or name not in self.arrays:
             return None
         rows = self.arrays[name][heads, past : past + n]
-        if not self.cache and past + n < rows.shape[-1]:
-            rows.fill(self.plan.by_name[name].site.future)  # whole rows, much faster than their ends
+        if self.cache is None and past + n < rows.shape[-1]:
+            rows.fill(self.plan.by_name[name].site.unseen)  # whole rows, much faster than their ends
         return rows[..., : past + n]
 
-    def so_far(self, name: str, length: int) -> Array:
-        """The first `length` rows: what a later position may look back at."""
-        return self.cache[name][:length]
-
     def write_rows(self, name: str, past: int, values: Array) -> None:
-        """Store the rows of these positions, unless they were written in place."""
-        for target, whole in ((self.cache.get(name), True), (self.arrays.get(name), self.whole)):
-            if target is not None and not np.may_share_memory(target, values):
-                of_values, of_target = self._kept(past, len(values), whole)
-                with np.errstate(over="ignore"):  # float16 holds no more than 65504
-                    target[of_target] = values[of_values]
+        """Store the rows of these positions, unless they were written in place; and cache what is cached."""
+        if self.cache is not None:
+            self.cache.store(name, past, values)
+        target = self.arrays.get(name)
+        if target is not None and not np.may_share_memory(target, values):
+            of_values, of_target = self._kept(past, len(values))
+            with np.errstate(over="ignore"):  # float16 holds no more than 65504
+                target[of_target] = values[of_values]
 
     def write_queries(self, name: str, past: int, values: Array, heads: slice = slice(None)) -> None:
         """The same for a [head, query, key] array, or for some heads of it."""
         target = self.arrays.get(name)
         if target is not None and not np.may_share_memory(target, values):
-            of_values, of_target = self._kept(past, values.shape[1], self.whole)
+            of_values, of_target = self._kept(past, values.shape[1])
             rows, n_keys = target[heads, of_target], values.shape[2]
             with np.errstate(over="ignore"):
                 rows[..., :n_keys] = values[:, of_values]
-            rows[..., n_keys:] = self.plan.by_name[name].site.future
+            rows[..., n_keys:] = self.plan.by_name[name].site.unseen
 
-    def _kept(self, past: int, n: int, whole: bool) -> tuple[slice, slice]:
+    def _kept(self, past: int, n: int) -> tuple[slice, slice]:
         """Which of the n rows after `past` are stored, and where among the stored rows they go."""
-        kept = range(self.plan.length) if whole else self.plan.positions
+        kept = range(self.plan.length) if self.whole else self.plan.positions
         first, last = (len(range(kept.start, end, kept.step)) for end in (past, past + n))
         first, last = min(first, len(kept)), min(last, len(kept))
         if first == last:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gpt2np.errors import InputError
 from gpt2np.ops import Array
-from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.cache import shapes
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.recording import Recording
 from gpt2np.tracing.trace import Trace
@@ -30,7 +30,9 @@ def known_positions(past: Past, ids: Sequence[int]) -> int:
         InputError: the text does not begin with the tokens of `past`.
     """
     if not hasattr(past, "token_ids"):
-        raise InputError(f"past must be a trace that kept attn.qkv, or a KV file, not {past!r}")
+        raise InputError(
+            f"past must be a KV file or a trace that kept what keys and values come from, not {past!r}"
+        )
     n = min(len(past.token_ids), len(ids) - 1)
     for position, (known, given) in enumerate(zip(past.token_ids[:n], ids, strict=False)):
         if known != given:
@@ -39,28 +41,24 @@ def known_positions(past: Past, ids: Sequence[int]) -> int:
 
 
 def fill(recording: Recording, past: Past, n: int) -> None:
-    """Put the keys and values of the first n positions into a recording's cache; all else there is 0.
+    """Put the keys and values of the first n positions into a recording's cache; what it records there is 0.
 
     Raises:
         InputError: `past` is of another shape, lacks positions, or was stored in half precision.
     """
-    config = recording.plan.config
+    config, cache = recording.plan.config, recording.cache
+    assert cache is not None, "only a generation goes on from a past"
     if recording.whole:
         for entry in recording.plan.entries:
             array = recording.arrays[entry.name]
             (array[:, :n] if entry.site.quadratic else array[:n])[...] = 0
     if isinstance(past, Trace) and past.plan.keep.dtype == "float16":
         raise InputError("past: was kept in float16, which does not give the same tokens")
-    shape = (len(past.token_ids), config.n_head, config.n_embd // config.n_head)
-    for layer in range(config.n_layer):
-        queries, *targets = split_qkv(recording.cache[f"h.{layer}.attn.qkv"][:n], config.n_head)
-        queries[...] = 0  # nobody asks for them again
-        for part, target in zip("kv", targets, strict=True):
-            name = f"h.{layer}.attn.{part}"
-            rows = past[name]
-            if rows.shape != shape:
-                raise InputError(f"past: {name} is {list(rows.shape)}, expected {list(shape)}")
-            target[...] = rows[:n]
+    for name, (n_heads, width, _) in shapes(config, n).items():
+        rows, shape = past[name], (len(past.token_ids), n_heads, width)
+        if rows.shape != shape:
+            raise InputError(f"past: {name} is {list(rows.shape)}, expected {list(shape)}")
+        cache.write(name, 0, rows[:n])
 
 
 def keep_from(keep: Keep, n: int) -> Keep:

@@ -3,6 +3,7 @@
 A forward pass says `x = step("resid_mid", add, x, a)`; everything that is not the maths of that line is here.
 """
 
+import functools
 import math
 import threading
 import time
@@ -12,15 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.ops import Array, LayerNorm, causal_blocks
+from gpt2np.ops import Array, Norm, causal_blocks
 from gpt2np.threads import each
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.derived import split_qkv
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.recording import Recording
-from gpt2np.tracing.sites import BY_NAME, SITES
-
-QUADRATIC = tuple(site.name for site in SITES if site.quadratic)  # scores and pattern
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Sequence:
         """Where in its text each new token stands."""
         return np.arange(self.past, self.past + len(self.token_ids))
 
-    def edit(self, full_name: str, out: Array, n: int, norm: tuple[Array, LayerNorm] | None = None) -> None:
+    def edit(self, full_name: str, out: Array, n: int, norm: tuple[Array, Norm] | None = None) -> None:
         """Let the edits of this prompt replace a result, of which `out` has the last n positions."""
         if self.edits is None:
             return
@@ -55,6 +52,15 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, int], Array] = {}
+        self._rows: dict[tuple[str, int], Array] = {}  # the last of each, which decoding asks for again
+
+    def rows(self, name: str, n: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array of n rows of this shape in the buffer of this name."""
+        key = name, threading.get_ident()
+        found = self._rows.get(key)
+        if found is None or len(found) != n or found.shape[1:] != row or found.dtype != dtype:
+            found = self._rows[key] = self.array(name, (n, *row), dtype)
+        return found
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], room_for: int = 0) -> Array:
         """An array of this shape in the buffer of this name, which is made with room for so many elements."""
@@ -76,7 +82,7 @@ class AttentionBlock(NamedTuple):
 class Pass:
     """One run of the model over packed sequences: their tokens stand one after another along `pos`."""
 
-    config: Config
+    config: ModelConfig
     dtype: np.dtype[Any]
     sequences: list[Sequence]
     scratch: Scratch = field(default_factory=Scratch)
@@ -94,7 +100,9 @@ class Pass:
         for sequence in self.sequences:
             sequence.rows = slice(start, start + len(sequence.token_ids))
             start = sequence.rows.stop
-        self.n_rows, self._sizes = start, self.config.dims
+        self.n_rows, self.row_shapes = start, _row_shapes(self.config)
+        self.edited = any(s.edits is not None for s in self.sequences)
+        self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
 
@@ -108,13 +116,12 @@ class Pass:
         if full_name in self.together:
             return self.together[full_name]
         n_rows = len(self.sequences) if kind == "logits" and self.last_only else self.n_rows
-        if len(self.sequences) == 1 and self.sequences[0].recording is not None:
-            sequence = self.sequences[0]
-            own = self.sequences[0].recording.rows(full_name, sequence.past, n_rows)
+        sequence = self.sequences[0]
+        if len(self.sequences) == 1 and sequence.recording is not None:
+            own = sequence.recording.rows(full_name, sequence.past, n_rows)
             if own is not None:
                 return own
-        shape = (n_rows, *(self._sizes[axis] for axis in BY_NAME[kind].axis_names[1:]))  # the first is pos
-        return self.scratch.array(kind, shape, self.dtype)
+        return self.scratch.rows(kind, n_rows, self.row_shapes[kind], self.dtype)
 
     def place_attention(self, full_name: str, kind: str, sequence: Sequence, block: AttentionBlock) -> Array:
         """Where a [head, query, key] array of some heads and queries of a sequence goes."""
@@ -129,21 +136,24 @@ class Pass:
         shape, room_for = (n_head, n_query, past + n_query), n_head * n_query * longest
         return self.scratch.array(kind, shape, self.dtype, room_for)
 
-    def attention_blocks(self, sequence: Sequence, layer_prefix: str) -> list[AttentionBlock]:
+    def attention_blocks(self, sequence: Sequence, layer: int) -> list[AttentionBlock]:
         """The heads and queries of a sequence in blocks that stay in cache from scores to results.
 
         What an experiment looks at, or a clock, is computed all at once; the operations give the same
         numbers for it.
         """
-        n_head, n = self.config.n_head, len(sequence.token_ids)
+        config, n = self.config, len(sequence.token_ids)
         edited = sequence.edits.names if sequence.edits is not None else ()
         watched = self.swap is not None or self.timings is not None
-        if n == 1 or watched or any(layer_prefix + site in edited for site in QUADRATIC):
-            return [AttentionBlock(slice(0, n_head), slice(0, n))]
-        return [
-            AttentionBlock(heads, queries)
-            for heads, queries, _ in causal_blocks((n_head, n, sequence.past + n), self.dtype)
-        ]
+        if (
+            n == 1
+            or watched
+            or any(f"h.{layer}.{site}" in edited for site in config.architecture.sites.quadratic)
+        ):
+            return [AttentionBlock(slice(0, config.n_head), slice(0, n))]
+        shape, group = (config.n_head, n, sequence.past + n), config.n_head // config.n_kv_head
+        blocks = causal_blocks(shape, self.dtype, config.window(layer), group)
+        return [AttentionBlock(heads, queries) for heads, queries, _ in blocks]
 
     def run(self, full_name: str, op: Callable[..., None], inputs: tuple[Any, ...], out: Array) -> None:
         """Run one operation, or what an experiment puts in its place; timed if somebody wants to know."""
@@ -158,30 +168,41 @@ class Pass:
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
+        if not self.edited and full_name not in self.stored:
+            return
         for i, sequence in enumerate(self.sequences):
             if sequence.edits is not None:
                 rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
-                norm = (inputs[0][rows], inputs[1]) if inputs and isinstance(inputs[-1], LayerNorm) else None
+                norm = (inputs[0][rows], inputs[1]) if inputs and isinstance(inputs[-1], Norm) else None
                 sequence.edit(full_name, out[rows], len(out[rows]), norm)
             recording = sequence.recording
             if recording is not None and full_name in recording.names and full_name not in self.together:
                 recording.write_rows(full_name, sequence.past, out[sequence.rows])
 
 
+@functools.lru_cache(16)
+def _row_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """For each site with one row a position, the shape of a row."""
+    table, sizes = config.architecture.sites, config.dims
+    sites = [site for site in table if site.axis_names[0] == "pos" and not site.derived]
+    return {site.name: tuple(sizes[axis] for axis in site.axis_names[1:]) for site in sites}
+
+
 class Step:
     """Runs named steps: `x = step("ln_1", layer_norm, x, p.ln_1)`."""
 
-    def __init__(self, run: Pass, prefix: str = "", layer_prefix: str = "") -> None:
-        self._pass, self._prefix, self._layer_prefix = run, prefix, layer_prefix
+    def __init__(self, run: Pass, prefix: str = "", layer: int | None = None) -> None:
+        self._pass, self._prefix, self._layer = run, prefix, layer
+        self._layer_prefix = "" if layer is None else f"h.{layer}."
         self._packed: dict[str, Array] = {}
 
     def at(self, part: str) -> "Step":
         """The steps inside a part of the model: `step.at("attn")`."""
-        return Step(self._pass, f"{self._prefix}{part}.", self._layer_prefix)
+        return Step(self._pass, f"{self._prefix}{part}.", self._layer)
 
     def block(self, layer: int) -> "Step":
         """The steps inside a block."""
-        return Step(self._pass, "", f"h.{layer}.")
+        return Step(self._pass, "", layer)
 
     def __call__(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run `op(*inputs, out=...)` and return the result: one row a position."""
@@ -198,10 +219,11 @@ class Step:
         Long prompts come in parts, several at a time.
         """
         run = self._pass
+        assert self._layer is not None, "prompts meet in layers only"
         parts = [
             SequenceStep(self, sequence, block)
             for sequence in run.sequences
-            for block in run.attention_blocks(sequence, self._layer_prefix)
+            for block in run.attention_blocks(sequence, self._layer)
         ]
         if len(parts) > len(run.sequences):
             each(lambda part: function(*inputs, part), parts)
@@ -218,10 +240,10 @@ class Step:
         return self._packed[kind]
 
     def merged(self, name: str) -> Array:
-        """Such an array with its heads side by side: [pos, head, d_head] -> [pos, n_embd]."""
+        """Such an array with its heads side by side: [pos, head, d_head] -> [pos, head*d_head]."""
         out = self.packed(name)
         self._pass.finish(self._layer_prefix + self._prefix + name, out)
-        return out.reshape(out.shape[0], -1)
+        return out.reshape(len(out), math.prod(out.shape[1:]))
 
     def predicting(self, x: Array) -> Array:
         """The rows whose next token is asked for: all, or the last of each sequence."""
@@ -256,24 +278,29 @@ class SequenceStep:
     def __init__(self, step: Step, sequence: Sequence, block: AttentionBlock) -> None:
         self._step, self._sequence, self._block = step, sequence, block
 
-    def heads(self, qkv: Array) -> tuple[Array, Array, Array]:
-        """Queries of the new tokens, keys and values of all until then: views [pos, head, d_head]."""
+    def own(self, name: str, x: Array) -> Array:
+        """The rows and heads of a site [pos, head, d_head] that are this part's own, as queries are."""
+        heads, queries = self._block
+        return x[self._sequence.rows][queries, heads]
+
+    def all(self, name: str, x: Array) -> Array:
+        """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
         step, sequence, (heads, queries) = self._step, self._sequence, self._block
-        n_head = step._pass.config.n_head
-        q, k, v = split_qkv(qkv[sequence.rows], n_head)
+        x = x[sequence.rows]
         if sequence.past:
             assert sequence.recording is not None, "a past must be recorded somewhere"
-            name = step._layer_prefix + step._prefix + "qkv"
-            _, k, v = split_qkv(sequence.recording.so_far(name, sequence.past + len(q)), n_head)
-        end = sequence.past + queries.stop
-        return q[queries, heads], k[:end, heads], v[:end, heads]
+            assert sequence.recording.cache is not None, "and be cached there"
+            full_name = f"{step._layer_prefix}{step._prefix}{name}"
+            x = sequence.recording.cache.so_far(full_name, sequence.past + len(x))
+        group = step._pass.config.n_head // x.shape[1]
+        return x[: sequence.past + queries.stop, heads.start // group : heads.stop // group]
 
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this sequence's attention."""
         run, sequence, (heads, queries) = self._step._pass, self._sequence, self._block
         kind = self._step._prefix + name
         full_name = self._step._layer_prefix + kind
-        if "query" not in BY_NAME[kind].axis_names:
+        if kind in run.row_shapes:  # one row a position
             out = self._step.packed(name)[sequence.rows][queries, heads]
             run.run(full_name, op, inputs, out)
             return out

@@ -9,11 +9,11 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.errors import InputError, TraceError, UnknownSiteError, short
-from gpt2np.ops import Array, unembedding
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.derived import DERIVED, log_probabilities, top_k_tokens
+from gpt2np.ops import Array
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.sites import resolve
+from gpt2np.tracing.replay import embedded, unembedded
 
 SCHEMA = "gpt2np.trace/1"
 
@@ -36,7 +36,7 @@ class Trace:
         timings: dict[str, float] | None = None,
     ) -> None:
         self.plan, self.model, self.timings = plan, model, timings
-        self.config: Config = plan.config
+        self.config: ModelConfig = plan.config
         self.metadata = dict(metadata)
         self.token_ids = [int(i) for i in token_ids]
         self.positions = plan.positions
@@ -56,7 +56,7 @@ class Trace:
         stored = self._arrays.get(name) if layer is None and isinstance(name, str) else None
         if stored is not None:
             return stored
-        site, layer = resolve(name, layer, self.config.n_layer)
+        site, layer = self.config.architecture.sites.resolve(name, layer, self.config.n_layer)
         full_name = site.full_name(layer)
         if full_name in self._arrays:
             return self._arrays[full_name]
@@ -71,7 +71,7 @@ class Trace:
         """A derived site, computed now even if it is stored."""
         source = _Widened(self) if self.plan.keep.dtype == "float16" else self
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return DERIVED[site](source, layer)
+            return self.config.architecture.derived[site].compute(source, layer)
 
     def __contains__(self, key: object) -> bool:
         """Whether `trace[key]` is there, stored or derivable."""
@@ -102,6 +102,7 @@ class Trace:
             UnknownSiteError: no site of a layer has this name.
             TraceError: some layer of it was not kept.
         """
+        resolve = self.config.architecture.sites.resolve
         try:
             site = resolve(name, None, self.config.n_layer)[0]  # with a layer inside, which does not matter
         except UnknownSiteError:
@@ -161,10 +162,8 @@ class Trace:
         if "logits" in self._arrays:
             return np.asarray(self["logits"][row])
         if "ln_f" in self._arrays and self.model is not None:
-            out = np.empty((1, self.config.vocab_size), self.plan.dtype)
             x = self["ln_f"][row : row + 1].astype(self.plan.dtype)
-            unembedding(x, self.parameters("logits").lm_head, out=out)
-            return np.asarray(out[0])
+            return np.asarray(unembedded(x, self.parameters("logits"), self.config)[0])
         raise TraceError("the logits were not kept: keep='logits' (or 'ln_f', and open with model=)")
 
     def token(self, token_id: int) -> str:
@@ -175,7 +174,7 @@ class Trace:
     # -- checking and keeping ---------------------------------------------------------------------
 
     def parameters(self, needed_for: str = "this") -> Any:
-        """The parameters of the model that ran, as NamedTuples (`architectures/gpt2/weights.py`).
+        """The parameters of the model that ran, as NamedTuples (`weights.py` of its architecture).
 
         Raises:
             TraceError: the trace was opened without its model.
@@ -243,9 +242,8 @@ class Trace:
             same = mine.keys() == theirs.keys() and all(np.array_equal(mine[n], theirs[n]) for n in mine)
         elif same and self.metadata.get("fingerprint") != model.checkpoint.fingerprint:
             ids, positions = np.array(self.token_ids)[list(self.positions)], list(self.positions)
-            wte, wpe = model.parameters.wte[ids], model.parameters.wpe[positions]
             edited = self.metadata.get("edits") or []
-            for name, expected in (("wte", wte), ("wpe", wpe), ("embed", wte + wpe)):
+            for name, expected in embedded(model.parameters, self.config, ids, positions).items():
                 if name in self._arrays and not edited:
                     same = same and np.allclose(self._arrays[name], expected, rtol=2e-3, atol=2e-3)
         if not same:

@@ -1,33 +1,33 @@
-"""What must hold inside any trace: each step, computed again from the recorded arrays before it."""
+"""What must hold inside any trace: each step, computed again from the recorded arrays before it.
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+The forward pass itself is run over the recorded arrays: every line is handed what was recorded, and its
+result is held against what was recorded of it. So an architecture brings its own identities with it. The
+table has the rest, which does not follow from the lines: unseen keys, rows of attention that sum to 1, heads
+that sum to their layer's output, and the two sums of the residual stream.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gpt2np import ops
 from gpt2np.errors import VerificationError
-from gpt2np.ops import Array
-from gpt2np.tracing.derived import bases, split_qkv
-from gpt2np.tracing.plan import Entry
+from gpt2np.ops import Array, add, unseen
+from gpt2np.tracing.derived import bases, block_input
+from gpt2np.tracing.replay import MISSING, Missing, ReplayStep
 from gpt2np.tracing.trace import Trace
 
 # Largest difference that is noise, relative to the largest magnitude (at least 1) of the site.
 NOISE = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3}
-
-# statement, the sites that it is about (first the one that it defines), whether it needs weights, how to
-# compute (found, expected)
-Check = tuple[str, tuple[str, ...], bool, Callable[[], tuple[Array, Array]]]
 
 
 @dataclass(frozen=True)
 class Verification:
     """The identities that were checked, with the largest difference of each, and those that could not be."""
 
-    checked: dict[str, float]
-    skipped: dict[str, str]
+    checked: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         worst = max(self.checked.values(), default=0.0)
@@ -47,237 +47,233 @@ def verify(trace: Trace) -> Verification:
     Raises:
         VerificationError: names the first identity, in execution order, that does not hold.
     """
-    tolerance = max(NOISE[name] for name in _precisions(trace))
-    checked, skipped, edited = {}, {}, _edited(trace)
-    for statement, sites, needs_weights, compute in identities(trace):
-        missing = [name for name in sites if name not in trace]
-        if missing:
-            skipped[statement] = f"{missing[0]} was not kept"
-        elif sites[0] in edited:
-            skipped[statement] = "edited"
-        elif needs_weights and trace.model is None:
-            skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
-        elif _meets_positions(sites) and len(trace.positions) < len(trace.token_ids):
-            skipped[statement] = "needs every position"
-        else:
-            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the comparison finds them
-                checked[statement] = _compare(statement, *compute(), tolerance)
-    return Verification(checked, skipped)
-
-
-def _precisions(trace: Trace) -> set[str]:
-    """Of the run, of what is stored, and of the weights at hand: the coarsest decides what is noise."""
-    names = {trace.plan.dtype.name, trace.plan.keep.dtype or trace.plan.dtype.name}
-    return names if trace.model is None else names | {trace.model.dtype.name}
-
-
-def _edited(trace: Trace) -> set[str]:
-    """The sites that are not what their step computed; q, k and v are written into qkv."""
-    names = trace.metadata.get("edits")
-    found = [str(name) for name in names] if isinstance(names, list) else []
-    return {name[:-1] + "qkv" if name.endswith((".attn.q", ".attn.k", ".attn.v")) else name for name in found}
-
-
-def _meets_positions(sites: tuple[str, ...]) -> bool:
-    """Whether the identity looks at several positions at once: attention over keys and values."""
-    return any(name.endswith(("attn.scores", "attn.pattern")) for name in sites)
-
-
-def _compare(statement: str, found: Array, expected: Array, tolerance: float) -> float:
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    same = (found == expected) | (np.isnan(found) & np.isnan(expected))  # infinities too
-    with np.errstate(invalid="ignore"):
-        difference = np.where(same, 0.0, np.abs(found - expected))
-    scale = max(
-        1.0, float(np.abs(expected, where=np.isfinite(expected), out=np.ones_like(expected)).max(initial=0))
-    )
-    worst = float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)) / scale
-    if worst > tolerance:
-        at = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), difference.shape)
-        where = ", ".join(str(int(i)) for i in at)
-        raise VerificationError(
-            f"{statement} does not hold: off by {worst:.1e} of the largest value at [{where}], "
-            f"where noise is at most {tolerance:.0e}"
-        )
-    return worst
-
-
-def identities(trace: Trace) -> Iterator[Check]:
-    """Every identity of this trace, in execution order."""
-
+    checks = _Checks(trace)
+    p = MISSING if trace.model is None else trace.model.parameters
     dtype = trace.plan.dtype if trace.model is None else trace.model.dtype  # what is computed again
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the comparison finds them
+        trace.config.architecture.forward(p, trace.config, _RecordedStep(checks, dtype))
+        for name, site, layer in trace.config.architecture.sites.expand(trace.config.n_layer):
+            if site.derived and name in trace.names() and not checks.is_view(name):
+                checks.derived(name, site.name, layer)
+    return checks.found
 
-    def get(name: str) -> Array:
-        return trace[name].astype(dtype, copy=False)
 
-    def again(op: Callable[..., None], *inputs: Any, like: str) -> tuple[Array, Array]:
-        expected = get(like)
-        out = np.empty_like(expected)
-        op(*inputs, out=out)
-        return out, expected
+_INDICES = ("token_ids", "positions")
 
-    p: Any = trace.model.parameters if trace.model is not None else None
-    cfg = trace.config
-    ids, at = np.array(trace.token_ids)[list(trace.positions)], np.array(trace.positions, np.intp)
-    yield (
-        "wte = row of the token table",
-        ("wte",),
-        True,
-        lambda: again(ops.lookup, ids, p.wte, like="wte"),
-    )
-    yield (
-        "wpe = row of the position table",
-        ("wpe",),
-        True,
-        lambda: again(ops.lookup, at, p.wpe, like="wpe"),
-    )
-    yield (
-        "embed = wte + wpe",
-        ("embed", "wte", "wpe"),
-        False,
-        lambda: again(ops.add, get("wte"), get("wpe"), like="embed"),
-    )
-    n_layer = cfg.n_layer if trace.plan.stop_at_layer is None else trace.plan.stop_at_layer
-    for layer in range(n_layer):
-        yield from _block_identities(trace, layer, get, again)
-    for entry in trace.plan.entries:
-        if entry.site.derived and not entry.name.endswith((".attn.q", ".attn.k", ".attn.v")):
-            base = bases(entry.site.name, entry.layer, cfg.n_layer)
-            yield (
-                f"{entry.name} follows from {base[0]}",
-                (entry.name, *base),
-                entry.site.name == "attn.heads",
-                functools.partial(_derived_again, trace, entry),
+
+# -- what the steps of the forward pass are handed ----------------------------------------------------
+
+
+class _Recorded(np.ndarray[Any, Any]):
+    """A recorded array that knows its name, as its views do; `missing` says why there is none."""
+
+    name = ""
+    missing = ""
+
+    def __array_finalize__(self, of: Any) -> None:
+        self.name, self.missing = getattr(of, "name", ""), getattr(of, "missing", "")
+
+
+class _RecordedStep(ReplayStep):
+    """Hands every line what was recorded, and checks the line's result against it."""
+
+    def __init__(self, checks: "_Checks", dtype: Any) -> None:
+        trace = checks.trace
+        positions = list(trace.positions)
+        ids = np.array(trace.token_ids)[positions]
+        super().__init__(trace.config, dtype, ids, positions, None, trace.plan.stop_at_layer)
+        self.checks, self.n_key = checks, len(trace.token_ids)
+        self.token_ids, self.positions = map(_named, (self.token_ids, self.positions), _INDICES)
+
+    def __call__(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
+        full_name, kind = self._named(name)
+        recorded = self.checks.recorded(full_name, kind, self.dtype)
+        self.results[full_name] = recorded
+        named = [_name_of(x) for x in inputs]
+        self.checks.about(full_name, kind, self._layer, named if op is add else ())
+        statement = f"{full_name} = {_called(op)}({', '.join(named)})"
+        self.checks.step(full_name, statement, recorded, inputs, lambda: self._run(kind, op, inputs))
+        return recorded
+
+    def own(self, name: str, x: Array) -> Array:
+        """All rows, under the name of what they are."""
+        return self.all(name, x)
+
+    def all(self, name: str, x: Array) -> Array:
+        """All rows, under the name of what they are."""
+        return _named(x, self._named(name)[0])
+
+
+def _named(x: Array, name: str) -> "_Recorded":
+    """The same array under a name."""
+    found = x.view(_Recorded)
+    found.name = name
+    return found
+
+
+def _called(op: Callable[..., None]) -> str:
+    return getattr(op, "__name__", "operation")
+
+
+def _name_of(x: Any) -> str:
+    if isinstance(x, _Recorded):
+        return x.name
+    if isinstance(x, np.ndarray | tuple | Missing):
+        return "parameters"
+    return f"{x:.6g}" if isinstance(x, float) else str(x)
+
+
+# -- what is checked ----------------------------------------------------------------------------------
+
+
+class _Checks:
+    """The identities of a trace as they are come by, in execution order."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace, self.found = trace, Verification()
+        precisions = {trace.plan.dtype.name, trace.plan.keep.dtype or trace.plan.dtype.name}
+        precisions |= set() if trace.model is None else {trace.model.dtype.name}
+        self.tolerance = max(NOISE[name] for name in precisions)
+        self.partial = len(trace.positions) < len(trace.token_ids)
+        self.edited = self._edited()
+
+    def _edited(self) -> set[str]:
+        """The sites that are not what their step computed; a part that was edited changed its whole."""
+        names = self.trace.metadata.get("edits")
+        found = {str(name) for name in names} if isinstance(names, list) else set()
+        parts = {name for name in found if name in self.trace and self.is_view(name)}
+        return found.union(*(bases(self.trace.config, *self._site(name)) for name in parts))
+
+    def _site(self, name: str) -> tuple[str, int | None]:
+        config = self.trace.config
+        site, layer = config.architecture.sites.resolve(name, None, config.n_layer)
+        return site.name, layer
+
+    def is_view(self, name: str) -> bool:
+        """Whether a site is a part of another one, so that there is nothing to compare."""
+        derived = self.trace.config.architecture.derived.get(self._site(name)[0])
+        return derived is not None and derived.view is not None
+
+    def recorded(self, name: str, kind: str, dtype: Any) -> Array:
+        """What was recorded of a site, in the precision of the run; or an array of NaN that says why not."""
+        if name in self.trace:
+            return _named(self.trace[name].astype(dtype, copy=False), name)
+        shape = self.trace.plan.shape_of(self.trace.config.architecture.sites[kind])
+        found = _named(np.broadcast_to(np.array(np.nan, dtype), shape), name)
+        found.missing = f"{name} was not kept"
+        return found
+
+    def step(
+        self, name: str, statement: str, recorded: Array, inputs: Any, compute: Callable[[], Array]
+    ) -> None:
+        """Hold a step's result, computed again, against what was recorded of it."""
+        arrays = [x for x in (recorded, *inputs) if isinstance(x, _Recorded)]
+        missing = next((x.missing for x in arrays if x.missing), None)
+        quadratic = [self._is_quadratic(x.name) for x in arrays]
+        meets = any(quadratic) and not all(quadratic)  # queries and keys, which are of all positions
+        if missing is not None:
+            self.found.skipped[statement] = missing
+        elif name in self.edited:
+            self.found.skipped[statement] = "edited"
+        elif any(isinstance(x, Missing) for x in inputs):
+            self.found.skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
+        elif meets and self.partial:
+            self.found.skipped[statement] = "needs every position"
+        else:
+            self.compare(statement, recorded, compute())
+
+    def _is_quadratic(self, name: str) -> bool:
+        sites = self.trace.config.architecture.sites
+        return name not in _INDICES and sites[self._site(name)[0]].quadratic
+
+    def about(self, name: str, kind: str, layer: int | None, added: Sequence[str] = ()) -> None:
+        """What the table says of a site, unless its step is that very sum of `added`."""
+        for statement, names, needs_weights, compute in _statements(self.trace, name, kind, layer):
+            if added and sorted(names[1:]) == sorted(added):
+                continue
+            missing = next((n for n in names if n not in self.trace), None)
+            if missing is not None and not (needs_weights and self.trace.model is None):
+                self.found.skipped[statement] = f"{missing} was not kept"
+            elif name in self.edited:
+                self.found.skipped[statement] = "edited"
+            elif needs_weights and self.trace.model is None:
+                self.found.skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
+            else:
+                self.compare(statement, *compute())
+
+    def derived(self, name: str, site: str, layer: int | None) -> None:
+        """A stored derived site, and the same computed now."""
+        config, model = self.trace.config, self.trace.model
+        base = bases(config, site, layer)
+        statement = f"{name} follows from {base[0]}"
+        missing = next((n for n in base if n not in self.trace), None)
+        if missing is not None:
+            self.found.skipped[statement] = f"{missing} was not kept"
+        elif config.architecture.derived[site].needs_weights and model is None:
+            self.found.skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
+        else:
+            self.compare(statement, self.trace[name], self.trace.derive(site, layer))
+
+    def compare(self, statement: str, found: Array, expected: Array) -> None:
+        """Note the largest difference, relative to the largest magnitude; raise if it is more than noise."""
+        found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(found - expected)
+        if not np.isfinite(difference.max(initial=0.0)):
+            difference = np.nan_to_num(difference, copy=False, nan=np.inf)
+            difference[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0.0  # infinities too
+        largest = np.abs(expected, where=np.isfinite(expected), out=np.zeros_like(expected)).max(initial=1.0)
+        worst = float(difference.max(initial=0.0) / largest)
+        if worst > self.tolerance:
+            at = np.unravel_index(np.argmax(difference), difference.shape)
+            where = ", ".join(str(int(i)) for i in at)
+            raise VerificationError(
+                f"{statement} does not hold: off by {worst:.1e} of the largest value at [{where}], "
+                f"where noise is at most {self.tolerance:.0e}"
             )
-    if trace.plan.stop_at_layer is None:
-        last = f"h.{cfg.n_layer - 1}.resid_post"
+        self.found.checked[statement] = worst
+
+
+# statement, sites that must be there, whether it needs weights, how to compute (found, expected)
+_Statement = tuple[str, tuple[str, ...], bool, Callable[[], tuple[Array, Array]]]
+
+
+def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterator[_Statement]:
+    """What holds of a site by its meaning, whatever the line that computes it."""
+    site, n = trace.config.architecture.sites[kind], len(trace.token_ids)
+    h = "" if layer is None else f"h.{layer}."
+
+    def unseen_keys() -> tuple[Array, Array]:
+        assert layer is not None, "attention is in layers"
+        values = trace[name][:, unseen(trace.positions, n, trace.config.window(layer))]
+        return values, np.full(values.shape, site.unseen)
+
+    def sum_of_heads() -> tuple[Array, Array]:
+        assert layer is not None, "heads are in layers"
+        bias = trace.config.architecture.attention_bias
+        heads = trace[f"{h}attn.heads"].sum(1)
+        return heads if bias is None else heads + bias(trace.model.parameters, layer), trace[name]
+
+    if site.unseen is not None:
+        yield f"{name} is {site.unseen:g} where a key is not seen", (name,), False, unseen_keys
+    if kind == "attn.pattern":
         yield (
-            f"ln_f = layer_norm({last})",
-            ("ln_f", last),
-            True,
-            lambda: again(ops.layer_norm, get(last), p.ln_f, like="ln_f"),
-        )
-        yield (
-            "logits = ln_f @ lm_head.T",
-            ("logits", "ln_f"),
-            True,
-            lambda: again(ops.unembedding, get("ln_f"), p.lm_head, like="logits"),
-        )
-
-
-def _derived_again(trace: Trace, entry: Entry) -> tuple[Array, Array]:
-    """A stored derived site, and the same computed now."""
-    return trace[entry.name], trace.derive(entry.site.name, entry.layer)
-
-
-def _block_identities(trace: Trace, layer: int, get: Any, again: Any) -> Iterator[Check]:
-    h, cfg = f"h.{layer}.", trace.config
-    p: Any = trace.model.parameters.h[layer] if trace.model is not None else None
-
-    def qkv(part: int) -> Array:
-        return np.asarray(split_qkv(get(h + "attn.qkv"), cfg.n_head)[part])
-
-    def future(site: str, value: float) -> tuple[Array, Array]:
-        array = get(h + site)
-        i, j = np.triu_indices(array.shape[1], 1)
-        return array[:, i, j], np.full((array.shape[0], len(i)), value)
-
-    yield (
-        f"{h}ln_1 = layer_norm({h}resid_pre)",
-        (h + "ln_1", h + "resid_pre"),
-        True,
-        lambda: again(ops.layer_norm, get(h + "resid_pre"), p.ln_1, like=h + "ln_1"),
-    )
-    yield (
-        f"{h}attn.qkv = linear({h}ln_1)",
-        (h + "attn.qkv", h + "ln_1"),
-        True,
-        lambda: again(ops.linear, get(h + "ln_1"), p.attn.c_attn, like=h + "attn.qkv"),
-    )
-    for part, name in enumerate("qkv"):
-        if h + f"attn.{name}" not in trace.names():
-            continue  # a view of qkv: nothing to compare
-        yield (
-            f"{h}attn.{name} is a slice of {h}attn.qkv",
-            (h + f"attn.{name}", h + "attn.qkv"),
+            f"{name} rows sum to 1",
+            (name,),
             False,
-            functools.partial(lambda part, name: (get(f"{h}attn.{name}"), qkv(part)), part, name),
+            lambda: (trace[name].astype(np.float64).sum(-1), np.ones(trace[name].shape[:2])),
         )
-    yield (
-        f"{h}attn.scores are -inf in the future",
-        (h + "attn.scores",),
-        False,
-        lambda: future("attn.scores", -np.inf),
-    )
-    yield (
-        f"{h}attn.scores = q @ k.T, scaled",
-        (h + "attn.scores", h + "attn.qkv"),
-        False,
-        lambda: again(ops.scaled_scores, qkv(0), qkv(1), cfg.attention_scale(layer), like=h + "attn.scores"),
-    )
-    yield (
-        f"{h}attn.pattern is 0 in the future",
-        (h + "attn.pattern",),
-        False,
-        lambda: future("attn.pattern", 0.0),
-    )
-    yield (
-        f"{h}attn.pattern rows sum to 1",
-        (h + "attn.pattern",),
-        False,
-        lambda: (get(h + "attn.pattern").sum(-1), np.ones(get(h + "attn.pattern").shape[:2])),
-    )
-    yield (
-        f"{h}attn.pattern = softmax({h}attn.scores)",
-        (h + "attn.pattern", h + "attn.scores"),
-        False,
-        lambda: again(ops.softmax, get(h + "attn.scores"), like=h + "attn.pattern"),
-    )
-    yield (
-        f"{h}attn.z = pattern @ v",
-        (h + "attn.z", h + "attn.pattern", h + "attn.qkv"),
-        False,
-        lambda: again(ops.mix, get(h + "attn.pattern"), qkv(2), like=h + "attn.z"),
-    )
-    yield (
-        f"{h}attn.out = sum of {h}attn.heads + bias",
-        (h + "attn.out", h + "attn.z"),
-        True,
-        lambda: (trace[h + "attn.heads"].sum(1) + p.attn.c_proj.bias, get(h + "attn.out")),
-    )
-    yield (
-        f"{h}resid_mid = {h}resid_pre + {h}attn.out",
-        (h + "resid_mid", h + "resid_pre", h + "attn.out"),
-        False,
-        lambda: again(ops.add, get(h + "resid_pre"), get(h + "attn.out"), like=h + "resid_mid"),
-    )
-    yield (
-        f"{h}ln_2 = layer_norm({h}resid_mid)",
-        (h + "ln_2", h + "resid_mid"),
-        True,
-        lambda: again(ops.layer_norm, get(h + "resid_mid"), p.ln_2, like=h + "ln_2"),
-    )
-    yield (
-        f"{h}mlp.pre = linear({h}ln_2)",
-        (h + "mlp.pre", h + "ln_2"),
-        True,
-        lambda: again(ops.linear, get(h + "ln_2"), p.mlp.c_fc, like=h + "mlp.pre"),
-    )
-    yield (
-        f"{h}mlp.post = {cfg.activation_function}({h}mlp.pre)",
-        (h + "mlp.post", h + "mlp.pre"),
-        False,
-        lambda: again(ops.ACTIVATIONS[cfg.activation_function], get(h + "mlp.pre"), like=h + "mlp.post"),
-    )
-    yield (
-        f"{h}mlp.out = linear({h}mlp.post)",
-        (h + "mlp.out", h + "mlp.post"),
-        True,
-        lambda: again(ops.linear, get(h + "mlp.post"), p.mlp.c_proj, like=h + "mlp.out"),
-    )
-    yield (
-        f"{h}resid_post = {h}resid_mid + {h}mlp.out",
-        (h + "resid_post", h + "resid_mid", h + "mlp.out"),
-        False,
-        lambda: again(ops.add, get(h + "resid_mid"), get(h + "mlp.out"), like=h + "resid_post"),
-    )
+    if kind == "attn.out" and "attn.heads" in trace.config.architecture.sites:
+        yield f"{name} = sum of {h}attn.heads + bias", (name, f"{h}attn.heads"), True, sum_of_heads
+    sums = {
+        "resid_mid": (block_input(layer, 0), f"{h}attn.out"),
+        "resid_post": (f"{h}resid_mid", f"{h}mlp.out"),
+    }
+    if kind in sums:
+        stream, added = sums[kind]
+        yield (
+            f"{name} is {stream} and {added}",
+            (name, stream, added),
+            False,
+            lambda: (trace[name], trace[stream].astype(trace.plan.dtype) + trace[added]),
+        )

@@ -10,6 +10,8 @@ are in `ops/`, the parameters in `weights.py`. The comment behind a line is the 
 counts tokens.
 """
 
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.architectures.gpt2.weights import GPT2, MLP, Attention, Block
 from gpt2np.ops import (
     ACTIVATIONS,
@@ -23,21 +25,20 @@ from gpt2np.ops import (
     softmax,
     unembedding,
 )
-from gpt2np.tracing.config import Config
 from gpt2np.tracing.step import SequenceStep, Step
 
 
 def forward(p: GPT2, cfg: Config, step: Step) -> Array:
     """A pass over the tokens of `step`: the logits [pos, vocab], or the residual stream if stopped early."""
-    first, x = step.start or (0, embed(p, step))
-    for layer, block_parameters in enumerate(p.h[first:], first):
+    first, x = step.start or (0, embed(p, cfg, step))
+    for layer in range(first, cfg.n_layer):
         if layer == step.stop_at_layer:
             return x
-        x = block(x, block_parameters, cfg, layer, step.block(layer))
-    return x if cfg.n_layer == step.stop_at_layer else unembed(x, p, step)
+        x = block(x, p.h[layer], cfg, layer, step.block(layer))
+    return x if cfg.n_layer == step.stop_at_layer else unembed(x, p, cfg, step)
 
 
-def embed(p: GPT2, step: Step) -> Array:
+def embed(p: GPT2, cfg: Config, step: Step) -> Array:
     """What a token is plus where it stands: -> [pos, n_embd]."""
     token = step("wte", lookup, step.token_ids, p.wte)  # [pos, n_embd]
     position = step("wpe", lookup, step.positions, p.wpe)  # [pos, n_embd]
@@ -47,26 +48,27 @@ def embed(p: GPT2, step: Step) -> Array:
 def block(x: Array, p: Block, cfg: Config, layer: int, step: Step) -> Array:
     """Read the residual stream, add to it, twice: [pos, n_embd] -> [pos, n_embd]."""
     a = step("ln_1", layer_norm, x, p.ln_1)  # [pos, n_embd]
-    a = attention(a, p.attn, cfg.attention_scale(layer), step.at("attn"))
+    a = attention(a, p.attn, cfg, layer, step.at("attn"))
     x = step("resid_mid", add, x, a)  # [pos, n_embd]
     m = step("ln_2", layer_norm, x, p.ln_2)  # [pos, n_embd]
     m = mlp(m, p.mlp, cfg, step.at("mlp"))
     return step("resid_post", add, x, m)  # [pos, n_embd]
 
 
-def attention(x: Array, p: Attention, scale: float, step: Step) -> Array:
+def attention(x: Array, p: Attention, cfg: Config, layer: int, step: Step) -> Array:
     """Each position gathers from itself and those before it: [pos, n_embd] -> [pos, n_embd].
 
     This is the only place where positions meet.
     """
     qkv = step("qkv", linear, x, p.c_attn)  # [pos, 3*n_embd]
-    step.each_sequence(attend, qkv, scale)  # several prompts in one pass do not see each other
+    q, k, v = split_qkv(qkv, cfg.n_head)  # views of it, each [pos, head, d_head]
+    step.each_sequence(attend, q, k, v, cfg.attention_scale(layer))  # prompts do not see each other
     return step("out", linear, step.merged("z"), p.c_proj)  # [pos, n_embd]
 
 
-def attend(qkv: Array, scale: float, seq: SequenceStep) -> None:
+def attend(q: Array, k: Array, v: Array, scale: float, seq: SequenceStep) -> None:
     """Every head asks a question (query), finds who answers it (key), and averages what they say (value)."""
-    q, k, v = seq.heads(qkv)  # each [pos, head, d_head]; k and v include the past
+    q, k, v = seq.own("q", q), seq.all("k", k), seq.all("v", v)  # k and v include the past
     scores = seq.step("scores", scaled_scores, q, k, scale)  # [head, query, key], -inf in the future
     pattern = seq.step("pattern", softmax, scores)  # [head, query, key], rows sum to 1
     seq.step("z", mix, pattern, v)  # [pos, head, d_head]
@@ -79,7 +81,7 @@ def mlp(x: Array, p: MLP, cfg: Config, step: Step) -> Array:
     return step("out", linear, x, p.c_proj)  # [pos, n_embd]
 
 
-def unembed(x: Array, p: GPT2, step: Step) -> Array:
+def unembed(x: Array, p: GPT2, cfg: Config, step: Step) -> Array:
     """Compare each final vector with every token: [pos, n_embd] -> [pos, vocab]."""
     x = step("ln_f", layer_norm, x, p.ln_f)  # [pos, n_embd]
     return step("logits", unembedding, step.predicting(x), p.lm_head)  # [pos, vocab]

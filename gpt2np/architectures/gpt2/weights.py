@@ -3,8 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, LayerNorm, Linear
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import CheckpointNaming
+
+# Names stand behind `transformer.` or alone; buffers are the causal mask of HF's attention.
+NAMING = CheckpointNaming(
+    prefix="transformer.",
+    layers="h",
+    buffers=r"h\.\d+\.attn\.(bias|masked_bias)$",
+    tied=("lm_head.weight", "wte.weight"),
+    layout="GPT-2's Conv1D stores [n_in, n_out]",
+)
 
 
 class Attention(NamedTuple):
@@ -94,3 +104,11 @@ def parameter_shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
         ):
             shapes |= {f"h.{i}.{name}.weight": (n_in, n_out), f"h.{i}.{name}.bias": (n_out,)}
     return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+
+
+def head_matrices(p: GPT2, cfg: Config, layer: int, head: int) -> tuple[Array, ...]:
+    """W_Q, W_K, W_V [n_embd, d_head], W_O [d_head, n_embd] and three biases [d_head] of a head: views."""
+    attn = p.h[layer].attn
+    w_q, w_k, w_v = attn.c_attn.weight.reshape(-1, 3, cfg.n_head, cfg.d_head)[:, :, head].swapaxes(0, 1)
+    b_q, b_k, b_v = attn.c_attn.bias.reshape(3, cfg.n_head, cfg.d_head)[:, head]
+    return w_q, w_k, w_v, attn.c_proj.weight.reshape(cfg.n_head, cfg.d_head, -1)[head], b_q, b_k, b_v

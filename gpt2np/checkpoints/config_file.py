@@ -1,0 +1,45 @@
+"""`gpt2np.read_config`: the config of any architecture, from a `config.json`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt2np.errors import ConfigError
+from gpt2np.tracing.contract import ModelConfig, parse_config
+
+
+def read_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> ModelConfig:
+    """The config in a `config.json`, in a folder that has one, or in a mapping of its keys.
+
+    Its class is that of the architecture that `model_type` names; without it, GPT-2's `Config`.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or describes a model that gpt2np does not run.
+
+    Example:
+        >>> read_config({"model_type": "gpt2", "n_layer": 2}).n_head
+        12
+    """
+    if isinstance(source, Mapping):
+        return parse_config(source, "config")[0]
+    path = Path(source)
+    return read_config_file(path / "config.json" if path.is_dir() else path)[0]
+
+
+def read_config_file(path: Path) -> tuple[ModelConfig, list[str]]:
+    """The config in a `config.json`, and a note for each key that is not known.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or describes another kind of model.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not JSON ({error})") from None
+    return parse_config(values, str(path))

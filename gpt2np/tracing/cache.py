@@ -1,0 +1,87 @@
+"""The cache of a generation: keys and values of the past, laid out as decoding reads them fastest."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gpt2np.ops import Array
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import views_of
+
+Part = Callable[[Array, Any], Array]  # of an array that a step computes, with the config
+
+
+class Cache:
+    """Keys and values of every layer that later positions read.
+
+    Each array is [kv_head, d_head, length]: what a head reads lies together, in rows as long as the text,
+    which BLAS reads faster than rows of d_head numbers. All are copies of what the steps computed: part of no
+    trace, of no file, and gone when the generation ends. Which sites are cached is the architecture's word.
+    """
+
+    def __init__(self, config: ModelConfig, length: int, dtype: DTypeLike) -> None:
+        self.config, self.length = config, length
+        self.arrays = _in_one_block(shapes(config, length), np.dtype(dtype))
+        self.sources = _sources(config)
+
+    def store(self, name: str, past: int, values: Array) -> None:
+        """Copy what a step computed for the positions after `past`, if any of it is cached."""
+        for cached, part in self.sources.get(name, ()):
+            rows = values if part is None else part(values, self.config)
+            self.write(cached, past, rows)
+
+    def write(self, name: str, past: int, rows: Array) -> None:
+        """Copy keys or values [pos, kv_head, d_head] of the positions after `past`."""
+        self.arrays[name][..., past : past + len(rows)] = rows.transpose(1, 2, 0)
+
+    def so_far(self, name: str, length: int) -> Array:
+        """Keys or values of the first positions: a view [pos, kv_head, d_head]."""
+        return self.arrays[name][..., :length].transpose(2, 0, 1)
+
+    def copy(self, length: int) -> "Cache":
+        """Another cache with the same first positions."""
+        other = Cache(self.config, self.length, next(iter(self.arrays.values())).dtype)
+        for name, array in self.arrays.items():
+            other.arrays[name][..., :length] = array[..., :length]
+        return other
+
+
+def shapes(config: ModelConfig, length: int) -> dict[str, tuple[int, ...]]:
+    """Full name and shape of every array of a cache."""
+    table = config.architecture.sites
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in range(config.n_layer):
+        for name in config.architecture.cache:
+            heads, width = (config.dims[axis] for axis in table[name].axis_names[1:])
+            found[table[name].full_name(layer)] = (heads, width, length)
+    return found
+
+
+def _in_one_block(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Arrays of these shapes one behind the other: NumPy asks for huge pages only for large blocks."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    parts = np.split(np.empty(sum(sizes), dtype), np.cumsum(sizes)[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def cache_nbytes(config: ModelConfig, length: int, dtype: DTypeLike) -> int:
+    """Bytes of a cache of so many positions."""
+    return sum(math.prod(shape) for shape in shapes(config, length).values()) * np.dtype(dtype).itemsize
+
+
+@functools.lru_cache(16)
+def _sources(config: ModelConfig) -> dict[str, list[tuple[str, Part | None]]]:
+    """For the full name of each step that computes something cached: what is cached, and which part it is."""
+    table, cache = config.architecture.sites, config.architecture.cache
+    found: dict[str, list[tuple[str, Part | None]]] = {}
+    for site in table:
+        parts: dict[str, Part | None] = {site.name: None} if site.name in cache and not site.derived else {}
+        parts |= {name: view for name, view in views_of(config, site.name).items() if name in cache}
+        for layer in range(config.n_layer) if parts else ():
+            pairs = [(table[name].full_name(layer), part) for name, part in parts.items()]
+            found[site.full_name(layer)] = pairs
+    return found

@@ -1,0 +1,198 @@
+"""What an architecture is, and what shared code may ask of a config.
+
+A config names its architecture (`config.architecture`), and everything that is not the forward pass asks the
+two: no module outside `architectures/` knows a model. To add one is to write a folder beside
+`architectures/gpt2/` with the same rooms, and to give it a line in `_MODULES`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from gpt2np.errors import ConfigError, short
+from gpt2np.ops import Array
+
+if TYPE_CHECKING:
+    from gpt2np.tracing.derived import Derived
+    from gpt2np.tracing.sites import SiteTable
+
+
+class ModelConfig(Protocol):
+    """The numbers of a model that shared code may ask for; each architecture has a frozen dataclass for them.
+
+    `dims` are the sizes of the axes that do not depend on the prompt, `eos_ids` the tokens that end a text.
+    """
+
+    @property
+    def architecture(self) -> "Architecture":
+        """What computes a model of this config."""
+
+    @property
+    def n_layer(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    def n_head(self) -> int:
+        """Number of query heads of a layer."""
+
+    @property
+    def n_kv_head(self) -> int:
+        """Number of key and value heads of a layer, which divides that of query heads."""
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+
+    @property
+    def d_mlp(self) -> int:
+        """Number of neurons of an MLP."""
+
+    @property
+    def activation_function(self) -> str:
+        """The name of the MLP's activation function, as HF has it."""
+
+    @property
+    def n_positions(self) -> int:
+        """Longest text, in tokens."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+    @property
+    def norm_epsilon(self) -> float:
+        """What is added inside the root of every norm."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end a text."""
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """Whether the unembedding is the table of tokens, where the checkpoint has none of its own."""
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Size of every axis that does not depend on the prompt."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters, a tied unembedding counted once."""
+
+    def attention_scale(self, layer: int) -> float:
+        """What the dot products of queries and keys are multiplied by in this layer."""
+
+    def window(self, layer: int) -> int | None:
+        """How many keys a query of this layer sees, the last being its own; None: all until its own."""
+
+    def parameters_by_component(self) -> dict[str, int]:
+        """Number of parameters of each component, all layers together."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as `config.json` would have them, `model_type` among them."""
+
+    def __hash__(self) -> int:
+        """Configs are frozen."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> tuple[Self, list[str]]:
+        """A config from the keys of a `config.json`, and a note for each key that is not known."""
+
+
+@dataclass(frozen=True)
+class CheckpointNaming:
+    """How a checkpoint names its tensors: what else may be in it, and which tensors may be one.
+
+    `prefix` stands before all names or before none, `layers` is what a layer's number follows. `buffers` is a
+    pattern of what is no parameter. `tied` is the unembedding, which may be left out, and the table that then
+    serves for it. `layout` says how matrices lie, for who has them the other way round.
+    """
+
+    prefix: str
+    layers: str
+    buffers: str
+    tied: tuple[str, str]
+    layout: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of model: its config, its table of sites, its parameters and its forward pass.
+
+    `shapes` gives the names and shapes that a checkpoint must have, `parameters` NamedTuples of such arrays.
+    `forward` takes these, the config, and the `Step` that runs the lines; `embed(p, config, step)` are its
+    lines before the first block, `unembed(x, p, config, step)` those behind the last. `cache` are the sites
+    of a layer that later positions read.
+    """
+
+    model_type: str
+    config: type[ModelConfig]
+    sites: "SiteTable"
+    derived: "Mapping[str, Derived]"
+    cache: tuple[str, ...]
+    naming: CheckpointNaming
+    shapes: Callable[[Any], dict[str, tuple[int, ...]]]
+    parameters: Callable[[Mapping[str, Array], Any], Any]
+    forward: "Callable[[Any, Any, Any], Array]"
+    embed: Callable[[Any, Any, Any], Array]
+    unembed: Callable[[Array, Any, Any, Any], Array]
+    one_row: Callable[[Any], Any] | None = None  # the parameters as decoding reads them fastest
+    attention_bias: Callable[[Any, int], Array] | None = None  # what attention writes beside its heads
+    # W_Q, W_K, W_V, W_O of a head and the biases of the first three, by (parameters, config, layer, head)
+    head_matrices: Callable[[Any, Any, int, int], tuple[Array, ...]] | None = None
+    released: Mapping[str, ModelConfig] = field(default_factory=dict)  # sizes that are known by a Hub id
+    catalogue: bool = False  # whether `compare` has a catalogue of mistakes in its steps
+    positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
+    keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
+
+
+# Where each architecture is: the only place that names them.
+_MODULES: dict[str, str | ModuleType] = {"gpt2": "gpt2np.architectures.gpt2"}
+
+
+def register(model_type: str, module: str | ModuleType) -> None:
+    """Make an architecture known: a module, or its dotted name, that has an `ARCHITECTURE`."""
+    _MODULES[model_type] = module
+
+
+def find(model_type: str) -> Architecture:
+    """The architecture that a `config.json` names by its `model_type`.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    module = _MODULES.get(model_type) if isinstance(model_type, str) else None
+    if module is None:
+        known = ", ".join(repr(name) for name in _MODULES)
+        raise ConfigError(f"model_type is {short(model_type)}; gpt2np runs {known} only")
+    if isinstance(module, str):
+        module = _MODULES[model_type] = importlib.import_module(module)
+    architecture: Architecture = module.ARCHITECTURE
+    return architecture
+
+
+def released(name: str) -> ModelConfig | None:
+    """The config of a model that is known by its Hub id; None for any other."""
+    found = (find(model_type).released.get(name) for model_type in _MODULES)
+    return next((config for config in found if config is not None), None)
+
+
+def parse_config(values: Any, where: str) -> tuple[ModelConfig, list[str]]:
+    """The config of whatever a mapping's `model_type` says ("gpt2" where it says nothing), and notes.
+
+    Raises:
+        ConfigError: `where`, the field, what was found and what is expected.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected a JSON object, found {type(values).__name__}")
+    try:
+        architecture = find(values.get("model_type", "gpt2"))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return architecture.config.parse(values, where)
