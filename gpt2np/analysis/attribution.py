@@ -1,11 +1,13 @@
 """The residual stream as a sum: who wrote what, and what each part does to a prediction.
 
-Every block only adds to the residual stream, so that its final vector is a sum of vectors: token, position,
-one for each head, the bias of each attention, one for each MLP (Elhage et al. 2021, "A Mathematical Framework
-for Transformer Circuits"). A logit is linear in that sum once the scale of the last LayerNorm is held fixed.
+Every block only adds to the residual stream, so that its final vector is a sum of vectors: token, position
+(where the model has a table of them), one for each head, the bias of each attention (where it has one), one
+for each MLP (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"). A logit is linear in
+that sum once the scale of the last norm is held fixed.
 An edit of the stream itself, such as a steering vector added to a `resid_post`, is a component of its own.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import (
+    heads_of,
     parameters_of_the_end,
     pos_labels,
     recorded,
@@ -21,26 +24,30 @@ from gpt2np.analysis.positions_and_tokens import (
     token_id,
 )
 from gpt2np.errors import InputError
-from gpt2np.ops import Array, layer_norm_statistics
+from gpt2np.ops import Array
+from gpt2np.ops.norms import factor, held, shift
 from gpt2np.tables import quoted
-from gpt2np.tracing.derived import head_outputs
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.lines import embedding_parts, final_norm, unembedding_table
 
-# What a trace must have kept: for `components`, and for `attribution` too.
-KEEP = ["wte", "wpe", "attn.z", "mlp.out", "resid_post"]
+
+def keep(config: ModelConfig) -> list[str]:
+    """What a trace must have kept for `components`, and for `attribution` too."""
+    return [*embedding_parts(config), "attn.z", "mlp.out", "resid_post"]
 
 
 def components(trace: Any, layer: int | None = None, pos: int | None = None) -> NamedArray:
     """The vectors whose sum is the residual stream: [component, pos, n_embd].
 
-    They are `wte` and `wpe`, and of each block the heads (`h.0.attn.head.3`), the bias of its attention
-    (`h.0.attn.bias`) and its MLP with its bias (`h.0.mlp`). Their sum is the last
-    `resid_post`; with `layer` only what was written before that block, the sum being `h.layer.resid_pre`. In
-    an edited run there is also what edits added to `embed`, `attn.out`, `resid_mid` and `resid_post`
-    (`h.0.resid_post.edit`). `pos` picks one position.
+    They are `wte` and `wpe` (what adds up to `embed`, or `embed` itself), and of each block the heads
+    (`h.0.attn.head.3`), the bias of its attention where it has one (`h.0.attn.bias`) and its MLP with its
+    bias (`h.0.mlp`). Their sum is the last `resid_post`; with `layer` only what was written before that
+    block, the sum being `h.layer.resid_pre`. In an edited run there is also what edits added to `embed`,
+    `attn.out`, `resid_mid` and `resid_post` (`h.0.resid_post.edit`). `pos` picks one position.
 
     Raises:
         InputError: no such layer or position.
-        TraceError: `wte`, `wpe`, `attn.z` or `mlp.out` was not kept, or a site on either side of an edit,
+        TraceError: an embedding, `attn.z` or `mlp.out` was not kept, or a site on either side of an edit,
             or there are no weights.
     """
     ran = trace.config.n_layer if trace.plan.stop_at_layer is None else trace.plan.stop_at_layer
@@ -63,20 +70,26 @@ def _parts(trace: Any, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Arr
     def read(site: str) -> Array:
         return recorded(trace, site, rows)
 
-    blocks = trace.parameters("the decomposition").h
+    config, parameters = trace.config, trace.parameters("the decomposition")
+    bias_of = config.architecture.attention_bias
     edited = trace.metadata.get("edits", ())  # an edit adds the difference to what would have been there
-    yield "wte", read("wte")
-    yield "wpe", read("wpe")
-    if "embed" in edited:
-        yield "embed.edit", read("embed") - read("wte") - read("wpe")
+    embeddings = embedding_parts(config)
+    for name in embeddings:
+        yield name, read(name)
+    if "embed" in edited and embeddings != ["embed"]:
+        yield "embed.edit", functools.reduce(np.subtract, map(read, ["embed", *embeddings]))
     for layer in range(n_layer):
-        h, c_proj = f"h.{layer}", blocks[layer].attn.c_proj
-        heads = head_outputs(read(f"{h}.attn.z"), c_proj.weight)  # [pos, head, n_embd]
-        for head in range(trace.config.n_head):
+        h = f"h.{layer}"
+        heads = heads_of(config, parameters, layer, read(f"{h}.attn.z"))  # [pos, head, n_embd]
+        bias = None if bias_of is None else bias_of(parameters, layer)
+        for head in range(config.n_head):
             yield f"{h}.attn.head.{head}", heads[:, head]
-        yield f"{h}.attn.bias", np.broadcast_to(c_proj.bias, heads[:, 0].shape)
+        if bias is not None:
+            yield f"{h}.attn.bias", np.broadcast_to(bias, heads[:, 0].shape)
         if f"{h}.attn.out" in edited:
-            yield f"{h}.attn.out.edit", read(f"{h}.attn.out") - heads.sum(axis=1) - c_proj.bias
+            written = heads.sum(axis=1)
+            more = read(f"{h}.attn.out") - written
+            yield f"{h}.attn.out.edit", more if bias is None else more - bias
         if f"{h}.resid_mid" in edited:
             written = read(f"{h}.resid_pre") + read(f"{h}.attn.out")
             yield f"{h}.resid_mid.edit", read(f"{h}.resid_mid") - written
@@ -89,14 +102,14 @@ def _parts(trace: Any, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Arr
 def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
     """What each component adds to the logit of a token, or to the difference of two: [component].
 
-    The scale of the final LayerNorm is held at what it was in the run; subtracting the mean and multiplying
-    by ln_f's weight are linear, and its bias is the component `ln_f.bias`. The contributions add up to the
-    logit at `pos`, or for a pair (token, other) to the first logit minus the second. A token is its whole
-    text or its id. This is the "direct logit attribution" of Elhage et al. 2021.
+    The scale of the final norm is held at what it was in the run; subtracting the mean and multiplying by
+    ln_f's weight are linear, and its bias, where it has one, is the component `ln_f.bias`. The contributions
+    add up to the logit at `pos`, or for a pair (token, other) to the first logit minus the second. A token is
+    its whole text or its id. This is the "direct logit attribution" of Elhage et al. 2021.
 
     Raises:
-        InputError: no such token or position.
-        TraceError: a site of `KEEP` was not kept, the run stopped early, ln_f or the logits themselves were
+        InputError: no such token or position, or a model whose logits are not linear in ln_f.
+        TraceError: a site of `keep` was not kept, the run stopped early, ln_f or the logits themselves were
             edited, or there are no weights.
     """
     parameters = parameters_of_the_end(trace, "the attribution")
@@ -104,17 +117,21 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
     if len(tokens) not in (1, 2):
         raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
     ids = [token_id(trace.model, t) for t in tokens]
-    direction = parameters.lm_head[ids[0]].astype(np.float64)  # [n_embd]
+    table = unembedding_table(trace.config, parameters)
+    direction = table[ids[0]].astype(np.float64)  # [n_embd]
     if len(ids) == 2:
-        direction = direction - parameters.lm_head[ids[1]]
+        direction = direction - table[ids[1]]
     row = row_of(trace, pos)
     parts = components(trace, pos=pos)
     written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row) @ direction  # [component]
+    labels, bias = list(parts.labels["component"]), shift(final_norm(trace.config, parameters))
+    if bias is not None:
+        written, labels = np.append(written, bias @ direction), [*labels, "ln_f.bias"]
     names = " - ".join(f"{quoted(trace.token(i), 14)} ({i})" for i in ids)
     return NamedArray(
-        np.append(written, parameters.ln_f.bias @ direction),
+        written,
         ("component",),
-        {"component": [*parts.labels["component"], "ln_f.bias"]},
+        {"component": labels},
         f"logit {'difference' if len(ids) == 2 else 'of'} {names}, by component",
     )
 
@@ -126,9 +143,8 @@ def frozen_ln_f(trace: Any, x: Array, row: int) -> Array:
         TraceError: the last `resid_post` was not kept, or there are no weights.
     """
     final = recorded(trace, f"h.{trace.config.n_layer - 1}.resid_post", [row])
-    _, rstd = layer_norm_statistics(final, trace.config.layer_norm_epsilon)
-    weight = trace.parameters("ln_f").ln_f.weight
-    return np.asarray((x - x.mean(axis=-1, keepdims=True)) * (rstd[0, 0] * weight))
+    norm = final_norm(trace.config, trace.parameters("ln_f"))
+    return held(x, norm, factor(final, norm)[0, 0])
 
 
 def head_grid(attributed: NamedArray) -> NamedArray:

@@ -6,6 +6,7 @@ checkpoints: a query x and a key y score `x W_Q W_K^T y^T`, and y hands over `y 
 are [n_embd, n_embd] but of rank d_head only, so they stay in two factors.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +14,18 @@ import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short
-from gpt2np.ops import ACTIVATIONS, Array, LayerNorm, layer_norm, layer_norm_statistics, linear
+from gpt2np.ops import Array, Norm, linear
+from gpt2np.ops.norms import factor, folded, held, normed, shift
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.lines import (
+    final_norm,
+    lines,
+    matrix_of,
+    norm_of,
+    norms,
+    token_table,
+    unembedding_table,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +88,7 @@ def _triangle(tall: Array) -> Array:
 class HeadWeights(NamedTuple):
     """One head's own matrices: W_Q, W_K, W_V [n_embd, d_head], W_O [d_head, n_embd], biases [d_head].
 
-    The bias of c_proj belongs to the layer, not to any head.
+    The bias of the output matrix belongs to the layer, not to any head.
     """
 
     W_Q: Array
@@ -102,14 +114,17 @@ def head_weights(model: Any, layer: int, head: int) -> HeadWeights:
     """One head's weights as the checkpoint has them: views, nothing is copied.
 
     Raises:
-        InputError: no such layer or head.
+        InputError: no such layer or head, or a model whose heads' matrices are not known.
     """
-    layer, head = check_head(model.config, layer, head)
-    p, n_head = model.parameters.h[layer].attn, model.config.n_head
-    w_q, w_k, w_v = p.c_attn.weight.reshape(-1, 3, n_head, model.config.d_head)[:, :, head].swapaxes(0, 1)
-    b_q, b_k, b_v = p.c_attn.bias.reshape(3, n_head, model.config.d_head)[:, head]
-    w_o = p.c_proj.weight.reshape(n_head, model.config.d_head, -1)[head]
-    return HeadWeights(w_q, w_k, w_v, w_o, b_q, b_k, b_v)
+    matrices = _head_matrices(model.config)
+    return HeadWeights(*matrices(model.parameters, model.config, *check_head(model.config, layer, head)))
+
+
+def _head_matrices(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
+    found = config.architecture.head_matrices
+    if found is None:
+        raise InputError(f"{config.architecture.model_type} has no circuits yet")
+    return found
 
 
 def folded_weights(model: Any, layer: int, head: int) -> HeadWeights:
@@ -122,16 +137,23 @@ def folded_weights(model: Any, layer: int, head: int) -> HeadWeights:
         InputError: no such layer or head.
     """
     raw = head_weights(model, layer, head)
-    norm: LayerNorm = model.parameters.h[layer].ln_1
-    matrices = [fold(norm.weight, w) for w in (raw.W_Q, raw.W_K, raw.W_V)]
-    biases = [b + norm.bias @ w for w, b in zip(raw[:3], raw[4:], strict=True)]
-    return HeadWeights(matrices[0], matrices[1], matrices[2], raw.W_O, biases[0], biases[1], biases[2])
+    return _folded(raw, norms(model.config, model.parameters)[f"h.{layer}.ln_1"])
 
 
-def fold(norm_weight: Array, reader: Array) -> Array:
-    """A LayerNorm's weight and its subtraction of the mean, multiplied into a matrix [n_embd, n]."""
-    weighted = norm_weight[:, None] * reader
-    return np.asarray(weighted - weighted.mean(axis=0))
+def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
+    bias = shift(norm)
+    w_q, w_k, w_v = (folded(norm, w) for w in raw[:3])
+    b_q, b_k, b_v = (b if bias is None else b + bias @ w for w, b in zip(raw[:3], raw[4:], strict=True))
+    return HeadWeights(w_q, w_k, w_v, raw.W_O, b_q, b_k, b_v)
+
+
+def _every_head(model: Any) -> list[list[HeadWeights]]:
+    """`folded_weights` of all heads: [layer][head]."""
+    config, of = model.config, norms(model.config, model.parameters)
+    return [
+        [_folded(head_weights(model, i, h), of[f"h.{i}.ln_1"]) for h in range(config.n_head)]
+        for i in range(config.n_layer)
+    ]
 
 
 def check_head(config: Any, layer: int, head: int) -> tuple[int, int]:
@@ -167,47 +189,51 @@ def head_labels(config: Any) -> list[str]:
 def circuit_norms(model: Any) -> NamedArray:
     """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
-    norms = np.empty((2, n_layer, n_head))
-    for layer, head in np.ndindex(n_layer, n_head):
-        w = folded_weights(model, layer, head)
-        norms[:, layer, head] = w.qk.norm(), w.ov.norm()
-    return NamedArray(norms, ("circuit", "layer", "head"), {"circuit": ("QK", "OV")}, "Frobenius norms")
+    found = np.empty((2, n_layer, n_head))
+    for layer, heads in enumerate(_every_head(model)):
+        for head, w in enumerate(heads):
+            found[:, layer, head] = w.qk.norm(), w.ov.norm()
+    return NamedArray(found, ("circuit", "layer", "head"), {"circuit": ("QK", "OV")}, "Frobenius norms")
 
 
 def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
     """Whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
 
-    Sum over sum of magnitudes of the eigenvalues of W_E W_OV W_U [vocab, vocab], both LayerNorms folded
+    Sum over sum of magnitudes of the eigenvalues of W_E W_OV W_U [vocab, vocab], both norms folded
     in (Elhage et al. 2021, "copying matrices"). Only d_head of them are not 0: those of W_O (W_U W_E) W_V.
-    `embedding` [vocab, n_embd] stands for wte: later layers read tokens as the first MLP leaves them.
+    `embedding` [vocab, n_embd] stands for the table of tokens: later layers read tokens as the first MLP
+    leaves them.
 
     Raises:
         InputError: `embedding` has another shape.
     """
-    p, scores = model.parameters, np.empty((model.config.n_layer, model.config.n_head))
-    table = p.wte if embedding is None else embedding
-    if table.shape != p.wte.shape:
-        raise InputError(f"embedding must be [vocab, n_embd] {p.wte.shape}, not {table.shape}")
-    out_to_in = fold(p.ln_f.weight, p.lm_head.T @ table)  # [n_embd, n_embd]: written, unembedded, embedded
-    for layer, head in np.ndindex(scores.shape):
-        w = folded_weights(model, layer, head)
-        eigenvalues = LowRank(out_to_in @ w.W_V, w.W_O).eigenvalues()
-        scores[layer, head] = eigenvalues.sum().real / max(np.abs(eigenvalues).sum(), np.finfo(float).tiny)
+    config, p = model.config, model.parameters
+    own, scores = token_table(config, p), np.empty((config.n_layer, config.n_head))
+    table = own if embedding is None else embedding
+    if table.shape != own.shape:
+        raise InputError(f"embedding must be [vocab, n_embd] {own.shape}, not {table.shape}")
+    written = unembedding_table(config, p).T @ table
+    out_to_in = folded(final_norm(config, p), written)  # [n_embd, n_embd]: written, unembedded, embedded
+    for layer, heads in enumerate(_every_head(model)):
+        for head, w in enumerate(heads):
+            eigenvalues = LowRank(out_to_in @ w.W_V, w.W_O).eigenvalues()
+            most = max(np.abs(eigenvalues).sum(), np.finfo(float).tiny)
+            scores[layer, head] = eigenvalues.sum().real / most
     return NamedArray(scores, ("layer", "head"), title="eigenvalue copying score of OV, -1 to 1")
 
 
 def effective_embedding(model: Any) -> Array:
     """Each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
-    Tied weights make wte say which token comes next; the first MLP turns that into which token this is.
+    Tied weights make the table say which token comes next; the first MLP turns that into which token this is.
     """
-    p, c = model.parameters, model.config
-    x, block = p.wte, p.h[0]
-    normed, hidden, out = np.empty_like(x), np.empty((len(x), c.d_mlp), x.dtype), np.empty_like(x)
-    layer_norm(x, block.ln_2, out=normed)
-    linear(normed, block.mlp.c_fc, out=hidden)
-    ACTIVATIONS[c.activation_function](hidden.copy(), out=hidden)
-    linear(hidden, block.mlp.c_proj, out=out)
+    config, every = model.config, lines(model.config, model.parameters)
+    x = token_table(config, model.parameters)
+    hidden, out = np.empty((len(x), config.d_mlp), x.dtype), np.empty_like(x)
+    read = normed(x, norm_of(every["h.0.ln_2"]))
+    linear(read, matrix_of(config, "h.0.mlp.pre", every), out=hidden)
+    every["h.0.mlp.post"].op(hidden.copy(), out=hidden)
+    linear(hidden, matrix_of(config, "h.0.mlp.out", every), out=out)
     return np.asarray(x + out)
 
 
@@ -223,8 +249,7 @@ def composition_scores(model: Any, kind: str) -> NamedArray:
     """
     if kind not in ("q", "k", "v"):
         raise InputError(f"composition is of q, k or v, not {short(kind)}")
-    c = model.config
-    heads = [[folded_weights(model, i, h) for h in range(c.n_head)] for i in range(c.n_layer)]
+    c, heads = model.config, _every_head(model)
     parts = {"q": lambda w: w.qk, "k": lambda w: w.qk.T, "v": lambda w: w.ov}
     written = [[_triangle(w.ov.left) @ w.ov.right for w in layer] for layer in heads]  # each [d_head, n_embd]
     read = [[m.left @ _triangle(m.right.T).T for m in map(parts[kind], layer)] for layer in heads]
@@ -249,7 +274,7 @@ def composition_scores(model: Any, kind: str) -> NamedArray:
 def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
     """Full QK circuit: attention scores between token embeddings without positions: [query, key].
 
-    Biases, ln_1 and scale are those of a run: in layer 0 it is `attn.scores` if wpe is 0. Nothing is
+    Biases, ln_1 and scale are those of a run: in layer 0 it is `attn.scores` if positions are 0. Nothing is
     masked. Tokens are a text or ids.
 
     Raises:
@@ -277,18 +302,18 @@ def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
     layer, head = check_head(model.config, layer, head)
     ids = model.token_ids(tokens, limit=False)
     w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
-    effects = through_ln_f(model, x @ w.ov) @ model.parameters.lm_head[ids].T
+    effects = through_ln_f(model, x @ w.ov) @ unembedding_table(model.config, model.parameters)[ids].T
     labels = model.tokens(ids)
     title = f"OV of head {layer}.{head}: what attending to source does to a logit"
     return NamedArray(effects, ("source", "logit"), {"source": labels, "logit": labels}, title)
 
 
 def normalised_embedding(model: Any, ids: Any) -> Array:
-    """Token embeddings over their standard deviation, as a LayerNorm does it: [token, n_embd]."""
-    x = model.parameters.wte[ids]
-    return np.asarray(x * layer_norm_statistics(x, model.config.layer_norm_epsilon)[1])
+    """Token embeddings over their standard deviation (or root mean square), as in ln_1: [token, n_embd]."""
+    x = token_table(model.config, model.parameters)[ids]
+    return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 
 def through_ln_f(model: Any, vectors: Array) -> Array:
     """What ln_f makes of a part of the residual stream, but for its scale: [..., n_embd] -> [..., n_embd]."""
-    return np.asarray((vectors - vectors.mean(axis=-1, keepdims=True)) * model.parameters.ln_f.weight)
+    return held(vectors, final_norm(model.config, model.parameters))

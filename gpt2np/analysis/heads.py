@@ -9,6 +9,7 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.derived import top_k_tokens
+from gpt2np.tracing.lines import token_table, unembedding_table
 
 SCORES = ("previous", "duplicate", "induction", "first")
 
@@ -19,7 +20,7 @@ def head_scores(model: Any, n: int = 64, repeats: int = 8, seed: int = 0) -> Nam
     `previous`: to the token before; `first`: to the first token (both at every position but the first);
     `duplicate`: in the second half, to the same token in the first; `induction`: to the token after that,
     which is the one to be predicted (Olsson et al. 2022, https://arxiv.org/abs/2209.11895). The mean of
-    `repeats` draws of tokens other than the one that ends a text.
+    `repeats` draws of tokens other than those that end a text.
 
     Raises:
         InputError: n below 2, no repeats, or 2n tokens do not fit into the context.
@@ -31,7 +32,7 @@ def head_scores(model: Any, n: int = 64, repeats: int = 8, seed: int = 0) -> Nam
     if 2 * n > c.n_positions:
         raise InputError(f"{n} tokens said twice: the context of this model holds {c.n_positions}")
     rng = np.random.default_rng(seed)
-    vocabulary = np.setdiff1d(np.arange(c.vocab_size), [] if c.eos_token_id is None else [c.eos_token_id])
+    vocabulary = np.setdiff1d(np.arange(c.vocab_size), c.eos_ids)
     total = np.zeros((len(SCORES), c.n_layer, c.n_head))
     for _ in range(repeats):
         half = vocabulary[rng.integers(0, len(vocabulary), n)].tolist()
@@ -87,7 +88,7 @@ def nearest_tokens(model: Any, vector: Array, k: int = 5, by: str = "dot") -> li
     Raises:
         InputError: the vector has another shape, k is below 1, or `by` is something else.
     """
-    return _nearest(model, model.parameters.lm_head, vector, k, by)
+    return _nearest(model, unembedding_table(model.config, model.parameters), vector, k, by)
 
 
 def tokens_read(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
@@ -96,7 +97,7 @@ def tokens_read(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[
     Raises:
         InputError: the vector has another shape, k is below 1, or `by` is something else.
     """
-    return _nearest(model, model.parameters.wte, vector, k, by)
+    return _nearest(model, token_table(model.config, model.parameters), vector, k, by)
 
 
 def _nearest(model: Any, table: Array, vector: Array, k: int, by: str) -> list[Near]:

@@ -1,8 +1,9 @@
 """Ready-made edits: `model.trace(text, edits={"h.9.attn.z": zero(heads=[6])})`, and projections on a vector.
 
 Each can be restricted to `positions` (a number, a list, or a slice; they count from the start of the text),
-`heads`, `neurons`, and `steps` of a generation (0 runs the prompt, 1 the first chosen token). Positions that
-a text does not have are left out: it may grow in a generation; `path_patch` refuses them.
+`heads` (of keys and values: groups of heads, where heads share them), `neurons`, and `steps` of a generation
+(0 runs the prompt, 1 the first chosen token). Positions that a text does not have are left out: it may grow
+in a generation; `path_patch` refuses them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, rows_of
 from gpt2np.errors import InputError, short
-from gpt2np.ops import Array, layer_norm_statistics
+from gpt2np.ops import Array, RMSNorm, layer_norm_statistics
 from gpt2np.tracing.edits import Where
 from gpt2np.tracing.trace import Trace
 
@@ -52,7 +53,7 @@ class Intervention:
         at: tuple[Any, ...] = (*[slice(None)] * of_rows, rows)
         part = array[at]
         chosen = np.ones((1,) * array.ndim, bool)
-        for name, axis in (("heads", "head"), ("neurons", "d_mlp")):
+        for name, axis in (("heads", where.site.head_axis or "head"), ("neurons", "d_mlp")):
             if self._checked[name] is not None:
                 chosen = chosen & self._mask(name, axis, where, array.shape)
         result = array.copy()
@@ -171,7 +172,7 @@ def patch(trace: Trace, **where: Any) -> Intervention:
         if not at.site.quadratic:
             return _shaped("patch", found[of_trace], array.shape, at)
         n_key = array.shape[-1]
-        longer = np.full((found.shape[0], len(rows), n_key), at.site.future, array.dtype)
+        longer = np.full((found.shape[0], len(rows), n_key), at.site.unseen, array.dtype)
         found = found[:, of_trace, :n_key]
         longer[..., : found.shape[-1]] = found
         return _shaped("patch", longer, array.shape, at)
@@ -180,9 +181,9 @@ def patch(trace: Trace, **where: Any) -> Intervention:
 
 
 def freeze(trace: Trace, **where: Any) -> Intervention:
-    """Hold an attention pattern, or the scale of a LayerNorm, at what it was in another run.
+    """Hold an attention pattern, or the scale of a norm, at what it was in another run.
 
-    A LayerNorm with its scale frozen is linear: the mean is still subtracted, weight and bias still apply.
+    A norm with its scale frozen is linear: a mean is still subtracted, weight and bias still apply.
 
     Raises:
         InputError: it is no trace; at a run: the site is neither (use `patch`), or the trace does not have
@@ -195,13 +196,15 @@ def freeze(trace: Trace, **where: Any) -> Intervention:
         if at.site.quadratic:
             return replace(array, at, rows)
         if at.norm is None:
-            raise InputError(f"freeze is for attention patterns and LayerNorms, not {at.name}: use patch")
+            raise InputError(f"freeze is for attention patterns and norms, not {at.name}: use patch")
         positions = [at.positions[row] for row in rows]
         try:
             of_trace = [trace.positions.index(position) for position in positions]
         except ValueError:
             raise InputError(f"{at.name}: the trace to freeze from lacks positions of this run") from None
         x, p = at.norm[0][rows], at.norm[1]
+        if isinstance(p, RMSNorm):
+            return np.asarray(x / trace[f"{at.name}.rms"][of_trace][:, None].astype(x.dtype) * p.weight)
         mean, _ = layer_norm_statistics(x, p.epsilon)
         rstd = trace[f"{at.name}.rstd"][of_trace][:, None].astype(x.dtype)
         return np.asarray((x - mean) * rstd * p.weight + p.bias)

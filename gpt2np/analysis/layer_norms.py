@@ -1,39 +1,44 @@
-"""What each LayerNorm has learned: a scale (gamma) and a shift (beta) for every dimension."""
+"""What each norm has learned for every dimension: a scale (gamma), and a LayerNorm also a shift (beta)."""
 
 from typing import Any
 
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.ops.norms import shift
+from gpt2np.tracing.lines import norms
 
-PARAMETERS = ("scale", "shift")  # `weight` and `bias` in the checkpoint
 MEASURES = ("mean", "std", "min", "max", "largest at")
 
 
 def norm_parameters(model: Any) -> NamedArray:
-    """Scale and shift of every LayerNorm: [norm, parameter, n_embd].
+    """Scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
 
-    A norm gives `normalized * scale + shift`: it multiplies what has mean 0 and variance 1 by its scale and
-    adds its shift. Norms are named as their sites: `h.0.ln_1`, `h.0.ln_2`, ..., `ln_f`.
+    A norm gives `normalized * scale + shift`: it multiplies what has variance 1 (mean square 1) by its scale
+    and adds its shift. They are `weight` and `bias` in GPT-2's checkpoints. Norms are named as their sites:
+    `h.0.ln_1`, `h.0.ln_2`, ..., `ln_f`.
 
     Example:
         >>> norm_parameters(model).array[-1, 0]  # the scale of ln_f, [n_embd]
     """
-    p = model.parameters
-    norms = {
-        f"h.{i}.{name}": getattr(block, name) for i, block in enumerate(p.h) for name in ("ln_1", "ln_2")
-    }
-    norms["ln_f"] = p.ln_f
+    found = norms(model.config, model.parameters)
+    shifts = [shift(norm) for norm in found.values()]
+    shifted = all(each is not None for each in shifts)
+    scales = [norm.weight for norm in found.values()]
+    pairs = zip(scales, shifts, strict=True)
+    values = [list(pair) for pair in pairs] if shifted else [[scale] for scale in scales]
+    kind = type(next(iter(found.values()))).__name__
+    says = "scale and shift of each {}: normalized * scale + shift" if shifted else "scale of each {}"
     return NamedArray(
-        np.stack([[norm.weight, norm.bias] for norm in norms.values()]),
+        np.array(values),
         ("norm", "parameter", "n_embd"),
-        {"norm": list(norms), "parameter": PARAMETERS},
-        "scale and shift of each LayerNorm: normalized * scale + shift",
+        {"norm": list(found), "parameter": ("scale", "shift") if shifted else ("scale",)},
+        says.format(kind),
     )
 
 
 def norm_statistics(model: Any) -> NamedArray:
-    """How scale and shift of every LayerNorm are spread over its dimensions: [parameter, norm, measure].
+    """How scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
 
     `std` divides by n; `largest at` is the dimension of the largest magnitude.
     """
@@ -43,6 +48,6 @@ def norm_statistics(model: Any) -> NamedArray:
     return NamedArray(
         np.stack(measures, axis=-1),
         ("parameter", "norm", "measure"),
-        {"parameter": PARAMETERS, "norm": found.labels["norm"], "measure": MEASURES},
-        "scale and shift of each LayerNorm over its dimensions",
+        {"parameter": found.labels["parameter"], "norm": found.labels["norm"], "measure": MEASURES},
+        f"{found.title.partition(':')[0]} over its dimensions",
     )

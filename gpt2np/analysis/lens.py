@@ -8,6 +8,7 @@ import numpy as np
 from gpt2np.analysis.attribution import frozen_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import (
+    heads_of,
     parameters_of_the_end,
     pos_labels,
     recorded,
@@ -16,24 +17,22 @@ from gpt2np.analysis.positions_and_tokens import (
     token_id,
 )
 from gpt2np.errors import InputError
-from gpt2np.ops import Array, layer_norm, unembedding
+from gpt2np.ops import Array
 from gpt2np.tables import quoted
-from gpt2np.tracing.derived import head_outputs, log_probabilities, top_k_tokens
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import log_probabilities, top_k_tokens
+from gpt2np.tracing.lines import unembedding_table
+from gpt2np.tracing.replay import read_out
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
 KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 
-def lens_logits(residual: Array, parameters: Any) -> Array:
-    """ln_f and unembedding of any residual stream: [..., n_embd] -> [..., vocab]."""
-    rows = residual.reshape(-1, residual.shape[-1])
-    normed = np.empty_like(rows)
-    logits = np.empty((len(rows), len(parameters.lm_head)), rows.dtype)
+def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
+    """What follows the last block, applied to any residual stream: [..., n_embd] -> [..., vocab]."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as in the run itself
-        layer_norm(rows, parameters.ln_f, out=normed)
-        unembedding(normed, parameters.lm_head, out=logits)
-    return logits.reshape(*residual.shape[:-1], -1)
+        return read_out(residual, parameters, config)
 
 
 def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
@@ -51,7 +50,8 @@ def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, 
     _check_k(k)
     names = ["embed"] + [f"h.{layer}.resid_post" for layer in range(trace.config.n_layer)]
     last = [row_of(trace, -1)]
-    logits = lens_logits(np.concatenate([recorded(trace, name, last) for name in names]), parameters)
+    residuals = np.concatenate([recorded(trace, name, last) for name in names])
+    logits = lens_logits(residuals, parameters, trace.config)
     probabilities = np.exp(log_probabilities(logits.astype(np.float64)))
     rows = []
     for name, ids, row in zip(names, top_k_tokens(logits, k).tolist(), probabilities, strict=True):
@@ -107,7 +107,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
     for i in range(
         len(rows)
     ):  # one position after another: [site, vocab] is small, [site, pos, vocab] is not
-        logits = lens_logits(residuals[:, i], parameters)  # [site, vocab]
+        logits = lens_logits(residuals[:, i], parameters, trace.config)  # [site, vocab]
         log_p = log_probabilities(logits.astype(np.float64))
         p = np.exp(log_p)
         ids = top_k_tokens(logits, k)  # [site, k]
@@ -161,7 +161,7 @@ def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int =
     Of one layer or of all. A contribution is the same number as in `attribution` to that token.
 
     Raises:
-        InputError: no such layer or position, or k below 1.
+        InputError: no such layer or position, k below 1, or a model whose logits are not linear in ln_f.
         TraceError: a site of `KEEP_HEADS` was not kept, the run stopped early, ln_f or the logits were
             edited, or there are no weights.
     """
@@ -170,11 +170,10 @@ def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int =
     if layer is not None and (type(layer) is not int or not 0 <= layer < n_layer):
         raise InputError(f"layer must be 0 to {n_layer - 1}, not {layer!r}")
     layers = list(range(n_layer)) if layer is None else [layer]
-    row, found = row_of(trace, pos), []
+    row, found, table = row_of(trace, pos), [], unembedding_table(trace.config, parameters)
     for i in layers:
-        z = recorded(trace, f"h.{i}.attn.z", [row])
-        heads = head_outputs(z, parameters.h[i].attn.c_proj.weight)[0]  # [head, n_embd]
-        logits = frozen_ln_f(trace, heads, row) @ parameters.lm_head.T  # [head, vocab]
+        heads = heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0]
+        logits = frozen_ln_f(trace, heads, row) @ table.T  # [head, vocab]
         up, down = top_k_tokens(logits, k), top_k_tokens(-logits, k)
         found.append((up, np.take_along_axis(logits, up, 1), down, np.take_along_axis(logits, down, 1)))
     labels = {"layer": [str(i) for i in layers]}

@@ -4,13 +4,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.circuits import check_index, fold, through_ln_f
+from gpt2np.analysis.circuits import check_index, through_ln_f
 from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
-from gpt2np.tracing.config import Config
+from gpt2np.ops.norms import folded, shift
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.lines import lines, matrix_of, norm_of
 
 
 class Neuron(NamedTuple):
@@ -31,18 +33,23 @@ class Neuron(NamedTuple):
 def neuron(model: Any, layer: int, i: int, k: int = 5) -> Neuron:
     """What an MLP neuron looks for and what it writes, in vocabulary terms.
 
-    The column of c_fc, ln_2's weight and centring folded in, against every token's embedding; the row of
-    c_proj, those of ln_f folded in, against every token's unembedding. Layers above the first read a
+    The column of the matrix that makes `mlp.pre`, what is linear in ln_2 folded in, against every token's
+    embedding; the row of the one that makes `mlp.out`, that of ln_f folded in, against every token's
+    unembedding. Layers above the first read a
     residual stream that is no longer an embedding: the tokens are a hint there.
 
     Raises:
-        InputError: no such layer or neuron, or k below 1.
+        InputError: no such layer or neuron, k below 1, or an MLP that is not matrix, function, matrix.
     """
-    layer, i = _check_neuron(model.config, layer, i)
-    block = model.parameters.h[layer]
-    reads = fold(block.ln_2.weight, block.mlp.c_fc.weight[:, i : i + 1])[:, 0]
-    bias = float(block.mlp.c_fc.bias[i] + block.ln_2.bias @ block.mlp.c_fc.weight[:, i])
-    writes = block.mlp.c_proj.weight[i]
+    config = model.config
+    layer, i = _check_neuron(config, layer, i)
+    every = lines(config, model.parameters)
+    norm = norm_of(every[f"h.{layer}.ln_2"])
+    reader, writer = (matrix_of(config, f"h.{layer}.mlp.{at}", every) for at in ("pre", "out"))
+    reads = folded(norm, reader.weight[:, i : i + 1])[:, 0]
+    offset = shift(norm)
+    bias = float(reader.bias[i] + (0.0 if offset is None else offset @ reader.weight[:, i]))
+    writes = writer.weight[i]
     through = through_ln_f(model, writes)
     both = [tokens_read(model, sign * reads, k) for sign in (1, -1)]
     both += [nearest_tokens(model, sign * through, k) for sign in (1, -1)]
@@ -99,5 +106,5 @@ def sparsity(trace: Any, threshold: float = 0.01) -> NamedArray:
     )
 
 
-def _check_neuron(config: Config, layer: int, i: int) -> tuple[int, int]:
+def _check_neuron(config: ModelConfig, layer: int, i: int) -> tuple[int, int]:
     return check_index("layer", layer, config.n_layer), check_index("neuron", i, config.d_mlp)

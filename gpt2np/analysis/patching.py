@@ -15,12 +15,13 @@ import numpy as np
 
 from gpt2np.analysis.interventions import patch
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.positions_and_tokens import heads_of
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
-from gpt2np.tracing.derived import head_outputs
 from gpt2np.tracing.edits import Edits
-from gpt2np.tracing.sites import BY_NAME, Site, expand
+from gpt2np.tracing.lines import lines, matrix_of
+from gpt2np.tracing.sites import Site
 from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
@@ -56,10 +57,11 @@ def sweep(
 
     `clean` and `corrupt` are traces that know their model, or prompts, which need `model=`; both of the same
     number of tokens. `metric` is a function of the logits of the last position [vocab]. `over` is a site of
-    some or all layers, under any name. A site with heads is patched head by head, at all positions; others,
-    and any with `by="pos"`, position by position. With `direct` only what the patched value itself adds to
+    some or all layers, under any name. A site with heads is patched head by head (keys and values that heads
+    share: group by group, [layer, kv_head]), at all positions; others, and any with `by="pos"`, position by
+    position. With `direct` only what the patched value itself adds to
     the final residual stream changes, and all later components stay as they were in `corrupt`; the last
-    LayerNorm is computed anew. A progress bar shows on a terminal.
+    norm is computed anew. A progress bar shows on a terminal.
 
     A trace must have kept the site, `corrupt` also `embed` and `resid_post`, all positions of them.
 
@@ -72,7 +74,7 @@ def sweep(
     )
     names, site, by = _swept(over, by, model.config)
     layers = [int(name.split(".")[1]) for name in names]
-    n = model.config.n_head if by == "head" else len(corrupt.token_ids)
+    n = len(corrupt.token_ids) if by == "pos" else model.config.dims[by]
     if direct:
         logits = _direct(clean, corrupt, model, site.name, layers, by, n)
     else:
@@ -107,7 +109,7 @@ def path_sweep(
         clean, corrupt, model, lambda config: ["attn.out", "mlp.out", *_meant(over, config)]
     )
     names, site, by = _swept(over, by, model.config)
-    order = [name for name, _, _ in expand(model.config.n_layer)]
+    order = [name for name, _, _ in model.config.architecture.sites.expand(model.config.n_layer)]
     received = _meant(receiver, model.config)
     if not received:
         raise InputError("a path needs at least one receiver")
@@ -115,8 +117,8 @@ def path_sweep(
     names = [name for name in names if order.index(name) < first]
     if not names:
         raise InputError(f"no layer of {over!r} comes before {order[first]}")
-    n = model.config.n_head if by == "head" else len(corrupt.token_ids)
-    which = "sender_heads" if by == "head" else "sender_positions"
+    n = len(corrupt.token_ids) if by == "pos" else model.config.dims[by]
+    which = "sender_positions" if by == "pos" else "sender_heads"
     paths = (
         path_patch(clean, corrupt, metric, name, receiver, receiver_heads=receiver_heads, **{which: i})
         for name in names
@@ -157,7 +159,7 @@ def path_patch(
         clean, corrupt, model, lambda config: ["attn.out", "mlp.out", *_meant(sender, config)]
     )
     sent, received = _meant(sender, model.config), _meant(receivers, model.config)
-    order = [name for name, _, _ in expand(model.config.n_layer)]
+    order = [name for name, _, _ in model.config.architecture.sites.expand(model.config.n_layer)]
     if len(sent) != 1 or not received:
         raise InputError(
             f"a path goes from one site to at least one other, not from {sender!r} to {receivers}"
@@ -182,14 +184,16 @@ def _swept(over: str, by: str | None, config: Any) -> tuple[list[str], Site, str
     """Full names of the site of each layer that `over` means, that site, and along which axis it is swept."""
     names = _meant(over, config)
     sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
-    if len(sites) != 1 or not BY_NAME[min(sites)].layered:
+    table = config.architecture.sites
+    if len(sites) != 1 or not table[min(sites)].layered:
         raise InputError(f"over={over!r}: a sweep goes over one site of the layers, not {', '.join(sites)}")
-    site = BY_NAME[sites.pop()]
-    by = by or ("head" if "head" in site.axis_names else "pos")
-    if by not in ("head", "pos") or (by == "head" and "head" not in site.axis_names):
-        ways = "head or pos" if "head" in site.axis_names else "pos"
+    site = table[sites.pop()]
+    heads = site.head_axis
+    by = by or ("pos" if heads is None else "head")
+    if by not in ("head", "pos", heads) or (by == "head" and heads is None):
+        ways = "pos" if heads is None else "head or pos"
         raise InputError(f"by={by!r}: {site.name} goes by {ways}")
-    return names, site, by
+    return names, site, "pos" if by == "pos" or heads is None else heads
 
 
 def _map(
@@ -213,7 +217,7 @@ def _patched(
         for start in range(0, n, at_once):
             sequences = []
             for i in range(start, min(start + at_once, n)):
-                taken = patch(clean, **{"heads" if by == "head" else "positions": i})
+                taken = patch(clean, **{"positions" if by == "pos" else "heads": i})
                 sequences.append(PackedSequence(ids, edits=Edits({name: taken}, model.config)))
             residual = np.tile(entering, (len(sequences), 1))
             run = Pass(model.config, model.dtype, sequences, scratch, last_only=True, start=(layer, residual))
@@ -226,18 +230,18 @@ def _direct(
     """Logits [vocab] when only what a value adds to the last position's final residual stream changes."""
     if site not in DIRECT:
         raise InputError(f"direct: {site} is not written to the residual stream; {', '.join(DIRECT)} are")
-    n_layer = model.config.n_layer
+    n_layer, every = model.config.n_layer, lines(model.config, model.parameters)
     final = corrupt[f"h.{n_layer - 1}.resid_post"][-1]
     token, scratch = np.array(corrupt.token_ids[-1:]), Scratch()
     for layer in layers:
-        block, name = model.parameters.h[layer], f"h.{layer}.{site}"
+        name = f"h.{layer}.{site}"
         change = clean[name][-1:] - corrupt[name][-1:]
         if site == "mlp.post":
-            change = change @ block.mlp.c_proj.weight
+            change = change @ matrix_of(model.config, f"h.{layer}.mlp.out", every).weight
         if site == "attn.z":
-            change = head_outputs(change, block.attn.c_proj.weight)[0]  # [head, n_embd]
+            change = heads_of(model.config, model.parameters, layer, change)[0]  # [head, n_embd]
         residual = np.tile(final, (n, 1))
-        if by == "head":
+        if by != "pos":
             residual += change
         else:  # no other position goes straight to the last position's prediction
             residual[-1] += change.sum(axis=0)

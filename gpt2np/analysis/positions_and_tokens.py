@@ -1,5 +1,6 @@
 """What an analysis is told, which token and which position, and how it reads a trace there."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
+from gpt2np.tracing.contract import ModelConfig
 
 
 def token_id(model: Any, token: str | int) -> int:
@@ -73,3 +75,24 @@ def recorded(trace: Any, name: str, rows: list[int]) -> Array:
     """Rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
     array = trace[name][rows]
     return np.asarray(array.astype(np.float32) if array.dtype == np.float16 else array)
+
+
+class _Given:
+    """Arrays that a derived site is computed from, as a trace would have them."""
+
+    def __init__(self, config: ModelConfig, parameters: Any, arrays: Mapping[str, Array]) -> None:
+        self.config, self._parameters, self._arrays = config, parameters, arrays
+        self.token_ids: list[int] = []
+        self.positions = range(len(next(iter(arrays.values()))))
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def parameters(self, needed_for: str = "") -> Any:
+        return self._parameters
+
+
+def heads_of(config: ModelConfig, parameters: Any, layer: int, z: Array) -> Array:
+    """What each head adds to the stream, from its results: [pos, head, d_head] -> [pos, head, n_embd]."""
+    given = _Given(config, parameters, {f"h.{layer}.attn.z": z})
+    return config.architecture.derived["attn.heads"].compute(given, layer)

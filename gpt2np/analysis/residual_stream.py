@@ -68,7 +68,7 @@ def erasure(trace: Any) -> NamedArray:
     2021 calls this memory management; small writes are easily taken back many times over, see `opposition`.
 
     Raises:
-        TraceError: `wte`, `wpe`, `attn.z` or `mlp.out` was not kept, or there are no weights.
+        TraceError: an embedding, `attn.z` or `mlp.out` was not kept, or there are no weights.
     """
     return memory(trace)["erasure"]
 

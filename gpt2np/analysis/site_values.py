@@ -10,15 +10,15 @@ from gpt2np.analysis.positions_and_tokens import pos_labels, row_of, rows_of
 from gpt2np.errors import InputError
 from gpt2np.tables import quoted
 from gpt2np.tracing.derived import top_k_tokens
-from gpt2np.tracing.sites import Site, resolve
+from gpt2np.tracing.sites import Site
 
 
 def site_values(trace: Any, name: str, head: int | None = None, pos: int | None = None) -> NamedArray:
     """An array of a trace under any name that `trace[name]` takes, its axes and entries named.
 
     Positions are labelled with their tokens (`2 | was|`), the vocabulary with its own. `head` and `pos` pick
-    one head and one position (of the queries, in attention) and take the axis away. A site that was stored in
-    float16 comes in float32.
+    one head (of keys and values: one group of heads, where heads share them) and one position (of the
+    queries, in attention) and take the axis away. A site that was stored in float16 comes in float32.
 
     Raises:
         UnknownSiteError: no site has this name.
@@ -29,19 +29,19 @@ def site_values(trace: Any, name: str, head: int | None = None, pos: int | None 
         >>> site_values(model.trace("Elizabeth was"), "h.1.attn.pattern", head=0, pos=-1).axes
         ('key',)
     """
-    site, layer = resolve(name, None, trace.config.n_layer)
+    site, layer = trace.config.architecture.sites.resolve(name, None, trace.config.n_layer)
     full_name = site.full_name(layer)
     array, axes, title = trace[full_name], list(site.axis_names), full_name
     if array.dtype == np.float16:
         array = array.astype(np.float32)
     labels = {axis: found for axis in axes if (found := _labels(trace, axis)) is not None}
     if head is not None:
-        if "head" not in axes:
+        if site.head_axis is None:
             raise InputError(f"{full_name} has no heads: its axes are {site.axes}")
-        head = check_index("head", head, trace.config.n_head)
-        array = np.take(array, head, axes.index("head"))
-        axes.remove("head")
-        title += f", head {head}"
+        head = check_index(site.head_axis, head, trace.config.dims[site.head_axis])
+        array = np.take(array, head, axes.index(site.head_axis))
+        axes.remove(site.head_axis)
+        title += f", {site.head_axis} {head}"
     if pos is not None:
         rows = "query" if "query" in axes else "pos"
         row = row_of(trace, pos)
@@ -65,7 +65,9 @@ def likeliest(named: NamedArray, k: int) -> NamedArray:
 
 def has_sign(site: Site) -> bool:
     """Whether zero lies inside the range of a site, rather than at its lower end."""
-    return not (site.name in ("attn.pattern", "probabilities", "loss") or site.name.endswith(".rstd"))
+    return not (
+        site.name in ("attn.pattern", "probabilities", "loss") or site.name.endswith((".rstd", ".rms"))
+    )
 
 
 def _labels(trace: Any, axis: str) -> list[str] | None:

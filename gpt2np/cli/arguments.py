@@ -36,9 +36,14 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
 
 
+def add_model_name(parser: argparse.ArgumentParser) -> None:
+    """Which model."""
+    parser.add_argument("--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)")
+
+
 def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     """Which model, from where, in which precision."""
-    parser.add_argument("--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)")
+    add_model_name(parser)
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -128,16 +133,27 @@ def end_of_text(given: str | None) -> int | str | None:
 
 
 def load_sizes(args: argparse.Namespace) -> Any:
-    """The Config of a released size, which needs no weights, else the model that the options name."""
+    """The config of a released size, which needs no weights, else the model that the options name."""
     from gpt2np.checkpoints.checkpoint import default_name
-    from gpt2np.tracing.config import RELEASED
+    from gpt2np.tracing.contract import released
 
     name = args.model or default_name()
-    if name not in RELEASED or os.path.isdir(name):
+    config = None if os.path.isdir(name) else released(name)
+    if config is None:
         return load_model(args)
-    config = RELEASED[name]
     print(f"gpt2np: model {name} as released, {config.n_parameters:,} parameters", file=sys.stderr)
     return config
+
+
+def config_of(args: argparse.Namespace) -> Any:
+    """The config of the model that `--model` names, of which no weights are read."""
+    from gpt2np.checkpoints.checkpoint import SHIPPED, default_name, shipped_folder
+    from gpt2np.checkpoints.config_file import read_config
+    from gpt2np.tracing.contract import released
+
+    name = args.model or default_name()
+    found = None if os.path.isdir(name) else released(name)
+    return found or read_config(shipped_folder() if name == SHIPPED else name)
 
 
 def load_model(args: argparse.Namespace) -> Any:

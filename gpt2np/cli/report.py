@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt2np.tables import number, quoted, strict_json, table
 from gpt2np.tracing.plan import human_bytes
-from gpt2np.tracing.sites import DIALECTS, SITES
+from gpt2np.tracing.sites import DIALECTS, SiteTable
 
 as_json = strict_json
 
@@ -46,7 +46,7 @@ def _model_line(model: Any) -> dict[str, Any]:
 def site_facts(trace: Any) -> list[dict[str, Any]]:
     """One row a site, its layers together: axes, shape, bytes, and the range of its finite values."""
     rows = []
-    for site in SITES:
+    for site in trace.config.architecture.sites:
         names = [name for name in trace.names() if trace.plan.by_name[name].site is site]
         if not names:
             continue
@@ -106,8 +106,9 @@ def _shortened(rows: list[list[str]], most: int = 40) -> list[list[str]]:
 def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
     """What `gpt2np info` says of a model."""
     parts = dict(model.config.parameters_by_component())
-    if "lm_head.weight" in model.weights:
-        parts["unembedding (untied)"] = int(model.weights["lm_head.weight"].size)
+    unembedding = model.config.architecture.naming.tied[0]
+    if unembedding in model.weights:
+        parts["unembedding (untied)"] = int(model.weights[unembedding].size)
     c = model.checkpoint
     return {
         "name": model.name,
@@ -142,13 +143,13 @@ def model_text(facts: dict[str, Any]) -> str:
     )
 
 
-def markdown_table() -> str:
-    """The site table of the README."""
+def markdown_table(table: SiteTable) -> str:
+    """The sites of an architecture as the README shows them."""
     lines = [
         "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for site in SITES:
+    for site in table:
         elsewhere = [f"`{n}`" if (n := site.dialect_name(d, None)) else "-" for d in DIALECTS]
         elsewhere = [n.replace("None", "i") for n in elsewhere]
         name = f"`{site.full_name(None).replace('None', 'i')}`" + (" *" if site.derived else "")

@@ -22,12 +22,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config, gpt2_only
 from gpt2np.errors import InputError, TokenizerError, TraceError
 from gpt2np.export.dialects.dialect import Dialect
 from gpt2np.export.dialects.llmc import LLMC_ORDER
 from gpt2np.files import made_folder, whole_binary_file
 from gpt2np.ops import Array
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
 
@@ -103,7 +104,7 @@ def check_model(model: Any) -> None:
     Raises:
         InputError: what differs, and what llm.c always has.
     """
-    c: Config = model.config
+    c = gpt2_only(model.config, "files of llm.c")
     if "lm_head.weight" in model.weights:
         raise InputError("llm.c ties lm_head to wte, and this model has an lm_head.weight of its own")
     for wrong, name, needed in (
@@ -200,7 +201,7 @@ def _json(index: dict[str, Any]) -> str:
     return f'{json.dumps(facts, ensure_ascii=False)[:-1]},\n"tensors": [\n{tensors}\n]}}\n'
 
 
-def padded_vocabulary(config: Config) -> int:
+def padded_vocabulary(config: ModelConfig) -> int:
     """The vocabulary rounded up to a multiple of 128."""
     return -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 

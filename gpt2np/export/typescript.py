@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import gpt2_only
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import TraceError
 from gpt2np.files import made_folder, whole_binary_file
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.sites import SITES, TYPESCRIPT, Site, expand
+from gpt2np.tracing.sites import TYPESCRIPT, Site
 from gpt2np.tracing.trace import Trace
 
 SCHEMA = "gpt2np.typescript/1"
@@ -52,8 +54,9 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
 
     Raises:
         TraceError: the trace lacks a site, or positions, that the interface has.
-        InputError: the folder cannot be written.
+        InputError: it is of another model than a GPT-2, or the folder cannot be written.
     """
+    gpt2_only(trace.config, "TypeScript interface")
     arrays = list(_arrays(trace))
     index, offset = _facts(trace), 0
     for facts, _ in arrays:
@@ -123,7 +126,7 @@ def _arrays(trace: Trace) -> list[tuple[dict[str, Any], str]]:
             f"the TypeScript interface is of whole texts; this trace kept {kept} of {n} positions"
         )
     own = trace.to("gpt2np")
-    rows = [row for row in expand(trace.config.n_layer) if TYPESCRIPT in row[1].names]
+    rows = [row for row in SITES.expand(trace.config.n_layer) if TYPESCRIPT in row[1].names]
     missing = [name for name, _, _ in rows if name not in own]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

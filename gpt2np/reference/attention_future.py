@@ -1,9 +1,10 @@
-"""The future of attention, where the key comes after the query: what somebody has there, told and undone."""
+"""Attention to keys that the query does not see, the future first of all: what somebody has there, undone."""
 
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.axis_layouts import causal
+from gpt2np.reference.axis_layouts import seen
+from gpt2np.tracing.sites import Site
 
 _FILLS = {
     -1e10: "-1e10",
@@ -17,20 +18,23 @@ _FILLS = {
 FILL = -9e3  # a score below this is no product of a query and a key, but stands for -inf
 
 
-def normalise_future(site: str, array: Array) -> tuple[Array, list[str]]:
+def normalise_future(site: Site, array: Array, window: int | None = None) -> tuple[Array, list[str]]:
     """Scores [head, query, key] with -inf in the future, or a pattern with 0 there, and what was found.
 
-    A pattern whose rows give something to the future is left as it is, since that may be the mistake; what
-    was never written (the rest of the row sums to 1 already) becomes 0.
+    What lies before the window of the layer is as unseen as the future. A pattern whose rows give something
+    to it is left as it is, since that may be the mistake; what was never written (the rest of the row sums to
+    1 already) becomes 0.
     """
-    hidden = ~causal(*array.shape[1:])
+    hidden = ~seen(array.shape, window)
     if not hidden.any():
         return array, []
-    future = array[:, hidden]
-    return _pattern(array, hidden, future) if site == "attn.pattern" else _scores(array, hidden, future)
+    unseen = array[:, hidden]
+    where = "future" if window is None else "unseen"
+    of_scores = site.unseen == -np.inf
+    return _scores(array, hidden, unseen, where) if of_scores else _pattern(array, hidden, unseen, where)
 
 
-def _scores(array: Array, hidden: Array, future: Array) -> tuple[Array, list[str]]:
+def _scores(array: Array, hidden: Array, future: Array, where: str) -> tuple[Array, list[str]]:
     if np.all(np.isneginf(future)):
         return array, []
     filled = future <= FILL
@@ -40,19 +44,19 @@ def _scores(array: Array, hidden: Array, future: Array) -> tuple[Array, list[str
         name = next(
             (text for fill, text in _FILLS.items() if np.isclose(value, fill, 1e-2, 1e-30)), f"{value:.4g}"
         )
-        note = f"future scores hold {name}"
+        note = f"{where} scores hold {name}"
     elif np.all(np.isnan(future)):
-        note = "future scores hold NaN"
+        note = f"{where} scores hold NaN"
     elif filled.any():
-        note = f"{int((~filled).sum()):,} of {filled.size:,} future scores are not masked"
+        note = f"{int((~filled).sum()):,} of {filled.size:,} {where} scores are not masked"
     else:
-        note = "future scores hold numbers (not masked, or never written)"
+        note = f"{where} scores hold numbers (not masked, or never written)"
     clean = array.copy()
     clean[:, hidden] = -np.inf
     return clean, [note]
 
 
-def _pattern(array: Array, hidden: Array, future: Array) -> tuple[Array, list[str]]:
+def _pattern(array: Array, hidden: Array, future: Array, where: str) -> tuple[Array, list[str]]:
     if not future.any():
         return array, []
     with np.errstate(all="ignore"):
@@ -61,10 +65,11 @@ def _pattern(array: Array, hidden: Array, future: Array) -> tuple[Array, list[st
         complete = np.abs(past - 1) < 1e-2  # such a row is whole without its future
         garbage = complete & ~(np.abs(whole - 1) < 2e-2)
         most = float(np.nanmax(np.abs(future.astype(np.float64)))) if not np.isnan(future).all() else np.nan
+    place = "the future" if where == "future" else "what is not seen"
     if not garbage.any():
-        return array, [f"the future has attention, up to {most:.3g}"]
+        return array, [f"{place} has attention, up to {most:.3g}"]
     clean = array.copy()
     clean[garbage[:, :, None] & hidden] = 0
-    note = "the future of the pattern was never written (its rows sum to 1 without it)"
-    kept = [] if not clean[:, hidden].any() else ["in other rows the future has attention"]
+    note = f"{place} of the pattern was never written (its rows sum to 1 without it)"
+    kept = [] if not clean[:, hidden].any() else [f"in other rows {place} has attention"]
     return clean, [note, *kept]

@@ -3,19 +3,20 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpt2np.errors import InputError
-from gpt2np.ops import Array
-from gpt2np.tracing.config import Config
+from gpt2np.ops import Array, unseen
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import TOP_K, Site
 
 _Group = tuple[str, ...]  # axes that are merged into one, the last one fastest
-_HEADS = ("pos", "head", "d_head")
+_MergedNames = tuple[tuple[_Group, str], ...]  # groups of axes that have a name of their own
+HEAD_AXES = ("head", "kv_head")
+_OF_HEADS = tuple(("pos", axis, "d_head") for axis in HEAD_AXES)
 _QKV = ("pos", "3", "head", "d_head")
-_MERGED_NAMES = {("head", "d_head"): "n_embd", ("3", "head", "d_head"): "3*n_embd"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Layout:
 
     `groups` says for every axis of their array which of `sizes` are merged in it: () for an axis of length 1,
     ("batch",) for one of several sequences. `order` is the site's own order of axes, `shape` its own shape.
+    `merged` are names for several axes in one: where heads fill the stream, `n_embd` is all of them.
     """
 
     groups: tuple[_Group, ...]
@@ -31,6 +33,7 @@ class Layout:
     order: _Group
     shape: tuple[int, ...]
     declared: bool = False
+    merged: _MergedNames = ()
 
     @property
     def flat_order(self) -> _Group:
@@ -61,7 +64,8 @@ class Layout:
         return x[:, :vocab_size] if "vocab" in self.order else x
 
     def __str__(self) -> str:
-        names = [_MERGED_NAMES.get(group) or "*".join(group) or "1" for group in self.groups]
+        merged = dict(self.merged)
+        names = [merged.get(group) or "*".join(group) or "1" for group in self.groups]
         return f"[{', '.join(names)}]"
 
     def notes(self, vocab_size: int) -> Iterator[str]:
@@ -76,21 +80,22 @@ class Layout:
         if widest == len(there) > 1:
             yield "flattened"
         if not self.natural:
-            first = {"head", "pos"} <= set(there) and there.index("head") < there.index("pos")
-            heads_only = first and [a for a in there if a != "head"] == [
-                a for a in self.order if a in there and a != "head"
+            head = next((axis for axis in HEAD_AXES if axis in there), None)
+            first = head is not None and "pos" in there and there.index(head) < there.index("pos")
+            heads_only = first and [a for a in there if a != head] == [
+                a for a in self.order if a in there and a != head
             ]
             yield "heads first" if heads_only else "axes in another order"
         fused = tuple(axis for axis in self.order[1:] if axis in there)
         if "3" in there and not any(set(fused) <= set(group) for group in self.groups):
             yield "queries, keys and values on an axis of their own"
-        elif self.order == _HEADS and ("head", "d_head") in self.groups:
+        elif self.order in _OF_HEADS and self.order[1:] in self.groups:
             yield "heads merged"
         if "vocab" in self.order and self._size("vocab") > vocab_size:
             yield f"vocabulary padded to {self._size('vocab')}"
 
 
-def layouts(site: Site, shape: Sequence[int], config: Config, length: int) -> list[Layout]:
+def layouts(site: Site, shape: Sequence[int], config: ModelConfig, length: int) -> list[Layout]:
     """Every way to read an array of this shape as a site, its own first; for `length` tokens if possible.
 
     Else several sequences of that length, else another number of tokens, in this order.
@@ -107,7 +112,7 @@ def layouts(site: Site, shape: Sequence[int], config: Config, length: int) -> li
         axis = shape.index(batch)
         inner = _fitting(order, shape[axis + 1 :], squeezed[1:], sizes, config, True)
         lead: tuple[_Group, ...] = ((),) * axis + (("batch",),)
-        found = [Layout(lead + x.groups, x.sizes, x.order, x.shape) for x in inner]
+        found = [replace(x, groups=lead + x.groups) for x in inner]
     if not found:
         for sizes in _other_lengths(order, rest, squeezed, config, length):
             found += _fitting(order, shape, squeezed, sizes, config, False)
@@ -115,7 +120,7 @@ def layouts(site: Site, shape: Sequence[int], config: Config, length: int) -> li
 
 
 def declared_layout(
-    site: Site, shape: Sequence[int], config: Config, axes: Sequence[str], length: int
+    site: Site, shape: Sequence[int], config: ModelConfig, axes: Sequence[str], length: int
 ) -> Layout | None:
     """The layout that a user's axes declare, or None if the shape is not of that form.
 
@@ -123,7 +128,7 @@ def declared_layout(
         InputError: an axis is unknown, missing, or there twice.
     """
     order = _order(site)
-    merged = {name: group for group, name in _MERGED_NAMES.items()} if "d_head" in order else {}
+    merged = {name: group for group, name in _merged_names(config)} if "d_head" in order else {}
     groups: list[_Group] = []
     for axis in axes:
         parts: _Group = merged.get(axis, tuple(axis.split("*")))
@@ -152,10 +157,10 @@ def declared_layout(
     if "vocab" in sizes and sizes["vocab"] < config.vocab_size:
         return None
     kept = tuple(tuple(axis for axis in group if sizes[axis] != 1) for group in groups)
-    return Layout(kept, tuple(sizes.items()), order, _own_shape(order, sizes), declared=True)
+    return Layout(kept, tuple(sizes.items()), order, _own_shape(order, sizes), True, _merged_names(config))
 
 
-def expected(site: Site, config: Config, length: int) -> str:
+def expected(site: Site, config: ModelConfig, length: int) -> str:
     """Axes and sizes of a site, for a message."""
     sizes = {
         **config.dims,
@@ -165,12 +170,19 @@ def expected(site: Site, config: Config, length: int) -> str:
     return f"[{', '.join(site.axis_names)}] = {tuple(sizes[axis] for axis in site.axis_names)}"
 
 
+def _merged_names(config: ModelConfig) -> _MergedNames:
+    """What people call the heads side by side, where they are as wide as the residual stream."""
+    if config.n_head * config.d_head != config.n_embd:
+        return ()
+    return ((("head", "d_head"), "n_embd"), (("3", "head", "d_head"), "3*n_embd"))
+
+
 def _order(site: Site) -> _Group:
     """The axes of a site, taken apart as far as they go."""
     return _QKV if site.axes == "pos 3*n_embd" else site.axis_names
 
 
-def _sizes(order: _Group, config: Config) -> dict[str, int]:
+def _sizes(order: _Group, config: ModelConfig) -> dict[str, int]:
     """Sizes of the axes that depend neither on the text nor on how somebody pads the vocabulary."""
     known = {**config.dims, "3": 3, "k": min(TOP_K, config.vocab_size)}
     return {axis: known[axis] for axis in order if axis in known and axis != "vocab"}
@@ -183,7 +195,7 @@ def _with_length(order: _Group, rest: dict[str, int], length: int, size: int) ->
 
 
 def _other_lengths(
-    order: _Group, rest: dict[str, int], squeezed: tuple[int, ...], config: Config, length: int
+    order: _Group, rest: dict[str, int], squeezed: tuple[int, ...], config: ModelConfig, length: int
 ) -> Iterator[dict[str, int]]:
     """Sizes for other numbers of tokens that the number of elements allows."""
     size = math.prod(squeezed)
@@ -212,18 +224,19 @@ def _arrangements(order: _Group, flattened: bool) -> Iterator[tuple[_Group, ...]
             (single[0], order[1:3], single[3]),
             single,
         ]
-    elif order == _HEADS or order == ("pos", "head", "n_embd"):
+    elif order in _OF_HEADS or order == ("pos", "head", "n_embd"):
         groupings = [single, (single[0], order[1:])]
     for grouping in groupings:
         yield from itertools.permutations(grouping)
-    if order == _HEADS:
-        yield from ((order[:2], single[2]), (("head", "pos"), single[2]))
+    heads_first = (*order[1::-1], *order[2:])
+    if order in _OF_HEADS:
+        yield from ((order[:2], single[2]), (heads_first[:2], single[2]))
     if order == ("head", "query", "key"):
         yield from ((order[:2], single[2]), (single[0], order[1:]))
     if flattened:
         yield (order,)
-        if order == _HEADS:
-            yield (("head", "pos", "d_head"),)
+        if order in _OF_HEADS:
+            yield (heads_first,)
 
 
 def _fitting(
@@ -231,7 +244,7 @@ def _fitting(
     shape: tuple[int, ...],
     squeezed: tuple[int, ...],
     sizes: dict[str, int],
-    config: Config,
+    config: ModelConfig,
     flattened: bool,
 ) -> list[Layout]:
     """The arrangements that have this shape, each order of the elements once, the site's own first."""
@@ -247,7 +260,8 @@ def _fitting(
             continue
         left = iter(groups)
         of_axes = tuple(() if n == 1 else next(left) for n in shape)
-        layout = Layout(of_axes, tuple(sizes.items()), order, _own_shape(order, sizes))
+        shown = _merged_names(config)
+        layout = Layout(of_axes, tuple(sizes.items()), order, _own_shape(order, sizes), merged=shown)
         found.setdefault(layout.flat_order, layout)
     return sorted(found.values(), key=lambda layout: not layout.natural)
 
@@ -258,6 +272,7 @@ def _own_shape(order: _Group, sizes: dict[str, int]) -> tuple[int, ...]:
     return tuple(sizes[axis] for axis in order)
 
 
-def causal(query: int, key: int) -> Array:
-    """Where a query may look, bool [query, key]; the last query looks at the last key."""
-    return np.asarray(np.arange(key) <= np.arange(query)[:, None] + (key - query))
+def seen(shape: Sequence[int], window: int | None) -> Array:
+    """Where the queries of a [head, query, key] look: [query, key]; the last query looks at the last key."""
+    query, key = shape[-2:]
+    return np.asarray(~unseen(range(key - query, key), key, window))

@@ -1,7 +1,7 @@
 """Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ from gpt2np.ops import Array
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import dump_of
 from gpt2np.reference.error_measure import Measure
-from gpt2np.reference.noise_bands import expect
-from gpt2np.reference.placement import place
+from gpt2np.reference.noise_bands import Expected, expect
+from gpt2np.reference.placement import Placed, Placement, place
 from gpt2np.reference.position_alignment import Alignment
 from gpt2np.reference.precision import in_precision
 from gpt2np.text.prompts import Prompt
-from gpt2np.tracing.sites import resolve
+from gpt2np.tracing.trace import Trace
 
 VERDICTS = ("within-noise", "suspicious", "wrong")
 
@@ -79,6 +79,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
+    model_type: str = "gpt2"
 
     @property
     def site(self) -> str | None:
@@ -133,6 +134,7 @@ class Comparison:
             "refused": [{"name": name, "reason": reason} for name, reason in self.refused],
             "notes": list(self.notes),
             "model": self.model,
+            "model_type": self.model_type,
             "source": self.source,
             "token_ids": list(self.token_ids),
         }
@@ -180,12 +182,7 @@ def compare(
     notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
     if read.token_ids is not None and list(read.token_ids) != list(ids):
         notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
-    if prefill is not None and not 1 <= prefill <= len(ids):
-        raise InputError(f"prefill={prefill}: must be 1 to {len(ids)}, the number of tokens")
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        if tolerance is not None and not 0 <= tolerance < float("inf"):
-            raise InputError(f"{name}={tolerance}: must be a number of at least 0")
-
+    _check(prefill, len(ids), rtol, atol)
     wide = in_precision(model, "float64")
     truth = wide.trace(ids)
     placement = place(read, truth, model.config, names=names)
@@ -193,23 +190,14 @@ def compare(
     expected = {
         p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
     }
-    reports: list[SiteReport] = []
-    arrays: dict[str, Array] = {}
-    alignment = Alignment(len(ids), model.config)
-    for placed in placement.placed:
-        site, layer = resolve(placed.site, None, model.config.n_layer)
-        right = truth[placed.site]
-        if rtol is None and atol is None:
-            band = expected[placed.dtype if placed.dtype in precisions else "float32"].bands[placed.site]
-        else:
-            band = (atol or 0.0) + (rtol or 0.0) * np.abs(np.where(np.isfinite(right), right, 0.0))
-        found, arrays[placed.site] = alignment.hold(placed.array, right, band, site)
-        about = placed.site, layer, placed.name, placed.layout, placed.dtype, placed.notes
-        reports.append(SiteReport(*about, found))
+    reports, arrays = _hold(placement, truth, _bands(expected, truth, rtol, atol))
+    architecture = model.config.architecture
     verdict = max((r.verdict for r in reports), key=VERDICTS.index)
     first = next((r for r in reports if r.measure.ratio > 1), None)
     candidates: list[Candidate] = []
-    if first is not None:
+    if first is not None and not architecture.catalogue:
+        notes.append(f"there is no catalogue of mistakes for {architecture.model_type}: only gpt2 has one")
+    elif first is not None:
         noise = next(iter(expected.values()), None) or expect(model, ids, "float32", truth)
         noise = expected.get(first.dtype, noise)
         measures = {r.site: r.measure for r in reports}
@@ -227,7 +215,49 @@ def compare(
         tuple(notes),
         tuple(placement.unknown),
         tuple((refused.name, refused.reason) for refused in placement.refused),
+        architecture.model_type,
     )
+
+
+def _check(prefill: int | None, length: int, rtol: float | None, atol: float | None) -> None:
+    """Refuse numbers that make no sense."""
+    if prefill is not None and not 1 <= prefill <= length:
+        raise InputError(f"prefill={prefill}: must be 1 to {length}, the number of tokens")
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None and not 0 <= tolerance < float("inf"):
+            raise InputError(f"{name}={tolerance}: must be a number of at least 0")
+
+
+def _bands(
+    expected: Mapping[str, Expected], truth: Trace, rtol: float | None, atol: float | None
+) -> Callable[[Placed], Array]:
+    """What may be between an array and the truth: the noise of its precision, or what the user says."""
+
+    def of_noise(placed: Placed) -> Array:
+        return expected.get(placed.dtype, expected["float32"]).bands[placed.site]
+
+    def of_tolerances(placed: Placed) -> Array:
+        right = truth[placed.site]
+        sizes = np.abs(np.where(np.isfinite(right), right, 0.0))
+        return np.asarray((atol or 0.0) + (rtol or 0.0) * sizes)
+
+    return of_noise if rtol is None and atol is None else of_tolerances
+
+
+def _hold(
+    placement: Placement, truth: Trace, bands: Callable[[Placed], Array]
+) -> tuple[list[SiteReport], dict[str, Array]]:
+    """A report of each array in the order of execution, and by site the arrays with all rows."""
+    config, reports, arrays = truth.config, [], {}
+    alignment = Alignment(len(truth.token_ids), config)
+    for placed in placement.placed:
+        site, layer = config.architecture.sites.resolve(placed.site, None, config.n_layer)
+        found, arrays[placed.site] = alignment.hold(
+            placed.array, truth[placed.site], bands(placed), site, layer
+        )
+        about = placed.site, layer, placed.name, placed.layout, placed.dtype, placed.notes
+        reports.append(SiteReport(*about, found))
+    return reports, arrays
 
 
 def _prompt(prompt: Prompt | None, in_dump: Sequence[int] | None) -> Prompt:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.error_measure import Measure, difference
@@ -14,7 +15,7 @@ from gpt2np.reference.mistakes import CATALOGUE, PROMPT_MISTAKES, Mistake, Other
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.position_alignment import last_rows
 from gpt2np.reference.token_recovery import ids_in_dump
-from gpt2np.tracing.sites import Site, expand, resolve
+from gpt2np.tracing.sites import Site
 
 _EXPLAINS = (
     0.003  # of an error, what a replay may leave unexplained: its own noise is larger than the truth's
@@ -88,13 +89,15 @@ class Diagnosis:
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
         self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
-        self.config, self.whole = model.config, tuple(whole)
+        self.config = gpt2_only(model.config, "catalogue of mistakes")
+        self.whole = tuple(whole)
         self.ids = tuple(self.truth.token_ids)
         self.prefill = len(self.ids) if prefill is None else prefill
         self.replays = Replays(model, self.truth, self.prefill)
-        self._order = [name for name, site, _ in expand(self.config.n_layer) if not site.derived]
+        expanded = self.config.architecture.sites.expand(self.config.n_layer)
+        self._order = [name for name, site, _ in expanded if not site.derived]
         self._index = {name: i for i, name in enumerate(self._order)}
-        self._last = self._index[until_step(first, self.config.n_layer)]
+        self._last = self._index[until_step(first, self.config)]
         self._good = max((self._rules_out(n) for n in self._before()), default=-1)
         self._checks = [n for n in [*self._before(), first] if self._step(n) > self._good]
 
@@ -116,8 +119,11 @@ class Diagnosis:
 
     # -- where ------------------------------------------------------------------------------------
 
+    def _resolve(self, name: str) -> tuple[Site, int | None]:
+        return self.config.architecture.sites.resolve(name, None, self.config.n_layer)
+
     def _step(self, name: str) -> int:
-        return self._index[until_step(name, self.config.n_layer)]
+        return self._index[until_step(name, self.config)]
 
     def _before(self) -> list[str]:
         """Sites of the dump before the first wrong one, in execution order: all of them are right."""
@@ -126,7 +132,7 @@ class Diagnosis:
 
     def _rules_out(self, name: str) -> int:
         """The last step that must have been right, since this site is."""
-        site, layer = resolve(name, None, self.config.n_layer)
+        site, layer = self._resolve(name)
         if site.name in ("wte", "wpe"):
             return -1
         if site.name in ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern"):
@@ -142,7 +148,7 @@ class Diagnosis:
         """
         touched: dict[tuple[int | None, str], list[str]] = {}
         for name in self._order[self._good + 1 :]:
-            site, layer = resolve(name, None, self.config.n_layer)
+            site, layer = self._resolve(name)
             key = layer, "" if mistake.together else site.name
             if site.name in mistake.steps and (self._index[name] <= self._last or key in touched):
                 touched.setdefault(key, []).append(name)
@@ -200,7 +206,7 @@ class Diagnosis:
             if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
                 continue
             for steps in self._touched(mistake):
-                layer = resolve(steps[0], None, self.config.n_layer)[1]
+                layer = self._resolve(steps[0])[1]
                 for variant in mistake.variants(self.config, len(self.ids), self.prefill):
                     yield _Hypothesis(mistake, variant, steps, layer, scope)
 
@@ -209,13 +215,13 @@ class Diagnosis:
 
     def _after(self) -> list[str]:
         """Sites of the dump behind the first wrong one, to the end of its layer."""
-        names, n_layer = list(self.arrays), self.config.n_layer
-        layer = resolve(self.first, None, n_layer)[1]
+        names = list(self.arrays)
+        layer = self._resolve(self.first)[1]
         after = [
             n for n in names[names.index(self.first) + 1 :] if self.arrays[n].shape == self.truth[n].shape
         ]
         ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
-        return [n for n in after if resolve(n, None, n_layer)[1] in ends and n not in ("ln_f", "logits")]
+        return [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the whole layer."""
@@ -246,7 +252,7 @@ class Diagnosis:
         changed = contradicted = 0
         left = total = 0.0
         for name in checks:
-            site, _ = resolve(name, None, self.config.n_layer)
+            site, _ = self._resolve(name)
             values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
             replay = _shown(replayed[name], values, site)
             error, rest = difference(values, truth, site), difference(values, replay, site)
@@ -276,7 +282,7 @@ class Diagnosis:
 
     def _recognised(self) -> Iterator[Candidate]:
         """Mistakes that leave a trace of their own without a replay."""
-        site, layer = resolve(self.first, None, self.config.n_layer)
+        site, layer = self._resolve(self.first)
         for mistake in CATALOGUE:
             if site.name in mistake.steps and mistake.recognise(
                 self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
@@ -305,7 +311,7 @@ class Diagnosis:
         if other.token_ids == self.ids and n_rows == len(self.ids):
             return False
         for name in checks:
-            site, layer = resolve(name, None, self.config.n_layer)
+            site, layer = self._resolve(name)
             array = self.given[name]
             axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
             if array.shape[axis] > n_rows:
@@ -330,7 +336,7 @@ class Diagnosis:
         """The site in a run of other tokens, which goes no further than it must."""
         stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
         last = f"h.{self.config.n_layer - 1}.resid_post"
-        keep = "*" if stop is not None else [until_step(name, self.config.n_layer), last]
+        keep = "*" if stop is not None else [until_step(name, self.config), last]
         return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gpt2np.errors import InputError, UnknownSiteError, short
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.sites import BY_NAME, SITES, Site, resolve
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.sites import Site
 
 _PREFIX = re.compile(
     r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|activations?|acts|trace|cache|outputs?"
@@ -17,7 +17,7 @@ _PREFIX = re.compile(
 _SUFFIXES = re.compile(r"(?:[./_:]+(?:outputs?|out|hook_out|value)|\[0\])$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\W_]+")
 _LAYER_WORDS = ("h", "layer", "layers", "block", "blocks", "l")
-_LEAD = re.compile(r"^(?:transformer\.h\.\{i\}\.?|blocks\.\{i\}\.|layer_\{i\}_|transformer\.)")
+_LEAD = re.compile(r"^(?:[a-z_.]*\{i\}[._]?|transformer\.|model\.)")  # as far as the layer's number
 _CACHE = re.compile(
     r"(?:past_key_values?|past|kv_cache|cache)\W*(\d{1,9})\W*(0|1|k|v|keys?|values?)\W*", re.IGNORECASE
 )
@@ -57,8 +57,8 @@ class Names:
         UnknownSiteError: the map's right side is no site.
     """
 
-    def __init__(self, config: Config, given: Mapping[str, str] | None = None) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, given: Mapping[str, str] | None = None) -> None:
+        self.config, self._sites = config, config.architecture.sites
         self._index = _spellings(config)
         self._given = [(theirs, _pattern(theirs), ours) for theirs, ours in (given or {}).items()]
         for theirs, _, ours in self._given:
@@ -82,8 +82,8 @@ class Names:
     def _known(self, name: str) -> Meaning | None:
         n_layer = self.config.n_layer
         if match := _CACHE.fullmatch(name):
-            which = "attn.k" if match[2].lower()[0] in "0k" else "attn.v"
-            return Meaning(BY_NAME[which], int(match[1])) if int(match[1]) < n_layer else None
+            which = self.config.architecture.cache[match[2].lower()[0] not in "0k"]
+            return Meaning(self._sites[which], int(match[1])) if int(match[1]) < n_layer else None
         if match := _STATES.fullmatch(name):
             return self._state(int(match[1]))
         plain = _plain(name)
@@ -91,8 +91,8 @@ class Names:
             states = [self._state(i) for i in range(n_layer + 1)]
             return Meaning(parts=tuple(state for state in states if state))
         if plain in ("pastkeyvalues", "past", "kvcache"):
-            pairs = ((layer, part) for layer in range(n_layer) for part in ("attn.k", "attn.v"))
-            return Meaning(parts=tuple(Meaning(BY_NAME[part], layer) for layer, part in pairs))
+            pairs = ((layer, part) for layer in range(n_layer) for part in self.config.architecture.cache)
+            return Meaning(parts=tuple(Meaning(self._sites[part], layer) for layer, part in pairs))
         return self._index.get(plain)
 
     def _state(self, number: int) -> Meaning | None:
@@ -101,9 +101,9 @@ class Names:
         if number > n_layer:
             return None
         if number == 0:
-            return Meaning(BY_NAME["embed"])
-        post = Meaning(BY_NAME["resid_post"], number - 1)
-        return post if number < n_layer else Meaning(either=(Meaning(BY_NAME["ln_f"]), post))
+            return Meaning(self._sites["embed"])
+        post = Meaning(self._sites["resid_post"], number - 1)
+        return post if number < n_layer else Meaning(either=(Meaning(self._sites["ln_f"]), post))
 
     def _declared(self, theirs: str, ours: str, layer: int | None) -> Meaning:
         """The right side of a map: a name of ours or of any dialect, `*` for the layer, axes in brackets."""
@@ -121,9 +121,11 @@ class Names:
             raise InputError(f"{where}: the layer is a * on both sides, as in layer*.att=h.*.attn.pattern")
         try:
             if starred or self._is_of_layers(name):
-                site, _ = resolve(name.replace("*", "0"), None if starred else 0, self.config.n_layer)
+                site, _ = self._sites.resolve(
+                    name.replace("*", "0"), None if starred else 0, self.config.n_layer
+                )
                 return Meaning(site, None, site.layered, axes)
-            return Meaning(*resolve(name, None, self.config.n_layer), axes=axes)
+            return Meaning(*self._sites.resolve(name, None, self.config.n_layer), axes=axes)
         except UnknownSiteError as error:
             raise UnknownSiteError(f"{where}: {error}") from None
 
@@ -132,12 +134,12 @@ class Names:
         if "*" in name:
             return False
         try:
-            resolve(name, None, self.config.n_layer)
+            self._sites.resolve(name, None, self.config.n_layer)
             return False
         except UnknownSiteError:
             pass
         try:
-            return resolve(name, 0, self.config.n_layer)[0].layered
+            return self._sites.resolve(name, 0, self.config.n_layer)[0].layered
         except UnknownSiteError:
             return False
 
@@ -186,7 +188,7 @@ def _plain(name: str) -> str:
     return _SEPARATORS.sub("", name).lower()
 
 
-def _spellings(config: Config) -> dict[str, Meaning]:
+def _spellings(config: ModelConfig) -> dict[str, Meaning]:
     """Every name of every dialect, spelled plainly; what could mean two things is left out."""
     found: dict[str, Meaning | None] = {}
 
@@ -194,7 +196,8 @@ def _spellings(config: Config) -> dict[str, Meaning]:
         if found.setdefault(_plain(name), meaning) != meaning:
             found[_plain(name)] = None
 
-    for site in SITES:
+    table = config.architecture.sites
+    for site in table:
         if not site.layered:
             for name in {site.name, *_short_names(site)}:
                 add(name, Meaning(site))
@@ -208,11 +211,11 @@ def _spellings(config: Config) -> dict[str, Meaning]:
                 add(f"{name}.{layer}", Meaning(site, layer))
                 for word in _LAYER_WORDS:
                     add(f"{word}.{layer}.{name}", Meaning(site, layer))
-    for layer in (None, *range(config.n_layer)):  # TransformerLens' scale is 1 / rstd
-        for norm in ("ln_1", "ln_2") if layer is not None else ("ln_f",):
-            name = BY_NAME[f"{norm}.normalized"].dialect_name("transformer_lens", layer) or ""
-            meaning = Meaning(BY_NAME[f"{norm}.rstd"], layer, inverse=True)
-            add(name.replace("hook_normalized", "hook_scale"), meaning)
+    for _, site, layer in table.expand(config.n_layer):  # TransformerLens' scale is 1 / rstd
+        norm, _, statistic = site.name.rpartition(".")
+        if statistic == "rstd":
+            name = table[f"{norm}.normalized"].dialect_name("transformer_lens", layer) or ""
+            add(name.replace("hook_normalized", "hook_scale"), Meaning(site, layer, inverse=True))
     return {name: meaning for name, meaning in found.items() if meaning is not None}
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 from gpt2np.reference import dump_formats, raw_files
 from gpt2np.reference.dump_formats import Stored
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.trace import Trace
 
 # Names of what comes from the tokens alone, which nobody has to compute.
@@ -43,7 +44,7 @@ def read_dump(
     path: str | os.PathLike[str],
     *,
     shapes: Any = None,
-    config: Config | None = None,
+    config: ModelConfig | None = None,
     length: int | None = None,
 ) -> Dump:
     """Read a dump of any kind, recognised by its content.
@@ -75,18 +76,23 @@ def read_dump(
         case "torch":
             found = dump_formats.read_torch_file(where)
         case "llm.c debug state":
-            found = raw_files.read_debug_state(where, config)
+            found = raw_files.read_debug_state(
+                where, None if config is None else gpt2_only(config, "debug state of llm.c")
+            )
         case _ if shapes is not None:
             found = raw_files.read_raw(where, shapes)
         case _ if config is None:
             raise InputError(f"{where}: is no file that says what it holds: give a list of shapes")
         case _:
-            kind, found = "llm.c activations", raw_files.read_activations(where, config, length)
+            kind, found = (
+                "llm.c activations",
+                raw_files.read_activations(where, gpt2_only(config, "activations of llm.c"), length),
+            )
     return _dump(where, kind, found, dump_formats.own_token_ids(where, metadata))
 
 
 def dump_of(
-    given: Any, *, shapes: Any = None, config: Config | None = None, length: int | None = None
+    given: Any, *, shapes: Any = None, config: ModelConfig | None = None, length: int | None = None
 ) -> Dump:
     """A Dump of whatever holds arrays: a Dump, a path, a Trace, or a mapping.
 

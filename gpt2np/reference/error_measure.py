@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.derived import split_qkv
+from gpt2np.reference.axis_layouts import HEAD_AXES, seen
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import views_of
 from gpt2np.tracing.sites import Site
 
 SUSPICIOUS = 4.0  # times its band: up to here an error is suspicious, beyond it is wrong
@@ -29,28 +30,33 @@ class Measure:
         return "within-noise" if self.ratio <= 1 else "suspicious" if self.ratio <= SUSPICIOUS else "wrong"
 
 
-def valid(site: Site, shape: tuple[int, ...]) -> Array | None:
-    """Which elements of a site count: of the scores those not in the future; None for all."""
-    if site.name != "attn.scores":
+def valid(site: Site, shape: tuple[int, ...], window: int | None = None) -> Array | None:
+    """Which elements of a site count: of the scores those of keys that the query sees; None for all."""
+    if site.unseen is None or np.isfinite(site.unseen):
         return None
-    return np.tril(np.ones(shape[-2:], bool), shape[-1] - shape[-2])
+    return seen(shape, window)
 
 
-def difference(values: Array, truth: Array, site: Site) -> Array:
-    """Absolute errors in float64; what is not a number where it should be is infinitely wrong."""
+def difference(values: Array, truth: Array, site: Site, window: int | None = None) -> Array:
+    """Absolute errors in float64; what is not a number where it should be is infinitely wrong.
+
+    `window` is that of the site's layer.
+    """
     with np.errstate(all="ignore"):
         error = np.abs(values.astype(np.float64) - truth)
         same = (values == truth) | (np.isnan(values) & np.isnan(truth))
     error = np.where(same, 0.0, np.where(np.isnan(error), np.inf, error))
     if site.name == "loss":  # nothing follows the last token; some programs have a target for it
         error = np.where(np.isnan(truth), 0.0, error)
-    mask = valid(site, error.shape)
+    mask = valid(site, error.shape, window)
     return error if mask is None else np.where(mask, error, 0.0)
 
 
-def measure(values: Array, truth: Array, band: Array, site: Site, config: Config) -> Measure:
+def measure(
+    values: Array, truth: Array, band: Array, site: Site, layer: int | None, config: ModelConfig
+) -> Measure:
     """Hold an array against the truth."""
-    error = difference(values, truth, site)
+    error = difference(values, truth, site, None if layer is None else config.window(layer))
     band = np.broadcast_to(band, error.shape)
     with np.errstate(all="ignore"):
         ratio = np.where(error == 0, 0.0, error / band)
@@ -64,11 +70,11 @@ def measure(values: Array, truth: Array, band: Array, site: Site, config: Config
     row_axis = next((i for i, axis in enumerate(axes) if axis in ("pos", "query")), None)
     rows = _along(outside, row_axis)
     heads: tuple[int, ...] = ()
-    if site.name == "attn.qkv":
-        by_head = split_qkv(outside, config.n_head).any(axis=(0, 1, 3))
+    if views := views_of(config, site.name):  # queries, keys and values of all heads side by side
+        by_head = np.any([view(outside, config).any(axis=(0, 2)) for view in views.values()], axis=0)
         heads = tuple(np.flatnonzero(by_head).tolist())
-    elif "head" in axes:
-        heads = tuple(np.flatnonzero(_along(outside, axes.index("head"))).tolist())
+    elif head_axis := next((axis for axis in axes if axis in HEAD_AXES), None):
+        heads = tuple(np.flatnonzero(_along(outside, axes.index(head_axis))).tolist())
     position = int(np.flatnonzero(rows)[0]) if row_axis is not None else None
     pattern = describe(values, truth, outside, site, rows, heads, config)
     return Measure(largest, float(error[worst]), float(band[worst]), position, heads, pattern)
@@ -88,13 +94,15 @@ def describe(
     site: Site,
     rows: Array,
     heads: tuple[int, ...],
-    config: Config,
+    config: ModelConfig,
 ) -> str:
     """The pattern of an error in words."""
     found = []
     wrong: list[int] = np.flatnonzero(rows).tolist()
-    if heads and len(heads) < config.n_head:
-        found.append(f"head {heads[0]} only" if len(heads) == 1 else "heads " + ", ".join(map(str, heads)))
+    kind = "kv head" if "kv_head" in site.axis_names else "head"
+    if heads and len(heads) < (config.n_kv_head if "kv_head" in site.axis_names else config.n_head):
+        some = ", ".join(map(str, heads))
+        found.append(f"{kind} {some} only" if len(heads) == 1 else f"{kind}s {some}")
     if len(rows) > 1 and len(wrong) == 1:
         found.append(f"position {wrong[0]} only")
     elif len(rows) > 1 and wrong[0] > 0 and len(wrong) == len(rows) - wrong[0]:

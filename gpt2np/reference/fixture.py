@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.weights import parameter_shapes
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.errors import InputError
@@ -25,7 +26,6 @@ from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.noise_bands import expect
 from gpt2np.tensorfile import create_tensors
-from gpt2np.tracing.config import Config
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.trace import Trace, file_metadata, run_metadata

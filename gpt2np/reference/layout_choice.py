@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt2np.ops import Array
 from gpt2np.reference.attention_future import FILL
-from gpt2np.reference.axis_layouts import causal
+from gpt2np.reference.axis_layouts import seen
 from gpt2np.tracing.sites import Site
 
 AGREES = 0.05  # relative error below which a reading has the right values, whatever the precision
@@ -31,10 +31,14 @@ class Likeness:
     first: int | None
 
 
-def likeness(site: Site, array: Array, truth: Array) -> Likeness:
-    """Hold an array in a site's own axes against the truth; with more or fewer rows, at both ends."""
+def likeness(site: Site, array: Array, truth: Array, window: int | None = None) -> Likeness:
+    """Hold an array in a site's own axes against the truth; with more or fewer rows, at both ends.
+
+    `window` is that of the site's layer.
+    """
     found = [
-        (*_compare(site, a, t), first) for a, t, first in _alignments(site.name, site.quadratic, array, truth)
+        (*_compare(site, a, t, window), first)
+        for a, t, first in _alignments(site.name, site.quadratic, array, truth)
     ]
     error, correlation, count, first = min(found, key=lambda x: (x[0], -x[1]))
     same_length = array.shape == truth.shape
@@ -42,7 +46,11 @@ def likeness(site: Site, array: Array, truth: Array) -> Likeness:
 
 
 def choose(
-    site: Site, arrays: Sequence[Array], natural: Sequence[bool], truth: Array | None
+    site: Site,
+    arrays: Sequence[Array],
+    natural: Sequence[bool],
+    truth: Array | None,
+    window: int | None = None,
 ) -> tuple[int | None, str]:
     """Which reading is right and why: `values`, `future`, `rows` or `likeness`; None if nothing decides.
 
@@ -56,18 +64,19 @@ def choose(
     if len(kept) == 1:
         return kept[0], "same"
     like = [
-        Likeness(np.inf, -1.0, 0, None) if truth is None else likeness(site, arrays[i], truth) for i in kept
+        Likeness(np.inf, -1.0, 0, None) if truth is None else likeness(site, arrays[i], truth, window)
+        for i in kept
     ]
     errors = np.array([x.error for x in like])
     best = int(np.argmin(errors))
     if errors[best] < AGREES and truth is not None:
         right = arrays[kept[best]]
         others = [arrays[i] for i in kept if i != kept[best]]
-        if all(_clearly_better(site, right, other, truth) for other in others):
+        if all(_clearly_better(site, right, other, truth, window) for other in others):
             return kept[best], "values"
-    if site.future is not None:
-        for why, test in _STRUCTURE[site.name]:
-            fits = [n for n, i in enumerate(kept) if test(arrays[i])]
+    if site.unseen is not None:
+        for why, test in _STRUCTURE:
+            fits = [n for n, i in enumerate(kept) if test(arrays[i], site, window)]
             if len(fits) == 1:
                 return kept[fits[0]], why
     if np.sum(errors < AGREES) > 1:
@@ -91,13 +100,14 @@ def _no_chance(one: float, other: float, count: int) -> bool:
     return bool((z[0] - z[1]) * np.sqrt((count - 3) / 2) > _SURE)
 
 
-def _clearly_better(site: Site, right: Array, other: Array, truth: Array) -> bool:
+def _clearly_better(site: Site, right: Array, other: Array, truth: Array, window: int | None) -> bool:
     """Whether one reading is nearer to the truth than another where the two differ."""
     if right.shape != other.shape or right.shape != truth.shape:
-        return likeness(site, other, truth).error > _CLEARLY * likeness(site, right, truth).error
+        errors = (likeness(site, x, truth, window).error for x in (other, right))
+        return next(errors) > _CLEARLY * next(errors)
     count = np.isfinite(truth)
     if site.quadratic:
-        count &= causal(*truth.shape[1:])
+        count &= seen(truth.shape, window)
     with np.errstate(all="ignore"):
         a, b, t = (x[count].astype(np.float64) for x in (right, other, truth))
         apart = a != b
@@ -132,7 +142,7 @@ def _alignments(site: str, quadratic: bool, array: Array, truth: Array) -> list[
     return both[::-1] if site == "logits" else both
 
 
-def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float, int]:
+def _compare(site: Site, array: Array, truth: Array, window: int | None) -> tuple[float, float, int]:
     """Relative error, correlation, and of how many elements: no future, and where the truth is a number."""
     if array.shape != truth.shape or not array.size:
         return np.inf, -1.0, 0
@@ -140,13 +150,13 @@ def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float, int]
     at = np.unravel_index(some if array.size > _SAMPLE else np.arange(array.size), array.shape)
     use = np.isfinite(truth[at])
     if site.quadratic:
-        use &= causal(*array.shape[1:])[at[1:]]
+        use &= seen(array.shape, window)[at[1:]]
     with np.errstate(all="ignore"):
         x, t = array[at][use].astype(np.float64), truth[at][use].astype(np.float64)
         if not x.size:
             return np.inf, -1.0, 0
         error = np.sqrt(np.mean((x - t) ** 2) / max(float(np.mean(t**2)), 1e-60))
-        there = np.isfinite(x) & ((x > FILL) | (t < FILL) if site.name == "attn.scores" else True)
+        there = np.isfinite(x) & ((x > FILL) | (t < FILL) if site.unseen == -np.inf else True)
         if not np.all(there):
             error = np.inf
         if 2 * there.sum() < x.size:
@@ -157,9 +167,9 @@ def _compare(site: Site, array: Array, truth: Array) -> tuple[float, float, int]
     return float(error) if np.isfinite(error) else np.inf, correlation, x.size
 
 
-def _uniform_future(array: Array) -> bool:
-    """Whether every future entry is the same, or all stand for -inf, and the others do not."""
-    allowed = causal(*array.shape[1:])
+def _uniform_future(array: Array, site: Site, window: int | None) -> bool:
+    """Whether every unseen entry is the same, or all stand for -inf, and the others do not."""
+    allowed = seen(array.shape, window)
     if allowed.all():
         return False
     past, future = array[:, allowed], array[:, ~allowed]
@@ -170,14 +180,14 @@ def _uniform_future(array: Array) -> bool:
     return same or bool(np.all(future <= FILL) and not np.all(past <= FILL))
 
 
-def _rows_sum_to_one(array: Array) -> bool:
+def _rows_sum_to_one(array: Array, site: Site, window: int | None) -> bool:
+    """Whether it looks like a pattern, where it is to be one."""
+    if site.unseen != 0:
+        return False
     with np.errstate(all="ignore"):
         sums = array.sum(axis=-1, dtype=np.float64)
     return bool(np.mean(np.abs(sums - 1) < 1e-2) > 0.95)
 
 
-_Test = Callable[[Array], bool]
-_STRUCTURE: dict[str, list[tuple[str, _Test]]] = {
-    "attn.scores": [("future", _uniform_future)],
-    "attn.pattern": [("future", _uniform_future), ("rows", _rows_sum_to_one)],
-}
+_Test = Callable[[Array, Site, int | None], bool]
+_STRUCTURE: list[tuple[str, _Test]] = [("future", _uniform_future), ("rows", _rows_sum_to_one)]

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.forward import forward
+from gpt2np.architectures.gpt2.config import gpt2_only
+from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes import At, Mistake
-from gpt2np.tracing.derived import DERIVED, bases, norm_input, split_qkv
-from gpt2np.tracing.sites import BY_NAME, Site, resolve
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import bases, norm_input
+from gpt2np.tracing.sites import Site
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
@@ -46,31 +48,31 @@ class Replayed:
 
     def __init__(self, truth: Trace, model: Model, found: Mapping[str, Array]) -> None:
         self.config, self.positions = truth.config, truth.positions
-        self.token_ids = np.array(truth.token_ids)
+        self.token_ids = truth.token_ids
         self._truth, self._model, self._found = truth, model, found
 
-    def parameters(self, needed_for: str) -> Any:
+    def parameters(self, needed_for: str = "", /) -> Any:
         """The parameters in float64."""
         return self._model.parameters
 
     def __getitem__(self, name: str) -> Array:
         if name in self._found:
             return self._found[name]
-        site, layer = resolve(name, None, self.config.n_layer)
+        site, layer = self.config.architecture.sites.resolve(name, None, self.config.n_layer)
         if not site.derived:
             return self._truth[name]
         norm, _, statistic = site.name.rpartition(".")
-        if norm.startswith("ln_") and BY_NAME[norm].full_name(layer) in self._found:
+        if norm.startswith("ln_") and self.config.architecture.sites[norm].full_name(layer) in self._found:
             return self._statistic(norm, layer, statistic)
         with np.errstate(all="ignore"):
-            return DERIVED[site.name](self, layer)
+            return self.config.architecture.derived[site.name].compute(self, layer)
 
     def _statistic(self, norm: str, layer: int | None, statistic: str) -> Array:
         """What a LayerNorm must have computed inside, if its output is what was replayed."""
         p: Any = self._model.parameters if layer is None else self._model.parameters.h[layer]
         weight, bias, _ = getattr(p, norm)
         with np.errstate(all="ignore"):
-            normalized = (self[BY_NAME[norm].full_name(layer)] - bias) / weight
+            normalized = (self[self.config.architecture.sites[norm].full_name(layer)] - bias) / weight
             if statistic == "normalized":
                 return np.asarray(normalized)
             x = norm_input(self, norm, layer)
@@ -96,11 +98,9 @@ class Replays:
         self, mistake: Mistake, variant: Any, steps: Iterable[str], scope: Scope, until: str
     ) -> Replayed:
         """The sites up to `until` of a run in which the mistake is made in these steps (full names)."""
-        cfg, touched = (
-            self.model.config,
-            {name: resolve(name, None, self.model.config.n_layer) for name in steps},
-        )
-        last = until_step(until, cfg.n_layer)
+        cfg = gpt2_only(self.model.config, "catalogue of mistakes")
+        touched = {n: cfg.architecture.sites.resolve(n, None, cfg.n_layer) for n in steps}
+        last = until_step(until, cfg)
         found: dict[str, Array] = {}
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
@@ -122,7 +122,7 @@ class Replays:
         sequence = PackedSequence(np.array(self.truth.token_ids))
         run = Pass(cfg, self.model.dtype, [sequence], start=self._start(touched), swap=swap)
         with np.errstate(all="ignore"), contextlib.suppress(_Reached):
-            forward(self.model.parameters, cfg, Step(run))
+            cfg.architecture.forward(self.model.parameters, cfg, Step(run))
         return replayed
 
     def _start(self, touched: Mapping[str, tuple[Site, int | None]]) -> tuple[int, Array] | None:
@@ -134,10 +134,11 @@ class Replays:
         return first, self.truth[f"h.{first - 1}.resid_post" if first else "embed"].copy()
 
 
-def until_step(name: str, n_layer: int) -> str:
+def until_step(name: str, config: ModelConfig) -> str:
     """The step after which a site, stored or derived, is known."""
-    site, layer = resolve(name, None, n_layer)
+    table = config.architecture.sites
+    site, layer = table.resolve(name, None, config.n_layer)
     norm, _, _ = site.name.rpartition(".")
     if not site.derived:
         return name
-    return BY_NAME[norm].full_name(layer) if norm.startswith("ln_") else bases(site.name, layer, n_layer)[0]
+    return table[norm].full_name(layer) if norm.startswith("ln_") else bases(config, site.name, layer)[0]

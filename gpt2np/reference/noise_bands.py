@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from gpt2np import ops
-from gpt2np.architectures.gpt2.forward import forward
 from gpt2np.model import Model
-from gpt2np.ops import Array, LayerNorm, Linear
+from gpt2np.ops import Array, Linear
 from gpt2np.reference.precision import EPSILON, in_precision, rounded
-from gpt2np.tracing.derived import split_qkv
-from gpt2np.tracing.sites import expand
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import Derived, bases
+from gpt2np.tracing.sites import Site
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
@@ -28,6 +28,8 @@ BAND = 16.0  # times the noise; the largest error of a normal distribution's 10*
 _TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution
 _STEP = 0.2  # of the spacing of numbers: the root mean square of what one addition is rounded by
 _IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
+# Derived sites whose bands follow from those of others, or which have none.
+_FOLLOWS = ("resid_pre", "attn.heads", "probabilities", "loss", "top_k_tokens")
 _FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
 
 
@@ -66,57 +68,100 @@ def expect(
 class Noise:
     """Errors of float32 runs, by site: a number a row (a position, or a head's query).
 
-    It is the root mean square error of the row, or more where a few elements have most of the error.
+    It is the root mean square error of the row, or more where a few elements have most of the error. Derived
+    sites are computed from the same runs, but for those whose bands follow from others.
     """
 
     def __init__(self, truth: Trace, precision: str) -> None:
         self.truth, self.precision = truth, precision
         self.rows: dict[str, Array] = {}
+        self._sites = _sites_of(truth.config)
+        self._after, self._shared = _derivable(truth.config)
 
     def sample(self, model: Model, pieces: int) -> None:
         """Run once, every matrix product summed in so many pieces; keep the larger errors.
 
-        With 0 pieces one product after another is added to the bias, as a plain program does it.
+        With 0 pieces one product after another is added to the bias, or to 0, as a plain program does it.
         """
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
-            if pieces == 0 and op is ops.linear:
-                op = _linear_in_turn
+            if pieces == 0:
+                op = _IN_TURN_OF.get(op, op)
             elif pieces > 1 and op in _IN_PIECES:
                 op = functools.partial(_IN_PIECES[op], pieces=pieces)
-            return functools.partial(self._run, name, op)
+            return functools.partial(self._run, results, name, op)
 
         ids = np.array(self.truth.token_ids)
+        results = _Results(self.truth, model)
         run = Pass(model.config, model.dtype, [PackedSequence(ids)], swap=swap)
         with np.errstate(all="ignore"):
-            forward(model.parameters, model.config, Step(run))
+            model.config.architecture.forward(model.parameters, model.config, Step(run))
 
-    def _run(self, name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
+    def _run(self, results: "_Results", name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
         """One step, rounded if the precision is a half one; its error is noted."""
         op(*inputs, out=out)
         if self.precision != "float32":
             out[...] = rounded(out, self.precision)
         least = _from_the_bias(inputs[-1]) if isinstance(inputs[-1], Linear) else 0.0
         self._note(name, out, least)
-        if name.endswith("attn.qkv"):
-            parts = split_qkv(out, self.truth.config.n_head)
-            for part, values in zip("qkv", parts, strict=True):
-                self._note(name.removesuffix("qkv") + part, values, least)
-        if isinstance(inputs[-1], LayerNorm):
-            mean, rstd = ops.layer_norm_statistics(inputs[0], inputs[-1].epsilon)
-            self._note(f"{name}.mean", mean)
-            self._note(f"{name}.rstd", rstd)
-            self._note(f"{name}.normalized", (inputs[0] - mean) * rstd)
+        results.arrays[name] = out
+        for full_name, derived, layer in self._after.get(name, ()):
+            values = derived.compute(results, layer)
+            self._note(full_name, values, least if derived.view is not None else 0.0)
+        if name in self._shared:
+            results.arrays[name] = out.copy()  # read again when more is there; the run may use `out` again
+        else:
+            del results.arrays[name]
 
     def _note(self, name: str, values: Array, least: float = 0.0) -> None:
-        truth = self.truth[name]
+        truth, site = self.truth[name], self._sites[name][0]
+        if site.axis_names == ("pos",):
+            values = values[:, None]
         error = values.reshape(*truth.shape[: values.ndim - 1], -1) - truth.reshape(*values.shape[:-1], -1)
         np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
-        n = np.isfinite(values).sum(axis=-1, keepdims=True) if name.endswith("scores") else error.shape[-1]
+        n = np.isfinite(values).sum(axis=-1, keepdims=True) if site.unseen == -np.inf else error.shape[-1]
         rms = np.sqrt(np.einsum("...i,...i->...", error, error)[..., None] / n)
         noise = np.maximum(rms, np.abs(error).max(axis=-1, keepdims=True) / _TAIL)
         noise = np.maximum(np.where(np.isfinite(noise), noise, 0.0), least)  # float16 overflows
         self.rows[name] = np.maximum(noise, self.rows[name]) if name in self.rows else noise
+
+
+class _Results:
+    """What a run has computed so far, as functions of derived sites read it."""
+
+    def __init__(self, truth: Trace, model: Model) -> None:
+        self.config, self.token_ids, self.positions = truth.config, truth.token_ids, truth.positions
+        self.arrays: dict[str, Array] = {}
+        self._model = model
+
+    def __getitem__(self, name: str, /) -> Array:
+        return self.arrays[name]
+
+    def parameters(self, needed_for: str = "", /) -> Any:
+        """Those of the model that runs."""
+        return self._model.parameters
+
+
+def _sites_of(config: ModelConfig) -> dict[str, tuple[Site, int | None]]:
+    """Every site of a model by full name, with its layer."""
+    return {name: (site, layer) for name, site, layer in config.architecture.sites.expand(config.n_layer)}
+
+
+def _derivable(config: ModelConfig) -> tuple[dict[str, list[tuple[str, Derived, int | None]]], set[str]]:
+    """Which derived sites can be computed when a step is done, by its name, and what has to be kept for them.
+
+    A derived site that reads several stored ones is computed when the last of them is there.
+    """
+    after: dict[str, list[tuple[str, Derived, int | None]]] = {}
+    shared: set[str] = set()
+    order = {name: i for i, name in enumerate(_sites_of(config))}
+    for name, (site, layer) in _sites_of(config).items():
+        if site.derived and site.name not in _FOLLOWS:
+            *before, last = sorted(bases(config, site.name, layer), key=order.__getitem__)
+            derived = config.architecture.derived[site.name]
+            after.setdefault(last, []).append((name, derived, layer))
+            shared.update(before)
+    return after, shared
 
 
 class Bands(Mapping[str, Array]):
@@ -124,7 +169,7 @@ class Bands(Mapping[str, Array]):
 
     def __init__(self, truth: Trace, noise: Mapping[str, Array], precision: str) -> None:
         self._truth, self._noise, self._epsilon = truth, noise, EPSILON[precision]
-        self._sites = {name: (site, layer) for name, site, layer in expand(truth.config.n_layer)}
+        self._sites = _sites_of(truth.config)
         self._bands: dict[str, Array] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -160,7 +205,7 @@ class Bands(Mapping[str, Array]):
             axis=-1, keepdims=True, initial=0.0, where=np.isfinite(self._truth[name])
         )
         sums = 2 * (self._truth.config.n_layer if layer is None else layer + 1)  # in the residual stream
-        sums = 0 if site.name in ("wte", "wpe", "embed") else sums
+        sums = 0 if site in self._truth.config.architecture.sites.before_layers else sums
         roundings = max(2.0, 6 * _STEP * float(np.sqrt(sums)))
         band = np.maximum(band, roundings * self._epsilon * largest)
         if site.name == "attn.pattern":  # in many a row all the error is in one or two elements
@@ -183,7 +228,8 @@ class Bands(Mapping[str, Array]):
         site, layer = self._sites[name]
         if site.name == "attn.scores":  # a small score may be the sum of large products
             q, k = self._truth[f"h.{layer}.attn.q"], self._truth[f"h.{layer}.attn.k"]
-            norms = np.linalg.norm(q, axis=-1).T * _rms(np.linalg.norm(k, axis=-1).T)  # [head, query]
+            k_norms = np.repeat(_rms(np.linalg.norm(k, axis=-1).T), q.shape[1] // k.shape[1], axis=0)
+            norms = np.linalg.norm(q, axis=-1).T * k_norms  # [head, query]
             size = norms[..., None] * self._truth.config.attention_scale(layer or 0)
         elif site.name.endswith(".mean"):
             norm = name.removesuffix(".mean")
@@ -229,22 +275,49 @@ def _linear_in_turn(x: Array, p: Linear, *, out: Array) -> None:
         out += term
 
 
+def _product(x: Array, weight: Array, *, out: Array, pieces: int) -> None:
+    _matmul(x, weight, out.reshape(len(out), -1), pieces)  # which is as wide as all heads, if it has some
+
+
+def _product_in_turn(x: Array, weight: Array, *, out: Array) -> None:
+    total = out.reshape(len(out), -1)
+    _linear_in_turn(x, Linear(weight, np.zeros(weight.shape[1], weight.dtype)), out=total)
+
+
 def _scores(q: Array, k: Array, scale: float, *, out: Array, pieces: int) -> None:
-    _matmul((q * scale).transpose(1, 0, 2), k.transpose(1, 2, 0), out, pieces)
-    out[:, *np.triu_indices(len(q), 1)] = -np.inf
+    _dot_scores(q * scale, k, None, out=out, pieces=pieces)
+
+
+def _dot_scores(q: Array, k: Array, window: int | None, *, out: Array, pieces: int) -> None:
+    _matmul(q.transpose(1, 0, 2), _of_all_heads(k, len(out)).transpose(1, 2, 0), out, pieces)
+    out[:, ops.unseen(range(len(k) - len(q), len(k)), len(k), window)] = -np.inf
 
 
 def _mix(pattern: Array, v: Array, *, out: Array, pieces: int) -> None:
-    _matmul(pattern, v.transpose(1, 0, 2), out.transpose(1, 0, 2), pieces)
+    values = _of_all_heads(v, len(pattern)).transpose(1, 0, 2)
+    _matmul(pattern, values, out.transpose(1, 0, 2), pieces)
+
+
+def _of_all_heads(x: Array, n_head: int) -> Array:
+    """Keys or values [pos, kv_head, d_head], each repeated for the heads that share it."""
+    return np.repeat(x, n_head // x.shape[1], axis=1)
 
 
 def _unembedding(x: Array, table: Array, *, out: Array, pieces: int) -> None:
     _matmul(x, table.T, out, pieces)
 
 
+_IN_TURN_OF: dict[Callable[..., None], Callable[..., None]] = {
+    ops.linear: _linear_in_turn,
+    ops.product: _product_in_turn,
+    ops.project: _product_in_turn,
+}
 _IN_PIECES: dict[Callable[..., None], Callable[..., None]] = {
     ops.linear: _linear,
+    ops.product: _product,
+    ops.project: _product,
     ops.scaled_scores: _scores,
+    ops.dot_scores: _dot_scores,
     ops.mix: _mix,
     ops.unembedding: _unembedding,
 }

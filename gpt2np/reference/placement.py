@@ -20,8 +20,8 @@ from gpt2np.reference.axis_layouts import Layout, declared_layout, expected, lay
 from gpt2np.reference.dump_names import Meaning, Names
 from gpt2np.reference.dumps import Dump, is_fact
 from gpt2np.reference.layout_choice import choose, likeness
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.sites import Site, expand
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.sites import Site
 
 _FLOATS = ("float16", "float32", "float64")
 
@@ -65,7 +65,7 @@ class Placement:
 
 
 def place(
-    dump: Dump, truth: Mapping[str, Array], config: Config, *, names: Mapping[str, str] | None = None
+    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, *, names: Mapping[str, str] | None = None
 ) -> Placement:
     """Lay out the arrays of a dump as sites, each under its full name and in its own axes.
 
@@ -112,7 +112,7 @@ class _Request:
 
 class _Placing:
     def __init__(
-        self, dump: Dump, truth: Mapping[str, Array], config: Config, given: Mapping[str, str] | None
+        self, dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
     ) -> None:
         self.dump, self.truth, self.config = dump, truth, config
         self.length = len(truth["embed"])
@@ -136,7 +136,10 @@ class _Placing:
         for request in requests:
             if found := self._placed(self._fittest(request)):
                 self._keep(found, placed)
-        order = {name: i for i, (name, _, _) in enumerate(expand(self.config.n_layer))}
+        order = {
+            name: i
+            for i, (name, _, _) in enumerate(self.config.architecture.sites.expand(self.config.n_layer))
+        }
         return Placement(sorted(placed.values(), key=lambda p: order[p.site]), self.refused, self.unknown)
 
     # -- from names to requests -------------------------------------------------------------------
@@ -233,13 +236,17 @@ class _Placing:
         except (KeyError, TraceError):
             return None
 
+    def _window(self, request: _Request) -> int | None:
+        return None if request.layer is None else self.config.window(request.layer)
+
     def _decide(self, request: _Request) -> None:
         if len(request.candidates) == 1:
             request.chosen, request.why = request.candidates[0], "shape"
             return
         arrays = [self._values(request, layout) for layout in request.candidates]
         natural = [layout.natural for layout in request.candidates]
-        index, request.why = choose(request.site, arrays, natural, self._right(request))
+        right, window = self._right(request), self._window(request)
+        index, request.why = choose(request.site, arrays, natural, right, window)
         request.chosen = None if index is None else request.candidates[index]
 
     def _follow_others(self, requests: list[_Request]) -> None:
@@ -248,7 +255,7 @@ class _Placing:
         Scores that are like nothing follow the pattern, and the pattern them.
         """
         self._follow(requests, lambda r: r.family, ("", "close", "likeness"))
-        attention = [request for request in requests if request.site.future is not None]
+        attention = [request for request in requests if request.site.unseen is not None]
         self._follow(attention, lambda r: r.array.shape, ("",))
 
     def _follow(
@@ -280,7 +287,8 @@ class _Placing:
             if one.chosen is None or right is None:
                 errors.append(np.inf)
             else:
-                errors.append(likeness(one.site, self._values(one, one.chosen), right).error)
+                values = self._values(one, one.chosen)
+                errors.append(likeness(one.site, values, right, self._window(one)).error)
         best, second = (int(i) for i in np.argsort(errors)[:2])
         if errors[best] < 1 and errors[best] < 0.5 * errors[second]:
             return [request, *request.rivals][best]
@@ -319,11 +327,12 @@ class _Placing:
         first: int | None = 0
         if layout.rows != self.length or (request.site.quadratic and array.shape[2] != self.length):
             right = self._right(request)
-            first = None if right is None else likeness(request.site, array, right).first
+            window = self._window(request)
+            first = None if right is None else likeness(request.site, array, right, window).first
             keys = f" and {array.shape[2]} keys" if request.site.quadratic else ""
             notes.append(f"{layout.rows} rows{keys} for {self.length} tokens")
-        if request.site.future is not None:
-            array, more = normalise_future(request.site.name, array)
+        if request.site.unseen is not None:
+            array, more = normalise_future(request.site, array, self._window(request))
             notes += more
         return Placed(
             request.full_name,

@@ -2,11 +2,10 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.weights import GPT2, Block
 from gpt2np.model import Model
 from gpt2np.ops import Array
 
@@ -29,7 +28,9 @@ def rounded(x: Array, precision: str) -> Array:
 def in_precision(model: Model, dtype: str, stored: str | None = None) -> Model:
     """The model computing in another precision; blocks are converted when they are used, to save memory.
 
-    `stored` rounds the parameters to a half precision first.
+    Its parameters are a NamedTuple of arrays and tuples of them; the field `h` is the sequence of blocks. An
+    array that stands in it twice, as a tied table does, is converted once. `stored` rounds the parameters to
+    a half precision first.
     """
     if model.dtype == np.dtype(dtype) and stored is None:
         return model
@@ -40,11 +41,12 @@ def in_precision(model: Model, dtype: str, stored: str | None = None) -> Model:
     return other
 
 
-def _parameters(p: GPT2, dtype: np.dtype[Any], stored: str | None) -> GPT2:
-    wte = converted(p.wte, dtype, stored)
-    lm_head = wte if p.lm_head is p.wte else converted(p.lm_head, dtype, stored)
-    wpe, ln_f = (converted(x, dtype, stored) for x in (p.wpe, p.ln_f))
-    return GPT2(wte, wpe, Blocks(p.h, dtype, stored), ln_f, lm_head)
+def _parameters(p: Any, dtype: np.dtype[Any], stored: str | None) -> Any:
+    by_id: dict[int, Any] = {}
+    for name, part in zip(p._fields, p, strict=True):
+        if id(part) not in by_id:
+            by_id[id(part)] = Blocks(part, dtype, stored) if name == "h" else converted(part, dtype, stored)
+    return type(p)(*(by_id[id(part)] for part in p))
 
 
 def converted(parameters: Any, dtype: np.dtype[Any], stored: str | None = None) -> Any:
@@ -56,23 +58,17 @@ def converted(parameters: Any, dtype: np.dtype[Any], stored: str | None = None) 
     return parameters
 
 
-class Blocks(Sequence[Block]):
+class Blocks(Sequence[Any]):
     """The blocks of a model, each converted when it is asked for; the last one is remembered."""
 
-    def __init__(self, blocks: Sequence[Block], dtype: np.dtype[Any], stored: str | None) -> None:
+    def __init__(self, blocks: Sequence[Any], dtype: np.dtype[Any], stored: str | None) -> None:
         self._blocks, self._dtype, self._stored = blocks, dtype, stored
-        self._last: tuple[int, Block] | None = None
+        self._last: tuple[int, Any] | None = None
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    @overload
-    def __getitem__(self, index: int) -> Block: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Block]: ...
-
-    def __getitem__(self, index: int | slice) -> Block | Sequence[Block]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return _Range(self, range(*index.indices(len(self))))
         if self._last is None or self._last[0] != index:
@@ -80,7 +76,7 @@ class Blocks(Sequence[Block]):
         return self._last[1]
 
 
-class _Range(Sequence[Block]):
+class _Range(Sequence[Any]):
     """Some of the blocks, in order."""
 
     def __init__(self, blocks: Blocks, indices: range) -> None:
@@ -94,5 +90,5 @@ class _Range(Sequence[Block]):
             return _Range(self._blocks, self._indices[index])
         return self._blocks[self._indices[index]]
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Any]:
         return (self._blocks[i] for i in self._indices)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.errors import InputError, short
 from gpt2np.export.dialects.llmc import LLMC_ORDER
 from gpt2np.ops import Array
 from gpt2np.reference.dump_formats import Stored
-from gpt2np.tracing.config import Config
 
 DEBUG_STATE = 20240327  # the first number of llm.c's debug_state.bin
 _VOCAB = 50257

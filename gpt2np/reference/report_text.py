@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from gpt2np.reference.comparison import Comparison, SiteReport
 from gpt2np.reference.mistakes import KNOWN
 from gpt2np.tables import WIDTH, number, table
-from gpt2np.tracing.sites import BY_NAME
+from gpt2np.tracing.contract import find
+from gpt2np.tracing.sites import SiteTable
 
 _MARKS = {"within-noise": ".", "suspicious": "?", "wrong": "X"}
 
@@ -17,8 +18,9 @@ def text(found: Comparison) -> str:
     parts = [_headline(found)]
     if found.first is not None:
         parts.append(_where(found, found.first))
-        parts.append(_why(found))
-    parts.append(_map(found.sites))
+        if find(found.model_type).catalogue:
+            parts.append(_why(found))
+    parts.append(_map(found.sites, find(found.model_type).sites))
     parts += _remarks(found)
     return "\n\n".join(parts)
 
@@ -57,7 +59,7 @@ def _where(found: Comparison, first: SiteReport) -> str:
     m = first.measure
     rows = [["first outside", f"{first.site}, yours is {first.name} {first.layout}".rstrip()]]
     kind = first.site.split(".", 2)[2] if first.layer is not None else first.site
-    rows.append(["what it is", BY_NAME[kind].doc])
+    rows.append(["what it is", find(found.model_type).sites[kind].doc])
     if m.position is not None:
         head = "" if found.head is None else f", head {found.head}"
         rows.append(["from", f"position {m.position}{head}"])
@@ -79,7 +81,7 @@ def _why(found: Comparison) -> str:
     return "\n".join(f"{name:<15}{_wrapped(line, 15).lstrip()}" for name, line in rows)
 
 
-def _map(sites: Iterable[SiteReport]) -> str:
+def _map(sites: Iterable[SiteReport], table_of_model: SiteTable) -> str:
     """Layers down, sites across, in the order of execution: a mark for each array of the dump."""
     layered: dict[str, dict[int, str]] = {}
     single, n_layer = [], 0
@@ -94,7 +96,7 @@ def _map(sites: Iterable[SiteReport]) -> str:
     if single:
         lines.append(_wrapped("  ".join(single), 2))
     if layered:
-        kinds = [kind for kind in BY_NAME if kind in layered]
+        kinds = [kind for kind in table_of_model.by_name if kind in layered]
         head = ["layer", *(str(layer) for layer in range(n_layer))]
         rows = [[kind, *(layered[kind].get(layer, " ") for layer in range(n_layer))] for kind in kinds]
         lines.append(table([head, *rows], "<" + ">" * n_layer))

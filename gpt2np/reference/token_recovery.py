@@ -5,38 +5,61 @@ from collections.abc import Mapping
 import numpy as np
 
 from gpt2np.model import Model
-from gpt2np.ops import Array
+from gpt2np.ops import Array, LayerNorm, RMSNorm
+from gpt2np.tracing.replay import embedded
 
 _COLUMNS = 16  # of a vector, enough to tell tokens apart
+_TOKENS = 4096  # that are embedded at once
 
 
 def ids_in_dump(model: Model, arrays: Mapping[str, Array]) -> tuple[int, ...] | None:
     """The tokens whose embeddings the dump holds, position by position; None where it has none to read.
 
-    Of `wte` and `embed` the nearest token is taken; `h.0.ln_1` is compared with that of every token at its
-    position.
+    Of the sites before the first block the nearest token is taken; `h.0.ln_1` is compared with that of every
+    token at its position. What a site holds must be a part of the token plus a part of the position.
     """
-    p = model.parameters
-    for name in ("wte", "embed", "h.0.resid_pre", "h.0.ln_1"):
-        if name not in arrays:
+    first = embedded(model.parameters, model.config, [0], [0])
+    for name in (*first, "h.0.resid_pre", "h.0.ln_1"):
+        if name not in arrays or name in model.config.architecture.positional:
             continue
         rows = arrays[name].astype(np.float64)
+        if len(rows) > model.config.n_positions:
+            continue
+        site = name if name in first else "embed"
+        table, shifts = _table(model, site), _shifts(model, site, len(rows))
         if name == "h.0.ln_1":
-            return tuple(_nearest_normed(row, model, position) for position, row in enumerate(rows))
-        if name != "wte":
-            rows = rows - p.wpe[: len(rows)]
-        norms = np.einsum("ve,ve->v", p.wte, p.wte)
-        return tuple(np.argmin(norms - 2 * rows @ p.wte.T, axis=1).tolist())
+            norm = getattr(model.parameters.h[0], "ln_1", None)
+            if not isinstance(norm, LayerNorm | RMSNorm):
+                continue
+            return tuple(_nearest_normed(*pair, table, norm) for pair in zip(rows, shifts, strict=True))
+        norms = np.einsum("ve,ve->v", table, table)
+        return tuple(np.argmin(norms - 2 * (rows - shifts) @ table.T, axis=1).tolist())
     return None
 
 
-def _nearest_normed(row: Array, model: Model, position: int) -> int:
-    """The token whose ln_1 at this position is nearest: a few elements of each, by its mean and variance."""
-    p, n = model.parameters, model.config.n_embd
-    wte, wpe, norm = p.wte, p.wpe[position], p.h[0].ln_1
-    mean = wte.mean(axis=1) + wpe.mean()
-    squares = np.einsum("ve,ve->v", wte, wte) + 2 * (wte @ wpe) + wpe @ wpe
-    rstd = 1 / np.sqrt(squares / n - mean * mean + norm.epsilon)
+def _table(model: Model, name: str) -> Array:
+    """What a site holds for every token at position 0: [vocab, n_embd]."""
+    n, parts = model.config.vocab_size, []
+    for start in range(0, n, _TOKENS):
+        ids = range(start, min(start + _TOKENS, n))
+        parts.append(embedded(model.parameters, model.config, ids, [0] * len(ids))[name])
+    return np.concatenate(parts)
+
+
+def _shifts(model: Model, name: str, n: int) -> Array:
+    """What each of the first n positions adds to a site, against position 0: [pos, n_embd]."""
+    rows = embedded(model.parameters, model.config, [0] * n, range(n))[name]
+    return np.asarray(rows - rows[0])
+
+
+def _nearest_normed(row: Array, shift: Array, table: Array, norm: LayerNorm | RMSNorm) -> int:
+    """The token whose ln_1 at a position is nearest: a few elements of each, by its mean and its size."""
+    n = table.shape[1]
+    squares = (np.einsum("ve,ve->v", table, table) + 2 * (table @ shift) + shift @ shift) / n
+    mean, bias = np.zeros(len(table), table.dtype), np.zeros(n, table.dtype)
+    if isinstance(norm, LayerNorm):
+        mean, bias = table.mean(axis=1) + shift.mean(), norm.bias
+    rstd = 1 / np.sqrt(squares - mean * mean + norm.epsilon)
     few = slice(0, _COLUMNS)
-    values = (wte[:, few] + wpe[few] - mean[:, None]) * rstd[:, None] * norm.weight[few] + norm.bias[few]
+    values = (table[:, few] + shift[few] - mean[:, None]) * rstd[:, None] * norm.weight[few] + bias[few]
     return int(np.argmin(np.square(values - row[few]).sum(axis=1)))

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gpt2np.tracing.sites import SITES
+from gpt2np.tracing.contract import ModelConfig, find
+from gpt2np.viewer.model_parts import code_lines, part_named
 from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page import document
-from gpt2np.viewer.parts_of_gpt2 import CODE_FILE, PARTS, code_lines
 
 MODULES = ("run_data", "drawing", "comparison_report")
 VERDICTS = {"within-noise": "within noise", "suspicious": "suspicious", "wrong": "wrong"}
@@ -21,7 +21,8 @@ def comparison_page(report: Mapping[str, Any]) -> str:
     and its cure, and a map of every site, layers across and steps down, coloured by error over noise.
     """
     rows = [_row(site) for site in report.get("sites", ())]
-    order = [site.name for site in SITES]
+    architecture = find(report.get("model_type", "gpt2"))
+    order = [site.name for site in architecture.sites]
     steps = sorted({row["step"] for row in rows}, key=lambda s: order.index(s) if s in order else len(order))
     facts = {
         key: report.get(key)
@@ -50,7 +51,7 @@ def comparison_page(report: Mapping[str, Any]) -> str:
             for step in steps
         ],
         "layers": 1 + max((row["layer"] for row in rows if row["layer"] is not None), default=-1),
-        "line": _line(report.get("site")),
+        "line": _line(report.get("site"), architecture.config()),
     }
     title = f"{facts['said']} · gpt2np compare"
     return document(title, pack(facts, {}), modules=MODULES)
@@ -72,15 +73,15 @@ def _plain(candidate: Any) -> dict[str, Any]:
     return dict(candidate) if isinstance(candidate, Mapping) else {"mistake": str(candidate)}
 
 
-def _line(site: Any) -> dict[str, Any] | None:
-    """Title, formula and line of code of the step that computes a site, where it is one of the map's."""
+def _line(site: Any, config: ModelConfig) -> dict[str, Any] | None:
+    """Title, formula and line of code of the step that computes a site, where it is a part of the model."""
     if not isinstance(site, str):
         return None
     inside = IN_LAYER.match(site)
     step = inside[2] if inside else site
-    for part in PARTS:
-        if part.site == step or (step == "attn.qkv" and part.site == "attn.q"):
-            line, code = code_lines()[part.function, "qkv" if step == "attn.qkv" else part.step]
-            title = "Queries, keys and values" if step == "attn.qkv" else part.title
-            return {"title": title, "formula": part.formula, "file": CODE_FILE, "line": line, "code": code}
-    return None
+    part = part_named(config, step)
+    if part is None:
+        return None
+    code = code_lines(config)[part.computed_by or part.site]
+    told = {"title": part.title, "formula": part.formula}
+    return told | {"file": code.file, "line": code.number, "code": code.text}

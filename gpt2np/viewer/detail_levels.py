@@ -4,11 +4,14 @@ Every level is a table of arrays with their shapes (`layout`), so that its bytes
 is computed. Gzip only makes them fewer.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.lines import embedding_parts, ends_with_a_shift
 
 MB = 1_000_000
 BUDGET = (
@@ -22,10 +25,6 @@ TOP = 10  # predictions of each position
 BINS = 48  # of the histogram of a layer's neurons before GELU
 REACH = 6.0  # it goes from minus to plus this
 OUTLIERS = 6  # dimensions named for each point of the residual stream
-GLOBAL = ("wte", "wpe", "embed", "ln_f")  # vectors [pos, n_embd]
-LAYERED = ("ln_1", "attn.out", "resid_mid", "ln_2", "mlp.out", "resid_post")
-HEADED = ("attn.q", "attn.k", "attn.v", "attn.z")  # [pos, head, d_head]
-NEURONS = ("mlp.pre", "mlp.post")  # [pos, d_mlp]
 OUTPUTS = "attn.heads"  # [pos, head, n_embd]
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
@@ -73,11 +72,20 @@ LEVELS = (
 COMPACT_LEVELS = tuple(replace(level, compact=True, scores=False) for level in LEVELS)
 
 
+class Drawn(NamedTuple):
+    """Names of sites by the kind of their vectors; `heads` have one for each head, or group of heads."""
+
+    outside: tuple[str, ...]  # of no layer, n_embd wide
+    layered: tuple[str, ...]  # of each layer
+    heads: tuple[str, ...]
+    neurons: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What the sizes of a page follow from: the model's, the number of tokens, and the layers that ran."""
 
-    config: Config
+    config: ModelConfig
     tokens: int
     layers: int
 
@@ -91,10 +99,23 @@ class Sizes:
         """Points of the residual stream: embed, and two for each block."""
         return 2 * self.layers + 1
 
-    @property
+    @functools.cached_property
     def components(self) -> int:
-        """Parts of a logit: wte, wpe, the heads, bias and MLP of each block, ln_f's bias."""
-        return 3 + self.layers * (self.config.n_head + 2)
+        """Parts of a logit: embeddings, of each block heads, MLP and bias if any, ln_f's bias if any."""
+        of_layer = self.config.n_head + 1 + (self.config.architecture.attention_bias is not None)
+        return len(embedding_parts(self.config)) + self.layers * of_layer + ends_with_a_shift(self.config)
+
+    @functools.cached_property
+    def drawn(self) -> "Drawn":
+        """The sites of which the page has vectors."""
+        table, derived = self.config.architecture.sites, self.config.architecture.derived
+        stored = [s for s in table if not s.derived or derived[s.name].view is not None]
+
+        def of(*axes: str, layered: bool = True) -> tuple[str, ...]:
+            return tuple(s.name for s in stored if s.axes in axes and s.layered == layered)
+
+        heads = of("pos head d_head", "pos kv_head d_head")
+        return Drawn(of("pos n_embd", layered=False), of("pos n_embd"), heads, of("pos d_mlp"))
 
 
 def budget(tokens: int) -> int:
@@ -136,7 +157,6 @@ def layout(sizes: Sizes, detail: Detail) -> Layout:
 def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
     """The strips of the map: `x`, what one byte of it means `x:scale`, and `x:stats` (norm, min, max)."""
     c, layers, pos = sizes.config, sizes.layers, min(sizes.tokens, d.recent)
-    n_head = c.n_head
     found: Layout = {}
 
     def vectors(name: str, shape: tuple[int, ...], n: int, most: int) -> None:
@@ -144,17 +164,18 @@ def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
         found[name] = ("f2" if d.floats else "i1", (*shape, cells))
         if not d.floats:
             found[f"{name}:scale"] = ("f4", shape)
-        found[f"{name}:stats"] = ("f4", (*shape, 1 if n_head in shape[2:] else 3))
+        found[f"{name}:stats"] = ("f4", (*shape, 1 if len(shape) > 2 else 3))  # of a head only the norm
 
-    for name in GLOBAL:
+    for name in sizes.drawn.outside:
         vectors(name, (pos,), c.n_embd, d.cells)
-    for name in LAYERED:
+    for name in sizes.drawn.layered:
         vectors(name, (layers, pos), c.n_embd, d.cells)
-    for name in HEADED:
-        vectors(name, (layers, pos, n_head), c.n_embd // n_head, d.head_cells)
+    for name in sizes.drawn.heads:
+        axis = c.architecture.sites[name].head_axis
+        vectors(name, (layers, pos, c.dims[axis or "head"]), c.d_head, d.head_cells)
     if d.output_cells:
-        vectors(OUTPUTS, (layers, pos, n_head), c.n_embd, d.output_cells)
-    for name in NEURONS:
+        vectors(OUTPUTS, (layers, pos, c.n_head), c.n_embd, d.output_cells)
+    for name in sizes.drawn.neurons:
         vectors(name, (layers, pos), c.d_mlp, d.mlp_cells)
     return found
 

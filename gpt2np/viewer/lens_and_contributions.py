@@ -13,7 +13,9 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import recorded
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array
+from gpt2np.ops.norms import shift
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
+from gpt2np.tracing.lines import final_norm, unembedding_table
 from gpt2np.tracing.trace import Trace
 
 TOGETHER = 4  # positions whose streams are unembedded in one product
@@ -33,7 +35,7 @@ def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[st
     for start in range(0, len(rows), TOGETHER):
         some = rows[start : start + TOGETHER]
         x = np.stack([recorded(trace, point, some) for point in points], axis=1)  # [row, point, n_embd]
-        for logits in lens_logits(x, parameters):  # [point, vocab]
+        for logits in lens_logits(x, parameters, trace.config):  # [point, vocab]
             for name, array in _at_row(logits, k, followed).items():
                 found.setdefault(name, []).append(array)
     return {name: np.stack(each, axis=0 if name == "follow:id" else 1) for name, each in found.items()}
@@ -82,19 +84,22 @@ def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, 
     """
     parameters = trace.parameters("the attribution")
     _check_unedited(trace)
+    table, bias = unembedding_table(trace.config, parameters), shift(final_norm(trace.config, parameters))
     ids, pushed, labels = [], [], list[str]()
     parts_at = _parts_by_row(trace, rows)
     for row in rows:
         chosen = [i for _, i, _ in trace.top(targets, row)]
         if row + 1 < len(trace.token_ids) and targets > 1 and trace.token_ids[row + 1] not in chosen:
             chosen[-1] = trace.token_ids[row + 1]
-        directions = parameters.lm_head[chosen].astype(np.float64)  # [target, n_embd]
+        directions = table[chosen].astype(np.float64)  # [target, n_embd]
         parts, column = parts_at(row)
         written = frozen_ln_f(trace, parts.array[:, column].astype(np.float64), row)  # [component, n_embd]
-        written = np.concatenate([written, parameters.ln_f.bias[None].astype(np.float64)])
+        labels = list(parts.labels["component"])
+        if bias is not None:
+            written = np.concatenate([written, bias[None].astype(np.float64)])
+            labels.append("ln_f.bias")
         ids.append(chosen)
         pushed.append(directions @ written.T)
-        labels = [*parts.labels["component"], "ln_f.bias"]
     return {"push:id": np.array(ids, np.uint32), "push": np.stack(pushed)}, labels
 
 

@@ -18,9 +18,9 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.viewer import detail_levels as levels
 from gpt2np.viewer.detail_levels import Detail, Sizes
 from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
+from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
 from gpt2np.viewer.page_facts import generation_facts, model_facts
-from gpt2np.viewer.parts_of_gpt2 import part_table
 
 LONGEST = 80  # characters of a token that a page shows
 
@@ -89,11 +89,11 @@ class Data:
     # -- the map ----------------------------------------------------------------------------------
 
     def _vectors(self) -> None:
-        d, run = self.detail, range(self.sizes.layers)
-        for name in levels.GLOBAL:
+        d, run, drawn = self.detail, range(self.sizes.layers), self.sizes.drawn
+        for name in drawn.outside:
             self._part(f"vector {name}", lambda name=name: self._strips(name, [name], d.cells))  # type: ignore[misc]
-        of_layers = [(name, d.cells) for name in levels.LAYERED] + [(n, d.mlp_cells) for n in levels.NEURONS]
-        of_layers += [(name, d.head_cells) for name in levels.HEADED]
+        of_layers = [(name, d.cells) for name in drawn.layered] + [(n, d.mlp_cells) for n in drawn.neurons]
+        of_layers += [(name, d.head_cells) for name in drawn.heads]
         if d.output_cells:
             of_layers.append((levels.OUTPUTS, d.output_cells))
         else:
@@ -107,11 +107,11 @@ class Data:
 
     def _strips(self, name: str, sites: list[str], cells: int) -> None:
         """The vectors of one site, of all layers: cells, scale and statistics."""
-        per_head = name in levels.HEADED or name == levels.OUTPUTS
+        per_head = name in self.sizes.drawn.heads or name == levels.OUTPUTS
         found = [self._strip(self.trace[site][-self.detail.recent :], cells, per_head) for site in sites]
         for key in found[0] if found else ():
             array = np.stack([each[key] for each in found])
-            self.add({name + key: array if name not in levels.GLOBAL else array[0]})
+            self.add({name + key: array[0] if name in self.sizes.drawn.outside else array})
 
     def _strip(self, x: Array, cells: int, per_head: bool) -> dict[str, Array]:
         small = shrink(x, cells)
@@ -263,7 +263,7 @@ class Data:
         shown = min(self.sizes.tokens, d.recent)
         factors = {
             "n_embd": factor_of(c.n_embd, d.cells),
-            "d_head": factor_of(c.n_embd // c.n_head, d.head_cells),
+            "d_head": factor_of(c.d_head, d.head_cells),
             "d_mlp": factor_of(c.d_mlp, d.mlp_cells),
             "outputs": factor_of(c.n_embd, d.output_cells) if d.output_cells else 0,
         }

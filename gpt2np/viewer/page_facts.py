@@ -8,26 +8,33 @@ import numpy as np
 from gpt2np.errors import TraceError
 from gpt2np.generation.generated import Generated, Step
 from gpt2np.tracing.derived import top_k_tokens
+from gpt2np.tracing.lines import ends_with_a_shift
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import Sizes
 
+NAMES = {"gpt2": "GPT-2"}  # of models without one of their own
 LISTED = 10  # candidates of a step
 
 
 def model_facts(trace: Trace, sizes: Sizes) -> dict[str, Any]:
     """The model's name and sizes."""
-    c = trace.config
+    c, kind = trace.config, trace.config.architecture.model_type
     return {
-        "name": str(trace.metadata.get("model") or "GPT-2")[:200],
+        "type": kind,
+        "name": str(trace.metadata.get("model") or NAMES.get(kind, kind))[:200],
         "n_layer": c.n_layer,
         "n_head": c.n_head,
+        "n_kv_head": c.n_kv_head,
         "n_embd": c.n_embd,
-        "d_head": c.n_embd // c.n_head,
+        "d_head": c.d_head,
         "d_mlp": c.d_mlp,
         "vocab": c.vocab_size,
+        "windows": [c.window(layer) for layer in range(sizes.layers)],
         "n_positions": c.n_positions,
         "ran": sizes.layers,
         "parameters": c.n_parameters,
+        "embeddings": [site.name for site in c.architecture.sites.before_layers],
+        "norm": "LayerNorm" if ends_with_a_shift(c) else "RMSNorm",
         "activation": c.activation_function,
         "dtype": trace.plan.dtype.name,
         "edits": [str(site) for site in trace.metadata.get("edits") or []],

@@ -1,34 +1,6 @@
-"""What the page says beside each part of GPT-2, and the line of its forward pass that computes it."""
+"""What the page says beside each part of GPT-2."""
 
-import ast
-import inspect
-from dataclasses import dataclass
-from typing import Any
-
-from gpt2np.architectures.gpt2 import forward
-from gpt2np.tracing.sites import BY_NAME
-from gpt2np.tracing.trace import Trace
-from gpt2np.viewer.detail_levels import Sizes
-
-CODE_FILE = "gpt2np/architectures/gpt2/forward.py"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part: its site, a title, how it is computed, what it is for, and where in the code it is.
-
-    `brief` is the formula as it stands beside the vector in the map. `function` and `step` name the line:
-    the call of `step("...")` in that function.
-    """
-
-    site: str
-    title: str
-    brief: str
-    formula: str
-    text: str
-    function: str
-    step: str
-
+from gpt2np.viewer.model_parts import Part
 
 PARTS = (
     Part(
@@ -38,8 +10,6 @@ PARTS = (
         "wte = W_E[token id]",
         "Each token has one row in a learned table, and this is it: what the token means wherever it stands. "
         "From here on the model has no tokens any more, only vectors.",
-        "embed",
-        "wte",
     ),
     Part(
         "wpe",
@@ -48,8 +18,6 @@ PARTS = (
         "wpe = W_P[position]",
         "Nothing in the rest of the model knows the order of the words. So each position has a learned "
         "vector of its own too. The table has as many rows as the context is long, and there the model ends.",
-        "embed",
-        "wpe",
     ),
     Part(
         "embed",
@@ -58,8 +26,6 @@ PARTS = (
         "x = wte + wpe",
         "What the token is plus where it stands. This vector now travels down through every block. A block "
         "only ever adds to it, so whatever is written stays until something writes the opposite.",
-        "embed",
-        "embed",
     ),
     Part(
         "ln_1",
@@ -68,8 +34,6 @@ PARTS = (
         "ln_1 = (x − mean) / √(variance + ε) · γ + β",
         "The stream grows as blocks add to it. Before a block reads, each vector is brought to mean 0 and "
         "variance 1, then stretched by learned weights. It is a copy: the stream itself stays as it was.",
-        "block",
-        "ln_1",
     ),
     Part(
         "attn.q",
@@ -78,8 +42,6 @@ PARTS = (
         "q = ln_1 · W_Q + b_Q",
         "What this position looks for, as a short vector; every head has one of its own. Only its dot "
         "products with keys matter, so single components of it mean nothing by themselves.",
-        "attend",
-        "heads",
     ),
     Part(
         "attn.k",
@@ -88,8 +50,6 @@ PARTS = (
         "k = ln_1 · W_K + b_K",
         "What this position offers to be found by. Later positions hold their queries against it. In "
         "generation it is kept, with the value: that is the KV cache.",
-        "attend",
-        "heads",
     ),
     Part(
         "attn.v",
@@ -98,8 +58,6 @@ PARTS = (
         "v = ln_1 · W_V + b_V",
         "What this position hands over to whoever attends to it. Where to look and what to take are decided "
         "apart: queries and keys are the first, values and the output matrix the second.",
-        "attend",
-        "heads",
     ),
     Part(
         "attn.scores",
@@ -108,8 +66,6 @@ PARTS = (
         "scores = q · kᵀ / √d_head,  −∞ in the future",
         "How well each earlier key answers this query. The future gets minus infinity: a position can only "
         "look back, or at itself.",
-        "attend",
-        "scores",
     ),
     Part(
         "attn.pattern",
@@ -118,8 +74,6 @@ PARTS = (
         "pattern = softmax(scores)",
         "The scores as shares that add up to 1: from where this head takes how much. A head with nothing to "
         "do often rests on the first token.",
-        "attend",
-        "pattern",
     ),
     Part(
         "attn.z",
@@ -128,8 +82,6 @@ PARTS = (
         "z = Σ pattern[key] · v[key]",
         "The average of the values, weighted by the pattern. Here, and only here, something of one position "
         "comes to another.",
-        "attend",
-        "z",
     ),
     Part(
         "attn.heads",
@@ -138,8 +90,7 @@ PARTS = (
         "head output = z[head] · W_O[head]",
         "Each head's result, brought back to the width of the stream by its own slice of the output matrix. "
         "The program multiplies all heads at once, which gives the same sum: no head needs another.",
-        "attention",
-        "out",
+        "attn.out",
     ),
     Part(
         "attn.out",
@@ -147,8 +98,6 @@ PARTS = (
         "Σ outputs + b_O",
         "out = Σ head outputs + b_O",
         "All heads added up. It goes into the stream by plain addition.",
-        "attention",
-        "out",
     ),
     Part(
         "resid_mid",
@@ -156,8 +105,6 @@ PARTS = (
         "stream + out",
         "x = x + attention(ln_1(x))",
         "The same stream with what the heads brought from other positions.",
-        "block",
-        "resid_mid",
     ),
     Part(
         "ln_2",
@@ -165,8 +112,6 @@ PARTS = (
         "LayerNorm(stream)",
         "ln_2 = (x − mean) / √(variance + ε) · γ + β",
         "A second normalised copy, with weights of its own.",
-        "block",
-        "ln_2",
     ),
     Part(
         "mlp.pre",
@@ -175,8 +120,6 @@ PARTS = (
         "pre = ln_2 · W_in + b_in",
         "Each neuron asks one question of the vector: how much of my pattern is in it? There are several "
         "times more neurons than components; the strip is folded into rows as wide as the stream.",
-        "mlp",
-        "pre",
     ),
     Part(
         "mlp.post",
@@ -185,8 +128,6 @@ PARTS = (
         "post = GELU(pre)",
         "GELU lets positive answers pass and nearly silences negative ones. Most neurons are quiet for most "
         "tokens; the few that fire say what the layer found.",
-        "mlp",
-        "post",
     ),
     Part(
         "mlp.out",
@@ -195,8 +136,6 @@ PARTS = (
         "out = post · W_out + b_out",
         "Every active neuron adds its own fixed direction, as strongly as it fired. Positions do not meet "
         "here: this is thinking, not looking.",
-        "mlp",
-        "out",
     ),
     Part(
         "resid_post",
@@ -205,8 +144,6 @@ PARTS = (
         "x = x + mlp(ln_2(x))",
         "What this block leaves to the next. Read it out here, and you see what the model would already say: "
         "that is the logit lens.",
-        "block",
-        "resid_post",
     ),
     Part(
         "ln_f",
@@ -214,8 +151,6 @@ PARTS = (
         "LayerNorm(stream)",
         "ln_f = (x − mean) / √(variance + ε) · γ + β",
         "The last normalisation, before the vector is compared with the vocabulary.",
-        "unembed",
-        "ln_f",
     ),
     Part(
         "logits",
@@ -224,52 +159,16 @@ PARTS = (
         "logits = ln_f · W_Uᵀ,  probabilities = softmax(logits)",
         "One dot product with the embedding of every token: how near is this vector to each? Softmax makes "
         "probabilities of it. Only the last position's prediction is needed to go on writing.",
-        "unembed",
-        "logits",
     ),
 )
 
-
-def part_table(trace: Trace, sizes: Sizes) -> list[dict[str, Any]]:
-    """Every part for the page: texts, shape in names and numbers, and the line of code."""
-    numbers = trace.plan.sizes() | dict.fromkeys(("pos", "query", "key"), sizes.tokens)
-    lines, table = code_lines(), []
-    for part in PARTS:
-        site = BY_NAME[part.site]
-        line, code = lines[part.function, part.step]
-        table.append(
-            {
-                "site": part.site,
-                "layered": site.layered,
-                "title": part.title,
-                "brief": part.brief,
-                "formula": part.formula,
-                "text": part.text,
-                "axes": site.axis_names,
-                "shape": [numbers[axis] for axis in site.axis_names],
-                "file": CODE_FILE,
-                "line": line,
-                "function": part.function,
-                "code": code,
-            }
-        )
-    return table
-
-
-def code_lines() -> dict[tuple[str, str], tuple[int, str]]:
-    """Line number and text of every step of the forward pass, by function and name of the step."""
-    source = inspect.getsource(forward)
-    lines, found = source.splitlines(), {}
-    for function in ast.parse(source).body:
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for node in ast.walk(function):
-            if not isinstance(node, ast.Call):
-                continue
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            first = node.args[0] if node.args else None
-            if called == "step" and isinstance(first, ast.Constant):
-                found[function.name, str(first.value)] = (node.lineno, lines[node.lineno - 1].strip())
-            elif called == "heads":
-                found[function.name, "heads"] = (node.lineno, lines[node.lineno - 1].strip())
-    return found
+# Of a comparison only: the page shows queries, keys and values apart.
+UNSHOWN = (
+    Part(
+        "attn.qkv",
+        "Queries, keys and values",
+        "ln_1 · W_Q + b_Q",
+        "q = ln_1 · W_Q + b_Q",
+        "Queries, keys and values of all heads, from one product.",
+    ),
+)

@@ -41,7 +41,7 @@ def register(verbs: Any) -> None:
         nargs="?",
         const="all",
         metavar="NAME",
-        help="learned scale and shift of every LayerNorm, or the values of one: h.0.ln_1, ln_f",
+        help="learned scale and shift of every norm, or the values of one: h.0.ln_1, ln_f",
     )
     verb.add_argument(
         "--weights", action="store_true", help="with --head: its W_Q, W_K, W_V, W_O and biases themselves"
@@ -117,7 +117,7 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     from gpt2np.tables import table
 
     n = max(2, min(64, model.config.n_positions // 2))
-    looks, copies, norms = head_scores(model, n=n), c.copying_scores(model), c.circuit_norms(model)
+    copies, norms, looks = c.copying_scores(model), c.circuit_norms(model), head_scores(model, n=n)
     scores = np.concatenate([looks.array, copies.array[None], norms.array])  # [score, layer, head]
     names = c.head_labels(model.config)
     by_head = scores.reshape(len(SCORES), -1).T

@@ -44,18 +44,21 @@ def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
 
 
 def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
-    """Scale and shift of all LayerNorms, or of one."""
+    """Scale and shift of all norms, or of one."""
     from gpt2np.analysis.layer_norms import MEASURES, norm_parameters, norm_statistics
     from gpt2np.analysis.named_array import NamedArray
     from gpt2np.tables import number, table
 
     found, facts = norm_parameters(model), {"model": model.name}
-    names = list(found.labels["norm"])
+    names, what = list(found.labels["norm"]), found.title.partition(" of each ")
+    kind_of_norm = what[2].partition(":")[0]  # LayerNorm
     if args.norms != "all":
         if args.norms not in names:
-            raise InputError(f"--norms: no LayerNorm is called {args.norms!r}; they are {', '.join(names)}")
+            raise InputError(
+                f"--norms: no {kind_of_norm} is called {args.norms!r}; they are {', '.join(names)}"
+            )
         values, kinds = found.array[names.index(args.norms)], found.labels["parameter"]
-        title = f"scale and shift of {args.norms}"
+        title = f"{what[0]} of {args.norms}"
         one = NamedArray(values, ("parameter", "n_embd"), {"parameter": kinds}, title)
         each = [
             NamedArray(v, ("n_embd",), {}, f"{k} of {args.norms}") for k, v in zip(kinds, values, strict=True)
@@ -73,7 +76,9 @@ def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
         head = [kind, *MEASURES]
         parts.append(table([head, *rows], "<" + ">" * (len(head) - 2) + "<"))
     text = f"{found.title}\n" + "\n\n".join(parts)
-    scale = NamedArray(found.array[:, 0], ("norm", "n_embd"), {"norm": names}, "scale of each LayerNorm")
+    scale = NamedArray(
+        found.array[:, 0], ("norm", "n_embd"), {"norm": names}, f"scale of each {kind_of_norm}"
+    )
     facts |= {"norms": found.to_json(), "statistics": statistics.to_json()}
     return Shown(text, facts, scale, signed=bool((scale.array < 0).any()))
 

@@ -1,6 +1,7 @@
 """Verbs that take the residual stream apart: heads, lens."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
@@ -47,7 +48,7 @@ def heads(args: argparse.Namespace) -> int:
     from gpt2np.tables import number, strict_json, table
 
     _check(args)
-    model, trace = _read_trace(args, attribution.KEEP)
+    model, trace = _read_trace(args, attribution.keep)
     token = _likeliest(trace, args.pos) if args.token is None else _token(model, args.token)
     if args.against is not None and _token(model, args.against) == token:
         raise InputError(f"--token and --against are the same token, {token}")
@@ -94,7 +95,7 @@ def lens(args: argparse.Namespace) -> int:
             raise InputError("--heads looks at one position: give --pos a number")
     elif args.layer is not None:
         raise InputError("--layer goes with --heads")
-    model, trace = _read_trace(args, lenses.KEEP_HEADS if args.heads else lenses.KEEP)
+    model, trace = _read_trace(args, lambda _: lenses.KEEP_HEADS if args.heads else lenses.KEEP)
     if args.heads:
         at = _position(args.pos)
         pushed = lenses.attention_lens(trace, args.layer, at, args.top or 3)
@@ -133,14 +134,14 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _read_trace(args: argparse.Namespace, keep: list[str]) -> tuple[Any, Any]:
-    """The model, and its run over the prompt or the trace that was saved of one."""
+def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> tuple[Any, Any]:
+    """The model, and its run over the prompt or the trace that was saved of one; `keep` by its config."""
     from gpt2np.tracing.trace import Trace
 
     prompt = read_prompt(args) if args.trace is None else None
     model = load_model(args)
     if prompt is not None:
-        return model, model.trace(prompt, keep=keep)
+        return model, model.trace(prompt, keep=keep(model.config))
     return model, Trace.open(args.trace, model)
 
 
@@ -158,7 +159,7 @@ def _likeliest(trace: Any, pos: int) -> int:
     from gpt2np.analysis.positions_and_tokens import recorded, row_of
 
     final = recorded(trace, f"h.{trace.config.n_layer - 1}.resid_post", [row_of(trace, pos)])
-    return int(lens_logits(final, trace.parameters()).argmax())
+    return int(lens_logits(final, trace.parameters(), trace.config).argmax())
 
 
 def _position(given: str) -> int:

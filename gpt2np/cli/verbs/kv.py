@@ -29,7 +29,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--out", default="kv_cache_output.json", metavar="FILE", help=help)
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
 
-    verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept attn.qkv")
+    verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
     verb.epilog = f"Questions can be combined. {FORMATS}"
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
     verb.add_argument("--info", action="store_true", help="model, text, sizes, predicted next token")

@@ -17,6 +17,8 @@ def about(facts: dict[str, Any]) -> str:
         ["tokens", str(sizes["sequence_length"])],
         ["size", f"{sizes['n_layers']} layers, {sizes['n_heads']} heads, d_head {sizes['d_head']}"],
     ]
+    if "keys" in sizes:
+        rows.append(["keys", f"of {sizes['n_kv_heads']} heads, {sizes['keys']}"])
     if prediction is None:
         return table([*rows, ["next token", "not in this file"]], "<<", indent=0)
     for i, candidate in enumerate(prediction["top_k_candidates"]):

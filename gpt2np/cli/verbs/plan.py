@@ -12,14 +12,15 @@ def register(verbs: Any) -> None:
     verb = add_verb(verbs, "plan", plan, "bytes of a trace, before running it")
     verb.add_argument("lengths", nargs="+", type=count, metavar="N", help="number of tokens")
     add_model(verb)
+    verb.add_argument("--generating", action="store_true", help="also the cache of a generation")
     verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
 
 
 def plan(args: argparse.Namespace) -> int:
     """`gpt2np plan`."""
+    from gpt2np.architectures.gpt2.config import RELEASED
     from gpt2np.checkpoints.checkpoint import default_name
     from gpt2np.tables import strict_json
-    from gpt2np.tracing.config import RELEASED
     from gpt2np.tracing.plan import Plan, plan_table
 
     name, sizes = args.model or default_name(), load_sizes(args)
@@ -28,7 +29,7 @@ def plan(args: argparse.Namespace) -> int:
         if n > config.n_positions:
             hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""
             raise InputError(f"{n} tokens: the context of {name} holds {config.n_positions}{hint}")
-    plans = [Plan(config, n, args.keep or "*", args.dtype) for n in args.lengths]
+    plans = [Plan(config, n, args.keep or "*", args.dtype, generating=args.generating) for n in args.lengths]
     if args.json:
         rows = [
             {
@@ -38,6 +39,7 @@ def plan(args: argparse.Namespace) -> int:
                 "quadratic": p.quadratic_nbytes,
                 "groups": p.groups(),
             }
+            | ({"cache": p.cache_nbytes} if p.generating else {})
             for p in plans
         ]
         print(strict_json({"model": name, "dtype": args.dtype, "plans": rows}))

@@ -45,9 +45,10 @@ def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     """`gpt2np trace TEXT --show SITE`: the values of sites."""
     from gpt2np.analysis.site_values import has_sign, likeliest, site_values
     from gpt2np.tables import strict_json
-    from gpt2np.tracing.sites import resolve
 
-    sites = [resolve(name, None, model.config.n_layer) for name in args.show]
+    table = model.config.architecture.sites
+
+    sites = [table.resolve(name, None, model.config.n_layer) for name in args.show]
     names = list(dict.fromkeys(site.full_name(layer) for site, layer in sites))
     trace = model.trace(prompt, keep=names)
     found = {name: site_values(trace, name, args.head, args.pos) for name in names}
@@ -80,7 +81,7 @@ def excerpt(named: Any, lines: int = LINES) -> str:
     elif len(axes) == 2:
         body = _grid(named, lines, left_out)[0]
     else:
-        first = axes.index("head") if "head" in axes else 0
+        first = next((axes.index(axis) for axis in ("head", "kv_head") if axis in axes), 0)
         axis = axes.pop(first)
         labels = {name: entries for name, entries in named.labels.items() if name != axis}
         blocks = [type(named)(part, tuple(axes), labels) for part in np.moveaxis(named.array, first, 0)]

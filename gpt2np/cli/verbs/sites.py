@@ -4,13 +4,14 @@ import argparse
 import textwrap
 from typing import Any
 
-from gpt2np.cli.arguments import add_verb
+from gpt2np.cli.arguments import add_model_name, add_verb, config_of
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(verbs, "sites", sites, "every array that a trace can hold, and what it tells you")
-    verb.add_argument("--markdown", action="store_true", help="as the table of the README")
+    add_model_name(verb)
+    verb.add_argument("--markdown", action="store_true", help="as a table in Markdown")
     verb.add_argument("--json", action="store_true", help="for machines")
 
 
@@ -18,10 +19,10 @@ def sites(args: argparse.Namespace) -> int:
     """`gpt2np sites`."""
     from gpt2np.cli.report import markdown_table
     from gpt2np.tables import WIDTH, strict_json
-    from gpt2np.tracing.sites import SITES
 
+    table = config_of(args).architecture.sites
     if args.markdown:
-        print(markdown_table(), end="")
+        print(markdown_table(table), end="")
         return 0
     rows: list[dict[str, Any]] = [
         {
@@ -31,7 +32,7 @@ def sites(args: argparse.Namespace) -> int:
             "doc": site.doc,
             "elsewhere": {dialect: names[0] for dialect, names in site.names.items()},
         }
-        for site in SITES
+        for site in table
     ]
     if args.json:
         print(strict_json(rows))

@@ -27,8 +27,6 @@ from gpt2np.tracing.derived import bases
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import Trace
 
-_NEEDS_WEIGHTS = ("attn.heads",)
-
 
 class NotKeptError(TraceError, KeyError):
     """A name that the dialect has, of something that this trace does not hold."""
@@ -135,11 +133,10 @@ class Dialect(Mapping[str, Any]):
             return ""
         if not site.derived:
             return f"{name} was not kept"
-        if site.name in _NEEDS_WEIGHTS and self.trace.model is None:
+        derived = self.trace.config.architecture.derived[site.name]
+        if derived.needs_weights and self.trace.model is None:
             return f"{name} needs the model's weights (open the trace with model=)"
-        needed = [
-            base for base in bases(site.name, layer, self.trace.config.n_layer) if base not in self._stored
-        ]
+        needed = [base for base in bases(self.trace.config, site.name, layer) if base not in self._stored]
         return f"{name} is derived from {needed[0]}, which was not kept" if needed else ""
 
 

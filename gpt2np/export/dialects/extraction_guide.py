@@ -2,13 +2,15 @@
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.export.dialects.naming import Item, Naming
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.sites import BY_NAME, SITES
+from gpt2np.tracing.contract import ModelConfig
 
 
-def extraction_guide(config: Config) -> Naming:
+def extraction_guide(config: ModelConfig) -> Naming:
     """The extraction guide: the names of its summary table, and those that its hooks give to one layer."""
+    gpt2_only(config, "names of the extraction guide")
+    table = config.architecture.sites
     naming = Naming(
         facts={
             "token_ids": lambda trace: np.array(trace.token_ids, np.int64),
@@ -18,7 +20,7 @@ def extraction_guide(config: Config) -> Naming:
         }
     )
     layers = range(config.n_layer)
-    for site in SITES:
+    for site in table:
         names = site.names.get("guide", ())
         hook = next((name for name in names if "{i}" in name), None)
         if hook is not None:  # `layer_3_Q`, and `Q` for a tuple of them
@@ -29,6 +31,6 @@ def extraction_guide(config: Config) -> Naming:
             naming.aliases |= dict.fromkeys(names[1:], names[0])
     states = [("embed", None), *(("resid_post", i) for i in layers)]  # the last one before ln_f
     naming.groups["hidden_states"] = naming.add(
-        *(Item(f"hidden_states[{n}]", BY_NAME[s], i, again=True) for n, (s, i) in enumerate(states))
+        *(Item(f"hidden_states[{n}]", table[s], i, again=True) for n, (s, i) in enumerate(states))
     )
     return naming

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.sites import Site
 
@@ -25,28 +25,17 @@ class Form:
 
     to: Callable[[Array, Plan], Array]
     back: Callable[[Array, Plan], Array] | None
-    axes: tuple[str, ...] | None = None  # None: those of the site
-
-
-def future(plan: Plan) -> Array:
-    """Where the key comes after the query: bool [query, key]."""
-    return np.asarray(np.arange(plan.length) > np.array(plan.positions)[:, None])
-
-
-def _split_heads(x: Array, plan: Plan) -> Array:
-    return x.reshape(*x.shape[:-1], plan.config.n_head, plan.config.d_head)
+    axes: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda of_site: of_site
 
 
 SAME = Form(lambda x, _: x, lambda x, _: x)
-HEADS_FIRST = Form(
-    lambda x, _: x.swapaxes(-3, -2), lambda x, _: x.swapaxes(-3, -2), ("head", "pos", "d_head")
+HEADS_FIRST = Form(  # those of keys and values, which may be fewer than those of queries
+    lambda x, _: x.swapaxes(-3, -2),
+    lambda x, _: x.swapaxes(-3, -2),
+    lambda of_site: (*of_site[1::-1], *of_site[2:]),
 )
-MERGED_HEADS = Form(lambda x, _: x.reshape(*x.shape[:-2], -1), _split_heads, ("pos", "n_embd"))
-STANDARD_DEVIATION = Form(lambda x, _: 1 / x[..., None], None, ("pos", "1"))  # of 1 / deviation
-ZERO_FUTURE = Form(
-    lambda x, plan: np.where(future(plan), x.dtype.type(0), x),
-    lambda x, plan: np.where(future(plan), x.dtype.type(-np.inf), x),
-)
+COLUMN = Form(lambda x, _: x[..., None], lambda x, _: x[..., 0], lambda of_site: (*of_site, "1"))
+STANDARD_DEVIATION = Form(lambda x, _: 1 / x[..., None], None, COLUMN.axes)  # of 1 / deviation
 
 
 @dataclass(frozen=True)
@@ -64,14 +53,14 @@ class Item:
     def axes(self) -> tuple[str, ...]:
         """Names of its axes: `("layer", "batch", "pos", "n_embd")`."""
         lead = ("layer",) * self.stacked + ("batch",) * self.batch
-        return lead + (self.form.axes or self.site.axis_names)
+        return lead + self.form.axes(self.site.axis_names)
 
     def shape(self, plan: Plan) -> tuple[int, ...]:
         """Its shape in a trace of this plan."""
         sizes = plan.sizes() | {"layer": plan.config.n_layer, "batch": 1, "1": 1}
         return tuple(sizes[axis] for axis in self.axes())
 
-    def sources(self, config: Config) -> list[tuple[str, Site, int | None]]:
+    def sources(self, config: ModelConfig) -> list[tuple[str, Site, int | None]]:
         """The sites that it shows: (full name, site, layer), several if it is stacked."""
         layers = range(config.n_layer) if self.stacked else [self.layer]
         return [(self.site.full_name(layer), self.site, layer) for layer in layers]

@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from gpt2np.export.dialects.naming import Item, Naming
 from gpt2np.export.dialects.registry import NAMES, naming_of
 from gpt2np.files import check_unicode, text_kind
 from gpt2np.ops import Array
-from gpt2np.tracing.derived import bases
+from gpt2np.tracing.derived import bases, views_of
 from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import SCHEMA, Trace
 
 DIALECT_SCHEMA = "gpt2np.dialect/1"
@@ -76,21 +78,32 @@ def _checked(path: str | Path, arrays: Any, item: Item, plan: Plan) -> Array:
 
 def _recorded(found: dict[str, Array], own: Naming, plan: Plan) -> dict[str, Array]:
     """Sites as a run would have stored them: derived ones only where what they come from is not there."""
-    n_layer = plan.config.n_layer
+    config = plan.config
     for name in [n for n in found if own.items[n].site.name == "resid_pre"]:
-        found.setdefault(bases("resid_pre", own.items[name].layer, n_layer)[0], found[name])  # it is the same
-    for layer in range(n_layer):
-        parts = [found.get(f"h.{layer}.attn.{part}") for part in "qkv"]
-        qkv = f"h.{layer}.attn.qkv"
-        if qkv not in found and all(part is not None for part in parts):
-            found[qkv] = np.stack(parts, axis=1).reshape(plan.sizes()["pos"], -1)  # type: ignore[arg-type]
+        found.setdefault(bases(config, "resid_pre", own.items[name].layer)[0], found[name])  # it is the same
+    for site in config.architecture.sites:
+        views = views_of(config, site.name)
+        for layer in range(config.n_layer) if views else ():
+            whole = site.full_name(layer)
+            parts = {name: found.get(f"h.{layer}.{name}") for name in views}
+            if whole not in found and all(part is not None for part in parts.values()):
+                found[whole] = _joined(parts, plan, site)
     kept = {}
     for name, array in found.items():
         item = own.items[name]
-        derivable = item.site.derived and all(b in found for b in bases(item.site.name, item.layer, n_layer))
+        derivable = item.site.derived and all(b in found for b in bases(config, item.site.name, item.layer))
         if not derivable:
             kept[name] = array
     return kept
+
+
+def _joined(parts: Mapping[str, Any], plan: Plan, site: Site) -> Array:
+    """The array of a site of which all parts are there."""
+    dtype = next(iter(parts.values())).dtype
+    whole = np.empty(plan.shape_of(site), dtype)
+    for name, view in views_of(plan.config, site.name).items():
+        view(whole, plan.config)[...] = parts[name]
+    return whole
 
 
 class _NpzFile:

@@ -7,7 +7,7 @@ from gpt2np.export.dialects.llmc import llmc
 from gpt2np.export.dialects.naming import Naming
 from gpt2np.export.dialects.own_names import own_names
 from gpt2np.export.dialects.transformer_lens import transformer_lens
-from gpt2np.tracing.config import Config
+from gpt2np.tracing.contract import ModelConfig
 
 _NAMINGS = {
     "gpt2np": own_names,
@@ -19,7 +19,7 @@ _NAMINGS = {
 NAMES = tuple(_NAMINGS)
 
 
-def naming_of(dialect: str, config: Config) -> Naming:
+def naming_of(dialect: str, config: ModelConfig) -> Naming:
     """The names of a dialect for a model.
 
     Raises:

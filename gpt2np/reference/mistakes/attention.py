@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes.base import At, Mistake, future, softmax
-from gpt2np.tracing.config import Config
 
 
 def products(q: Array, k: Array) -> Array:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.weights import GPT2
 from gpt2np.ops import Array
-from gpt2np.tracing.config import Config
 
 
 class Sites(Protocol):

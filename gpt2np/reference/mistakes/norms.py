@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, LayerNorm, layer_norm, linear, unembedding
 from gpt2np.reference.mistakes.base import At, Mistake
-from gpt2np.tracing.config import Config
 
 NORMS = ("ln_1", "ln_2", "ln_f")
 

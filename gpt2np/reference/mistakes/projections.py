@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, LayerNorm, Linear, gelu_erf, gelu_tanh, layer_norm, linear, relu
 from gpt2np.reference.mistakes.base import At, Mistake
 from gpt2np.reference.precision import rounded
-from gpt2np.tracing.config import Config
 
 LINEAR = ("attn.qkv", "attn.out", "mlp.pre", "mlp.out")
 # Where the parameters of each step are.

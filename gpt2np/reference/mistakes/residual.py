@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.forward import attention, mlp
 from gpt2np.ops import Array, layer_norm, linear
 from gpt2np.reference.mistakes.base import At, Mistake
-from gpt2np.tracing.config import Config
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 
@@ -78,8 +78,7 @@ class PostNorm(Mistake):
         if at.step == "attn.qkv":
             linear(x, p.attn.c_attn, out=out)
             return
-        scale = at.config.attention_scale(at.layer or 0)
-        total = x + attention(x, p.attn, scale, _silent(at, x).at("attn"))
+        total = x + attention(x, p.attn, at.config, at.layer or 0, _silent(at, x).at("attn"))
         if at.step == "resid_mid" and variant == "sum":
             out[...] = total
             return
@@ -99,7 +98,7 @@ class PostNorm(Mistake):
 
 def _silent(at: At, x: Array) -> Step:
     """A step that records nothing."""
-    return Step(Pass(at.config, x.dtype, [PackedSequence(np.zeros(len(x), np.int64))]), "", f"h.{at.layer}.")
+    return Step(Pass(at.config, x.dtype, [PackedSequence(np.zeros(len(x), np.int64))]), "", at.layer)
 
 
 class DropoutActive(Mistake):

@@ -122,7 +122,7 @@ export function attentionPanel(run, focus) {
     const full = scores ? scoreRange(layer, head, first, count) : 1;
     for (let q = first; q < first + count; q++) {
       const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
-      for (let k = first; k <= q; k++) {
+      for (let k = Math.max(first, run.firstSeen(layer, q)); k <= q; k++) {
         const t = scores ? place(values[k], full) : Math.sqrt(values[k]);
         context.fillStyle = colour(scale, t);
         context.fillRect(
@@ -194,6 +194,8 @@ export function attentionPanel(run, focus) {
 
   function valueText(layer, head, q, k) {
     const score = run.scores(layer, head, q);
+    if (k < run.firstSeen(layer, q))
+      return `not seen: a query of this layer sees ${run.model.windows[layer]} keys`;
     return `attention ${run.weightText(run.weights(layer, head, q)[k])}${score ? `, score ${score[k].toFixed(2).replace("-", "−")}` : ""}`;
   }
 
@@ -208,9 +210,11 @@ export function attentionPanel(run, focus) {
     const at = hovered ?? pos,
       weights = run.weights(layer, head, at);
     says.textContent = sentence(layer, head, at);
-    const looks = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 8),
+    const seenFrom = run.firstSeen(layer, at);
+    const looks = [...weights.keys()].slice(seenFrom).sort((a, b) => weights[b] - weights[a]).slice(0, 8),
       seen = [];
-    for (let q = at; q < run.T; q++) seen.push([q, run.weights(layer, head, q)[at]]);
+    for (let q = at; q < run.T && run.firstSeen(layer, q) <= at; q++)
+      seen.push([q, run.weights(layer, head, q)[at]]);
     seen.sort((a, b) => b[1] - a[1]);
     const list = (heading, pairs) =>
       el(
@@ -263,7 +267,7 @@ export function attentionPanel(run, focus) {
       const context = sized(canvas, side, side);
       for (let q = first; q < first + count; q++) {
         const weights = run.weights(layer, head, q);
-        for (let k = first; k <= q; k++) {
+        for (let k = Math.max(first, run.firstSeen(layer, q)); k <= q; k++) {
           context.fillStyle = colour("share", Math.sqrt(weights[k]));
           context.fillRect((k - first) * cell, (q - first) * cell, cell + 0.3, cell + 0.3);
         }

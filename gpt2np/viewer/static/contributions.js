@@ -34,7 +34,7 @@ export function contributionsPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      "The final vector is a sum of what embeddings, heads and MLPs wrote. Held against one token’s unembedding, with the scale of the last LayerNorm as it was, each part gives a number: how much it pushes that token’s logit up or down.",
+      `The final vector is a sum of what embeddings, heads and MLPs wrote. Held against one token’s unembedding, with the scale of the last ${run.model.norm} as it was, each part gives a number: how much it pushes that token’s logit up or down.`,
     ),
     choose,
     told,
@@ -128,7 +128,7 @@ export function contributionsPanel(run, focus) {
         ...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, h ? `${h}` : "head 0"]),
         ["attn.bias", "bias"],
         ["mlp", "MLP"],
-      ];
+      ].filter(([column]) => names.includes(`h.0.${column}`));
     grid.style.setProperty("--columns", columns.length);
     grid.classList.toggle("many", run.H > 12); // no numbers in the cells
     cells.push(
@@ -190,7 +190,7 @@ export function contributionsPanel(run, focus) {
     if (head) return `layer ${head[1]} head ${head[2]}`;
     if (part) return `layer ${part[1]} ${part[2] === "mlp" ? "MLP" : "attention bias"}`;
     return (
-      { wte: "token embedding", wpe: "position embedding", "ln_f.bias": "final LayerNorm bias" }[name] ?? name
+      { wte: "token embedding", wpe: "position embedding", embed: "embedding", "ln_f.bias": "final LayerNorm bias" }[name] ?? name
     );
   }
   function strong(text) {

@@ -74,6 +74,30 @@ const TERMS = [
   ],
 ];
 
+// What is said of a model that is not built as GPT-2 is.
+const OTHERWISE = {
+  d_head: "Width of a head's query, key and value.",
+  d_mlp: "Number of neurons in a layer's MLP.",
+  "n_ctx (n_positions)": "The longest text that the model takes.",
+  "query, key, value":
+    "What a position looks for; what it can be found by; what it hands over. Heads of a group share the last two.",
+  causal:
+    "A position sees itself and what is before it, never what comes after; in some layers only so far back.",
+  unembedding: "The table that scores a vector against every token.",
+};
+const RMS = "Brings a vector to mean square 1, then stretches it by learned weights.";
+
+/** The words for the model at hand: of GPT-2 all; of another those that hold for any, and its own norm. */
+function termsOf(model) {
+  if (model.type === "gpt2") return TERMS;
+  const bends = model.activation.startsWith("gelu");
+  return TERMS.filter(([term]) => term !== "GPT-2" && (term !== "GELU" || bends)).map(([term, text]) => {
+    if (term === "LayerNorm" && model.norm !== "LayerNorm") return [model.norm, RMS];
+    const said = (OTHERWISE[term] ?? text).replaceAll("LayerNorm", model.norm);
+    return [term, bends ? said : said.replaceAll("GELU", model.activation)];
+  });
+}
+
 const KEYS = [
   ["← →", "position before, after"],
   ["↑ ↓", "layer above, below"],
@@ -119,7 +143,7 @@ export function glossaryPanel(run) {
     el(
       "dl",
       { class: "terms" },
-      TERMS.map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
+      termsOf(run.model).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
     ),
     el("h3", {}, "Keys"),
     el(

@@ -47,7 +47,7 @@ export function lensPanel(run, focus) {
     el(
       "p",
       { class: "intro how" },
-      "The final LayerNorm and the unembedding, applied to the stream at every point: what the model would say " +
+      `The final ${run.model.norm} and the unembedding, applied to the stream at every point: what the model would say ` +
         "if it stopped there. The colour is the probability of that word. ",
       key,
     ),

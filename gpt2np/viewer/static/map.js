@@ -6,6 +6,8 @@ import { bar, el, hideTip, percent, scaleKey, showTip, sized, tokenLabel } from 
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
 import { buildStreams } from "./map_streams.js";
 
+const SOURCES = { wte: "token", wpe: "+ position" }; // rows that have another name than their site
+
 export function mapPanel(run, focus) {
   const flow = el("div", { class: "flow" });
   const key = el("span", {});
@@ -30,13 +32,20 @@ export function mapPanel(run, focus) {
     flow.replaceChildren(
       el("div", { class: "spine", "aria-hidden": "true" }),
       el("div", { class: "start" }),
-      row({ site: "wte", name: "token", height: 12, kind: "source", open: true }),
-      row({ site: "wpe", name: "+ position", height: 12, kind: "source", open: true }),
-      row({ site: "embed", name: "stream", height: 18, kind: "stream", open: true }),
+      ...embeddingRows(),
       ...Array.from({ length: run.L }, (_, layer) => layerRows(layer, layer === state.layer)),
       ...(run.L === run.model.n_layer ? ending() : []),
     );
     if (kept) flow.querySelector(`[data-key="${CSS.escape(kept)}"]`)?.focus({ preventScroll: true });
+  }
+
+  /** The rows before the first layer: what adds up to the stream, and the stream itself. */
+  function embeddingRows() {
+    return run.model.embeddings.map((site) =>
+      site === "embed"
+        ? row({ site, name: "stream", height: 18, kind: "stream", open: true })
+        : row({ site, name: SOURCES[site] ?? site, height: 12, kind: "source", open: true }),
+    );
   }
 
   function layerRows(layer, open) {
@@ -52,6 +61,7 @@ export function mapPanel(run, focus) {
       `Layer ${layer}`,
     );
     const inside = (open ? OPEN : CLOSED)
+      .filter(([site]) => site === "heads" || run.part(site))
       .filter(([site]) => site !== "attn.heads" || run.detail.factors.outputs)
       .map(([site, name, height, kind, block]) =>
         site === "heads"
@@ -176,7 +186,7 @@ export function mapPanel(run, focus) {
   function stretchSpine() {
     const top = flow.getBoundingClientRect().top;
     const box = (made) => made.canvas.getBoundingClientRect();
-    const first = box(rows.find((made) => made.site === "wte"));
+    const first = box(rows[0]);
     const last = box(rows[rows.length - 1]);
     const spine = flow.querySelector(".spine");
     spine.style.top = `${first.top - top}px`;
@@ -187,7 +197,8 @@ export function mapPanel(run, focus) {
     if (openLayer !== state.layer || !rows.length) build(state);
     key.replaceChildren(scaleKey("diverging", "negative", "positive"));
     const start = flow.querySelector(".start");
-    start.style.height = `${Math.max(0, streams.head - 44)}px`;
+    const sources = run.model.embeddings.length - 1; // rows above the stream, as high as the tokens' names
+    start.style.height = `${Math.max(0, streams.head - 22 * sources)}px`;
     start.replaceChildren(
       el("span", {}, `position ${state.pos}`),
       el("strong", {}, tokenLabel(run.tokens[state.pos])),

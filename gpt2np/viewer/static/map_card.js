@@ -28,7 +28,7 @@ const ATTENTION = [
 ];
 
 export function partOf(run, site) {
-  return run.parts.find((part) => part.site === site);
+  return run.part(site);
 }
 
 /** Name of a site inside the trace. */
@@ -69,7 +69,7 @@ export function buildCard(run, focus) {
     const whose = [
       `position ${pos} `,
       quoted(run.tokens[pos]),
-      perHead || ["attn.scores", "attn.pattern"].includes(part.site) ? `, head ${head}` : "",
+      whoseHead(part.site, perHead, head),
     ].join("");
     body.replaceChildren(
       ...[
@@ -89,8 +89,7 @@ export function buildCard(run, focus) {
         el(
           "dl",
           { class: "facts" },
-          el("dt", {}, "Formula"),
-          el("dd", { class: "formula" }, part.formula),
+          part.formula ? [el("dt", {}, "Formula"), el("dd", { class: "formula" }, part.formula)] : [],
           el("dt", {}, "Shape"),
           el("dd", {}, el("code", { class: "shape" }, shapeText(part))),
           el("dt", {}, `${part.file}, line ${part.line}`),
@@ -100,6 +99,11 @@ export function buildCard(run, focus) {
       ].filter(Boolean),
     );
     paintLater();
+  }
+
+  function whoseHead(site, perHead, head) {
+    if (run.shares(site) && run.model.n_kv_head < run.H) return `, group ${run.group(head)} of heads`;
+    return perHead || ["attn.scores", "attn.pattern"].includes(site) ? `, head ${head}` : "";
   }
 
   // Why there is no strip, where there should be one.
@@ -139,7 +143,7 @@ export function buildCard(run, focus) {
     if (ATTENTION.includes(part.site)) {
       const weights = run.weights(layer, head, pos);
       if (!weights) return [absent(run, "attention", "Attention is")];
-      const best = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 5);
+      const best = [...weights.keys()].slice(run.firstSeen(layer, pos)).sort((a, b) => weights[b] - weights[a]).slice(0, 5);
       return [
         el("h4", {}, `Layer ${layer}, head ${head} looks from here at`),
         ...best.map((key) =>

@@ -133,6 +133,7 @@ function paintPatterns(run, { context, wash, width, height }, layer, pos) {
     if (!weights) continue;
     const step = barStep(each, weights.length);
     weights.forEach((w, key) => {
+      if (key < run.firstSeen(layer, pos)) return;
       const tall = w * (height - 2) + 1;
       context.fillStyle = shareColour(w);
       context.fillRect(left + key * step, height - tall, Math.max(step - (step > 3 ? 1 : 0), 0.6), tall);

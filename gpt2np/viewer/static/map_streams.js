@@ -64,7 +64,7 @@ export function buildStreams(run, focus, levels) {
     const open = rows.find((row) => row.site === "attn.pattern");
     if (open) pattern(context, state, open, inks);
     const [above, below] = ["ln_1", "attn.q"].map((site) => rows.find((row) => row.site === site));
-    if (above) {
+    if (above && below) {
       context.font = canvasFont(0.75);
       context.fillStyle = inks.soft;
       context.fillText(`head ${state.head}`, spine(shown.first) + BRANCH + 2, (above.y + below.y) / 2 + 4);
@@ -120,7 +120,8 @@ export function buildStreams(run, focus, levels) {
         y - height / 2 - 4,
       );
     context.textAlign = "center";
-    for (let key = shown.first; key <= Math.min(state.pos, shown.first + shown.count - 1); key++) {
+    const begins = Math.max(shown.first, run.firstSeen(layer, state.pos));
+    for (let key = begins; key <= Math.min(state.pos, shown.first + shown.count - 1); key++) {
       const tall = weights[key] * room + 1;
       const left = x(key) - shown.width * 0.4 + Math.min(BRANCH, shown.width * 0.2);
       const right = x(key) + shown.width * 0.4;
@@ -145,17 +146,17 @@ export function buildStreams(run, focus, levels) {
     const [query, key] = [row("attn.q", state.layer), row("attn.k", state.layer)];
     const [value, z] = [row("attn.v", state.layer), row("attn.z", state.layer)];
     const weights = run.weights(state.layer, state.head, state.pos);
-    if (!query || !weights) return;
-    asks(context, state.pos, query.y + 5, key.y - 5, soft);
+    if (!query || !key || !value || !z || !weights) return;
+    asks(context, state, query.y + 5, key.y - 5, soft);
     arcs(context, weights, state.pos, value.y + 5, z.y - 5, accent, 1);
   }
 
-  /** The query is held against every key up to its own position. */
-  function asks(context, pos, from, to, ink) {
+  /** The query is held against every key that it sees, up to its own position. */
+  function asks(context, { pos, layer }, from, to, ink) {
     context.globalAlpha = 0.5;
     context.strokeStyle = ink;
     context.lineWidth = 0.7;
-    for (let key = shown.first; key <= pos; key++) {
+    for (let key = Math.max(shown.first, run.firstSeen(layer, pos)); key <= pos; key++) {
       context.beginPath();
       context.moveTo(x(pos), from);
       context.lineTo(x(key), to);

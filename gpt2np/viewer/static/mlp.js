@@ -7,7 +7,11 @@ export function gelu(x) {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
+const CURVES = { relu: (x) => Math.max(0, x), silu: (x) => x / (1 + Math.exp(-x)), tanh: Math.tanh };
+
 export function mlpPanel(run, focus) {
+  const curved = CURVES[run.model.activation] ?? gelu,
+    bend = run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation;
   const element = el("div", { class: "mlp" });
   if (!run.has("neuron:id")) {
     element.append(absent(run, "mlp", "The MLP’s neurons are"));
@@ -22,7 +26,7 @@ export function mlpPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      "Every neuron reads one direction of the stream. GELU decides whether it fires, and if it does it writes its own direction back.",
+      `Every neuron reads one direction of the stream. ${bend} decides whether it fires, and if it does it writes its own direction back.`,
     ),
     told,
     el("div", { class: "two" }, curve, lists),
@@ -40,7 +44,8 @@ export function mlpPanel(run, focus) {
     el(
       "p",
       { class: "small" },
-      "Of all neurons at all positions: those whose activation is above 0.01, and those within 0.01 of 0. The rest are slightly negative, which GELU lets through.",
+      "Of all neurons at all positions: those whose activation is above 0.01, and those within 0.01 of 0." +
+        (bend === "relu" ? "" : ` The rest are slightly negative, which ${bend} lets through.`),
     ),
   );
 
@@ -67,7 +72,7 @@ export function mlpPanel(run, focus) {
       el(
         "div",
         {},
-        el("h4", {}, `Layer ${layer}: before → after GELU`),
+        el("h4", {}, `Layer ${layer}: before → after ${bend}`),
         ids.slice(0, 12).map((id, i) =>
           bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), `${digits(pre[i])} → ${digits(post[i])}`, {
             kind: "share",
@@ -132,7 +137,7 @@ export function mlpPanel(run, focus) {
             svg(
               "title",
               {},
-              `${n} neurons before GELU from ${(-reach + i * step).toFixed(2)} to ${(-reach + (i + 1) * step).toFixed(2)}`,
+              `${n} neurons before ${bend} from ${(-reach + i * step).toFixed(2)} to ${(-reach + (i + 1) * step).toFixed(2)}`,
             ),
           ),
         );
@@ -143,8 +148,8 @@ export function mlpPanel(run, focus) {
       svg("line", { x1: x(0), x2: x(0), y1: top, y2: height - bottom, class: "rule" }),
     );
     const line = Array.from({ length: 121 }, (_, i) => -reach + (i / 120) * (most + reach))
-      .filter((v) => gelu(v) <= highest)
-      .map((v) => `${x(v)},${y(gelu(v))}`)
+      .filter((v) => curved(v) <= highest)
+      .map((v) => `${x(v)},${y(curved(v))}`)
       .join(" ");
     parts.push(svg("polyline", { points: line, class: "path" }));
     ids.forEach((id, i) =>
@@ -177,9 +182,9 @@ export function mlpPanel(run, focus) {
       svg(
         "text",
         { x: (left + width) / 2, y: height - 8, "text-anchor": "middle" },
-        `before GELU, layer ${layer}`,
+        `before ${bend}, layer ${layer}`,
       ),
-      svg("text", { x: left + 6, y: top + 4 }, `after GELU, layer ${layer}`),
+      svg("text", { x: left + 6, y: top + 4 }, `after ${bend}, layer ${layer}`),
       ...countScale(tallest, rise, width - right + 4, height - bottom),
     );
     return el(
@@ -191,7 +196,7 @@ export function mlpPanel(run, focus) {
         el("b", {}, `Layer ${layer}`),
         " at ",
         tokenLabel(run.tokens[pos]),
-        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation} curve. Dots: the ${ids.length} most active. Bars: how many neurons have such a value before it (right, square-root scale).`,
+        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${bend} curve. Dots: the ${ids.length} most active. Bars: how many neurons have such a value before it (right, square-root scale).`,
       ),
       svg(
         "svg",

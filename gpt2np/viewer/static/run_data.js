@@ -79,18 +79,30 @@ export class Run {
     return array.data.subarray(offset * size, (offset + 1) * size);
   }
 
-  /** Leading indices of a vector: [layer,] row of the position [, head]. */
+  /** Leading indices of a vector: [layer,] row of the position [, head, or the group that it is in]. */
   indices(site, layer, pos, head) {
     const row = pos - this.detail.first;
     const found = this.isGlobal(site) ? [row] : [layer, row];
-    return this.perHead(site) ? [...found, head] : found;
+    return this.perHead(site) ? [...found, this.shares(site) ? this.group(head) : head] : found;
   }
 
+  part(site) {
+    return this.parts.find((part) => part.site === site);
+  }
   isGlobal(site) {
-    return ["wte", "wpe", "embed", "ln_f"].includes(site);
+    return !(this.part(site)?.layered ?? true);
   }
   perHead(site) {
-    return ["attn.q", "attn.k", "attn.v", "attn.z", "attn.heads"].includes(site);
+    const axis = this.part(site)?.axes[1];
+    return axis === "head" || axis === "kv_head";
+  }
+  /** Whether several heads have the same vector of a site. */
+  shares(site) {
+    return this.part(site)?.axes[1] === "kv_head";
+  }
+  /** The group of heads that a head shares its keys and values with. */
+  group(head) {
+    return Math.floor((head * this.model.n_kv_head) / this.H);
   }
 
   /** Cells of a vector as numbers, or null. */
@@ -131,6 +143,12 @@ export class Run {
       stored,
       stored instanceof Uint16Array ? (w) => w / 65535 : (w) => (w / 255) ** 2,
     );
+  }
+
+  /** The first key that a query of a layer sees: some layers look only so far back. */
+  firstSeen(layer, query) {
+    const window = this.model.windows[layer];
+    return window ? Math.max(0, query - window + 1) : 0;
   }
 
   /** Attention scores of one query, before softmax. */
