@@ -18,7 +18,7 @@ from pathlib import Path
 START = """
 import resource, sys, time
 import numpy as np
-from gpt2np.tracing.config import RELEASED
+from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.kv.queries import KV
 n, path = int(sys.argv[1]), sys.argv[2]
 c = RELEASED["gpt2"]

@@ -16,7 +16,7 @@ are not counted: these are lower bounds.
 
 from dataclasses import dataclass
 
-from gpt2np.tracing.config import Config
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.tracing.plan import Plan
 
 FLOAT = 4  # bytes

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import RELEASED, Config
 from gpt2np.architectures.gpt2.weights import parameter_shapes
 from gpt2np.tensorfile import create_tensors
-from gpt2np.tracing.config import RELEASED, Config
 
 
 def make(folder: Path, config: Config = RELEASED["gpt2"], seed: int = 0) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import counts, limits
 from benchmarks.turns import ratio
 from benchmarks.works import SHAPES, all_works
-from gpt2np.tracing.config import Config
+from gpt2np.architectures.gpt2.config import Config
 
 FORMAT = 1
 NAME = "RESULTS.json"

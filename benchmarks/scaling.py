@@ -18,7 +18,7 @@ from benchmarks.random_gpt2 import make
 from benchmarks.suite import Options, note, start_results
 from benchmarks.turns import Engine, engines, in_turn
 from benchmarks.works import SHAPES, prompts
-from gpt2np.tracing.config import RELEASED, Config
+from gpt2np.architectures.gpt2.config import RELEASED, Config
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 768, 1024)
 LAYERS = (1, 2, 4, 8, 12)

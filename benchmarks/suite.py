@@ -11,7 +11,7 @@ from benchmarks.machine import description
 from benchmarks.random_gpt2 import make
 from benchmarks.turns import Engine, EngineError, WholeProcess, engines, in_turn
 from benchmarks.works import SHAPES, Work, prompts
-from gpt2np.tracing.config import Config
+from gpt2np.architectures.gpt2.config import Config
 
 SAME = 1e-3  # logits of two engines may differ by so much, relative to the largest (at least 1)
 

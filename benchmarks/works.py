@@ -3,7 +3,7 @@
 import fnmatch
 from dataclasses import dataclass, field
 
-from gpt2np.tracing.config import RELEASED, Config
+from gpt2np.architectures.gpt2.config import RELEASED, Config
 
 # Shapes by the model's part in the suite. `tiny` is for trying the suite out: its figures mean nothing.
 SHAPES = {

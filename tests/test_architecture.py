@@ -17,10 +17,11 @@ ORDER = {
     "": """errors tables files tensorfile threads ops tracing architectures checkpoints text generation model
         loading analysis export capture kv reference viewer cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
-    "tracing": """config sites derived keep plan recording edits step trace resume verify""",
+    "tracing": """contract config_keys sites site_rows derived cache keep plan recording edits step replay
+        lines trace resume verify""",
     "architectures": "gpt2",
-    "architectures/gpt2": "weights forward",
-    "checkpoints": "bfloat16 torchfile weight_files hub checkpoint",
+    "architectures/gpt2": "config sites weights forward",
+    "checkpoints": "bfloat16 torchfile config_file weight_files hub checkpoint",
     "text": "vocabulary tokenizer prompts",
     "generation": "options filters sampling beam stopping generated decoding scoring",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
@@ -36,8 +37,8 @@ ORDER = {
         placement error_measure position_alignment precision noise_bands mistakes mistake_replay
         token_recovery diagnosis comparison report_text token_comparison fixture""",
     "reference/mistakes": "base embedding norms projections attention residual",
-    "viewer": """packing detail_levels parts_of_gpt2 lens_and_contributions page_facts page_data page notebook
-        comparison_page""",
+    "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
+        page notebook comparison_page""",
     "cli": "arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
         download heads_and_lens circuits stats patch compare capture kv export fixture view""",

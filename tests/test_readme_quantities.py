@@ -29,9 +29,9 @@ from gpt2np.analysis import (
     site_values,
     statistics,
 )
+from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.cli import main
 from gpt2np.tables import number, quoted
-from gpt2np.tracing.config import RELEASED
 
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "README.md").read_text("utf-8").partition("<!-- quantities -->")[2]

@@ -14,7 +14,7 @@ from support.differences import relative_error
 from support.random_sizes import write_random
 
 import gpt2np
-from gpt2np.tracing.config import RELEASED
+from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.tracing.plan import Plan
 
 IDS = [464, 3139, 286, 4881, 318]

@@ -1,12 +1,14 @@
 """The residual stream as a sum: identities in float64, and the same by hooks in torch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support.differences import relative_error
 from support.random_model import random_model, random_model_with_text
 
 import gpt2np
-from gpt2np.analysis.attribution import KEEP, attribution, components, head_grid, similarity, writers
+from gpt2np.analysis.attribution import attribution, components, head_grid, keep, similarity, writers
 from gpt2np.errors import InputError, TraceError
 
 IDS = [3, 17, 17, 30, 0, 8, 3]
@@ -83,7 +85,7 @@ def test_attribution_to_a_pair_adds_up_to_the_difference(trace, pos):
 
 def test_a_constant_written_by_a_component_counts_for_nothing(model):
     """ln_f subtracts the mean, so that adding 1 everywhere cannot be seen in any logit."""
-    changed = random_model(4, **model.config.to_dict())
+    changed = random_model(4, **dataclasses.asdict(model.config))
     last = f"h.{model.config.n_layer - 1}.mlp.c_proj.bias"
     before = attribution(changed.trace(IDS), 7).array
     changed.weights[last] += 1.0
@@ -217,17 +219,19 @@ def test_a_saved_trace_needs_its_model(tiny, tmp_path):
 
 
 def test_what_must_have_been_kept(tiny):
-    whole = attribution(tiny.trace("Elizabeth was"), " not").array
-    np.testing.assert_array_equal(attribution(tiny.trace("Elizabeth was", keep=KEEP), " not").array, whole)
-    for site in KEEP:
-        trace = tiny.trace("Elizabeth was", keep=[other for other in KEEP if other != site])
+    whole, sites = attribution(tiny.trace("Elizabeth was"), " not").array, keep(tiny.config)
+    assert sites == ["wte", "wpe", "attn.z", "mlp.out", "resid_post"]
+    np.testing.assert_array_equal(attribution(tiny.trace("Elizabeth was", keep=sites), " not").array, whole)
+    for site in sites:
+        trace = tiny.trace("Elizabeth was", keep=[other for other in sites if other != site])
         with pytest.raises(TraceError, match=rf"{site.replace('.', '[.]')} is not in this trace"):
             attribution(trace, " not")
 
 
 def test_some_positions_and_half_precision(tiny):
     whole = attribution(tiny.trace("Elizabeth was not at all"), " a", 3).array
-    part = tiny.trace("Elizabeth was not at all", keep={"patterns": KEEP, "positions": slice(2, 4)})
+    kept = {"patterns": keep(tiny.config), "positions": slice(2, 4)}
+    part = tiny.trace("Elizabeth was not at all", keep=kept)
     np.testing.assert_allclose(attribution(part, " a", 3).array, whole, atol=1e-5)
     assert components(part).labels["pos"] == ["2 | was|", "3 | not|"]
     with pytest.raises(TraceError, match="position 1 was not kept"):

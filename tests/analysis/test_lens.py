@@ -196,7 +196,7 @@ def test_half_precision(tiny):
         assert half_top[0][:2] == whole_top[0][:2]
         assert half_top[0][2] == pytest.approx(whole_top[0][2], rel=0.02)
     # in float16 a logit of 9.4 has steps of 0.008, which would be seen here
-    logits = lens_logits(half["h.3.resid_post"].astype(np.float32)[-1], tiny.parameters)
+    logits = lens_logits(half["h.3.resid_post"].astype(np.float32)[-1], tiny.parameters, tiny.config)
     p = np.exp(logits - logits.max())
     assert predictions(half)[-1][1][0][2] == pytest.approx(p.max() / p.sum(), rel=1e-5)
 

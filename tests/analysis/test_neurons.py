@@ -6,8 +6,8 @@ from support.random_model import random_model
 
 from gpt2np.analysis import neurons, parameter_counts, residual_stream
 from gpt2np.analysis.attribution import components
+from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.errors import InputError, TraceError
-from gpt2np.tracing.config import RELEASED
 
 EXACT = 1e-10
 TEXT = "Elizabeth was not in the room, and Mr. Darcy was silent."

@@ -9,10 +9,11 @@ from support import command_line
 import gpt2np
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.site_values import has_sign, likeliest, site_values
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.cli.verbs.printed_arrays import excerpt
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
 from gpt2np.tables import cell_width
-from gpt2np.tracing.sites import BY_NAME, DIALECTS, SITES
+from gpt2np.tracing.sites import DIALECTS
 
 TEXT = "Elizabeth was not"
 NAMES = [site.full_name(1 if site.layered else None) for site in SITES]
@@ -54,7 +55,7 @@ def finite(array):
 def test_every_site_with_its_axes_and_labels(trace, name):
     found = site_values(trace, name)
     np.testing.assert_array_equal(found.array, trace[name])
-    site = BY_NAME[name.removeprefix("h.1.")]
+    site = SITES[name.removeprefix("h.1.")]
     assert found.axes == site.axis_names
     assert found.title.splitlines() == [name, site.doc]
     for axis in {"pos", "query", "key"} & set(found.axes):
@@ -122,7 +123,7 @@ def test_wrong_calls(trace, options, error, says):
 def test_which_sites_have_a_sign(trace):
     for name in NAMES:
         values = trace[name][np.isfinite(trace[name])]
-        site = BY_NAME[name.removeprefix("h.1.")]
+        site = SITES[name.removeprefix("h.1.")]
         assert has_sign(site) or (values >= 0).all()
         assert not has_sign(site) or (values < 0).any() or site.name.endswith(("mean", "top_k_tokens"))
 
@@ -168,7 +169,7 @@ AWKWARD = ["😀 日本語 \n\t\x07 naïve", "To be, or not to be: that is the q
 )
 def test_output_is_calm(capsys, text, options):
     for name in NAMES:
-        if "--head" in options and "head" not in BY_NAME[name.removeprefix("h.1.")].axis_names:
+        if "--head" in options and "head" not in SITES[name.removeprefix("h.1.")].axis_names:
             continue
         code, out, _ = run(capsys, text, "--show", name, *options)
         assert code == 0

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # the suite is no part of the i
 from benchmarks import checks, counts, fits, limits, report, results, scaling, table, works
 from benchmarks.engines import ENGINES, LABELS
 from benchmarks.random_gpt2 import make
-from gpt2np.tracing.config import Config
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.tracing.plan import Plan
 
 ROOT = Path(__file__).parents[2]

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from support import needs
 
 import gpt2np
+from gpt2np.architectures.gpt2.config import RELEASED, Config
 from gpt2np.architectures.gpt2.weights import parameter_shapes
 from gpt2np.checkpoints import checkpoint, hub
 from gpt2np.checkpoints.checkpoint import default_name, load_checkpoint, shipped_folder
+from gpt2np.checkpoints.config_file import read_config_file
 from gpt2np.errors import CheckpointError, ConfigError, HubError, InputError
-from gpt2np.tracing.config import RELEASED, Config, read_config
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN, UNTIED = GOLDENS / "gelu_new", GOLDENS / "untied"
@@ -467,7 +468,7 @@ DISTIL = {
 
 def read(folder, values):
     (folder / "config.json").write_text(json.dumps(values))
-    return read_config(folder / "config.json")
+    return read_config_file(folder / "config.json")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -488,7 +489,7 @@ def test_what_transformers_writes_today_is_all_known(tmp_path):
     import transformers
 
     transformers.GPT2Config().save_pretrained(tmp_path)
-    assert read_config(tmp_path / "config.json") == (RELEASED["gpt2"], [])
+    assert read_config_file(tmp_path / "config.json") == (RELEASED["gpt2"], [])
 
 
 def test_a_model_with_the_layers_of_distilgpt2_runs(tmp_path):
@@ -540,7 +541,7 @@ def test_unknown_keys_are_noted(tmp_path):
 
 @pytest.mark.parametrize("case", sorted(folder.name for folder in GOLDENS.iterdir()))
 def test_config_round_trip(case, tmp_path):
-    config, notes = read_config(GOLDENS / case / "config.json")
+    config, notes = read_config_file(GOLDENS / case / "config.json")
     assert notes == []
     assert Config.from_dict(config.to_dict()) == config
     assert read(tmp_path, config.to_dict()) == (config, [])

@@ -10,9 +10,9 @@ import pytest
 from support.command_line import run
 
 import gpt2np
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.cli.program import build_parser
 from gpt2np.tables import cell_width, quoted, strict_json, table
-from gpt2np.tracing.sites import SITES
 
 COMMANDS = [
     ["trace", "Elizabeth was"],

@@ -8,11 +8,12 @@ from support.differences import relative_error
 from support.random_model import random_model
 
 import gpt2np
+from gpt2np.architectures.gpt2.sites import DERIVED, SITES
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
 from gpt2np.export.dialects.dialect import NotKeptError
 from gpt2np.export.dialects.llmc import LLMC_ORDER
 from gpt2np.export.dialects.registry import NAMES
-from gpt2np.tracing.sites import DIALECTS, SITES
+from gpt2np.tracing.sites import DIALECTS
 
 IDS = [3, 17, 17, 30, 0, 8, 3]
 SIZES = {"seq": 7, "n_embd": 16, "head": 2, "d_head": 8, "d_mlp": 64, "vocab": 60, "k": 10, "1": 1}
@@ -323,9 +324,13 @@ def test_nothing_is_copied_that_is_there(trace, dialect):
 
 @pytest.mark.parametrize("dialect", NAMES)
 def test_nothing_is_computed_before_it_is_asked_for(trace, dialect, monkeypatch):
-    from gpt2np.tracing import trace as module
+    def compute(*_):
+        raise AssertionError("computed")
 
-    monkeypatch.setattr(module, "DERIVED", {})
+    for name, derived in DERIVED.items():
+        monkeypatch.setitem(DERIVED, name, derived._replace(compute=compute))
+    with pytest.raises(AssertionError, match="computed"):
+        trace["probabilities"]
     names = trace.to(dialect)
     assert len(names) == len(list(names)) == len(set(names))
     assert all(name in names for name in names)

@@ -256,7 +256,7 @@ def test_no_vocabulary_no_tokenizer_file(tmp_path):
 
 
 def test_sizes_are_named_as_llmc_names_them():
-    from gpt2np.tracing.config import RELEASED
+    from gpt2np.architectures.gpt2.config import RELEASED
 
     names = [size_name(config.n_parameters) for config in RELEASED.values()]
     assert names == ["124M", "355M", "774M", "1558M"]  # train_gpt2.py, model_to_size

@@ -15,9 +15,10 @@ from support import command_line, needs
 from support.random_model import random_model
 
 import gpt2np
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import InputError, TraceError
 from gpt2np.export.typescript import FILES, interface, write_typescript
-from gpt2np.tracing.sites import SITES, TYPESCRIPT
+from gpt2np.tracing.sites import TYPESCRIPT
 
 IDS = [3, 17, 17, 30, 0]
 
@@ -87,7 +88,7 @@ def folder(trace, tmp_path_factory):
 
 
 def test_the_interface_of_the_document():
-    from gpt2np.tracing.config import RELEASED
+    from gpt2np.architectures.gpt2.config import RELEASED
     from gpt2np.tracing.plan import Plan
 
     text = interface(Plan(RELEASED["gpt2"], 5))

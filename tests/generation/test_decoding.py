@@ -9,10 +9,10 @@ from support.differences import relative_error
 from support.random_model import random_model, random_model_with_text
 
 import gpt2np
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import TraceError
 from gpt2np.generation.sampling import choose, draws
 from gpt2np.tracing import recording
-from gpt2np.tracing.sites import expand
 
 PROMPT = [3, 14, 15, 9, 26]
 
@@ -54,7 +54,7 @@ def differences(found, truth, names) -> dict[str, float]:
 def test_stitched_trace_equals_a_single_pass_for_every_split(model):
     text = greedy(model, PROMPT[:1], 11)
     whole = model.trace(text[:-1])
-    names = [name for name, _, _ in expand(2)]  # stored and derived ones
+    names = [name for name, _, _ in SITES.expand(2)]  # stored and derived ones
     for n_prompt in range(1, len(text)):
         done = model.generate(text[:n_prompt], max_new_tokens=len(text) - n_prompt, keep="*").finish()
         assert done.token_ids == text
@@ -303,8 +303,9 @@ def allocated():
 @pytest.mark.parametrize("keep", ["*", ["attn.qkv", "attn.pattern"], "logits"])
 def test_a_traced_generation_takes_what_its_plan_says(keep, allocated):
     model = random_model(n_positions=128, vocab_size=500)
-    plan = model.plan(128, keep=keep)
-    cache = 0 if keep != "logits" else 2 * 128 * 3 * 16 * 8  # queries, keys and values, kept or not
+    plan = model.plan(128, keep=keep, generating=True)
+    cache = plan.cache_nbytes
+    assert cache == 2 * 2 * 128 * 16 * 8  # keys and values of both layers, kept or not
     before = allocated()
     generation = model.generate(list(range(60)), max_new_tokens=69, keep=keep)
     planned = allocated() - before

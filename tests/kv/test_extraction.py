@@ -19,13 +19,13 @@ import safetensors.numpy
 from support.random_model import random_model
 
 import gpt2np
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.kv.extraction import SAMPLE_PROMPTS, GPT2KVCacheExtractor, document, extract_to_file, write_json
 from gpt2np.kv.queries import KV
 from gpt2np.kv.reading import read_kv
 from gpt2np.kv.resume import load_kv
-from gpt2np.tracing.sites import BY_NAME
 
 TEXT = "The quick brown fox jumps over the lazy dog"
 
@@ -370,7 +370,7 @@ def test_other_keeps_of_a_continuation(tmp_path, keep):
     kept = [position for position in whole.positions if position >= 4]
     assert list(trace.positions) == kept
     for name in whole.names():
-        quadratic = BY_NAME[name.split(".", 2)[-1] if name.startswith("h.") else name].quadratic
+        quadratic = SITES[name.split(".", 2)[-1] if name.startswith("h.") else name].quadratic
         expected = whole[name][:, -len(kept) :] if quadratic else whole[name][-len(kept) :]
         np.testing.assert_allclose(trace[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
 

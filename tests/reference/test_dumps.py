@@ -9,13 +9,13 @@ from support import tiny_checkpoint as tiny
 from support.random_model import random_model, random_model_with_text
 
 from gpt2np import tensorfile
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.errors import InputError
 from gpt2np.export.dialects.llmc import LLMC_ORDER
 from gpt2np.export.dialects.writing import write_dialect
 from gpt2np.reference.dumps import Dump, dump_of, read_dump
 from gpt2np.reference.placement import place
 from gpt2np.reference.token_comparison import compare_tokens, read_token_ids
-from gpt2np.tracing.config import Config
 
 pytestmark = pytest.mark.filterwarnings("error")
 IDS = [3, 1, 4, 1, 5]

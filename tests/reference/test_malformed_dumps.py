@@ -12,10 +12,10 @@ from support import tiny_checkpoint as tiny
 from support.breaking import damage, damaged, message_of, put, several
 from support.random_model import random_model
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 from gpt2np.reference.dumps import dump_of, read_dump
 from gpt2np.reference.placement import place
-from gpt2np.tracing.config import Config
 
 pytestmark = pytest.mark.filterwarnings("error")
 X = np.arange(80, dtype="<f4").reshape(5, 16)

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from support.random_model import random_model
 
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import Gpt2npError, InputError, UnknownSiteError
 from gpt2np.export.dialects.registry import NAMES, naming_of
 from gpt2np.reference.dump_names import Names, parse_map
 from gpt2np.reference.dumps import dump_of
 from gpt2np.reference.placement import place
-from gpt2np.tracing.config import Config
-from gpt2np.tracing.sites import expand, resolve
 
 pytestmark = pytest.mark.filterwarnings("error")
 FILLS = {
@@ -229,7 +229,7 @@ def test_every_order_of_axes_is_undone(name, order, dtype):
     found = only({name: np.ascontiguousarray(right.transpose(order))[None]}, model, trace)
     np.testing.assert_array_equal(found.array, right)
     assert (found.array.dtype, found.dtype, found.rows, found.first) == (dtype, dtype, 5, 0)
-    axes = resolve(name, None, 2)[0].axis_names
+    axes = SITES.resolve(name, None, 2)[0].axis_names
     assert found.layout == f"[1, {', '.join(axes[i] for i in order)}]"
     assert "batch axis of one" in found.notes
 
@@ -397,7 +397,9 @@ def test_the_future_of_a_pattern():
 def test_a_wrong_dump_is_laid_out_by_its_shape_alone(seed):
     model, trace = run(n_head=2, d_head=8, length=5)
     rng = np.random.default_rng(seed)
-    names = [name for name, site, _ in expand(2) if site.name not in ("top_k_tokens",) and not site.quadratic]
+    names = [
+        name for name, site, _ in SITES.expand(2) if site.name not in ("top_k_tokens",) and not site.quadratic
+    ]
     arrays = {name: rng.normal(0, 1, trace[name].shape) for name in names}
     placed, placement = placed_of(arrays, model, trace)
     assert not placement.refused
@@ -507,7 +509,7 @@ def relayouts(draw, equal):
         n_head, d_head, length = draw(st.sampled_from([(2, 3, 5), (3, 5, 7), (2, 4, 9), (5, 2, 4)]))
     model, trace = run(draw(st.integers(1, 3)), n_head, d_head, length, draw(st.integers(0, 2)))
     n_layer = model.config.n_layer
-    floats = [(name, site, layer) for name, site, layer in expand(n_layer) if site.dtype is None]
+    floats = [(name, site, layer) for name, site, layer in SITES.expand(n_layer) if site.dtype is None]
     chosen = draw(st.lists(st.sampled_from(floats), min_size=1, max_size=5, unique_by=lambda x: x[0]))
     arrays, right, recipes = {}, {}, {}
     for name, site, layer in chosen:
@@ -609,13 +611,13 @@ def test_a_whole_trace_in_every_dialect(dialect):
     placed, placement = placed_of(arrays, model, trace)
     items = naming_of(dialect, model.config).items.values()
     assert {name for item in items for name, _, _ in item.sources(model.config)} - set(placed) <= (
-        {"top_k_tokens"} if dialect != "gpt2np" else {n for n, s, _ in expand(3) if s.derived}
+        {"top_k_tokens"} if dialect != "gpt2np" else {n for n, s, _ in SITES.expand(3) if s.derived}
     )
     assert [r.name for r in placement.refused] == (["top_k_tokens"] if dialect == "guide" else [])
     assert not placement.unknown
     for name, found in placed.items():
         np.testing.assert_allclose(found.array, trace[name], rtol=1e-15)
-    order = [name for name, _, _ in expand(3)]
+    order = [name for name, _, _ in SITES.expand(3)]
     assert [order.index(p.site) for p in placement.placed] == sorted(order.index(n) for n in placed)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from support.planting import plant
 from support.random_model import random_model
 
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.model import Model
 from gpt2np.reference.comparison import Comparison, compare
 from gpt2np.reference.error_measure import difference
@@ -19,7 +20,6 @@ from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake
 from gpt2np.reference.noise_bands import Expected, expect
 from gpt2np.reference.precision import in_precision
-from gpt2np.tracing.sites import expand, resolve
 
 VOCABULARY = 60
 PER_HEAD = {"attn.qkv", "attn.scores", "attn.pattern", "attn.z"}
@@ -50,7 +50,7 @@ class Case:
     def reaches(self, site: str) -> np.ndarray:
         """How far the mistake itself is outside the band of a site, in bands, element by element."""
         truth, exact = self.expected.truth[site], self.exact[site]
-        error = difference(exact, truth, resolve(site, None, self.model.config.n_layer)[0])
+        error = difference(exact, truth, SITES.resolve(site, None, self.model.config.n_layer)[0])
         with np.errstate(all="ignore"):
             share = error / np.broadcast_to(self.expected.bands[site], error.shape)
         return np.where(error == 0, 0.0, share)
@@ -118,7 +118,9 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
     kinds = [kind for kind in mistake.steps if not mistake.together]
     steps = [kinds[rng.integers(len(kinds))]] if kinds else list(mistake.steps)
     layers = [
-        resolve(name, None, config.n_layer)[1] for name, s, _ in expand(config.n_layer) if s.name in steps
+        SITES.resolve(name, None, config.n_layer)[1]
+        for name, s, _ in SITES.expand(config.n_layer)
+        if s.name in steps
     ]
     layer = layers[rng.integers(len(layers))]
     position, head = int(rng.integers(len(ids))), int(rng.integers(config.n_head))
@@ -167,7 +169,7 @@ def other_prompt(slug: str, placement: int, model: Model, ids: list[int], rng) -
     for m in (model, in_precision(model, "float64")):
         dump = plant(m, ran)
         for name in dump:
-            axes = resolve(name, None, model.config.n_layer)[0].axis_names
+            axes = SITES.resolve(name, None, model.config.n_layer)[0].axis_names
             dump[name] = dump[name][
                 tuple(rows if a in ("pos", "query", "key") else slice(None) for a in axes)
             ]
@@ -217,7 +219,7 @@ def judge(case: Case) -> Outcome:
 
 def right_place(case: Case, found: Comparison) -> bool:
     """Whether layer, first position and heads are those at which the mistake leaves the band."""
-    site, layer = resolve(found.site, None, case.model.config.n_layer)
+    site, layer = SITES.resolve(found.site, None, case.model.config.n_layer)
     if found.layer != layer or case.exact[found.site].shape != case.expected.truth[found.site].shape:
         return found.layer == layer
     reaches, axes = case.reaches(found.site), site.axis_names
@@ -255,7 +257,7 @@ def same_numbers(case: Case, names: list[str], found: Comparison) -> bool:
         scope = Scope(best.heads, best.rows)
         other = plant(model, case.ids, mistake, variant, best.layer, scope, case.prefill, steps)
         if all(
-            (difference(other[n], case.exact[n], resolve(n, None, n_layer)[0]) <= bands[n]).all()
+            (difference(other[n], case.exact[n], SITES.resolve(n, None, n_layer)[0]) <= bands[n]).all()
             for n in names
         ):
             return True

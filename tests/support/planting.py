@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpt2np.architectures.gpt2.forward import forward
+from gpt2np.architectures.gpt2.sites import DERIVED, SITES
 from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import At
-from gpt2np.tracing.derived import DERIVED
-from gpt2np.tracing.sites import BY_NAME, expand
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 
@@ -30,8 +29,8 @@ class Dumped:
     def __getitem__(self, name):
         if name in self.found:
             return self.found[name]
-        site, layer = next((s, i) for full, s, i in expand(self.config.n_layer) if full == name)
-        return DERIVED[site.name](self, layer)
+        site, layer = next((s, i) for full, s, i in SITES.expand(self.config.n_layer) if full == name)
+        return DERIVED[site.name].compute(self, layer)
 
 
 def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefill=None, steps=None):
@@ -54,7 +53,7 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
                 wrong = out.copy()
                 mistake.run(at, variant, *inputs, out=wrong)
                 shown = out.copy()
-                scope.apply(out, wrong, BY_NAME[kind], model.config.n_head)
+                scope.apply(out, wrong, SITES[kind], model.config.n_head)
                 if kind in mistake.unseen:
                     hidden[name] = shown
             dumped.found[name] = out.copy()
@@ -65,9 +64,11 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
     run = Pass(model.config, model.dtype, [PackedSequence(np.array(ids))], swap=swap)
     with np.errstate(all="ignore"):
         forward(model.parameters, model.config, Step(run))
-    found = {name: dumped.found[name] for name, site, _ in expand(model.config.n_layer) if not site.derived}
-    for name, site, _ in expand(model.config.n_layer):
+    found = {
+        name: dumped.found[name] for name, site, _ in SITES.expand(model.config.n_layer) if not site.derived
+    }
+    for name, site, _ in SITES.expand(model.config.n_layer):
         if site.name in ("attn.q", "attn.k", "attn.v"):
             found[name] = dumped[name].copy()
-    order = [name for name, _, _ in expand(model.config.n_layer)]
+    order = [name for name, _, _ in SITES.expand(model.config.n_layer)]
     return {name: (found | hidden)[name] for name in sorted(found, key=order.index)}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.weights import parameter_shapes
 from gpt2np.checkpoints.checkpoint import Checkpoint, shipped_folder
 from gpt2np.model import Model
-from gpt2np.tracing.config import Config
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 64, "vocab_size": 60, "eos_token_id": None}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.weights import parameter_shapes
-from gpt2np.tracing.config import Config
 
 _BLOCK = 1_000_003  # numbers drawn once and written again and again; a prime, so that no rows are alike
 

@@ -9,14 +9,14 @@ from support.random_model import random_model
 
 import gpt2np
 from gpt2np.analysis.interventions import zero
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import InputError, UnknownSiteError
-from gpt2np.tracing.config import Config
 from gpt2np.tracing.edits import Edits
-from gpt2np.tracing.sites import expand
 
 PROMPT, OTHER = [3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]
 CONFIG = Config(n_layer=2, n_head=2, n_embd=16, n_positions=64, vocab_size=60, eos_token_id=None)
-STORED = [name for name, site, _ in expand(2) if not site.derived]
+STORED = [name for name, site, _ in SITES.expand(2) if not site.derived]
 EDITABLE = [*STORED, *(f"h.{i}.attn.{part}" for i in range(2) for part in "qkv")]
 
 

@@ -131,7 +131,7 @@ def test_no_trace_at_all(tmp_path, model, saved):
     message_of(caught.value, TraceError, str(path), "another model")
     path.unlink()
     path.write_bytes(entries(lambda h: {**h, "wte": h["wpe"], "wpe": h["wte"]})(saved))
-    with pytest.raises(VerificationError, match="wte = row of the token table"):
+    with pytest.raises(VerificationError, match="wte = lookup"):
         gpt2np.Trace.open(path, model=model).verify()
 
 

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 from support.differences import relative_error
 
 import gpt2np
+from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import InputError, TraceError, UnknownSiteError, VerificationError
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.sites import SITES, expand
 
 PROMPT = "It is a truth universally acknowledged"
 
@@ -40,7 +40,7 @@ def test_plan_equals_arrays(keep, dtype, tiny, tiny64):
 
 def test_plan_of_a_released_size_is_the_guides_table():
     # extraction guide, "Per-Inference Memory (100-token sequence)": its arithmetic, not its rounding
-    groups = Plan(gpt2np.tracing.config.RELEASED["gpt2"], 100).groups()
+    groups = Plan(gpt2np.architectures.gpt2.config.RELEASED["gpt2"], 100).groups()
     assert groups["attn.qkv"] == 12 * 3 * 100 * 12 * 64 * 4
     assert groups["attn.scores"] == groups["attn.pattern"] == 12 * 12 * 100 * 100 * 4
     assert groups["mlp.pre"] == groups["mlp.post"] == 12 * 100 * 3072 * 4
@@ -49,7 +49,7 @@ def test_plan_of_a_released_size_is_the_guides_table():
 
 
 def test_released_sizes_have_the_published_number_of_parameters():
-    counts = {name: config.n_parameters for name, config in gpt2np.tracing.config.RELEASED.items()}
+    counts = {name: config.n_parameters for name, config in gpt2np.architectures.gpt2.config.RELEASED.items()}
     assert counts["gpt2"] == 124_439_808  # llm.c README
     assert [round(n / 1e6) for n in counts.values()] == [124, 355, 774, 1558]  # GPT-2's model card
 
@@ -58,7 +58,7 @@ def test_released_sizes_have_the_published_number_of_parameters():
 
 
 def test_names_are_the_stored_sites_in_execution_order(trace):
-    assert trace.names() == [name for name, site, _ in expand(4) if not site.derived]
+    assert trace.names() == [name for name, site, _ in SITES.expand(4) if not site.derived]
     assert trace.dims["h.3.attn.pattern"] == "head query key"
     assert set(trace.dims) == set(trace.names())
 
@@ -274,15 +274,15 @@ def test_timings(tiny):
 @pytest.mark.parametrize(
     ("site", "index", "identity"),
     [
-        ("h.2.attn.pattern", (1, 3, 4), "pattern is 0 in the future"),
+        ("h.2.attn.pattern", (1, 3, 4), "pattern is 0 where a key is not seen"),
         ("h.2.attn.pattern", (1, 3, 2), "rows sum to 1"),
-        ("h.1.resid_mid", (0, 5), r"h.1.resid_mid = h.1.resid_pre \+ h.1.attn.out"),
-        ("h.1.resid_post", (0, 5), r"h.1.resid_post = h.1.resid_mid \+ h.1.mlp.out"),
+        ("h.1.resid_mid", (0, 5), r"h.1.resid_mid = add\(h.0.resid_post, h.1.attn.out\)"),
+        ("h.1.resid_post", (0, 5), r"h.1.resid_post = add\(h.1.resid_mid, h.1.mlp.out\)"),
         ("h.0.attn.out", (0, 5), r"h.0.attn.out = sum of h.0.attn.heads \+ bias"),
-        ("logits", (0, 5), "logits = ln_f"),
-        ("h.3.mlp.post", (2, 7), "mlp.post = gelu_new"),
+        ("logits", (0, 5), r"logits = unembedding\(ln_f, parameters\)"),
+        ("h.3.mlp.post", (2, 7), r"mlp.post = gelu_tanh\(h.3.mlp.pre\)"),
         ("h.0.attn.qkv", (1, 500), "attn.qkv = linear"),
-        ("wte", (0, 0), "wte = row of the token table"),
+        ("wte", (0, 0), r"wte = lookup\(token_ids, parameters\)"),
     ],
 )
 def test_verify_names_the_first_identity_that_fails(tiny, site, index, identity):
@@ -301,7 +301,7 @@ def test_verify_names_the_first_identity_that_fails(tiny, site, index, identity)
 def test_verify_says_what_it_could_not_check(tiny, tmp_path):
     trace = tiny.trace(PROMPT, keep="attn.*")
     assert "h.0.attn.pattern rows sum to 1" in trace.verify().checked
-    assert "was not kept" in trace.verify().skipped["h.0.resid_mid = h.0.resid_pre + h.0.attn.out"]
+    assert "was not kept" in trace.verify().skipped["h.0.resid_mid = add(embed, h.0.attn.out)"]
     trace.save(tmp_path / "t.safetensors")
     opened = gpt2np.Trace.open(tmp_path / "t.safetensors")
     name = "h.0.attn.out = sum of h.0.attn.heads + bias"
@@ -347,7 +347,7 @@ def test_metadata_says_what_ran(tiny, trace):
 def test_opened_trace_derives_what_it_can(tiny, tmp_path, trace):
     trace.save(tmp_path / "t.safetensors")
     opened = gpt2np.Trace.open(tmp_path / "t.safetensors")
-    for name, site, _ in expand(4):
+    for name, site, _ in SITES.expand(4):
         if site.name != "attn.heads":
             np.testing.assert_array_equal(opened[name], trace[name])
     with pytest.raises(TraceError, match="model="):

@@ -15,8 +15,8 @@ from support.random_model import random_model_with_text
 import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
+from gpt2np.architectures.gpt2.config import RELEASED, Config
 from gpt2np.errors import InputError, TraceError
-from gpt2np.tracing.config import RELEASED, Config
 from gpt2np.viewer import packing, page
 from gpt2np.viewer.comparison_page import MODULES as REPORT_MODULES
 from gpt2np.viewer.detail_levels import (
@@ -29,8 +29,9 @@ from gpt2np.viewer.detail_levels import (
     levels_within,
     page_bytes,
 )
+from gpt2np.viewer.model_parts import code_lines, part_named
 from gpt2np.viewer.page_data import Data, sizes_of
-from gpt2np.viewer.parts_of_gpt2 import CODE_FILE, PARTS, code_lines
+from gpt2np.viewer.parts_of_gpt2 import PARTS
 
 STATIC = Path(page.__file__).parent / "static"
 
@@ -232,12 +233,12 @@ def test_long_texts_keep_the_largest_weights_and_rank_the_same():
 
 
 def test_code_lines_are_those_of_the_forward_pass():
-    source = (Path(gpt2np.__file__).parents[1] / CODE_FILE).read_text("utf-8").splitlines()
-    lines = code_lines()
-    for part in PARTS:
-        number, code = lines[part.function, part.step]
-        assert source[number - 1].strip() == code
-        assert f'"{part.step}"' in code or part.step == "heads"
+    root, lines = Path(gpt2np.__file__).parents[1], code_lines(Config())
+    for part in (*PARTS, part_named(Config(), "attn.qkv")):
+        code = lines[part.computed_by or part.site]
+        assert code.file == "gpt2np/architectures/gpt2/forward.py"
+        assert (root / code.file).read_text("utf-8").splitlines()[code.number - 1].strip() == code.text
+        assert f'"{(part.computed_by or part.site).split(".")[-1]}"' in code.text
     assert len({part.site for part in PARTS}) == len(PARTS) == 20
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.differences import relative_error
 
 import gpt2np
-from gpt2np.tracing.sites import expand
+from gpt2np.architectures.gpt2.sites import SITES
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 IDS = [3, 17, 17, 30, 0, 8, 3]
@@ -20,7 +20,7 @@ def check(folder, dtype, allowed):
     golden = np.load(folder / "sites.npz")
     trace = gpt2np.load(folder, dtype=dtype).trace(IDS)
     rows = []
-    for name, _, _ in expand(trace.config.n_layer):
+    for name, _, _ in SITES.expand(trace.config.n_layer):
         error = relative_error(trace[name], golden[name])
         rows.append((error / allowed(name, golden), name, error))
     rows.sort(reverse=True)

@@ -11,7 +11,7 @@ import torch
 from support import hf
 
 import gpt2np
-from gpt2np.tracing.sites import SITES, expand
+from gpt2np.architectures.gpt2.sites import SITES
 
 torch.set_num_threads(1)
 
@@ -56,7 +56,8 @@ def test_every_site_in_float64(case):
     for ids, truth in zip(prompts, double, strict=True):
         trace = model.trace(ids)
         errors = {
-            name: relative_error(trace[name], truth[name]) for name, _, _ in expand(model.config.n_layer)
+            name: relative_error(trace[name], truth[name])
+            for name, _, _ in SITES.expand(model.config.n_layer)
         }
         assert {name: e for name, e in errors.items() if not e <= 1e-10} == {}
         assert set(errors) == set(truth)
@@ -73,7 +74,7 @@ def test_every_site_in_float32(case):
     errors = {site.name: [0.0, 0.0] for site in SITES}
     for ids, theirs, truth in zip(prompts, single, double, strict=True):
         ours = model.trace(ids)
-        for name, site, _ in expand(model.config.n_layer):
+        for name, site, _ in SITES.expand(model.config.n_layer):
             found = [relative_error(run[name], truth[name]) for run in (ours, theirs)]
             errors[site.name] = np.maximum(errors[site.name], found).tolist()
     assert {n: both for n, both in errors.items() if not both[0] <= max(2 * both[1], 2e-7)} == {}

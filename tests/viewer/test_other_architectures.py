@@ -1,0 +1,127 @@
+"""The page of an architecture that is not GPT-2's: its own parts, groups of heads, windows, no positions."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+from support import made_up
+from support.viewer_browser import browser, visit
+
+import gpt2np
+from gpt2np.analysis.attribution import attribution
+from gpt2np.analysis.lens import logit_lens
+from gpt2np.viewer import packing
+from gpt2np.viewer.comparison_page import comparison_page
+
+IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return gpt2np.load(made_up.write(tmp_path_factory.mktemp("page") / "m"))
+
+
+@pytest.fixture(scope="module")
+def generated(model):
+    return model.generate(IDS, max_new_tokens=4, keep="*", ledger=True, temperature=1.0, seed=1).finish()
+
+
+def data_of(html):
+    return packing.unpack(re.search(r'id="data">([^<]*)<', html)[1])
+
+
+def test_parts_come_from_the_table(model):
+    facts, _ = data_of(gpt2np.view(model.trace(IDS)).html)
+    parts = {part["site"]: part for part in facts["parts"]}
+    table = model.config.architecture.sites
+    assert list(parts) == [s.name for s in table if not s.derived or s.name == "attn.heads"]
+    source = inspect.getsource(made_up).splitlines()
+    for site, part in parts.items():
+        assert part["title"] == site
+        assert part["text"] == table[site].doc
+        assert part["file"] == "support/made_up.py"
+        assert source[part["line"] - 1].strip() == part["code"]
+    assert parts["ln_1"]["formula"] == "rms_norm(resid_pre)"
+    assert parts["attn.out"]["formula"] == "product(attn.z)"
+    assert parts["attn.heads"]["formula"] == ""
+    assert parts["attn.k"]["shape"] == [10, 2, 6]
+    assert facts["missing"] == {}
+    assert facts["model"]["embeddings"] == ["embed"]
+    assert facts["model"]["windows"] == [None, 5, None, 5]
+    assert facts["model"]["norm"] == "RMSNorm"
+
+
+def test_numbers_are_those_of_the_analyses(model):
+    trace = model.trace(IDS)
+    facts, arrays = data_of(gpt2np.view(trace).html)
+    assert facts["components"] == list(attribution(trace, 5).labels["component"])
+    for pos in (0, 9):
+        token = int(arrays["push:id"][pos, 0])
+        np.testing.assert_allclose(
+            arrays["push"][pos, 0], attribution(trace, token, pos).array, rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_allclose(arrays["lens:entropy"], logit_lens(trace).entropy.array, rtol=1e-5, atol=1e-6)
+    assert arrays["attn.k"].shape[:3] == (4, 10, 2)
+    norms = np.sqrt((trace["h.1.attn.k"].astype(np.float64) ** 2).sum(-1))
+    np.testing.assert_allclose(arrays["attn.k:stats"][1, ..., 0], norms, rtol=1e-6)
+    assert "wte" not in arrays
+
+
+def test_what_was_not_kept_is_said(model):
+    facts, arrays = data_of(gpt2np.view(model.trace(IDS, keep="attn.*")).html)
+    assert "pattern" in arrays
+    assert "embed" in facts["missing"]["push"]
+    assert facts["missing"].keys() >= {"lens", "push", "mlp", "residual", "vector embed"}
+
+
+def test_a_page_of_a_comparison():
+    report = {"model_type": "made_up", "site": "h.1.attn.z", "verdict": "wrong", "sites": []}
+    facts, _ = data_of(comparison_page(report))
+    assert facts["line"]["title"] == "attn.z"
+    assert facts["line"]["formula"] == "mix(attn.pattern, attn.v)"
+    assert '"z"' in facts["line"]["code"]
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_every_panel_in_a_browser(generated, tmp_path):
+    gpt2np.view(generated, out=tmp_path / "page.html")
+    trace = generated.trace
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        for panel in PANELS:
+            page.show(panel=panel)
+            assert len(page.text(f"#panel-{panel}")) > 300
+            assert page.page.locator(f"#panel-{panel} .absent").count() == 0
+            for layer, head in ((0, 0), (1, 3)):
+                page.show(layer=layer, head=head)
+        page.show(panel="map", layer=1, head=3, pos=12)
+        for part in page.js("() => gpt2np.run.parts.map((part) => part.site)"):
+            page.show(part=part)
+            assert page.text(".card h3") == part
+        page.show(part="attn.k")
+        assert "group 1 of heads" in page.text(".card")
+        shown = page.js("() => gpt2np.run.stats('attn.k', 1, 12, 2).norm")
+        assert shown == pytest.approx(np.linalg.norm(trace["h.1.attn.k"][12, 1]), rel=1e-6)
+        for layer in range(4):
+            for query in (0, 4, 5, 12):
+                seen = np.flatnonzero(trace[f"h.{layer}.attn.pattern"][:, query].max(axis=0))
+                first = page.js("([layer, query]) => gpt2np.run.firstSeen(layer, query)", [layer, query])
+                assert first == seen[0]
+        page.show(panel="attention", layer=1, pos=12)
+        assert page.page.locator("#panel-attention .lists > div").first.locator(".bar").count() == 5
+        page.page.get_by_role("button", name="scores").click()
+        page.show(panel="glossary")
+        words = page.text("#panel-glossary dl.terms")
+        assert "RMSNorm" in words
+        assert "LayerNorm" not in words
+        assert "GELU" not in words
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_a_page_with_little_kept_in_a_browser(model, tmp_path):
+    gpt2np.view(model.trace(IDS, keep=["attn.k", "mlp.post"]), out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        for panel in PANELS:
+            page.show(panel=panel)
+        assert "not kept" in page.text("#panel-glossary")
