@@ -197,7 +197,7 @@ class Model:
         repetitions in the text: faster, and the same wherever the winning margin is outside float32 noise.
         `on_overflow="slide"` goes on past the context by running the last `n_positions` tokens anew for every
         token, from position 0. An integer `seed` is used by every prompt as if it were alone; a list gives
-        one each. `past`, a trace that kept `attn.qkv` or a KV file of the first tokens, spares running those;
+        one each. `past`, a trace with keys and values or a KV file of the first tokens, spares running those;
         a trace then starts behind them. `edits` are those of `trace`.
 
         Raises:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from gpt2np.model import Model
-from gpt2np.ops import Array, LayerNorm, RMSNorm
+from gpt2np.ops import Array, LayerNorm, Norm
+from gpt2np.tracing.lines import norms
 from gpt2np.tracing.replay import embedded
 
 _COLUMNS = 16  # of a vector, enough to tell tokens apart
@@ -28,12 +29,12 @@ def ids_in_dump(model: Model, arrays: Mapping[str, Array]) -> tuple[int, ...] | 
         site = name if name in first else "embed"
         table, shifts = _table(model, site), _shifts(model, site, len(rows))
         if name == "h.0.ln_1":
-            norm = getattr(model.parameters.h[0], "ln_1", None)
-            if not isinstance(norm, LayerNorm | RMSNorm):
+            norm = norms(model.config, model.parameters).get(name)
+            if norm is None:
                 continue
             return tuple(_nearest_normed(*pair, table, norm) for pair in zip(rows, shifts, strict=True))
-        norms = np.einsum("ve,ve->v", table, table)
-        return tuple(np.argmin(norms - 2 * (rows - shifts) @ table.T, axis=1).tolist())
+        squares = np.einsum("ve,ve->v", table, table)
+        return tuple(np.argmin(squares - 2 * (rows - shifts) @ table.T, axis=1).tolist())
     return None
 
 
@@ -52,7 +53,7 @@ def _shifts(model: Model, name: str, n: int) -> Array:
     return np.asarray(rows - rows[0])
 
 
-def _nearest_normed(row: Array, shift: Array, table: Array, norm: LayerNorm | RMSNorm) -> int:
+def _nearest_normed(row: Array, shift: Array, table: Array, norm: Norm) -> int:
     """The token whose ln_1 at a position is nearest: a few elements of each, by its mean and its size."""
     n = table.shape[1]
     squares = (np.einsum("ve,ve->v", table, table) + 2 * (table @ shift) + shift @ shift) / n

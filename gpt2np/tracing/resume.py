@@ -13,7 +13,7 @@ from gpt2np.tracing.trace import Trace
 
 
 class Past(Protocol):
-    """Keys and values of earlier tokens: a Trace that kept `attn.qkv`, or a KV file (`load_kv`)."""
+    """Keys and values of earlier tokens: a Trace that kept them, or a KV file (`load_kv`)."""
 
     @property
     def token_ids(self) -> Sequence[int]:

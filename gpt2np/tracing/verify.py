@@ -53,7 +53,7 @@ def verify(trace: Trace) -> Verification:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # the comparison finds them
         trace.config.architecture.forward(p, trace.config, _RecordedStep(checks, dtype))
         for name, site, layer in trace.config.architecture.sites.expand(trace.config.n_layer):
-            if site.derived and name in trace.names() and not checks.is_view(name):
+            if site.derived and name in trace.names():
                 checks.derived(name, site.name, layer)
     return checks.found
 
@@ -91,17 +91,20 @@ class _RecordedStep(ReplayStep):
         self.results[full_name] = recorded
         named = [_name_of(x) for x in inputs]
         self.checks.about(full_name, kind, self._layer, named if op is add else ())
-        statement = f"{full_name} = {_called(op)}({', '.join(named)})"
+        statement = f"{recorded.name} = {_called(op)}({', '.join(named)})"
         self.checks.step(full_name, statement, recorded, inputs, lambda: self._run(kind, op, inputs))
         return recorded
 
     def own(self, name: str, x: Array) -> Array:
-        """All rows, under the name of what they are."""
+        """All rows, as `all` hands them over."""
         return self.all(name, x)
 
     def all(self, name: str, x: Array) -> Array:
-        """All rows, under the name of what they are."""
-        return _named(x, self._named(name)[0])
+        """All rows, under the name of what they are; those stored under it where their whole is not."""
+        full_name, kind = self._named(name)
+        if _missing(x) and full_name in self.checks.trace:
+            return self.checks.recorded(full_name, kind, self.dtype)
+        return _named(x, full_name)
 
 
 def _named(x: Array, name: str) -> "_Recorded":
@@ -109,6 +112,11 @@ def _named(x: Array, name: str) -> "_Recorded":
     found = x.view(_Recorded)
     found.name = name
     return found
+
+
+def _missing(x: Array) -> str:
+    """Why an array holds nothing that was recorded; empty where it does."""
+    return x.missing if isinstance(x, _Recorded) else ""
 
 
 def _called(op: Callable[..., None]) -> str:
@@ -136,6 +144,14 @@ class _Checks:
         self.tolerance = max(NOISE[name] for name in precisions)
         self.partial = len(trace.positions) < len(trace.token_ids)
         self.edited = self._edited()
+        layers = range(trace.config.n_layer)
+        self.as_input = {block_input(layer, 0): f"h.{layer}.resid_pre" for layer in layers}
+
+    def stored_name(self, name: str) -> str:
+        """Under which name a site was kept: its own, or that of the block that reads it."""
+        if name not in self.trace and self.as_input.get(name) in self.trace.names():
+            return self.as_input[name]
+        return name
 
     def _edited(self) -> set[str]:
         """The sites that are not what their step computed; a part that was edited changed its whole."""
@@ -154,10 +170,11 @@ class _Checks:
         derived = self.trace.config.architecture.derived.get(self._site(name)[0])
         return derived is not None and derived.view is not None
 
-    def recorded(self, name: str, kind: str, dtype: Any) -> Array:
+    def recorded(self, name: str, kind: str, dtype: Any) -> _Recorded:
         """What was recorded of a site, in the precision of the run; or an array of NaN that says why not."""
-        if name in self.trace:
-            return _named(self.trace[name].astype(dtype, copy=False), name)
+        stored = self.stored_name(name)
+        if stored in self.trace:
+            return _named(self.trace[stored].astype(dtype, copy=False), stored)
         shape = self.trace.plan.shape_of(self.trace.config.architecture.sites[kind])
         found = _named(np.broadcast_to(np.array(np.nan, dtype), shape), name)
         found.missing = f"{name} was not kept"
@@ -168,7 +185,7 @@ class _Checks:
     ) -> None:
         """Hold a step's result, computed again, against what was recorded of it."""
         arrays = [x for x in (recorded, *inputs) if isinstance(x, _Recorded)]
-        missing = next((x.missing for x in arrays if x.missing), None)
+        missing = next(filter(None, map(_missing, arrays)), None)
         quadratic = [self._is_quadratic(x.name) for x in arrays]
         meets = any(quadratic) and not all(quadratic)  # queries and keys, which are of all positions
         if missing is not None:
@@ -189,7 +206,7 @@ class _Checks:
     def about(self, name: str, kind: str, layer: int | None, added: Sequence[str] = ()) -> None:
         """What the table says of a site, unless its step is that very sum of `added`."""
         for statement, names, needs_weights, compute in _statements(self.trace, name, kind, layer):
-            if added and sorted(names[1:]) == sorted(added):
+            if added and sorted(map(self.stored_name, names[1:])) == sorted(added):
                 continue
             missing = next((n for n in names if n not in self.trace), None)
             if missing is not None and not (needs_weights and self.trace.model is None):

@@ -344,6 +344,9 @@ def test_the_verb(folder, dump, tmp_path, capsys):
     assert code == 1
     assert "h.1.attn.v" in out
     assert "no catalogue of mistakes for made_up" in out
+    code, out, err = run(capsys, "compare", "--mistakes", "--model", str(folder))
+    assert (code, out) == (2, "")
+    assert err.strip() == "gpt2np: there is no catalogue of mistakes for made_up: only gpt2 has one"
     (tmp_path / "x.bin").write_bytes(bytes(4000))
     code, _, err = run(capsys, "compare", str(tmp_path / "x.bin"), *argv)
     assert (code, err.strip().splitlines()[-1].partition(": ")[2]) == (

@@ -10,6 +10,7 @@ from gpt2np.errors import VerificationError
 
 IDS = [5, 9, 2, 17, 9, 2, 30, 11, 4, 22]
 EDITS = {"h.0.attn.q": lambda q: q * 1.5, "h.1.mlp.out": lambda x: x * 0}
+PARTS = ["attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern", "attn.z"]
 NEEDS_WEIGHTS = {"ln_1", "ln_2", "ln_f", "logits"}  # nothing but weights says what these must be
 
 
@@ -37,6 +38,10 @@ KINDS = {
     "resumed": lambda m, _: m.generate(IDS, max_new_tokens=4, keep="*", past=m.trace(IDS[:5])).finish().trace,
     "without its model": opened,
     "derived sites": lambda m, _: m.trace(IDS, keep=["*", "resid_pre", "attn.heads", "probabilities"]),
+    "parts beside their whole": lambda m, _: m.trace(IDS, keep=["*", "attn.q", "attn.k", "attn.v"]),
+    "parts alone": lambda m, _: m.trace(IDS, keep=PARTS),
+    "inputs of blocks": lambda m, _: m.trace(IDS, keep=["resid_pre", "ln_1"]),
+    "inputs of blocks and a sum": lambda m, _: m.trace(IDS, keep=["resid_pre", "attn.out", "resid_mid"]),
 }
 
 

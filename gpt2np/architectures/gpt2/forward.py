@@ -30,15 +30,15 @@ from gpt2np.tracing.step import SequenceStep, Step
 
 def forward(p: GPT2, cfg: Config, step: Step) -> Array:
     """A pass over the tokens of `step`: the logits [pos, vocab], or the residual stream if stopped early."""
-    first, x = step.start or (0, embed(p, cfg, step))
+    first, x = step.start or (0, embed(p, step))
     for layer in range(first, cfg.n_layer):
         if layer == step.stop_at_layer:
             return x
         x = block(x, p.h[layer], cfg, layer, step.block(layer))
-    return x if cfg.n_layer == step.stop_at_layer else unembed(x, p, cfg, step)
+    return x if cfg.n_layer == step.stop_at_layer else unembed(x, p, step)
 
 
-def embed(p: GPT2, cfg: Config, step: Step) -> Array:
+def embed(p: GPT2, step: Step) -> Array:
     """What a token is plus where it stands: -> [pos, n_embd]."""
     token = step("wte", lookup, step.token_ids, p.wte)  # [pos, n_embd]
     position = step("wpe", lookup, step.positions, p.wpe)  # [pos, n_embd]
@@ -81,7 +81,7 @@ def mlp(x: Array, p: MLP, cfg: Config, step: Step) -> Array:
     return step("out", linear, x, p.c_proj)  # [pos, n_embd]
 
 
-def unembed(x: Array, p: GPT2, cfg: Config, step: Step) -> Array:
+def unembed(x: Array, p: GPT2, step: Step) -> Array:
     """Compare each final vector with every token: [pos, n_embd] -> [pos, vocab]."""
     x = step("ln_f", layer_norm, x, p.ln_f)  # [pos, n_embd]
     return step("logits", unembedding, step.predicting(x), p.lm_head)  # [pos, vocab]

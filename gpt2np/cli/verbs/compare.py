@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_model, read_text, token_ids
+from gpt2np.cli.arguments import add_model, add_verb, config_of, count, load_model, read_text, token_ids
 from gpt2np.errors import InputError
 
 
@@ -50,6 +50,7 @@ def compare(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json
 
     if args.mistakes:
+        _check_catalogue(args)
         print(strict_json(_catalogue()) if args.json else catalogue())
         return 0
     if args.dump is None and args.their_tokens is None:
@@ -119,6 +120,15 @@ def _compare_tokens(args: argparse.Namespace, model: Any, prompt: str | list[int
     else:
         print(found, file=sys.stderr if args.json else sys.stdout)
     return int(not found.equal)
+
+
+def _check_catalogue(args: argparse.Namespace) -> None:
+    if args.model is not None:
+        architecture = config_of(args).architecture
+        if not architecture.catalogue:
+            raise InputError(
+                f"there is no catalogue of mistakes for {architecture.model_type}: only gpt2 has one"
+            )
 
 
 def _catalogue() -> list[dict[str, Any]]:

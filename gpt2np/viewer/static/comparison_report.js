@@ -87,11 +87,12 @@ function cause(report) {
     return el(
       "div",
       { class: "card still" },
-      el("h3", {}, "No known mistake explains it"),
+      el("h3", {}, report.catalogue ? "No known mistake explains it" : "The step is located"),
       el(
         "p",
         {},
-        "The step is located, its cause is not in the catalogue. Everything before it is right: compare this one step by hand.",
+        report.catalogue ? "The step is located, its cause is not in the catalogue." : "There is no catalogue of mistakes for this model.",
+        " Everything before it is right: compare this one step by hand.",
       ),
     );
   return el(
