@@ -1,8 +1,18 @@
 """What can go wrong, one class a kind: each message says what is wrong, where, and what to do."""
 
 
+def printable(text: str) -> str:
+    r"""A text on one line that a terminal can be given: what is not printable becomes escapes, as `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Gpt2npError(Exception):
-    """Every error that gpt2np raises on purpose."""
+    """Every error that gpt2np raises on purpose: its text is one line, whatever a file has put into it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(Gpt2npError, ValueError):
@@ -37,10 +47,10 @@ class UnknownSiteError(TraceError, KeyError):
     """A name that is no site of this model, in any dialect."""
 
     def __str__(self) -> str:  # KeyError would print the repr
-        return str(self.args[0])
+        return printable(str(self.args[0]))
 
 
 def short(value: object) -> str:
     """Whatever a file holds, as part of a message: on one line, and cut if it is long."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 100 else text[:97] + "..."

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from gpt2np.errors import printable
+
 WIDTH = 80
 
 
@@ -37,7 +39,7 @@ def cell_width(text: str) -> int:
 
 def quoted(token: str, width: int = 20) -> str:
     """A token between bars, so that its spaces show: control characters as escapes, cut to `width`."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
+    shown = printable(token)
     while cell_width(shown) > width - 2:
         shown = shown[:-2] + "…"
     return f"|{shown}|"
