@@ -52,5 +52,8 @@ class UnknownSiteError(TraceError, KeyError):
 
 def short(value: object) -> str:
     """Whatever a file holds, as part of a message: on one line, and cut if it is long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply to be shown"
     return text if len(text) <= 100 else text[:97] + "..."

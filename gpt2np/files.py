@@ -13,31 +13,74 @@ from typing import IO, Any
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 
 MOST_TEXT = 100_000_000  # bytes of a config, vocabulary, index or the like: the largest known has 35 million
+MAX_BYTES = 1_000_000_000  # of memory that a file is read into, unless somebody says that it may be more
 
 
 def read_bytes(
-    path: str | os.PathLike[str], error: type[Gpt2npError] = InputError, most: int = MOST_TEXT
+    path: str | os.PathLike[str],
+    error: type[Gpt2npError] = InputError,
+    most: int = MOST_TEXT,
+    pipes: bool = False,
 ) -> bytes:
     """The bytes of a regular file: never of a pipe, which would wait, or of a device, which may not end.
+
+    `pipes` takes them as well: for a text, which somebody may pipe in.
 
     Raises:
         error: it is missing, something else than a file, cannot be read, or has more than `most` bytes.
     """
+    if not pipes:
+        check_regular(path, error)
     try:
-        mode = os.stat(path).st_mode  # looked at first: opening a pipe would wait for its writer
-        if not stat.S_ISREG(mode):
-            raise error(f"{path}: expected a file, found a {'folder' if stat.S_ISDIR(mode) else 'device'}")
         with open(path, "rb") as file:
             content = file.read(most + 1)
-    except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
-    except (OSError, ValueError) as e:  # the second where the path itself cannot be one
-        if isinstance(e, Gpt2npError):
-            raise
-        raise error(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    except (OSError, ValueError) as e:
+        raise error(f"{path}: {_reason(e)}") from None
     if len(content) > most:
         raise error(f"{path}: has more than {most:,} bytes, which is too much for such a file")
     return content
+
+
+def read_lines(
+    path: str | os.PathLike[str], error: type[Gpt2npError] = InputError, most: int = MOST_TEXT
+) -> Iterator[bytes]:
+    """The lines of a regular file one by one, without their ends; `most` is the limit of each.
+
+    Raises:
+        error: what `read_bytes` raises it for.
+    """
+    check_regular(path, error)
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(most + 1):
+                if len(line) > most:
+                    raise error(f"{path}: a line has more than {most:,} bytes, which is too much")
+                yield line.removesuffix(b"\n").removesuffix(b"\r")
+    except OSError as e:
+        raise error(f"{path}: {_reason(e)}") from None
+
+
+def check_regular(path: str | os.PathLike[str], error: type[Gpt2npError] = InputError) -> None:
+    """Refuse what is no regular file; to be asked before a file is opened: a pipe would wait for its writer.
+
+    Raises:
+        error: it is missing, or a folder, pipe or device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as e:
+        raise error(f"{path}: {_reason(e)}") from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
+        found = next((name for is_kind, name in kinds.items() if is_kind(mode)), "device")
+        raise error(f"{path}: expected a file, found a {found}")
+
+
+def _reason(e: OSError | ValueError) -> str:
+    """Why a file cannot be opened; a ValueError is raised where the path itself cannot be one."""
+    if isinstance(e, FileNotFoundError):
+        return "no such file"
+    return f"cannot be read ({getattr(e, 'strerror', None) or e})"
 
 
 def read_text(
@@ -48,11 +91,19 @@ def read_text(
     Raises:
         error: what `read_bytes` raises it for, or it is not UTF-8.
     """
+    return decoded(read_bytes(path, error, most), str(path), error).removeprefix("\ufeff")
+
+
+def decoded(content: bytes, where: str, error: type[Gpt2npError] = InputError) -> str:
+    """Bytes as text.
+
+    Raises:
+        error: they are not UTF-8; says which byte, and where it is.
+    """
     try:
-        return read_bytes(path, error, most).decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as e:
-        what = f"byte 0x{e.object[e.start]:02x} at {e.start:,} is not UTF-8"
-        raise error(f"{path}: {what}") from None
+        raise error(f"{where}: byte 0x{e.object[e.start]:02x} at {e.start:,} is not UTF-8") from None
 
 
 def read_json(
@@ -165,9 +216,10 @@ def output_paths(out: Path, n: int | None) -> list[Path]:
 def text_kind(path: str | os.PathLike[str]) -> str:
     """`a JSON file` or `a CSV file`, by how a file begins; empty if it is neither, or cannot be read."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             start = file.read(16)
-    except OSError:
+    except (OSError, InputError):
         return ""
     if start.startswith(b"name,axis_"):
         return "a CSV file"

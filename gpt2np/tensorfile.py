@@ -19,6 +19,7 @@ import safetensors
 from numpy.typing import DTypeLike, NDArray
 
 from gpt2np.errors import CheckpointError, Gpt2npError, TraceError, short
+from gpt2np.files import check_regular
 
 Path = str | os.PathLike[str]
 Entry = tuple[str, DTypeLike, tuple[int, ...]]  # of a file to be written: name, dtype, shape
@@ -44,14 +45,14 @@ class _Problem(Exception):
 def map_file(path: Path, error: type[Gpt2npError]) -> mmap.mmap:
     """Map a weight file read-only; raises `error` if it is missing, empty, no file, or a Git LFS pointer."""
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # looked at first: opening a pipe would wait for its writer
-            raise _Problem(f"expected a file, found a {'folder' if stat.S_ISDIR(mode) else 'device'}")
+        check_regular(path, error)
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if mapped[:23] == b"version https://git-lfs":
             raise _Problem("is a Git LFS pointer, not the weights; run `git lfs pull`")
     except (_Problem, OSError, ValueError) as e:
+        if isinstance(e, Gpt2npError):
+            raise
         raise error(f"{path}: {_reason(e)}") from None
     return mapped
 
@@ -88,14 +89,19 @@ class TensorFile:
         """The dtype of a tensor as the file spells it, such as `"F32"` or `"BF16"`."""
         return str(self._entry(name)["dtype"])
 
+    def numpy_dtype(self, name: str) -> np.dtype[Any]:
+        """The dtype of the array that the tensor becomes, from the header alone."""
+        dtype = self.dtype(name)
+        if dtype != "BF16" and dtype not in _NUMPY:
+            raise self._error(f"{self.path}: tensor {name!r} has dtype {dtype}, which NumPy does not have")
+        return np.dtype(_NUMPY.get(dtype, "<u2"))
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The tensor: a view of the file, a copy where the file leaves it unaligned.
 
         NumPy has no bfloat16: of a BF16 tensor these are the bits (`checkpoints.bfloat16` widens them).
         """
-        dtype = self.dtype(name)
-        if dtype != "BF16" and dtype not in _NUMPY:
-            raise self._error(f"{self.path}: tensor {name!r} has dtype {dtype}, which NumPy does not have")
+        self.numpy_dtype(name)
         array = _view(self._data, self._entry(name))
         if not array.flags.aligned:
             array = array.copy()

@@ -14,16 +14,16 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 # Each folder's files and folders, from the first that is read to the last. The package's own first.
 ORDER = {
-    "": """errors tables files tensorfile threads ops tracing architectures checkpoints text generation model
-        loading analysis export capture kv reference viewer cli __main__""",
+    "": """errors tables files json_fields tensorfile npzfile threads ops tracing architectures checkpoints
+        text generation model loading analysis export capture kv reference viewer cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
-    "tracing": """contract config_keys sites site_rows derived cache keep plan recording edits step replay
-        lines trace resume verify""",
+    "tracing": """contract config_keys sites site_rows derived cache keep metadata_fields plan recording
+        edits step replay lines trace resume verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": "bfloat16 torchfile config_file weight_files hub checkpoint",
     "text": "vocabulary tokenizer prompts",
-    "generation": "options filters sampling beam stopping generated decoding scoring",
+    "generation": "options filters sampling beam stopping generated ledger_file decoding scoring",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
         attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
         patching""",

@@ -124,9 +124,9 @@ def test_places_that_are_no_readable_file(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "text").write_text("x")
     for path, says in (
-        (tmp_path / "absent", "No such file"),
+        (tmp_path / "absent", "no such file"),
         (tmp_path, "found a folder"),
-        (tmp_path / "pipe", "found a device"),
+        (tmp_path / "pipe", "found a pipe"),
         (tmp_path / "loop", "symbolic links"),
         (tmp_path / "text" / "inside", "Not a directory"),
         ("/dev/zero", "found a device"),

@@ -4,7 +4,6 @@ In a `.safetensors` file each array has its path in the dict as its name, `respo
 an entry of a list, and the texts are in the metadata. A `.pt` file is the dict itself, for `torch.load`.
 """
 
-import contextlib
 import importlib
 import io
 import json
@@ -18,7 +17,8 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import widened
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.files import whole_binary_file
+from gpt2np.files import check_regular, whole_binary_file
+from gpt2np.json_fields import parse_json
 from gpt2np.ops import Array
 
 SCHEMA = "gpt2np.capture/1"
@@ -92,8 +92,8 @@ def _load_safetensors(path: Path) -> Capture:
     for phase in PHASES:
         capture[phase] = {"text": file.metadata.get(f"{phase}/text")}
         for name in ("tokens", "token_ids"):
-            with contextlib.suppress(ValueError, RecursionError):  # then it is missing, which is checked
-                capture[phase][name] = json.loads(file.metadata.get(f"{phase}/{name}", ""))
+            if (text := file.metadata.get(f"{phase}/{name}")) is not None:  # else it is missing: checked
+                capture[phase][name] = parse_json(text, f"{path}: {phase}/{name}", TraceError)
     for full_name in file.names:
         node: Any = capture
         *parents, leaf = full_name.split("/")
@@ -132,6 +132,7 @@ def _save_torch(capture: Capture, path: Path) -> None:
 
 def _load_torch(path: Path) -> Any:
     torch = _torch()
+    check_regular(path, TraceError)
 
     def array(tensor: Any) -> Any:
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from gpt2np.errors import InputError, TraceError, short
+from gpt2np.errors import InputError, TraceError
+from gpt2np.files import read_bytes
+from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, or_null, parse_json, whole
 
 try:
     import fcntl
@@ -59,7 +61,7 @@ class Manifest:
                 fcntl.flock(
                     self._file, fcntl.LOCK_EX | fcntl.LOCK_NB
                 )  # ends with the process, however it ends
-            lines = self.path.read_bytes()
+            lines = read_bytes(self.path)
             self.entries = _read(self.path, lines)
             if not lines.endswith(b"\n"):
                 os.ftruncate(self._file, lines.rfind(b"\n") + 1)
@@ -124,31 +126,30 @@ def read_manifest(folder: Path) -> list[Entry]:
         TraceError: there is none, or a line is malformed.
     """
     path = folder / NAME
-    try:
-        return list(_read(path, path.read_bytes()).values())
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+    return list(_read(path, read_bytes(path, TraceError)).values())
 
 
 def _read(path: Path, lines: bytes) -> dict[str, Entry]:
     """The entries by path; a last line that does not end was never finished, and does not count."""
     entries = {}
     for number, line in enumerate(lines.split(b"\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict) or row.keys() != {field.name for field in fields(Entry)}:
-            raise TraceError(f"{path}: line {number} is not an entry of a manifest: {short(line)}")
-        entry = Entry(**row)
-        for name, kind in _KINDS.items():
-            if not isinstance(row[name], kind) or isinstance(row[name], bool):
-                raise TraceError(f"{path}: line {number}: {name} is {short(row[name])}")
-        entries[entry.path] = entry
+        where = f"{path}: line {number}"
+        row = parse_json(line, where, TraceError)
+        check(row, _FIELDS, where, TraceError, closed=True)
+        entries[row["path"]] = Entry(**row)
     return entries
 
 
-_KINDS: dict[str, Any] = {
-    "path": str, "bytes": int, "sha256": str, "prompt_set": str, "id": (int, str), "text": str,
-    "layer": (int, type(None)), "prompt_tokens": int, "response_tokens": int, "model": dict, "options": dict,
-}  # fmt: skip
+_FIELDS: Table = {
+    "path": TEXT,
+    "bytes": whole(),
+    "sha256": TEXT,
+    "prompt_set": TEXT,
+    "id": Kind("a whole number or a text", lambda x: type(x) in (int, str)),
+    "text": TEXT,
+    "layer": or_null(whole()),
+    "prompt_tokens": whole(1),
+    "response_tokens": whole(),
+    "model": OBJECT,
+    "options": OBJECT,
+}

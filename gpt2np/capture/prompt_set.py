@@ -1,14 +1,13 @@
 """Prompt sets: named lists of prompts, those in `prompt_sets/` or of somebody's own."""
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpt2np.errors import InputError, short
-from gpt2np.files import check_unicode
+from gpt2np.json_fields import read_own_json
 
 SHIPPED = ("single_trait", "multi_trait", "dynamic", "adversarial", "baseline", "real_world")
 
@@ -42,7 +41,6 @@ def load_prompt_set(name: str) -> PromptSet:
 
     Raises:
         InputError: there is no such set, or the file is malformed.
-        TraceError: a text in it is not valid Unicode.
     """
     if name.endswith(".json"):
         path = Path(name)
@@ -52,13 +50,7 @@ def load_prompt_set(name: str) -> PromptSet:
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         hint = f"the nearest is {near[0]!r}" if near else f"there are {', '.join(SHIPPED)}"
         raise InputError(f"no prompt set {name!r}: {hint}; a file of your own ends in .json")
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error})") from None
-    check_unicode(path, content)
+    content = read_own_json(path)
     rows = content.get("prompts") if isinstance(content, dict) else None
     description = content.get("description", "") if isinstance(content, dict) else ""
     if not isinstance(rows, list) or not rows or not isinstance(description, str):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError
+from gpt2np.files import read_bytes
+from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
 from gpt2np.text.prompts import Prompt
@@ -143,7 +145,7 @@ def _write_missing(
 def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
     """The files that are listed already, by name; starts the index if there is none."""
     path = folder / INDEX
-    content = path.read_bytes() if path.exists() else b""
+    content = read_bytes(path) if os.path.lexists(path) else b""
     whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by an interruption
     if not whole and _line(header).startswith(content):
         taken = next((name for name in names if (folder / name).exists()), None)
@@ -151,20 +153,47 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
             raise InputError(f"{folder / taken} is not from this dataset: choose another folder")
         path.write_bytes(_line(header))
         return {}
-    try:
-        first, *entries = (json.loads(line) for line in whole.split(b"\n")[:-1])
-        listed = {entry["file"]: entry for entry in entries if entry["source"] and entry["bytes"]}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path}: is not the index of a KV dataset: choose another folder") from None
+    foreign = f"{path}: is not the index of a KV dataset (choose another folder)"
+    rows = [
+        parse_json(line, f"{foreign}: line {number}")
+        for number, line in enumerate(whole.split(b"\n")[:-1], start=1)
+    ]
+    first: Any = rows[0] if rows else None
+    check(first, _HEADER, f"{foreign}: line 1", InputError)
     for key, value in header.items():
-        found = first.get(key) if isinstance(first, dict) else None
-        if found != value:
-            raise InputError(f"{path}: {key} is {found!r}, not {value!r}: choose another folder")
+        if first[key] != value:
+            raise InputError(f"{path}: {key} is {first[key]!r}, not {value!r}: choose another folder")
+    for number, entry in enumerate(rows[1:], start=2):
+        check(entry, _ENTRY, f"{foreign}: line {number}", InputError, closed=True)
+    listed = {entry["file"]: entry for entry in rows[1:]}
     if len(whole) < len(content):
         os.truncate(path, len(whole))
     for rest in folder.glob(".gpt2np-*.tmp"):  # of a run that was killed
         rest.unlink(missing_ok=True)
     return listed
+
+
+_HEADER: Table = {
+    "schema": TEXT,
+    "model": TEXT,
+    "fingerprint": optional(TEXT),
+    "format": TEXT,
+    "top_k": whole(1),
+}
+_SOURCE: Table = {
+    "text": optional(TEXT),
+    "random": optional(whole()),
+    "seed": optional(Kind("a whole number from 0", lambda x: type(x) is int and x >= 0)),
+    "random_tokens": optional(FLAG),
+}
+_ENTRY: Table = {
+    "file": TEXT,
+    "source": fields_of(_SOURCE),
+    "input_text": or_null(TEXT),
+    "tokens": whole(1),
+    "predicted_next_token": TEXT,
+    "bytes": whole(),
+}
 
 
 def _append(path: Path, facts: dict[str, Any]) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import ConfigError, InputError, TraceError
+from gpt2np.errors import InputError, TraceError
 from gpt2np.tracing.cache import cache_nbytes
-from gpt2np.tracing.contract import ModelConfig, parse_config
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.keep import Keep, KeepLike
+from gpt2np.tracing.metadata_fields import check_metadata
 from gpt2np.tracing.sites import TOP_K, Site
 
 
@@ -67,36 +68,16 @@ class Plan:
         Raises:
             TraceError: that is malformed.
         """
-        try:
-            config, _ = parse_config(metadata.get("config"), f"{where}: config")
-        except ConfigError as error:
-            raise TraceError(str(error)) from None
-        ids, tokens = metadata.get("token_ids"), metadata.get("tokens")
-        if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
-            raise TraceError(f"{where}: token_ids is not a list of whole numbers")
-        if not all(0 <= i < config.vocab_size for i in ids):
-            raise TraceError(f"{where}: token_ids holds ids that are not 0 to {config.vocab_size - 1}")
-        if len(ids) > config.n_positions:
-            raise TraceError(
-                f"{where}: token_ids has {len(ids)} ids, but n_positions is {config.n_positions}"
-            )
-        if not isinstance(metadata.get("prompt"), str | None):
-            raise TraceError(f"{where}: prompt is not a text")
-        texts = isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)
-        if tokens is not None and not (texts and len(tokens) == len(ids)):
-            raise TraceError(f"{where}: tokens is not a list of {len(ids)} strings")
-        dtype, stop = metadata.get("dtype"), metadata.get("stop_at_layer")
-        if dtype not in ("float32", "float64"):
-            raise TraceError(f"{where}: dtype is {dtype!r}, expected float32 or float64")
-        if stop is not None and (type(stop) is not int or not 0 <= stop <= config.n_layer):
-            raise TraceError(f"{where}: stop_at_layer is {stop!r}, expected 0 to {config.n_layer}")
+        config = check_metadata(metadata, where)
         try:
             keep = Keep.parse(
                 {"positions": slice(*metadata["positions"]), "dtype": metadata.get("stored_dtype")}
             )
             keep = Keep((), None, keep.positions, keep.dtype, frozenset(names))
-            return cls(config, len(ids), keep, dtype, stop)
-        except (InputError, KeyError, TypeError, ValueError) as error:
+            return cls(
+                config, len(metadata["token_ids"]), keep, metadata["dtype"], metadata.get("stop_at_layer")
+            )
+        except InputError as error:
             raise TraceError(f"{where}: positions or stored_dtype is malformed ({error})") from None
 
     @property

@@ -12,6 +12,7 @@ from gpt2np.errors import InputError, TraceError, UnknownSiteError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
+from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 
@@ -303,13 +304,7 @@ def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
     where = file.path
     if "gpt2np" not in file.metadata:
         raise TraceError(f"{where}: is not a trace (no 'gpt2np' in its metadata)")
-    try:
-        metadata = json.loads(file.metadata["gpt2np"])
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{where}: metadata 'gpt2np' is not JSON ({error})") from None
-    if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
-        found = metadata.get("schema") if isinstance(metadata, dict) else metadata
-        raise TraceError(f"{where}: schema is {short(found)}, expected {SCHEMA!r}")
+    metadata = parse_metadata(file.metadata["gpt2np"], where, SCHEMA)
     plan = Plan.from_metadata(where, metadata, file.names)
     for name in file.names:
         entry = plan.by_name.get(name)

@@ -548,7 +548,7 @@ def test_malformed_raw_residual(raw, tmp_path):
 
 def test_files_that_are_something_else(internals, tiny, tmp_path):
     path = tmp_path / "a.safetensors"
-    with pytest.raises(TraceError, match="No such file"):
+    with pytest.raises(TraceError, match="no such file"):
         load_capture(path)
     save_capture(internals, path)
     whole = path.read_bytes()
@@ -569,7 +569,7 @@ def test_malformed_pt_files(internals, tmp_path):
     import torch
 
     path = tmp_path / "a.pt"
-    with pytest.raises(TraceError, match=r"a\.pt: torch cannot load it: No such file"):
+    with pytest.raises(TraceError, match=r"a\.pt: no such file"):
         load_capture(path)
     save_capture(internals, path)
     whole = path.read_bytes()

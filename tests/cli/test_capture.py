@@ -335,7 +335,7 @@ WRONG = {
     "an experiment without a name": (["--prompt", "A", "--experiment", ""], "--experiment '' must consist"),
     "an unknown set": ([*X, "--prompt-set", "dynamics"], "'dynamics': the nearest is 'dynamic'"),
     "a very unknown set": ([*X, "--prompt-set", "q"], "no prompt set 'q': there are single_trait, multi"),
-    "no file": ([*X, "--prompt-set", "no.json"], "no.json: cannot be read (No such file"),
+    "no file": ([*X, "--prompt-set", "no.json"], "no.json: no such file"),
     "an empty prompt": ([*X, "--prompt", ""], "prompt 1 of prompt: the prompt is empty"),
     "a long prompt": ([*X, "--prompt", "the " * 300], "prompt 1 of prompt: 3"),
     "a long response": ([*X, "--prompt", "A", "--max-new-tokens", "257"], "257 new ones take 257 positions"),
@@ -405,7 +405,7 @@ def test_a_set_file_needs_a_name(run, tmp_path):
     (tmp_path / "a b.json").write_text('{"prompts": [{"id": 1, "text": "A"}]}')
     assert "the name of the set 'a b' must consist" in refused(run(*X, "--prompt-set", "a b.json"))
     (tmp_path / "d.json").mkdir()
-    assert "d.json: cannot be read (Is a directory)" in refused(run(*X, "--prompt-set", "d.json"))
+    assert "d.json: expected a file, found a folder" in refused(run(*X, "--prompt-set", "d.json"))
 
 
 def test_folders_that_cannot_be_written(run, tmp_path):
@@ -436,7 +436,7 @@ def test_a_damaged_manifest(run, line):
     good = manifest.read_bytes()
     damaged = good + line.encode("latin-1") + b"\n"
     manifest.write_bytes(damaged)
-    assert "manifest.jsonl: line 11 is not an entry of a manifest" in refused(run(*ARGV))
+    assert "manifest.jsonl: line 11: " in refused(run(*ARGV))
     with pytest.raises(TraceError, match="line 11"):
         read_manifest(Path("experiments/x"))
     assert (manifest.read_bytes(), state("experiments/x")) == (damaged, before)

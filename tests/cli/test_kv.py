@@ -448,7 +448,7 @@ def test_a_text_file_is_cut_at_newlines_only(capsys, monkeypatch):
         assert [entry["input_text"] for entry in index_of(folder).values()] == expected
     Path("latin.txt").write_bytes(b"caf\xe9")
     code, _, err = run(capsys, "dataset", "--text-file", "latin.txt", "--output-dir", "c")
-    assert (code, "latin.txt is not UTF-8 text" in err) == (2, True)
+    assert (code, "latin.txt: byte 0xe9 at 3 is not UTF-8" in err) == (2, True)
 
 
 def test_one_run_at_a_time(capsys, tiny):

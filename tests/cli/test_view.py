@@ -80,7 +80,7 @@ WRONG = [
     (["--tokens", "1,2,99999"], "99999 is not one of 0 to 2047"),
     (["Elizabeth was " * 200], "the context of this model holds 256"),
     ([TEXT, "--trace", "t.safetensors"], "one thing"),
-    (["--trace", "none.safetensors"], "No such file"),
+    (["--trace", "none.safetensors"], "no such file"),
     (["--trace", "text.safetensors"], "truncated"),
     (["--generation", "t.safetensors"], "not of a generation"),
     (["--trace", "t.safetensors", "--ledger", "x"], "belongs to --generation"),

@@ -65,8 +65,8 @@ LYING = {
     "cut short": (lambda file: file[:-1], "data_offsets end"),
     "Git LFS pointer": (lambda file: b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
     "a checkpoint": (lambda file: tiny.safetensors(tiny.tensors()), "is not a trace"),
-    "metadata not JSON": (facts(lambda metadata: "{"), "'gpt2np' is not JSON"),
-    "metadata nested without end": (facts(lambda metadata: "[" * 100_000), "'gpt2np' is not JSON"),
+    "metadata not JSON": (facts(lambda metadata: "{"), "'gpt2np': is not JSON"),
+    "metadata nested without end": (facts(lambda metadata: "[" * 100_000), "'gpt2np': is not JSON"),
     "metadata a list": (facts(lambda metadata: [1]), "schema"),
     "another schema": (facts(schema="gpt2np.trace/2"), "schema", "'gpt2np.trace/2'"),
     "no token_ids": (facts(token_ids=ABSENT), "token_ids"),
@@ -76,10 +76,41 @@ LYING = {
     "token_ids too few": (facts(token_ids=IDS[:4], tokens=None), "wte", "(5, 8)", "(4, 8)"),
     "token_ids below zero": (facts(token_ids=[41, 256, 275, 7, -1]), "token_ids", "0 to 299"),
     "token_ids beyond the vocabulary": (facts(token_ids=[41, 256, 275, 7, 300]), "token_ids", "0 to 299"),
-    "token_ids of 22 digits": (facts(token_ids=[2**70] * 5), "token_ids", "0 to 299"),
+    "token_ids of 22 digits": (facts(token_ids=[2**70] * 5), "token_ids", "whole numbers"),
     "more tokens than positions": (of_config(n_positions=4), "token_ids", "5 ids", "n_positions is 4"),
-    "tokens of numbers": (facts(tokens=[1, 2, 3, 4, 5]), "tokens", "strings"),
+    "tokens of numbers": (facts(tokens=[1, 2, 3, 4, 5]), "tokens", "a text"),
     "prompt of a number": (facts(prompt=5), "prompt"),
+    **{
+        f"{name} of another type ({number})": (facts(**{name: value}), f": {name} is ", "expected")
+        for name, values in {
+            "edits": (5, "h.0.ln_1", {"h.0.ln_1": 1}, [1], [["h.0.ln_1"]]),
+            "model": (5, ["m"], {}, True),
+            "commit": (5, [], 1.5),
+            "fingerprint": (5, ["f"]),
+            "digest": (5, {}),
+            "gpt2np": (1, []),
+            "numpy": (2.4, [2]),
+            "n_prompt": ("2", 1.5, True, [2], 0, -1, 6, 2**70),
+            "predicted_next_token": (5, "the", [1]),
+            "stop_at_layer": ("1", 1.5, True, -1),
+            "prompt": (["a"], 1.5, False),
+            "keys": (3, ["k"]),
+            "positions": ([0, None], [0.0, None, 1], [True, None, 1], [2**70, None, 1], None),
+        }.items()
+        for number, value in enumerate(values)
+    },
+    "NaN for a commit": (facts(commit=float("nan")), "NaN is not a number of JSON"),
+    "infinity somewhere": (facts(of_somebody=[{"a": float("inf")}]), "Infinity is not a number of JSON"),
+    "1e400 somewhere": (facts(lambda m: json.dumps(m)[:-1] + ', "x": 1e400}'), "not JSON"),
+    "a number of 5,000 digits": (
+        facts(lambda m: json.dumps(m)[:-1] + ', "x": 1' + "0" * 5000 + "}"),
+        "digits",
+    ),
+    "half a surrogate pair in the tokens": (facts(tokens=["\ud800", *"bcde"]), "half a surrogate pair"),
+    "half a surrogate pair in the prompt": (facts(prompt="a\udfff"), "half a surrogate pair"),
+    "half a surrogate pair in an unknown name": (facts(**{"\ud800": 1}), "half a surrogate pair"),
+    "half a surrogate pair deep inside": (facts(x=[{"y": ["\udc80"]}]), "half a surrogate pair"),
+    "a key twice": (facts(lambda m: '{"dtype": "float32", ' + json.dumps(m)[1:]), "'dtype' appears twice"),
     "schema of a megabyte": (facts(schema="x" * 10**6), "schema", "gpt2np.trace/1"),
     "a name of 5000 characters": (renamed("wte", "x" * 5000), "'xxx", "site"),
     "tokens too few": (facts(tokens=["a"]), "tokens", "5"),
@@ -120,7 +151,7 @@ def test_a_broken_trace_is_refused(tmp_path, saved, model, edit, parts):
 
 
 def test_no_trace_at_all(tmp_path, model, saved):
-    for path, part in ((tmp_path / "none", "No such file"), (tmp_path, "folder")):
+    for path, part in ((tmp_path / "none", "no such file"), (tmp_path, "folder")):
         with pytest.raises(TraceError) as caught:
             gpt2np.Trace.open(path)
         message_of(caught.value, TraceError, str(path), part)

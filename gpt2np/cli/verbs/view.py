@@ -1,11 +1,10 @@
 """The verb that shows a run in a browser: view."""
 
 import argparse
-import json
 import sys
 import tempfile
 import webbrowser
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +122,7 @@ def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
 
 def _saved(args: argparse.Namespace, path: str) -> Any:
     """A saved trace with its model, if that can be had; of a generation with its ledger."""
+    from gpt2np.generation.ledger_file import with_ledger
     from gpt2np.tracing.trace import Trace
 
     trace = Trace.open(path)
@@ -133,50 +133,4 @@ def _saved(args: argparse.Namespace, path: str) -> Any:
         trace = Trace.open(path, model=load_model(args))
     else:
         print("gpt2np: note: without --model there is no logit lens and no contributions", file=sys.stderr)
-    return _with_ledger(trace, args.ledger) if args.ledger else trace
-
-
-def _with_ledger(trace: Any, path: str) -> Any:
-    """A Generated from a saved trace and the ledger beside it."""
-    from gpt2np.cli.arguments import read_text
-    from gpt2np.generation.generated import Generated
-    from gpt2np.generation.options import Sampling
-    from gpt2np.generation.sampling import LedgerEntry, Removal
-
-    try:
-        entries = [json.loads(line) for line in read_text(path).splitlines() if line]
-        ledger = [
-            LedgerEntry(
-                **{
-                    **entry,
-                    "removals": tuple(Removal(**removal) for removal in entry["removals"]),
-                    "sampling": Sampling(**entry["sampling"]),
-                }
-            )
-            for entry in entries
-        ]
-        chosen = [int(entry.token_id) for entry in ledger]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path}: is not a ledger as `gpt2np generate --ledger` writes it ({error})"
-        ) from None
-    n_prompt = trace.metadata["n_prompt"]
-    if trace.token_ids[n_prompt:] != chosen[: len(chosen) - 1] or not chosen:
-        raise InputError(f"{path}: is the ledger of another generation than {trace!r}")
-    ids = [*trace.token_ids[:n_prompt], *chosen]
-    tokens = [*trace.tokens, trace.token(chosen[-1])]
-    text = "".join(tokens)
-    ledger = [replace(entry, raw_logits=None) for entry in ledger]
-    probabilities = [entry.probability for entry in ledger]
-    return Generated(
-        ids,
-        tokens,
-        text,
-        "length",
-        trace,
-        n_prompt,
-        trace.prompt or "",
-        probabilities,
-        ledger,
-        ledger[0].sampling,
-    )
+    return with_ledger(trace, args.ledger) if args.ledger else trace
