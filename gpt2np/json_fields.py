@@ -76,11 +76,13 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.expected}, or null", or_null(kind).accepts, absent=True)
 
 
-def fields_of(table: Table) -> Kind:
-    """An object with the fields of a table and no others."""
+def fields_of(table: Table, closed: bool = True) -> Kind:
+    """An object with the fields of a table; if it is `closed`, with no others."""
     return Kind(
         f"an object with {', '.join(table)}",
-        lambda x: type(x) is dict and x.keys() <= table.keys() and _first_wrong(x, table) is None,
+        lambda x: (
+            type(x) is dict and (not closed or x.keys() <= table.keys()) and _first_wrong(x, table) is None
+        ),
     )
 
 

@@ -39,7 +39,7 @@ ORDER = {
     "reference/mistakes": "base embedding norms projections attention residual",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         page notebook comparison_page""",
-    "cli": "arguments report verbs program",
+    "cli": "texts arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
         download heads_and_lens circuits stats patch compare capture kv export fixture view""",
 }

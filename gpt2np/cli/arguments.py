@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from gpt2np.cli.texts import a_text, as_unicode, read_text
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED, Sampling
 
@@ -67,7 +68,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="makes sampling (--temperature above 0) repeatable")
     parser.add_argument("--eos", metavar="ID", help="the id that ends a text; none: nothing does")
     parser.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end before this text; may be repeated"
+        "--stop", action="append", type=a_text, metavar="TEXT", help="end before this text; may be repeated"
     )
     parser.add_argument("--stop-tokens", metavar="IDS", help="end at one of these ids: 11,13")
     parser.add_argument("--lookup", type=int, default=0, metavar="N", help="guess N tokens from repetitions")
@@ -98,7 +99,7 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
         if not ids:
             raise InputError("the prompt is empty: --tokens needs at least one id")
         return ids
-    return str(args.text) if args.text != "-" else read_text("-")
+    return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 
 def token_ids(given: str | None, option: str) -> list[int]:
@@ -107,20 +108,6 @@ def token_ids(given: str | None, option: str) -> list[int]:
         return [int(i) for i in (given or "").replace(",", " ").split()]
     except ValueError:
         raise InputError(f"{option} takes whole numbers, not {given!r}") from None
-
-
-def read_text(path: str) -> str:
-    """The text of a file, or of stdin."""
-    name = "stdin" if path == "-" else path
-    try:
-        if path == "-":
-            return sys.stdin.read()
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def end_of_text(given: str | None) -> int | str | None:

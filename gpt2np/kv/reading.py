@@ -1,6 +1,7 @@
 """KV files read and checked: document 003's JSON, ours or another program's, and our `.safetensors`."""
 
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.reading import DIALECT_SCHEMA, read_dialect
-from gpt2np.files import check_unicode, text_kind
+from gpt2np.files import MAX_BYTES, check_regular, check_unicode, decoded, read_bytes, text_kind
 from gpt2np.kv.queries import KV
 from gpt2np.ops import Array
+from gpt2np.tracing.metadata_fields import PREDICTION
+from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.trace import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
+_IN_MEMORY = 2.5  # bytes of memory for a byte of JSON: itself, its text, and a third as arrays
 KEYS = ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata")
 
 
@@ -148,41 +152,43 @@ def as_positions(tokens: Any) -> Positions | None:
     return Positions(np.stack(parts["key"]), np.stack(parts["value"]))
 
 
-def read_kv(path: str | PathLike[str]) -> KV:
+def read_kv(path: str | PathLike[str], *, max_bytes: int | None = MAX_BYTES) -> KV:
     """Read a KV file: JSON, or a `.safetensors` or `.npz` file, of any dialect, that has keys and values.
 
+    JSON and `.npz` are read into memory, of which they may take `max_bytes`; None: whatever they do.
+
     Raises:
-        TraceError: it is missing, damaged, or something else.
+        TraceError: it is missing, damaged, too large, or something else.
     """
-    is_trace = Path(path).suffix == ".safetensors" or (Path(path).is_file() and zipfile.is_zipfile(path))
+    check_regular(path, TraceError)
+    is_trace = Path(path).suffix == ".safetensors" or zipfile.is_zipfile(path)
     try:
-        kv = _from_trace(path) if is_trace else _checked(_parsed(path))
+        kv = _from_trace(path, max_bytes) if is_trace else _checked(_parsed(path, max_bytes))
     except _Wrong as error:
         raise TraceError(f"{path}: {error}") from None
     check_unicode(path, [kv.model, kv.text, kv.tokens, kv.prediction, kv.fingerprint])
     return kv
 
 
-def _from_trace(path: str | PathLike[str]) -> KV:
-    trace = read_dialect(Path(path))
+def _from_trace(path: str | PathLike[str], max_bytes: int | None) -> KV:
+    trace = read_dialect(Path(path), max_bytes=max_bytes)
     try:
-        kv = KV.of(trace)
+        return KV.of(trace)
     except TraceError as error:
         raise _Wrong(f"is a trace without all keys and values: {error}") from None
-    expected = "token, token_id, top_k_candidates"
-    _expect(_is_prediction(kv.prediction), "predicted_next_token", expected, kv.prediction)
-    return kv
 
 
-def _parsed(path: str | PathLike[str]) -> Any:
+def _parsed(path: str | PathLike[str], max_bytes: int | None) -> Any:
     """The content of a JSON file; entries of `tokens` are records."""
+    size = os.path.getsize(path)
+    if max_bytes is not None and _IN_MEMORY * size > max_bytes:
+        raise _Wrong(
+            f"has {human_bytes(size)} of JSON, which may take more than {human_bytes(max_bytes)} of memory: "
+            "--force (in Python max_bytes=None) reads it; a .safetensors file needs none"
+        )
+    text = decoded(read_bytes(path, TraceError, most=size), str(path), TraceError).removeprefix("\ufeff")
     try:
-        if not Path(path).is_file():
-            raise TraceError(f"{path}: is not a file" if Path(path).exists() else f"{path}: no such file")
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file, object_hook=_record, parse_constant=_not_json)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+        content = json.loads(text, object_hook=_record, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
         if text_kind(path) == "a CSV file":
             raise _Wrong("is a CSV file, and those are not read back: take npz or safetensors") from None
@@ -213,14 +219,18 @@ def _record(item: dict[str, Any]) -> Any:
 
 
 def _vector(given: Any) -> Any:
-    try:
-        array = np.array(given)
-    except (ValueError, OverflowError):
+    if not isinstance(given, list) or not all(map(_is_of_numbers, set(map(type, given)))):
         return given
-    if array.ndim != 1 or array.dtype.kind not in "fi":
+    try:
+        array = np.array(given, np.float64)
+    except OverflowError:
         return given
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
+
+
+def _is_of_numbers(kind: type) -> bool:
+    return issubclass(kind, int | float | np.integer | np.floating) and kind is not bool
 
 
 def _not_json(name: str) -> NoReturn:
@@ -251,9 +261,8 @@ def _checked(content: Any) -> KV:
     _expect(isinstance(fingerprint, str | None), "fingerprint", "a text", fingerprint)
     _expect(isinstance(digest, str | None), "digest", "a text", digest)
     prediction = content["predicted_next_token"]
-    _expect(
-        _is_prediction(prediction), "predicted_next_token", "token, token_id, top_k_candidates", prediction
-    )
+    good = prediction is None or PREDICTION.accepts(prediction)
+    _expect(good, "predicted_next_token", PREDICTION.expected, prediction)
     sizes = _sizes(content["metadata"], len(tokens))
     return KV(
         content["model"],
@@ -333,21 +342,3 @@ def _check_record(record: Any, where: str, i: int, d_head: int) -> None:
         )
         found = vector.tolist() if isinstance(vector, np.ndarray) else vector
         _expect(good, f"{where}.{part}", f"{d_head} numbers that float32 can hold", found)
-
-
-def _is_prediction(given: Any) -> bool:
-    if given is None:
-        return True
-    if not isinstance(given, dict) or not isinstance(given.get("token"), str):
-        return False
-    candidates = given.get("top_k_candidates")
-    token_id = given.get("token_id")
-    return (type(token_id) is int and token_id >= 0) and (
-        isinstance(candidates, list)
-        and all(
-            isinstance(c, dict)
-            and isinstance(c.get("token"), str)
-            and isinstance(c.get("probability"), int | float)
-            for c in candidates
-        )
-    )

@@ -9,7 +9,9 @@ from gpt2np.json_fields import (
     Kind,
     Table,
     check,
+    fields_of,
     list_of,
+    number,
     optional,
     or_null,
     parse_json,
@@ -19,6 +21,12 @@ from gpt2np.json_fields import (
 from gpt2np.tracing.contract import ModelConfig, parse_config
 
 _END = or_null(whole(-(2**63)))
+
+_CANDIDATE: Table = {"token": TEXT, "probability": number(0, 1 + 1e-6)}
+PREDICTION = fields_of(
+    {"token": TEXT, "token_id": whole(), "top_k_candidates": list_of(fields_of(_CANDIDATE, closed=False))},
+    closed=False,
+)
 
 # What every trace says; what it says besides (seeds, digests, whatever comes later) must only be JSON.
 _FIELDS: Table = {
@@ -39,7 +47,7 @@ _FIELDS: Table = {
     "fingerprint": optional(TEXT),
     "digest": optional(TEXT),
     "keys": optional(TEXT),
-    "predicted_next_token": optional(OBJECT),
+    "predicted_next_token": optional(PREDICTION),
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_verb, count, load_model
+from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
 
@@ -18,7 +19,7 @@ def register(verbs: Any) -> None:
         verbs, "capture", capture, "capture activations of prompts and responses, a file for each"
     )
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--prompt", metavar="TEXT", help="one prompt: id 1 of the set 'prompt'")
+    what.add_argument("--prompt", type=a_text, metavar="TEXT", help="one prompt: id 1 of the set 'prompt'")
     what.add_argument(
         "--prompt-set", metavar="NAME|FILE", help="a shipped set, or your own .json (see --list)"
     )

@@ -6,7 +6,8 @@ import math
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, config_of, count, load_model, read_text, token_ids
+from gpt2np.cli.arguments import add_model, add_verb, config_of, count, load_model, token_ids
+from gpt2np.cli.texts import a_text, read_text
 from gpt2np.errors import InputError
 
 
@@ -25,7 +26,9 @@ def register(verbs: Any) -> None:
         metavar="DUMP",
         help=".safetensors, .npz, a folder of .npy, .pt, raw .bin (--shapes), or llm.c's debug_state.bin",
     )
-    verb.add_argument("--prompt", metavar="TEXT", help="the text that ran; - reads it from stdin")
+    verb.add_argument(
+        "--prompt", type=a_text, metavar="TEXT", help="the text that ran; - reads it from stdin"
+    )
     verb.add_argument("--tokens", metavar="IDS", help="its token ids instead: 464,3139,286")
     verb.add_argument(
         "--map",

@@ -36,6 +36,9 @@ def register(verbs: Any) -> None:
     verb.add_argument("--model", metavar="M", help="the model that ran, or that --to llm.c is to write")
     verb.add_argument("--revision", metavar="REV", help="its branch, tag or commit on the Hub")
     verb.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+    verb.add_argument(
+        "--force", action="store_true", help="also read a FILE that takes more than 1 GB of memory"
+    )
     verb.add_argument("--json", action="store_true", help="what was written, for machines")
 
 
@@ -44,6 +47,7 @@ def export(args: argparse.Namespace) -> int:
     from gpt2np.export.dialects.reading import read_dialect
     from gpt2np.export.dialects.writing import write_dialect
     from gpt2np.export.typescript import FILES, write_typescript
+    from gpt2np.files import MAX_BYTES
     from gpt2np.tables import strict_json
 
     if args.to in ("ts", LLMC) and args.dialect != "gpt2np":
@@ -52,10 +56,11 @@ def export(args: argparse.Namespace) -> int:
         return _export_llmc(args)
     if args.text is None or args.tokens is not None or args.target is not None:
         raise InputError(f"--to {args.to} takes the FILE of a saved trace; --tokens, --target are for llm.c")
-    trace = read_dialect(args.text)
+    max_bytes = None if args.force else MAX_BYTES
+    trace = read_dialect(args.text, max_bytes=max_bytes)
     if args.model is not None:
         args.dtype = trace.plan.dtype.name
-        trace = read_dialect(args.text, load_model(args))
+        trace = read_dialect(args.text, load_model(args), max_bytes=max_bytes)
     if args.to == "ts":
         if trace.plan.dtype != "float32":
             print(f"gpt2np: note: {trace.plan.dtype} becomes float32", file=sys.stderr)
@@ -75,6 +80,7 @@ def _export_llmc(args: argparse.Namespace) -> int:
     """`gpt2np export --to llm.c`: a text, ids, or a saved trace."""
     from gpt2np.export.dialects.reading import read_dialect
     from gpt2np.export.llmc import check_model, last_target, write_llmc
+    from gpt2np.files import MAX_BYTES
     from gpt2np.tables import strict_json
 
     is_file = args.text is not None and args.tokens is None and os.path.isfile(args.text)
@@ -85,7 +91,7 @@ def _export_llmc(args: argparse.Namespace) -> int:
     check_model(model)
     last_target(model, args.target)
     if prompt is None:
-        trace = read_dialect(args.text, model)
+        trace = read_dialect(args.text, model, max_bytes=None if args.force else MAX_BYTES)
         trace.check_model(model, args.text)
     else:
         trace = model.trace(prompt)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
 
@@ -17,15 +18,19 @@ def register(verbs: Any) -> None:
         "what each head and MLP adds to the logit of a token, or to a difference of two",
     )
     _add_trace(verb)
-    verb.add_argument("--token", metavar="T", help="a token's text or id (default: the likeliest one)")
-    verb.add_argument("--against", metavar="T2", help="another token: explain the difference of their logits")
+    verb.add_argument(
+        "--token", type=a_text, metavar="T", help="a token's text or id (default: the likeliest one)"
+    )
+    verb.add_argument(
+        "--against", type=a_text, metavar="T2", help="another token: explain the difference of their logits"
+    )
     verb.add_argument("--pos", type=int, default=-1, metavar="N", help="position (default -1, the last)")
     verb.add_argument("--top", type=count, default=10, metavar="K", help="how many components (default 10)")
 
     verb = add_verb(verbs, "lens", lens, "what the model would predict if it stopped early, layer by layer")
     _add_trace(verb)
     verb.add_argument(
-        "--token", metavar="T", help="the token to follow: text or id (default: the prediction)"
+        "--token", type=a_text, metavar="T", help="the token to follow: text or id (default: the prediction)"
     )
     verb.add_argument("--pos", default="-1", metavar="N", help="position, or all (default -1, the last)")
     verb.add_argument("--top", type=count, metavar="K", help="how many tokens (default 1; --heads 3)")

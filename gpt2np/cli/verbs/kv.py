@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.texts import a_text, read_lines
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError
 
@@ -36,19 +37,22 @@ def register(verbs: Any) -> None:
     help = "key and value of layer L, head H, token T; each counts from 0"
     verb.add_argument("--coordinate", nargs=3, metavar=("L", "H", "T"), help=help)
     help = "tokens that contain TEXT, case-insensitive, or that spell it together"
-    verb.add_argument("--token-search", metavar="TEXT", help=help)
+    verb.add_argument("--token-search", type=a_text, metavar="TEXT", help=help)
     verb.add_argument("--layer-summary", metavar="L", help="norms of the keys and values of each head")
     help = "coordinates whose key or value (PART) has a norm of MIN to MAX"
     verb.add_argument("--search-norm", nargs=3, metavar=("MIN", "MAX", "PART"), help=help)
     help = "write coordinates and norms of what was found, or of everything if nothing was asked"
     verb.add_argument("--export-csv", metavar="FILE", help=help)
+    verb.add_argument(
+        "--force", action="store_true", help="also read a FILE that takes more than 1 GB of memory"
+    )
     verb.add_argument("--json", action="store_true", help="for machines")
 
     verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes")
     verb.epilog = f"Without prompts the sample prompts are taken. {FORMATS}"
     source = verb.add_mutually_exclusive_group()
     source.add_argument("--text-file", metavar="FILE", help="one prompt a line; - reads stdin")
-    source.add_argument("--prompts", nargs="+", metavar="TEXT", help="the prompts themselves")
+    source.add_argument("--prompts", nargs="+", type=a_text, metavar="TEXT", help="the prompts themselves")
     source.add_argument("--random", type=count, metavar="N", help="N prompts sampled from the model")
     verb.add_argument("--random-tokens", action="store_true", help="with --random: any tokens, equal chances")
     verb.add_argument("--seed", type=_seed, default=0, metavar="S", help="of --random (default 0)")
@@ -65,7 +69,7 @@ def extract(args: argparse.Namespace) -> int:
 
     check_suffix(args.out)
     if args.text is None and args.tokens is None:
-        args.text = _lines(str(SAMPLE_PROMPTS))[0]
+        args.text = read_lines(str(SAMPLE_PROMPTS))[0]
         print(f"gpt2np: no TEXT given: the first of {SAMPLE_PROMPTS}", file=sys.stderr)
     prompt = read_prompt(args)
     model = load_model(args)
@@ -77,6 +81,7 @@ def extract(args: argparse.Namespace) -> int:
 
 def query(args: argparse.Namespace) -> int:
     """`gpt2np kv query`."""
+    from gpt2np.files import MAX_BYTES
     from gpt2np.kv.extraction import document
     from gpt2np.kv.queries import COLUMNS, Coordinate, write_csv
     from gpt2np.kv.reading import read_kv
@@ -85,7 +90,7 @@ def query(args: argparse.Namespace) -> int:
     asked = (args.coordinate, args.token_search, args.layer_summary, args.search_norm)
     if not args.info and not args.export_csv and all(question is None for question in asked):
         raise InputError("ask something: --info, --coordinate 0 0 0, --token-search fox, ...")
-    kv = read_kv(args.file)
+    kv = read_kv(args.file, max_bytes=None if args.force else MAX_BYTES)
     facts: dict[str, Any] = {}
     found: dict[str, list[Coordinate]] = {}  # by question: what goes into the CSV
     if args.info:
@@ -143,7 +148,7 @@ def dataset(args: argparse.Namespace) -> int:
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
-    given = _lines(args.text_file or str(SAMPLE_PROMPTS)) if from_file else args.prompts
+    given = read_lines(args.text_file or str(SAMPLE_PROMPTS)) if from_file else args.prompts
     model = load_model(args)
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
@@ -170,19 +175,6 @@ def dataset(args: argparse.Namespace) -> int:
 
 
 # -- reading arguments ---------------------------------------------------------------------------------
-
-
-def _lines(path: str) -> list[str]:
-    """The lines of a file, or of stdin, as they are: they end in \\n or \\r\\n and in nothing else."""
-    name = "stdin" if path == "-" else path
-    try:
-        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _seed(text: str) -> int:

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
 
@@ -17,10 +18,18 @@ def register(verbs: Any) -> None:
         "activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or "
         "position of each layer, and see how much of the difference between the two comes back",
     )
-    verb.add_argument("clean", metavar="CLEAN", help="a text after which the model answers right")
-    verb.add_argument("corrupt", metavar="CORRUPT", help="one of as many tokens after which it does not")
-    verb.add_argument("--answer", required=True, metavar="A", help="the right token: its text or id")
-    verb.add_argument("--wrong", required=True, metavar="B", help="the wrong token: its text or id")
+    verb.add_argument(
+        "clean", type=a_text, metavar="CLEAN", help="a text after which the model answers right"
+    )
+    verb.add_argument(
+        "corrupt", type=a_text, metavar="CORRUPT", help="one of as many tokens after which it does not"
+    )
+    verb.add_argument(
+        "--answer", required=True, type=a_text, metavar="A", help="the right token: its text or id"
+    )
+    verb.add_argument(
+        "--wrong", required=True, type=a_text, metavar="B", help="the wrong token: its text or id"
+    )
     verb.add_argument(
         "--over", default="attn.z", metavar="SITE", help="what is patched (default attn.z: every head)"
     )

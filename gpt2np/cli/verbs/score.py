@@ -4,7 +4,8 @@ import argparse
 import math
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_model, read_text
+from gpt2np.cli.arguments import add_model, add_verb, count, load_model
+from gpt2np.cli.texts import read_text
 
 
 def register(verbs: Any) -> None:
