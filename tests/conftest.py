@@ -21,6 +21,8 @@ from support import needs
 def pytest_addoption(parser):
     parser.addoption("--hub", action="store_true", help="also tests on the real GPT-2, from the Hub")
     parser.addoption("--slow", action="store_true", help="also tests that take minutes or gigabytes")
+    parser.addoption("--mutations", type=int, metavar="N", help="tries of tests/mutation (default 2000)")
+    parser.addoption("--mutation-seed", type=int, default=2026, metavar="S", help="of these tries")
     needs.add_options(parser)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
@@ -186,6 +186,9 @@ def compare(
     wide = in_precision(model, "float64")
     truth = wide.trace(ids)
     placement = place(read, truth, model.config, names=names)
+    if not placement.placed:
+        reasons = "; ".join(f"{short(refused.name)}: {refused.reason}" for refused in placement.refused[:3])
+        raise InputError(f"{read.path}: no array of it can be compared ({reasons})")
     precisions = {p.dtype for p in placement.placed if p.dtype in ("float16", "bfloat16")}
     expected = {
         p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None

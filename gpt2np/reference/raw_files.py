@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.errors import InputError, short
 from gpt2np.export.dialects.llmc import LLMC_ORDER
+from gpt2np.files import read_text
 from gpt2np.ops import Array
 from gpt2np.reference.dump_formats import Stored
 
@@ -160,12 +160,7 @@ def _entries(shapes: Any) -> list[_Entry]:
     where = "shapes"
     if isinstance(shapes, os.PathLike) or (isinstance(shapes, str) and _names_a_file(shapes)):
         where = os.fspath(shapes)
-        try:
-            shapes = Path(where).read_text("utf-8")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})"
-            ) from None
+        shapes = read_text(where)
     if isinstance(shapes, str):
         shapes = _json(shapes, where) if shapes.lstrip()[:1] in ("{", "[") else _lines(shapes, where)
     if isinstance(shapes, Mapping):

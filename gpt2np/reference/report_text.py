@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Iterable
 
+from gpt2np.errors import printable
 from gpt2np.reference.comparison import Comparison, SiteReport
 from gpt2np.reference.mistakes import KNOWN
 from gpt2np.tables import WIDTH, number, table
@@ -22,7 +23,8 @@ def text(found: Comparison) -> str:
             parts.append(_why(found))
     parts.append(_map(found.sites, find(found.model_type).sites))
     parts += _remarks(found)
-    return "\n\n".join(parts)
+    lines = "\n\n".join(parts).split("\n")
+    return "\n".join(map(printable, lines))  # names are those of a file, which may hold anything
 
 
 def catalogue() -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -87,8 +88,11 @@ def torch_zip(pickle: bytes, storages: Mapping[str, bytes] | None = None) -> byt
     return file.getvalue()
 
 
-def torch_file(arrays: Tensors) -> bytes:
-    """`pytorch_model.bin` with these float32 arrays, its pickle written opcode by opcode."""
+def torch_file(arrays: Tensors, legacy: bool = False) -> bytes:
+    """`pytorch_model.bin` with these float32 arrays, its pickle written opcode by opcode.
+
+    `legacy` is the container of torch before 1.6: pickles one after another, then the numbers.
+    """
 
     def text(s: str) -> bytes:
         return b"X" + struct.pack("<I", len(s.encode())) + s.encode()
@@ -100,11 +104,28 @@ def torch_file(arrays: Tensors) -> bytes:
     for key, (name, array) in enumerate(arrays.items()):
         body += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage")
         body += (
-            b"ctorch\nFloatStorage\n" + text(str(key)) + text("cpu") + whole(array.size) + b"tQ" + whole(0)
+            b"ctorch\nFloatStorage\n"
+            + text(str(key))
+            + text("cpu")
+            + whole(array.size)
+            + b"N" * legacy
+            + b"tQ"
+            + whole(0)
         )
         strides = [stride // array.itemsize for stride in array.strides]
         body += b"(" + whole(*array.shape) + b"t(" + whole(*strides) + b"t\x89ccollections\nOrderedDict\n)RtR"
-    return torch_zip(body + b"u.", {str(key): a.tobytes() for key, a in enumerate(arrays.values())})
+    storages = {str(key): a for key, a in enumerate(arrays.values())}
+    if not legacy:
+        return torch_zip(body + b"u.", {key: a.tobytes() for key, a in storages.items()})
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    rows = [struct.pack("<q", a.size) + a.tobytes() for a in storages.values()]
+    return (
+        b"".join(pickle.dumps(x, 2) for x in head)
+        + body
+        + b"u."
+        + pickle.dumps(list(storages), 2)
+        + b"".join(rows)
+    )
 
 
 def write(folder: Path, weights: str = "model.safetensors") -> Path:
