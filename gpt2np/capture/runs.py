@@ -78,7 +78,7 @@ def capture_prompts(
             paths = _paths(prompts.name, prompt, layers, format)
             for path in paths:
                 listed = manifest.entries.get(path)
-                if listed is not None and listed.text != prompt.text:
+                if listed is not None and (str(listed.id), listed.text) != (str(prompt.id), prompt.text):
                     raise InputError(
                         f"{folder / path} is of another prompt, {short(listed.text)}: take another experiment"
                     )
@@ -125,7 +125,7 @@ def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
                         f"{m.get('name')} ({m.get('fingerprint')})" for m in (entry.model, model)
                     )
                 raise InputError(
-                    f"{manifest.folder}: was captured with {key} {before}, this run has {after}: "
+                    f"{manifest.folder}: was captured with {key} {str(before)[:200]}, this run has {after}: "
                     "finish it with the same, or take another experiment"
                 )
 

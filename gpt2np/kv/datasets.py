@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.files import read_bytes
 from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
 from gpt2np.kv.extraction import extract_to_file
@@ -161,8 +161,10 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
     first: Any = rows[0] if rows else None
     check(first, _HEADER, f"{foreign}: line 1", InputError)
     for key, value in header.items():
-        if first[key] != value:
-            raise InputError(f"{path}: {key} is {first[key]!r}, not {value!r}: choose another folder")
+        if first.get(key) != value:
+            raise InputError(
+                f"{path}: {key} is {short(first.get(key))}, not {value!r}: choose another folder"
+            )
     for number, entry in enumerate(rows[1:], start=2):
         check(entry, _ENTRY, f"{foreign}: line {number}", InputError, closed=True)
     listed = {entry["file"]: entry for entry in rows[1:]}

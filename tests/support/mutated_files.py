@@ -54,9 +54,9 @@ class Kind:
 
     make: Callable[[Path], None]
     files: tuple[str, ...]
-    use: Callable[[Path, float], None]
+    use: Callable[[Path, float], bool | None]  # True: a command has refused them
     share: float = 1.0
-    needs: str = ""  # a package, see support/needs.py
+    refuses: bool = True  # whether much of the damage is noticed
 
 
 @cache
@@ -164,7 +164,9 @@ GENERATION_CONFIG = {"bos_token_id": 299, "eos_token_id": [299, 7], "transformer
 
 def saved_trace(folder: Path) -> None:
     folder.mkdir()
-    small().trace(TEXT, keep=["attn.*", "embed", "resid_post", "logits"]).save(folder / "t.safetensors")
+    small().trace(TEXT, keep=["attn.*", "embed", "resid_post", "ln_f", "logits"]).save(
+        folder / "t.safetensors"
+    )
 
 
 def generated_trace(folder: Path) -> None:
@@ -226,7 +228,7 @@ def use_dialects(folder: Path, chance: float) -> None:
 use_dialects.good = set()  # files that are not damaged in this try: read once is enough
 
 
-def stats_and_export(folder: Path, chance: float) -> None:
+def stats_and_export(folder: Path, chance: float) -> bool:
     path = str(folder / "t.safetensors")
     to = ("npz", "json", "csv", "safetensors", "ts")[int(chance * 5)]
     out = str(folder / ("folder" if to == "ts" else f"out.{to}"))
@@ -235,10 +237,11 @@ def stats_and_export(folder: Path, chance: float) -> None:
         ["export", path, "--to", to, "-o", out],
         ["stats", "--json", "--trace", path],
     ):
-        check_command(argv)
+        refused = check_command(argv) == 2
+    return refused
 
 
-def check_command(argv: list[str]) -> None:
+def check_command(argv: list[str]) -> int:
     """A command ends with one of its exit codes, and prints nothing that a terminal would act on."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -251,6 +254,7 @@ def check_command(argv: list[str]) -> None:
         assert "Traceback" not in text
         check_report(text)
     assert code == 0 or err.getvalue().strip()
+    return code
 
 
 # -- captures ---------------------------------------------------------------------------------------------
@@ -280,7 +284,7 @@ def use_manifest(folder: Path, chance: float) -> None:
             json.dumps(vars(entry), allow_nan=False, ensure_ascii=False).encode()
     else:
         entries, _ = capture_prompts(small(), SET, folder, options=Options(1))
-        assert [entry.id for entry in entries] == [1, "two"]
+        assert [str(entry.id) for entry in entries] == ["1", "two"]
 
 
 def prompt_set(folder: Path) -> None:
@@ -400,7 +404,9 @@ KINDS = {
     "config_json": Kind(checkpoint(), ("config.json",), load_and_run),
     "dialect_file": Kind(dialect_files, (*(f"{d}.npz" for d in DIALECTS), "hf.safetensors"), use_dialects),
     "dump_llmc": Kind(dump(debug_state), ("d.bin",), use_dump, 0.25),
-    "dump_npy": Kind(dump(lambda f: np.save(f / "logits.npy", dumped()["logits"])), ("logits.npy",), use_dump, 0.25),
+    "dump_npy": Kind(
+        dump(lambda f: np.save(f / "logits.npy", dumped()["logits"])), ("logits.npy",), use_dump, 0.25
+    ),
     "dump_npz": Kind(dump(npz_dump), ("d.npz",), use_dump, 0.4),
     "dump_raw": Kind(dump(raw_numbers), ("d.bin", "shapes.json", "shapes.json"), use_dump, 0.25),
     "dump_safetensors": Kind(
@@ -411,7 +417,10 @@ KINDS = {
         dump(lambda f: (f / "d.pt").write_bytes(tiny.torch_file(dumped()))), ("d.pt",), use_dump, 0.25
     ),
     "generation_config_json": Kind(
-        checkpoint(generation_config=GENERATION_CONFIG), ("generation_config.json",), load_and_run
+        checkpoint(generation_config=GENERATION_CONFIG),
+        ("generation_config.json",),
+        load_and_run,
+        refuses=False,
     ),
     "kv_index": Kind(kv_folder, ("index.jsonl",), use_kv_folder),
     "kv_json": Kind(kv_file(".json"), ("kv.json",), use_kv),
@@ -441,7 +450,7 @@ class Folder:
         kind.make(path)
         self.good = {p: p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
         use_dialects.good = set()
-        kind.use(path, 0.99)  # good files are fine
+        assert not kind.use(path, 0.99)  # good files are fine
         self.restore()
 
     def restore(self) -> None:
@@ -458,13 +467,12 @@ class Folder:
         (self.path / name).write_bytes(content)
         use_dialects.good = {path.name for path in self.good} - {name}
         try:
-            self.kind.use(self.path, chance)
+            return bool(self.kind.use(self.path, chance))
         except Gpt2npError as error:
             check_error(error)
             return True
         finally:
             self.restore()
-        return False
 
     def chosen(self, kind: str, seed: int, number: int) -> tuple[str, bytes, float]:
         """The file of a try, what it becomes, and what is done with it; the same for the same numbers."""
