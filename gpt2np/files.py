@@ -33,10 +33,11 @@ def read_bytes(
         check_regular(path, error)
     try:
         with open(path, "rb") as file:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size  # of a pipe: 0
+            content = b"" if size > most else file.read(most + 1)
     except (OSError, ValueError) as e:
         raise error(f"{path}: {_reason(e)}") from None
-    if len(content) > most:
+    if max(size, len(content)) > most:
         raise error(f"{path}: has more than {most:,} bytes, which is too much for such a file")
     return content
 

@@ -122,7 +122,8 @@ def test_files_that_are_something_else(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
         npz(tmp_path / "twice.npz", [("a.npy", says()), ("a.npy", says())])
     parts = {
-        "none": "no such file", ".": "folder", "pipe": "pipe", "cut.npz": "cut.npz: ", "half.npz": "half.npz: ",
+        "none": "no such file", ".": "folder", "pipe": "pipe", "cut.npz": "cut.npz: ",
+        "half.npz": "half.npz: ",
         "stray.npz": "'read me.txt' is no array", "strange.npz": "way that NumPy does not use",
         "strange too.npz": "compressed in a way", "twice.npz": "'a' appears twice",
     }  # fmt: skip

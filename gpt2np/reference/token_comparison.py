@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpt2np.errors import InputError, TokenizerError, short
+from gpt2np.files import read_bytes
 from gpt2np.reference.dump_formats import read_npy
 
 Ids = str | os.PathLike[str] | Iterable[Any]  # a file, `464,3139`, or a list
@@ -140,16 +141,9 @@ def _numbers_of(text: str, where: str) -> list[int]:
 
 
 def _read_file(path: str) -> Any:
-    try:
-        if not os.path.isfile(path):
-            reason = "is no file" if os.path.exists(path) else "no such file, and no list of ids"
-            raise InputError(f"{path}: {reason}")
-        with open(path, "rb") as file:
-            data = file.read(1 << 28)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: no such file, and no list of ids")
+    data = read_bytes(path)
     if data.startswith(b"\x93NUMPY"):
         return read_npy(path, "token ids")[0]
     if re.fullmatch(rb"[\x20-\x7e\s]*", data[:4096].removeprefix(b"\xef\xbb\xbf")):
