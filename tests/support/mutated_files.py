@@ -370,7 +370,7 @@ def use_dump(folder: Path, chance: float) -> None:
     path = next(path for path in sorted(folder.iterdir()) if path.name != "shapes.json")
     shapes = folder / "shapes.json"
     # in most tries everything is within noise: to look for mistakes takes a second
-    limits = {} if chance < 0.04 else {"rtol": 1e30, "atol": 1e30}
+    limits = {} if chance < 0.02 else {"rtol": 1e30, "atol": 1e30}
     found = compare(path, small(), IDS, shapes=shapes if shapes.exists() else None, **limits)
     check_report(str(found))
     comparison_page(found.to_dict()).encode()
