@@ -118,7 +118,9 @@ def read_json(
     text = read_text(path, error, most)
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as e:  # RecursionError: thousands of lists in lists
+    except RecursionError:
+        raise error(f"{path}: is not JSON to be read (lists or objects are nested too deeply)") from None
+    except ValueError as e:
         raise error(f"{path}: is not JSON ({e})") from None
 
 

@@ -108,7 +108,9 @@ def parse_json(text: str | bytes, where: str, error: type[Gpt2npError] = InputEr
         ) from None
     except UnicodeDecodeError as e:
         raise error(f"{where}: byte 0x{e.object[e.start]:02x} at {e.start:,} is not UTF-8") from None
-    except (ValueError, RecursionError) as e:
+    except RecursionError:
+        raise error(f"{where}: is not JSON of ours (lists or objects are nested too deeply)") from None
+    except ValueError as e:
         raise error(f"{where}: is not JSON ({e})") from None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import widened
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.files import check_regular, whole_binary_file
+from gpt2np.files import check_regular, check_unicode, whole_binary_file
 from gpt2np.json_fields import parse_json
 from gpt2np.ops import Array
 
@@ -190,6 +190,7 @@ def _check_phase(phase: Any, name: str, where: str, found: dict[str, Array]) -> 
         raise TraceError(f"{where}: {name}/token_ids must be a list of whole numbers, found {short(ids)}")
     if not isinstance(tokens, list) or len(tokens) != len(ids) or not all(isinstance(t, str) for t in tokens):
         raise TraceError(f"{where}: {name}/tokens must be {len(ids)} strings, found {short(tokens)}")
+    check_unicode(f"{where}: {name}", [text, tokens])
     for key, node in phase.items():
         if key not in ("text", "tokens", "token_ids"):
             _collect(node, f"{name}/{key}", where, found)

@@ -21,6 +21,7 @@ from gpt2np.capture.capture_files import Capture, check_format, save_capture
 from gpt2np.capture.manifest import Entry, Manifest
 from gpt2np.capture.prompt_set import Prompt, PromptSet
 from gpt2np.errors import InputError, short
+from gpt2np.files import check_regular
 from gpt2np.model import Model
 
 
@@ -200,5 +201,6 @@ def _write(capture: Capture, path: Path, facts: dict[str, Any]) -> tuple[int, st
 
 
 def _sha256(path: Path) -> str:
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
+from gpt2np.files import MAX_BYTES
 from gpt2np.generation.decoding import Generation
 from gpt2np.kv.extraction import TOLERANCE
 from gpt2np.kv.queries import KV
@@ -51,18 +52,18 @@ class KVCache:
         return f"<KVCache of {len(self.token_ids)} tokens for {self.model!r}>"
 
 
-def load_kv(path: str | PathLike[str], model: Model) -> KVCache:
+def load_kv(path: str | PathLike[str], model: Model, *, max_bytes: int | None = MAX_BYTES) -> KVCache:
     """Read a KV file, JSON or `.safetensors`, and check that it is whole and this model's.
 
     Where the file has a digest, its keys and values must be those that were written. If it also has this
     model's fingerprint, the last token alone is run again, on top of the others. Else (another program's
     file, a saved trace, another copy of the weights) the whole text is run again, and every key and value
-    must come out the same, to a thousandth of the vector's largest number.
+    must come out the same, to a thousandth of the vector's largest number. `max_bytes` is that of `read_kv`.
 
     Raises:
-        TraceError: the file is damaged, foreign, or of another model.
+        TraceError: the file is damaged, foreign, too large, or of another model.
     """
-    kv, config = read_kv(path), model.config
+    kv, config = read_kv(path, max_bytes=max_bytes), model.config
     _check_sizes(path, kv, model)
     if not kv.token_ids:
         raise TraceError(f"{path}: has no input_token_ids, so the text cannot be gone on with")

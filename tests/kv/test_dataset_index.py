@@ -63,8 +63,10 @@ def test_a_field_more(model, folder):
     assert "line 2: 'more' is no field of it" in resumed(model, folder, [rows[0], rows[1] | {"more": 1}])
 
 
-LINES = ("[]", "5", "caf\xe9", "", "null", "{}", '"a"', "hello", "[" * 100_000, '{"file": NaN}', '{"bytes": 1e400}',
-         '{"file": "\\ud800"}', '{"file": "a", "file": "a"}', '{"tokens": 1' + "0" * 5000 + "}")  # fmt: skip
+LINES = (
+    "[]", "5", "caf\xe9", "", "null", "{}", '"a"', "hello", "[" * 100_000, '{"file": NaN}', '{"bytes": 1e400}',
+    '{"file": "\\ud800"}', '{"file": "a", "file": "a"}', '{"tokens": 1' + "0" * 5000 + "}",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("line", LINES, ids=[f"{line:.20}" for line in LINES])
