@@ -64,7 +64,8 @@ def test_a_field_more(model, folder):
 
 
 LINES = (
-    "[]", "5", "caf\xe9", "", "null", "{}", '"a"', "hello", "[" * 100_000, '{"file": NaN}', '{"bytes": 1e400}',
+    "[]", "5", "caf\xe9", "", "null", "{}", '"a"', "hello", "[" * 100_000,
+    '{"file": NaN}', '{"bytes": 1e400}',
     '{"file": "\\ud800"}', '{"file": "a", "file": "a"}', '{"tokens": 1' + "0" * 5000 + "}",
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from support.file_mutators import zipped
 from support.mutated_files import KINDS, Folder
 
 # Tries that failed once: kind, seed, number.
-FOUND = [("kv_index", 2026, 56), ("kv_index", 7, 65), ("manifest", 7, 131), ("manifest", 11, 9)]
+FOUND: list[tuple[str, int, int]] = []
 
 
 def npy(array):
@@ -62,9 +62,9 @@ def test_damaged_files_are_refused_or_right(request, folder, name):
     assert n < 20 or not KINDS[name].refuses or refused > n / 10
 
 
-@pytest.mark.parametrize(("name", "seed", "number"), FOUND)
-def test_what_failed_once(folder, name, seed, number):
-    attempted(folder, name, seed, number)
+def test_tries_that_failed_once(tmp_path):
+    for i, (name, seed, number) in enumerate(FOUND):
+        attempted(Folder(KINDS[name], tmp_path / str(i)), name, seed, number)
 
 
 # -- damages that were mistakes once ----------------------------------------------------------------------
@@ -127,6 +127,12 @@ CASES = {
     "a manifest of colours": (
         "manifest", "manifest.jsonl", lines(lambda row: row["options"].update(max_new_tokens="\x1b[31m")),
     ),
+    "a manifest of another id": ("manifest", "manifest.jsonl", lines(lambda row: row.update(id=2))),
+    "a manifest of a long text": (
+        "manifest", "manifest.jsonl", lines(lambda row: row["model"].update(dtype="x" * 20_000)),
+    ),
+    "a long schema": ("kv_index", "index.jsonl", lambda file: file.replace(b"gpt2np", b"x" * 20_000)),
+    "no fingerprint": ("kv_index", "index.jsonl", lambda file: file.replace(b'"fingerprint"', b'"finger"')),
     "an entry with ends of lines": ("manifest", "manifest.jsonl", lines(lambda row: row.update(path="a\nb"))),
     "integers": (
         "capture_file", "c.safetensors",

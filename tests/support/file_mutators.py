@@ -180,7 +180,12 @@ def _changed(node: list, rng: random.Random) -> object:
     if not places or rng.random() < 0.03:
         return _weird(rng)
     container, i = places[min(rng.randrange(len(places)), rng.randrange(len(places)))]
-    value = container[i][1] if isinstance(container, Pairs) else container[i]
+    inside = [place for place in places if _holds_json(_value(*place))]
+    if inside and rng.random() < 0.7:
+        container, i = rng.choice(inside)
+        container[i] = _with(container[i], _new_value(_value(container, i), rng), container)
+        return node
+    value = _value(container, i)
     way = rng.random()
     if isinstance(container, Pairs) and way < 0.4:
         key = container[i][0]
@@ -204,9 +209,23 @@ def _changed(node: list, rng: random.Random) -> object:
         else:
             del container[i]
         return node
-    new = _new_value(value, rng)
-    container[i] = (container[i][0], new) if isinstance(container, Pairs) else new
+    container[i] = _with(container[i], _new_value(value, rng), container)
     return node
+
+
+def _value(container: list, i: int) -> object:
+    return container[i][1] if isinstance(container, Pairs) else container[i]
+
+
+def _with(item: object, value: object, container: list) -> object:
+    """An item of a list or object with another value."""
+    return (item[0], value) if isinstance(container, Pairs) else value
+
+
+def _holds_json(value: object) -> bool:
+    return (
+        isinstance(value, str) and not isinstance(value, Raw) and value[:1] in ("{", "[") and len(value) > 2
+    )
 
 
 def _new_value(value: object, rng: random.Random) -> object:

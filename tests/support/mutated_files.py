@@ -182,13 +182,14 @@ def use_trace(folder: Path, chance: float) -> None:
     trace = Trace.open(path, small() if chance < 0.5 else None)
     assert trace.names() == list(trace.dims)
     repr(trace).encode()
+    json.dumps(trace.metadata, allow_nan=False, ensure_ascii=False).encode()
     for token, _, p in trace.top(3) if np.isfinite(trace["logits"][-1]).all() else ():
         token.encode()
         assert 0 <= p <= 1
-    if chance < 0.15:
+    if chance < 0.2:
         write_dialect(trace, folder / "out.json", "json")
         assert json.loads((folder / "out.json").read_text("utf-8"))["token_ids"] == trace.token_ids
-    elif chance < 0.25 and all(np.isfinite(trace[n]).all() for n in trace.names() if "scores" not in n):
+    elif chance < 0.5 and all(np.isfinite(trace[n]).all() for n in trace.names() if "scores" not in n):
         str(gpt2np.view(trace)).encode()
     elif chance > 0.8:
         trace.save(folder / "again.safetensors")
