@@ -44,15 +44,13 @@ class _Problem(Exception):
 
 def map_file(path: Path, error: type[Gpt2npError]) -> mmap.mmap:
     """Map a weight file read-only; raises `error` if it is missing, empty, no file, or a Git LFS pointer."""
+    check_regular(path, error)
     try:
-        check_regular(path, error)
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if mapped[:23] == b"version https://git-lfs":
             raise _Problem("is a Git LFS pointer, not the weights; run `git lfs pull`")
     except (_Problem, OSError, ValueError) as e:
-        if isinstance(e, Gpt2npError):
-            raise
         raise error(f"{path}: {_reason(e)}") from None
     return mapped
 

@@ -29,14 +29,18 @@ from gpt2np.tracing.trace import Trace
 _CHANCE = number(0, 1 + 1e-6)  # sums of rounded ones
 
 
-def read_ledger(path: str | os.PathLike[str], vocab_size: int) -> list[LedgerEntry]:
+def read_ledger(path: str | os.PathLike[str], vocab_size: int, most: int | None = None) -> list[LedgerEntry]:
     """The entries of a ledger, without the logits of every token, which it may hold as well.
 
     Raises:
-        InputError: the file is missing or no ledger; says which line and field, and what was expected.
+        InputError: the file is missing or no ledger, which says line and field and what was expected, or it
+            has more than `most` entries.
     """
-    table = _table(vocab_size)
-    entries = [_entry(line, i, table, f"{path}: line {i + 1}") for i, line in enumerate(_lines(path))]
+    table, entries = _table(vocab_size), []
+    for step, line in enumerate(_lines(path)):
+        if step == most:
+            raise InputError(f"{path}: is the ledger of another generation: it has more than {most} entries")
+        entries.append(_entry(line, step, table, f"{path}: line {step + 1}"))
     if not entries:
         raise InputError(f"{path}: is not a ledger as `gpt2np generate --ledger` writes it: it is empty")
     return entries
@@ -51,7 +55,7 @@ def with_ledger(trace: Trace, path: str | os.PathLike[str]) -> Generated:
     n_prompt = trace.metadata.get("n_prompt")
     if n_prompt is None:
         raise InputError(f"{path}: the trace is not of a generation, so it has no ledger")
-    ledger = read_ledger(path, trace.config.vocab_size)
+    ledger = read_ledger(path, trace.config.vocab_size, len(trace.token_ids) - n_prompt + 1)
     chosen = [entry.token_id for entry in ledger]
     prompts = [entry.prompt_ids for entry in ledger if entry.prompt_ids is not None]
     same = all(list(ids) == trace.token_ids[:n_prompt] for ids in prompts)

@@ -227,7 +227,7 @@ SHAPES = {
     "a line of words": ("a float32 five", "line 1"),
     "the same name twice": ("a 1\na 2", "'a' appears twice"),
     "the same name twice in JSON": ('{"a": [1], "a": [2]}', "'a' appears twice"),
-    "a file that is not there": ("shapes.json", "shapes.json: cannot be read"),
+    "a file that is not there": ("shapes.json", "shapes.json: no such file"),
     "a name that is no text": ([[5, [5]]], "[5, [5]]"),
     "a list of three": ([["a", [5], "float32"]], "['a', [5], 'float32']"),
 }
