@@ -95,8 +95,8 @@ def read_text(
     return decoded(read_bytes(path, error, most), str(path), error).removeprefix("\ufeff")
 
 
-def decoded(content: bytes, where: str, error: type[Gpt2npError] = InputError) -> str:
-    """Bytes as text.
+def decoded(content: bytes, where: str, error: type[Gpt2npError] = InputError, begin: int = 0) -> str:
+    """Bytes as text; `begin` is where in a file they begin.
 
     Raises:
         error: they are not UTF-8; says which byte, and where it is.
@@ -104,7 +104,8 @@ def decoded(content: bytes, where: str, error: type[Gpt2npError] = InputError) -
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise error(f"{where}: byte 0x{e.object[e.start]:02x} at {e.start:,} is not UTF-8") from None
+        what = f"byte 0x{e.object[e.start]:02x} at {begin + e.start:,} is not UTF-8"
+        raise error(f"{where}: {what}") from None
 
 
 def read_json(

@@ -113,8 +113,8 @@ class NpzFile:
                 data[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
                 at += len(piece)
             file.read(1)  # at the end the checksum is looked at
-        flat = data.view(entry.dtype)
-        return flat.reshape(entry.shape[::-1]).T if entry.in_fortran_order else flat.reshape(entry.shape)
+            flat, in_c_order = data.view(entry.dtype), not entry.in_fortran_order
+            return flat.reshape(entry.shape) if in_c_order else flat.reshape(entry.shape[::-1]).T
 
     def text(self, name: str, most: int) -> str:
         """A single text of at most so many bytes.

@@ -240,7 +240,7 @@ def test_large_kv_json_must_be_asked_for(model, tmp_path, monkeypatch, capsys):
 
     extract_to_file(model, "the", tmp_path / "kv.json")
     size = (tmp_path / "kv.json").stat().st_size
-    assert read_kv(tmp_path / "kv.json", max_bytes=3 * size).n_layer == 2
+    assert read_kv(tmp_path / "kv.json", max_bytes=5 * size).n_layer == 2
     with pytest.raises(TraceError, match="--force"):
         read_kv(tmp_path / "kv.json", max_bytes=2 * size)
     monkeypatch.setattr("gpt2np.files.MAX_BYTES", size)
@@ -248,3 +248,35 @@ def test_large_kv_json_must_be_asked_for(model, tmp_path, monkeypatch, capsys):
     assert main(["kv", "query", "kv.json", "--info"]) == 2
     assert "--force" in capsys.readouterr().err
     assert main(["kv", "query", "kv.json", "--info", "--force"]) == 0
+
+
+BOMBS = {
+    "lists": b"[" + b"[]," * (1 << 20) + b"1]",
+    "objects": b"[" + b"{}," * (1 << 20) + b"1]",
+    "numbers": b"[" + b"1.5," * (1 << 20) + b"1]",
+    "texts": b"[" + b'"ab",' * (1 << 20) + b"1]",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_json_that_takes_many_times_its_size(tmp_path, name):
+    path = tmp_path / "kv.json"
+    path.write_bytes(BOMBS[name])
+    with at_most(12 << 20), pytest.raises(TraceError, match="--force"):
+        read_kv(path, max_bytes=12 << 20)
+
+
+def test_kv_json_of_any_text_and_bytes_that_are_none(model, tmp_path):
+    from gpt2np.kv.extraction import extract_to_file
+
+    path = tmp_path / "kv.json"
+    extract_to_file(model, tiny.IDS, path)
+    whole = json.loads(path.read_text("utf-8"))
+    for text in ("é", "☃ \U0001f600", '"\\"', "\x7f\x80\u2028"):
+        path.write_text(json.dumps(whole | {"input_text": text}, ensure_ascii=False), "utf-8")
+        assert read_kv(path).text == text
+    content = path.read_bytes()
+    at = content.index(b"input_text")
+    path.write_bytes(content[:at] + b"\xe9" + content[at:])
+    with pytest.raises(TraceError, match=f"byte 0xe9 at {at:,} is not UTF-8"):
+        read_kv(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.trace import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
-_IN_MEMORY = 2.5  # bytes of memory for a byte of JSON: itself, its text, and a third as arrays
+_IN_MEMORY = 2.4  # bytes of memory for a byte of JSON: itself, its text, and its numbers as arrays
 KEYS = ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata")
 
 
@@ -181,12 +182,11 @@ def _from_trace(path: str | PathLike[str], max_bytes: int | None) -> KV:
 def _parsed(path: str | PathLike[str], max_bytes: int | None) -> Any:
     """The content of a JSON file; entries of `tokens` are records."""
     size = os.path.getsize(path)
-    if max_bytes is not None and _IN_MEMORY * size > max_bytes:
-        raise _Wrong(
-            f"has {human_bytes(size)} of JSON, which may take more than {human_bytes(max_bytes)} of memory: "
-            "--force (in Python max_bytes=None) reads it; a .safetensors file needs none"
-        )
-    text = decoded(read_bytes(path, TraceError, most=size), str(path), TraceError).removeprefix("\ufeff")
+    _check_memory(_IN_MEMORY * size, max_bytes)
+    raw = _ascii(read_bytes(path, TraceError, size), path)
+    _check_memory(_memory_of(raw), max_bytes)
+    text = raw.decode("ascii")
+    del raw
     try:
         content = json.loads(text, object_hook=_record, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
@@ -196,6 +196,33 @@ def _parsed(path: str | PathLike[str], max_bytes: int | None) -> Any:
     if isinstance(content, dict) and content.get("schema") in (TRACE_SCHEMA, DIALECT_SCHEMA):
         raise _Wrong("is a trace as JSON, and those are not read back: take npz or safetensors")
     return content
+
+
+def _ascii(raw: bytes, path: str | PathLike[str]) -> bytes:
+    """The same JSON with escapes for what is not ASCII: one such character makes all of a text wider."""
+
+    def escaped(match: re.Match[bytes]) -> bytes:
+        return json.dumps(decoded(match[0], str(path), TraceError, match.start()))[1:-1].encode()
+
+    return re.sub(rb"[\x80-\xff]+", escaped, raw.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _memory_of(raw: bytes) -> float:
+    """Bytes that a JSON text may take at most: its own, and those of what is in its lists.
+
+    A KV file has some hundred numbers in a list, which become an array as soon as the list ends.
+    """
+    lists = raw.count(b"[") + raw.count(b"{")
+    others = max(0, raw.count(b",") - 512 * lists)
+    return _IN_MEMORY * len(raw) + 64 * lists + 32 * others
+
+
+def _check_memory(needed: float, most: int | None) -> None:
+    if most is not None and needed > most:
+        raise _Wrong(
+            f"is JSON that may take {human_bytes(int(needed))} of memory, the limit is {human_bytes(most)}: "
+            "--force (in Python max_bytes=None) reads it; a .safetensors file needs none"
+        )
 
 
 class _Wrong(Exception):

@@ -120,7 +120,7 @@ def _check_sizes(path: str | PathLike[str], kv: KV, model: Model) -> None:
     for name, value in found.items():
         if value != wanted[name]:
             raise TraceError(
-                f"{path}: is of another model: {name} is {value}, {model.name} has {wanted[name]}"
+                f"{path}: is of another model: {name} is {str(value)[:100]}, {model.name} has {wanted[name]}"
             )
 
 

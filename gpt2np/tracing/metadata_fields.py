@@ -36,7 +36,9 @@ _FIELDS: Table = {
     "prompt": optional(TEXT),
     "positions": row(_END, _END, _END),
     "dtype": Kind("float32 or float64", lambda x: x in ("float32", "float64")),
-    "stored_dtype": optional(TEXT),
+    "stored_dtype": optional(
+        Kind("float16, float32 or float64", lambda x: x in ("float16", "float32", "float64"))
+    ),
     "stop_at_layer": optional(whole()),
     "n_prompt": optional(whole(1)),
     "edits": optional(list_of(TEXT)),
