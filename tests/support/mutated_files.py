@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import random
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from gpt2np.capture.manifest import read_manifest
 from gpt2np.capture.prompt_set import Prompt, PromptSet, load_prompt_set
 from gpt2np.capture.runs import Options, capture_prompts
 from gpt2np.cli import main
+from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import Gpt2npError
 from gpt2np.export.dialects.dialect import Dialect
 from gpt2np.export.dialects.reading import read_dialect
@@ -40,6 +42,7 @@ from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.comparison_page import comparison_page
 
+_HOME = tempfile.TemporaryDirectory()  # goes away with the process
 IDS = tiny.IDS
 TEXT = "the a in"
 
@@ -62,9 +65,7 @@ class Kind:
 @cache
 def small() -> gpt2np.Model:
     """The model of the good files: loaded once, and never read again."""
-    import tempfile
-
-    return gpt2np.load(tiny.write(Path(tempfile.mkdtemp()) / "small"))
+    return gpt2np.load(tiny.write(Path(_HOME.name) / "small"))
 
 
 def check_error(error: Gpt2npError) -> None:
@@ -330,8 +331,6 @@ def use_kv_folder(folder: Path, chance: float) -> None:
     sources = datasets.texts(["the a", "in", "on"], small())
     entries = [entry for entry, _ in datasets.write_dataset(small(), sources, folder, ".safetensors")]
     assert [entry["source"]["text"] for entry in entries] == ["the a", "in", "on"]
-    from gpt2np.cli.verbs import kv_tables
-
     kv_tables.files(entries).encode()
 
 
