@@ -100,6 +100,7 @@ def head_outputs(z: Array, output_weight: Array) -> Array:
     return np.asarray(np.matmul(z.swapaxes(0, 1), per_head).swapaxes(0, 1))
 
 
+@np.errstate(under="ignore")
 def log_probabilities(logits: Array) -> Array:
     """log softmax along the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
