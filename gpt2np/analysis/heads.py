@@ -31,6 +31,7 @@ def head_scores(model: Any, n: int = 64, repeats: int = 8, seed: int = 0) -> Nam
         raise InputError(f"{n} tokens said twice: the context of this model holds {c.n_positions}")
     rng = np.random.default_rng(whole_number("seed", seed, 0))
     vocabulary = np.setdiff1d(np.arange(c.vocab_size), c.eos_ids)
+    vocabulary = vocabulary if vocabulary.size else np.arange(c.vocab_size)
     total = np.zeros((len(SCORES), c.n_layer, c.n_head))
     for _ in range(repeats):
         half = vocabulary[rng.integers(0, len(vocabulary), n)].tolist()
