@@ -14,7 +14,7 @@ from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.errors import InputError, TokenizerError, whole_number
 from gpt2np.files import output_paths
 from gpt2np.ops import Array
-from gpt2np.text.prompts import Prompt, as_list, as_prompts, checked_ids
+from gpt2np.text.prompts import Prompt, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
 from gpt2np.tracing.edits import Edits, EditsLike, compiled, facts
@@ -261,7 +261,7 @@ class Model:
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
-            ids = as_list(prompt)
+            ids = as_ids(prompt)
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
         if limit and len(ids) > self.config.n_positions:

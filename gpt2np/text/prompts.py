@@ -29,12 +29,28 @@ def as_prompts(prompt: Any) -> tuple[list[Prompt], bool]:
     items = as_list(prompt)
     if not items:
         raise InputError("the list of prompts is empty")
-    nested = [isinstance(item, str | list | tuple) or is_mapping(item) or np.ndim(item) > 0 for item in items]
+    nested = [_is_prompt(item) for item in items]
     if not any(nested):
         return [items], False
     if not all(nested):
         raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
     return [item if isinstance(item, str) else as_list(item) for item in items], True
+
+
+def as_ids(prompt: Any) -> list[Any]:
+    """The ids of one prompt, as they were given.
+
+    Raises:
+        InputError: it is none, or a list of several prompts.
+    """
+    items = as_list(prompt)
+    if any(_is_prompt(item) for item in items):
+        raise InputError("one prompt is a text or a flat list of token ids, not a list of several")
+    return items
+
+
+def _is_prompt(item: Any) -> bool:
+    return isinstance(item, str | list | tuple) or is_mapping(item) or np.ndim(item) > 0
 
 
 def as_list(prompt: Any) -> list[Any]:
@@ -114,8 +130,6 @@ def checked_ids(ids: Iterable[Any], vocab_size: int) -> list[int]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, str | list | tuple) or is_mapping(value) or np.ndim(value) > 0:
-        raise InputError("one prompt is a text or a flat list of token ids, not a list of several")
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
