@@ -1,5 +1,10 @@
 """What can go wrong, one class a kind: each message says what is wrong, where, and what to do."""
 
+import operator
+from typing import Any
+
+import numpy as np
+
 
 def printable(text: str) -> str:
     r"""A text on one line that a terminal can be given: what is not printable becomes escapes, as `\x1b`."""
@@ -56,4 +61,22 @@ def short(value: object) -> str:
         text = " ".join(repr(value).split())
     except RecursionError:
         text = f"a {type(value).__name__} nested too deeply to be shown"
+    except ValueError:  # a number of more digits than Python prints
+        text = f"{type(value).__name__} too long to be shown"
     return text if len(text) <= 100 else text[:97] + "..."
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """A whole number, Python's or NumPy's, as an int; `high` is the largest, None where there is none.
+
+    Raises:
+        InputError: it is something else, or out of range.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except (TypeError, RuntimeError):  # torch raises the second for a tensor of several numbers
+        number = None
+    if number is None or number < low or (high is not None and number > high):
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"{name}={short(value)}: must be a whole number {allowed}")
+    return number

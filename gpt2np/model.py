@@ -11,10 +11,10 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.checkpoints.checkpoint import Checkpoint
-from gpt2np.errors import InputError, TokenizerError
+from gpt2np.errors import InputError, TokenizerError, whole_number
 from gpt2np.files import output_paths
 from gpt2np.ops import Array
-from gpt2np.text.prompts import Prompt, as_list, as_prompts, checked_ids
+from gpt2np.text.prompts import Prompt, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
 from gpt2np.tracing.edits import Edits, EditsLike, compiled, facts
@@ -204,7 +204,7 @@ class Model:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
         from gpt2np.generation.decoding import Generation, Options
-        from gpt2np.generation.options import sampling_options, whole_number
+        from gpt2np.generation.options import sampling_options
         from gpt2np.generation.stopping import end_tokens, stop_strings
 
         prompts, several = as_prompts(prompt)
@@ -261,7 +261,7 @@ class Model:
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
             ids = self.tokenizer.encode(prompt)
         else:
-            ids = as_list(prompt)
+            ids = as_ids(prompt)
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
         if limit and len(ids) > self.config.n_positions:
@@ -271,10 +271,9 @@ class Model:
         return checked_ids(ids, self.config.vocab_size)
 
     def _stop(self, stop_at_layer: int | None) -> int | None:
-        n_layer = self.config.n_layer
-        if stop_at_layer is None or (type(stop_at_layer) is int and 0 <= stop_at_layer <= n_layer):
-            return stop_at_layer
-        raise InputError(f"stop_at_layer must be 0 to {n_layer}, not {stop_at_layer!r}")
+        if stop_at_layer is None:
+            return None
+        return whole_number("stop_at_layer", stop_at_layer, 0, self.config.n_layer)
 
     def tokens(self, ids: list[int]) -> list[str]:
         """Each token as text; `<464>` where the model has no vocabulary."""
@@ -301,7 +300,7 @@ class Model:
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
         parameters = self._decoding_parameters if run.decodes else self.parameters
-        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        quiet = np.errstate(all="ignore")
         with quiet, using(self.threads, run.n_rows):
             result = self.config.architecture.forward(parameters, self.config, Step(run))
         last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)

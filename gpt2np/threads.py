@@ -8,7 +8,6 @@ BLAS, BLAS keeps its threads and there are no others.
 
 import contextvars
 import functools
-import operator
 import os
 import queue
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, whole_number
 
 _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[Callable[[], None] | None]
@@ -31,15 +30,7 @@ def checked(threads: Any) -> int | None:
     Raises:
         InputError: it is no whole number of 1 to `MOST`.
     """
-    if threads is None:
-        return None
-    try:
-        n = 0 if isinstance(threads, bool) else operator.index(threads)
-    except TypeError:
-        n = 0
-    if not 1 <= n <= MOST:
-        raise InputError(f"threads must be a whole number of 1 to {MOST}, not {short(threads)}")
-    return n
+    return None if threads is None else whole_number("threads", threads, 1, MOST)
 
 
 class Pool:

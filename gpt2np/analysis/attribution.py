@@ -23,7 +23,7 @@ from gpt2np.analysis.positions_and_tokens import (
     rows_of,
     token_id,
 )
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, whole_number
 from gpt2np.ops import Array
 from gpt2np.ops.norms import factor, held, shift
 from gpt2np.tables import quoted
@@ -36,6 +36,7 @@ def keep(config: ModelConfig) -> list[str]:
     return [*embedding_parts(config), "attn.z", "mlp.out", "resid_post"]
 
 
+@np.errstate(under="ignore")
 def components(trace: Any, layer: int | None = None, pos: int | None = None) -> NamedArray:
     """The vectors whose sum is the residual stream: [component, pos, n_embd].
 
@@ -51,9 +52,7 @@ def components(trace: Any, layer: int | None = None, pos: int | None = None) -> 
             or there are no weights.
     """
     ran = trace.config.n_layer if trace.plan.stop_at_layer is None else trace.plan.stop_at_layer
-    n_layer = ran if layer is None else layer
-    if isinstance(layer, bool) or not isinstance(n_layer, int) or not 0 <= n_layer <= ran:
-        raise InputError(f"layer must be 0 to {ran}, not {layer!r}")
+    n_layer = ran if layer is None else whole_number("layer", layer, 0, ran)
     rows = rows_of(trace, pos)
     parts = dict(_parts(trace, n_layer, rows))
     return NamedArray(
@@ -99,6 +98,7 @@ def _parts(trace: Any, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Arr
             yield f"{h}.resid_post.edit", read(f"{h}.resid_post") - written
 
 
+@np.errstate(under="ignore")
 def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
     """What each component adds to the logit of a token, or to the difference of two: [component].
 
@@ -136,6 +136,7 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
     )
 
 
+@np.errstate(under="ignore")
 def frozen_ln_f(trace: Any, x: Array, row: int) -> Array:
     """ln_f without its bias and with the scale that it had in the run at a row: linear in x [..., n_embd].
 
@@ -160,6 +161,7 @@ def head_grid(attributed: NamedArray) -> NamedArray:
     )
 
 
+@np.errstate(under="ignore")
 def writers(trace: Any, pos: int = -1) -> NamedArray:
     """How much each component writes at a position, and which way: [component, measure].
 
@@ -185,6 +187,7 @@ def writers(trace: Any, pos: int = -1) -> NamedArray:
     )
 
 
+@np.errstate(under="ignore")
 def similarity(trace: Any, pos: int = -1) -> NamedArray:
     """Cosines between what the components write at a position: [component, other].
 

@@ -52,22 +52,27 @@ class LowRank:
         """The transpose."""
         return LowRank(self.right.T, self.left.T)
 
+    @np.errstate(under="ignore")
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, LowRank):  # [n, r] [r, k] [k, r] [r, m]: the middle is the small one
             return LowRank(self.left, (self.right @ other.left) @ other.right)
         return self.left @ (self.right @ other)
 
+    @np.errstate(under="ignore")
     def __rmatmul__(self, other: Array) -> Array:
         return np.asarray((other @ self.left) @ self.right)
 
+    @np.errstate(under="ignore")
     def norm(self) -> float:
         """The Frobenius norm: turning the tall factors upright (QR) leaves a product [rank, rank]."""
         return float(np.linalg.norm(_triangle(self.left) @ _triangle(self.right.T).T))
 
+    @np.errstate(under="ignore")
     def eigenvalues(self) -> Array:
         """Those of a square product but for the zeros of its low rank (AB and BA share them): [rank]."""
         return np.linalg.eigvals(self.right @ self.left)
 
+    @np.errstate(under="ignore")
     def svd(self) -> tuple[Array, Array, Array]:
         """Singular vectors and values, the largest first: [n, rank], [rank], [rank, m]."""
         q_left, r_left = np.linalg.qr(self.left)
@@ -75,6 +80,7 @@ class LowRank:
         u, s, v = np.linalg.svd(r_left @ r_right.T, full_matrices=False)
         return q_left @ u, s, v @ q_right.T
 
+    @np.errstate(under="ignore")
     def full(self) -> Array:
         """The whole matrix [n, m]."""
         return np.asarray(self.left @ self.right)
@@ -127,6 +133,7 @@ def _head_matrices(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
     return found
 
 
+@np.errstate(under="ignore")
 def folded_weights(model: Any, layer: int, head: int) -> HeadWeights:
     """The same with all that is linear in ln_1 multiplied into what reads it.
 
@@ -186,6 +193,7 @@ def head_labels(config: Any) -> list[str]:
 # -- numbers of every head ------------------------------------------------------------------------
 
 
+@np.errstate(under="ignore")
 def circuit_norms(model: Any) -> NamedArray:
     """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
@@ -196,6 +204,7 @@ def circuit_norms(model: Any) -> NamedArray:
     return NamedArray(found, ("circuit", "layer", "head"), {"circuit": ("QK", "OV")}, "Frobenius norms")
 
 
+@np.errstate(under="ignore")
 def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
     """Whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
 
@@ -222,6 +231,7 @@ def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
     return NamedArray(scores, ("layer", "head"), title="eigenvalue copying score of OV, -1 to 1")
 
 
+@np.errstate(under="ignore")
 def effective_embedding(model: Any) -> Array:
     """Each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
@@ -237,6 +247,7 @@ def effective_embedding(model: Any) -> Array:
     return np.asarray(x + out)
 
 
+@np.errstate(under="ignore")
 def composition_scores(model: Any, kind: str) -> NamedArray:
     """How much of what one head writes a later head reads, as query, key or value: [writer, reader].
 
@@ -271,6 +282,7 @@ def composition_scores(model: Any, kind: str) -> NamedArray:
 # -- circuits between chosen tokens ---------------------------------------------------------------
 
 
+@np.errstate(under="ignore")
 def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
     """Full QK circuit: attention scores between token embeddings without positions: [query, key].
 
@@ -290,6 +302,7 @@ def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
     return NamedArray(scores, ("query", "key"), {"query": labels, "key": labels}, title)
 
 
+@np.errstate(under="ignore")
 def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
     """Full OV circuit: what attending to one token does to the logit of another: [source, logit].
 
@@ -308,12 +321,14 @@ def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
     return NamedArray(effects, ("source", "logit"), {"source": labels, "logit": labels}, title)
 
 
+@np.errstate(under="ignore")
 def normalised_embedding(model: Any, ids: Any) -> Array:
     """Token embeddings over their standard deviation (or root mean square), as in ln_1: [token, n_embd]."""
     x = token_table(model.config, model.parameters)[ids]
     return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 
+@np.errstate(under="ignore")
 def through_ln_f(model: Any, vectors: Array) -> Array:
     """What ln_f makes of a part of the residual stream, but for its scale: [..., n_embd] -> [..., n_embd]."""
     return held(vectors, final_norm(model.config, model.parameters))

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import token_table, unembedding_table
@@ -26,13 +26,12 @@ def head_scores(model: Any, n: int = 64, repeats: int = 8, seed: int = 0) -> Nam
         InputError: n below 2, no repeats, or 2n tokens do not fit into the context.
     """
     c = model.config
-    for name, value, least in (("n", n, 2), ("repeats", repeats, 1)):
-        if type(value) is not int or value < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, not {short(value)}")
+    n, repeats = whole_number("n", n, 2), whole_number("repeats", repeats, 1)
     if 2 * n > c.n_positions:
         raise InputError(f"{n} tokens said twice: the context of this model holds {c.n_positions}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole_number("seed", seed, 0))
     vocabulary = np.setdiff1d(np.arange(c.vocab_size), c.eos_ids)
+    vocabulary = vocabulary if vocabulary.size else np.arange(c.vocab_size)
     total = np.zeros((len(SCORES), c.n_layer, c.n_head))
     for _ in range(repeats):
         half = vocabulary[rng.integers(0, len(vocabulary), n)].tolist()
@@ -54,6 +53,7 @@ def _along(pattern: Array, offset: int) -> Array:
     return np.asarray(np.diagonal(pattern, offset, 2, 3).mean(axis=-1))
 
 
+@np.errstate(under="ignore")
 def attention_scores(trace: Any) -> NamedArray:
     """Mean attention to the previous and to the first token in one text: [score, layer, head].
 
@@ -79,6 +79,7 @@ class Near(NamedTuple):
     cosine: float
 
 
+@np.errstate(under="ignore")
 def nearest_tokens(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """The k tokens whose unembedding is nearest to a vector [n_embd], by dot product or by cosine.
 
@@ -91,6 +92,7 @@ def nearest_tokens(model: Any, vector: Array, k: int = 5, by: str = "dot") -> li
     return _nearest(model, unembedding_table(model.config, model.parameters), vector, k, by)
 
 
+@np.errstate(under="ignore")
 def tokens_read(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """The k tokens whose embedding is nearest to a vector [n_embd]: those that a reader of it responds to.
 
@@ -106,8 +108,9 @@ def _nearest(model: Any, table: Array, vector: Array, k: int, by: str) -> list[N
         raise InputError(f"a vector of the residual stream is [{table.shape[1]}], not {list(vector.shape)}")
     if not np.isfinite(vector).all():
         raise InputError("a vector of the residual stream must be finite")
-    if by not in ("dot", "cosine") or type(k) is not int or k < 1:
-        raise InputError(f"by must be 'dot' or 'cosine' and k at least 1, not {short(by)} and {short(k)}")
+    k = whole_number("k", k, 1)
+    if by not in ("dot", "cosine"):
+        raise InputError(f"by must be 'dot' or 'cosine', not {short(by)}")
     dots = table @ vector  # [vocab]
     lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(vector)
     cosines = dots / np.maximum(lengths, np.finfo(lengths.dtype).tiny)
@@ -131,6 +134,7 @@ class Direction(NamedTuple):
     writes: list[Near]
 
 
+@np.errstate(under="ignore")
 def reads_and_writes(model: Any, layer: int, head: int, directions: int = 3, k: int = 5) -> list[Direction]:
     """What a head reads and writes in vocabulary terms: the strongest directions of QK, then those of OV.
 
@@ -142,8 +146,7 @@ def reads_and_writes(model: Any, layer: int, head: int, directions: int = 3, k: 
         InputError: no such layer or head, or k or directions below 1.
     """
     layer, head = check_head(model.config, layer, head)
-    if type(directions) is not int or directions < 1:
-        raise InputError(f"directions must be a whole number of at least 1, not {short(directions)}")
+    directions = whole_number("directions", directions, 1)
     w, found = folded_weights(model, layer, head), []
     for circuit, low_rank in (("QK", w.qk), ("OV", w.ov)):
         left, strength, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]

@@ -212,6 +212,7 @@ def freeze(trace: Trace, **where: Any) -> Intervention:
     return Intervention(value, **where)
 
 
+@np.errstate(under="ignore")
 def project(trace: Trace, vector: Array) -> NamedArray:
     """How far the residual stream goes along a direction: resid_post @ vector / |vector|, [layer, pos].
 

@@ -37,6 +37,7 @@ def norm_parameters(model: Any) -> NamedArray:
     )
 
 
+@np.errstate(under="ignore")
 def norm_statistics(model: Any) -> NamedArray:
     """How scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
 

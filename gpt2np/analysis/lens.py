@@ -16,7 +16,7 @@ from gpt2np.analysis.positions_and_tokens import (
     rows_of,
     token_id,
 )
-from gpt2np.errors import InputError
+from gpt2np.errors import whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
 from gpt2np.tracing.contract import ModelConfig
@@ -31,10 +31,11 @@ KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
     """What follows the last block, applied to any residual stream: [..., n_embd] -> [..., vocab]."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as in the run itself
+    with np.errstate(all="ignore"):  # as in the run itself
         return read_out(residual, parameters, config)
 
 
+@np.errstate(under="ignore")
 def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
     """For the embedding and the residual after each layer: the k likeliest next tokens at the last position.
 
@@ -47,7 +48,7 @@ def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, 
             the logits were edited, or there are no weights.
     """
     parameters = parameters_of_the_end(trace, "the lens")
-    _check_k(k)
+    k = whole_number("k", k, 1)
     names = ["embed"] + [f"h.{layer}.resid_post" for layer in range(trace.config.n_layer)]
     last = [row_of(trace, -1)]
     residuals = np.concatenate([recorded(trace, name, last) for name in names])
@@ -85,6 +86,7 @@ class LogitLens:
         return "\n\n".join(map(str, (self.probability, self.rank, self.entropy, self.kl)))
 
 
+@np.errstate(under="ignore")
 def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
     """ln_f and the unembedding applied to the residual stream at every point and position, or at one `pos`.
 
@@ -97,7 +99,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
             there are no weights.
     """
     parameters = parameters_of_the_end(trace, "the lens")
-    _check_k(k)
+    k = whole_number("k", k, 1)
     wanted = None if token is None else token_id(trace.model, token)
     rows = rows_of(trace, pos)
     blocks = range(trace.config.n_layer)
@@ -155,6 +157,7 @@ class AttentionLens:
         return f"{self.raised}\n\n{self.lowered}"
 
 
+@np.errstate(under="ignore")
 def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
     """Each head's output at a position through ln_f, its scale held fixed, and the unembedding.
 
@@ -166,10 +169,8 @@ def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int =
             edited, or there are no weights.
     """
     parameters, n_layer = parameters_of_the_end(trace, "the attention lens"), trace.config.n_layer
-    _check_k(k)
-    if layer is not None and (type(layer) is not int or not 0 <= layer < n_layer):
-        raise InputError(f"layer must be 0 to {n_layer - 1}, not {layer!r}")
-    layers = list(range(n_layer)) if layer is None else [layer]
+    k = whole_number("k", k, 1)
+    layers = list(range(n_layer)) if layer is None else [whole_number("layer", layer, 0, n_layer - 1)]
     row, found, table = row_of(trace, pos), [], unembedding_table(trace.config, parameters)
     for i in layers:
         heads = heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0]
@@ -184,8 +185,3 @@ def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int =
     return AttentionLens(
         *(NamedArray(p, ("layer", "head", "k"), labels, t) for p, t in zip(parts, titles, strict=True))
     )
-
-
-def _check_k(k: int) -> None:
-    if type(k) is not int or k < 1:
-        raise InputError(f"k must be at least 1, not {k!r}")

@@ -8,7 +8,7 @@ from gpt2np.analysis.circuits import check_index, through_ln_f
 from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.ops.norms import folded, shift
 from gpt2np.tracing.contract import ModelConfig
@@ -30,6 +30,7 @@ class Neuron(NamedTuple):
     lowers: list[Near]
 
 
+@np.errstate(under="ignore")
 def neuron(model: Any, layer: int, i: int, k: int = 5) -> Neuron:
     """What an MLP neuron looks for and what it writes, in vocabulary terms.
 
@@ -76,8 +77,7 @@ def most_active(trace: Any, k: int = 10, pos: int = -1) -> NamedArray:
         InputError: no such position, or k below 1.
         TraceError: `mlp.post` of some layer was not kept.
     """
-    if type(k) is not int or k < 1:
-        raise InputError(f"k must be a whole number of at least 1, not {short(k)}")
+    k = whole_number("k", k, 1)
     row = row_of(trace, pos)
     post = trace.stack("mlp.post")[:, row]  # [layer, d_mlp]
     best = np.argsort(-post, axis=None, kind="stable")[:k]

@@ -16,7 +16,7 @@ import numpy as np
 from gpt2np.analysis.interventions import patch
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
-from gpt2np.errors import InputError, TraceError, short
+from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
 from gpt2np.tracing.edits import Edits
@@ -36,9 +36,7 @@ DIRECT = ("attn.z", "attn.out", "mlp.post", "mlp.out", "resid_mid", "resid_post"
 
 def logit_difference(answer: int, wrong: int) -> Metric:
     """The usual metric: logit of the right token less that of the wrong one, given by their ids."""
-    for token in (answer, wrong):
-        if isinstance(token, bool) or not isinstance(token, int | np.integer) or token < 0:
-            raise InputError(f"logit_difference takes token ids, not {token!r}")
+    answer, wrong = whole_number("answer", answer, 0), whole_number("wrong", wrong, 0)
     return lambda logits: float(logits[answer]) - float(logits[wrong])
 
 

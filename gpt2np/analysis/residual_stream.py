@@ -12,6 +12,7 @@ from gpt2np.ops import Array
 _WRITERS = ("attn.head", "attn.out.edit", "resid_mid.edit", "mlp", "resid_post.edit")
 
 
+@np.errstate(under="ignore")
 def magnitude_ratios(trace: Any) -> NamedArray:
     """How large each dimension of the residual stream is against the usual one: [residual, n_embd].
 
@@ -29,6 +30,7 @@ def magnitude_ratios(trace: Any) -> NamedArray:
     )
 
 
+@np.errstate(under="ignore")
 def basis_alignment(trace: Any) -> NamedArray:
     """Whether single dimensions stand out in the residual stream: [residual, measure].
 
@@ -59,6 +61,7 @@ def _residuals(trace: Any) -> tuple[list[str], Array]:
     return names, np.stack([trace[name] for name in names]).astype(np.float64)
 
 
+@np.errstate(under="ignore")
 def erasure(trace: Any) -> NamedArray:
     """How much of what a component wrote a later one takes back: [writer, eraser], at least 0.
 
@@ -73,6 +76,7 @@ def erasure(trace: Any) -> NamedArray:
     return memory(trace)["erasure"]
 
 
+@np.errstate(under="ignore")
 def opposition(trace: Any) -> NamedArray:
     """Minus the cosine between what a component wrote and what a later one writes: [writer, eraser], 0 to 1.
 
@@ -84,6 +88,7 @@ def opposition(trace: Any) -> NamedArray:
     return memory(trace)["opposition"]
 
 
+@np.errstate(under="ignore")
 def amplification(trace: Any) -> NamedArray:
     """How much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
 
@@ -95,6 +100,7 @@ def amplification(trace: Any) -> NamedArray:
     return memory(trace)["amplification"]
 
 
+@np.errstate(under="ignore")
 def agreement(trace: Any) -> NamedArray:
     """The cosine between what a component wrote and what a later one writes: [writer, amplifier], 0 to 1.
 
@@ -106,6 +112,7 @@ def agreement(trace: Any) -> NamedArray:
     return memory(trace)["agreement"]
 
 
+@np.errstate(under="ignore")
 def memory(trace: Any) -> dict[str, NamedArray]:
     """`erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
 

@@ -13,6 +13,7 @@ from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.sites import Site
 
 
+@np.errstate(under="ignore")
 def site_values(trace: Any, name: str, head: int | None = None, pos: int | None = None) -> NamedArray:
     """An array of a trace under any name that `trace[name]` takes, its axes and entries named.
 

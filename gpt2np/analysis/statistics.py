@@ -70,6 +70,7 @@ def n_generated(run: Run) -> int:
 # -- attention ------------------------------------------------------------------------------------
 
 
+@np.errstate(under="ignore")
 def attention_statistics(run: Run) -> NamedArray:
     """Minimum, maximum and mean of attention over head, query and key, and of its rows' sums.
 
@@ -87,6 +88,7 @@ def attention_statistics(run: Run) -> NamedArray:
     return NamedArray(values, ("step", "layer", "statistic"), {"statistic": ATTENTION}, "attention")
 
 
+@np.errstate(under="ignore")
 def entropy(run: Run) -> NamedArray:
     """Entropy of attention in nats, mean over the queries of a step: [step, layer, head].
 
@@ -103,6 +105,7 @@ def entropy(run: Run) -> NamedArray:
     return _per_head(run, measure, "entropy of attention (nats)")
 
 
+@np.errstate(under="ignore")
 def distance(run: Run) -> NamedArray:
     """How many positions back attention goes, mean over the queries of a step: [step, layer, head].
 
@@ -129,6 +132,7 @@ def first_token(run: Run) -> NamedArray:
     return _per_head(run, lambda pattern: pattern[:, :, 0].mean(axis=-1), "attention on the first token")
 
 
+@np.errstate(under="ignore")
 def saturation(run: Run, threshold: float = SATURATED) -> NamedArray:
     """Share of the queries of a step whose largest attention is above the threshold: [step, layer, head].
 
@@ -190,6 +194,7 @@ def hidden_states(run: Run) -> list[Array]:
     return [trace[name] for name in ("embed", *blocks, "ln_f")]
 
 
+@np.errstate(under="ignore")
 def hidden_state_statistics(run: Run) -> NamedArray:
     """Mean, standard deviation (of n - 1), minimum and maximum over position and n_embd.
 
@@ -207,6 +212,7 @@ def hidden_state_statistics(run: Run) -> NamedArray:
     return NamedArray(values, ("step", "layer", "statistic"), {"statistic": HIDDEN}, "hidden states")
 
 
+@np.errstate(under="ignore")
 def layer_comparison(run: Run, step: int = 0, pos: int = -1) -> NamedArray:
     """L2 norm of the first and the last hidden state at one position of a step, and their cosine: [quantity].
 

@@ -11,6 +11,8 @@ written by `capture_files`.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.capture.capture_files import (
     INTERNAL_RESIDUAL,
@@ -21,7 +23,7 @@ from gpt2np.capture.capture_files import (
     load_capture,
     save_capture,
 )
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError, TraceError, whole_number
 from gpt2np.generation.generated import Generated, Rows
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
@@ -88,8 +90,7 @@ def layer_internals(generated: Generated, layer: int) -> Capture:
         [(4, 3, 3), (4, 4, 4), (4, 5, 5), (4, 6, 6), (4, 7, 7)]
     """
     trace, n = _whole(generated), generated.n_prompt
-    if type(layer) is not int or not 0 <= layer < trace.config.n_layer:
-        raise InputError(f"layer {layer!r} is not one of 0 to {trace.config.n_layer - 1}")
+    layer = whole_number("layer", layer, 0, trace.config.n_layer - 1)
     internals_sites(layer, trace.config)
     pattern = trace[f"h.{layer}.attn.pattern"]
     heads = {name: trace[f"h.{layer}.{site}"] for name, site in PROJECTIONS.items()}
@@ -114,6 +115,7 @@ def layer_internals(generated: Generated, layer: int) -> Capture:
     }
 
 
+@np.errstate(under="ignore")
 def raw_residual(generated: Generated) -> Capture:
     """The residual stream of all layers, [N, n_embd] and [n, n_embd], and attention averaged over heads.
 

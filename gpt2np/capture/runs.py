@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from gpt2np.capture import formats
 from gpt2np.capture.capture_files import Capture, check_format, save_capture
 from gpt2np.capture.manifest import Entry, Manifest
 from gpt2np.capture.prompt_set import Prompt, PromptSet
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.files import check_regular
 from gpt2np.model import Model
 
@@ -35,8 +35,9 @@ class Options:
 
     def of_run(self) -> dict[str, Any]:
         """The same as arguments of `Model.generate`: an equal run has equal ones."""
-        seed = (self.seed or 0) if self.temperature > 0 else None
-        return asdict(self) | {"temperature": float(self.temperature), "seed": seed}
+        seed = whole_number("seed", self.seed or 0, 0) if self.temperature > 0 else None
+        new = whole_number("max_new_tokens", self.max_new_tokens, 1)
+        return {"max_new_tokens": new, "temperature": float(self.temperature), "seed": seed}
 
 
 def capture_prompts(
@@ -61,9 +62,8 @@ def capture_prompts(
     """
     check_format(format)
     n_layer = model.config.n_layer
+    layers = None if layers is None else [whole_number("layer", layer, 0, n_layer - 1) for layer in layers]
     for layer in layers or ():
-        if type(layer) is not int or not 0 <= layer < n_layer:
-            raise InputError(f"layer {layer!r} is not one of 0 to {n_layer - 1}")
         formats.internals_sites(layer, model.config)  # refuses a model that lacks some
     arguments = (options or Options()).of_run()
     for prompt in prompts.prompts:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, whole_number
 from gpt2np.generation.filters import TokenIds, penalties
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import check_context
@@ -50,9 +50,7 @@ class BeamSearch:
         max_new_tokens: int,
         eos: int | Sequence[int] | None = None,
     ) -> None:
-        whole = isinstance(max_new_tokens, (int, np.integer)) and not isinstance(max_new_tokens, bool)
-        if not whole or max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={max_new_tokens!r}: must be a whole number of at least 1")
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
         if len(prompt_ids) == 0:
             raise InputError("prompt_ids: beam search needs at least one token to continue")
         self.sampling = sampling
@@ -108,6 +106,7 @@ class BeamSearch:
         best_possible = self.scores[0] / (self.max_new_tokens if longest else length) ** s.length_penalty
         return bool(best_possible <= self.hypotheses[-1].score)
 
+    @np.errstate(under="ignore")
     def _log_probabilities(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the logarithm of each row's softmax, then lowered by the penalties of that row's text."""
         if logits.ndim != 2 or len(logits) != len(self.beams) or logits.size == 0:

@@ -114,6 +114,11 @@ class Generation:
         """The next token; with several prompts, the next of any of them."""
         return next(self._tokens)
 
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "a generation that runs can be neither pickled nor copied: finish() it, and pickle the result"
+        )
+
     def stop(self) -> None:
         """Choose no more tokens: `finish()` then returns what there is."""
         for row in self._rows:

@@ -22,6 +22,7 @@ TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what it does to the logits
 
 
+@np.errstate(under="ignore")
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
     """Softmax in float64: exp(logit) over its sum; 0 where the logit is -inf."""
     weights = logits.astype(np.float64)
@@ -39,7 +40,7 @@ def penalize_repetition(logits: Logits, context: TokenIds, penalty: float) -> Lo
     """
     ids = np.asarray(context, dtype=np.int64)
     out, seen = logits.copy(), logits[ids]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         out[ids] = np.where(seen < 0, seen * penalty, seen / penalty)
     return out
 
@@ -72,7 +73,7 @@ def ban_repeated_ngrams(logits: Logits, context: TokenIds, size: int) -> Logits:
 
 def scale_temperature(logits: Logits, temperature: float) -> Logits:
     """Divide by `temperature`: below 1 the likely become likelier. HF's `TemperatureLogitsWarper`."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return logits / temperature
 
 
@@ -82,6 +83,7 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
     return np.where(logits < np.partition(logits, -k)[-k], -np.inf, logits)
 
 
+@np.errstate(under="ignore")
 def keep_top_p(logits: Logits, p: float) -> Logits:
     """Keep the smallest set of most likely tokens whose probabilities reach `p`; at least one.
 
@@ -99,6 +101,7 @@ def keep_top_p(logits: Logits, p: float) -> Logits:
     return out
 
 
+@np.errstate(under="ignore")
 def keep_min_p(logits: Logits, min_p: float) -> Logits:
     """Keep tokens at least `min_p` times as likely as the most likely one. HF's `MinPLogitsWarper`."""
     chances = probabilities(logits).astype(logits.dtype)

@@ -61,17 +61,6 @@ ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
 }
 
 
-def whole_number(name: str, value: Any, low: int) -> int:
-    """A whole number, Python's or NumPy's.
-
-    Raises:
-        InputError: it is something else, or below `low`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise InputError(f"{name}={value!r}: must be a whole number of at least {low}")
-    return int(value)
-
-
 def sampling_options(given: dict[str, Any]) -> Sampling:
     """The options of choosing a token.
 

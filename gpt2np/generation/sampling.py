@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, whole_number
 from gpt2np.generation.filters import (
     Logits,
     TokenIds,
@@ -33,9 +33,8 @@ def draws(seed: int | None = None) -> Iterator[float]:
     They are `numpy.random.Generator(PCG64(seed)).random()`: 53 random bits over 2**53. Each prompt has an
     iterator of its own, which is why its text does not depend on the prompts beside it.
     """
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
-        raise InputError(f"seed={seed!r}: must be a whole number of at least 0, or None for fresh entropy")
-    generator = np.random.Generator(np.random.PCG64(seed))
+    fixed = None if seed is None else whole_number("seed", seed, 0)
+    generator = np.random.Generator(np.random.PCG64(fixed))
     return (generator.random() for _ in count())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, whole_number
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.step import Pass, Scratch
@@ -59,9 +59,7 @@ def score(model: Any, ids: list[int], stride: int | None = None, edits: Edits | 
         InputError: fewer than two tokens, or a stride that is not from 1 to `n_positions`.
     """
     window = model.config.n_positions
-    stride = max(1, window // 2) if stride is None else stride
-    if isinstance(stride, bool) or not isinstance(stride, int | np.integer) or not 1 <= stride <= window:
-        raise InputError(f"stride={stride!r}: must be a whole number from 1 to {window}")
+    stride = max(1, window // 2) if stride is None else whole_number("stride", stride, 1, window)
     if len(ids) < 2:
         raise InputError("a score needs at least two tokens: the first one has nothing to be predicted from")
     all_ids, scratch = np.array(ids), Scratch()

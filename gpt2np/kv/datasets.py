@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.files import read_bytes
 from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
 from gpt2np.kv.extraction import extract_to_file
@@ -72,7 +72,8 @@ def texts(given: Iterable[str], model: Model) -> list[Source]:
 
 def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
     """n random prompts: sampled from the model, or of tokens of equal chance."""
-    return [Source(None, number, seed, random_tokens) for number in range(n)]
+    seed = whole_number("seed", seed, 0)
+    return [Source(None, number, seed, random_tokens) for number in range(whole_number("n", n, 1))]
 
 
 def write_dataset(
@@ -89,7 +90,7 @@ def write_dataset(
         "model": model.name,
         "fingerprint": model.checkpoint.fingerprint,
         "format": suffix.removeprefix("."),
-        "top_k": top_k,
+        "top_k": whole_number("top_k", top_k, 1),
     }
     names = [f"kv_{number:05}{suffix}" for number in range(len(sources))]
     try:

@@ -16,10 +16,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpt2np.checkpoints.checkpoint import default_name
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.files import whole_file
 from gpt2np.kv.queries import KV, check_coordinate
 from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_positions
@@ -65,7 +63,7 @@ class GPT2KVCacheExtractor:
         Raises:
             InputError: the text is empty, longer than the context or no text, or `top_k` is no number from 1.
         """
-        _check_top_k(top_k)
+        whole_number("top_k", top_k, 1)
         text = text if isinstance(text, str) else self.model.token_ids(text)
         trace = self.model.trace(text, keep=keys_and_values(self.model.config))
         kv = KV.of(trace, predicted(trace, top_k))
@@ -142,11 +140,6 @@ def keys_and_values(config: ModelConfig) -> list[str]:
     """The stored sites of a layer that keys and values are read from."""
     names = [name for site in config.architecture.cache for name in stored_for(config, site, 0)]
     return list(dict.fromkeys(name.removeprefix("h.0.") for name in names))
-
-
-def _check_top_k(top_k: Any) -> None:
-    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
-        raise InputError(f"top_k must be a whole number of at least 1, not {short(top_k)}")
 
 
 def predicted(trace: Trace, top_k: int) -> dict[str, Any]:
@@ -235,7 +228,7 @@ def extract_to_file(
         InputError, TraceError: the prompt cannot be run, or the file not be written.
     """
     check_suffix(path)
-    _check_top_k(top_k)
+    whole_number("top_k", top_k, 1)
     if Path(path).suffix == ".json":
         result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k)
         write_json(result, path)

@@ -109,6 +109,7 @@ class KV:
 
     # -- questions --------------------------------------------------------------------------------
 
+    @np.errstate(under="ignore")
     def norms(self, layer: int, part: str) -> Array:
         """Length of each key or value vector of a layer: [head, pos], float64."""
         vectors = self.layers[layer][PARTS.index(part)].astype(np.float64)

@@ -145,6 +145,7 @@ class Comparison:
         return text(self)
 
 
+@np.errstate(all="ignore")
 def compare(
     dump: Any,
     model: Model | str | os.PathLike[str] | None = None,

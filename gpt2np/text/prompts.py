@@ -1,12 +1,15 @@
 """What may be given as a prompt: a text or token ids; and several of them."""
 
+import io
 import operator
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 
 Prompt = str | Sequence[int] | Array
@@ -14,6 +17,9 @@ Prompt = str | Sequence[int] | Array
 
 def as_prompts(prompt: Any) -> tuple[list[Prompt], bool]:
     """The prompts of a call, and whether they were given as several.
+
+    A tokenizer's output, a mapping with `input_ids`, is the ids in it, without those that its
+    `attention_mask` leaves out.
 
     Raises:
         InputError: it is neither a prompt nor a list of them.
@@ -23,24 +29,91 @@ def as_prompts(prompt: Any) -> tuple[list[Prompt], bool]:
     items = as_list(prompt)
     if not items:
         raise InputError("the list of prompts is empty")
-    nested = [isinstance(item, str | list | tuple) or np.ndim(item) > 0 for item in items]
+    nested = [_is_prompt(item) for item in items]
     if not any(nested):
         return [items], False
     if not all(nested):
         raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
-    return items, True
+    return [item if isinstance(item, str) else as_list(item) for item in items], True
+
+
+def as_ids(prompt: Any) -> list[Any]:
+    """The ids of one prompt, as they were given.
+
+    Raises:
+        InputError: it is none, or a list of several prompts.
+    """
+    items = as_list(prompt)
+    if any(_is_prompt(item) for item in items):
+        raise InputError("one prompt is a text or a flat list of token ids, not a list of several")
+    return items
+
+
+def _is_prompt(item: Any) -> bool:
+    return isinstance(item, str | list | tuple) or is_mapping(item) or np.ndim(item) > 0
 
 
 def as_list(prompt: Any) -> list[Any]:
-    """The items of anything that has some.
+    """The items of anything that has some, in their order; of a tokenizer's output, its ids.
 
     Raises:
-        InputError: it has none, as a number, or they are bytes.
+        InputError: it has none, as a number; or they have no order, as a set's, or are no ids, as a file's.
     """
+    if is_mapping(prompt):
+        return _ids_of(prompt)
+    for kind, advice in _NO_PROMPTS:
+        if isinstance(prompt, kind):
+            raise InputError(f"a prompt is text or a list of token ids, not {advice}")
     scalar = isinstance(prompt, np.ndarray) and prompt.ndim == 0
-    if scalar or isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
-        raise InputError(f"a prompt is text or a list of token ids, not {prompt!r}")
+    if scalar or not isinstance(prompt, Iterable):
+        raise InputError(f"a prompt is text or a list of token ids, not {short(prompt)}")
     return list(prompt)
+
+
+# What is iterable and yet no prompt.
+_NO_PROMPTS: tuple[tuple[Any, str], ...] = (
+    ((bytes, bytearray, memoryview), "bytes: decode them first, as in data.decode('utf-8')"),
+    (io.IOBase, "an open file: read it first, as in file.read()"),
+    (os.PathLike, "a path: read the file first, as in Path(...).read_text('utf-8')"),
+    (AbstractSet, "a set, which has no order: give a list"),
+)
+
+
+def is_mapping(value: Any) -> bool:
+    """Whether iterating over this yields its keys, as over a dict, a BatchEncoding or a table of columns."""
+    columns = hasattr(value, "keys") and getattr(value, "ndim", 0) != 1  # a pandas Series yields its values
+    return isinstance(value, Mapping) or (columns and not isinstance(value, type))
+
+
+def _ids_of(encoded: Any) -> list[Any]:
+    """The ids in a tokenizer's output: a list of them, or a list of such lists."""
+    ids = encoded.get("input_ids")
+    if ids is None or isinstance(ids, str):
+        found = "a mapping without input_ids" if ids is None else "a mapping whose input_ids are a text"
+        raise InputError(f"a prompt is text or a list of token ids, not {found}: give one of its values")
+    if "token_type_ids" in encoded and np.any(np.asarray(encoded["token_type_ids"])):
+        raise InputError("token_type_ids are not supported: they add embeddings of their own")
+    mask = encoded.get("attention_mask")
+    several = any(np.ndim(row) > 0 for row in as_list(ids))
+    rows = as_list(ids) if several else [ids]
+    masks = [None] * len(rows) if mask is None else as_list(mask) if several else [mask]
+    if len(masks) != len(rows):
+        raise InputError(f"attention_mask has {len(masks)} rows, input_ids {len(rows)}")
+    kept = [_unmasked(as_list(row), row_mask) for row, row_mask in zip(rows, masks, strict=True)]
+    return kept if several else kept[0]
+
+
+def _unmasked(ids: list[Any], mask: Any) -> list[Any]:
+    """The ids of one row without its padding, before or behind them."""
+    if mask is None:
+        return ids
+    seen = [bool(m) for m in as_list(mask)]
+    if len(seen) != len(ids):
+        raise InputError(f"attention_mask has {len(seen)} positions, input_ids {len(ids)}")
+    first, n = (seen.index(True), sum(seen)) if any(seen) else (0, 0)
+    if not all(seen[first : first + n]):
+        raise InputError("attention_mask leaves out positions inside the text, which is not supported")
+    return ids[first : first + n]
 
 
 def checked_ids(ids: Iterable[Any], vocab_size: int) -> list[int]:
@@ -52,7 +125,7 @@ def checked_ids(ids: Iterable[Any], vocab_size: int) -> list[int]:
     whole = [_whole(i) for i in ids]
     for i in whole:
         if not 0 <= i < vocab_size:
-            raise InputError(f"token id {i} is not one of 0 to {vocab_size - 1}")
+            raise InputError(f"token id {short(i)} is not one of 0 to {vocab_size - 1}")
     return whole
 
 
@@ -62,4 +135,4 @@ def _whole(value: Any) -> int:
             raise TypeError
         return operator.index(value)
     except (TypeError, RuntimeError):
-        raise InputError(f"token ids are whole numbers, not {value!r}") from None
+        raise InputError(f"token ids are whole numbers, not {short(value)}") from None

@@ -100,6 +100,7 @@ def head_outputs(z: Array, output_weight: Array) -> Array:
     return np.asarray(np.matmul(z.swapaxes(0, 1), per_head).swapaxes(0, 1))
 
 
+@np.errstate(under="ignore")
 def log_probabilities(logits: Array) -> Array:
     """log softmax along the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
@@ -109,10 +110,15 @@ def log_probabilities(logits: Array) -> Array:
 def top_k_tokens(logits: Array, k: int = TOP_K) -> Array:
     """Ids of the k largest logits of each row, largest first, lower ids first among equals: [pos, k]."""
     k = min(k, logits.shape[-1])
-    nearly = np.argpartition(-logits, k - 1, axis=-1)[..., :k]
+    rows = logits.reshape(-1, logits.shape[-1])
+    nearly = np.argpartition(-rows, k - 1, axis=-1)[:, :k]
+    smallest = np.take_along_axis(rows, nearly, -1).min(axis=-1, keepdims=True)
+    n_taken = np.count_nonzero(np.take_along_axis(rows, nearly, -1) == smallest, axis=-1)
+    for row in np.flatnonzero(np.count_nonzero(rows == smallest, axis=-1) > n_taken):
+        nearly[row] = np.argsort(-rows[row], kind="stable")[:k]  # a partition takes any of its equals
     nearly.sort(axis=-1)
-    order = np.argsort(-np.take_along_axis(logits, nearly, -1), axis=-1, kind="stable")
-    return np.take_along_axis(nearly, order, -1)
+    order = np.argsort(-np.take_along_axis(rows, nearly, -1), axis=-1, kind="stable")
+    return np.take_along_axis(nearly, order, -1).reshape(*logits.shape[:-1], k)
 
 
 def next_token_loss(logits: Array, token_ids: Sequence[int], positions: range) -> Array:

@@ -1,6 +1,7 @@
 """What `keep=` means: which sites a trace stores, which positions of them, and in which precision."""
 
 import fnmatch
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Keep:
             ends = (positions.start, positions.stop, positions.step)
             if not all(end is None or hasattr(end, "__index__") for end in ends):
                 raise InputError(f"keep's positions must be a slice of whole numbers, not {positions!r}")
+            positions = slice(*(None if end is None else operator.index(end) for end in ends))
             if positions.step is not None and positions.step < 1:
                 raise InputError(f"keep's positions must go forward, not by {positions.step}")
             if dtype is not None and str(dtype) not in ("float16", "float32", "float64"):

@@ -122,7 +122,7 @@ class Recording:
         target = self.arrays.get(name)
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, len(values))
-            with np.errstate(over="ignore"):  # float16 holds no more than 65504
+            with np.errstate(all="ignore"):  # float16 holds no more than 65504
                 target[of_target] = values[of_values]
 
     def write_queries(self, name: str, past: int, values: Array, heads: slice = slice(None)) -> None:
@@ -131,7 +131,7 @@ class Recording:
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, values.shape[1])
             rows, n_keys = target[heads, of_target], values.shape[2]
-            with np.errstate(over="ignore"):
+            with np.errstate(all="ignore"):
                 rows[..., :n_keys] = values[:, of_values]
             rows[..., n_keys:] = self.plan.by_name[name].site.unseen
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np import tensorfile
-from gpt2np.errors import InputError, TraceError, UnknownSiteError, short
+from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
@@ -71,7 +71,7 @@ class Trace:
     def derive(self, site: str, layer: int | None) -> Array:
         """A derived site, computed now even if it is stored."""
         source = _Widened(self) if self.plan.keep.dtype == "float16" else self
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             return self.config.architecture.derived[site].compute(source, layer)
 
     def __contains__(self, key: object) -> bool:
@@ -143,8 +143,7 @@ class Trace:
             InputError: no such position, or k below 1.
             TraceError: neither the logits nor what they are computed from were kept.
         """
-        if k < 1:
-            raise InputError(f"top: k must be at least 1, not {k}")
+        k = whole_number("k", k, 1)
         logits = self._logits_at(pos).astype(np.float64)
         probabilities = np.exp(log_probabilities(logits))
         ids = top_k_tokens(logits, k)
@@ -152,9 +151,7 @@ class Trace:
 
     def _logits_at(self, pos: int) -> Array:
         n = len(self.token_ids)
-        position = pos + n if pos < 0 else pos
-        if not 0 <= position < n:
-            raise InputError(f"position {pos} is not one of the {n} positions of this trace")
+        position = whole_number("pos", pos, -n, n - 1) % n
         if self._last_logits is not None and position == n - 1:
             return self._last_logits
         if position not in self.positions:

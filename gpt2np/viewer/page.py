@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt2np.errors import InputError
 from gpt2np.files import whole_file
 from gpt2np.generation.generated import Generated
@@ -80,6 +82,7 @@ def _with_model(run: Any, model: Any) -> tuple[Trace, Trace | Generated]:
     return trace, run if isinstance(run, Generated) else trace
 
 
+@np.errstate(under="ignore")
 def rendered(trace: Trace, run: Trace | Generated, compact: bool = False) -> str:
     """The most detailed page within the budget."""
     trace = checked(trace)

@@ -249,7 +249,7 @@ def test_a_run_that_stopped_early(tiny):
     assert relative_error(components(trace).array.sum(0), trace["h.1.resid_post"]) < 1e-5
     with pytest.raises(TraceError, match=r"h\.3\.resid_post is not in this trace.*the run stopped before"):
         attribution(trace, " not")
-    with pytest.raises(InputError, match="layer must be 0 to 2, not 3"):
+    with pytest.raises(InputError, match="layer=3: must be a whole number from 0 to 2"):
         components(trace, layer=3)
 
 
@@ -318,7 +318,7 @@ def test_wrong_calls(tiny, given, says):
 
 @pytest.mark.parametrize("layer", [-1, 5, 1.0, True, "1"])
 def test_wrong_layers(tiny, layer):
-    with pytest.raises(InputError, match="layer must be 0 to 4"):
+    with pytest.raises(InputError, match=r"layer=.*: must be a whole number from 0 to 4"):
         components(tiny.trace("Elizabeth was"), layer=layer)
 
 

@@ -207,7 +207,7 @@ def test_predictions_are_of_the_last_position(tiny):
         predictions(part)
     last = tiny.trace("Elizabeth was", keep={"positions": slice(-1, None)})
     assert predictions(last) == predictions(tiny.trace("Elizabeth was"))
-    with pytest.raises(InputError, match="k must be at least 1"):
+    with pytest.raises(InputError, match="must be a whole number of at least 1"):
         predictions(last, k=0)
 
 
@@ -216,13 +216,13 @@ def test_predictions_are_of_the_last_position(tiny):
     [
         (logit_lens, {"token": "not sure"}, "is several"),
         (logit_lens, {"token": 2048}, "token id 2048"),
-        (logit_lens, {"k": 0}, "k must be at least 1, not 0"),
-        (logit_lens, {"k": 1.5}, "k must be at least 1"),
+        (logit_lens, {"k": 0}, "k=0: must be"),
+        (logit_lens, {"k": 1.5}, "k=1.5: must be"),
         (logit_lens, {"pos": 3}, "position 3 is not one of the 3"),
-        (attention_lens, {"layer": 4}, "layer must be 0 to 3, not 4"),
-        (attention_lens, {"layer": True}, "layer must be 0 to 3, not True"),
+        (attention_lens, {"layer": 4}, "layer=4: must be a whole number from 0 to 3"),
+        (attention_lens, {"layer": True}, "layer=True: must be"),
         (attention_lens, {"pos": -4}, "position -4"),
-        (attention_lens, {"k": -1}, "k must be at least 1"),
+        (attention_lens, {"k": -1}, "k=-1: must be"),
     ],
 )
 def test_wrong_calls(tiny, call, options, says):

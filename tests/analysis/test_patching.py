@@ -336,7 +336,7 @@ def test_a_trace_of_other_weights_is_refused(tiny64):
 
 @pytest.mark.parametrize("token", ["a", -1, 1.5, True])
 def test_logit_difference_takes_ids(token):
-    with pytest.raises(InputError, match="token ids"):
+    with pytest.raises(InputError, match="must be a whole number"):
         logit_difference(token, 3)
 
 

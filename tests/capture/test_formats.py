@@ -408,7 +408,7 @@ def test_working_with_captured_data_in_numpy(long, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("layer", [-1, LAYERS, 99, "2", True, 1.0, None])
 def test_a_layer_that_is_not_there(generated, layer):
-    with pytest.raises(InputError, match=r"layer .* is not one of 0 to 3"):
+    with pytest.raises(InputError, match=r"layer=.*: must be a whole number from 0 to 3"):
         layer_internals(generated, layer)
 
 

@@ -340,11 +340,11 @@ WRONG = {
     "a long prompt": ([*X, "--prompt", "the " * 300], "prompt 1 of prompt: 3"),
     "a long response": ([*X, "--prompt", "A", "--max-new-tokens", "257"], "257 new ones take 257 positions"),
     "no response": ([*X, "--prompt", "A", "--max-new-tokens", "0"], "not a whole number of at least 1"),
-    "no such layer": ([*X, "--prompt", "A", "--layer-internals", "4"], "layer 4 is not one of 0 to 3"),
+    "no such layer": ([*X, "--prompt", "A", "--layer-internals", "4"], "layer=4: must be"),
     "a layer below 0": ([*X, "--prompt", "A", "--layer-internals", "-1"], "-1"),
     "a layer in words": ([*X, "--prompt", "A", "--layer-internals", "two"], "layer numbers, or all alone"),
     "all and more": ([*X, "--prompt", "A", "--layer-internals", "all", "1"], "layer numbers, or all alone"),
-    "a huge layer": ([*X, "--prompt", "A", "--layer-internals", "9" * 30], "is not one of 0 to 3"),
+    "a huge layer": ([*X, "--prompt", "A", "--layer-internals", "9" * 30], "from 0 to 3"),
     "a temperature below 0": ([*X, "--prompt", "A", "--temperature", "-1"], "temperature"),
     "no temperature": ([*X, "--prompt", "A", "--temperature", "nan"], "temperature"),
     "a seed below 0": ([*X, "--prompt", "A", "--temperature", "1", "--seed", "-1"], "seed"),
@@ -610,6 +610,6 @@ def test_from_python(tiny, tmp_path):
     assert entries == read_manifest(tmp_path / "x")
     with pytest.raises(InputError, match="safetensors or pt, not 'npz'"):
         capture_prompts(tiny, prompts, tmp_path / "y", format="npz")
-    with pytest.raises(InputError, match="layer True is not one of"):
+    with pytest.raises(InputError, match="layer=True: must be"):
         capture_prompts(tiny, prompts, tmp_path / "y", layers=[True])
     assert not (tmp_path / "y").exists()

@@ -130,7 +130,7 @@ def test_top_is_softmax_of_the_last_logits(trace, tiny):
     assert trace.top(1, pos=0)[0][1] == trace["logits"][0].argmax()
     assert tiny.trace(PROMPT, keep="attn.*").top(k=7)[0][1] == top[0][1]
     for pos in (99, -99):
-        with pytest.raises(InputError, match="positions"):
+        with pytest.raises(InputError, match="from -13 to 12"):
             trace.top(pos=pos)
     with pytest.raises(InputError, match="at least 1"):
         trace.top(k=0)

@@ -52,6 +52,9 @@ class Dialect(Mapping[str, Any]):
         self._naming = naming_of(name, trace.config)
         self._stored = frozenset(trace.names())
 
+    def __reduce__(self) -> Any:
+        return Dialect, (self.trace, self.name)  # its table of names holds functions, which no pickle takes
+
     def __getitem__(self, key: str) -> Any:
         """An array, a tuple of arrays, or what is known of the tokens.
 
