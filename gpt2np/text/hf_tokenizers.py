@@ -1,0 +1,146 @@
+"""Tokenizers of every other kind, with HF's `tokenizers`, which the extra of that name installs."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2np.errors import TokenizerError, short
+from gpt2np.files import read_text
+from gpt2np.text.added_tokens import AddedToken
+from gpt2np.text.pipeline import steps
+from gpt2np.text.vocabulary import byte_characters
+
+if TYPE_CHECKING:
+    import tokenizers
+
+BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+CONTEXT = 64  # tokens that a stream keeps: what stands before a word can change how it is joined
+
+
+class HFTokenizer:
+    """A tokenizer.json as `tokenizers` runs it; see `tokenizer.Engine`."""
+
+    def __init__(self, file: Path, whole: dict[str, Any], more: list[AddedToken], why: str) -> None:
+        """Takes the file and its content, tokens to add to it, and why it is not GPT-2's kind.
+
+        Raises:
+            TokenizerError: `tokenizers` is not installed, or cannot use the file.
+        """
+        dropout = (whole.get("model") or {}).get("dropout")
+        if dropout:
+            raise TokenizerError(
+                f"{file}: model.dropout is {short(dropout)}, with which no text has the same ids twice: "
+                "set it to null"
+            )
+        try:
+            import tokenizers
+        except ImportError:
+            raise TokenizerError(
+                f"{file}: {why}: not GPT-2's tokenizer. HF's tokenizers can run it: "
+                "pip install 'gpt2np[tokenizers]'"
+            ) from None
+        text = read_text(file, TokenizerError)
+        self._plain = _made(file, lambda: tokenizers.Tokenizer.from_str(text))
+        flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
+        for token in more:
+            new = tokenizers.AddedToken(token.text, **{flag: getattr(token, flag) for flag in flags})
+            (self._plain.add_special_tokens if token.special else self._plain.add_tokens)([new])
+        self._set_up()
+        joins = steps(whole, "decoder")
+        self.spelling = {id: piece for piece, id in self._plain.get_vocab().items()}
+        added = self._plain.get_added_tokens_decoder()
+        self.special = [token.content for token in added.values() if token.special]
+        self.bytes = {id: _bytes_of(piece, joins) for id, piece in self.spelling.items()}
+        self.bytes |= {id: token.content.encode() for id, token in added.items()}
+        is_byte = BYTE.fullmatch if "ByteFallback" in joins else lambda piece: None
+        self._lone_bytes = frozenset(id for id, piece in self.spelling.items() if is_byte(piece))
+
+    def _set_up(self) -> None:
+        """Two of them, since the switch for special tokens is a setting: two threads may want both."""
+        self._plain.no_truncation()  # HF's own call asks for neither unless told to
+        self._plain.no_padding()
+        self._with_special = type(self._plain).from_str(self._plain.to_str())
+        self._plain.encode_special_tokens = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_with_special"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set_up()
+
+    def encode(self, text: str, special: bool, ends: bool) -> list[int]:
+        """The ids of a text: `special` is about special tokens in it, `ends` about those around it."""
+        one: tokenizers.Tokenizer = self._with_special if special else self._plain
+        ids: list[int] = _made(None, lambda: one.encode(text, add_special_tokens=ends).ids)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of these ids, all of the vocabulary, as the file's decoder joins them."""
+        text: str = self._plain.decode(ids, skip_special_tokens=False)
+        return text
+
+    def stream(self) -> "TextSoFar":
+        """Decodes ids one by one."""
+        return TextSoFar(self, self._lone_bytes)
+
+
+class TextSoFar:
+    """Decodes ids one by one, holding text back that the next token could change."""
+
+    def __init__(self, engine: HFTokenizer, lone_bytes: frozenset[int]) -> None:
+        self._engine, self._lone_bytes = engine, lone_bytes
+        self._ids: list[int] = []
+        self._shown = 0  # characters of their text
+
+    def push(self, id: int) -> str:
+        """The text that this id completes."""
+        self._ids.append(id)
+        if id in self._lone_bytes:  # whether they are a character shows when all of them are there
+            return ""
+        text = self._engine.decode(self._ids)
+        if text.endswith("\ufffd"):
+            return ""
+        new = text[self._shown :]
+        self._shown = len(text)
+        if len(self._ids) > 4 * CONTEXT:
+            self._ids = self._ids[-CONTEXT:]
+            self._shown = len(self._engine.decode(self._ids))
+        return new
+
+    def finish(self) -> str:
+        """What was held back."""
+        text = self._engine.decode(self._ids)
+        new, self._shown = text[self._shown :], len(text)
+        return new
+
+
+def _made(file: Path | None, call: Any) -> Any:
+    """What `tokenizers` returns; its errors, and panics of Rust, become one of ours."""
+    try:
+        return call()
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        where = "" if file is None else f"{file}: "
+        raise TokenizerError(f"{where}HF's tokenizers cannot use this: {error}") from None
+
+
+def _bytes_of(piece: str, joins: list[str]) -> bytes:
+    """The bytes of the text that a piece stands for, by the steps of the decoder that joins them."""
+    if "ByteLevel" in joins:
+        byte_of = _BYTE_OF
+        if all(char in byte_of for char in piece):
+            return bytes([byte_of[char] for char in piece])
+    if "ByteFallback" in joins and (byte := BYTE.fullmatch(piece)):
+        return bytes([int(byte[1], 16)])
+    if "WordPiece" in joins:
+        return piece.removeprefix("##").encode() if piece.startswith("##") else f" {piece}".encode()
+    if "BPEDecoder" in joins:
+        return re.sub("</w>$", " ", piece).encode()
+    if {"Metaspace", "Replace"} & {*joins}:
+        return piece.replace("\u2581", " ").encode()
+    return piece.encode()
+
+
+_BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
