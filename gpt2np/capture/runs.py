@@ -31,6 +31,7 @@ class Options:
     max_new_tokens: int = 50
     temperature: float = 0.0
     seed: int | None = None  # of every prompt, as if it were alone; 0 where sampling needs one
+    special: bool = False  # that of `Model.token_ids`
 
     def of_run(self) -> dict[str, Any]:
         """The same as arguments of `Model.generate`: an equal run has equal ones."""
@@ -99,7 +100,7 @@ def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: d
     """Refuse a prompt, or options, that would only fail when their turn comes."""
     where = f"prompt {prompt.id} of {prompts.name}"
     try:
-        n = len(model.token_ids(prompt.text, limit=False))
+        n = len(model.token_ids(prompt.text, limit=False, special=arguments["special"]))
         new, limit = arguments["max_new_tokens"], model.config.n_positions
         if n + new - 1 > limit:
             raise InputError(
@@ -114,7 +115,8 @@ def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: d
 def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
     """Refuse to add to an experiment of another model or of other options."""
     for entry in manifest.entries.values():
-        then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")} | entry.options
+        then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")}
+        then |= {"special": False} | entry.options  # which earlier versions did not have
         model = made_from["model"]
         now = {"model": model["fingerprint"], "dtype": model["dtype"]} | made_from["options"]
         for key, value in now.items():

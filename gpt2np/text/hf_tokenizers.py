@@ -1,6 +1,7 @@
 """Tokenizers of every other kind, with HF's `tokenizers`, which the extra of that name installs."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ class HFTokenizer:
                 "pip install 'gpt2np[tokenizers]'"
             ) from None
         text = read_text(file, TokenizerError)
-        self._plain = _made(file, lambda: tokenizers.Tokenizer.from_str(text))
+        failed = f"{file}: {why}: not GPT-2's tokenizer, and HF's tokenizers cannot use it"
+        self._plain = _checked(failed, lambda: tokenizers.Tokenizer.from_str(text))
         flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
         for token in more:
             new = tokenizers.AddedToken(token.text, **{flag: getattr(token, flag) for flag in flags})
@@ -72,7 +74,8 @@ class HFTokenizer:
     def encode(self, text: str, special: bool, ends: bool) -> list[int]:
         """The ids of a text: `special` is about special tokens in it, `ends` about those around it."""
         one: tokenizers.Tokenizer = self._with_special if special else self._plain
-        ids: list[int] = _made(None, lambda: one.encode(text, add_special_tokens=ends).ids)
+        failed = f"HF's tokenizers cannot encode this text ({len(text)} characters)"
+        ids: list[int] = _checked(failed, lambda: one.encode(text, add_special_tokens=ends).ids)
         return ids
 
     def decode(self, ids: list[int]) -> str:
@@ -115,15 +118,14 @@ class TextSoFar:
         return new
 
 
-def _made(file: Path | None, call: Any) -> Any:
+def _checked(failed: str, call: Callable[[], Any]) -> Any:
     """What `tokenizers` returns; its errors, and panics of Rust, become one of ours."""
     try:
         return call()
     except BaseException as error:
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
-        where = "" if file is None else f"{file}: "
-        raise TokenizerError(f"{where}HF's tokenizers cannot use this: {error}") from None
+        raise TokenizerError(f"{failed}: {error}") from None
 
 
 def _bytes_of(piece: str, joins: list[str]) -> bytes:
