@@ -36,7 +36,8 @@ class Options:
     def of_run(self) -> dict[str, Any]:
         """The same as arguments of `Model.generate`: an equal run has equal ones."""
         seed = (self.seed or 0) if self.temperature > 0 else None
-        return asdict(self) | {"temperature": float(self.temperature), "seed": seed}
+        made = asdict(self) | {"temperature": float(self.temperature), "seed": seed}
+        return made if self.special else {key: value for key, value in made.items() if key != "special"}
 
 
 def capture_prompts(
@@ -100,7 +101,7 @@ def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: d
     """Refuse a prompt, or options, that would only fail when their turn comes."""
     where = f"prompt {prompt.id} of {prompts.name}"
     try:
-        n = len(model.token_ids(prompt.text, limit=False, special=arguments["special"]))
+        n = len(model.token_ids(prompt.text, limit=False, special=arguments.get("special", False)))
         new, limit = arguments["max_new_tokens"], model.config.n_positions
         if n + new - 1 > limit:
             raise InputError(
@@ -115,12 +116,11 @@ def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: d
 def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
     """Refuse to add to an experiment of another model or of other options."""
     for entry in manifest.entries.values():
-        then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")}
-        then |= {"special": False} | entry.options  # which earlier versions did not have
+        then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")} | entry.options
         model = made_from["model"]
         now = {"model": model["fingerprint"], "dtype": model["dtype"]} | made_from["options"]
-        for key, value in now.items():
-            if then.get(key) != value:
+        for key, value in ({"special": False} | now).items():
+            if then.get(key, False if key == "special" else None) != value:
                 before, after = then.get(key), value
                 if key == "model":
                     before, after = (
