@@ -1,5 +1,6 @@
 """Tokenizers of every other kind, with HF's `tokenizers`, which the extra of that name installs."""
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,27 +28,17 @@ class HFTokenizer:
         Raises:
             TokenizerError: `tokenizers` is not installed, or cannot use the file.
         """
-        dropout = (whole.get("model") or {}).get("dropout")
-        if dropout:
-            raise TokenizerError(
-                f"{file}: model.dropout is {short(dropout)}, with which no text has the same ids twice: "
-                "set it to null"
-            )
         try:
-            import tokenizers
+            import tokenizers  # noqa: F401
         except ImportError:
             raise TokenizerError(
                 f"{file}: {why}: not GPT-2's tokenizer. HF's tokenizers can run it: "
                 "pip install 'gpt2np[tokenizers]'"
             ) from None
-        text = read_text(file, TokenizerError)
+        _check(file, whole.get("model") or {})
+        self._text, self._more = read_text(file, TokenizerError), more
         failed = f"{file}: {why}: not GPT-2's tokenizer, and HF's tokenizers cannot use it"
-        self._plain = _checked(failed, lambda: tokenizers.Tokenizer.from_str(text))
-        flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
-        for token in more:
-            new = tokenizers.AddedToken(token.text, **{flag: getattr(token, flag) for flag in flags})
-            (self._plain.add_special_tokens if token.special else self._plain.add_tokens)([new])
-        self._set_up()
+        _checked(failed, lambda: self._plain)
         joins = steps(whole, "decoder")
         self.spelling = {id: piece for piece, id in self._plain.get_vocab().items()}
         added = self._plain.get_added_tokens_decoder()
@@ -57,23 +48,36 @@ class HFTokenizer:
         is_byte = BYTE.fullmatch if "ByteFallback" in joins else lambda piece: None
         self._lone_bytes = frozenset(id for id, piece in self.spelling.items() if is_byte(piece))
 
-    def _set_up(self) -> None:
-        """Two of them, since the switch for special tokens is a setting: two threads may want both."""
-        self._plain.no_truncation()  # HF's own call asks for neither unless told to
-        self._plain.no_padding()
-        self._with_special = type(self._plain).from_str(self._plain.to_str())
-        self._plain.encode_special_tokens = True
+    # Two of them, since how special tokens are read is a setting: two threads may want both.
+
+    @functools.cached_property
+    def _plain(self) -> "tokenizers.Tokenizer":
+        return self._made(split_special=True)
+
+    @functools.cached_property
+    def _with_special(self) -> "tokenizers.Tokenizer":
+        return self._made(split_special=False)
+
+    def _made(self, split_special: bool) -> "tokenizers.Tokenizer":
+        import tokenizers
+
+        made = tokenizers.Tokenizer.from_str(self._text)
+        flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
+        for token in self._more:
+            new = tokenizers.AddedToken(token.text, **{flag: getattr(token, flag) for flag in flags})
+            (made.add_special_tokens if token.special else made.add_tokens)([new])
+        made.no_truncation()  # HF's own call asks for neither unless told to
+        made.no_padding()
+        made.encode_special_tokens = split_special
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_with_special"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._set_up()
+        """Without the two: what `tokenizers` pickles lacks that setting."""
+        return {key: value for key, value in vars(self).items() if key not in ("_plain", "_with_special")}
 
     def encode(self, text: str, special: bool, ends: bool) -> list[int]:
         """The ids of a text: `special` is about special tokens in it, `ends` about those around it."""
-        one: tokenizers.Tokenizer = self._with_special if special else self._plain
+        one = self._with_special if special else self._plain
         failed = f"HF's tokenizers cannot encode this text ({len(text)} characters)"
         ids: list[int] = _checked(failed, lambda: one.encode(text, add_special_tokens=ends).ids)
         return ids
@@ -116,6 +120,23 @@ class TextSoFar:
         text = self._engine.decode(self._ids)
         new, self._shown = text[self._shown :], len(text)
         return new
+
+
+def _check(file: Path, model: dict[str, Any]) -> None:
+    """Refuse what `tokenizers` would take and answer at random, or with a panic that prints a trace."""
+    if dropout := model.get("dropout"):
+        what = "with which no text has the same ids twice: set it to null"
+        raise TokenizerError(f"{file}: model.dropout is {short(dropout)}, {what}")
+    merges, vocab = model.get("merges"), model.get("vocab")
+    if not isinstance(merges, list) or not isinstance(vocab, dict):
+        return
+    prefix = str(model.get("continuing_subword_prefix") or "")
+    for number, entry in enumerate(merges):
+        pair = entry.split(" ") if isinstance(entry, str) else entry
+        whole = isinstance(pair, list) and len(pair) == 2 and all(isinstance(piece, str) for piece in pair)
+        if not whole or not pair[1].startswith(prefix) or pair[0] + pair[1].removeprefix(prefix) not in vocab:
+            what = f"not two pieces whose result is in model.vocab{prefix and f' (after {prefix!r})'}"
+            raise TokenizerError(f"{file}: model.merges[{number}] is {short(entry)}, {what}")
 
 
 def _checked(failed: str, call: Callable[[], Any]) -> Any:

@@ -489,6 +489,7 @@ def test_another_kind_without_tokenizers_is_refused_by_name(
 WRONG: dict[str, tuple[str, object]] = {
     "model.dropout": ("model.dropout is 0.1, with which no text has the same ids twice", 0.1),
     "model.merges": ("merges must be a list, not dict", {"a b": 0}),
+    "model.continuing_subword_prefix": ("merges[0] is 'a b', not two pieces whose result is in", "##"),
     "model.ignore_merges": ("ignore_merges is 5, expected False: not GPT-2's tokenizer, and HF's token", 5),
     "normalizer": ("normalizer must be a dict, not list", ["NFC"]),
     "post_processor": ("post_processor is {'type': 'X'}, which is no known kind", {"type": "X"}),
