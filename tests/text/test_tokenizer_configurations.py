@@ -264,6 +264,14 @@ def test_what_hf_passes_over_for_a_gpt2_is_noted(both, name):
     assert both(f"PreTrainedTokenizerFast, {name}")[0].note is None
 
 
+def test_what_tokenizer_json_overrules_is_noted(both):
+    for name, wish in (("bos", "add_bos_token"), ("bos and eos", "add_bos_token, add_eos_token")):
+        assert f"tokenizer_config.json: {wish}: passed over" in both(f"three files, {name}")[0].note
+        assert both(f"two files, {name}")[0].note is None
+    assert "add_prefix_space: passed over" in both("fast, prefix space")[0].note
+    assert both("three files, prefix space")[0].note is None
+
+
 REFUSED: dict[str, tuple[str, Files]] = {
     "a flag that is none": ("add_bos_token must be true or false, not 'yes'", {"add_bos_token": "yes"}),
     "a prefix that is none": ("add_prefix_space must be true or false, not 1.0", {"add_prefix_space": 1.0}),
