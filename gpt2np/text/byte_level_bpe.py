@@ -36,14 +36,14 @@ class ByteLevelBPE:
 
         ids, ranks = vocabulary.ids, vocabulary.ranks
         byte_of = {char: byte for byte, char in enumerate(byte_characters())}
-        self.spelling = {id: piece for piece, id in ids.items()}
-        self.bytes = {id: _bytes_of(piece, byte_of) for piece, id in ids.items()}
+        own = {token.id: token.text for token in added.values() if token.text not in ranks}
+        pieces = {id: piece for piece, id in ids.items() if id not in own}
+        self.spelling = own | pieces
+        self.bytes = {id: text.encode() for id, text in own.items()}
+        self.bytes |= {id: _bytes_of(piece, byte_of) for id, piece in pieces.items()}
         by_rank = {self.bytes[ids[piece]]: rank for piece, rank in ranks.items()}
         self._bpe = tiktoken.Encoding("gpt2np", pat_str=WORDS, mergeable_ranks=by_rank, special_tokens={})
         self._id_of_rank = [ids[piece] for piece in ranks]
-        for token in added.values():
-            if token.text not in ranks:
-                self.spelling[token.id], self.bytes[token.id] = token.text, token.text.encode()
         self.special = [token.text for token in added.values() if token.special]
         self._added, self._prefix_space = added, prefix_space
         self._before, self._after = (list(end) for end in ends)

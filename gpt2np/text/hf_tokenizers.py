@@ -40,7 +40,9 @@ class HFTokenizer:
         failed = f"{file}: {why}: not GPT-2's tokenizer, and HF's tokenizers cannot use it"
         _checked(failed, lambda: self._plain)
         joins = steps(whole, "decoder")
-        self.spelling = {id: piece for piece, id in self._plain.get_vocab().items()}
+        vocab = self._plain.get_vocab()
+        # the shortest spelling last, so that `find_id` of "a" is the piece "a" and not "<0x61>"
+        self.spelling = {vocab[piece]: piece for piece in sorted(vocab, key=lambda p: (-len(p), vocab[p]))}
         added = self._plain.get_added_tokens_decoder()
         self.special = [token.content for token in added.values() if token.special]
         self.bytes = {id: _bytes_of(piece, joins) for id, piece in self.spelling.items()}

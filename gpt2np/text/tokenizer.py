@@ -23,7 +23,7 @@ class Engine(Protocol):
     """What a Tokenizer asks of the two kinds, `ByteLevelBPE` and `HFTokenizer`."""
 
     spelling: dict[int, str]  # of every id, as the files write it
-    bytes: dict[int, bytes]  # of every id, those of the text it stands for
+    bytes: dict[int, bytes]  # of every id, those of the text it stands for; of equal ones the last is found
     special: list[str]  # texts of the special tokens
 
     def encode(self, text: str, special: bool, ends: bool, /) -> list[int]:

@@ -93,19 +93,22 @@ def engine_of(files: TokenizerFolder) -> tuple[ByteLevelBPE | HFTokenizer, str |
     added = added_tokens(vocabulary, _declared(files, whole), _special(files), every_piece=False)
     wish = _flag(files, "add_prefix_space") if as_gpt2 else pipeline.prefix_space(whole)
     ends = pipeline.ends(file, whole)
-    engine = ByteLevelBPE(vocabulary, added, wish, ends)
     if why is None and pipeline.prefix_space(whole) and not wish:
         why = "pre_tokenizer.add_prefix_space is True"
-    if why is not None:
-        return engine, (
-            f"{file}: {why}; it is passed over, as transformers 5 does for the class {GPT2_CLASS} "
-            "(tokenizer_class PreTrainedTokenizerFast in tokenizer_config.json makes it count)"
-        )
     done = {"add_bos_token": bool(ends[0]), "add_eos_token": bool(ends[1]), "add_prefix_space": wish}
-    if unheard := [key for key, is_done in done.items() if files.config.get(key) is True and not is_done]:
-        what = "passed over, as transformers 5 does beside a tokenizer.json that says otherwise"
-        return engine, f"{files.config_file}: {', '.join(unheard)}: {what}"
-    return engine, None
+    return ByteLevelBPE(vocabulary, added, wish, ends), _passed_over(files, why, done)
+
+
+def _passed_over(files: TokenizerFolder, why: str | None, done: dict[str, bool]) -> str | None:
+    """The note on what one of the files says and does not count, as in HF."""
+    if why is not None:
+        return (
+            f"{files.whole_file}: {why}; it is passed over, as transformers 5 does for the class "
+            f"{GPT2_CLASS} (tokenizer_class PreTrainedTokenizerFast in tokenizer_config.json makes it count)"
+        )
+    unheard = [key for key, is_done in done.items() if files.config.get(key) is True and not is_done]
+    what = "passed over, as transformers 5 does beside a tokenizer.json that says otherwise"
+    return f"{files.config_file}: {', '.join(unheard)}: {what}" if unheard else None
 
 
 def _of_two_files(files: TokenizerFolder) -> ByteLevelBPE:

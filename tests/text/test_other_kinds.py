@@ -183,7 +183,12 @@ def test_ids_texts_and_streams_are_those_of_tokenizers(kind):
     assert ours.tokens(ours.encode("the cat 東京")) == TOKENS[maker]
     every = range(ours.n_vocab)
     assert ours.tokens(every, marked=True) == [hf.id_to_token(i) or f"<{i}>" for i in every]
-    assert [ours.find_id(ours.token_bytes(i).decode(errors="replace")) for i in (5, 6)] == [5, 6]
+    for piece in TOKENS[maker]:
+        spelled = f"<0x{piece[2:].upper()}>" if piece.startswith("\\x") else None
+        ids = [ours.find_id(piece)] if spelled is None else [hf.token_to_id(spelled)]
+        assert ours.tokens(ids) == [piece]
+    if maker is sentencepiece:
+        assert ours.find_id("a") == hf.token_to_id("a") != hf.token_to_id("<0x61>")
 
 
 def test_a_long_stream(kind):
