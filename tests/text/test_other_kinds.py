@@ -288,3 +288,17 @@ def test_ids_run_where_the_vocabulary_cannot(model, monkeypatch):
     assert again.decode([5, 6]) == "<5><6>"
     with pytest.raises(TokenizerError, match=r"gpt2np\[tokenizers\]"):
         again.trace("the cat")
+
+
+def test_verbs_run_ids_where_the_vocabulary_cannot(model, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    name = model.checkpoint.folder
+    for argv in (
+        ["info"],
+        ["trace", "--tokens", "5,6"],
+        ["generate", "--tokens", "5", "--max-new-tokens", 2],
+    ):
+        assert command_line.run(capsys, *argv, "--model", name)[0] == 0
+    code, out, err = command_line.run(capsys, "trace", "the cat", "--model", name)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith("pip install 'gpt2np[tokenizers]'")
