@@ -77,15 +77,18 @@ class Model:
 
     # -- running ----------------------------------------------------------------------------------
 
-    def __call__(self, prompt: Prompt, *, last: bool = False, edits: EditsLike | None = None) -> Array:
+    def __call__(
+        self, prompt: Prompt, *, last: bool = False, special: bool = False, edits: EditsLike | None = None
+    ) -> Array:
         """Logits of every position [pos, vocab], or with `last` of the last position only [vocab].
 
-        `edits` replace what steps compute, as in `trace`.
+        `special` is that of `token_ids`. `edits` replace what steps compute, as in `trace`.
 
         Raises:
             InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
         """
-        sequence = PackedSequence(np.array(self.token_ids(prompt)), edits=compiled(edits, self.config))
+        ids = self.token_ids(prompt, special=special)
+        sequence = PackedSequence(np.array(ids), edits=compiled(edits, self.config))
         logits = self.run_pass(Pass(self.config, self.dtype, [sequence], last_only=last))
         return logits[0] if last else logits
 
@@ -97,6 +100,7 @@ class Model:
         out: str | os.PathLike[str] | None = None,
         stop_at_layer: int | None = None,
         timings: bool = False,
+        special: bool = False,
         edits: EditsLike | None = None,
     ) -> Any:
         """Run a prompt and record what `keep` asks for: a Trace; for several prompts a list of them.
@@ -105,9 +109,9 @@ class Model:
         on the name, or `{"patterns": ..., "positions": slice, "dtype": "float16"}`. `out` names a
         `.safetensors` file that the run writes into directly; for several prompts a folder with one file
         each. `stop_at_layer=3` runs blocks 0, 1 and 2 only. With `timings`, `trace.timings` has the seconds
-        of each step. Several prompts run packed: as one pass in which they do not see each other, and into
-        one block of memory, which is freed with the last of their traces. `edits` map names or patterns of
-        sites to functions that replace what was computed there (see `edits.Edits`, and
+        of each step. `special` is that of `token_ids`. Several prompts run packed: as one pass in which they
+        do not see each other, and into one block of memory, freed with the last of their traces. `edits` map
+        names or patterns of sites to functions that replace what was computed there (see `edits.Edits`, and
         `analysis.interventions` for ready-made ones); the trace records the values after it.
 
         Raises:
@@ -118,7 +122,7 @@ class Model:
         prompts, several = as_prompts(prompt)
         stop_at_layer = self._stop(stop_at_layer)
         keep, changes = Keep.parse(keep), compiled(edits, self.config)
-        all_ids = [self.token_ids(p) for p in prompts]
+        all_ids = [self.token_ids(p, special=special) for p in prompts]
         plan_of = {
             n: Plan(self.config, n, keep, self.dtype.name, stop_at_layer) for n in {*map(len, all_ids)}
         }
@@ -157,15 +161,19 @@ class Model:
         keep: KeepLike | Keep = "*",
         stop_at_layer: int | None = None,
         generating: bool = False,
+        special: bool = False,
     ) -> Plan:
         """The byte plan of a trace, before running: for a number of tokens, or for a prompt.
 
-        With `generating`, the plan also says what the cache of a generation of so many positions takes.
+        With `generating`, the plan also says what the cache of a generation of so many positions takes;
+        `special` is that of `token_ids`.
 
         Raises:
             InputError: more tokens than the context holds, or fewer than one.
         """
-        n = int(prompt) if isinstance(prompt, int | np.integer) else len(self.token_ids(prompt))
+        if not isinstance(prompt, int | np.integer):
+            prompt = len(self.token_ids(prompt, special=special))
+        n = int(prompt)
         if not 1 <= n <= self.config.n_positions:
             raise InputError(f"{n} tokens: the context of this model holds 1 to {self.config.n_positions}")
         return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer), generating)
@@ -184,6 +192,7 @@ class Model:
         lookup: int = 0,
         on_overflow: str = "refuse",
         past: Past | None = None,
+        special: bool = False,
         edits: EditsLike | None = None,
         **sampling: Any,
     ) -> "Generation":
@@ -198,7 +207,7 @@ class Model:
         `on_overflow="slide"` goes on past the context by running the last `n_positions` tokens anew for every
         token, from position 0. An integer `seed` is used by every prompt as if it were alone; a list gives
         one each. `past`, a trace with keys and values or a KV file of the first tokens, spares running those;
-        a trace then starts behind them. `edits` are those of `trace`.
+        a trace then starts behind them. `special` is that of `token_ids`, `edits` are those of `trace`.
 
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
@@ -234,10 +243,18 @@ class Model:
                 on_overflow == "slide",
                 past,
                 compiled(edits, self.config),
+                special,
             ),
         )
 
-    def score(self, text: Prompt, *, stride: int | None = None, edits: EditsLike | None = None) -> "Score":
+    def score(
+        self,
+        text: Prompt,
+        *,
+        stride: int | None = None,
+        special: bool = False,
+        edits: EditsLike | None = None,
+    ) -> "Score":
         """Log-probability of every token of a text of any length, loss and perplexity; see `score.score`.
 
         Raises:
@@ -245,12 +262,18 @@ class Model:
         """
         from gpt2np.generation.scoring import score
 
-        return score(self, self.token_ids(text, limit=False), stride, compiled(edits, self.config))
+        ids = self.token_ids(text, limit=False, special=special)
+        return score(self, ids, stride, compiled(edits, self.config))
 
     # -- prompts ----------------------------------------------------------------------------------
 
-    def token_ids(self, prompt: Prompt, *, limit: bool = True) -> list[int]:
+    def token_ids(
+        self, prompt: Prompt, *, limit: bool = True, special: bool = False, ends: bool = True
+    ) -> list[int]:
         """The ids of a prompt, text or ids, checked; `limit=False` lets it be longer than the context.
+
+        A text gets the tokens that the checkpoint puts at its ends, unless `ends=False`; with `special`,
+        a special token in it, such as `<|endoftext|>`, is that one token, else plain text.
 
         Raises:
             InputError: it is empty, longer than the context, or holds something other than ids below vocab.
@@ -259,7 +282,7 @@ class Model:
             if self.tokenizer is None:
                 files = "vocab.json or tokenizer.json"
                 raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
-            ids = self.tokenizer.encode(prompt)
+            ids = self.tokenizer.encode(prompt, special=special, ends=ends)
         else:
             ids = as_ids(prompt)
         if not ids:
@@ -276,12 +299,12 @@ class Model:
         return whole_number("stop_at_layer", stop_at_layer, 0, self.config.n_layer)
 
     def tokens(self, ids: list[int]) -> list[str]:
-        """Each token as text; `<464>` where the model has no vocabulary."""
+        """Each token as text; `<464>` where the model has no vocabulary, or no such token in it."""
         tokenizer = self.usable_tokenizer
         return [f"<{i}>" for i in ids] if tokenizer is None else tokenizer.tokens(ids)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids; `<464>` for each where the model has no vocabulary."""
+        """The text of token ids, without those that the vocabulary lacks; without one, `<464>` for each."""
         tokenizer = self.usable_tokenizer
         return "".join(self.tokens(ids)) if tokenizer is None else tokenizer.decode(ids)
 

@@ -22,7 +22,8 @@ ORDER = {
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": "bfloat16 torchfile config_file weight_files hub checkpoint",
-    "text": "vocabulary tokenizer prompts",
+    "text": """vocabulary added_tokens pipeline byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
+        prompts""",
     "generation": "options filters sampling beam stopping generated ledger_file decoding scoring",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
         attribution lens neurons residual_stream site_values statistics baseline_notebook interventions

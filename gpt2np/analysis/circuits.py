@@ -293,7 +293,7 @@ def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
         InputError: no such layer, head or token.
     """
     layer, head = check_head(model.config, layer, head)
-    ids = model.token_ids(tokens, limit=False)
+    ids = model.token_ids(tokens, limit=False, ends=False)
     w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
     q, k = x @ w.W_Q + w.b_Q, x @ w.W_K + w.b_K  # [token, d_head]
     labels = model.tokens(ids)
@@ -313,7 +313,7 @@ def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
         InputError: no such layer, head or token.
     """
     layer, head = check_head(model.config, layer, head)
-    ids = model.token_ids(tokens, limit=False)
+    ids = model.token_ids(tokens, limit=False, ends=False)
     w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
     effects = through_ln_f(model, x @ w.ov) @ unembedding_table(model.config, model.parameters)[ids].T
     labels = model.tokens(ids)

@@ -23,7 +23,8 @@ def token_id(model: Any, token: str | int) -> int:
         raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
     found = model.tokenizer.find_id(token)
     if found is None or found >= model.config.vocab_size:
-        pieces = "".join(quoted(piece) for piece in model.tokenizer.tokens(model.tokenizer.encode(token)))
+        ids = model.tokenizer.encode(token, ends=False)
+        pieces = "".join(quoted(piece) for piece in model.tokenizer.tokens(ids))
         says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
         spaced = pieces and model.tokenizer.find_id(f" {token}") is not None
         hint = f"; with a space before it, {' ' + token!r}, it is one" if spaced else ""

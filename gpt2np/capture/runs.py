@@ -32,12 +32,14 @@ class Options:
     max_new_tokens: int = 50
     temperature: float = 0.0
     seed: int | None = None  # of every prompt, as if it were alone; 0 where sampling needs one
+    special: bool = False  # that of `Model.token_ids`
 
     def of_run(self) -> dict[str, Any]:
         """The same as arguments of `Model.generate`: an equal run has equal ones."""
         seed = whole_number("seed", self.seed or 0, 0) if self.temperature > 0 else None
         new = whole_number("max_new_tokens", self.max_new_tokens, 1)
-        return {"max_new_tokens": new, "temperature": float(self.temperature), "seed": seed}
+        made = {"max_new_tokens": new, "temperature": float(self.temperature), "seed": seed}
+        return made | ({"special": True} if self.special else {})
 
 
 def capture_prompts(
@@ -100,7 +102,7 @@ def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: d
     """Refuse a prompt, or options, that would only fail when their turn comes."""
     where = f"prompt {prompt.id} of {prompts.name}"
     try:
-        n = len(model.token_ids(prompt.text, limit=False))
+        n = len(model.token_ids(prompt.text, limit=False, special=arguments.get("special", False)))
         new, limit = arguments["max_new_tokens"], model.config.n_positions
         if n + new - 1 > limit:
             raise InputError(
@@ -118,8 +120,8 @@ def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
         then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")} | entry.options
         model = made_from["model"]
         now = {"model": model["fingerprint"], "dtype": model["dtype"]} | made_from["options"]
-        for key, value in now.items():
-            if then.get(key) != value:
+        for key, value in ({"special": False} | now).items():
+            if then.get(key, False if key == "special" else None) != value:
                 before, after = then.get(key), value
                 if key == "model":
                     before, after = (

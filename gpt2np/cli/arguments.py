@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from gpt2np.cli.texts import a_text, as_unicode, read_text
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, printable
 from gpt2np.generation.options import ALLOWED, Sampling
 
 
@@ -35,6 +35,12 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     """A prompt as text or as ids."""
     parser.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
     parser.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
+    add_special(parser)
+
+
+def add_special(parser: argparse.ArgumentParser) -> None:
+    """How special tokens in a text are read."""
+    parser.add_argument("--special", action="store_true", help="let <|endoftext|> in a text be one token")
 
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:
@@ -143,8 +149,8 @@ def config_of(args: argparse.Namespace) -> Any:
     return found or read_config(shipped_folder() if name == SHIPPED else name)
 
 
-def load_model(args: argparse.Namespace) -> Any:
-    """The model that the options name; says on stderr which one runs."""
+def load_model(args: argparse.Namespace, *prompts: object) -> Any:
+    """The model that the options name; says on stderr which one runs, and what it makes of the prompts."""
     from gpt2np.loading import load
 
     model = load(
@@ -158,4 +164,16 @@ def load_model(args: argparse.Namespace) -> Any:
     print(f"gpt2np: model {model.name}, {model.n_parameters:,} parameters{hint}", file=sys.stderr)
     for note in model.checkpoint.notes:
         print(f"gpt2np: note: {note}", file=sys.stderr)
+    _tell_of_texts(model, [text for text in prompts if isinstance(text, str)], args)
     return model
+
+
+def _tell_of_texts(model: Any, texts: list[str], args: argparse.Namespace) -> None:
+    """Notes on stderr about how texts become tokens: special ones read as plain text, files passed over."""
+    if not texts or model.tokenizer is None:
+        return
+    if model.tokenizer.note:
+        print(f"gpt2np: note: {model.tokenizer.note}", file=sys.stderr)
+    if not args.special and (token := next(filter(None, map(model.tokenizer.special_token_in, texts)), None)):
+        what = f"read as {len(token)} characters of plain text; --special makes it one token"
+        print(f"gpt2np: note: the text contains {printable(token)}, which is {what}", file=sys.stderr)

@@ -120,7 +120,7 @@ def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
         "config": model.config.to_dict(),
         "parameters": model.n_parameters,
         "parameters_by_component": parts,
-        "vocabulary": None if model.tokenizer is None else model.tokenizer.n_vocab,
+        "vocabulary": None if model.usable_tokenizer is None else model.usable_tokenizer.n_vocab,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.errors import InputError, TokenizerError
+from gpt2np.errors import InputError
 from gpt2np.generation.beam import BeamSearch
 from gpt2np.generation.generated import Generated, Token
 from gpt2np.generation.options import Sampling
@@ -47,6 +47,7 @@ class Options:
     slide: bool
     past: Past | None = None
     edits: Edits | None = None
+    special: bool = False
 
     def check(self) -> None:
         """Refuse what does not go together."""
@@ -144,7 +145,7 @@ class Generation:
     def _row(self, index: int, prompt: Any, seed: int | None) -> Row:
         model, o = self.model, self.options
         config = model.config
-        ids = model.token_ids(prompt, limit=not o.slide)
+        ids = model.token_ids(prompt, limit=not o.slide, special=o.special)
         n_positions = len(ids) + o.max_new_tokens - 1
         if n_positions > config.n_positions and not o.slide:
             raise InputError(
@@ -163,8 +164,11 @@ class Generation:
             wide = with_bases(plan) or plan
         tokenizer = model.tokenizer if isinstance(prompt, str) else model.usable_tokenizer
         stream = None if tokenizer is None else TextStream(tokenizer)
-        # ids may end inside a character, which the response then completes
-        text = prompt if isinstance(prompt, str) else "".join(_decoded(stream, i) for i in ids)
+        text = "".join(_decoded(stream, i) for i in ids)
+        if isinstance(prompt, str):
+            text = prompt
+            if stream is not None:
+                stream.finish()  # ids may end inside a character, which the response completes; a text not
         room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
         room[: len(ids)] = ids
         recording = Recording(wide, arena(wide), Cache(config, capacity, model.dtype))
@@ -347,13 +351,8 @@ class Generation:
 
 
 def _decoded(stream: TextStream | None, token_id: int) -> str:
-    """What a token adds to the text: `<50300>` where no vocabulary has it, as in a padded one."""
-    if stream is None:
-        return f"<{token_id}>"
-    try:
-        return stream.push(token_id)
-    except TokenizerError:
-        return f"{stream.finish()}<{token_id}>"
+    """What a token adds to the text: `<464>` where the model has no vocabulary."""
+    return f"<{token_id}>" if stream is None else stream.push(token_id)
 
 
 def _continued(caches: list[Recording], parents: list[int], length: int) -> list[Recording]:

@@ -38,11 +38,12 @@ class Source:
     number: int = 0
     seed: int = 0
     random_tokens: bool = False
+    special: bool = False  # that of `Model.token_ids`
 
     def facts(self) -> dict[str, Any]:
         """What the index says of it, and by which it knows it again."""
         if self.text is not None:
-            return {"text": self.text}
+            return {"text": self.text} | ({"special": True} if self.special else {})
         return {"random": self.number, "seed": self.seed, "random_tokens": self.random_tokens}
 
     def prompt(self, model: Model) -> Prompt:
@@ -53,8 +54,8 @@ class Source:
         return make(model, np.random.default_rng([self.seed, self.number]))
 
 
-def texts(given: Iterable[str], model: Model) -> list[Source]:
-    """The prompts that have a text, one each; blank ones are left out.
+def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Source]:
+    """The prompts that have a text, one each; blank ones are left out. `special`: that of `Model.token_ids`.
 
     Raises:
         InputError: there are none, or one is longer than the context.
@@ -64,10 +65,10 @@ def texts(given: Iterable[str], model: Model) -> list[Source]:
         raise InputError("there are no prompts: give one a line")
     for number, text in enumerate(kept, 1):
         try:
-            model.token_ids(text)
+            model.token_ids(text, special=special)
         except InputError as error:
             raise InputError(f"prompt {number}: {error}") from None
-    return [Source(text) for text in kept]
+    return [Source(text, special=special) for text in kept]
 
 
 def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
@@ -130,7 +131,8 @@ def _write_missing(
         if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
             yield entry, False
             continue
-        facts = extract_to_file(model, source.prompt(model), path, header["top_k"])
+        prompt = source.prompt(model)
+        facts = extract_to_file(model, prompt, path, header["top_k"], special=source.special)
         entry = {
             "file": name,
             "source": source.facts(),

@@ -57,15 +57,17 @@ class GPT2KVCacheExtractor:
         else:
             self.model = load(default_name() if model_name is None else model_name)
 
-    def extract_kv_cache(self, text: Prompt, top_k: int = 5) -> dict[str, Any]:
+    def extract_kv_cache(self, text: Prompt, top_k: int = 5, *, special: bool = False) -> dict[str, Any]:
         """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
+
+        `special` is that of `Model.token_ids`.
 
         Raises:
             InputError: the text is empty, longer than the context or no text, or `top_k` is no number from 1.
         """
         whole_number("top_k", top_k, 1)
         text = text if isinstance(text, str) else self.model.token_ids(text)
-        trace = self.model.trace(text, keep=keys_and_values(self.model.config))
+        trace = self.model.trace(text, keep=keys_and_values(self.model.config), special=special)
         kv = KV.of(trace, predicted(trace, top_k))
         kv = replace(kv, digest=kv.computed_digest())
         return document(kv, kv.text if isinstance(text, str) else self.model.decode(trace.token_ids))
@@ -220,9 +222,11 @@ def _text(value: Any) -> Iterator[str]:
 
 
 def extract_to_file(
-    model: Model, prompt: Prompt, path: str | PathLike[str], top_k: int = 5
+    model: Model, prompt: Prompt, path: str | PathLike[str], top_k: int = 5, *, special: bool = False
 ) -> dict[str, Any]:
     """Run a prompt and write its keys and values, by suffix as JSON or as a trace; what both say but these.
+
+    `special` is that of `Model.token_ids`.
 
     Raises:
         InputError, TraceError: the prompt cannot be run, or the file not be written.
@@ -230,11 +234,11 @@ def extract_to_file(
     check_suffix(path)
     whole_number("top_k", top_k, 1)
     if Path(path).suffix == ".json":
-        result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k)
+        result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k, special=special)
         write_json(result, path)
         del result["kv_cache"]
         return result
-    trace = model.trace(prompt, keep=list(model.config.architecture.cache))
+    trace = model.trace(prompt, keep=list(model.config.architecture.cache), special=special)
     trace.metadata["predicted_next_token"] = predicted(trace, top_k)
     trace.metadata["digest"] = KV.of(trace).computed_digest()
     trace.metadata |= of_keys(KV.of(trace))

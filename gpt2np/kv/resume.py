@@ -34,7 +34,9 @@ class KVCache:
     def __getitem__(self, name: str, /) -> Any:
         return self.kv[name]
 
-    def generate(self, more: "str | Sequence[int]" = (), **options: Any) -> Generation:
+    def generate(
+        self, more: "str | Sequence[int]" = (), *, special: bool = False, **options: Any
+    ) -> Generation:
         """`Model.generate` on this text, with `more` behind it if given; only what is new is run.
 
         The text's last token is run again, for its logits; a trace (`keep=`) has the positions from there.
@@ -42,10 +44,10 @@ class KVCache:
         Raises:
             InputError: as `Model.generate`.
         """
-        new = self.model.token_ids(more) if len(more) else []
+        new = self.model.token_ids(more, special=special, ends=False) if len(more) else []
         same = not new and self.kv.text is not None and self.model.tokenizer is not None
-        if same and self.model.token_ids(self.kv.text or "") == self.token_ids:
-            return self.model.generate(self.kv.text or "", past=self, **options)
+        if same and self.model.token_ids(self.kv.text or "", special=special) == self.token_ids:
+            return self.model.generate(self.kv.text or "", past=self, special=special, **options)
         return self.model.generate(self.token_ids + new, past=self, **options)
 
     def __repr__(self) -> str:

@@ -156,6 +156,7 @@ def compare(
     prefill: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    special: bool = False,
 ) -> Comparison:
     """Hold a dump of activations against the same run in float64.
 
@@ -164,7 +165,7 @@ def compare(
     says what ran. `names` maps their names to ours, `shapes` describes a raw file. `prefill` says that the
     dump comes from decoding with a cache: so many tokens at once, then one at a time. `rtol` and `atol`
     replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
-    `n_positions` tokens.
+    `n_positions` tokens. `special` is that of `Model.token_ids`.
 
     Raises:
         InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.
@@ -178,7 +179,7 @@ def compare(
 
     model = model if isinstance(model, Model) else load(model)
     read = dump_of(dump, shapes=shapes, config=model.config)
-    whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False)
+    whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False, special=special)
     ids = whole[-model.config.n_positions :]
     notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
     if read.token_ids is not None and list(read.token_ids) != list(ids):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt2np.errors import InputError, TokenizerError, short
+from gpt2np.errors import InputError, short
 from gpt2np.files import read_bytes
 from gpt2np.reference.dump_formats import read_npy
 
@@ -25,7 +25,7 @@ class TokenizerLike(Protocol):
     n_vocab: int
     end_of_text_id: int | None
 
-    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+    def encode(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:
         """Ids of a text."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -82,7 +82,7 @@ def compare_tokens(tokenizer: TokenizerLike, text: str, their_ids: Ids) -> Token
         1
     """
     theirs, ours = read_token_ids(their_ids), tokenizer.encode(text)
-    special = tokenizer.encode(text, allow_special=True)
+    special = tokenizer.encode(text, special=True)
     if theirs in (ours, special):
         return TokenComparison(True, text, len(theirs), len(theirs))
     index = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
@@ -204,17 +204,16 @@ def _reasons(tokenizer: TokenizerLike, text: str, ours: list[int], theirs: list[
         last = tokenizer.n_vocab - 1
         yield f"theirs has id {outside}, and the vocabulary ends at {last}: another vocabulary"
         return
+    if theirs == tokenizer.encode(text, ends=False):
+        yield "theirs lacks the tokens that this checkpoint puts at the ends of a text; the rest is the same"
+        return
     if stripped == ours[: len(stripped)]:
         yield f"theirs stops after {len(stripped)} of {len(ours)} tokens: truncated"
         return
     if stripped == ours[len(ours) - len(stripped) :]:
         yield f"theirs lacks the first {len(ours) - len(stripped)} tokens: truncated on the left"
         return
-    try:
-        said = tokenizer.decode_bytes(stripped).decode(errors="replace")
-    except TokenizerError as error:
-        yield f"{error}: another vocabulary"
-        return
+    said = tokenizer.decode_bytes(stripped).decode(errors="replace")
     yield from _about_texts(said, text)
 
 

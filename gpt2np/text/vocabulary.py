@@ -1,9 +1,8 @@
-"""Reads and checks what a Tokenizer is made of: a checkpoint's vocab.json, merges.txt and added tokens.
+"""The two tables of byte-level BPE, pieces and merges, read from a checkpoint's files and checked.
 
-Where both are absent, as in a folder saved by transformers 5, tokenizer.json holds the same two tables.
+They are in vocab.json and merges.txt, or, as transformers 5 saves them, both in tokenizer.json.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,22 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt2np.errors import TokenizerError, short
+from gpt2np.files import read_json, read_text
 
 _T = TypeVar("_T", list[Any], dict[str, Any])
 SURROGATE = re.compile("[\ud800-\udfff]")
-
-# What tokenizer.json must say for GPT-2's words and merges to be all that happens to a text.
-_PLAIN: dict[str, tuple[object, ...]] = {
-    ".normalizer": (None,),
-    "pre_tokenizer.type": ("ByteLevel",),
-    "pre_tokenizer.add_prefix_space": (False, None),
-    "pre_tokenizer.use_regex": (True, None),
-    "model.type": ("BPE", None),  # the first versions did not write it
-    "model.dropout": (None, 0.0),
-    "model.continuing_subword_prefix": ("", None),
-    "model.end_of_word_suffix": ("", None),
-    "model.ignore_merges": (False, None),
-}
 
 
 def byte_characters() -> list[str]:
@@ -41,74 +28,72 @@ def byte_characters() -> list[str]:
 
 
 @dataclass(frozen=True)
-class AddedToken:
-    """A token that merges do not make: matched as a whole, before the text is cut into words.
-
-    `lstrip` and `rstrip` let it swallow the white space on that side, `single_word` keeps it from matching
-    inside a word, `normalized` tokens are looked for after all others, `special` ones only on request.
-    """
-
-    text: str
-    id: int
-    special: bool
-    lstrip: bool = False
-    rstrip: bool = False
-    single_word: bool = False
-    normalized: bool = False
-
-
-@dataclass(frozen=True)
 class Vocabulary:
-    """Pieces to ids, pieces to ranks (256 bytes, then merges in file order), texts to added tokens."""
+    """Pieces to ids, pieces to ranks (256 bytes, then merges in file order), and what merges can make."""
 
     ids: dict[str, int]
     ranks: dict[str, int]
-    added: dict[str, AddedToken]
+    made: frozenset[str]
 
 
-def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """Read a checkpoint folder; None if it has neither vocab.json and merges.txt nor tokenizer.json.
+def vocabulary_of_files(table: Path, merges: Path) -> Vocabulary:
+    """The tables of a vocab.json and a merges.txt.
 
-    Raises TokenizerError, naming the file, if one of the two is missing or anything in them is wrong.
+    Raises:
+        TokenizerError: one cannot be read, or anything in it is wrong; it names the file and the entry.
     """
-    files = [folder / "vocab.json", folder / "merges.txt"]
-    missing = [file.name for file in files if not file.exists()]
-    whole = folder / "tokenizer.json"
-    if len(missing) == 2 and not whole.exists():
-        return None
-    if len(missing) == 1:
-        raise TokenizerError(f"{folder} has no {missing[0]}: a tokenizer needs vocab.json and merges.txt")
-    if missing:
-        files = [whole, whole]
-        table, entries = _read_model(whole)
-        pairs = _merges_of_model(whole, entries)
-    else:
-        table, pairs = _read_json(files[0]), _merges_of_text(files[1])
-    ids = _checked_ids(files[0], table)
-    merges = _checked_merges(pairs, ids, files[0])
-    made = {*byte_characters(), *(left + right for left, right in merges)}
-    return Vocabulary(ids, _ranks(files[1], merges), _read_added(folder, ids, made))
+    return _vocabulary(table, read_object(table), merges, _merges_of_text(merges))
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{file} cannot be read: {error}") from None
+def vocabulary_of_model(file: Path, model: dict[str, Any]) -> Vocabulary:
+    """The tables in the field `model` of a tokenizer.json.
+
+    Raises:
+        TokenizerError: anything in them is wrong; it names the file and the entry.
+    """
+    table, entries = field_of(file, model, "vocab", dict), field_of(file, model, "merges", list)
+    return _vocabulary(file, table, file, _merges_of_model(file, entries))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    text = _read_text(file)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{file} is not JSON: {error}") from None
+def _vocabulary(
+    table_file: Path, table: dict[str, Any], merges_file: Path, pairs: Iterator[tuple[str, str, str]]
+) -> Vocabulary:
+    ids = _checked_ids(table_file, table)
+    merges = _checked_merges(pairs, ids, table_file)
+    made = frozenset({*byte_characters(), *(left + right for left, right in merges)})
+    return Vocabulary(ids, _ranks(merges_file, merges), made)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        TokenizerError: it cannot be read, is not JSON, or holds something else.
+    """
+    content = read_json(file, TokenizerError)
     if not isinstance(content, dict):
         raise TokenizerError(f"{file} holds a {type(content).__name__}, not an object")
     return content
 
 
-def _checked_id(file: Path, text: str, id: object) -> int:
+def field_of(file: Path, content: dict[str, Any], key: str, kind: type[_T]) -> _T:
+    """A field that holds a list or an object; an empty one where it is missing or null.
+
+    Raises:
+        TokenizerError: it holds something else.
+    """
+    value = content.get(key) or kind()
+    if not isinstance(value, kind):
+        raise TokenizerError(f"{file}: {key} must be a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def checked_id(file: Path, text: str, id: object) -> int:
+    """The id that a file gives a token.
+
+    Raises:
+        TokenizerError: it is no id, or the token's text is empty or not valid Unicode.
+    """
     if type(id) is not int or not 0 <= id < 2**31:
         found = repr(id)[:40]
         raise TokenizerError(
@@ -119,21 +104,8 @@ def _checked_id(file: Path, text: str, id: object) -> int:
     return id
 
 
-def _read_model(file: Path) -> tuple[dict[str, Any], list[Any]]:
-    """The two tables of a tokenizer.json, which must do to a text what GPT-2 does."""
-    whole = _read_json(file)
-    parts = {"": whole} | {key: _optional(file, whole, key, dict) for key in ("pre_tokenizer", "model")}
-    for field, allowed in _PLAIN.items():
-        part, _, key = field.partition(".")
-        if (found := parts[part].get(key)) not in allowed:
-            name, expected = field.lstrip("."), f"expected {allowed[0]!r}"
-            raise TokenizerError(f"{file}: {name} is {short(found)}, {expected}: not GPT-2's tokenizer")
-    model = parts["model"]
-    return _optional(file, model, "vocab", dict), _optional(file, model, "merges", list)
-
-
 def _checked_ids(file: Path, table: dict[str, Any]) -> dict[str, int]:
-    ids = {text: _checked_id(file, text, id) for text, id in table.items()}
+    ids = {text: checked_id(file, text, id) for text, id in table.items()}
     owner: dict[int, str] = {}
     for text, id in ids.items():
         if owner.setdefault(id, text) != text:
@@ -147,7 +119,7 @@ def _checked_ids(file: Path, table: dict[str, Any]) -> dict[str, int]:
 
 def _merges_of_text(file: Path) -> Iterator[tuple[str, str, str]]:
     """Where in merges.txt, and the two pieces."""
-    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file, TokenizerError).split("\n"), start=1):
         line = line.removesuffix("\r")
         if line == "" or line.startswith("#version"):
             continue
@@ -222,51 +194,3 @@ def _can_meet(left: str, right: str, ranks: dict[str, int], halves: dict[str, tu
         if ranks.get(left + right, limit) < limit:
             return False
     return True
-
-
-def _read_added(folder: Path, ids: dict[str, int], made: set[str]) -> dict[str, AddedToken]:
-    """Tokens of vocab.json that no merge makes (special), and what three optional files declare."""
-    added = {text: AddedToken(text, id, special=True) for text, id in ids.items() if text not in made}
-    ids, owner = dict(ids), {id: text for text, id in ids.items()}
-    for file, token in _declared(folder):
-        text, id = token.text, token.id
-        if ids.setdefault(text, id) != id:
-            raise TokenizerError(f"{file}: {short(text)} has id {id}, but {ids[text]} elsewhere")
-        if owner.setdefault(id, text) != text:
-            raise TokenizerError(
-                f"{file}: {short(text)} has id {id}, but so has {short(owner[id])} elsewhere"
-            )
-        added[text] = token
-    return added
-
-
-def _declared(folder: Path) -> Iterator[tuple[Path, AddedToken]]:
-    """What added_tokens.json, tokenizer.json and tokenizer_config.json declare; the last word counts."""
-    files = [folder / f"{name}.json" for name in ("added_tokens", "tokenizer", "tokenizer_config")]
-    plain, whole, config = [_read_json(file) if file.exists() else {} for file in files]
-    roles = [value for key, value in config.items() if key.endswith("_token")]  # "eos_token" and the like
-    roles += _optional(files[2], config, "additional_special_tokens", list)
-    special = [role.get("content") if isinstance(role, dict) else role for role in roles]
-    for text, id in plain.items():
-        yield files[0], _added_token(files[0], {"content": text, "id": id, "special": text in special})
-    for entry in _optional(files[1], whole, "added_tokens", list):
-        yield files[1], _added_token(files[1], entry)
-    for key, entry in _optional(files[2], config, "added_tokens_decoder", dict).items():
-        id = int(key) if key.isascii() and key.isdigit() and len(key) < 12 else key
-        yield files[2], _added_token(files[2], {**entry, "id": id} if isinstance(entry, dict) else entry)
-
-
-def _optional(file: Path, content: dict[str, Any], key: str, kind: type[_T]) -> _T:
-    value = content.get(key) or kind()
-    if not isinstance(value, kind):
-        raise TokenizerError(f"{file}: {key} must be a {kind.__name__}, not {type(value).__name__}")
-    return value
-
-
-def _added_token(file: Path, entry: object) -> AddedToken:
-    text = entry.get("content") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(text, str):
-        raise TokenizerError(f"{file}: {short(entry)} is no added token: an object with content and id")
-    flags = {name: bool(entry.get(name)) for name in ("special", "lstrip", "rstrip", "single_word")}
-    normalized = bool(entry.get("normalized", not flags["special"]))
-    return AddedToken(text, _checked_id(file, text, entry.get("id")), **flags, normalized=normalized)

@@ -166,7 +166,7 @@ class Trace:
 
     def token(self, token_id: int) -> str:
         """One token as text."""
-        tokenizer = getattr(self.model, "tokenizer", None)
+        tokenizer = getattr(self.model, "usable_tokenizer", None)
         return tokenizer.tokens([token_id])[0] if tokenizer is not None else f"<{token_id}>"
 
     # -- checking and keeping ---------------------------------------------------------------------

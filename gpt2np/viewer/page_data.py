@@ -241,7 +241,7 @@ class Data:
         for layer, i in names:
             facts: dict[str, Any] = {"layer": int(layer), "id": int(i)}
             facts["active"] = neurons.neuron_activations(self.trace, int(layer), int(i)).array.tolist()
-            if self.trace.model is not None and self.trace.model.tokenizer is not None:
+            if self.trace.model is not None and self.trace.model.usable_tokenizer is not None:
                 told = neurons.neuron(self.trace.model, int(layer), int(i), 6)
                 for kind in ("excited_by", "raises", "lowers"):
                     facts[kind] = [near.token[:LONGEST] for near in getattr(told, kind)]

@@ -457,7 +457,7 @@ def test_equal_tokens(tokenizer):
     assert found.equal
     assert found.index is None
     assert str(found) == f"tokens: the same {len(ids)} ids"
-    special = tokenizer.encode("a<|endoftext|>b", allow_special=True)
+    special = tokenizer.encode("a<|endoftext|>b", special=True)
     assert compare_tokens(tokenizer, "a<|endoftext|>b", special).equal
 
 

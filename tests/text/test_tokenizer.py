@@ -143,7 +143,7 @@ def test_gpt2_is_as_hf_has_it_on_fuzzed_unicode(gpt2: Tokenizer) -> None:
 def test_gpt2_names_and_ids(gpt2: Tokenizer) -> None:
     assert gpt2.n_vocab == 50257
     assert gpt2.end_of_text_id == 50256
-    assert gpt2.encode("a<|endoftext|>b", allow_special=True) == [64, 50256, 65]
+    assert gpt2.encode("a<|endoftext|>b", special=True) == [64, 50256, 65]
     assert gpt2.encode("<|endoftext|>") == [27, 91, 437, 1659, 5239, 91, 29]
     assert gpt2.decode([64, 50256]) == "a<|endoftext|>"
     assert gpt2.tokens([464, 4881, 198, 50256, 50300]) == ["The", " France", "\n", "<|endoftext|>", "<50300>"]
@@ -161,7 +161,7 @@ def test_gpt2_names_and_ids(gpt2: Tokenizer) -> None:
 @settings(deadline=None, max_examples=200)
 def test_any_text_survives_the_round_trip(gpt2: Tokenizer, text: str) -> None:
     ids = gpt2.encode(text)
-    assert gpt2.decode(ids) == gpt2.decode(gpt2.encode(text, allow_special=True)) == text
+    assert gpt2.decode(ids) == gpt2.decode(gpt2.encode(text, special=True)) == text
     stream = TextStream(gpt2)
     assert "".join(map(stream.push, ids)) == text
     assert stream.finish() == ""
@@ -203,7 +203,7 @@ def test_a_trained_vocabulary_with_specials_first(tmp_path: Path, specials: list
     for allow in (True, False):
         hf.encode_special_tokens = not allow
         for text in texts:
-            assert ours.encode(text, allow_special=allow) == hf.encode(text).ids, ascii(text)
+            assert ours.encode(text, special=allow) == hf.encode(text).ids, ascii(text)
 
 
 def test_merges_that_no_training_makes_are_run_as_hf_runs_them(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_merges_that_no_training_makes_are_run_as_hf_runs_them(tmp_path: Path) -
         except TokenizerError:  # no ranks could stand for this one
             refused += 1
             continue
-        differs += len(ours._bpe._mergeable_ranks) < len(vocab)
+        differs += len(ours._engine._bpe._mergeable_ranks) < len(vocab)
         for _ in range(30):
             text = "".join(draw.choice("abc") for _ in range(draw.randrange(20)))
             assert ours.encode(text) == hf.encode(text).ids, (merges, text)
@@ -280,7 +280,7 @@ def test_added_tokens_are_cut_out_as_hf_does_it(tmp_path: Path) -> None:
         hf.encode_special_tokens = not allow
         for _ in range(5000):
             text = "".join(draw.choices(bits, k=draw.randrange(1, 9)))
-            assert ours.encode(text, allow_special=allow) == hf.encode(text).ids, ascii(text)
+            assert ours.encode(text, special=allow) == hf.encode(text).ids, ascii(text)
     assert ours.decode(hf.encode("the cat two words").ids) == "the cat two words"
 
 
@@ -302,22 +302,22 @@ def test_where_added_tokens_are_declared(tmp_path: Path) -> None:
     a = ours.encode("a")
     assert ours.encode("a [X]a") == [*a, 301, *a]
     for text, id in (("[PAD]", 300), ("[Y]", 302), ("[Z]", 303), ("<|endoftext|>", 257)):
-        assert ours.encode(f"a{text}a", allow_special=True) == [*a, id, *a]
+        assert ours.encode(f"a{text}a", special=True) == [*a, id, *a]
         assert id not in ours.encode(f"a{text}a")
     assert ours.encode("cabab") == [*ours.encode("c"), 256, 256]
     assert ours.n_vocab == 304
     assert ours.tokens([299, 300]) == ["<299>", "[PAD]"]
     with pytest.raises(TokenizerError, match=r"299.*0 to 303"):
-        ours.decode([299])
+        ours.token_bytes(299)
 
 
 GOOD = small_vocab(["a b", "ab c"])
 BAD: dict[str, tuple[str, object, object]] = {
-    "not JSON": ("vocab.json is not JSON", "{", []),
-    "nested too deeply": ("vocab.json is not JSON", "[" * 100_000, []),
+    "not JSON": ("vocab.json: is not JSON", "{", []),
+    "nested too deeply": ("vocab.json: is not JSON", "[" * 100_000, []),
     "an array": ("vocab.json holds a list, not an object", [], []),
-    "not UTF-8": ("vocab.json cannot be read", b"\xff\xfe", []),
-    "merges not UTF-8": ("merges.txt cannot be read", GOOD, b"a \xff"),
+    "not UTF-8": ("vocab.json: byte 0xff at 0 is not UTF-8", b"\xff\xfe", []),
+    "merges not UTF-8": ("merges.txt: byte 0xff at 2 is not UTF-8", GOOD, b"a \xff"),
     "empty": ("vocab.json lacks 256 of the 256 single bytes: 0x00,.* 0x07, ...$", {}, []),
     "a byte missing": ("vocab.json lacks 1 .* 0x41$", {k: v for k, v in GOOD.items() if k != "A"}, []),
     "the same id": ("vocab.json: 'Ā' and 'x' have the same id 0", {**GOOD, "x": 0}, []),
@@ -413,7 +413,7 @@ def test_tokenizer_json_alone_is_enough(tmp_path: Path, form: str, specials: lis
     for allow in (True, False):
         hf.encode_special_tokens = not allow
         for text in texts:
-            assert ours.encode(text, allow_special=allow) == hf.encode(text).ids, ascii(text)
+            assert ours.encode(text, special=allow) == hf.encode(text).ids, ascii(text)
 
 
 def test_gpt2_from_tokenizer_json_alone(gpt2: Tokenizer, tmp_path: Path) -> None:
@@ -424,14 +424,17 @@ def test_gpt2_from_tokenizer_json_alone(gpt2: Tokenizer, tmp_path: Path) -> None
     assert (ours.n_vocab, ours.end_of_text_id) == (50257, 50256)
     for text in fuzz(1000, seed=4):
         for allow in (True, False):
-            assert ours.encode(text, allow_special=allow) == gpt2.encode(text, allow_special=allow)
+            assert ours.encode(text, special=allow) == gpt2.encode(text, special=allow)
 
 
-def test_vocab_json_and_merges_txt_come_first(tmp_path: Path) -> None:
+def test_tokenizer_json_comes_first(tmp_path: Path) -> None:
     folder = alone(tmp_path / "both", trained(tmp_path / "files", []), "lists")
+    n_vocab = load(folder).n_vocab
     write(folder, GOOD, ["a b", "ab c"])
-    assert load(folder).n_vocab == len(GOOD)
+    assert load(folder).n_vocab == n_vocab > len(GOOD)
     (folder / "merges.txt").unlink()
+    assert load(folder).n_vocab == n_vocab
+    (folder / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match=r"has no merges\.txt"):
         Tokenizer.from_folder(folder)
 
@@ -443,18 +446,17 @@ WHOLE = {
 }
 NOT_GPT2: dict[str, tuple[str, object]] = {
     "normalizer": ("normalizer is {'type': 'NFC'}, expected None", {"type": "NFC"}),
-    "pre_tokenizer": ("pre_tokenizer.type is None, expected 'ByteLevel'", None),
-    "pre_tokenizer.type": ("pre_tokenizer.type is 'Sequence', expected 'ByteLevel'", "Sequence"),
-    "pre_tokenizer.add_prefix_space": ("add_prefix_space is True, expected False", True),
-    "pre_tokenizer.use_regex": ("use_regex is False, expected True", False),
+    "pre_tokenizer": ("pre_tokenizer is None, expected ByteLevel", None),
+    "pre_tokenizer.type": ("pre_tokenizer is {'type': 'Sequence'", "Sequence"),
+    "pre_tokenizer.add_prefix_space": ("'add_prefix_space': 3", 3),
+    "pre_tokenizer.use_regex": ("'use_regex': False}, expected ByteLevel", False),
+    "decoder": ("decoder is {'type': 'Fuse'}, expected ByteLevel", {"type": "Fuse"}),
     "model": ("model must be a dict, not list", [1]),
     "model.type": ("model.type is 'WordPiece', expected 'BPE'", "WordPiece"),
-    "model.dropout": ("model.dropout is 0.1, expected None", 0.1),
     "model.continuing_subword_prefix": ("continuing_subword_prefix is '##', expected ''", "##"),
     "model.end_of_word_suffix": ("end_of_word_suffix is '</w>', expected ''", "</w>"),
     "model.ignore_merges": ("ignore_merges is True, expected False", True),
-    "model.vocab": ("lacks 256 of the 256 single bytes", None),
-    "model.merges": ("merges must be a list, not dict", {"a b": 0}),
+    "model.vocab": ("lacks some of the 256 single bytes", None),
 }
 BAD_MERGES: dict[str, tuple[str, object]] = {
     "one piece": (r"model\.merges\[1\] is 'ab', not two pieces", "ab"),
@@ -473,14 +475,48 @@ def test_a_hand_made_tokenizer_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", NOT_GPT2)
-def test_a_tokenizer_json_of_another_kind_is_refused_by_name(tmp_path: Path, field: str) -> None:
+def test_another_kind_without_tokenizers_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
     message, value = NOT_GPT2[field]
-    part, _, key = field.partition(".")
-    content = {**WHOLE, part: {**WHOLE[part], key: value} if key else value}  # type: ignore[dict-item]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(TokenizerError, match=re.escape(message)) as caught:
-        Tokenizer.from_folder(tmp_path)
+        Tokenizer.from_folder(changed(tmp_path, field, value))
     assert str(tmp_path / "tokenizer.json") in str(caught.value)
+    assert field == "model" or "pip install 'gpt2np[tokenizers]'" in str(caught.value)
+
+
+WRONG: dict[str, tuple[str, object]] = {
+    "model.dropout": ("model.dropout is 0.1, with which no text has the same ids twice", 0.1),
+    "model.merges": ("merges must be a list, not dict", {"a b": 0}),
+    "model.continuing_subword_prefix": ("merges[0] is 'a b', not two pieces whose result is in", "##"),
+    "model.ignore_merges": ("ignore_merges is 5, expected False: not GPT-2's tokenizer, and HF's token", 5),
+    "normalizer": ("normalizer must be a dict, not list", ["NFC"]),
+    "post_processor": ("post_processor is {'type': 'X'}, which is no known kind", {"type": "X"}),
+    "post_processor.cls": ("post_processor.cls is ['a'], not a token and its id", ["a"]),
+    "post_processor.processors": ("post_processor.processors[1] is 5, which is no known", [None, 5]),
+    "post_processor.single": ("post_processor.single must hold the text ('Sequence') once", []),
+    "post_processor.special_tokens": ("has {'SpecialToken': {'id': 'a'}}, which special_tokens lacks", {}),
+}
+KINDS = {"cls": "RobertaProcessing", "processors": "Sequence"}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_what_no_tokenizer_json_may_say(tmp_path: Path, field: str) -> None:
+    message, value = WRONG[field]
+    with pytest.raises(TokenizerError, match=re.escape(message)) as caught:
+        Tokenizer.from_folder(changed(tmp_path, field, value))
+    assert str(tmp_path / "tokenizer.json") in str(caught.value)
+
+
+def changed(folder: Path, field: str, value: object) -> Path:
+    """WHOLE in a folder, with another value at `part.key`."""
+    part, _, key = field.partition(".")
+    old = WHOLE.get(part) or {"single": [{"SpecialToken": {"id": "a"}}], "type": "TemplateProcessing"}
+    old = {**old, "type": KINDS[key]} if key in KINDS else old  # type: ignore[dict-item]
+    content = {**WHOLE, part: {**old, key: value} if key else value}  # type: ignore[dict-item]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
 
 
 @pytest.mark.parametrize("case", BAD_MERGES)
@@ -504,7 +540,7 @@ def test_bom_crlf_header_and_repeated_lines_are_tolerated(tmp_path: Path, merges
 
 
 WRONG_CALLS: dict[str, Callable[[Tokenizer], object]] = {
-    "beyond the vocabulary": lambda t: t.decode([258]),
+    "beyond the vocabulary": lambda t: t.token_bytes(258),
     "negative": lambda t: t.decode([-1]),
     "negative, for display": lambda t: t.tokens([-1]),
     "a float": lambda t: t.decode([1.0]),  # type: ignore[list-item]
@@ -514,7 +550,7 @@ WRONG_CALLS: dict[str, Callable[[Tokenizer], object]] = {
     "no list": lambda t: t.decode(5),  # type: ignore[arg-type]
     "a str": lambda t: t.decode("5"),  # type: ignore[arg-type]
     "one token": lambda t: t.token_bytes("a"),  # type: ignore[arg-type]
-    "streamed": lambda t: TextStream(t).push(258),
+    "streamed": lambda t: TextStream(t).push(-1),
     "bytes as text": lambda t: t.encode(b"a"),  # type: ignore[arg-type]
     "half a surrogate pair": lambda t: t.encode("ab\ud800"),
 }
@@ -535,7 +571,7 @@ def test_a_panic_in_rust_is_an_ordinary_error(tmp_path: Path, monkeypatch: pytes
             raise PanicException
 
     ours = load(write(tmp_path, GOOD, ["a b", "ab c"]))
-    monkeypatch.setattr(ours, "_bpe", Broken())
+    monkeypatch.setattr(ours._engine, "_bpe", Broken())
     with pytest.raises(TokenizerError, match="3 characters"):
         ours.encode("abc")
 
@@ -572,7 +608,7 @@ def test_no_network_and_no_files_written(tmp_path: Path) -> None:
         import gpt2np.text.tokenizer
         assert "tiktoken" not in sys.modules
         tokenizer = gpt2np.text.tokenizer.Tokenizer.from_folder(Path(sys.argv[1]))
-        print(tokenizer.decode(tokenizer.encode("abc <|endoftext|>", allow_special=True)))
+        print(tokenizer.decode(tokenizer.encode("abc <|endoftext|>", special=True)))
     """
     folder, temp = write(tmp_path / "model", GOOD, ["a b", "ab c"]), tmp_path / "temp"
     temp.mkdir()

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_model
+from gpt2np.cli.arguments import add_model, add_special, add_verb, count, load_model
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
@@ -41,6 +41,7 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default: greedy")
     verb.add_argument("--seed", type=int, help="of sampling (default 0)")
+    add_special(verb)
     add_model(verb)
 
 
@@ -67,9 +68,9 @@ def capture(args: argparse.Namespace) -> int:
         prompts = PromptSet("prompt", (Prompt(1, args.prompt),))
     else:
         prompts = load_prompt_set(args.prompt_set)
-    model = load_model(args)
+    model = load_model(args, *(prompt.text for prompt in prompts.prompts))
     folder = Path(args.output) / args.experiment
-    options = Options(args.max_new_tokens, args.temperature, args.seed)
+    options = Options(args.max_new_tokens, args.temperature, args.seed, args.special)
     with _progress(len(prompts.prompts)) as advance:
         files, new = capture_prompts(
             model,

@@ -71,7 +71,7 @@ def circuits(args: argparse.Namespace) -> int:
         _text: has_text,
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
-    model = load_sizes(args) if args.parameters else load_model(args)
+    model = load_sizes(args) if args.parameters else load_model(args, prompt)
     text, facts, picture, signed, quantity = show(args, model, prompt)
     if args.png:
         from gpt2np.analysis.plot import heatmap
@@ -150,7 +150,8 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     facts = {"model": model.name, "head": args.head, "directions": [_direction(d) for d in directions]}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    qk, ov = (f(model, layer, head, prompt) for f in (c.token_scores, c.token_effects))
+    ids = model.token_ids(prompt, limit=False, special=args.special, ends=False)
+    qk, ov = (f(model, layer, head, ids) for f in (c.token_scores, c.token_effects))
     facts |= {"qk": qk.to_json(), "ov": ov.to_json()}
     return Shown("\n".join([*lines, "", str(qk), "", str(ov)]), facts, qk)
 
@@ -169,7 +170,8 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     facts |= {"reads": found.reads.tolist(), "writes": found.writes.tolist()}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    active = neurons.neuron_activations(model.trace(prompt, keep="mlp.post"), layer, i)
+    trace = model.trace(prompt, keep="mlp.post", special=args.special)
+    active = neurons.neuron_activations(trace, layer, i)
     facts["activations"] = active.to_json()
     return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation")
 
@@ -193,7 +195,7 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     from gpt2np.analysis import neurons, residual_stream
     from gpt2np.analysis.heads import attention_scores
 
-    trace, k = model.trace(prompt), args.top or 10
+    trace, k = model.trace(prompt, special=args.special), args.top or 10
     parts = {
         "most_active": neurons.most_active(trace, k),
         "sparsity": neurons.sparsity(trace),

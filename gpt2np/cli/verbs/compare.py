@@ -6,7 +6,15 @@ import math
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, config_of, count, load_model, token_ids
+from gpt2np.cli.arguments import (
+    add_model,
+    add_special,
+    add_verb,
+    config_of,
+    count,
+    load_model,
+    token_ids,
+)
 from gpt2np.cli.texts import a_text, read_text
 from gpt2np.errors import InputError
 
@@ -43,6 +51,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
     verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")
     verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
+    add_special(verb)
     add_model(verb, dtype=False)
 
 
@@ -60,10 +69,10 @@ def compare(args: argparse.Namespace) -> int:
         raise InputError("give a DUMP to compare (see: gpt2np compare --help)")
     prompt = _prompt(args)
     if args.dump is None:
-        model = load_model(args)
+        model = load_model(args, prompt)
         return _compare_tokens(args, model, prompt)
     names = _names(args.map)
-    model = load_model(args)
+    model = load_model(args, prompt)
     code = _compare_tokens(args, model, prompt) if args.their_tokens is not None else 0
     found = hold(
         args.dump,
@@ -74,6 +83,7 @@ def compare(args: argparse.Namespace) -> int:
         prefill=args.prefill,
         rtol=args.rtol,
         atol=args.atol,
+        special=args.special,
     )
     if args.html:
         from gpt2np.files import whole_file

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_verb, load_model, read_prompt
+from gpt2np.cli.arguments import add_special, add_verb, load_model, read_prompt
 from gpt2np.errors import InputError
 
 LLMC = "llm.c"
@@ -33,6 +33,7 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--target", type=int, metavar="ID", help="with --to llm.c: what follows the last token (end of text)"
     )
+    add_special(verb)
     verb.add_argument("--model", metavar="M", help="the model that ran, or that --to llm.c is to write")
     verb.add_argument("--revision", metavar="REV", help="its branch, tag or commit on the Hub")
     verb.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
@@ -87,14 +88,14 @@ def _export_llmc(args: argparse.Namespace) -> int:
     if not is_file and args.text is not None and Path(args.text).suffix in (".safetensors", ".npz"):
         raise InputError(f"{args.text}: no such file" if args.tokens is None else "give a FILE or --tokens")
     prompt = None if is_file else read_prompt(args)
-    model = load_model(args)
+    model = load_model(args, prompt)
     check_model(model)
     last_target(model, args.target)
     if prompt is None:
         trace = read_dialect(args.text, model, max_bytes=None if args.force else MAX_BYTES)
         trace.check_model(model, args.text)
     else:
-        trace = model.trace(prompt)
+        trace = model.trace(prompt, special=args.special)
     written = write_llmc(trace, args.out, args.target)
     if args.json:
         print(strict_json({"out": args.out, "to": LLMC, "files": written, "bytes": sum(written.values())}))

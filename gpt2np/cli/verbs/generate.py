@@ -41,7 +41,7 @@ def generate(args: argparse.Namespace) -> int:
     if args.keep and not args.out:
         raise InputError("--keep says what --out FILE holds; give both")
     check_destinations(args.out, args.ledger)
-    model = load_model(args)
+    model = load_model(args, prompt)
     generation = model.generate(
         prompt,
         max_new_tokens=args.max_new_tokens,
@@ -53,6 +53,7 @@ def generate(args: argparse.Namespace) -> int:
         ledger="full" if args.ledger else False,
         lookup=args.lookup,
         on_overflow=args.on_overflow,
+        special=args.special,
         **chosen,
     )
     if not args.temperature and (args.top_k or args.top_p or args.min_p or args.seed is not None):

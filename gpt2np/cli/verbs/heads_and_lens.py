@@ -144,9 +144,9 @@ def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> t
     from gpt2np.tracing.trace import Trace
 
     prompt = read_prompt(args) if args.trace is None else None
-    model = load_model(args)
+    model = load_model(args, prompt)
     if prompt is not None:
-        return model, model.trace(prompt, keep=keep(model.config))
+        return model, model.trace(prompt, keep=keep(model.config), special=args.special)
     return model, Trace.open(args.trace, model)
 
 
@@ -154,7 +154,8 @@ def _token(model: Any, given: str) -> int:
     """The id of a token of the command line: its text, or digits that are no token's text."""
     from gpt2np.analysis.positions_and_tokens import token_id
 
-    is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
+    tokenizer = model.usable_tokenizer
+    is_text = tokenizer is not None and tokenizer.find_id(given) is not None
     return token_id(model, int(given) if given.isdecimal() and not is_text else given)
 
 

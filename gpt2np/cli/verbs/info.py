@@ -1,9 +1,11 @@
 """The verb that tells what a model is: info."""
 
 import argparse
+import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.errors import TokenizerError
 
 
 def register(verbs: Any) -> None:
@@ -18,6 +20,10 @@ def info(args: argparse.Namespace) -> int:
     from gpt2np.cli import report
 
     model = load_model(args)
+    try:
+        _ = model.tokenizer
+    except TokenizerError as error:  # ids can be run all the same
+        print(f"gpt2np: note: no text can be given: {error}", file=sys.stderr)
     facts = report.model_facts(model, full_hash=args.hash)
     print(report.as_json(facts) if args.json else report.model_text(facts))
     return 0

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, add_special, add_verb, count, load_model, read_prompt
 from gpt2np.cli.texts import a_text, read_lines
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError
@@ -59,6 +59,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--output-dir", required=True, metavar="DIR", help="kv_00000.json, ... and index.jsonl")
     verb.add_argument("--format", choices=["json", "safetensors"], default="json", help="(default json)")
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
+    add_special(verb)
     add_model(verb, dtype=False)
 
 
@@ -72,8 +73,8 @@ def extract(args: argparse.Namespace) -> int:
         args.text = read_lines(str(SAMPLE_PROMPTS))[0]
         print(f"gpt2np: no TEXT given: the first of {SAMPLE_PROMPTS}", file=sys.stderr)
     prompt = read_prompt(args)
-    model = load_model(args)
-    facts = extract_to_file(model, prompt, args.out, args.top)
+    model = load_model(args, prompt)
+    facts = extract_to_file(model, prompt, args.out, args.top, special=args.special)
     facts |= {"file": args.out, "bytes": Path(args.out).stat().st_size}
     print(strict_json(facts) if args.json else kv_tables.about(facts))
     return 0
@@ -149,11 +150,11 @@ def dataset(args: argparse.Namespace) -> int:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
     given = read_lines(args.text_file or str(SAMPLE_PROMPTS)) if from_file else args.prompts
-    model = load_model(args)
+    model = load_model(args, *(() if args.random else given))
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
     else:
-        sources = datasets.texts(given, model)
+        sources = datasets.texts(given, model, args.special)
     folder, suffix = Path(args.output_dir), f".{args.format}"
     done = datasets.write_dataset(model, sources, folder, suffix, args.top)
     if sys.stderr.isatty():

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.cli.arguments import add_model, add_special, add_verb, load_model
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
@@ -42,6 +42,7 @@ def register(verbs: Any) -> None:
         "--to", metavar="SITE", help="path patching: only what it sends straight to this site, as h.3.attn.q"
     )
     verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
+    add_special(verb)
     add_model(verb)
     verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
 
@@ -58,12 +59,12 @@ def patch(args: argparse.Namespace) -> int:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-    model = load_model(args)
+    model = load_model(args, args.clean, args.corrupt)
     answer, wrong = _token(model, args.answer), _token(model, args.wrong)
     if answer == wrong:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
-    clean, corrupt = (model.trace(text) for text in (args.clean, args.corrupt))
+    clean, corrupt = (model.trace(text, special=args.special) for text in (args.clean, args.corrupt))
     if args.to is None:
         found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
     else:
@@ -111,7 +112,8 @@ def _token(model: Any, given: str) -> int:
     """The id of a token of the command line: its text, or digits that are no token's text."""
     from gpt2np.analysis.positions_and_tokens import token_id
 
-    is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
+    tokenizer = model.usable_tokenizer
+    is_text = tokenizer is not None and tokenizer.find_id(given) is not None
     return token_id(model, int(given) if given.isdecimal() and not is_text else given)
 
 

@@ -50,7 +50,7 @@ def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
 
     sites = [table.resolve(name, None, model.config.n_layer) for name in args.show]
     names = list(dict.fromkeys(site.full_name(layer) for site, layer in sites))
-    trace = model.trace(prompt, keep=names)
+    trace = model.trace(prompt, keep=names, special=args.special)
     found = {name: site_values(trace, name, args.head, args.pos) for name in names}
     if args.png:
         from gpt2np.analysis.plot import heatmap

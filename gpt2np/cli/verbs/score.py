@@ -4,7 +4,7 @@ import argparse
 import math
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_model
+from gpt2np.cli.arguments import add_model, add_special, add_verb, count, load_model
 from gpt2np.cli.texts import read_text
 
 
@@ -16,6 +16,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("file", metavar="FILE", help="a text file; - reads stdin")
     verb.add_argument("--stride", type=count, metavar="N", help="tokens between windows (default: half one)")
     verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
+    add_special(verb)
     add_model(verb)
 
 
@@ -24,15 +25,15 @@ def score(args: argparse.Namespace) -> int:
     from gpt2np.tables import quoted, strict_json, table
 
     text = read_text(args.file)
-    model = load_model(args)
-    result = model.score(text, stride=args.stride)
+    model = load_model(args, text)
+    result = model.score(text, stride=args.stride, special=args.special)
     facts: dict[str, Any] = {
         "model": model.name,
         "tokens": len(result.token_ids),
         "predicted": result.n_predicted,
         "loss": result.loss,
         "perplexity": result.perplexity,
-        "bits_per_character": result.loss * result.n_predicted / math.log(2) / len(text),
+        "bits_per_character": result.loss * result.n_predicted / math.log(2) / max(len(text), 1),
     }
     if args.tokens:
         rows = zip(result.token_ids, result.tokens, result.losses.tolist(), strict=True)

@@ -89,10 +89,11 @@ def _run(args: argparse.Namespace) -> Any:
     if args.text is None and args.tokens is None:
         raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np stats 'Elizabeth was'")
     prompt = read_prompt(args)
-    model = load_model(args)
+    model = load_model(args, prompt)
     if args.max_new_tokens is None:
-        return model.trace(prompt, keep=SITES)
-    return model.generate(prompt, max_new_tokens=args.max_new_tokens, keep=SITES, **given).finish()
+        return model.trace(prompt, keep=SITES, special=args.special)
+    given |= {"max_new_tokens": args.max_new_tokens, "special": args.special}
+    return model.generate(prompt, keep=SITES, **given).finish()
 
 
 def _facts(run: Any, args: argparse.Namespace) -> dict[str, Any]:

@@ -12,19 +12,20 @@ def register(verbs: Any) -> None:
     verb = add_verb(verbs, "tokenize", tokenize, "cut a text into tokens, or join ids to a text")
     add_prompt(verb)
     add_model(verb, dtype=False)
-    verb.add_argument("--special", action="store_true", help="let <|endoftext|> in the text be one token")
 
 
 def tokenize(args: argparse.Namespace) -> int:
     """`gpt2np tokenize`."""
     from gpt2np.tables import quoted, strict_json, table
+    from gpt2np.text.prompts import checked_ids
 
     prompt = read_prompt(args)
-    model = load_model(args)
+    model = load_model(args, prompt)
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError(f"{model.checkpoint.folder} has no vocabulary (vocab.json or tokenizer.json)")
-    ids = prompt if isinstance(prompt, list) else tokenizer.encode(prompt, allow_special=args.special)
+    ids = checked_ids(prompt, model.config.vocab_size) if isinstance(prompt, list) else None
+    ids = tokenizer.encode(prompt, special=args.special) if ids is None else ids
     text = tokenizer.decode(ids)
     pieces = list(zip(ids, tokenizer.tokens(ids), tokenizer.tokens(ids, marked=True), strict=True))
     if args.json:

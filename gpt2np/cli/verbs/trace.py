@@ -37,15 +37,16 @@ def trace(args: argparse.Namespace) -> int:
 
     prompt = read_prompt(args)
     printed_arrays.check_show(args)
-    model = load_model(args)
+    model = load_model(args, prompt)
     if args.show:
         return printed_arrays.show(args, model, prompt)
-    found = model.trace(prompt, keep=args.keep or "*", out=args.out)
+    found = model.trace(prompt, keep=args.keep or "*", out=args.out, special=args.special)
     residuals = found
     if any(
         site not in found for site in ("embed", *(f"h.{i}.resid_post" for i in range(model.config.n_layer)))
     ):
-        residuals = model.trace(prompt, keep={"patterns": lens.RESIDUALS, "positions": slice(-1, None)})
+        last = {"patterns": lens.RESIDUALS, "positions": slice(-1, None)}
+        residuals = model.trace(prompt, keep=last, special=args.special)
     facts = report.trace_facts(model, found, lens.predictions(residuals), args.top or 5)
     print(report.as_json(facts) if args.json else report.trace_text(facts))
     if args.out:

@@ -82,9 +82,9 @@ def _run(args: argparse.Namespace) -> Any:
     if args.text is not None and args.text.endswith(".safetensors") and Path(args.text).is_file():
         raise InputError(f"{args.text}: is a file, not a text; a saved trace is shown by --trace {args.text}")
     prompt = read_prompt(args)
-    model = load_model(args)
+    model = load_model(args, prompt)
     if args.max_new_tokens is None:
-        return model.trace(prompt)
+        return model.trace(prompt, special=args.special)
     if "early_stopping" in chosen:
         chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
     return model.generate(
@@ -98,6 +98,7 @@ def _run(args: argparse.Namespace) -> Any:
         ledger=args.num_beams in (None, 1),
         lookup=args.lookup,
         on_overflow=args.on_overflow,
+        special=args.special,
         **chosen,
     ).finish()
 
