@@ -189,6 +189,7 @@ _SOURCE: Table = {
     "text": optional(TEXT),
     "random": optional(whole()),
     "seed": optional(Kind("a whole number from 0", lambda x: type(x) is int and x >= 0)),
+    "special": optional(FLAG),
     "random_tokens": optional(FLAG),
 }
 _ENTRY: Table = {
