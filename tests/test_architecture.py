@@ -20,8 +20,9 @@ ORDER = {
     "tracing": """contract config_keys sites site_rows derived cache keep plan recording edits step replay
         lines trace resume verify""",
     "architectures": "gpt2",
-    "architectures/gpt2": "config sites weights forward",
-    "checkpoints": "bfloat16 torchfile config_file weight_files hub checkpoint",
+    "architectures/gpt2": "config sites training_scripts weights forward",
+    "checkpoints": """bfloat16 torch_pickle torchfile config_file folder_contents watched_file weight_files
+        tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": "vocabulary tokenizer prompts",
     "generation": "options filters sampling beam stopping generated decoding scoring",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads

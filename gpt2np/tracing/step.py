@@ -103,6 +103,7 @@ class Pass:
         self.n_rows, self.row_shapes = start, _row_shapes(self.config)
         self.edited = any(s.edits is not None for s in self.sequences)
         self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
+        self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
 
@@ -165,6 +166,25 @@ class Pass:
         start = time.perf_counter()
         op(*inputs, out=out)
         self.timings[full_name] = self.timings.get(full_name, 0.0) + time.perf_counter() - start
+
+    def not_finite(self, result: Array) -> str | None:
+        """Where rows of a pass are not finite: of the result, and those whose logits nobody asked for."""
+        for rows in (result, self.whole):
+            if rows is None or np.isfinite(rows.sum()):  # the sum is quick, and may overflow by itself
+                continue
+            bad = np.flatnonzero(~np.isfinite(rows).all(axis=-1))
+            if len(bad):
+                return self._position_of(int(bad[0]), len(rows))
+        return None
+
+    def _position_of(self, row: int, n_rows: int) -> str:
+        last = n_rows < self.n_rows  # one row a sequence
+        at = next(i for i, s in enumerate(self.sequences) if last or row < s.rows.stop)
+        at = row if last else at
+        sequence = self.sequences[at]
+        position = sequence.past + (len(sequence.token_ids) - 1 if last else row - sequence.rows.start)
+        prompt = f" of prompt {at}" if len(self.sequences) > 1 else ""
+        return f" at position {position}{prompt}"
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
@@ -249,6 +269,7 @@ class Step:
         """The rows whose next token is asked for: all, or the last of each sequence."""
         if not self._pass.last_only:
             return x
+        self._pass.whole = x
         return x[[s.rows.stop - 1 for s in self._pass.sequences]]
 
     @property

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.training_scripts import TRAINING
 from gpt2np.ops import Array, LayerNorm, Linear
 from gpt2np.tracing.contract import CheckpointNaming
 
@@ -14,6 +17,7 @@ NAMING = CheckpointNaming(
     buffers=r"h\.\d+\.attn\.(bias|masked_bias)$",
     tied=("lm_head.weight", "wte.weight"),
     layout="GPT-2's Conv1D stores [n_in, n_out]",
+    training=TRAINING,
 )
 
 
@@ -76,12 +80,11 @@ def for_one_row(p: GPT2) -> GPT2:
     """The same parameters with each mlp.c_proj laid out for products of one row, as decoding has them.
 
     Rows as short as n_embd are read more slowly than columns as long as d_mlp. The copy takes the memory of
-    these weights once more; weights that somebody may still change are left as they are.
+    these weights once more.
     """
 
     def laid_out(linear: Linear) -> Linear:
-        weight = linear.weight
-        return linear if weight.flags.writeable else linear._replace(weight=weight.T.copy().T)
+        return linear._replace(weight=np.asfortranarray(linear.weight))
 
     return p._replace(h=tuple(b._replace(mlp=b.mlp._replace(c_proj=laid_out(b.mlp.c_proj))) for b in p.h))
 
