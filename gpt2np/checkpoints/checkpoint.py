@@ -13,7 +13,7 @@ from gpt2np.checkpoints.generation_file import read_generation_file
 from gpt2np.checkpoints.opened_folder import MissingFile, open_folder
 from gpt2np.checkpoints.tensor_names import FoundNames, find_names
 from gpt2np.checkpoints.training_layouts import as_own_layout, chosen_table
-from gpt2np.checkpoints.watched_file import WatchedFile
+from gpt2np.checkpoints.watched_file import WatchedFile, is_mapped
 from gpt2np.checkpoints.weight_files import Shapes, WeightFiles
 from gpt2np.checkpoints.weights import Weights
 from gpt2np.errors import CheckpointError, InputError, short
@@ -170,20 +170,12 @@ def _parameters_of(
     """
     naming, path = config.architecture.naming, files.paths[0]
     shapes = config.architecture.shapes(config)
-    keys, notes = chosen_table(files.tables, naming, shapes, path)
-    tensors = files.read(keys)
-    names = _names_in(tensors, naming, shapes, path)
-    found = {name: tensors[full] for name, full in names.full_names.items()}
-    found, layout_notes = as_own_layout(found, shapes, naming, path)
+    names, found, notes = _tensors_of(files, naming, shapes)
     weights = {}
     for name, shape in shapes.items():
         if name not in found:
-            began = (
-                f"; the names in it are such as {short(min(tensors))}"
-                if not names.n_found and tensors
-                else ""
-            )
-            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}{began}")
+            others = f"; it has {short(names.first)}" if names.first and not names.n_found else ""
+            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}{others}")
         weights[name] = _converted(found[name], name, shape, path, dtype, naming, copy)
     unembedding, table = naming.tied
     if unembedding in found:
@@ -199,31 +191,35 @@ def _parameters_of(
         if layer and int(layer[1][:9]) >= config.n_layer:
             what = f"has {short(name)}, but config.json says n_layer {config.n_layer}"
             raise CheckpointError(f"{path}: {what}")
-    views = {
-        name for name, array in weights.items() if name in found and np.may_share_memory(array, found[name])
-    }
-    watched = files.watched_for({names.full_names[name] for name in views if name in names.full_names})
-    notes += [f"{path}: {note}" for note in (names.note(naming),) if note] + layout_notes
-    return weights, watched, notes + _ignored(path, [*unknown, *names.others])
+    views = {names.full_names.get(name, name) for name, array in weights.items() if is_mapped(array)}
+    return weights, files.watched_for(views), notes + _ignored(path, [*unknown, *names.others])
 
 
-def _ignored(path: Path, names: list[str]) -> list[str]:
-    notes = [f"{path}: unknown tensor {short(name)} is ignored" for name in names[:_MOST_NOTES]]
-    more = len(names) - _MOST_NOTES
-    return [*notes, f"{path}: {more} more unknown tensors are ignored"] if more > 0 else notes
-
-
-def _names_in(
-    tensors: Mapping[str, Array], naming: CheckpointNaming, shapes: Shapes, path: Path
-) -> FoundNames:
-    """The tensors' own names by those of the parameters; what belongs to another kind of model is refused."""
+def _tensors_of(
+    files: WeightFiles, naming: CheckpointNaming, shapes: Shapes
+) -> tuple[FoundNames, dict[str, Array], list[str]]:
+    """The tensors under the architecture's names and in its layout, and notes on what was done for it."""
+    path = files.paths[0]
+    keys, notes = chosen_table(files.tables, naming, shapes, path)
+    tensors = files.read(keys)
+    older = None if naming.training is None else naming.training.renamed(tensors)
+    tensors = tensors if older is None else older
     names = find_names(tensors, naming, shapes, path)
     for name, full_name in names.full_names.items():
         meaning = next((meaning for part, meaning in _FOREIGN.items() if part in name), None)
         if meaning is not None:
             what = f"{short(full_name)} belongs to {meaning}"
             raise CheckpointError(f"{path}: {what}, which is not supported")
-    return names
+    found = {name: tensors[full] for name, full in names.full_names.items()}
+    found, layout_notes = as_own_layout(found, shapes, naming, path)
+    taken_off = names.note(naming)
+    return names, found, notes + ([f"{path}: {taken_off}"] if taken_off else []) + layout_notes
+
+
+def _ignored(path: Path, names: list[str]) -> list[str]:
+    notes = [f"{path}: unknown tensor {short(name)} is ignored" for name in names[:_MOST_NOTES]]
+    more = len(names) - _MOST_NOTES
+    return [*notes, f"{path}: {more} more unknown tensors are ignored"] if more > 0 else notes
 
 
 def _converted(

@@ -21,13 +21,15 @@ _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_[a-z_]*(?:mod|module|model)|module)\.")
 class FoundNames:
     """Where the parameters are: `full_names` by their names in a checkpoint, and what is left over.
 
-    `prefix` stood before all of them; `n_found` is how many of the expected ones are there.
+    `prefix` stood before all of them; `n_found` is how many of the expected ones are there, `first` some name
+    of the file.
     """
 
     full_names: dict[str, str]
     others: list[str]
     prefix: str
     n_found: int
+    first: str
 
     def note(self, naming: CheckpointNaming) -> str:
         """What was taken off, for the user; empty where the names were as they should be."""
@@ -97,4 +99,4 @@ def _under(
             twice = f"{short(short_name)} is there twice, as {short(found[short_name])} and {short(name)}"
             raise CheckpointError(f"{where}: {twice}")
         found[short_name] = name
-    return FoundNames(found, others, prefix, n_found)
+    return FoundNames(found, others, prefix, n_found, min(plain, default=""))

@@ -22,10 +22,10 @@ from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32
 from gpt2np.checkpoints.torch_pickle import (
     BFLOAT16,
     CURE,
+    Dict,
     Object,
     Problem,
     Storage,
-    Dict,
     Tensor,
     expect,
     unpickled,

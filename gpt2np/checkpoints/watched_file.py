@@ -5,7 +5,17 @@ import weakref
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from gpt2np.errors import CheckpointError
+from gpt2np.ops import Array
+
+
+def is_mapped(array: Array) -> bool:
+    """Whether an array is a view of a file, and not of memory."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.base is not None
 
 
 class WatchedFile:

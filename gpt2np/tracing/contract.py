@@ -113,9 +113,9 @@ class TrainingNaming:
     `witness` of one that is never square, which says whether a file does. `zeros` is a pattern of what they
     may leave out because it is zero. `settings` are their names for fields of the config, `harmless` those
     that do not matter; `sizes` says of which tensor's axis a field is the length, and `named_sizes` what the
-    names mean that scripts have for sizes. `activations` are the functions of scripts that do not name theirs, told
-    by a setting that they have; `""` is for all others. `renamed` gives the tensors of an older script under
-    the names and in the shapes of today's, or None where they are not its.
+    names mean that scripts have for sizes. `activations` are the functions of scripts that do not name
+    theirs, told by a setting that they have; `""` is for all others. `renamed` gives the tensors of an older
+    script under the names and in the shapes of today's, or None where they are not its.
     """
 
     matrices: str
