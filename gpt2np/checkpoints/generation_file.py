@@ -5,7 +5,7 @@ from typing import Any
 
 from gpt2np.errors import CheckpointError, ConfigError
 from gpt2np.files import read_json
-from gpt2np.tracing.config_keys import end_of_text, ids_of
+from gpt2np.tracing.end_of_text import end_of_text, ids_of
 
 # Options of choosing tokens, with the values that change nothing; None never does.
 _SAMPLING: dict[str, tuple[Any, ...]] = {

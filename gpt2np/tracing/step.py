@@ -168,23 +168,27 @@ class Pass:
         self.timings[full_name] = self.timings.get(full_name, 0.0) + time.perf_counter() - start
 
     def not_finite(self, result: Array) -> str | None:
-        """Where rows of a pass are not finite: of the result, and those whose logits nobody asked for."""
-        for rows in (result, self.whole):
+        """Where a pass is not finite, in its result or in rows whose logits nobody wants; None: nowhere."""
+        for rows in (self.whole, result):
             if rows is None or np.isfinite(rows.sum()):  # the sum is quick, and may overflow by itself
                 continue
-            bad = np.flatnonzero(~np.isfinite(rows).all(axis=-1))
-            if len(bad):
-                return self._position_of(int(bad[0]), len(rows))
+            finite = np.isfinite(rows).all(axis=-1)
+            if not finite.all():
+                return self._positions_of(finite)
         return None
 
-    def _position_of(self, row: int, n_rows: int) -> str:
-        last = n_rows < self.n_rows  # one row a sequence
-        at = next(i for i, s in enumerate(self.sequences) if last or row < s.rows.stop)
-        at = row if last else at
-        sequence = self.sequences[at]
-        position = sequence.past + (len(sequence.token_ids) - 1 if last else row - sequence.rows.start)
-        prompt = f" of prompt {at}" if len(self.sequences) > 1 else ""
-        return f" at position {position}{prompt}"
+    def _positions_of(self, finite: Array) -> str:
+        """Which positions of the first such prompt are not finite; `finite` has all rows, or the last of each."""
+        for i, sequence in enumerate(self.sequences):
+            rows = sequence.rows if len(finite) == self.n_rows else slice(i, i + 1)
+            bad = np.flatnonzero(~finite[rows])
+            if len(bad):
+                prompt = f" of prompt {i}" if len(self.sequences) > 1 else ""
+                if len(bad) == len(sequence.token_ids) > 1:
+                    return f" at any position{prompt}"
+                first = sequence.past + len(sequence.token_ids) - len(finite[rows]) + int(bad[0])
+                return f" at position {first}{prompt}"
+        return ""
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""

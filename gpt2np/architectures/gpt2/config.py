@@ -6,8 +6,9 @@ from typing import Any
 
 from gpt2np.errors import ConfigError, InputError, short
 from gpt2np.tracing import config_keys
-from gpt2np.tracing.config_keys import Keys, check_epsilon, check_flag, check_size, end_of_text, ids_of
+from gpt2np.tracing.config_keys import Keys, check_epsilon, check_flag, check_size
 from gpt2np.tracing.contract import Architecture, ModelConfig, find
+from gpt2np.tracing.end_of_text import end_of_text, ids_of
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
 # HF's other names for the same functions.
