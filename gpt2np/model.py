@@ -70,8 +70,7 @@ class Model:
         Raises:
             InputError: a name, shape or type that does not fit, or values that are not finite.
         """
-        checkpoint = with_weights(self.checkpoint, weights, self.dtype)
-        model = Model(checkpoint, self.dtype.name, self.threads)
+        model = Model(with_weights(self.checkpoint, weights, self.dtype), self.dtype.name, self.threads)
         model._tokenizer, model._looked_for_vocabulary = self._tokenizer, self._looked_for_vocabulary
         return model
 
@@ -316,9 +315,7 @@ class Model:
 
     def origin(self) -> dict[str, Any]:
         """Where the weights came from, for a trace's metadata."""
-        c = self.checkpoint
-        replaced = {"replaced_weights": list(c.replaced)} if c.replaced else {}
-        return {"model": c.name, "commit": c.commit, "fingerprint": c.fingerprint} | replaced
+        return self.checkpoint.origin()
 
     # -- passes -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,11 @@ class Checkpoint:
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends a text, by config.json or generation_config.json."""
         return tuple(dict.fromkeys((*self.config.eos_ids, *self.generation_eos)))
+
+    def origin(self) -> dict[str, Any]:
+        """Where the weights came from, for the metadata of what they compute."""
+        replaced = {"replaced_weights": list(self.replaced)} if self.replaced else {}
+        return {"model": self.name, "commit": self.commit, "fingerprint": self.fingerprint} | replaced
 
     def check_unchanged(self) -> None:
         """Refuse to run weights that are views of a file which has been written to since.
@@ -130,9 +136,29 @@ def load_checkpoint(
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if not isinstance(name, str | os.PathLike):
         raise InputError(f"a model is named by a folder, a Hub id or 'tiny', not {name!r}")
-    label = os.fspath(name)
+    folder, commit, notes = _folder_of(os.fspath(name), revision, local_files_only)
+    try:
+        config, files, shown = open_folder(folder)
+    except MissingFile as error:
+        hides = isinstance(name, str) and commit is None and _may_be_hub_id(name)
+        hint = f"a local folder named {name} comes before the Hub's {name}: rename it, or run elsewhere"
+        raise error.error(f"{error} ({hint})" if hides else str(error)) from None
+    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy)
+    generation_eos, generation_notes = read_generation_file(folder)
+    notes += shown + weight_notes + generation_notes
+    return Checkpoint(
+        os.fspath(name), folder, config, Weights(weights), files.paths, _fingerprint(files.paths), commit,
+        tuple(notes), generation_eos, watched,
+    )  # fmt: skip
+
+
+def _folder_of(
+    label: str, revision: str | None, local_files_only: bool
+) -> tuple[Path, str | None, list[str]]:
+    """Where a checkpoint lies, its commit if it is of the Hub, and what the Hub's cache has to say."""
     place = os.path.expanduser(label)  # unlike Path, os.path says no to a name that is empty or too long
-    folder, commit, notes = Path(place), None, []
+    folder, commit = Path(place), None
+    notes: list[str] = []
     if label == SHIPPED and not os.path.isfile(os.path.join(place, "config.json")):
         folder = shipped_folder()  # whatever else a folder of this name may be
     elif not os.path.isdir(place):
@@ -146,19 +172,7 @@ def load_checkpoint(
         notes += [snapshot.note] if snapshot.note else []
     if revision is not None and commit is None:
         raise InputError(f"revision={revision!r} goes with a Hub id; {short(label)} is a folder")
-    try:
-        config, files, shown = open_folder(folder)
-    except MissingFile as error:
-        hides = isinstance(name, str) and commit is None and _may_be_hub_id(label)
-        hint = f"a local folder named {label} comes before the Hub's {label}: rename it, or run elsewhere"
-        raise error.error(f"{error} ({hint})" if hides else str(error)) from None
-    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy)
-    generation_eos, generation_notes = read_generation_file(folder)
-    notes += shown + weight_notes + generation_notes
-    return Checkpoint(
-        label, folder, config, Weights(weights), files.paths, _fingerprint(files.paths), commit, tuple(notes),
-        generation_eos, watched,
-    )  # fmt: skip
+    return folder, commit, notes
 
 
 def _parameters_of(

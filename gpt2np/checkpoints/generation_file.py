@@ -1,5 +1,6 @@
 """`generation_config.json`: which tokens end a text. How they are chosen is left to the caller."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def read_generation_file(folder: Path) -> tuple[tuple[int, ...], list[str]]:
         CheckpointError: it is malformed; names the file and the field.
     """
     path = folder / "generation_config.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return (), []
     content = read_json(path, CheckpointError)
     if not isinstance(content, dict):

@@ -33,7 +33,7 @@ def open_folder(folder: Path) -> tuple[ModelConfig, WeightFiles, list[str]]:
     if values is not None and not settings:
         config, notes = parse_config(values, str(path))
         return config, _weight_files(folder), notes
-    if settings or folder_contents.training_files(folder) or (folder / "pytorch_model.bin").exists():
+    if settings or folder_contents.training_files(folder) or os.path.exists(folder / "pytorch_model.bin"):
         files = _weight_files(folder)
         where = path if settings else files.paths[0]
         shapes = _shapes_by_name(files, find(DEFAULT).naming)

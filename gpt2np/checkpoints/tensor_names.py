@@ -16,6 +16,8 @@ from gpt2np.tracing.contract import CheckpointNaming
 # Parts of names that wrappers put in: `_orig_mod`, `_fsdp_wrapped_module`, ..., and DDP's `module`.
 _WRAPPER = re.compile(r"(?:^|(?<=\.))(?:_[a-z_]*(?:mod|module|model)|module)\.")
 
+_MOST_PREFIXES = 50  # a file that lies would otherwise keep us busy for ever
+
 
 @dataclass(frozen=True)
 class FoundNames:
@@ -67,12 +69,11 @@ def find_names(
     return _under(prefix, plain, naming, most, where)
 
 
-def _prefixes(plain: dict[str, str], name: str, own: str) -> dict[str, None]:
+def _prefixes(plain: dict[str, str], name: str, own: str) -> list[str]:
     """What stands before this name somewhere, nothing first; the naming's own prefix is no part of it."""
     ends = [inner.removesuffix(name) for inner in plain.values() if inner.endswith(f".{name}")]
-    return dict.fromkeys(
-        ["", *(end.removesuffix(own) if f".{end}".endswith(f".{own}") else end for end in ends)]
-    )
+    found = [end.removesuffix(own) if f".{end}".endswith(f".{own}") else end for end in ends]
+    return list(dict.fromkeys(["", *found]))[:_MOST_PREFIXES]
 
 
 def _n_there(prefix: str, wanted: list[str], there: set[str], own: str) -> int:

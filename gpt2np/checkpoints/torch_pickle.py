@@ -40,7 +40,8 @@ _OBJECTS = {
 # Modules whose classes hold options: made without a call (`NEWOBJ`), one of them is an `Object` as well.
 _OBJECT_MODULES = {
     "__main__", "model", "config", "configs", "gpt", "train", "utils", "mingpt", "nanogpt", "omegaconf",
-    "lightning", "lightning_fabric", "pytorch_lightning", "lightning_utilities", "dataclasses",
+    "lightning", "lightning_fabric", "pytorch_lightning", "lightning_utilities", "transformers", "easydict",
+    "yacs", "ml_collections", "munch", "addict", "box", "accelerate", "composer",
 }  # fmt: skip
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = {

@@ -23,6 +23,8 @@ _USUAL = {
     "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights",
 }  # fmt: skip
 
+_MOST_TABLES = 20  # that are looked at, the largest first: an optimiser's state has hundreds of small ones
+
 
 def chosen_table(
     tables: Mapping[Keys, Shapes], naming: CheckpointNaming, shapes: Shapes, where: Path
@@ -34,12 +36,12 @@ def chosen_table(
     """
     if len(tables) == 1:
         return next(iter(tables)), []
-    with_anchor = {keys: table for keys, table in tables.items() if len(table) > 2}
-    counts = {keys: find_names(table, naming, shapes, where).n_found for keys, table in with_anchor.items()}
+    largest = sorted(tables, key=lambda keys: -len(tables[keys]))[:_MOST_TABLES]
+    counts = {keys: find_names(tables[keys], naming, shapes, where).n_found for keys in largest}
     most = max(counts.values(), default=0)
     fitting = [keys for keys, n in counts.items() if n == most > 0]
     if not fitting:
-        listed = ", ".join(_named(keys) for keys in list(with_anchor or tables)[:5])
+        listed = ", ".join(_named(keys) for keys in largest[:5])
         raise CheckpointError(
             f"{where}: no dict in it has this model's tensors; those that have some: {listed}"
         )

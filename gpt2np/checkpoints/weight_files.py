@@ -46,10 +46,10 @@ def open_weight_files(folder: Path) -> WeightFiles | None:
         CheckpointError: one is damaged or missing, or it is unclear which is meant.
     """
     for single, opener in (("model.safetensors", _open_safetensors), ("pytorch_model.bin", _open_torch)):
-        if (folder / single).exists():
+        if os.path.lexists(folder / single):
             return _opened(folder / single, opener)
         index = folder / f"{single}.index.json"
-        if index.exists():
+        if os.path.lexists(index):
             return _open_shards(index, opener)
     training = folder_contents.training_files(folder)
     if not training:

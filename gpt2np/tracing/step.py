@@ -172,13 +172,13 @@ class Pass:
         for rows in (self.whole, result):
             if rows is None or np.isfinite(rows.sum()):  # the sum is quick, and may overflow by itself
                 continue
-            finite = np.isfinite(rows).all(axis=-1)
+            finite = np.logical_and.reduce(np.isfinite(rows), axis=-1)
             if not finite.all():
                 return self._positions_of(finite)
         return None
 
     def _positions_of(self, finite: Array) -> str:
-        """Which positions of the first such prompt are not finite; `finite` has all rows, or the last of each."""
+        """Which positions of the first such prompt are not finite; `finite` is of all rows, or last ones."""
         for i, sequence in enumerate(self.sequences):
             rows = sequence.rows if len(finite) == self.n_rows else slice(i, i + 1)
             bad = np.flatnonzero(~finite[rows])

@@ -55,6 +55,6 @@ TRAINING = TrainingNaming(
         name: dict(zip(("n_layer", "n_head", "n_embd"), sizes, strict=True))
         for name, sizes in _MINGPT_SIZES.items()
     },
-    activations={"attn_pdrop": "gelu_new", "": "gelu"},  # minGPT's, nanoGPT's
+    activations={"attn_pdrop": "gelu_new", "bias": "gelu", "": "gelu_new"},  # minGPT's, nanoGPT's, others'
     renamed=from_early_mingpt,
 )
