@@ -253,7 +253,7 @@ def _converted(
         )
     if not np.issubdtype(tensor.dtype, np.floating):
         raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected a float type (quantised weights?)")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows when it runs
+    with np.errstate(all="ignore"):  # what is not finite shows when it runs
         return np.array(tensor, dtype, copy=copy or None)  # the array itself where nothing needs to change
 
 

@@ -7,16 +7,18 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2np.checkpoints.tensor_names import find_names
-from gpt2np.checkpoints.torchfile import Keys, Setting
 from gpt2np.checkpoints.weight_files import Shapes
 from gpt2np.errors import CheckpointError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import CheckpointNaming, TrainingNaming, find
+
+if TYPE_CHECKING:
+    from gpt2np.checkpoints.torchfile import Keys, Setting
 
 # Keys under which scripts keep the weights that they train, not a copy of them such as a moving average.
 _USUAL = {
@@ -27,8 +29,8 @@ _MOST_TABLES = 20  # that are looked at, the largest first: an optimiser's state
 
 
 def chosen_table(
-    tables: Mapping[Keys, Shapes], naming: CheckpointNaming, shapes: Shapes, where: Path
-) -> tuple[Keys, list[str]]:
+    tables: "Mapping[Keys, Shapes]", naming: CheckpointNaming, shapes: Shapes, where: Path
+) -> "tuple[Keys, list[str]]":
     """The keys of the dict that holds the model, and a note if there is another one.
 
     Raises:
@@ -55,14 +57,14 @@ def chosen_table(
     return usual[0], [f"{where}: the weights are those under {_named(usual[0])}; {others} would fit as well"]
 
 
-def _named(keys: Keys) -> str:
+def _named(keys: "Keys") -> str:
     return short(".".join(keys)) if keys else "the top level"
 
 
 # -- what a script says of its model ------------------------------------------------------------------
 
 
-def nested_settings(values: Any, model_type: str) -> dict[Keys, dict[str, Any]]:
+def nested_settings(values: Any, model_type: str) -> "dict[Keys, dict[str, Any]]":
     """The settings in a `config.json` that a training script wrote; none where it is a model's own.
 
     Such a file has a part for each of the script's objects, and one of them is the model.
@@ -75,7 +77,7 @@ def nested_settings(values: Any, model_type: str) -> dict[Keys, dict[str, Any]]:
 
 
 def config_values(
-    settings: Mapping[Keys, Mapping[str, Setting]], shapes: Shapes, model_type: str, where: Path
+    settings: "Mapping[Keys, Mapping[str, Setting]]", shapes: Shapes, model_type: str, where: Path
 ) -> tuple[dict[str, Any], list[str]] | None:
     """The keys of a `config.json` from a script's settings; None if they do not say what a model needs.
 
@@ -110,7 +112,7 @@ def config_values(
     return {"model_type": model_type} | found, notes
 
 
-def _renamed_settings(given: Mapping[str, Setting], training: TrainingNaming) -> dict[str, Any]:
+def _renamed_settings(given: "Mapping[str, Setting]", training: TrainingNaming) -> dict[str, Any]:
     values = {training.settings.get(key, key): value for key, value in given.items()}
     size = training.named_sizes.get(str(values.get("model_type")), {})
     return {key: value for key, value in values.items() if value is not None} | {

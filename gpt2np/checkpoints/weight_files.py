@@ -4,15 +4,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt2np.checkpoints import folder_contents
 from gpt2np.checkpoints.bfloat16 import widened
-from gpt2np.checkpoints.torchfile import Keys, Setting, read_torch
 from gpt2np.checkpoints.watched_file import WatchedFile
 from gpt2np.errors import CheckpointError, short
 from gpt2np.files import read_json
 from gpt2np.ops import Array
 from gpt2np.tensorfile import open_tensors
+
+if TYPE_CHECKING:
+    from gpt2np.checkpoints.torchfile import Keys, Setting
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,9 +31,9 @@ class WeightFiles:
 
     paths: tuple[Path, ...]
     watched: tuple[WatchedFile, ...]
-    tables: Mapping[Keys, Shapes]
-    read: Callable[[Keys], dict[str, Array]]
-    settings: Mapping[Keys, Mapping[str, Setting]] = field(default_factory=dict)
+    tables: "Mapping[Keys, Shapes]"
+    read: "Callable[[Keys], dict[str, Array]]"
+    settings: "Mapping[Keys, Mapping[str, Setting]]" = field(default_factory=dict)
     shards: Mapping[str, Path] = field(default_factory=dict)
 
     def watched_for(self, names: set[str]) -> tuple[WatchedFile, ...]:
@@ -104,7 +107,7 @@ def _open_shards(index: Path, opener: _Opener) -> WeightFiles:
         if name not in contents[path]:
             raise CheckpointError(f"{path}: tensor {short(name)} is missing; {index.name} says it is there")
 
-    def read(keys: Keys) -> dict[str, Array]:
+    def read(keys: "Keys") -> dict[str, Array]:
         tensors = {path: file.read(keys) for path, file in files.items()}
         return {name: tensors[path][name] for name, path in shards.items()}
 
@@ -122,6 +125,8 @@ def _open_safetensors(path: Path, watched: tuple[WatchedFile, ...]) -> WeightFil
 
 
 def _open_torch(path: Path, watched: tuple[WatchedFile, ...]) -> WeightFiles:
+    from gpt2np.checkpoints.torchfile import read_torch
+
     file = read_torch(path)
     shapes = {
         keys: {name: tensor.shape for name, tensor in table.items()} for keys, table in file.tables.items()

@@ -92,8 +92,8 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
 
 
 def _checked(name: Any, value: Any, known: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> Array:
-    if name not in known if isinstance(name, str) else True:
-        near = difflib.get_close_matches(str(name), known, 1)
+    if not isinstance(name, str) or name not in known:
+        near = difflib.get_close_matches(str(name)[:200], known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "; model.weights has the names"
         raise InputError(f"with_weights: no weight is called {short(name)}{hint}")
     try:

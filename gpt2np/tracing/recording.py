@@ -137,7 +137,7 @@ class Recording:
     def _store(self, name: str, target: Array, values: Array) -> None:
         """Copy values, unless they are too large for a smaller precision; infinities stay infinities."""
         try:
-            with np.errstate(over="raise"):
+            with np.errstate(all="ignore", over="raise"):
                 target[...] = values
         except FloatingPointError:
             largest = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)).max()

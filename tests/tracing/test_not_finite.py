@@ -173,6 +173,13 @@ def test_what_fits_and_the_future_are_stored(model):
     assert np.isfinite(kept["h.1.attn.pattern"]).all()
 
 
+def test_what_float16_rounds_to_zero_is_stored_whatever_numpy_is_told(model):
+    quiet = loud(model, h__1__mlp__c_fc__weight=1e-7, h__1__mlp__c_fc__bias=1e-7)
+    with np.errstate(all="raise"):
+        trace = quiet.trace(IDS, keep={"patterns": "h.1.mlp.pre", "dtype": "float16"})
+    assert np.abs(trace["h.1.mlp.pre"]).max() < 1e-4
+
+
 def test_infinities_of_an_edit_are_stored_as_they_are(model):
     edits = {"h.1.mlp.out": lambda x: x + np.inf}
     trace = model.trace(IDS, keep={"patterns": "h.1.mlp.out", "dtype": "float16"}, edits=edits)
