@@ -184,7 +184,7 @@ def _parameters_of(
     """
     naming, path = config.architecture.naming, files.paths[0]
     shapes = config.architecture.shapes(config)
-    names, found, notes = _tensors_of(files, naming, shapes)
+    names, found, notes = _tensors_of(files, naming, shapes, config.tie_word_embeddings)
     weights = {}
     for name, shape in shapes.items():
         if name not in found:
@@ -210,7 +210,7 @@ def _parameters_of(
 
 
 def _tensors_of(
-    files: WeightFiles, naming: CheckpointNaming, shapes: Shapes
+    files: WeightFiles, naming: CheckpointNaming, shapes: Shapes, tied: bool
 ) -> tuple[FoundNames, dict[str, Array], list[str]]:
     """The tensors under the architecture's names and in its layout, and notes on what was done for it."""
     path = files.paths[0]
@@ -224,6 +224,10 @@ def _tensors_of(
         if meaning is not None:
             what = f"{short(full_name)} belongs to {meaning}"
             raise CheckpointError(f"{path}: {what}, which is not supported")
+    unembedding, table = naming.tied
+    if tied and table not in names.full_names and unembedding in names.full_names:
+        names.full_names[table] = names.full_names.pop(unembedding)  # of two names for one some keep this
+        notes.append(f"{path}: {unembedding} serves as {table}, to which it is tied")
     found = {name: tensors[full] for name, full in names.full_names.items()}
     found, layout_notes = as_own_layout(found, shapes, naming, path)
     taken_off = names.note(naming)

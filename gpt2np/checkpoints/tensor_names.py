@@ -56,22 +56,22 @@ def find_names(
     plain = {name: inner for name, inner in plain.items() if not buffers.search(inner)}
     wanted = list(expected)
     there = set(plain.values())
-    prefixes = _prefixes(plain, wanted[0], naming.prefix)
+    prefixes = _prefixes(plain, wanted[:2], naming.prefix)
     counts = {prefix: _n_there(prefix, wanted, there, naming.prefix) for prefix in prefixes}
     most = max(counts.values())
     best = [prefix for prefix, n in counts.items() if n == most]
     if len(best) > 1 and "" not in best and most:
         listed = " and ".join(short(prefix) for prefix in best[:2])
         raise CheckpointError(
-            f"{where}: both {listed} stand before a whole model: save the one that is meant"
+            f"{where}: both {listed} stand before this model's names: save the one that is meant"
         )
     prefix = "" if "" in best else best[0]
     return _under(prefix, plain, naming, most, where)
 
 
-def _prefixes(plain: dict[str, str], name: str, own: str) -> list[str]:
-    """What stands before this name somewhere, nothing first; the naming's own prefix is no part of it."""
-    ends = [inner.removesuffix(name) for inner in plain.values() if inner.endswith(f".{name}")]
+def _prefixes(plain: dict[str, str], names: list[str], own: str) -> list[str]:
+    """What stands before these names somewhere, nothing first; the naming's own prefix is no part of it."""
+    ends = [i.removesuffix(name) for i in plain.values() for name in names if i.endswith(f".{name}")]
     found = [end.removesuffix(own) if f".{end}".endswith(f".{own}") else end for end in ends]
     return list(dict.fromkeys(["", *found]))[:_MOST_PREFIXES]
 

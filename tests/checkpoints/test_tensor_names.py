@@ -111,6 +111,17 @@ def test_the_unembedding_is_found_beside_the_body_or_outside_it(load, body, head
     np.testing.assert_array_equal(model.weights["lm_head.weight"], HEAD)
 
 
+@pytest.mark.parametrize("before", ["", "transformer.", "_orig_mod.transformer.", "net.transformer."])
+def test_the_one_name_that_some_keep_of_two_tied_ones(load, right, before):
+    """safetensors' save_model keeps `lm_head.weight`, the first in the alphabet."""
+    tensors = {before + name: array for name, array in BARE.items() if name != "wte.weight"}
+    head = before.removesuffix("transformer.") + "lm_head.weight"
+    model = load(tensors | {head: BARE["wte.weight"]})
+    np.testing.assert_array_equal(model(tiny.IDS), right)
+    assert "lm_head.weight" not in model.weights
+    assert any("serves as wte.weight" in note for note in model.checkpoint.notes)
+
+
 def test_buffers_behind_a_prefix_are_no_weights(load, right):
     buffers = {f"_orig_mod.transformer.h.{i}.attn.bias": np.ones((1, 1, 16, 16), "<f4") for i in range(2)}
     model = load({f"_orig_mod.transformer.{name}": array for name, array in BARE.items()} | buffers)
@@ -130,7 +141,7 @@ def named(before):
 
 
 REFUSED = {
-    "two models": (named("policy.") | named("reference.transformer."), "'policy.' and 'reference.'"),
+    "two models": (named("policy.") | named("reference.transformer."), "both 'policy.' and 'reference.'"),
     "a parameter with and without a wrapper": (
         named("") | {"_orig_mod.wte.weight": BARE["wte.weight"]}, "'wte.weight' is there twice",
     ),
