@@ -17,7 +17,7 @@ ORDER = {
     "": """errors tables files tensorfile threads ops tracing architectures checkpoints text generation model
         loading analysis export capture kv reference viewer cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
-    "tracing": """contract config_keys end_of_text sites site_rows derived cache keep plan recording edits
+    "tracing": """contract end_of_text config_keys sites site_rows derived cache keep plan recording edits
         step replay lines trace resume verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites training_scripts weights forward",

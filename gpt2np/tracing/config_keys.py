@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from gpt2np.errors import ConfigError, short
+from gpt2np.tracing.end_of_text import end_of_text
 
 _C = TypeVar("_C")
 _MOST_LAYERS = 10_000  # a file that lies would otherwise keep us busy for ever
@@ -75,6 +76,8 @@ def parse(values: Any, where: str, cls: type[_C], keys: Keys) -> tuple[_C, list[
             notes.append(f"{where}: unknown key {short(key)} is ignored")
     known = {k: v for k, v in known.items() if v is not None or k in keys.optional}
     try:
+        if "eos_token_id" in known:
+            known["eos_token_id"] = end_of_text(known["eos_token_id"])
         return cls(**known), notes
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support import needs
+from support import made_up, needs
 from support import tiny_checkpoint as tiny
 
 import gpt2np
@@ -103,6 +103,17 @@ def test_a_checkpoint_from_the_hub_has_them_too(folder, monkeypatch):
     monkeypatch.setattr(hub, "fetch", lambda *_, **__: snapshot)
     assert gpt2np.load("org/model").checkpoint.eos_ids == (299, 7, 8)
     assert "generation_config.json" in hub.EXTRAS
+
+
+def test_it_holds_for_every_architecture(tmp_path):
+    folder = made_up.write(tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    end = gpt2np.load(folder).generate([1, 2], max_new_tokens=1).finish().token_ids[-1]
+    (folder / "config.json").write_text(json.dumps(values | {"eos_token_id": [299, int(end)]}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 298}))
+    model = gpt2np.load(folder)
+    assert model.checkpoint.eos_ids == (299, end, 298)
+    assert model.generate([1, 2], max_new_tokens=5).finish().token_ids == [1, 2, end]
 
 
 @pytest.mark.parametrize(
