@@ -43,6 +43,9 @@ _KINDS = (
     ("*.bin", "other weights", "if they are this model's, rename or copy them to pytorch_model.bin"),
     ("*.pkl", "a pickle", "save model.state_dict() with torch.save instead"),
 )
+WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 _TRAINER_STATE = (  # what a training script saves beside the weights
     "optimizer.*", "scheduler.*", "scaler.pt", "rng_state*", "random_states*", "training_args.bin",
     "trainer_state.json",
@@ -67,6 +70,12 @@ def told(folder: Path) -> str:
     inner = _checkpoint_inside(folder, names)
     if inner:
         return f"it has {inner}: pass that folder"
+    weights = next((name for name in WEIGHTS if name in names), None)
+    if weights is not None:
+        return f"the weights are there ({weights}): get the config.json that belongs to them"
+    if training_files(folder):
+        file = short(training_files(folder)[0])[1:-1]
+        return f"it has {file}, which does not say how many heads and layers there are: write a config.json"
     others = [name for name in names if not _is_any(name, _TRAINER_STATE)]
     for pattern, what, cure in _KINDS:
         found = fnmatch.filter(others, pattern)

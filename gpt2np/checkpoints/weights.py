@@ -83,8 +83,10 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
     for name in sorted(new):
         digest.update(f" {name} {new[name].dtype} {new[name].shape} ".encode())
         digest.update(np.ascontiguousarray(new[name]).data)
+    names = ", ".join(list(new)[:8]) + (", ..." if len(new) > 8 else "")
     return dataclasses.replace(
         checkpoint,
+        notes=(*checkpoint.notes, *([f"with_weights has replaced {names}"] if new else [])),
         weights=Weights(weights),
         fingerprint=digest.hexdigest()[:16] if new else checkpoint.fingerprint,
         replaced=tuple(dict.fromkeys((*checkpoint.replaced, *new))),

@@ -6,6 +6,7 @@ import pytest
 from support import tiny_checkpoint as tiny
 
 import gpt2np
+from gpt2np.checkpoints import folder_contents
 from gpt2np.cli import main
 from gpt2np.errors import CheckpointError, ConfigError, Gpt2npError
 
@@ -93,6 +94,17 @@ def test_an_adapter_names_its_base(folder, capsys, content, words):
     (folder / "adapter_config.json").write_text(text)
     (folder / "adapter_model.safetensors").touch()
     assert words in says(folder, capsys, ConfigError)
+
+
+@pytest.mark.parametrize("name", folder_contents.WEIGHTS)
+def test_weights_without_a_config(folder, capsys, name):
+    tiny.write(folder, "pytorch_model.bin" if name == "pytorch_model.bin" else "model.safetensors")
+    (folder / "config.json").unlink()
+    if name.endswith(".json"):
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
+        (folder / name).write_text('{"weight_map": {"a": "shard.safetensors"}}')
+    message = says(folder, capsys, ConfigError)
+    assert message.endswith(f"the weights are there ({name}): get the config.json that belongs to them")
 
 
 def test_an_empty_folder(folder, capsys):

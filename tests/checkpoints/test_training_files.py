@@ -322,7 +322,9 @@ def test_the_first_mingpt_with_query_key_and_value_apart(tmp_path, right):
 
 def test_what_says_no_heads_is_no_config(tmp_path):
     folder = folder_with(tmp_path, {"model": linear(), "config": {"n_layer": 2}}, "ckpt.pt", config=None)
-    with pytest.raises(ConfigError, match=r"config\.json: no such file"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json: no such file; it has ckpt\.pt, which does not say how many"
+    ):
         gpt2np.load(folder)
 
 

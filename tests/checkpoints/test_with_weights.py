@@ -102,6 +102,10 @@ def test_a_run_is_that_of_a_checkpoint_with_those_weights(model, other, tmp_path
     assert not np.array_equal(changed(tiny.IDS), before)
     assert changed.tokenizer is not None
     assert changed.config == model.config
+    assert changed.checkpoint.notes == (
+        *model.checkpoint.notes,
+        f"with_weights has replaced {NAME}, ln_f.bias",
+    )
 
 
 def test_it_shares_what_is_not_replaced_and_copies_what_is(model, other):
