@@ -117,6 +117,11 @@ def metric():
     return logit_difference(FIVE, NINE)
 
 
+def doubled_unembedding(model):
+    head, table = model.config.architecture.naming.tied
+    return {head: 2 * model.weights.get(head, model.weights[table])}
+
+
 def equal(expected):
     """A check: what came is what a function of the case computes by another way."""
 
@@ -443,6 +448,10 @@ FUNCTIONS = {
     "Model.tokens": Row(lambda c: c.model.tokens(c.ids), true(lambda c, found: "".join(found) == TEXT)),
     "Model.decode": Row(lambda c: c.model.decode(c.ids), true(lambda c, found: found == TEXT)),
     "Model.origin": Row(lambda c: c.model.origin(), true(lambda c, found: found["fingerprint"])),
+    "Model.with_weights": Row(
+        lambda c: c.model.with_weights(doubled_unembedding(c.model))(TEXT),
+        true(lambda c, found: near(found, 2 * c.trace["logits"])),
+    ),
     "Model.run_pass": Row(
         lambda c: c.model.run_pass(Pass(c.config, c.model.dtype, [Sequence(np.array(c.ids))])),
         equal(lambda c: c.trace["logits"]),
