@@ -6,7 +6,7 @@ from pathlib import Path
 from gpt2np.checkpoints import folder_contents
 from gpt2np.checkpoints.tensor_names import find_names
 from gpt2np.checkpoints.training_layouts import config_values, nested_settings
-from gpt2np.checkpoints.weight_files import Shapes, WeightFiles, open_weight_files
+from gpt2np.checkpoints.weight_files import Shapes, WeightFiles, read_weight_files
 from gpt2np.errors import CheckpointError, ConfigError, Gpt2npError
 from gpt2np.files import read_json
 from gpt2np.tracing.contract import DEFAULT, CheckpointNaming, ModelConfig, find, parse_config
@@ -45,7 +45,7 @@ def open_folder(folder: Path) -> tuple[ModelConfig, WeightFiles, list[str]]:
 
 
 def _weight_files(folder: Path) -> WeightFiles:
-    files = open_weight_files(folder)
+    files = read_weight_files(folder)
     if files is None:
         expected = "expected model.safetensors, pytorch_model.bin, or the *.index.json of either"
         what = f"{folder}: no weights: {expected}; {folder_contents.told(folder)}"

@@ -42,7 +42,7 @@ class WeightFiles:
         return tuple(file for file in self.watched if file.path in places)
 
 
-def open_weight_files(folder: Path) -> WeightFiles | None:
+def read_weight_files(folder: Path) -> WeightFiles | None:
     """The weight files of a folder, safetensors before pickles before a training script's; None if none.
 
     Raises:
