@@ -70,7 +70,8 @@ def nested_settings(values: Any, model_type: str) -> "dict[Keys, dict[str, Any]]
     Such a file has a part for each of the script's objects, and one of them is the model.
     """
     training = find(model_type).naming.training
-    if training is None or not isinstance(values, dict) or "n_layer" in values:
+    own = {"model_type", "n_layer", "architectures"}  # of which a model's own has one
+    if training is None or not isinstance(values, dict) or not own.isdisjoint(values):
         return {}
     parts = {(key,): part for key, part in values.items() if isinstance(part, dict)}
     return {keys: part for keys, part in parts.items() if "n_head" in part and "n_layer" in part}

@@ -301,6 +301,13 @@ def test_mingpt_s_config_json_is_read(tmp_path, right, monkeypatch, part):
     assert any("config.json" in note and "'gelu_new' is taken" in note for note in model.checkpoint.notes)
 
 
+def test_a_model_of_several_models_is_no_training_script_s(tmp_path):
+    part = {"model_type": "gpt2", "n_layer": 2, "n_head": 2}
+    config = {"model_type": "encoder-decoder", "encoder": part, "decoder": part}
+    with pytest.raises(ConfigError, match="model_type is 'encoder-decoder'"):
+        gpt2np.load(folder_with(tmp_path, linear(), config=config))
+
+
 def test_the_first_mingpt_with_query_key_and_value_apart(tmp_path, right):
     state = {"tok_emb.weight": BARE["wte.weight"], "pos_emb": BARE["wpe.weight"][None]}
     for i in range(2):
