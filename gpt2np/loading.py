@@ -15,12 +15,14 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     threads: int | None = None,
+    copy: bool = False,
 ) -> Model:
     """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
 
     `dtype="float64"` runs the same lines in double precision. `threads` is how many cores a run takes; None
     leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`, as it
-    always does where `threadpoolctl` is not installed.
+    always does where `threadpoolctl` is not installed. float32 weights are views of their file, and a run
+    refuses to start once that has been written to; with `copy` they are read into memory instead.
 
     Raises:
         InputError: `threads` is no whole number of 1 to 256.
@@ -29,5 +31,7 @@ def load(
     """
     chosen = default_name() if name is None else name
     dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
-    checkpoint = load_checkpoint(chosen, dtype=dtype, revision=revision, local_files_only=local_files_only)
+    checkpoint = load_checkpoint(
+        chosen, dtype=dtype, revision=revision, local_files_only=local_files_only, copy=copy
+    )
     return Model(checkpoint, dtype, threads)

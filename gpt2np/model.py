@@ -3,14 +3,16 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpt2np import tensorfile
 from gpt2np.checkpoints.checkpoint import Checkpoint
+from gpt2np.checkpoints.weights import Weights, with_weights
 from gpt2np.errors import InputError, TokenizerError, whole_number
 from gpt2np.files import output_paths
 from gpt2np.ops import Array
@@ -42,10 +44,35 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
         self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
-        self.config, self.weights, self.name = checkpoint.config, checkpoint.weights, checkpoint.name
+        self.config, self.name, self._weights = (
+            checkpoint.config,
+            checkpoint.name,
+            Weights(checkpoint.weights),
+        )
         self.parameters = self.config.architecture.parameters(self.weights, self.config)
         self._tokenizer: Tokenizer | None = None
         self._looked_for_vocabulary = False
+
+    @property
+    def weights(self) -> Weights:
+        """The arrays under their names in the checkpoint, read-only: see `with_weights`."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, value: object) -> None:
+        self._weights.update(value)  # which refuses
+
+    def with_weights(self, weights: Mapping[str, ArrayLike]) -> "Model":
+        """Another model with these weights in the place of its own; it shares all else, and is told apart.
+
+        `lm_head.weight` unties the unembedding; without it, that stays what it is.
+
+        Raises:
+            InputError: a name, shape or type that does not fit, or values that are not finite.
+        """
+        model = Model(with_weights(self.checkpoint, weights, self.dtype), self.dtype.name, self.threads)
+        model._tokenizer, model._looked_for_vocabulary = self._tokenizer, self._looked_for_vocabulary
+        return model
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -200,7 +227,7 @@ class Model:
 
         Greedy unless `temperature` is above 0; the other options of choosing (`top_k`, `top_p`, `min_p`,
         `repetition_penalty`, `num_beams`, ...) are those of `sampling.Sampling`. It stops after
-        `max_new_tokens`, at the config's end-of-text token (`eos=None`: not, or another id), at one of
+        `max_new_tokens`, at the checkpoint's end-of-text tokens (`eos=None`: not, or another id), at one of
         `stop_tokens`, or before one of the strings `stop`. `keep` records a trace, as in `trace`. `ledger`
         explains every choice ("full": with the raw logits). `lookup=N` guesses up to N tokens ahead from
         repetitions in the text: faster, and the same wherever the winning margin is outside float32 noise.
@@ -226,7 +253,7 @@ class Model:
         if past is not None and len(prompts) > 1:
             raise InputError("past goes with one prompt")
         stops = stop_strings(stop)
-        ends = end_tokens(eos, stop_tokens, self.config)
+        ends = end_tokens(eos, stop_tokens, self.config.vocab_size, self.checkpoint.eos_ids)
         return Generation(
             self,
             prompts,
@@ -310,8 +337,7 @@ class Model:
 
     def origin(self) -> dict[str, Any]:
         """Where the weights came from, for a trace's metadata."""
-        c = self.checkpoint
-        return {"model": c.name, "commit": c.commit, "fingerprint": c.fingerprint}
+        return self.checkpoint.origin()
 
     # -- passes -----------------------------------------------------------------------------------
 
@@ -322,15 +348,14 @@ class Model:
 
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
+        self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self.parameters
         quiet = np.errstate(all="ignore")
         with quiet, using(self.threads, run.n_rows):
             result = self.config.architecture.forward(parameters, self.config, Step(run))
-        last = [s.rows.stop - 1 for s in run.sequences] if len(result) == run.n_rows else slice(None)
-        edited = any(s.edits is not None for s in run.sequences)
-        # of each prompt: what is not finite reaches its last row
-        if not edited and not np.isfinite(result[last]).all():
-            raise self.checkpoint.not_finite()
+            where = None if run.edited else run.not_finite(result)
+        if where is not None:
+            raise self.checkpoint.not_finite(where)
         return result
 
     def _record(

@@ -17,11 +17,12 @@ ORDER = {
     "": """errors tables files json_fields tensorfile npzfile threads ops tracing architectures checkpoints
         text generation model loading analysis export capture kv reference viewer cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
-    "tracing": """contract config_keys sites site_rows derived cache keep metadata_fields plan recording
-        edits step replay lines trace resume verify""",
+    "tracing": """contract config_keys sites site_rows derived cache keep metadata_fields plan
+        recording edits step replay lines trace resume verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
-    "checkpoints": "bfloat16 torchfile config_file weight_files hub checkpoint",
+    "checkpoints": """bfloat16 torch_pickle torchfile config_file folder_contents watched_file weight_files
+        tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
         prompts""",
     "generation": "options filters sampling beam stopping generated ledger_file decoding scoring",

@@ -6,17 +6,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gpt2np.checkpoints.config_file import read_config_file
-from gpt2np.checkpoints.weight_files import read_weight_files
+from gpt2np.checkpoints.generation_file import read_generation_file
+from gpt2np.checkpoints.opened_folder import MissingFile, open_folder
+from gpt2np.checkpoints.tensor_names import FoundNames, find_names
+from gpt2np.checkpoints.training_layouts import as_own_layout, chosen_table
+from gpt2np.checkpoints.watched_file import WatchedFile, is_mapped
+from gpt2np.checkpoints.weight_files import Shapes, WeightFiles
+from gpt2np.checkpoints.weights import Weights
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import CheckpointNaming, ModelConfig
 
 SHIPPED = "tiny"
 DTYPES = ("float32", "float64")
+_MOST_NOTES = 8  # of tensors that a file has besides; another model's may be thousands
 
 # Tensors of models that compute something else than GPT-2, and what they belong to.
 _FOREIGN = {
@@ -37,31 +44,60 @@ class Checkpoint:
     """What a checkpoint folder holds: config, arrays under their names without `transformer.`.
 
     `fingerprint` tells weight files apart by header, size and time of change; `full_hash()` reads them.
+    `generation_eos` are the ids by which generation_config.json ends a text, `watched` the files that weights
+    are views of, `replaced` the weights that `with_weights` has put into the place of the files' own.
     """
 
     name: str
     folder: Path
     config: ModelConfig
-    weights: dict[str, Array]
+    weights: Mapping[str, Array]
     files: tuple[Path, ...]
     fingerprint: str
     commit: str | None
     notes: tuple[str, ...]
+    generation_eos: tuple[int, ...] = ()
+    watched: tuple[WatchedFile, ...] = ()
+    replaced: tuple[str, ...] = ()
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a text, by config.json or generation_config.json."""
+        return tuple(dict.fromkeys((*self.config.eos_ids, *self.generation_eos)))
+
+    def origin(self) -> dict[str, Any]:
+        """Where the weights came from, for the metadata of what they compute."""
+        replaced = {"replaced_weights": list(self.replaced)} if self.replaced else {}
+        return {"model": self.name, "commit": self.commit, "fingerprint": self.fingerprint} | replaced
+
+    def check_unchanged(self) -> None:
+        """Refuse to run weights that are views of a file which has been written to since.
+
+        Raises:
+            CheckpointError: names the file.
+        """
+        for file in self.watched:
+            file.check()
 
     def full_hash(self) -> str:
-        """SHA-256 over the whole contents of the weight files."""
-        digest = hashlib.sha256()
+        """SHA-256 over the whole contents of the weight files, and over what has been replaced."""
+        digest = hashlib.sha256(self.fingerprint.encode() if self.replaced else b"")
         for path in self.files:
             with path.open("rb") as file:
                 while chunk := file.read(1 << 24):
                     digest.update(chunk)
         return digest.hexdigest()
 
-    def not_finite(self) -> CheckpointError:
-        """What to say of a run whose results are not finite."""
+    def not_finite(self, where: str = "") -> CheckpointError:
+        """What to say of a run whose results are not finite; `where` says of which token."""
         damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
-        reason = f"{damaged[0]} holds values that are not" if damaged else "the weights are too large"
-        return CheckpointError(f"{self.folder}: the run is not finite: {reason}")
+        if damaged:
+            reason = f"{damaged[0]} holds values that are not"
+        elif self.config.norm_epsilon == 0:
+            reason = "the norms' epsilon is 0 and they met equal numbers, or the weights are too large"
+        else:
+            reason = "the weights are too large"
+        return CheckpointError(f"{self.folder}: the run is not finite{where}: {reason}")
 
 
 def default_name() -> str:
@@ -76,8 +112,8 @@ def shipped_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "weights" / SHIPPED
 
 
-def _looks_like_a_path(name: str) -> bool:
-    return name[0] in "./~\\" or name[-1] in "/\\" or name.count("/") > 1
+def _may_be_hub_id(name: str) -> bool:
+    return bool(name) and name[0] not in "./~\\" and name[-1] not in "/\\" and name.count("/") <= 1
 
 
 def load_checkpoint(
@@ -86,10 +122,11 @@ def load_checkpoint(
     dtype: str = "float32",
     revision: str | None = None,
     local_files_only: bool = False,
+    copy: bool = False,
 ) -> Checkpoint:
     """Find a checkpoint and read it: an existing folder, else `tiny`, else a Hub id.
 
-    float32 weights of a `.safetensors` file are views of the file; other types are converted.
+    float32 weights are views of the file; other types are converted. With `copy` all are read into memory.
 
     Raises:
         ConfigError, CheckpointError: the folder is not a plain GPT-2, or damaged: file and field are named.
@@ -99,82 +136,108 @@ def load_checkpoint(
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if not isinstance(name, str | os.PathLike):
         raise InputError(f"a model is named by a folder, a Hub id or 'tiny', not {name!r}")
-    label = os.fspath(name)
-    place = os.path.expanduser(label)  # unlike Path, os.path says no to a name that is empty or too long
-    folder, commit, notes = Path(place), None, []
-    if label == SHIPPED and not os.path.isfile(os.path.join(place, "config.json")):
-        folder = shipped_folder()  # whatever else a folder of this name may be
-    elif not os.path.isdir(place):
-        if (
-            not label
-            or label[0] in "./~\\"
-            or label[-1] in "/\\"
-            or label.count("/") > 1
-            or os.path.exists(place)
-        ):
-            what = "is a file; give its folder" if os.path.exists(place) else "no such folder"
-            raise CheckpointError(f"{short(label)}: {what}")
-        else:
-            from gpt2np.checkpoints import hub
-
-            snapshot = hub.fetch(label, revision, local_files_only=local_files_only)
-            folder, commit = snapshot.folder, snapshot.commit
-            notes += [snapshot.note] if snapshot.note else []
-    if revision is not None and commit is None:
-        raise InputError(f"revision={revision!r} goes with a Hub id; {short(label)} is a folder")
-    config, config_notes = read_config_file(folder / "config.json")
-    files, tensors = read_weight_files(folder)
-    weights, weight_notes = _parameters_of(tensors, config, files[0], np.dtype(dtype))
-    notes += config_notes + weight_notes
+    folder, commit, notes = _folder_of(os.fspath(name), revision, local_files_only)
+    try:
+        config, files, shown = open_folder(folder)
+    except MissingFile as error:
+        hides = isinstance(name, str) and commit is None and _may_be_hub_id(name)
+        hint = f"a local folder named {name} comes before the Hub's {name}: rename it, or run elsewhere"
+        raise error.error(f"{error} ({hint})" if hides else str(error)) from None
+    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy)
+    generation_eos, generation_notes = read_generation_file(folder)
+    notes += shown + weight_notes + generation_notes
     return Checkpoint(
-        label, folder, config, weights, files, _fingerprint(files), commit, tuple(notes)
+        os.fspath(name), folder, config, Weights(weights), files.paths, _fingerprint(files.paths), commit,
+        tuple(notes), generation_eos, watched,
     )  # fmt: skip
 
 
+def _folder_of(
+    label: str, revision: str | None, local_files_only: bool
+) -> tuple[Path, str | None, list[str]]:
+    """Where a checkpoint lies, its commit if it is of the Hub, and what the Hub's cache has to say."""
+    place = os.path.expanduser(label)  # unlike Path, os.path says no to a name that is empty or too long
+    folder, commit = Path(place), None
+    notes: list[str] = []
+    if label == SHIPPED and not os.path.isfile(os.path.join(place, "config.json")):
+        folder = shipped_folder()  # whatever else a folder of this name may be
+    elif not os.path.isdir(place):
+        if not _may_be_hub_id(label) or os.path.exists(place):
+            what = "is a file; give its folder" if os.path.exists(place) else "no such folder"
+            raise CheckpointError(f"{short(label)}: {what}")
+        from gpt2np.checkpoints import hub
+
+        snapshot = hub.fetch(label, revision, local_files_only=local_files_only)
+        folder, commit = snapshot.folder, snapshot.commit
+        notes += [snapshot.note] if snapshot.note else []
+    if revision is not None and commit is None:
+        raise InputError(f"revision={revision!r} goes with a Hub id; {short(label)} is a folder")
+    return folder, commit, notes
+
+
 def _parameters_of(
-    tensors: Mapping[str, Array], config: ModelConfig, path: Path, dtype: np.dtype[np.floating]
-) -> tuple[dict[str, Array], list[str]]:
-    """The parameters that the config asks for, checked and in the precision of the run; notes on the rest."""
-    naming = config.architecture.naming
-    found = _named(tensors, naming, path)
+    files: WeightFiles, config: ModelConfig, dtype: np.dtype[np.floating], copy: bool
+) -> tuple[dict[str, Array], tuple[WatchedFile, ...], list[str]]:
+    """The parameters that the config asks for, checked and in the precision of the run.
+
+    Also the files that some of them are views of, and notes on what else there was.
+    """
+    naming, path = config.architecture.naming, files.paths[0]
     shapes = config.architecture.shapes(config)
+    names, found, notes = _tensors_of(files, naming, shapes, config.tie_word_embeddings)
     weights = {}
     for name, shape in shapes.items():
         if name not in found:
-            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}")
-        weights[name] = _converted(found.pop(name), name, shape, path, dtype, naming)
+            others = f"; it has {short(names.first)}" if names.first and not names.n_found else ""
+            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}{others}")
+        weights[name] = _converted(found[name], name, shape, path, dtype, naming, copy)
     unembedding, table = naming.tied
     if unembedding in found:
-        own = _converted(found.pop(unembedding), unembedding, shapes[table], path, dtype, naming)
+        own = _converted(found[unembedding], unembedding, shapes[table], path, dtype, naming, copy)
         if not np.array_equal(own, weights[table]):
             weights[unembedding] = own
     elif not config.tie_word_embeddings:
         what = f"{unembedding} is missing, and config.json does not tie it to {table.split('.')[0]}"
         raise CheckpointError(f"{path}: {what}")
-    for name in found:
+    unknown = [name for name in found if name not in shapes and name != unembedding]
+    for name in unknown:
         layer = re.match(rf"{naming.layers}\.0*(\d+)\.", name)
         if layer and int(layer[1][:9]) >= config.n_layer:
             what = f"has {short(name)}, but config.json says n_layer {config.n_layer}"
             raise CheckpointError(f"{path}: {what}")
-    return weights, [f"{path}: unknown tensor {short(name)} is ignored" for name in found]
+    views = {names.full_names.get(name, name) for name, array in weights.items() if is_mapped(array)}
+    return weights, files.watched_for(views), notes + _ignored(path, [*unknown, *names.others])
 
 
-def _named(tensors: Mapping[str, Array], naming: CheckpointNaming, path: Path) -> dict[str, Array]:
-    """The tensors under their names without the prefix; buffers are left out, other models' refused."""
-    found: dict[str, Array] = {}
-    for full_name, tensor in tensors.items():
-        name = full_name.removeprefix(naming.prefix)
-        if re.search(naming.buffers, name):
-            continue
-        for part, meaning in _FOREIGN.items():
-            if part in name:
-                what = f"{short(full_name)} belongs to {meaning}"
-                raise CheckpointError(f"{path}: {what}, which is not supported")
-        if name in found:
-            twice = f"{short(name)} is there twice, with and without {naming.prefix!r}"
-            raise CheckpointError(f"{path}: {twice}")
-        found[name] = tensor
-    return found
+def _tensors_of(
+    files: WeightFiles, naming: CheckpointNaming, shapes: Shapes, tied: bool
+) -> tuple[FoundNames, dict[str, Array], list[str]]:
+    """The tensors under the architecture's names and in its layout, and notes on what was done for it."""
+    path = files.paths[0]
+    keys, notes = chosen_table(files.tables, naming, shapes, path)
+    tensors = files.read(keys)
+    older = None if naming.training is None else naming.training.renamed(tensors)
+    tensors = tensors if older is None else older
+    names = find_names(tensors, naming, shapes, path)
+    for name, full_name in names.full_names.items():
+        meaning = next((meaning for part, meaning in _FOREIGN.items() if part in name), None)
+        if meaning is not None:
+            what = f"{short(full_name)} belongs to {meaning}"
+            raise CheckpointError(f"{path}: {what}, which is not supported")
+    unembedding, table = naming.tied
+    if tied and table not in names.full_names and unembedding in names.full_names:
+        names.full_names[table] = names.full_names.pop(unembedding)  # of two names for one some keep this
+        notes.append(f"{path}: {unembedding} serves as {table}, to which it is tied")
+    found = {name: tensors[full] for name, full in names.full_names.items()}
+    found, layout_notes = as_own_layout(found, shapes, naming, path)
+    taken_off = names.note(naming)
+    return names, found, notes + ([f"{path}: {taken_off}"] if taken_off else []) + layout_notes
+
+
+def _ignored(path: Path, names: list[str]) -> list[str]:
+    notes = [f"{path}: unknown tensor {short(name)} is ignored" for name in names[:_MOST_NOTES]]
+    more = len(names) - _MOST_NOTES
+    return [*notes, f"{path}: {more} more unknown tensors are ignored"] if more > 0 else notes
 
 
 def _converted(
@@ -184,6 +247,7 @@ def _converted(
     path: Path,
     dtype: np.dtype[np.floating],
     naming: CheckpointNaming,
+    copy: bool,
 ) -> Array:
     if tensor.shape != shape:
         transposed = tensor.shape == shape[::-1]
@@ -193,8 +257,8 @@ def _converted(
         )
     if not np.issubdtype(tensor.dtype, np.floating):
         raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected a float type (quantised weights?)")
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows when it runs
-        return np.ascontiguousarray(tensor, dtype)  # the array itself where nothing needs to change
+    with np.errstate(all="ignore"):  # what is not finite shows when it runs
+        return np.array(tensor, dtype, copy=copy or None)  # the array itself where nothing needs to change
 
 
 def _fingerprint(files: tuple[Path, ...]) -> str:

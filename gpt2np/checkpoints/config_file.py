@@ -1,12 +1,12 @@
 """`gpt2np.read_config`: the config of any architecture, from a `config.json`."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt2np.errors import ConfigError
+from gpt2np.files import read_json
 from gpt2np.tracing.contract import ModelConfig, parse_config
 
 
@@ -34,12 +34,4 @@ def read_config_file(path: Path) -> tuple[ModelConfig, list[str]]:
     Raises:
         ConfigError: the file is missing or malformed, or describes another kind of model.
     """
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not JSON ({error})") from None
-    return parse_config(values, str(path))
+    return parse_config(read_json(path, ConfigError), str(path))

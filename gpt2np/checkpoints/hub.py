@@ -4,15 +4,14 @@
 mix two versions. Nothing but files that the Hub cache already holds is used when there is no network.
 """
 
-import json
 import os
 import re
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from gpt2np.errors import CheckpointError, HubError
+from gpt2np.checkpoints.weight_files import read_index
+from gpt2np.errors import CheckpointError, HubError, short
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second only if there is nothing of the first
 TOKENIZER = ("vocab.json", "merges.txt")
@@ -209,16 +208,10 @@ class _Repo:
 
 def _shards(index: Path) -> list[str]:
     """The files that an index names, each once; CheckpointError unless all are plain file names."""
-    try:
-        content: Any = json.loads(index.read_text(encoding="utf-8"))
-        names = list(dict.fromkeys(content["weight_map"].values()))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {_one_line(error)}") from None
+    names = list(dict.fromkeys(path.name for path in read_index(index).values()))
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name, re.ASCII) or ".." in name:
-            raise CheckpointError(f"{index} names the shard {name!r}: not a plain file name")
-    if not names:
-        raise CheckpointError(f"{index} names no shards")
+        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII) or ".." in name:
+            raise CheckpointError(f"{index} names the shard {short(name)}: not a plain file name")
     return names
 
 

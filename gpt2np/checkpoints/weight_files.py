@@ -1,42 +1,67 @@
 """The weight files of a folder: one or several, `.safetensors` or PyTorch's, as tensors by name."""
 
-import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gpt2np.checkpoints import folder_contents
 from gpt2np.checkpoints.bfloat16 import widened
+from gpt2np.checkpoints.watched_file import WatchedFile
 from gpt2np.errors import CheckpointError, short
+from gpt2np.files import read_json
 from gpt2np.ops import Array
 from gpt2np.tensorfile import open_tensors
 
+if TYPE_CHECKING:
+    from gpt2np.checkpoints.torchfile import Keys, Setting
 
-def read_weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, Array]]:
-    """The weight files of a folder, safetensors before pickles, and all their tensors by name.
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weight files of a folder, open: what they hold is read when it is asked for.
+
+    `tables` are the names and shapes of their tensors: one table, except in a training script's file, where
+    the keys say under what it stands. `settings` are what such a file says besides. `shards` are the files by
+    the names of the tensors in them, where there are several.
+    """
+
+    paths: tuple[Path, ...]
+    watched: tuple[WatchedFile, ...]
+    tables: "Mapping[Keys, Shapes]"
+    read: "Callable[[Keys], dict[str, Array]]"
+    settings: "Mapping[Keys, Mapping[str, Setting]]" = field(default_factory=dict)
+    shards: Mapping[str, Path] = field(default_factory=dict)
+
+    def watched_for(self, names: set[str]) -> tuple[WatchedFile, ...]:
+        """The files of these tensors."""
+        places = {self.shards.get(name, self.paths[0]) for name in names}
+        return tuple(file for file in self.watched if file.path in places)
+
+
+def read_weight_files(folder: Path) -> WeightFiles | None:
+    """The weight files of a folder, safetensors before pickles before a training script's; None if none.
 
     Raises:
-        CheckpointError: there are none, or one is damaged or missing.
+        CheckpointError: one is damaged or missing, or it is unclear which is meant.
     """
-    for single, reader in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
-        if (folder / single).exists():
-            return (folder / single,), reader(folder / single)
+    for single, opener in (("model.safetensors", _open_safetensors), ("pytorch_model.bin", _open_torch)):
+        if os.path.lexists(folder / single):
+            return _opened(folder / single, opener)
         index = folder / f"{single}.index.json"
-        if index.exists():
-            shards = read_index(index)
-            paths = tuple(sorted(set(shards.values())))
-            for path in paths:
-                if not os.path.exists(path):
-                    raise CheckpointError(f"{index}: shard {short(path.name)} is missing from the folder")
-            contents = {path: reader(path) for path in paths}
-            for name, path in shards.items():
-                if name not in contents[path]:
-                    raise CheckpointError(
-                        f"{path}: tensor {short(name)} is missing; {index.name} says it is there"
-                    )
-            return paths, {name: contents[path][name] for name, path in shards.items()}
-    raise CheckpointError(
-        f"{folder}: no weights: expected model.safetensors, model.safetensors.index.json, "
-        "pytorch_model.bin or pytorch_model.bin.index.json"
-    )
+        if os.path.lexists(index):
+            return _open_shards(index, opener)
+    training = folder_contents.training_files(folder)
+    if not training:
+        return None
+    if len(training) > 1 and "ckpt.pt" not in training:
+        several = ", ".join(short(name)[1:-1] for name in training[:5])
+        what = f"several files may be the weights ({several}): rename the one that is meant to ckpt.pt"
+        raise CheckpointError(f"{folder}: {what}")
+    return _opened(folder / ("ckpt.pt" if "ckpt.pt" in training else training[0]), _open_torch)
 
 
 def read_index(path: Path) -> dict[str, Path]:
@@ -45,12 +70,7 @@ def read_index(path: Path) -> dict[str, Path]:
     Raises:
         CheckpointError: it is not JSON, or its `weight_map` is not one of tensor names to plain file names.
     """
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not JSON ({error})") from None
+    index = read_json(path, CheckpointError)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise CheckpointError(f"{path}: weight_map is missing or empty")
@@ -63,12 +83,52 @@ def read_index(path: Path) -> dict[str, Path]:
     return {name: path.parent / file for name, file in shards.items()}
 
 
-def _read_safetensors(path: Path) -> dict[str, Array]:
+# -- each kind ----------------------------------------------------------------------------------------
+
+_Opener = Callable[[Path, tuple[WatchedFile, ...]], WeightFiles]
+
+
+def _opened(path: Path, opener: _Opener) -> WeightFiles:
+    watched = WatchedFile(path)  # before it is read, so that no change after that is missed
+    files = opener(path, (watched,))
+    watched.check_same()
+    return files
+
+
+def _open_shards(index: Path, opener: _Opener) -> WeightFiles:
+    shards = read_index(index)
+    paths = tuple(sorted(set(shards.values())))
+    for path in paths:
+        if not os.path.exists(path):
+            raise CheckpointError(f"{index}: shard {short(path.name)} is missing from the folder")
+    files = {path: _opened(path, opener) for path in paths}
+    contents = {path: file.tables.get((), {}) for path, file in files.items()}
+    for name, path in shards.items():
+        if name not in contents[path]:
+            raise CheckpointError(f"{path}: tensor {short(name)} is missing; {index.name} says it is there")
+
+    def read(keys: "Keys") -> dict[str, Array]:
+        tensors = {path: file.read(keys) for path, file in files.items()}
+        return {name: tensors[path][name] for name, path in shards.items()}
+
+    table = {name: contents[path][name] for name, path in shards.items()}
+    watched = tuple(file.watched[0] for file in files.values())
+    return WeightFiles(paths, watched, {(): table}, read, {}, shards)
+
+
+def _open_safetensors(path: Path, watched: tuple[WatchedFile, ...]) -> WeightFiles:
     file = open_tensors(path)
-    return {name: widened(file, name) for name in file.names}
+    shapes = {name: file.shape(name) for name in file.names}
+    return WeightFiles(
+        (path,), watched, {(): shapes}, lambda keys: {name: widened(file, name) for name in file.names}
+    )
 
 
-def _read_pickle(path: Path) -> dict[str, Array]:
+def _open_torch(path: Path, watched: tuple[WatchedFile, ...]) -> WeightFiles:
     from gpt2np.checkpoints.torchfile import read_torch
 
-    return read_torch(path)
+    file = read_torch(path)
+    shapes = {
+        keys: {name: tensor.shape for name, tensor in table.items()} for keys, table in file.tables.items()
+    }
+    return WeightFiles((path,), watched, shapes, file.arrays, file.settings)

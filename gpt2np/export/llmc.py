@@ -132,10 +132,10 @@ def size_name(n_parameters: int) -> str:
 
 
 def end_of_text(model: Any) -> int | None:
-    """The id of the end-of-text token: the vocabulary's, else the config's; None if the model has none."""
+    """The id of the end-of-text token: the vocabulary's, else the checkpoint's first; None if none."""
     tokenizer = model.usable_tokenizer
     found = None if tokenizer is None else tokenizer.end_of_text_id
-    found = model.config.eos_token_id if found is None else found
+    found = next(iter(model.checkpoint.eos_ids), None) if found is None else found
     return found if found is not None and 0 <= found < model.config.vocab_size else None
 
 

@@ -4,20 +4,21 @@ from collections.abc import Iterable, Sequence
 
 from gpt2np.errors import InputError
 from gpt2np.text.prompts import checked_ids
-from gpt2np.tracing.contract import ModelConfig
 
 
-def end_tokens(eos: int | str | None, stop_tokens: Sequence[int], config: ModelConfig) -> frozenset[int]:
-    """The ids that end a text: `eos` ("config": the one of the config; None: none) and `stop_tokens`.
+def end_tokens(
+    eos: int | str | None, stop_tokens: Sequence[int], vocab_size: int, own: Sequence[int]
+) -> frozenset[int]:
+    """The ids that end a text: `eos` ("config": the model's `own`; None: none) and `stop_tokens`.
 
     Raises:
         InputError: something else than ids of the vocabulary.
     """
     if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
         raise InputError(f"stop_tokens={stop_tokens!r}: must be a list of token ids")
-    ends = checked_ids([*stop_tokens, *([] if eos in (None, "config") else [eos])], config.vocab_size)
+    ends = checked_ids([*stop_tokens, *([] if eos in (None, "config") else [eos])], vocab_size)
     if eos == "config":
-        ends += config.eos_ids  # outside a smaller vocabulary they are never chosen
+        ends += own  # outside a smaller vocabulary they are never chosen
     return frozenset(ends)
 
 

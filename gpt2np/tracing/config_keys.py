@@ -73,11 +73,10 @@ def parse(values: Any, where: str, cls: type[_C], keys: Keys) -> tuple[_C, list[
             known[name] = value
         elif key not in HARMLESS and key not in keys.harmless and key not in refused:
             notes.append(f"{where}: unknown key {short(key)} is ignored")
-    if isinstance(known.get("eos_token_id"), list):
-        known["eos_token_id"] = next(iter(known["eos_token_id"]), None)
-        notes.append(f"{where}: eos_token_id lists several; the first ends a text, stop_tokens takes more")
     known = {k: v for k, v in known.items() if v is not None or k in keys.optional}
     try:
+        if "eos_token_id" in known:
+            known["eos_token_id"] = end_of_text(known["eos_token_id"])
         return cls(**known), notes
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -115,11 +114,21 @@ def check_epsilon(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a number from 0 to 1e30, not {short(value)}")
 
 
-def check_eos(value: Any) -> None:
-    """Refuse an end-of-text token that is neither an id nor null.
+def end_of_text(value: Any) -> int | tuple[int, ...] | None:
+    """What `eos_token_id` says: an id, several, or none; a list of one is that one, an empty one none.
 
     Raises:
         ConfigError: what was found.
     """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ConfigError(f"eos_token_id must be a whole number or null, not {short(value)}")
+    ids = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        raise ConfigError(f"eos_token_id must be a whole number, a list of them, or null, not {short(value)}")
+    ids = list(dict.fromkeys(ids))
+    return tuple(ids) if len(ids) > 1 else ids[0] if ids else None
+
+
+def ids_of(eos_token_id: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """All ids that end a text, of a value that `end_of_text` has given."""
+    return (
+        eos_token_id if isinstance(eos_token_id, tuple) else () if eos_token_id is None else (eos_token_id,)
+    )

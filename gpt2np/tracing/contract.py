@@ -106,12 +106,37 @@ class ModelConfig(Protocol):
 
 
 @dataclass(frozen=True)
+class TrainingNaming:
+    """How training scripts store a model: their modules are torch's own, and so are their matrices.
+
+    `matrices` is a pattern of the weights that they store transposed, as torch's Linear [n_out, n_in];
+    `witness` of one that is never square, which says whether a file does. `zeros` is a pattern of what they
+    may leave out because it is zero. `settings` are their names for fields of the config, `harmless` those
+    that do not matter; `sizes` says of which tensor's axis a field is the length, and `named_sizes` what the
+    names mean that scripts have for sizes. `activations` are the functions of scripts that do not name
+    theirs, told by a setting that they have; `""` is for all others. `renamed` gives the tensors of an older
+    script under the names and in the shapes of today's, or None where they are not its.
+    """
+
+    matrices: str
+    witness: str
+    zeros: str
+    settings: Mapping[str, str]
+    harmless: frozenset[str]
+    sizes: Mapping[str, tuple[str, int]]
+    named_sizes: Mapping[str, Mapping[str, int]]
+    activations: Mapping[str, str]
+    renamed: Callable[[Mapping[str, Array]], dict[str, Array] | None]
+
+
+@dataclass(frozen=True)
 class CheckpointNaming:
     """How a checkpoint names its tensors: what else may be in it, and which tensors may be one.
 
     `prefix` stands before all names or before none, `layers` is what a layer's number follows. `buffers` is a
     pattern of what is no parameter. `tied` is the unembedding, which may be left out, and the table that then
-    serves for it. `layout` says how matrices lie, for who has them the other way round.
+    serves for it. `layout` says how matrices lie, for who has them the other way round. `training` is how
+    training scripts that are not HF's store such a model, if they are read.
     """
 
     prefix: str
@@ -119,6 +144,7 @@ class CheckpointNaming:
     buffers: str
     tied: tuple[str, str]
     layout: str
+    training: "TrainingNaming | None" = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +178,8 @@ class Architecture:
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 
 
+DEFAULT = "gpt2"  # what a config without `model_type` describes
+
 # Where each architecture is: the only place that names them.
 _MODULES: dict[str, str | ModuleType] = {"gpt2": "gpt2np.architectures.gpt2"}
 
@@ -184,7 +212,7 @@ def released(name: str) -> ModelConfig | None:
 
 
 def parse_config(values: Any, where: str) -> tuple[ModelConfig, list[str]]:
-    """The config of whatever a mapping's `model_type` says ("gpt2" where it says nothing), and notes.
+    """The config of whatever a mapping's `model_type` says (`DEFAULT` where it says nothing), and notes.
 
     Raises:
         ConfigError: `where`, the field, what was found and what is expected.
@@ -192,7 +220,7 @@ def parse_config(values: Any, where: str) -> tuple[ModelConfig, list[str]]:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a JSON object, found {type(values).__name__}")
     try:
-        architecture = find(values.get("model_type", "gpt2"))
+        architecture = find(values.get("model_type", DEFAULT))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     return architecture.config.parse(values, where)

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 
+from gpt2np.errors import TraceError
 from gpt2np.ops import Array
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import bases
@@ -122,8 +123,7 @@ class Recording:
         target = self.arrays.get(name)
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, len(values))
-            with np.errstate(all="ignore"):  # float16 holds no more than 65504
-                target[of_target] = values[of_values]
+            self._store(name, target[of_target], values[of_values])
 
     def write_queries(self, name: str, past: int, values: Array, heads: slice = slice(None)) -> None:
         """The same for a [head, query, key] array, or for some heads of it."""
@@ -131,9 +131,21 @@ class Recording:
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, values.shape[1])
             rows, n_keys = target[heads, of_target], values.shape[2]
-            with np.errstate(all="ignore"):
-                rows[..., :n_keys] = values[:, of_values]
+            self._store(name, rows[..., :n_keys], values[:, of_values])
             rows[..., n_keys:] = self.plan.by_name[name].site.unseen
+
+    def _store(self, name: str, target: Array, values: Array) -> None:
+        """Copy values, unless they are too large for a smaller precision; infinities stay infinities."""
+        try:
+            with np.errstate(all="ignore", over="raise"):
+                target[...] = values
+        except FloatingPointError:
+            largest = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)).max()
+            most = np.finfo(target.dtype).max
+            raise TraceError(
+                f"{name} has values up to {largest:.4g}, which {target.dtype.name} cannot hold (at most "
+                f"{most:g}): keep it in {values.dtype.name}"
+            ) from None
 
     def _kept(self, past: int, n: int) -> tuple[slice, slice]:
         """Which of the n rows after `past` are stored, and where among the stored rows they go."""

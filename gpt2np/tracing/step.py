@@ -103,6 +103,7 @@ class Pass:
         self.n_rows, self.row_shapes = start, _row_shapes(self.config)
         self.edited = any(s.edits is not None for s in self.sequences)
         self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
+        self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
 
@@ -165,6 +166,29 @@ class Pass:
         start = time.perf_counter()
         op(*inputs, out=out)
         self.timings[full_name] = self.timings.get(full_name, 0.0) + time.perf_counter() - start
+
+    def not_finite(self, result: Array) -> str | None:
+        """Where a pass is not finite, in its result or in rows whose logits nobody wants; None: nowhere."""
+        for rows in (self.whole, result):
+            if rows is None or np.isfinite(rows.sum()):  # the sum is quick, and may overflow by itself
+                continue
+            finite = np.logical_and.reduce(np.isfinite(rows), axis=-1)
+            if not finite.all():
+                return self._positions_of(finite)
+        return None
+
+    def _positions_of(self, finite: Array) -> str:
+        """Which positions of the first such prompt are not finite; `finite` is of all rows, or last ones."""
+        for i, sequence in enumerate(self.sequences):
+            rows = sequence.rows if len(finite) == self.n_rows else slice(i, i + 1)
+            bad = np.flatnonzero(~finite[rows])
+            if len(bad):
+                prompt = f" of prompt {i}" if len(self.sequences) > 1 else ""
+                if len(bad) == len(sequence.token_ids) > 1:
+                    return f" at any position{prompt}"
+                first = sequence.past + len(sequence.token_ids) - len(finite[rows]) + int(bad[0])
+                return f" at position {first}{prompt}"
+        return ""
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
@@ -249,6 +273,7 @@ class Step:
         """The rows whose next token is asked for: all, or the last of each sequence."""
         if not self._pass.last_only:
             return x
+        self._pass.whole = x
         return x[[s.rows.stop - 1 for s in self._pass.sequences]]
 
     @property

@@ -124,7 +124,8 @@ def test_one_position_is_a_column_of_all(trace, lens):
 
 def test_equals_are_ranked_as_they_are_listed():
     twins = random_model(4)
-    twins.parameters.lm_head[:] = twins.parameters.lm_head[0]  # every token has the same logit
+    head = twins.weights["lm_head.weight"]
+    twins = twins.with_weights({"lm_head.weight": head[:1].repeat(len(head), 0)})  # every logit is the same
     trace = twins.trace(IDS)
     assert set(logit_lens(trace, 5).rank.array.ravel().tolist()) == {5}
     np.testing.assert_array_equal(logit_lens(trace, k=4).top_ids.array, np.arange(4) + np.zeros((5, 7, 1)))

@@ -127,15 +127,16 @@ def test_basis_alignment(trace):
 
 def test_a_rotated_stream_is_not_aligned_and_an_outlier_is():
     wide = random_model(1, n_layer=1, n_embd=512, n_head=2)
-    wide.parameters.wte[:, 77] *= 40  # one loud dimension
+    loud = np.where(np.arange(512) == 77, 40, 1)  # one dimension is
+    wide = wide.with_weights({"wte.weight": wide.weights["wte.weight"] * loud})
     trace = wide.trace([1, 2, 3])
     embed = residual_stream.basis_alignment(trace).array[0]
     assert embed[0] > 100
     assert embed[1] == 77
     assert embed[2] > 10
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(512, 512)))
-    wide.parameters.wte[:] = wide.parameters.wte @ rotation
-    wide.parameters.wpe[:] = wide.parameters.wpe @ rotation
+    turned = {f"{name}.weight": wide.weights[f"{name}.weight"] @ rotation for name in ("wte", "wpe")}
+    wide = wide.with_weights(turned)
     assert residual_stream.basis_alignment(wide.trace([1, 2, 3])).array[0, 0] == pytest.approx(3, abs=0.5)
 
 
@@ -167,10 +168,9 @@ def test_erasure_by_the_definition(trace):
 def test_a_head_that_takes_back_all_that_another_wrote():
     """Block 1 is block 0 with the sign of its output turned, and attends alike: it erases exactly."""
     model = random_model(0, n_layer=2)
-    p = model.parameters
     trace = model.trace([5, 9, 2, 5, 30])
     z = {f"h.{i}.attn.z": trace["h.0.attn.z"] for i in range(2)}
-    p.h[1].attn.c_proj.weight[:] = -p.h[0].attn.c_proj.weight
+    model = model.with_weights({"h.1.attn.c_proj.weight": -model.weights["h.0.attn.c_proj.weight"]})
     arrays = {**{name: trace[name] for name in trace.names()}, **z}
     same = type(trace)(trace.plan, arrays, trace.token_ids, trace.metadata, model)
     found = residual_stream.erasure(same)
@@ -202,9 +202,7 @@ def test_amplification_is_the_other_sign_of_erasure(trace):
 
 
 def test_components_that_write_nothing_are_neither_erased_nor_amplified():
-    silent = random_model(4)
-    for layer in range(2):
-        silent.weights[f"h.{layer}.attn.c_proj.bias"][:] = 0
+    silent = random_model(4).with_weights({f"h.{i}.attn.c_proj.bias": np.zeros(16) for i in range(2)})
     found = residual_stream.memory(silent.trace([5, 9, 2]))
     names = found["erasure"].labels["writer"]
     later = names.index("h.0.attn.bias"), names.index("h.1.attn.bias")

@@ -282,8 +282,6 @@ def test_patching_heads_equals_hooks_on_hf(dtype, tmp_path):
     import torch
     from support import hf
 
-    import gpt2np
-
     theirs = hf.random_model(5, n_layer=3, n_head=4, n_embd=32, n_positions=32, vocab_size=60)
     model = gpt2np.load(hf.save(theirs, tmp_path / "model"), dtype=dtype)
     theirs = theirs.to(getattr(torch, dtype))
@@ -327,8 +325,8 @@ def test_several_receivers_do_not_reach_each_other(tiny64):
 
 
 def test_a_trace_of_other_weights_is_refused(tiny64):
-    other = gpt2np.load("tiny", dtype="float64")
-    other.weights["h.1.mlp.c_proj.weight"][...] *= 0.3
+    name = "h.1.mlp.c_proj.weight"
+    other = tiny64.with_weights({name: tiny64.weights[name] * 0.3})
     runs = tiny64.trace("Elizabeth was"), other.trace("Elizabeth is")
     with pytest.raises(InputError, match="another model"):
         sweep(*runs, logit_difference(5, 6), model=tiny64)

@@ -443,6 +443,15 @@ FUNCTIONS = {
     "Model.tokens": Row(lambda c: c.model.tokens(c.ids), true(lambda c, found: "".join(found) == TEXT)),
     "Model.decode": Row(lambda c: c.model.decode(c.ids), true(lambda c, found: found == TEXT)),
     "Model.origin": Row(lambda c: c.model.origin(), true(lambda c, found: found["fingerprint"])),
+    "Model.with_weights": Row(
+        lambda c: c.model.with_weights(dict(c.model.weights)),
+        true(
+            lambda c, found: (
+                near(found(TEXT), c.trace["logits"])
+                and found.checkpoint.fingerprint != c.model.checkpoint.fingerprint
+            )
+        ),
+    ),
     "Model.run_pass": Row(
         lambda c: c.model.run_pass(Pass(c.config, c.model.dtype, [Sequence(np.array(c.ids))])),
         equal(lambda c: c.trace["logits"]),

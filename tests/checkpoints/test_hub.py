@@ -168,7 +168,7 @@ def test_incomplete_models(fake: FakeHub, files: dict[str, bytes | None], messag
 )
 def test_shard_names_are_plain_file_names(fake: FakeHub, name: object) -> None:
     fake.add("org/model", {**SHARDED, "model.safetensors.index.json": index(SHARDS[0], name)})
-    with pytest.raises(CheckpointError, match=r"index\.json names the shard .* not a plain file name"):
+    with pytest.raises(CheckpointError, match=r"index\.json.* not a plain file name"):
         hub.fetch("org/model")
     assert fake.asked_for(SHARDS[0]) == 0
 

@@ -56,10 +56,10 @@ NO_STORAGES = tiny.torch_zip(zipfile.ZipFile(io.BytesIO(TORCH)).read("archive/da
 C, W, T = ConfigError, CheckpointError, TokenizerError
 BROKEN = {
     "no config": (put("config.json", ABSENT), C, "config.json", "no such file"),
-    "config is a folder": (folder_instead("config.json"), C, "config.json", "directory"),
+    "config is a folder": (folder_instead("config.json"), C, "config.json", "folder"),
     "config empty": (put("config.json", b""), C, "config.json", "not JSON"),
     "config cut short": (cut("config.json", 40), C, "config.json", "not JSON"),
-    "config not UTF-8": (put("config.json", b'{"model_type": "\xff"}'), C, "config.json", "not JSON"),
+    "config not UTF-8": (put("config.json", b'{"model_type": "\xff"}'), C, "config.json", "not UTF-8"),
     "config a list": (put("config.json", []), C, "config.json", "object", "list"),
     "config nested without end": (put("config.json", b"[" * 100_000), C, "config.json", "not JSON"),
     "config with a number of 5000 digits": (put("config.json", b"9" * 5000), C, "config.json", "not JSON"),
@@ -77,7 +77,7 @@ BROKEN = {
     "vocab_size a float": (config(vocab_size=300.0), C, "config.json", "vocab_size", "300.0"),
     "n_positions negative": (config(n_positions=-16), C, "config.json", "n_positions", "-16"),
     "n_inner 0": (config(n_inner=0), C, "config.json", "n_inner", "not 0"),
-    "unknown activation": (config(activation_function="swish"), C, "activation_function", "'swish'", "relu"),
+    "unknown activation": (config(activation_function="mish"), C, "activation_function", "'mish'", "relu"),
     "activation a list": (config(activation_function=["relu"]), C, "activation_function", "['relu']"),
     "epsilon NaN": (config(layer_norm_epsilon=float("nan")), C, "layer_norm_epsilon", "nan"),
     "epsilon a string": (config(layer_norm_epsilon="1e-5"), C, "layer_norm_epsilon", "'1e-5'"),

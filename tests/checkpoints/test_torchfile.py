@@ -13,10 +13,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpt2np.checkpoints.torchfile import read_torch
+from gpt2np.checkpoints import torchfile
+from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+def read_torch(path):
+    """The tensors of the only dict of a file that has some."""
+    file = torchfile.read_torch(path)
+    (keys,) = file.tables
+    return file.arrays(keys)
+
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 TORCH_NAMES = {"f4": "Float", "f2": "Half", "f8": "Double", "i8": "Long", "i4": "Int", "i2": "Short",
@@ -187,16 +196,79 @@ def test_tensors_of_one_storage_share_their_memory(tmp_path):
     assert np.shares_memory(arrays["wte"], arrays["part"])
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_one_nested_state_dict_is_unwrapped(tmp_path, key):
-    body = table(**{"epoch": num(3), key: table(w=W), "other": table(w=num(1))})
-    assert list(read_torch(write(tmp_path, zipped(body, {"0": SIX.tobytes()})))) == ["w"]
+def test_every_dict_with_tensors_is_found_and_its_settings_beside_it(tmp_path):
+    inner = table(state_dict=table(w=W), name=text("gpt"))
+    namespace = name("argparse", "Namespace") + b")\x81" + table(n_head=num(2)) + b"b"
+    body = table(epoch=num(3), model=inner, loss=W, args=namespace, other=table(a=num(1), b=b"N", c=b"]"))
+    file = torchfile.read_torch(write(tmp_path, zipped(body, {"0": SIX.tobytes()})))
+    assert {keys: list(tensors) for keys, tensors in file.tables.items()} == {
+        (): ["loss"],
+        ("model", "state_dict"): ["w"],
+    }
+    assert file.settings == {
+        (): {"epoch": 3},
+        ("model",): {"name": "gpt"},
+        ("args",): {"n_head": 2},
+        ("other",): {"a": 1, "b": None},
+    }
+    assert np.array_equal(file.arrays(("model", "state_dict"))["w"], SIX.reshape(2, 3))
+
+
+def test_what_nobody_asks_for_may_lie_outside_its_storage(tmp_path):
+    body = table(model=table(w=W), optimizer=table(x=tensor("0", "f4", 6, 7, (1,), (1,))))
+    file = torchfile.read_torch(write(tmp_path, zipped(body, {"0": SIX.tobytes()})))
+    assert list(file.arrays(("model",))) == ["w"]
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: tensor 'x': reaches element 7"):
+        file.arrays(("optimizer",))
+
+
+def new(kind):
+    """An object as protocol 2 makes it: without a call."""
+    return kind + b")\x81"
+
+
+HARMLESS = {
+    "options": new(name("argparse", "Namespace")) + table(lr=num(1), n=num(3)) + b"b",
+    "config of the script": new(name("__main__", "GPTConfig")) + table(n=num(3)) + b"b",
+    "config of its module": new(name("model", "GPTConfig")) + tup(b"N", table(n=num(3))) + b"b",
+    "class of the script": name("__main__", "GPT"),
+    "dict with a default": call(name("collections", "defaultdict"), name("builtins", "dict"))
+    + b"(" + text("a") + num(1) + b"u",
+    "set": call(name("builtins", "set"), b"](" + num(1) + b"e"),
+    "path": call(name("pathlib", "PosixPath"), text("/"), text("data")),
+    "device": call(name("torch", "device"), text("cuda"), num(0)),
+    "list's subclass": new(name("omegaconf.listconfig", "ListConfig")) + b"(" + num(1) + b"e",
+    "number of NumPy": call(
+        name("numpy.core.multiarray", "scalar"),
+        call(name("numpy", "dtype"), text("f8"), b"\x89", b"\x88") + tup(num(3), text("<"), b"N") + b"b",
+        call(name("_codecs", "encode"), text("abcdefgh"), text("latin1")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_objects_beside_the_weights_do_no_harm(tmp_path, kind, container):
+    body, data = table(model=table(w=W), other=HARMLESS[kind]), {"0": SIX.tobytes()}
+    content = zipped(body, data) if container == "zip" else legacy(body, data, {"0": 6})
+    assert list(read_torch(write(tmp_path, content))) == ["w"]
+
+
+def test_an_object_with_the_same_state_many_times_takes_no_memory(tmp_path):
+    import tracemalloc
+
+    state = b"}q\1(" + b"".join(text(f"{i}") + b"N" for i in range(20_000)) + b"u"
+    many = b"](" + state + (new(name("__main__", "C")) + b"h\1b") * 20_000 + b"e"
+    tracemalloc.start()
+    assert list(read_torch(write(tmp_path, zipped(table(model=table(w=W), x=many), {"0": BYTES})))) == ["w"]
+    assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    tracemalloc.stop()
 
 
 def test_a_bare_tensor(tmp_path):
-    arrays = read_torch(write(tmp_path, zipped(W, {"0": SIX.tobytes()})))
-    assert list(arrays) == ["tensor"]
-    assert np.array_equal(arrays["tensor"], SIX.reshape(2, 3))
+    path = write(tmp_path, zipped(W, {"0": SIX.tobytes()}))
+    assert list(read_torch(path)) == list(read_torch_tree(path)) == ["tensor"]
+    assert np.array_equal(read_torch(path)["tensor"], SIX.reshape(2, 3))
 
 
 def test_an_ordered_dict_as_python_2_wrote_it(tmp_path):
@@ -238,6 +310,12 @@ def attack(proof):
         "state of a function": (REBUILD + b"}" + text("__code__") + num(1) + b"sb" + tup(path) + b"R", ""),
         "__reduce__": (pickle.dumps(Hostile(os.system, command), 2)[2:-1], "posix.system"),
         "__reduce__, protocol 4": (pickle.dumps(Hostile(os.system, command), 4)[2:-1], "posix.system"),
+        "shell by newobj": (new(name("os", "system")), "os.system"),
+        "state set in a class": (name("__main__", "C") + table(x=num(1)) + b"b" + tup() + b"R", "__main__.C"),
+        "object called": (call(name("__main__", "run"), path), "__main__.run"),
+        "object's method called": (new(name("argparse", "Namespace")) + tup(path) + b"R", "global"),
+        "options that are a class": (new(name("argparse", "os.system")), "argparse.os.system"),
+        "set of a hostile kind": (call(name("builtins", "exec"), path), "builtins.exec"),
         "whole model": (call(name("transformers", "GPT2LMHeadModel")), "transformers.GPT2LMHeadModel"),
     }  # fmt: skip
 
@@ -344,10 +422,9 @@ MALFORMED = {
     "nothing on top": (zipped(b"N"), "expected a dict"),
     "no tensors": (zipped(table(a=num(1))), "no tensors"),
     "empty dict": (zipped(b"}"), "no tensors"),
-    "a number for a name": (zipped(b"}" + num(3) + W + b"s", {"0": BYTES}), "expected a str"),
-    "a bomb for a name": (zipped(b"}" + nested_tuples(60) + W + b"s", {"0": BYTES}), "expected a str"),
-    "two state dicts": (zipped(table(state_dict=table(w=W), model=table(w=W)), {"0": BYTES}), "several"),
-    "tensors on two levels": (zipped(table(w=W, model=table(w=W)), {"0": BYTES}), "several"),
+    "a number for a name": (zipped(b"}" + num(3) + W + b"s", {"0": BYTES}), "no tensors"),
+    "a bomb for a name": (zipped(b"}" + nested_tuples(60) + W + b"s", {"0": BYTES}), "no tensors"),
+    "dicts 10,000 deep": (zipped((b"}" + text("a")) * 10_000 + b"N" + b"s" * 10_000), "no tensors"),
     "empty pickle": (zipped(b""), "damaged"),
     "pickle cut short": (zipped(table(w=W)[:-5]), ""),
     "pickle of garbage": (zipped(b"\xff\xfe\xfd"), "damaged"),
@@ -489,7 +566,8 @@ def test_other_things_that_torch_saves(tmp_path, zip_format):
         return read_torch(path)
 
     checkpoint = {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 1, "loss": 0.5}
-    assert list(read(checkpoint)) == ["weight", "bias"]
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zip_format)
+    assert list(torchfile.read_torch(path).arrays(("model",))) == ["weight", "bias"]
     assert read(torch.arange(3))["tensor"].tolist() == [0, 1, 2]
     with pytest.raises(CheckpointError, match=r"refuses to load torch\.nn\.modules\.linear\.Linear"):
         read(module)

@@ -249,9 +249,12 @@ def test_float64_becomes_float32(checkpoint, tmp_path):
     assert np.array_equal(p["wpe"], tiny_checkpoint.tensors()["transformer.wpe.weight"])
 
 
+def tied(model):
+    return model.with_weights({"lm_head.weight": model.weights["wte.weight"]})
+
+
 def test_no_vocabulary_no_tokenizer_file(tmp_path):
-    model = random_model(eos_token_id=59)
-    del model.weights["lm_head.weight"]
+    model = tied(random_model(eos_token_id=59))
     assert "gpt2_tokenizer.bin" not in write_llmc(model.trace([1, 2, 3]), tmp_path)
 
 
@@ -276,9 +279,7 @@ def test_sizes_are_named_as_llmc_names_them():
     ],
 )
 def test_what_llmc_cannot_express_is_refused_by_name(tmp_path, change, words):
-    model = random_model(**change)
-    if change:
-        del model.weights["lm_head.weight"]
+    model = tied(random_model(**change)) if change else random_model()
     with pytest.raises(InputError, match=words) as caught:
         write_llmc(model.trace([1, 2, 3]), tmp_path / "out", target=0)
     assert "\n" not in str(caught.value)
@@ -341,8 +342,7 @@ def test_other_kinds_still_want_a_file(capsys, tmp_path, arguments):
 
 
 def test_without_an_end_of_text_token_the_last_target_is_asked_for(tmp_path):
-    model = random_model()  # eos_token_id is None, and there is no vocabulary
-    del model.weights["lm_head.weight"]
+    model = tied(random_model())  # eos_token_id is None, and there is no vocabulary
     with pytest.raises(InputError, match="no end-of-text token"):
         write_llmc(model.trace([1, 2, 3]), tmp_path)
 

@@ -13,6 +13,7 @@ import numpy as np
 from gpt2np import ops, tensorfile
 from gpt2np.ops import RMSNorm
 from gpt2np.tracing import config_keys, contract, derived, site_rows
+from gpt2np.tracing.config_keys import ids_of
 from gpt2np.tracing.sites import Site, SiteTable, names_of
 
 AXES = {"head": "n_head", "kv_head": "n_kv_head", "vocab": "vocab_size"}
@@ -33,10 +34,10 @@ class Config:
     norm_epsilon: float = 1e-5
     activation_function: str = "relu"
     tie_word_embeddings: bool = True
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
 
     architecture = property(lambda self: contract.find("made_up"))
-    eos_ids = property(lambda self: () if self.eos_token_id is None else (self.eos_token_id,))
+    eos_ids = property(lambda self: ids_of(self.eos_token_id))
     dims = property(lambda self: {axis: getattr(self, field) for axis, field in AXES.items()})
     n_parameters = property(lambda self: sum(self.parameters_by_component().values()))
 

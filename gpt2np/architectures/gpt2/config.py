@@ -6,10 +6,18 @@ from typing import Any
 
 from gpt2np.errors import ConfigError, InputError, short
 from gpt2np.tracing import config_keys
-from gpt2np.tracing.config_keys import Keys, check_eos, check_epsilon, check_flag, check_size
+from gpt2np.tracing.config_keys import Keys, check_epsilon, check_flag, check_size, end_of_text, ids_of
 from gpt2np.tracing.contract import Architecture, ModelConfig, find
 
 ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
+# HF's other names for the same functions.
+SAME_ACTIVATION = {
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_python": "gelu",
+    "swish": "silu",
+}
 
 KEYS = Keys(
     # Other spellings that HF's GPT2Config accepts (its attribute_map).
@@ -40,6 +48,8 @@ KEYS = Keys(
 class Config:
     """The numbers and switches that define a GPT-2, under their names in HF's `config.json`.
 
+    `eos_token_id` may be several ids. `activation_function` may have any of HF's names for the function.
+
     Example:
         >>> Config(n_layer=4, n_head=4, n_embd=192).d_head
         48
@@ -57,7 +67,7 @@ class Config:
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False  # changes HF's order of operations, not the result
     tie_word_embeddings: bool = True
-    eos_token_id: int | None = 50256
+    eos_token_id: int | tuple[int, ...] | None = 50256
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size"):
@@ -74,12 +84,15 @@ class Config:
         check_epsilon("layer_norm_epsilon", self.layer_norm_epsilon)
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if isinstance(self.activation_function, str):
+            name = SAME_ACTIVATION.get(self.activation_function, self.activation_function)
+            object.__setattr__(self, "activation_function", name)
         if self.activation_function not in ACTIVATIONS:
             raise ConfigError(
                 f"activation_function {short(self.activation_function)} is not supported; "
-                f"known are {', '.join(ACTIVATIONS)}"
+                f"known are {', '.join((*ACTIVATIONS, *SAME_ACTIVATION))}"
             )
-        check_eos(self.eos_token_id)
+        object.__setattr__(self, "eos_token_id", end_of_text(self.eos_token_id))
 
     @property
     def architecture(self) -> Architecture:
@@ -108,8 +121,8 @@ class Config:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """The end-of-text token, where there is one."""
-        return () if self.eos_token_id is None else (self.eos_token_id,)
+        """The end-of-text tokens."""
+        return ids_of(self.eos_token_id)
 
     def window(self, layer: int) -> int | None:
         """No limit: a query sees every key until its own."""
@@ -155,7 +168,10 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as `config.json` would have them, `model_type` first."""
-        return {"model_type": "gpt2"} | {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if isinstance(self.eos_token_id, tuple):
+            values["eos_token_id"] = list(self.eos_token_id)
+        return {"model_type": "gpt2"} | values
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> tuple["Config", list[str]]:

@@ -88,8 +88,8 @@ class BosPrepended(PromptMistake):
     )
 
     def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
-        for bos in dict.fromkeys((config.eos_token_id, config.vocab_size - 1, 0)):
-            if bos is not None and 0 <= bos < config.vocab_size and len(ids) < config.n_positions:
+        for bos in dict.fromkeys((*config.eos_ids, config.vocab_size - 1, 0)):
+            if 0 <= bos < config.vocab_size and len(ids) < config.n_positions:
                 detail = f"token {bos} in front"
                 yield OtherPrompt((bos, *ids), slice(None), detail)
                 yield OtherPrompt((bos, *ids), slice(1, None), detail + ", whose own row is left out")
@@ -121,8 +121,8 @@ class WrongTokenIds(PromptMistake):
     def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
         top = config.vocab_size - 1
         yield OtherPrompt(ids[::-1], slice(None), "in reverse order")
-        end = config.eos_token_id if (config.eos_token_id or 0) < config.vocab_size else 0
-        yield OtherPrompt((*ids[1:], end or 0), slice(None), "shifted by one")
+        end = next((i for i in config.eos_ids if i < config.vocab_size), 0)
+        yield OtherPrompt((*ids[1:], end), slice(None), "shifted by one")
         for shift in (1, -1):
             shifted = tuple(min(max(i + shift, 0), top) for i in ids)
             yield OtherPrompt(shifted, slice(None), f"every id is {shift:+d}")

@@ -1,0 +1,113 @@
+"""The weights of a model as one reads them, and a checkpoint with some of them replaced."""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from gpt2np.errors import InputError, short
+from gpt2np.ops import Array
+
+if TYPE_CHECKING:
+    from gpt2np.checkpoints.checkpoint import Checkpoint
+
+
+class Weights(Mapping[str, Array]):
+    """Arrays by the names that they have in the checkpoint; neither the mapping nor an array can be changed.
+
+    What a run computes with was laid out when the model was loaded: `model.with_weights` gives another model.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = {name: _read_only(array) for name, array in arrays.items()}
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __or__(self, other: Mapping[str, Array]) -> dict[str, Array]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Array]) -> dict[str, Array]:
+        return {**other, **self}
+
+    def __repr__(self) -> str:
+        return f"<Weights: {len(self)} arrays, {sum(array.size for array in self.values()):,} parameters>"
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise InputError(
+            "weights are read-only: model.with_weights({name: array}) gives a model that has others"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = pop = popitem = clear = setdefault = _refuse
+
+    def __reduce__(self) -> tuple[type["Weights"], tuple[dict[str, Array]]]:
+        return Weights, (self._arrays,)  # NumPy forgets on the way that an array is read-only
+
+
+def _read_only(array: Array) -> Array:
+    if not array.flags.writeable:
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np.dtype[Any]) -> "Checkpoint":
+    """The checkpoint with other arrays under some names, copied and in the precision of the run.
+
+    An unembedding of its own may be added; one that equals the table of tokens is the table, as in a file.
+
+    Raises:
+        InputError: no mapping of names to arrays; a name, shape or type that does not fit; NaN or inf.
+    """
+    if not isinstance(changes, Mapping):
+        raise InputError(f"with_weights takes a mapping of names to arrays, not {type(changes).__name__}")
+    unembedding, table = checkpoint.config.architecture.naming.tied
+    known = {name: array.shape for name, array in checkpoint.weights.items()}
+    known.setdefault(unembedding, known[table])
+    new = {name: _checked(name, value, known, dtype) for name, value in changes.items()}
+    weights = {**checkpoint.weights, **new}
+    if unembedding in new and np.array_equal(weights[unembedding], weights[table]):
+        del weights[unembedding]
+    digest = hashlib.sha256(checkpoint.fingerprint.encode())
+    for name in sorted(new):
+        digest.update(f" {name} {new[name].dtype} {new[name].shape} ".encode())
+        digest.update(np.ascontiguousarray(new[name]).data)
+    names = ", ".join(list(new)[:8]) + (", ..." if len(new) > 8 else "")
+    return dataclasses.replace(
+        checkpoint,
+        notes=(*checkpoint.notes, *([f"with_weights has replaced {names}"] if new else [])),
+        weights=Weights(weights),
+        fingerprint=digest.hexdigest()[:16] if new else checkpoint.fingerprint,
+        replaced=tuple(dict.fromkeys((*checkpoint.replaced, *new))),
+    )
+
+
+def _checked(name: Any, value: Any, known: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> Array:
+    if not isinstance(name, str) or name not in known:
+        near = difflib.get_close_matches(str(name)[:200], known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; model.weights has the names"
+        raise InputError(f"with_weights: no weight is called {short(name)}{hint}")
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # whatever another library's array says: one on a GPU, one with a gradient
+        raise InputError(f"with_weights: {name}: cannot be made a NumPy array ({error})") from None
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"with_weights: {name} is {array.dtype}, expected a float type")
+    if array.shape != known[name]:
+        raise InputError(f"with_weights: {name} has shape {list(array.shape)}, expected {list(known[name])}")
+    with np.errstate(all="ignore"):
+        array = np.array(array, dtype)  # a copy: what the caller does with his array does not matter
+    if not np.isfinite(array).all():
+        raise InputError(f"with_weights: {name} holds values that are not finite in {dtype.name}")
+    return array
