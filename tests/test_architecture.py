@@ -14,11 +14,11 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 # Each folder's files and folders, from the first that is read to the last. The package's own first.
 ORDER = {
-    "": """errors tables files tensorfile threads ops tracing architectures checkpoints text generation model
-        loading analysis export capture kv reference viewer cli __main__""",
+    "": """errors tables files outputs tensorfile threads ops tracing architectures checkpoints text
+        generation model loading analysis export capture kv reference viewer cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
     "tracing": """contract config_keys sites site_rows derived cache keep plan recording edits step replay
-        lines trace resume verify""",
+        lines trace trace_folder resume verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": "bfloat16 torchfile config_file weight_files hub checkpoint",
@@ -39,7 +39,7 @@ ORDER = {
     "reference/mistakes": "base embedding norms projections attention residual",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         page notebook comparison_page""",
-    "cli": "arguments report verbs program",
+    "cli": "terminal arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
         download heads_and_lens circuits stats patch compare capture kv export fixture view""",
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2np.checkpoints.config_file import read_config_file
 from gpt2np.checkpoints.weight_files import read_weight_files
-from gpt2np.errors import CheckpointError, InputError, short
+from gpt2np.errors import CheckpointError, InputError, printable, short
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import CheckpointNaming, ModelConfig
 
@@ -56,6 +56,13 @@ class Checkpoint:
                 while chunk := file.read(1 << 24):
                     digest.update(chunk)
         return digest.hexdigest()
+
+    def source_files(self) -> list[Path]:
+        """What a model was read from, weights, config and vocabulary: files that no output may replace."""
+        names = {"vocab.json", "merges.txt", *(path.name for path in self.folder.glob("*config.json"))}
+        names |= {path.name for path in self.folder.glob("*token*.json")}
+        names |= {path.name for path in self.folder.glob("*.index.json")}
+        return [*self.files, *(self.folder / name for name in sorted(names))]
 
     def not_finite(self) -> CheckpointError:
         """What to say of a run whose results are not finite."""
@@ -127,8 +134,8 @@ def load_checkpoint(
     weights, weight_notes = _parameters_of(tensors, config, files[0], np.dtype(dtype))
     notes += config_notes + weight_notes
     return Checkpoint(
-        label, folder, config, weights, files, _fingerprint(files), commit, tuple(notes)
-    )  # fmt: skip
+        printable(label), folder, config, weights, files, _fingerprint(files), commit, tuple(notes)
+    )
 
 
 def _parameters_of(

@@ -3,12 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from gpt2np.cli.terminal import moving_bars
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED, Sampling
+from gpt2np.outputs import check_destinations
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,6 +82,38 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record for --out")
     parser.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
     parser.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
+
+
+def add_outputs(parser: argparse.ArgumentParser, *options: str) -> None:
+    """`--force`, without which the files that these options name must not be there yet.
+
+    What `options` do not name, such as a folder, the verb gives to `check_outputs` itself.
+    """
+    parser.add_argument("--force", action="store_true", help="write over files that are there")
+    parser.set_defaults(outputs=options)
+
+
+def check_outputs(args: argparse.Namespace, out: str | None = None, files: Sequence[str] = ()) -> None:
+    """Refuse files to be written that are there, unless `--force` is given, and those that the command reads.
+
+    Without `out` they are what the options of `add_outputs` name; with `files` it is the folder of those.
+    """
+    paths = [getattr(args, option) for option in getattr(args, "outputs", ())]
+    if out is not None:
+        paths = [os.path.join(out, name) for name in files if os.path.isdir(out)] if files else [out]
+    args.written = paths  # `load_model` looks whether a model is read from them
+    check_destinations(*paths, inputs=_read_by(args), overwrite=getattr(args, "force", True))
+
+
+def _read_by(args: argparse.Namespace) -> list[str]:
+    """Whatever a command was given that may be a file to read."""
+    given: list[str] = []
+    for option, value in vars(args).items():
+        if option not in (*getattr(args, "outputs", ()), "written", "out"):
+            given += [
+                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+            ]
+    return given
 
 
 def count(text: str) -> int:
@@ -160,13 +194,15 @@ def load_model(args: argparse.Namespace) -> Any:
     """The model that the options name; says on stderr which one runs."""
     from gpt2np.loading import load
 
-    model = load(
-        args.model,
-        dtype=getattr(args, "dtype", "float32"),
-        threads=getattr(args, "threads", None),
-        revision=args.revision,
-        local_files_only=args.local_files_only,
-    )
+    with moving_bars():
+        model = load(
+            args.model,
+            dtype=getattr(args, "dtype", "float32"),
+            threads=getattr(args, "threads", None),
+            revision=args.revision,
+            local_files_only=args.local_files_only,
+        )
+    check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
     hint = "; the real one: --model gpt2" if model.name == "tiny" else ""
     print(f"gpt2np: model {model.name}, {model.n_parameters:,} parameters{hint}", file=sys.stderr)
     for note in model.checkpoint.notes:

@@ -17,6 +17,7 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
+from gpt2np.outputs import remove_leftovers
 from gpt2np.text.prompts import Prompt
 
 try:
@@ -162,8 +163,7 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
             raise InputError(f"{path}: {key} is {found!r}, not {value!r}: choose another folder")
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    for rest in folder.glob(".gpt2np-*.tmp"):  # of a run that was killed
-        rest.unlink(missing_ok=True)
+    remove_leftovers(folder)
     return listed
 
 

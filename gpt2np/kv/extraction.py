@@ -20,11 +20,11 @@ import numpy as np
 
 from gpt2np.checkpoints.checkpoint import default_name
 from gpt2np.errors import InputError, short
-from gpt2np.files import whole_file
 from gpt2np.kv.queries import KV, check_coordinate
 from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_positions
 from gpt2np.loading import load
 from gpt2np.model import Model
+from gpt2np.outputs import whole_file
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import stored_for

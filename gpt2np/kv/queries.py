@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
-from gpt2np.files import whole_file
 from gpt2np.ops import Array
+from gpt2np.outputs import whole_file
 from gpt2np.tracing.trace import Trace
 
 PARTS = ("key", "value")

@@ -118,8 +118,10 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
+    from gpt2np.tables import stream_of_bars
+
     tqdm = importlib.import_module("tqdm").tqdm  # comes with huggingface_hub
-    with tqdm(total=total, unit="prompt", file=sys.stderr) as bar:
+    with tqdm(total=total, unit="prompt", file=stream_of_bars()) as bar:
         yield bar.update
 
 

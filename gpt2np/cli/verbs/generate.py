@@ -8,6 +8,7 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_generation,
     add_model,
+    add_outputs,
     add_prompt,
     add_verb,
     end_of_text,
@@ -24,14 +25,15 @@ def register(verbs: Any) -> None:
     add_prompt(verb)
     add_model(verb)
     add_generation(verb)
+    add_outputs(verb, "out", "ledger")
 
 
 def generate(args: argparse.Namespace) -> int:
     """`gpt2np generate`."""
     from dataclasses import fields
 
-    from gpt2np.files import check_destinations, whole_file
     from gpt2np.generation.options import Sampling
+    from gpt2np.outputs import whole_file
     from gpt2np.tables import strict_json
 
     prompt = read_prompt(args)
@@ -40,7 +42,6 @@ def generate(args: argparse.Namespace) -> int:
         chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
     if args.keep and not args.out:
         raise InputError("--keep says what --out FILE holds; give both")
-    check_destinations(args.out, args.ledger)
     model = load_model(args)
     generation = model.generate(
         prompt,

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.errors import InputError
 
 
@@ -39,6 +39,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", metavar="FILE", help="a saved trace of the model instead of a text")
     add_model(parser)
     parser.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_outputs(parser, "png")
 
 
 def heads(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError
 
@@ -28,6 +28,7 @@ def register(verbs: Any) -> None:
     help = "kv_cache_output.json if not given; .safetensors: a third of the size, and nothing to parse"
     verb.add_argument("--out", default="kv_cache_output.json", metavar="FILE", help=help)
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
+    add_outputs(verb, "out")
 
     verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
     verb.epilog = f"Questions can be combined. {FORMATS}"
@@ -43,6 +44,7 @@ def register(verbs: Any) -> None:
     help = "write coordinates and norms of what was found, or of everything if nothing was asked"
     verb.add_argument("--export-csv", metavar="FILE", help=help)
     verb.add_argument("--json", action="store_true", help="for machines")
+    add_outputs(verb, "export_csv")
 
     verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes")
     verb.epilog = f"Without prompts the sample prompts are taken. {FORMATS}"
@@ -138,7 +140,7 @@ def dataset(args: argparse.Namespace) -> int:
     """`gpt2np kv dataset`."""
     from gpt2np.kv import datasets
     from gpt2np.kv.extraction import SAMPLE_PROMPTS
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import stream_of_bars, strict_json
 
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
@@ -154,7 +156,7 @@ def dataset(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        done = tqdm(done, total=len(sources), unit="file")
+        done = tqdm(done, total=len(sources), unit="file", file=stream_of_bars())
     entries = list(done)
     n_new = sum(new for _, new in entries)
     index = folder / datasets.INDEX

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.cli.arguments import add_model, add_outputs, add_verb, load_model
 from gpt2np.errors import InputError
 
 
@@ -35,6 +35,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
     add_model(verb)
     verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_outputs(verb, "png")
 
 
 def patch(args: argparse.Namespace) -> int:
