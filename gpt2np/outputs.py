@@ -215,7 +215,7 @@ def whole_folder(folder: PathLike, mark: str) -> Iterator[Path]:
         InputError: it cannot be written, or is somebody else's; nothing is left behind.
     """
     target = _folder_of(folder)
-    with made_folder(target.parent):
+    with _parents(target, folder):
         try:
             there = target.is_dir()
             making = Unfinished(target if there else target.parent, of_files=True)
@@ -237,12 +237,15 @@ def _folder_of(folder: PathLike) -> Path:
     """The folder that a name stands for, existing or not."""
     try:
         target = Path(os.path.realpath(folder))
-        if target.is_dir() or not os.path.lexists(target):
+        target.lstat()
+        if target.is_dir():
             return target
         reason = "a link that leads to itself" if target.is_symlink() else "a file has this name"
+    except FileNotFoundError:
+        return target
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-    raise InputError(f"{os.fspath(folder)}: cannot be made a folder ({reason})")
+    raise InputError(f"{os.fspath(folder)}: cannot be made ({reason})")
 
 
 def _move(source: Path, target: Path, mark: str) -> None:
@@ -261,23 +264,19 @@ def _move(source: Path, target: Path, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def made_folder(target: Path) -> Iterator[None]:
-    """Makes a folder and its parents; if the block fails, those that are new and empty go away again.
-
-    Raises:
-        InputError: it cannot be made.
-    """
+def _parents(target: Path, folder: PathLike) -> Iterator[None]:
+    """Makes the parents of a folder; if the block fails, those that are new and empty go away again."""
     new: list[Path] = []
     try:
-        for folder in (*reversed(target.parents), target):
-            if not folder.is_dir():
-                folder.mkdir()
-                new.append(folder)
+        for parent in reversed(target.parents):
+            if not parent.is_dir():
+                parent.mkdir()
+                new.append(parent)
         yield
     except BaseException as error:
         with contextlib.suppress(OSError):
-            for folder in reversed(new):
-                folder.rmdir()
+            for parent in reversed(new):
+                parent.rmdir()
         if isinstance(error, OSError):
-            raise InputError(f"{target}: cannot be made ({error.strerror})") from None
+            raise InputError(f"{os.fspath(folder)}: cannot be made ({error.strerror})") from None
         raise

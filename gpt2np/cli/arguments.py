@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from gpt2np.cli.terminal import moving_bars
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.generation.options import ALLOWED, Sampling
 from gpt2np.outputs import check_destinations
 
@@ -18,6 +18,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it on stderr and exit with 2."""
+        if len(message) > 400:  # it quotes what was given
+            message = f"{message[:397]}..."
         self.exit(2, f"gpt2np: {message} (see: {self.prog} --help)\n")
 
 
@@ -135,12 +137,20 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     return str(args.text) if args.text != "-" else read_text("-")
 
 
+def whole_number(text: str, what: str) -> int:
+    """A whole number as a user writes it; Python itself reads up to 4,300 digits."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{what} must be a whole number, not {short(text)}") from None
+
+
 def token_ids(given: str | None, option: str) -> list[int]:
     """Ids as a user writes them: `464,3139` or `464 3139`."""
     try:
         return [int(i) for i in (given or "").replace(",", " ").split()]
     except ValueError:
-        raise InputError(f"{option} takes whole numbers, not {given!r}") from None
+        raise InputError(f"{option} takes whole numbers, not {short(given)}") from None
 
 
 def read_text(path: str) -> str:
@@ -162,8 +172,8 @@ def end_of_text(given: str | None) -> int | str | None:
     if given is None:
         return "config"
     if given != "none" and not given.isdecimal():
-        raise InputError(f"--eos takes a token id or none, not {given!r}")
-    return None if given == "none" else int(given)
+        raise InputError(f"--eos takes a token id or none, not {short(given)}")
+    return None if given == "none" else whole_number(given, "--eos")
 
 
 def load_sizes(args: argparse.Namespace) -> Any:

@@ -19,7 +19,7 @@ OF_BARS = re.compile("(\r|\x1b\\[A)")  # with which a progress bar writes over i
 
 
 class Screen(io.TextIOBase):
-    """A text stream that shows another one's text with escapes; of a stream that is None, it shows nothing."""
+    """A text stream that gives its text to another one, with escapes; where that is None, to nobody."""
 
     def __init__(self, stream: Any, *, optional: bool = False, bars: bool = False) -> None:
         """`optional` text may be lost where it cannot be written; `bars` lets progress bars move."""

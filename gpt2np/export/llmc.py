@@ -27,7 +27,7 @@ from gpt2np.errors import InputError, TokenizerError, TraceError
 from gpt2np.export.dialects.dialect import Dialect
 from gpt2np.export.dialects.llmc import LLMC_ORDER
 from gpt2np.ops import Array
-from gpt2np.outputs import whole_folder
+from gpt2np.outputs import whole_binary_file, whole_folder
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
@@ -79,7 +79,7 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
     with whole_folder(out, INDEX) as making, contextlib.ExitStack() as stack:
 
         def create(name: str) -> IO[bytes]:
-            return stack.enter_context((making / name).open("wb"))
+            return stack.enter_context(whole_binary_file(making / name))
 
         _write_model(create(f"gpt2_{size}.bin"), model)
         if (end := end_of_text(model)) is not None and model.usable_tokenizer is not None:

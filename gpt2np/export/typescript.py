@@ -20,7 +20,7 @@ import numpy as np
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import TraceError
-from gpt2np.outputs import whole_folder
+from gpt2np.outputs import whole_binary_file, whole_file, whole_folder
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.sites import TYPESCRIPT, Site
 from gpt2np.tracing.trace import Trace
@@ -72,8 +72,9 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
     )
     with whole_folder(folder, INDEX) as target:
         for name, text in zip(FILES, texts, strict=False):
-            (target / name).write_bytes(text.encode("utf-8"))
-        with (target / FILES[-1]).open("wb") as data:
+            with whole_file(target / name) as file:
+                file.write(text)
+        with whole_binary_file(target / FILES[-1]) as data:
             for _, name in arrays:
                 data.write(np.ascontiguousarray(trace[name], "<f4").data)
     return len(arrays)

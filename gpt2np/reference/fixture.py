@@ -22,7 +22,7 @@ from gpt2np.errors import InputError
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.outputs import whole_folder
+from gpt2np.outputs import whole_binary_file, whole_folder
 from gpt2np.reference.noise_bands import expect
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.keep import Keep
@@ -146,7 +146,8 @@ def write_fixture(folder: str | Path, seed: int = 0) -> dict[str, int]:
         for name, (arrays, metadata) in tensors.items():
             save_tensors(target / name, arrays, metadata)
         for name, text in texts.items():
-            (target / name).write_bytes(text.encode())
+            with whole_binary_file(target / name) as file:
+                file.write(text.encode())
     return {name: (out / name).stat().st_size for name in FILES}
 
 

@@ -294,13 +294,15 @@ def run(capsys, *argv):
 
 def test_export(capsys, trace, folder, tmp_path):
     trace.save(tmp_path / "t.safetensors")
-    for _ in range(2):  # the second time over the first
-        code, out, err = run(capsys, tmp_path / "t.safetensors", "--to", "ts", "-o", tmp_path / "out")
+    argv = [tmp_path / "t.safetensors", "--to", "ts", "-o", tmp_path / "out"]
+    for more in ([], ["--force"]):  # the second time over the first
+        code, out, err = run(capsys, *argv, *more)
         assert (code, out) == (0, "")
         assert err.startswith(f"gpt2np: wrote {tmp_path / 'out'}, 44 arrays, ")
         for name in FILES:
             assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert run(capsys, *argv)[0] == 2
 
 
 def test_other_precisions_become_float32(capsys, tiny64, tmp_path):

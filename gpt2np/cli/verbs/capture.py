@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_model
-from gpt2np.errors import InputError
+from gpt2np.cli.arguments import add_model, add_verb, count, load_model, whole_number
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -103,8 +103,8 @@ def _layers(given: list[str] | None, n_layer: int) -> list[int] | None:
     if given == ["all"]:
         return list(range(n_layer))
     if not all(layer.isdecimal() for layer in given):
-        raise InputError(f"--layer-internals takes layer numbers, or all alone, not {' '.join(given)!r}")
-    return [int(layer) for layer in given] or [n_layer // 2]
+        raise InputError(f"--layer-internals takes layer numbers, or all alone, not {short(' '.join(given))}")
+    return [whole_number(layer, "a layer") for layer in given] or [n_layer // 2]
 
 
 def _span(numbers: list[int]) -> str:

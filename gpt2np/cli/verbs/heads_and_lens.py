@@ -4,8 +4,17 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
-from gpt2np.errors import InputError
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_verb,
+    count,
+    load_model,
+    read_prompt,
+    whole_number,
+)
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -151,7 +160,8 @@ def _token(model: Any, given: str) -> int:
     from gpt2np.analysis.positions_and_tokens import token_id
 
     is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
-    return token_id(model, int(given) if given.isdecimal() and not is_text else given)
+    is_id = given.isdecimal() and not is_text
+    return token_id(model, whole_number(given, "a token id") if is_id else given)
 
 
 def _likeliest(trace: Any, pos: int) -> int:
@@ -167,7 +177,7 @@ def _position(given: str) -> int:
     try:
         return int(given)
     except ValueError:
-        raise InputError(f"--pos takes a whole number or all, not {given!r}") from None
+        raise InputError(f"--pos takes a whole number or all, not {short(given)}") from None
 
 
 def _draw(named: Any, path: str, *, signed: bool) -> None:

@@ -5,9 +5,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_verb,
+    count,
+    load_model,
+    read_prompt,
+    whole_number,
+)
 from gpt2np.cli.verbs import kv_tables
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 SHOWN = 20  # rows of a search on a terminal; --json and --export-csv have all
 FORMATS = "A .safetensors file has a third of the size of a .json file and needs no parsing: at 1,024 tokens \
@@ -41,7 +50,10 @@ def register(verbs: Any) -> None:
     verb.add_argument("--layer-summary", metavar="L", help="norms of the keys and values of each head")
     help = "coordinates whose key or value (PART) has a norm of MIN to MAX"
     verb.add_argument("--search-norm", nargs=3, metavar=("MIN", "MAX", "PART"), help=help)
-    help = "write coordinates and norms of what was found, or of everything if nothing was asked"
+    help = (
+        "write coordinates and norms of what was found, or of everything if nothing was asked; a token that "
+        "a spreadsheet would run, as =1, has an apostrophe before it"
+    )
     verb.add_argument("--export-csv", metavar="FILE", help=help)
     verb.add_argument("--json", action="store_true", help="for machines")
     add_outputs(verb, "export_csv")
@@ -95,7 +107,9 @@ def query(args: argparse.Namespace) -> int:
         del info["kv_cache"]
         facts["info"] = info | {"file": args.file, "bytes": Path(args.file).stat().st_size}
     if args.coordinate is not None:
-        at = Coordinate(*(_integer(axis, text) for axis, text in zip("LHT", args.coordinate, strict=True)))
+        at = Coordinate(
+            *(whole_number(text, axis) for axis, text in zip("LHT", args.coordinate, strict=True))
+        )
         kv.check(*at)
         found["coordinate"] = [at]
         keys, values = kv.layers[at.layer]
@@ -108,7 +122,7 @@ def query(args: argparse.Namespace) -> int:
         places = [{"token_idx": list(match), "tokens": [kv.tokens[i] for i in match]} for match in matches]
         facts["token_search"] = {"text": args.token_search, "case_sensitive": False, "found": places}
     if args.layer_summary is not None:
-        layer = _integer("L", args.layer_summary)
+        layer = whole_number(args.layer_summary, "L")
         facts["layer_summary"] = {"layer": layer, "heads": kv.summary(layer)}
         found["layer-summary"] = list(kv.coordinates(layers=[layer]))
     if args.search_norm is not None:
@@ -193,15 +207,8 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _integer(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{name} must be a whole number, not {text!r}") from None
-
-
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{name} must be a number, not {text!r}") from None
+        raise InputError(f"{name} must be a number, not {short(text)}") from None

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_verb, load_model
+from gpt2np.cli.arguments import add_model, add_outputs, add_verb, load_model, whole_number
 from gpt2np.errors import InputError
 
 
@@ -104,7 +104,8 @@ def _token(model: Any, given: str) -> int:
     from gpt2np.analysis.positions_and_tokens import token_id
 
     is_text = model.tokenizer is not None and model.tokenizer.find_id(given) is not None
-    return token_id(model, int(given) if given.isdecimal() and not is_text else given)
+    is_id = given.isdecimal() and not is_text
+    return token_id(model, whole_number(given, "a token id") if is_id else given)
 
 
 def _grid(share: Any) -> str:
