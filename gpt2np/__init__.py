@@ -1,7 +1,6 @@
 """The GPT-2 that can be seen through: from scratch in NumPy, every intermediate tensor recorded."""
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it, without an import: a Ctrl-C in one would be loud
 if TYPE_CHECKING:
     from gpt2np.architectures.gpt2.config import Config
     from gpt2np.checkpoints.config_file import read_config
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Config", "Gpt2npError", "Model", "Plan", "Trace", "compare", "load", "read_config", "view"]
 
-# What is imported when it is first used: starting fast is a feature, and so is a Ctrl-C meanwhile.
+# What is imported when it is first used: starting fast is a feature.
 _LATER = {
     "Config": "gpt2np.architectures.gpt2.config",
     "Gpt2npError": "gpt2np.errors",
@@ -30,7 +29,7 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """A name, or a module of the package, that is not imported until somebody asks for it."""
     import importlib
 

@@ -34,7 +34,7 @@ DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code, and lets a KeyboardInterrupt through."""
     with screens():
         try:
             args = build_parser().parse_args(argv)
@@ -45,8 +45,6 @@ def main(argv: list[str] | None = None) -> int:
         except BrokenPipeError:  # `gpt2np sites | head`
             give_up_stdout()
             return 0
-        except KeyboardInterrupt:
-            return 130
         except (Gpt2npError, OSError, UnicodeError, MemoryError) as error:
             print(f"gpt2np: {_told(error)}", file=sys.stderr)
             if not isinstance(error, Gpt2npError):
@@ -96,7 +94,3 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         verb_file.register(verbs)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

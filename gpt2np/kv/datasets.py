@@ -5,6 +5,7 @@ was interrupted, even killed, goes on where it stopped when it is started again.
 """
 
 import contextlib
+import filecmp
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
-from gpt2np.outputs import remove_leftovers
+from gpt2np.outputs import Unfinished, remove_leftovers
 from gpt2np.text.prompts import Prompt
 
 try:
@@ -128,7 +129,7 @@ def _write_missing(
         if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
             yield entry, False
             continue
-        facts = extract_to_file(model, source.prompt(model), path, header["top_k"])
+        facts = _extract(model, source, path, header["top_k"], listed=entry is not None)
         entry = {
             "file": name,
             "source": source.facts(),
@@ -139,6 +140,21 @@ def _write_missing(
         }
         _append(folder / INDEX, entry)
         yield entry, True
+
+
+def _extract(model: Model, source: Source, path: Path, top_k: int, listed: bool) -> dict[str, Any]:
+    """Write a file; one that is there unlisted must be this very one, of a run killed before listing it."""
+    prompt = source.prompt(model)
+    if listed or not os.path.lexists(path):
+        return extract_to_file(model, prompt, path, top_k)
+    copy = Unfinished(path.parent, of_files=True)
+    try:
+        facts = extract_to_file(model, prompt, copy.path / path.name, top_k)
+        if not (path.is_file() and filecmp.cmp(path, copy.path / path.name, shallow=False)):
+            raise InputError(f"{path}: is there unlisted, and of something else: move it away")
+    finally:
+        copy.discard()
+    return facts
 
 
 def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:

@@ -210,8 +210,8 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
     """Write rows as a CSV file with a header; returns how many.
 
     A text that a spreadsheet would run as a formula, as `=1+1` or `-`, has an apostrophe before it, and one
-    more where it has some: of a text that is apostrophes and then one of `= + - @`, a tab or the end of a
-    line, the first apostrophe is not part of it.
+    more where it has some: of a text that is apostrophes and then one of `= + - @`, a tab or a carriage
+    return, the first apostrophe is not part of it.
 
     Raises:
         InputError: the file cannot be written.
@@ -227,7 +227,7 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
 
 
 # What a spreadsheet takes for a formula, or may after it has dropped what is before it.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
 
 
 def _as_cell(value: Any) -> Any:
