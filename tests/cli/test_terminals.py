@@ -375,8 +375,9 @@ def test_ctrl_c_during_the_imports_is_quiet(module):
 
 def test_ctrl_c_at_some_moment_of_the_start():
     """Behind the start of Python itself, whose own imports are loud."""
-    code = "import os; os.write(1, b'started'); import sys; sys.argv[1:] = ['generate', 'x', '--max-new-tokens', "
-    code += "'5000', '--on-overflow', 'slide']; import runpy; runpy.run_module('gpt2np', run_name='__main__')"
+    argv = ["generate", "x", "--max-new-tokens", "5000", "--on-overflow", "slide"]
+    code = f"import os; os.write(1, b'started'); import sys; sys.argv[1:] = {argv}; "
+    code += "import runpy; runpy.run_module('gpt2np', run_name='__main__')"
     for after in (0, 0.05, 0.15, 0.3, 0.5):
         process = subprocess.Popen(
             [sys.executable, "-c", code],
