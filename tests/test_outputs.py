@@ -11,9 +11,15 @@ import pytest
 
 import gpt2np
 from gpt2np import outputs
-from gpt2np.errors import InputError, TraceError, printable
+from gpt2np.capture.capture_files import save_capture
+from gpt2np.capture.formats import raw_residual
+from gpt2np.capture.manifest import Manifest
+from gpt2np.errors import Gpt2npError, InputError, TraceError, printable
 from gpt2np.export.dialects.writing import WRITERS, write_dialect
+from gpt2np.export.llmc import write_llmc
 from gpt2np.export.typescript import write_typescript
+from gpt2np.kv.datasets import Source, write_dataset
+from gpt2np.kv.extraction import extract_to_file
 from gpt2np.outputs import Unfinished, check_destinations, whole_binary_file, whole_file, whole_folder
 from gpt2np.reference.fixture import write_fixture
 from gpt2np.tensorfile import open_tensors, save_tensors
@@ -304,3 +310,32 @@ def test_functions_of_python_write_over_what_is_there(tmp_path, model):
         (tmp_path / name).write_text("old")
         write(tmp_path / name)
         assert (tmp_path / name).read_bytes() != b"old"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda trace, path: trace.save(path),
+        lambda trace, path: trace.model.trace([1], out=path),
+        lambda trace, path: trace.model.trace([[1], [2]], out=path),
+        lambda trace, path: view(trace, out=path),
+        lambda trace, path: view(trace).save(path),
+        lambda trace, path: write_dialect(trace, path, "npz"),
+        lambda trace, path: write_typescript(trace, path),
+        lambda trace, path: write_llmc(trace, path),
+        lambda trace, path: write_fixture(path),
+        lambda trace, path: extract_to_file(trace.model, [1], f"{path}.json"),
+        lambda trace, path: extract_to_file(trace.model, [1], f"{path}.safetensors"),
+        lambda trace, path: list(write_dataset(trace.model, [Source("x")], Path(path))),
+        lambda trace, path: Manifest(Path(path)),
+        lambda trace, path: save_capture(
+            raw_residual(trace.model.generate("x").finish()), f"{path}.safetensors"
+        ),
+    ],
+)
+def test_a_nul_in_a_name(tiny, tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Gpt2npError) as caught:
+        write(tiny.trace([1, 2]), "a\0b")
+    assert str(caught.value).isprintable()
+    assert os.listdir() == []

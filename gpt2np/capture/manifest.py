@@ -55,8 +55,9 @@ class Manifest:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # the second for a NUL in the name
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{self.path}: cannot be written ({reason})") from None
         try:
             if fcntl is not None:
                 fcntl.flock(

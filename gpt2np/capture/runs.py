@@ -8,6 +8,7 @@ The manifest lists each file once it is whole. All files of an experiment are of
 options, and a file that is there is never written again.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,7 +179,7 @@ def _write(capture: Capture, path: Path, facts: dict[str, Any]) -> tuple[int, st
     """Size and SHA-256 of the file; written unless it is there, from a run killed before listing it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if not os.path.lexists(path):
             save_capture(capture, path, facts)
             return path.stat().st_size, sha256_of(path)
         copy = Unfinished(path.parent, of_files=True)

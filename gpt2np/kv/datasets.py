@@ -92,6 +92,8 @@ def write_dataset(
         "top_k": top_k,
     }
     names = [f"kv_{number:05}{suffix}" for number in range(len(sources))]
+    if "\0" in str(folder):
+        raise InputError(f"{folder}: cannot be written (embedded null byte)")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):

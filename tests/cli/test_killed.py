@@ -72,7 +72,7 @@ def touches(event, args):
 
 
 def in_child(run, folder, at, delay):
-    """Run it in a child that is killed `delay` seconds after the `at`-th touch; (signal, number of touches)."""
+    """Run it in a child, killed `delay` seconds after the `at`-th touch: (signal, number of touches)."""
     read, write = os.pipe()
     child = os.fork()
     if not child:

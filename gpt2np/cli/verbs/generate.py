@@ -22,6 +22,10 @@ from gpt2np.errors import InputError
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(verbs, "generate", generate, "continue a prompt, token by token")
+    verb.epilog = (
+        "Control characters in what the model writes are shown as escapes, such as \\x1b, in pipes and files "
+        "as well; --json has the text exactly."
+    )
     add_prompt(verb)
     add_model(verb)
     add_generation(verb)
