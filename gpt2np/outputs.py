@@ -24,7 +24,7 @@ except ImportError:  # Windows has no such locks: there, age tells
 PathLike = str | os.PathLike[str]
 DAY = 86_400  # seconds
 
-_next_look: dict[Path, float] = {}  # when a folder is worth looking through again
+_next_look: dict[Path, float] = {}  # when a large folder may be looked through again
 
 
 def target_of(path: PathLike, error: type[Gpt2npError] = InputError) -> Path:
@@ -56,19 +56,17 @@ def check_destinations(
             is one of the `inputs` under whatever name, or without `overwrite` it is there.
     """
     given = [path for path in paths if path is not None]
-    targets = [target_of(path) for path in given]
+    targets, inputs = [target_of(path) for path in given], list(inputs)
     for path, target in zip(given, targets, strict=True):
         if not target.parent.is_dir():
             raise InputError(f"{path}: cannot be written (no folder {target.parent})")
         if not os.access(target.parent, os.W_OK):
             raise InputError(f"{path}: cannot be written (the folder is read-only)")
+        check_not_read(path, inputs)
         if target.exists() and not overwrite:
             raise InputError(f"{path}: is there already; --force overwrites it")
     if len(set(targets)) < len(given):
         raise InputError(f"{given[0]}: is given for two different files")
-    inputs = list(inputs)
-    for path in given:
-        check_not_read(path, inputs)
 
 
 def check_not_read(path: PathLike, inputs: Iterable[PathLike]) -> None:
@@ -153,19 +151,18 @@ def remove_leftovers(folder: Path) -> None:
 
     A large folder is not looked through for every file that is written to it.
     """
-    start = time.monotonic()
-    if start < _next_look.get(folder, 0):
+    if time.monotonic() < _next_look.get(folder, 0):
         return
     with contextlib.suppress(OSError):
-        for path in [Path(entry.path) for entry in os.scandir(folder) if _is_temporary(entry.name)]:
+        names = os.listdir(folder)
+        _next_look[folder] = time.monotonic() + 1e-4 * len(names)
+        for path in [folder / name for name in names if _is_temporary(name)]:
             if fcntl is None:
                 if time.time() - path.lstat().st_mtime > DAY:
                     _remove(path)
             elif (lock := _lock(path)) is not None:
                 _remove(path)
                 os.close(lock)
-    end = time.monotonic()
-    _next_look[folder] = end + 100 * (end - start)  # so at most a hundredth of a run's time
 
 
 def _is_temporary(name: str) -> bool:

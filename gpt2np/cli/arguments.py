@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gpt2np.cli.terminal import moving_bars
@@ -105,6 +106,12 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
         paths = [os.path.join(out, name) for name in files if os.path.isdir(out)] if files else [out]
     args.written = paths  # `load_model` looks whether a model is read from them
     check_destinations(*paths, inputs=_read_by(args), overwrite=getattr(args, "force", True))
+
+
+def check_ending(path: str | None, *endings: str) -> None:
+    """Refuse a name that says another kind of file than is written; one that says nothing is fine."""
+    if path is not None and Path(path).suffix not in ("", *endings):
+        raise InputError(f"{path}: the name must end in {' or '.join(endings)}, which says what it is")
 
 
 def _read_by(args: argparse.Namespace) -> list[str]:

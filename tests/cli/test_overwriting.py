@@ -263,3 +263,20 @@ def test_kv_files_can_be_read_after_a_second_run(run):
     assert run("kv", "extract", "or not", "--out", "kv.json", "--force")[0] == 0
     assert read_kv("kv.json").text == "or not"
     assert json.loads(Path("kv.json").read_text())["input_text"] == "or not"
+
+
+@pytest.mark.parametrize(
+    ("argv", "ending"),
+    [
+        (["trace", "x", "--out"], ".safetensors"),
+        (["generate", "x", "--max-new-tokens", "1", "--out"], ".safetensors"),
+        (["view", "x", "--no-open", "--out"], ".html"),
+    ],
+)
+def test_a_name_that_says_another_kind_of_file(run, argv, ending):
+    for name in ("t.txt", "t.html" if ending != ".html" else "t.safetensors", "t.npz", "t.png"):
+        code, out, err = run(*argv, name)
+        assert (code, out) == (2, "")
+        assert f"{name}: the name must end in {ending}" in err
+    assert os.listdir() == []
+    assert run(*argv, "t")[0] == 0

@@ -11,6 +11,7 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_verb,
+    check_ending,
     end_of_text,
     load_model,
     read_prompt,
@@ -40,6 +41,7 @@ def generate(args: argparse.Namespace) -> int:
     from gpt2np.outputs import whole_file
     from gpt2np.tables import strict_json
 
+    check_ending(args.out, ".safetensors")
     prompt = read_prompt(args)
     chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
     if "early_stopping" in chosen:

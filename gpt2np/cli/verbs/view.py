@@ -15,6 +15,7 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_verb,
+    check_ending,
     check_outputs,
     end_of_text,
     load_model,
@@ -60,6 +61,7 @@ def view(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json
     from gpt2np.viewer import view as make
 
+    check_ending(args.out, ".html", ".htm")
     if args.out is None and args.no_open:
         args.out = NAME
         check_outputs(args)
