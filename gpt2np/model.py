@@ -112,9 +112,9 @@ class Model:
         trace records the values after it.
 
         Raises:
-            InputError: a prompt is empty, too long, or holds ids outside the vocabulary.
+            InputError: a prompt is empty, too long, or holds ids outside the vocabulary; `out` is read by the run.
             UnknownSiteError: `keep` or `edits` names no site.
-            TraceError: `out` cannot be written, is read by this run, or is a folder of another run's traces.
+            TraceError: `out` cannot be written, or is a folder with the traces of another run.
         """
         prompts, several = as_prompts(prompt)
         stop_at_layer = self._stop(stop_at_layer)
