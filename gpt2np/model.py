@@ -112,7 +112,7 @@ class Model:
         trace records the values after it.
 
         Raises:
-            InputError: a prompt is empty, too long, or holds ids outside the vocabulary; `out` is read by the run.
+            InputError: a prompt is empty, too long, or holds ids outside the vocabulary; `out` is read.
             UnknownSiteError: `keep` or `edits` names no site.
             TraceError: `out` cannot be written, or is a folder with the traces of another run.
         """
