@@ -201,7 +201,7 @@ def whole_file(path: PathLike) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: PathLike, mark: str) -> Iterator[Path]:
+def whole_folder(folder: PathLike, mark: str, error: type[Gpt2npError] = InputError) -> Iterator[Path]:
     """A folder to write files into: when the block ends they appear in `folder`, and not if the block fails.
 
     A new folder appears in one step, with parents as needed. In one that is there, files of the same names
@@ -209,28 +209,28 @@ def whole_folder(folder: PathLike, mark: str) -> Iterator[Path]:
     `mark` is one of the files: a folder that has others of them without it is somebody else's.
 
     Raises:
-        InputError: it cannot be written, or is somebody else's; nothing is left behind.
+        error: it cannot be written, or is somebody else's; nothing is left behind.
     """
-    target = _folder_of(folder)
-    with _parents(target, folder):
+    target = _folder_of(folder, error)
+    with _parents(target, folder, error):
         try:
             there = target.is_dir()
             making = Unfinished(target if there else target.parent, of_files=True)
             try:
                 yield making.path
                 if there:
-                    _move(making.path, target, mark)
+                    _move(making.path, target, mark, error)
                 else:
                     making.finish(target)
             finally:
                 making.discard()
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-        except Gpt2npError as error:  # about a file in it, which has another name by now
-            raise type(error)(str(error).replace(str(making.path), str(folder))) from None
+        except OSError as problem:
+            raise error(f"{folder}: cannot be written ({problem.strerror})") from None
+        except Gpt2npError as problem:  # about a file in it, which has another name by now
+            raise type(problem)(str(problem).replace(str(making.path), str(folder))) from None
 
 
-def _folder_of(folder: PathLike) -> Path:
+def _folder_of(folder: PathLike, error: type[Gpt2npError]) -> Path:
     """The folder that a name stands for, existing or not."""
     try:
         target = Path(os.path.realpath(folder))
@@ -242,15 +242,15 @@ def _folder_of(folder: PathLike) -> Path:
         return target
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-    raise InputError(f"{os.fspath(folder)}: cannot be made ({reason})")
+    raise error(f"{os.fspath(folder)}: cannot be made a folder ({reason})")
 
 
-def _move(source: Path, target: Path, mark: str) -> None:
+def _move(source: Path, target: Path, mark: str, error: type[Gpt2npError]) -> None:
     names = [name for name in sorted(os.listdir(source)) if name != mark]
     if not (target / mark).exists():
         for name in names:
             if os.path.lexists(target / name):
-                raise InputError(
+                raise error(
                     f"{target / name}: is there, without the {mark} of files written here: "
                     "choose another folder"
                 )
@@ -261,7 +261,7 @@ def _move(source: Path, target: Path, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def _parents(target: Path, folder: PathLike) -> Iterator[None]:
+def _parents(target: Path, folder: PathLike, error: type[Gpt2npError]) -> Iterator[None]:
     """Makes the parents of a folder; if the block fails, those that are new and empty go away again."""
     new: list[Path] = []
     try:
@@ -270,10 +270,10 @@ def _parents(target: Path, folder: PathLike) -> Iterator[None]:
                 parent.mkdir()
                 new.append(parent)
         yield
-    except BaseException as error:
+    except BaseException as problem:
         with contextlib.suppress(OSError):
             for parent in reversed(new):
                 parent.rmdir()
-        if isinstance(error, OSError):
-            raise InputError(f"{os.fspath(folder)}: cannot be made ({error.strerror})") from None
+        if isinstance(problem, OSError):
+            raise error(f"{os.fspath(folder)}: cannot be made a folder ({problem.strerror})") from None
         raise

@@ -68,7 +68,8 @@ class Manifest:
             whole = lines.rfind(b"\n") + 1
             if not lines[whole:].startswith(START) and not START.startswith(lines[whole:]):
                 raise TraceError(f"{self.path}: its last line is not of a manifest: {short(lines[whole:])}")
-            os.ftruncate(self._file, whole)
+            if whole < len(lines):
+                os.ftruncate(self._file, whole)
             for leftover in folder.glob("inference/raw/*/*"):
                 remove_leftovers(leftover)
         except BaseException as error:

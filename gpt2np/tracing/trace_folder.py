@@ -35,8 +35,8 @@ def trace_paths(
     A folder of the same run is written again; files in it that are not of a run are left alone.
 
     Raises:
-        InputError: the file is one of the `inputs`, or the folder holds another run, or cannot be written.
-        TraceError: the name is that of another kind of file.
+        InputError: the file is one of the `inputs`.
+        TraceError: the folder holds another run, or cannot be written, or a file has the name of another kind.
     """
     if not several:
         if out.suffix in (".npz", ".npy", ".json", ".csv", ".pt", ".bin"):
@@ -47,7 +47,7 @@ def trace_paths(
     names = [f"{number:06}.safetensors" for number in range(len(plans))]
     index = _index(names, plans[0], metadata)
     _check_same(out, index)
-    with whole_folder(out, INDEX) as folder:
+    with whole_folder(out, INDEX, TraceError) as folder:
         (folder / INDEX).write_bytes(index)
         yield [folder / name for name in names]
 
@@ -67,8 +67,11 @@ def _check_same(out: Path, index: bytes) -> None:
     """Refuse, before anything runs, a folder with traces of another run."""
     try:
         names = os.listdir(out)
-    except (OSError, ValueError):  # not there, or cannot be a folder: found when it is to be made
+    except FileNotFoundError:
         return
+    except (OSError, ValueError) as error:  # the second for a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
     same = INDEX in names and read_bytes(out / INDEX, TraceError, max(MOST_TEXT, len(index))) == index
     if not same and any(name == INDEX or re.fullmatch(r"\d+\.safetensors", name) for name in names):
         raise TraceError(f"{out}: holds the traces of another run; choose another folder, or remove it")
