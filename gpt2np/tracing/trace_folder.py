@@ -36,7 +36,7 @@ def trace_paths(
 
     Raises:
         InputError: the file is one of the `inputs`.
-        TraceError: the folder holds another run, or cannot be written, or a file has the name of another kind.
+        TraceError: the folder holds another run, or cannot be written, or the name says another kind of file.
     """
     if not several:
         if out.suffix in (".npz", ".npy", ".json", ".csv", ".pt", ".bin"):
