@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import command_line
 
@@ -66,7 +66,7 @@ def expected():
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_console_shows_every_verb(encoding, expected):
     place = ENCODINGS.index(encoding)
-    for argv in VERBS if encoding in ("ascii", "cp1252") else VERBS[place % 3 :: 3]:
+    for argv in VERBS if encoding in ("ascii", "cp1252") else VERBS[place % 5 :: 5]:
         code, out, err = run_in(encoding, argv)
         wanted_code, wanted, _ = expected[" ".join(argv)]
         assert code == wanted_code == 0
@@ -98,6 +98,7 @@ def test_a_console_of_ascii_has_the_escapes_of_backslashreplace():
     assert out.startswith('Mr. Darcy said "na\\xefve" \\u2014 \\u6771\\u4eac \\U0001f600')
 
 
+@settings(max_examples=50)
 @given(st.text(), st.sampled_from([e for e in ENCODINGS if e not in ("utf-7", "hz", "iso2022_jp")]))
 def test_shown_is_safe_for_any_text(text, encoding):
     safe = shown(text, encoding)
@@ -152,16 +153,16 @@ def hostile_trace(folder):
     ],
     ids=lambda argv: re.sub(r"[^\w .-]", "", " ".join(argv[:3])),
 )
-@pytest.mark.parametrize("more", [[], ["--json"]], ids=["", "json"])
-def test_nothing_of_a_file_or_argument_is_raw(capsys, monkeypatch, tmp_path, argv, more):
+def test_nothing_of_a_file_or_argument_is_raw(capsys, monkeypatch, tmp_path, argv):
     monkeypatch.chdir(tmp_path)
     file = hostile_trace(tmp_path)
-    code, out, err = command_line.run(capsys, *[file if word == "FILE" else word for word in argv], *more)
-    assert code in (0, 2)
-    assert "Traceback" not in err
-    assert not RAW.search(out + err)
-    if more and code == 0 and argv[0] not in ("generate",):
-        json.loads(out)
+    for more in ([], ["--json"]):
+        code, out, err = command_line.run(capsys, *[file if word == "FILE" else word for word in argv], *more)
+        assert code in (0, 2)
+        assert "Traceback" not in err
+        assert not RAW.search(out + err)
+        if more and code == 0:
+            json.loads(out)
 
 
 def test_tokens_are_escaped_as_they_are_printed(capsys, tmp_path):
@@ -377,7 +378,7 @@ def test_ctrl_c_at_some_moment_of_the_start():
     argv = ["generate", "x", "--max-new-tokens", "5000", "--on-overflow", "slide"]
     code = f"import os; os.write(1, b'started'); import sys; sys.argv[1:] = {argv}; "
     code += "import runpy; runpy.run_module('gpt2np', run_name='__main__')"
-    for after in (0, 0.05, 0.15, 0.3, 0.5):
+    for after in (0, 0.1, 0.3):
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdout=subprocess.PIPE,
@@ -438,7 +439,8 @@ DIGITS = "9" * 5000  # more than Python takes for a number
 )
 def test_five_thousand_digits_are_one_line(capsys, monkeypatch, tmp_path, argv):
     monkeypatch.chdir(tmp_path)
-    gpt2np.load("tiny").trace("x").save("t.safetensors")
+    if "t.safetensors" in argv:
+        gpt2np.load("tiny").trace("x").save("t.safetensors")
     code, out, err = command_line.run(capsys, *argv)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("gpt2np")
