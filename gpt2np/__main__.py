@@ -2,6 +2,10 @@
 
 import sys
 
-from gpt2np.cli import main
+try:
+    from gpt2np.cli import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:
+    code = 130
+sys.exit(code)

@@ -1,14 +1,10 @@
-"""Reading a file that may be anything, and writing one whole or not at all."""
+"""Reading a file that may be anything."""
 
-import contextlib
-import io
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 
@@ -123,98 +119,6 @@ def read_json(
         raise error(f"{path}: is not JSON to be read (lists or objects are nested too deeply)") from None
     except ValueError as e:
         raise error(f"{path}: is not JSON ({e})") from None
-
-
-def check_destinations(*paths: str | None) -> None:
-    """Refuse, before a long run, files that cannot be written after it; None is no file.
-
-    Raises:
-        InputError: a folder or device has the name, its folder is missing or read-only, or two are the same.
-    """
-    given = [Path(path) for path in paths if path is not None]
-    for path in given:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: cannot be written (a folder or a device has this name)")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: cannot be written (no folder {path.parent})")
-        if not os.access(path.parent, os.W_OK):
-            raise InputError(f"{path}: cannot be written (the folder is read-only)")
-    if len({path.resolve() for path in given}) < len(given):
-        raise InputError(f"{given[0]}: is given for two different files")
-
-
-@contextlib.contextmanager
-def whole_binary_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write to: it appears under its name when the block ends, and not if the block fails.
-
-    Raises:
-        InputError: it cannot be written; nothing is left behind.
-    """
-    target = Path(path)
-    temporary = target.parent / f".gpt2np-{secrets.token_hex(8)}.tmp"
-    try:
-        if target.exists() and not target.is_file():
-            raise InputError(f"{target}: cannot be written (a folder or a device has this name)")
-        with temporary.open("wb") as file:
-            yield file
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """The same for text.
-
-    Raises:
-        InputError: it cannot be written; nothing is left behind.
-    """
-    with whole_binary_file(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
-        yield text
-
-
-@contextlib.contextmanager
-def made_folder(target: Path) -> Iterator[None]:
-    """Makes a folder and its parents; if the block fails, those that are new and empty go away again.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    new: list[Path] = []
-    try:
-        for folder in (*reversed(target.parents), target):
-            if not folder.is_dir():
-                folder.mkdir()
-                new.append(folder)
-        yield
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            for folder in reversed(new):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise InputError(f"{target}: cannot be made ({error.strerror})") from None
-        raise
-
-
-def output_paths(out: Path, n: int | None) -> list[Path]:
-    """The file of each trace: `out` itself, or n numbered files in the folder `out`.
-
-    Raises:
-        TraceError: the folder cannot be made, or the name is that of another kind of file.
-    """
-    if n is None:
-        if out.suffix in (".npz", ".npy", ".json", ".csv", ".pt", ".bin"):
-            raise TraceError(f"{out}: a trace is a .safetensors file; `gpt2np export` makes others of it")
-        return [out]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
-    return [out / f"{i:0{len(str(n - 1))}}.safetensors" for i in range(n)]
 
 
 def text_kind(path: str | os.PathLike[str]) -> str:

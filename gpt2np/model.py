@@ -14,7 +14,6 @@ from gpt2np import tensorfile
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.checkpoints.weights import Weights, with_weights
 from gpt2np.errors import InputError, TokenizerError, whole_number
-from gpt2np.files import output_paths
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Prompt, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
@@ -27,6 +26,7 @@ from gpt2np.tracing.resume import Past
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
+from gpt2np.tracing.trace_folder import trace_paths
 
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
     from gpt2np.generation.decoding import Generation
@@ -44,11 +44,8 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
         self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
-        self.config, self.name, self._weights = (
-            checkpoint.config,
-            checkpoint.name,
-            Weights(checkpoint.weights),
-        )
+        self.config, self.name = checkpoint.config, checkpoint.name
+        self._weights = Weights(checkpoint.weights)
         self.parameters = self.config.architecture.parameters(self.weights, self.config)
         self._tokenizer: Tokenizer | None = None
         self._looked_for_vocabulary = False
@@ -134,17 +131,18 @@ class Model:
 
         `keep` is a shell-style pattern on site names (`"attn.*"`, `"h.3.*"`), a list of patterns, a predicate
         on the name, or `{"patterns": ..., "positions": slice, "dtype": "float16"}`. `out` names a
-        `.safetensors` file that the run writes into directly; for several prompts a folder with one file
-        each. `stop_at_layer=3` runs blocks 0, 1 and 2 only. With `timings`, `trace.timings` has the seconds
-        of each step. `special` is that of `token_ids`. Several prompts run packed: as one pass in which they
-        do not see each other, and into one block of memory, freed with the last of their traces. `edits` map
-        names or patterns of sites to functions that replace what was computed there (see `edits.Edits`, and
-        `analysis.interventions` for ready-made ones); the trace records the values after it.
+        `.safetensors` file that the run writes into directly, over one that is there; for several prompts a
+        folder with one file each, `000000.safetensors` and so on, and an index. `stop_at_layer=3` runs
+        blocks 0, 1 and 2 only. With `timings`, `trace.timings` has the seconds of each step. `special` is
+        that of `token_ids`. Several prompts run packed: as one pass in which they do not see each other, and
+        into one block of memory, freed with the last of their traces. `edits` map names or patterns of sites
+        to functions that replace what was computed there, before it is recorded (`tracing.edits.Edits`;
+        `analysis.interventions` has ready-made ones).
 
         Raises:
-            InputError: a prompt is empty, too long, or holds ids outside the vocabulary.
+            InputError: a prompt is empty, too long, or holds ids outside the vocabulary; `out` is read.
             UnknownSiteError: `keep` or `edits` names no site.
-            TraceError: `out` cannot be written.
+            TraceError: `out` cannot be written, or is a folder with the traces of another run.
         """
         prompts, several = as_prompts(prompt)
         stop_at_layer = self._stop(stop_at_layer)
@@ -165,7 +163,8 @@ class Model:
             if out is None:
                 stores, together = arenas(plans)
             else:
-                paths = output_paths(Path(out), len(prompts) if several else None)
+                read = self.checkpoint.source_files()
+                paths = files.enter_context(trace_paths(Path(out), several, plans, metadata, read))
                 stores = [
                     files.enter_context(
                         tensorfile.create_tensors(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -51,8 +52,16 @@ def number(value: float) -> str:
 
 
 def strict_json(value: Any, indent: int | None = 1) -> str:
-    """JSON as the standard has it: NaN and infinities become null."""
-    return json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    r"""JSON as the standard has it, in ASCII: NaN and infinities become null, other characters `\u0120`.
+
+    So every terminal and pipe can be given it, and it is read back exactly.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def stream_of_bars() -> Any:
+    """The stderr for a progress bar: that of the command line shows what moves the bar as escapes."""
+    return getattr(sys.stderr, "for_bars", sys.stderr)
 
 
 def _finite(value: Any) -> Any:

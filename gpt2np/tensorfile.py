@@ -9,8 +9,6 @@ import json
 import math
 import mmap
 import os
-import secrets
-import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -20,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gpt2np.errors import CheckpointError, Gpt2npError, TraceError, short
 from gpt2np.files import check_regular
+from gpt2np.outputs import Unfinished, target_of
 
 Path = str | os.PathLike[str]
 Entry = tuple[str, DTypeLike, tuple[int, ...]]  # of a file to be written: name, dtype, shape
@@ -192,19 +191,21 @@ class TensorFileWriter:
     the block, or discards on an exception. Made by `create_tensors`.
     """
 
-    def __init__(self, path: str, temporary: str, mapped: mmap.mmap, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, path: str, target: Any, making: Unfinished, mapped: mmap.mmap, arrays: dict[str, NDArray[Any]]
+    ) -> None:
         self.path = path
         self.arrays = arrays
-        self._temporary = temporary  # "" once committed or discarded
-        self._mapped = mapped
+        self._target, self._mapped = target, mapped
+        self._making: Unfinished | None = making  # None once committed or discarded
 
     def commit(self) -> None:
         """Write out what is in memory and give the file its name; arrays still held elsewhere stay usable."""
-        if not self._temporary:
+        if self._making is None:
             raise TraceError(f"{self.path}: already committed or discarded")
         try:
             self._mapped.flush()
-            os.replace(self._temporary, self.path)
+            self._making.finish(self._target)
         except OSError as e:
             raise TraceError(f"{self.path}: cannot be written: {_reason(e)}") from None
         finally:
@@ -212,10 +213,9 @@ class TensorFileWriter:
 
     def discard(self) -> None:
         """Remove the temporary file and let go of the arrays; does nothing after `commit`."""
-        if self._temporary:
-            with contextlib.suppress(OSError):
-                os.remove(self._temporary)
-        self._temporary = ""
+        if self._making is not None:
+            self._making.discard()
+        self._making = None
         self.arrays = {}
         with contextlib.suppress(BufferError):  # a view is alive: the mapping goes with the last one
             self._mapped.close()
@@ -224,7 +224,7 @@ class TensorFileWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._temporary:
+        if kind is None and self._making is not None:
             self.commit()
         else:
             self.discard()
@@ -236,16 +236,14 @@ def create_tensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, 
     An entry behind one of a narrower dtype may come out unaligned, right but slow: put wide ones first.
     Raises TraceError where the folder, the disk or an entry does not allow it; then nothing is left behind.
     """
-    temporary = os.path.join(os.path.dirname(path), f".gpt2np-{secrets.token_hex(8)}.tmp")
+    target = target_of(path, TraceError)
     try:
         head, end, header = _layout(entries, metadata)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise _Problem("a folder or a device has this name")
+        making = Unfinished(target.parent)
     except (_Problem, OSError, ValueError) as e:
         raise TraceError(f"{path}: cannot be written: {_reason(e)}") from None
     try:
-        with open(temporary, "x+b") as file:
+        with making.path.open("r+b") as file:
             file.write(head)
             if hasattr(os, "posix_fallocate"):  # no holes: writing to one on a full disk kills the process
                 os.posix_fallocate(file.fileno(), 0, len(head) + end)
@@ -255,14 +253,13 @@ def create_tensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, 
             file.flush()
             mapped = mmap.mmap(file.fileno(), len(head) + end, access=mmap.ACCESS_WRITE)
     except BaseException as e:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+        making.discard()
         if isinstance(e, OSError | OverflowError):
             raise TraceError(f"{path}: cannot write {end:,} bytes of data: {_reason(e)}") from None
         raise
     data = np.frombuffer(mapped, np.uint8)[len(head) :]
     arrays = {name: _view(data, entry) for name, entry in header.items()}
-    return TensorFileWriter(os.fspath(path), temporary, mapped, arrays)
+    return TensorFileWriter(os.fspath(path), target, making, mapped, arrays)
 
 
 def _layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[bytes, int, dict[str, Any]]:

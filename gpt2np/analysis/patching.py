@@ -18,7 +18,7 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
 from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.ops import Array
-from gpt2np.tables import quoted
+from gpt2np.tables import quoted, stream_of_bars
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.lines import lines, matrix_of
 from gpt2np.tracing.sites import Site
@@ -284,7 +284,7 @@ def _shown(rows: Iterator[_T], total: int, progress: bool | None) -> Iterator[_T
     if not (sys.stderr.isatty() if progress is None else progress):
         return rows
     tqdm = importlib.import_module("tqdm").tqdm  # comes with huggingface_hub
-    bar: Iterator[_T] = iter(tqdm(rows, total=total, unit="run", file=sys.stderr, leave=False))
+    bar: Iterator[_T] = iter(tqdm(rows, total=total, unit="run", file=stream_of_bars(), leave=False))
     return bar
 
 

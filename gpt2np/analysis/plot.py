@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError
-from gpt2np.files import whole_binary_file
+from gpt2np.outputs import whole_binary_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 DIVERGING, SEQUENTIAL = "RdBu_r", "Blues"  # both can be told apart with any colour vision

@@ -17,9 +17,10 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import widened
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.files import check_regular, check_unicode, whole_binary_file
+from gpt2np.files import check_regular, check_unicode
 from gpt2np.json_fields import parse_json
 from gpt2np.ops import Array
+from gpt2np.outputs import whole_binary_file
 
 SCHEMA = "gpt2np.capture/1"
 FORMATS = ("safetensors", "pt")

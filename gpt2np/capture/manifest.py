@@ -1,15 +1,17 @@
 """The manifest of an experiment: a JSON line for each file that is whole, and what the file was made from."""
 
 import contextlib
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from gpt2np.errors import InputError, TraceError
-from gpt2np.files import read_bytes
+from gpt2np.errors import InputError, TraceError, short
+from gpt2np.files import check_regular, read_bytes
 from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, or_null, parse_json, whole
+from gpt2np.outputs import remove_leftovers
 
 try:
     import fcntl
@@ -17,6 +19,7 @@ except ImportError:  # Windows has no such locks: there, nothing stops a second 
     fcntl = None  # type: ignore[assignment]
 
 NAME = "manifest.jsonl"
+START = b'{"path": "'  # of every line
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Entry:
 class Manifest:
     """An experiment's manifest, open for adding to it; as a context manager, closed at the end of the block.
 
-    While it is open no other run can open it. Opening removes what a killed run left half-done: the end of a
-    line, and files under temporary names.
+    While it is open no other run can open it. Opening removes what a killed run left half-done: the beginning
+    of a line, and files under temporary names.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,14 +51,15 @@ class Manifest:
 
         Raises:
             InputError: the folder cannot be written to, or another run has it open.
-            TraceError: a line is malformed.
+            TraceError: a line is malformed, or the file is something else.
         """
         self.folder, self.path = folder, folder / NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # the second for a NUL in the name
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{self.path}: cannot be written ({reason})") from None
         try:
             if fcntl is not None:
                 fcntl.flock(
@@ -63,10 +67,13 @@ class Manifest:
                 )  # ends with the process, however it ends
             lines = read_bytes(self.path)
             self.entries = _read(self.path, lines)
-            if not lines.endswith(b"\n"):
-                os.ftruncate(self._file, lines.rfind(b"\n") + 1)
-            for leftover in folder.glob("inference/raw/*/*/.gpt2np-*"):
-                leftover.unlink(missing_ok=True)
+            whole = lines.rfind(b"\n") + 1
+            if not lines[whole:].startswith(START) and not START.startswith(lines[whole:]):
+                raise TraceError(f"{self.path}: its last line is not of a manifest: {short(lines[whole:])}")
+            if whole < len(lines):
+                os.ftruncate(self._file, whole)
+            for leftover in folder.glob("inference/raw/*/*"):
+                remove_leftovers(leftover)
         except BaseException as error:
             os.close(self._file)
             if isinstance(error, BlockingIOError):
@@ -96,20 +103,23 @@ class Manifest:
         """Whether a file is listed and there; one that was deleted is not, and may be made again.
 
         Raises:
-            TraceError: it is there with another size than when it was listed.
+            TraceError: it is there, but is not what was listed.
         """
         if path not in self.entries:
             return False
+        captured, file = self.entries[path], self.folder / path
         try:
-            size = (self.folder / path).stat().st_size
-        except OSError:
+            size = file.stat().st_size
+            same = size == captured.bytes and file.is_file() and sha256_of(file) == captured.sha256
+        except FileNotFoundError:
             return False
-        captured = self.entries[path].bytes
-        if size != captured:
-            raise TraceError(
-                f"{self.folder / path}: has {size:,} bytes, and had {captured:,} when it was captured; "
-                "delete it, and it is captured again"
-            )
+        except OSError as error:
+            raise TraceError(f"{file}: cannot be read ({error.strerror})") from None
+        if not same:
+            what = f"has {size:,} bytes, and had {captured.bytes:,} when it was captured"
+            if size == captured.bytes:
+                what = "has been changed since it was captured"
+            raise TraceError(f"{file}: {what}; delete it, and it is captured again")
         return True
 
     def __enter__(self) -> Self:
@@ -117,6 +127,13 @@ class Manifest:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as a manifest has it."""
+    check_regular(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> list[Entry]:

@@ -8,9 +8,7 @@ The manifest lists each file once it is whole. All files of an experiment are of
 options, and a file that is there is never written again.
 """
 
-import contextlib
-import hashlib
-import secrets
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,11 @@ from typing import Any
 
 from gpt2np.capture import formats
 from gpt2np.capture.capture_files import Capture, check_format, save_capture
-from gpt2np.capture.manifest import Entry, Manifest
+from gpt2np.capture.manifest import Entry, Manifest, sha256_of
 from gpt2np.capture.prompt_set import Prompt, PromptSet
 from gpt2np.errors import InputError, short, whole_number
-from gpt2np.files import check_regular
 from gpt2np.model import Model
+from gpt2np.outputs import Unfinished
 
 
 @dataclass(frozen=True)
@@ -183,26 +181,19 @@ def _write(capture: Capture, path: Path, facts: dict[str, Any]) -> tuple[int, st
     """Size and SHA-256 of the file; written unless it is there, from a run killed before listing it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if not os.path.lexists(path):
             save_capture(capture, path, facts)
-            return path.stat().st_size, _sha256(path)
-        copy = path.with_name(f".gpt2np-{secrets.token_hex(8)}{path.suffix}")
+            return path.stat().st_size, sha256_of(path)
+        copy = Unfinished(path.parent, of_files=True)
         try:
-            save_capture(capture, copy, facts)
-            same = _sha256(copy) == _sha256(path)
+            save_capture(capture, copy.path / path.name, facts)
+            same = sha256_of(copy.path / path.name) == sha256_of(path)
         finally:
-            with contextlib.suppress(OSError):
-                copy.unlink(missing_ok=True)
+            copy.discard()
         if not same:
             raise InputError(
                 f"{path}: is there, but not in the manifest, and is not this capture: move it away"
             )
-        return path.stat().st_size, _sha256(path)
+        return path.stat().st_size, sha256_of(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _sha256(path: Path) -> str:
-    check_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

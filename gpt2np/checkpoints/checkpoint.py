@@ -17,7 +17,7 @@ from gpt2np.checkpoints.training_layouts import as_own_layout, chosen_table
 from gpt2np.checkpoints.watched_file import WatchedFile, is_mapped
 from gpt2np.checkpoints.weight_files import Shapes, WeightFiles
 from gpt2np.checkpoints.weights import Weights
-from gpt2np.errors import CheckpointError, InputError, short
+from gpt2np.errors import CheckpointError, InputError, printable, short
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import CheckpointNaming, ModelConfig
 
@@ -88,6 +88,13 @@ class Checkpoint:
                     digest.update(chunk)
         return digest.hexdigest()
 
+    def source_files(self) -> list[Path]:
+        """What a model was read from, weights, config and vocabulary: files that no output may replace."""
+        names = {"vocab.json", "merges.txt", *(path.name for path in self.folder.glob("*config.json"))}
+        names |= {path.name for path in self.folder.glob("*token*.json")}
+        names |= {path.name for path in self.folder.glob("*.index.json")}
+        return [*self.files, *(self.folder / name for name in sorted(names))]
+
     def not_finite(self, where: str = "") -> CheckpointError:
         """What to say of a run whose results are not finite; `where` says of which token."""
         damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
@@ -147,8 +154,8 @@ def load_checkpoint(
     generation_eos, generation_notes = read_generation_file(folder)
     notes += shown + weight_notes + generation_notes
     return Checkpoint(
-        os.fspath(name), folder, config, Weights(weights), files.paths, _fingerprint(files.paths), commit,
-        tuple(notes), generation_eos, watched,
+        printable(os.fspath(name)), folder, config, Weights(weights), files.paths, _fingerprint(files.paths),
+        commit, tuple(notes), generation_eos, watched,
     )  # fmt: skip
 
 

@@ -1,5 +1,29 @@
 """The command line: `gpt2np VERB`."""
 
-from gpt2np.cli.program import main
 
-__all__ = ["main"]
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. Ctrl-C ends it without a traceback, also while it starts."""
+    interrupted = []
+    try:
+        import signal
+
+        # An interrupt inside NumPy's own start would come out as an ImportError, so it waits for its end.
+        before = signal.getsignal(signal.SIGINT)
+        waits = before is signal.default_int_handler and _is_main_thread()
+        if waits:
+            signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+        try:
+            from gpt2np.cli.program import main as run
+        finally:
+            if waits:
+                signal.signal(signal.SIGINT, before)
+        return 130 if interrupted else run(argv)
+    except KeyboardInterrupt:
+        exec("")  # else Python, once one has passed through any exec, ends with its signal and not with 130
+        return 130
+
+
+def _is_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

@@ -3,13 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
+from gpt2np.cli.terminal import moving_bars
 from gpt2np.cli.texts import a_text, as_unicode, read_text
-from gpt2np.errors import InputError, printable
+from gpt2np.errors import InputError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
+from gpt2np.outputs import check_destinations
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,6 +20,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say it on stderr and exit with 2."""
+        if len(message) > 400:  # it quotes what was given
+            message = f"{message[:397]}..."
         self.exit(2, f"gpt2np: {message} (see: {self.prog} --help)\n")
 
 
@@ -89,6 +94,45 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
 
 
+def add_outputs(parser: argparse.ArgumentParser, *options: str, more: str = "") -> None:
+    """`--force`, without which the files that these options name must not be there yet.
+
+    What `options` do not name, such as a folder, the verb gives to `check_outputs` itself. `more` is what
+    else `--force` does in this verb.
+    """
+    parser.add_argument("--force", action="store_true", help=f"write over files that are there{more}")
+    parser.set_defaults(outputs=options)
+
+
+def check_outputs(args: argparse.Namespace, out: str | None = None, files: Sequence[str] = ()) -> None:
+    """Refuse files to be written that are there, unless `--force` is given, and those that the command reads.
+
+    Without `out` they are what the options of `add_outputs` name; with `files` it is the folder of those.
+    """
+    paths = [getattr(args, option) for option in getattr(args, "outputs", ())]
+    if out is not None:
+        paths = [os.path.join(out, name) for name in files if os.path.isdir(out)] if files else [out]
+    args.written = paths  # `load_model` looks whether a model is read from them
+    check_destinations(*paths, inputs=_read_by(args), overwrite=getattr(args, "force", True))
+
+
+def check_ending(path: str | None, *endings: str) -> None:
+    """Refuse a name that says another kind of file than is written; one that says nothing is fine."""
+    if path is not None and Path(path).suffix not in ("", *endings):
+        raise InputError(f"{path}: the name must end in {' or '.join(endings)}, which says what it is")
+
+
+def _read_by(args: argparse.Namespace) -> list[str]:
+    """Whatever a command was given that may be a file to read."""
+    given: list[str] = []
+    for option, value in vars(args).items():
+        if option not in (*getattr(args, "outputs", ()), "written", "out"):
+            given += [
+                text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+            ]
+    return given
+
+
 def count(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -108,12 +152,29 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 
+def integer(text: str, what: str) -> int:
+    """A whole number as a user writes it; Python itself reads up to 4,300 digits."""
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{what} must be a whole number, not {short(text)}") from None
+
+
+def given_token(model: Any, given: str) -> int:
+    """The id of a token of the command line: its text, or digits that are no token's text."""
+    from gpt2np.analysis.positions_and_tokens import token_id
+
+    tokenizer = model.usable_tokenizer
+    is_text = tokenizer is not None and tokenizer.find_id(given) is not None
+    return token_id(model, integer(given, "a token id") if given.isdecimal() and not is_text else given)
+
+
 def token_ids(given: str | None, option: str) -> list[int]:
     """Ids as a user writes them: `464,3139` or `464 3139`."""
     try:
         return [int(i) for i in (given or "").replace(",", " ").split()]
     except ValueError:
-        raise InputError(f"{option} takes whole numbers, not {given!r}") from None
+        raise InputError(f"{option} takes whole numbers, not {short(given)}") from None
 
 
 def end_of_text(given: str | None) -> int | str | None:
@@ -121,8 +182,8 @@ def end_of_text(given: str | None) -> int | str | None:
     if given is None:
         return "config"
     if given != "none" and not given.isdecimal():
-        raise InputError(f"--eos takes a token id or none, not {given!r}")
-    return None if given == "none" else int(given)
+        raise InputError(f"--eos takes a token id or none, not {short(given)}")
+    return None if given == "none" else integer(given, "--eos")
 
 
 def load_sizes(args: argparse.Namespace) -> Any:
@@ -153,13 +214,15 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     """The model that the options name; says on stderr which one runs, and what it makes of the prompts."""
     from gpt2np.loading import load
 
-    model = load(
-        args.model,
-        dtype=getattr(args, "dtype", "float32"),
-        threads=getattr(args, "threads", None),
-        revision=args.revision,
-        local_files_only=args.local_files_only,
-    )
+    with moving_bars():
+        model = load(
+            args.model,
+            dtype=getattr(args, "dtype", "float32"),
+            threads=getattr(args, "threads", None),
+            revision=args.revision,
+            local_files_only=args.local_files_only,
+        )
+    check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
     hint = "; the real one: --model gpt2" if model.name == "tiny" else ""
     print(f"gpt2np: model {model.name}, {model.n_parameters:,} parameters{hint}", file=sys.stderr)
     for note in model.checkpoint.notes:

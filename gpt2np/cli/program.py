@@ -4,10 +4,10 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 """
 
 import argparse
-import os
 import sys
 
-from gpt2np.cli.arguments import Parser
+from gpt2np.cli.arguments import Parser, check_outputs
+from gpt2np.cli.terminal import give_up_stdout, screens
 from gpt2np.cli.verbs import (
     capture,
     circuits,
@@ -28,40 +28,41 @@ from gpt2np.cli.verbs import (
     trace,
     view,
 )
-from gpt2np.errors import Gpt2npError
+from gpt2np.errors import Gpt2npError, printable
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except Gpt2npError as error:
-        print(f"gpt2np: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `gpt2np sites | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:  # `gpt2np sites > file` on a full disk
-        print(f"gpt2np: cannot write the results: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
-    except UnicodeEncodeError as error:
-        print(
-            f"gpt2np: the terminal's {error.encoding} cannot show this text; set PYTHONIOENCODING=utf-8",
-            file=sys.stderr,
-        )
-        return 2
-    except MemoryError:
-        print("gpt2np: out of memory; `gpt2np plan N` says how much a trace takes", file=sys.stderr)
-        return 2
+    """Run one command; returns the exit code, and lets a KeyboardInterrupt through."""
+    with screens():
+        try:
+            args = build_parser().parse_args(argv)
+            check_outputs(args)
+            code: int = args.run(args)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # `gpt2np sites | head`
+            give_up_stdout()
+            return 0
+        except (Gpt2npError, OSError, UnicodeError, MemoryError) as error:
+            print(f"gpt2np: {_told(error)}", file=sys.stderr)
+            if not isinstance(error, Gpt2npError):
+                give_up_stdout()
+            return 2
+
+
+def _told(error: BaseException) -> str:
+    """What to say of an error, in one line."""
+    if isinstance(error, Gpt2npError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; `gpt2np plan N` says how much a trace takes"
+    if isinstance(error, OSError) and error.filename is None:  # `gpt2np sites > file` on a full disk
+        return f"cannot write the results: {error.strerror or error}"
+    if isinstance(error, OSError):
+        return f"{printable(str(error.filename))}: {error.strerror}"
+    return f"cannot write the results: {printable(str(error))}; set PYTHONIOENCODING=utf-8"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -93,7 +94,3 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         verb_file.register(verbs)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,13 +26,14 @@ from gpt2np.architectures.gpt2.config import Config, gpt2_only
 from gpt2np.errors import InputError, TokenizerError, TraceError
 from gpt2np.export.dialects.dialect import Dialect
 from gpt2np.export.dialects.llmc import LLMC_ORDER
-from gpt2np.files import made_folder, whole_binary_file
 from gpt2np.ops import Array
+from gpt2np.outputs import whole_binary_file, whole_folder
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
 
 SCHEMA = "gpt2np.llmc/1"
+INDEX = "activations.json"
 MODEL_MAGIC, MODEL_VERSION = 20240326, 3  # version 3: float32, padded vocabulary
 STATE_MAGIC, STATE_VERSION = 20240327, 2
 TOKENIZER_MAGIC, TOKENIZER_VERSION = 20240328, 2
@@ -75,12 +76,10 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
     )
     size, out = size_name(model.n_parameters), Path(folder)
     index = _index(trace, targets)
-    with made_folder(out), contextlib.ExitStack() as stack:
-        names: list[str] = []
+    with whole_folder(out, INDEX) as making, contextlib.ExitStack() as stack:
 
         def create(name: str) -> IO[bytes]:
-            names.append(name)
-            return stack.enter_context(whole_binary_file(out / name))
+            return stack.enter_context(whole_binary_file(making / name))
 
         _write_model(create(f"gpt2_{size}.bin"), model)
         if (end := end_of_text(model)) is not None and model.usable_tokenizer is not None:
@@ -94,8 +93,18 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
         for tensor in index["tensors"]:
             array = losses[None] if tensor["name"] == "losses" else arrays[tensor["name"]]
             data.write(_padded(array, tensor["shape"]).data)
-        create("activations.json").write(_json(index).encode())
-    return {name: (out / name).stat().st_size for name in names}
+        create(INDEX).write(_json(index).encode())
+    return {name: (out / name).stat().st_size for name in file_names(model)}
+
+
+def file_names(model: Any) -> list[str]:
+    """The files that `write_llmc` writes of a model, in its order."""
+    size = size_name(model.n_parameters)
+    vocabulary = (
+        [] if end_of_text(model) is None or model.usable_tokenizer is None else ["gpt2_tokenizer.bin"]
+    )
+    run = ["tokens.bin", f"gpt2_{size}_debug_state.bin", "activations.bin", INDEX]
+    return [f"gpt2_{size}.bin", *vocabulary, *run]
 
 
 def check_model(model: Any) -> None:

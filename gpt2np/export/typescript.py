@@ -8,7 +8,6 @@ A folder that is a JavaScript package without dependencies:
 - `extraction.js`: the loader, `loadExtraction()`; `package.json` says that it is a module.
 """
 
-import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -21,14 +20,15 @@ import numpy as np
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import TraceError
-from gpt2np.files import made_folder, whole_binary_file
+from gpt2np.outputs import whole_binary_file, whole_file, whole_folder
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.sites import TYPESCRIPT, Site
 from gpt2np.tracing.trace import Trace
 
 SCHEMA = "gpt2np.typescript/1"
 LOADER = "extraction.js"
-FILES = ("package.json", LOADER, "extraction.d.ts", "extraction.json", "extraction.bin")
+INDEX = "extraction.json"
+FILES = ("package.json", LOADER, "extraction.d.ts", INDEX, "extraction.bin")
 PACKAGE = {
     "name": "gpt2-extraction",
     "version": "1.0.0",
@@ -49,12 +49,13 @@ export declare function parseExtraction(index: unknown, data: ArrayBuffer | Uint
 def write_typescript(trace: Trace, folder: str | Path) -> int:
     """Write a trace as such a folder, made if need be with its parents; returns the number of arrays.
 
-    Each file is written whole or not at all, and none replaces an older one before all are written. Arrays
-    of other precisions become float32.
+    The files appear together, or not at all, and none replaces an older one before all are written. Arrays of
+    other precisions become float32.
 
     Raises:
         TraceError: the trace lacks a site, or positions, that the interface has.
-        InputError: it is of another model than a GPT-2, or the folder cannot be written.
+        InputError: it is of another model than a GPT-2, or the folder cannot be written or is
+            somebody else's.
     """
     gpt2_only(trace.config, "TypeScript interface")
     arrays = list(_arrays(trace))
@@ -63,19 +64,19 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
         facts["byteOffset"] = offset
         offset += 4 * math.prod(facts["shape"])
     index |= {"byteLength": offset, "arrays": [facts for facts, _ in arrays]}
-    target = Path(folder)
     texts = (
         json.dumps(PACKAGE, indent=2) + "\n",
         resources.files("gpt2np.export").joinpath(LOADER).read_text("utf-8"),
         interface(trace.plan),
         json.dumps(index, ensure_ascii=False, allow_nan=False) + "\n",
     )
-    with made_folder(target), contextlib.ExitStack() as stack:
-        *files, data = [stack.enter_context(whole_binary_file(target / name)) for name in FILES]
-        for file, text in zip(files, texts, strict=True):
-            file.write(text.encode("utf-8"))
-        for _, name in arrays:
-            data.write(np.ascontiguousarray(trace[name], "<f4").data)
+    with whole_folder(folder, INDEX) as target:
+        for name, text in zip(FILES, texts, strict=False):
+            with whole_file(target / name) as file:
+                file.write(text)
+        with whole_binary_file(target / FILES[-1]) as data:
+            for _, name in arrays:
+                data.write(np.ascontiguousarray(trace[name], "<f4").data)
     return len(arrays)
 
 

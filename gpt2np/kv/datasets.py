@@ -5,6 +5,7 @@ was interrupted, even killed, goes on where it stopped when it is started again.
 """
 
 import contextlib
+import filecmp
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from gpt2np.files import read_bytes
 from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
+from gpt2np.outputs import Unfinished, remove_leftovers
 from gpt2np.text.prompts import Prompt
 
 try:
@@ -94,6 +96,8 @@ def write_dataset(
         "top_k": whole_number("top_k", top_k, 1),
     }
     names = [f"kv_{number:05}{suffix}" for number in range(len(sources))]
+    if "\0" in str(folder):
+        raise InputError(f"{folder}: cannot be written (embedded null byte)")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
@@ -131,8 +135,7 @@ def _write_missing(
         if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
             yield entry, False
             continue
-        prompt = source.prompt(model)
-        facts = extract_to_file(model, prompt, path, header["top_k"], special=source.special)
+        facts = _extract(model, source, path, header["top_k"], listed=entry is not None)
         entry = {
             "file": name,
             "source": source.facts(),
@@ -143,6 +146,21 @@ def _write_missing(
         }
         _append(folder / INDEX, entry)
         yield entry, True
+
+
+def _extract(model: Model, source: Source, path: Path, top_k: int, listed: bool) -> dict[str, Any]:
+    """Write a file; one that is there unlisted must be this very one, of a run killed before listing it."""
+    prompt = source.prompt(model)
+    if listed or not os.path.lexists(path):
+        return extract_to_file(model, prompt, path, top_k, special=source.special)
+    copy = Unfinished(path.parent, of_files=True)
+    try:
+        facts = extract_to_file(model, prompt, copy.path / path.name, top_k, special=source.special)
+        if not (path.is_file() and filecmp.cmp(path, copy.path / path.name, shallow=False)):
+            raise InputError(f"{path}: is there unlisted, and of something else: move it away")
+    finally:
+        copy.discard()
+    return facts
 
 
 def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
@@ -173,8 +191,7 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
     listed = {entry["file"]: entry for entry in rows[1:]}
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    for rest in folder.glob(".gpt2np-*.tmp"):  # of a run that was killed
-        rest.unlink(missing_ok=True)
+    remove_leftovers(folder)
     return listed
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from gpt2np.checkpoints.checkpoint import default_name
 from gpt2np.errors import InputError, short, whole_number
-from gpt2np.files import whole_file
 from gpt2np.kv.queries import KV, check_coordinate
 from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_positions
 from gpt2np.loading import load
 from gpt2np.model import Model
+from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import stored_for
@@ -232,6 +232,7 @@ def extract_to_file(
         InputError, TraceError: the prompt cannot be run, or the file not be written.
     """
     check_suffix(path)
+    check_not_read(path, model.checkpoint.source_files())
     whole_number("top_k", top_k, 1)
     if Path(path).suffix == ".json":
         result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k, special=special)

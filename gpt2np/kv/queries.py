@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
-from gpt2np.files import whole_file
 from gpt2np.ops import Array
+from gpt2np.outputs import whole_file
 from gpt2np.tracing.trace import Trace
 
 PARTS = ("key", "value")
@@ -209,6 +210,10 @@ def check_coordinate(axis: str, given: int, limit: int) -> None:
 def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict[str, Any]]) -> int:
     """Write rows as a CSV file with a header; returns how many.
 
+    A text that a spreadsheet would run as a formula, as `=1+1` or `-`, has an apostrophe before it, and one
+    more where it has some: of a text that is apostrophes and then one of `= + - @`, a tab or a carriage
+    return, the first apostrophe is not part of it.
+
     Raises:
         InputError: the file cannot be written.
     """
@@ -217,6 +222,15 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
-            writer.writerow(row)
+            writer.writerow({column: _as_cell(value) for column, value in row.items()})
             n += 1
     return n
+
+
+# What a spreadsheet takes for a formula, or may after it has dropped what is before it.
+_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
+
+
+def _as_cell(value: Any) -> Any:
+    """A text that a spreadsheet would run gets an apostrophe before it; numbers stay what they are."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

@@ -6,7 +6,6 @@ misplaced epsilon shows, and no two axes have the same size. The numbers are the
 in float64, rounded to float32 once, and printed so that reading them gives that float32 again.
 """
 
-import contextlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -21,16 +20,21 @@ from gpt2np.architectures.gpt2.weights import parameter_shapes
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.errors import InputError
 from gpt2np.export.decimal_text import rows_as_text
-from gpt2np.files import made_folder, whole_binary_file
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.outputs import whole_binary_file, whole_folder
 from gpt2np.reference.noise_bands import expect
-from gpt2np.tensorfile import create_tensors
+from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
 
 SCHEMA = "gpt2np.fixture/1"
+FACTS = "fixture.json"
+FILES = (
+    *("model.safetensors", "trace.safetensors", "bands.safetensors", "config.json", "prompt.txt"),
+    *(FACTS, "fixture.h", "fixture_trace.h", "README.txt"),
+)
 N_TOKENS = 7
 CONFIG = Config(n_layer=2, n_head=3, n_embd=12, n_positions=16, vocab_size=40, eos_token_id=39)
 
@@ -117,7 +121,8 @@ def make_fixture(seed: int = 0) -> Fixture:
 def write_fixture(folder: str | Path, seed: int = 0) -> dict[str, int]:
     """Write a fixture as a folder of files; returns the bytes of each file by its name.
 
-    The folder is made if need be, with its parents. No file replaces an older one before all are written.
+    The folder is made if need be, with its parents. The files appear together, or not at all; those of an
+    older fixture are replaced.
 
     Raises:
         InputError: the seed is no whole number from 0, or the folder cannot be written.
@@ -132,20 +137,18 @@ def write_fixture(folder: str | Path, seed: int = 0) -> dict[str, int]:
     texts = {
         "config.json": json.dumps(_config(), indent=1) + "\n",
         "prompt.txt": ",".join(map(str, trace.token_ids)) + "\n",
-        "fixture.json": _json(fixture),
+        FACTS: _json(fixture),
         "fixture.h": header(fixture),
         "fixture_trace.h": trace_header(fixture),
         "README.txt": _readme(fixture),
     }
-    with made_folder(out), contextlib.ExitStack() as stack:
+    with whole_folder(out, FACTS) as target:
         for name, (arrays, metadata) in tensors.items():
-            entries = [(n, array.dtype, array.shape) for n, array in arrays.items()]
-            file = stack.enter_context(create_tensors(out / name, entries, metadata))
-            for n, array in arrays.items():
-                file.arrays[n][...] = array
+            save_tensors(target / name, arrays, metadata)
         for name, text in texts.items():
-            stack.enter_context(whole_binary_file(out / name)).write(text.encode())
-    return {name: (out / name).stat().st_size for name in (*tensors, *texts)}
+            with whole_binary_file(target / name) as file:
+                file.write(text.encode())
+    return {name: (out / name).stat().st_size for name in FILES}
 
 
 def band_of(fixture: Fixture, name: str) -> float:

@@ -1,6 +1,7 @@
 """A trace: every kept array of one run, in one block of memory or one file, under every name it has."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.ops import Array
+from gpt2np.outputs import check_not_read
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.metadata_fields import parse_metadata
@@ -43,6 +45,7 @@ class Trace:
         self.positions = plan.positions
         self._arrays = {name: _read_only(array) for name, array in arrays.items()}
         self._last_logits = last_logits
+        self._source: Path | None = None  # the file that it was opened from
 
     # -- looking things up ------------------------------------------------------------------------
 
@@ -207,12 +210,21 @@ class Trace:
         return Dialect(self, dialect)
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as one `.safetensors` file, whole or not at all.
+        """Write the trace as one `.safetensors` file, whole or not at all, over one that is there.
+
+        That may be the file that the trace was opened from: its arrays stay what they are.
 
         Raises:
+            InputError: the file is one of those that the model was read from.
             TraceError: the file cannot be written.
         """
+        check_not_read(path, [file for file in self.source_files() if file != self._source])
         tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
+
+    def source_files(self) -> list[Path]:
+        """The file that the trace was opened from, if any, and those that its model was read from."""
+        of_model = [] if self.model is None else self.model.checkpoint.source_files()
+        return [*filter(None, [self._source]), *of_model]
 
     @classmethod
     def open(cls, path: str | Path, model: Any = None) -> "Trace":
@@ -225,6 +237,7 @@ class Trace:
         plan, metadata = _read_metadata(file)
         arrays = {entry.name: file[entry.name] for entry in plan.entries}
         trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
+        trace._source = Path(os.path.abspath(path))
         if model is not None:
             trace.check_model(model, path)
         return trace

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError
-from gpt2np.files import whole_file
 from gpt2np.generation.generated import Generated
+from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
 from gpt2np.viewer.packing import pack
@@ -61,13 +61,16 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
     What was not kept is left out, and so is what needs weights where there is no model.
 
     Raises:
-        InputError: this is neither, or `out` cannot be written.
+        InputError: this is neither, or `out` cannot be written, or is what the run was read from.
         TraceError: some positions were not kept, or the trace is of another model.
 
     Example:
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
     """
-    page = Page(rendered(*_with_model(run, model)))
+    trace, shown = _with_model(run, model)
+    if out is not None:
+        check_not_read(out, [*checked(run).source_files(), *trace.source_files()])
+    page = Page(rendered(trace, shown))
     if out is not None:
         page.save(out)
     return page

@@ -490,8 +490,10 @@ def test_a_file_of_somebody_else_is_left_alone(run):
 def test_what_a_killed_run_left_half_done_is_removed(run):
     run(*ARGV)
     before = state("experiments/x")
-    for name in (".gpt2np-0123.tmp", ".gpt2np-4567.safetensors"):
-        (Path("experiments/x") / INTERNALS / "baseline" / name).write_bytes(b"half")
+    folder = Path("experiments/x") / INTERNALS / "baseline"
+    (folder / ".gpt2np-0123.tmp").write_bytes(b"half")
+    (folder / ".gpt2np-4567.tmp").mkdir()
+    (folder / ".gpt2np-4567.tmp/1_L0.safetensors").write_bytes(b"half")
     assert run(*ARGV)[0] == 0
     assert state("experiments/x") == before
 

@@ -78,11 +78,18 @@ def test_out_saves_the_trace_and_ledger_the_choices(capsys, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g.jsonl", "g.safetensors"]
 
 
+def default_interrupt():
+    """A process started in the background ignores Ctrl-C, and so do those that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_with_what_there_is(tmp_path):
     ledger = tmp_path / "l.jsonl"
     command = [sys.executable, "-u", "-m", "gpt2np", "generate", PROMPT, "--max-new-tokens", "200000"]
     command += ["--on-overflow", "slide", "--ledger", str(ledger)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default_interrupt
+    )
     shown = process.stdout.read(len(PROMPT) + 20)  # it is under way
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

@@ -21,6 +21,7 @@ from gpt2np.cli import main
 from gpt2np.export.dialects.writing import write_dialect
 from gpt2np.kv.datasets import Source, write_dataset
 from gpt2np.kv.extraction import SAMPLE_PROMPTS
+from gpt2np.kv.queries import write_csv
 from gpt2np.kv.reading import read_kv
 from gpt2np.kv.resume import load_kv
 from gpt2np.tables import cell_width
@@ -229,7 +230,8 @@ def test_everything_combined_and_its_csv(capsys, file, tiny):
     assert "all.csv" in err
     assert max(cell_width(line) for line in out.splitlines()) <= 80
     names = ["info", "coordinate", "token_search", "layer_summary", "search_norm"]
-    assert list(facts(capsys, "query", file, *asked)) == names
+    assert run(capsys, "query", file, *asked)[0] == 2  # the file is there
+    assert list(facts(capsys, "query", file, *asked, "--force")) == names
     rows, trace = rows_of("all.csv"), tiny.trace(TEXT)
     counts = {"coordinate": 1, "token-search": 2 * 16, "layer-summary": 4 * 17, "search-norm": 16 * 17}
     for question, count in counts.items():
@@ -257,7 +259,47 @@ def test_csv_of_tokens_with_commas_quotes_and_newlines(capsys, tiny):
     run(capsys, "extract", text, "--out", "kv.json")
     run(capsys, "query", "kv.json", "--export-csv", "all.csv")
     first = [row["token"] for row in rows_of("all.csv")[: len(tiny.tokenizer.encode(text))]]
-    assert "".join(first) == text
+    assert "".join(read_back(token) for token in first) == text
+
+
+def read_back(cell):
+    """A text as it was before it was made no formula for a spreadsheet."""
+    return cell[1:] if re.match(r"'+[=+\-@\t\r＝＋－＠]", cell) else cell
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "－1", '=HYPERLINK("http://x","y")', "-"),
+        *("'=1", "''@", "'s", "a=1", " =1", "'", "\n", "é", "\U0001f600"),
+    ],
+)
+def test_no_cell_is_a_formula(tmp_path, text):
+    rows = [{"token": text, "number": -1.5, "id": 7}]
+    assert write_csv(tmp_path / "a.csv", ["token", "number", "id"], rows) == 1
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
+        token, number, id = list(csv.reader(file))[1]
+    assert (number, id) == ("-1.5", "7")
+    assert not re.match(r"[=+\-@\t\r＝＋－＠]", token)
+    assert read_back(token) == text
+    assert token == text or re.match(r"'*[=+\-@\t\r＝＋－＠]", text)
+
+
+def test_a_file_of_the_dataset_that_is_not_listed(capsys):
+    """It is of a run killed before listing it, and then the same; or it is somebody's own."""
+    argv = ["dataset", "--prompts", "one", "two", "--output-dir", "d"]
+    run(capsys, *argv)
+    head, first, _ = Path("d/index.jsonl").read_bytes().splitlines(keepends=True)
+    before = {path.name: path.read_bytes() for path in Path("d").iterdir()}
+    Path("d/index.jsonl").write_bytes(head + first)
+    assert run(capsys, *argv)[0] == 0
+    assert {path.name: path.read_bytes() for path in Path("d").iterdir()} == before
+    Path("d/index.jsonl").write_bytes(head + first)
+    Path("d/kv_00001.json").write_text("mine")
+    code, _, err = run(capsys, *argv)
+    assert (code, "kv_00001.json: is there unlisted" in err) == (2, True)
+    assert sorted(os.listdir("d")) == ["index.jsonl", "kv_00000.json", "kv_00001.json"]
+    assert Path("d/kv_00001.json").read_text() == "mine"
 
 
 def test_strange_texts_keep_within_80_columns(capsys):

@@ -69,7 +69,7 @@ def test_a_generation_made_and_a_saved_one_are_the_same_choices(tmp_path):
     saved = ["view", "--generation", "g.safetensors", "--no-open", "--out", "saved.html"]
     assert main([*saved, "--ledger", "g.jsonl"]) == 0
     assert facts_of(tmp_path / "saved.html")["generation"]["steps"] == made["steps"]
-    assert main(saved) == 0  # without its ledger: what was chosen, not why
+    assert main([*saved, "--force"]) == 0  # without its ledger: what was chosen, not why
     steps = facts_of(tmp_path / "saved.html")["generation"]["steps"]
     assert [step["id"] for step in steps] == [step["id"] for step in made["steps"]][:4]
     assert {step["removals"] for step in steps} == {None}

@@ -294,13 +294,15 @@ def run(capsys, *argv):
 
 def test_export(capsys, trace, folder, tmp_path):
     trace.save(tmp_path / "t.safetensors")
-    for _ in range(2):  # the second time over the first
-        code, out, err = run(capsys, tmp_path / "t.safetensors", "--to", "ts", "-o", tmp_path / "out")
+    argv = [tmp_path / "t.safetensors", "--to", "ts", "-o", tmp_path / "out"]
+    for more in ([], ["--force"]):  # the second time over the first
+        code, out, err = run(capsys, *argv, *more)
         assert (code, out) == (0, "")
         assert err.startswith(f"gpt2np: wrote {tmp_path / 'out'}, 44 arrays, ")
         for name in FILES:
             assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert run(capsys, *argv)[0] == 2
 
 
 def test_other_precisions_become_float32(capsys, tiny64, tmp_path):
@@ -370,7 +372,7 @@ def test_parents_are_made_and_go_away_again_on_failure(capsys, trace, tmp_path):
     assert "cannot be written" in err
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
     (tmp_path / "a").mkdir()
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="File name too long"):
         write_typescript(trace, tmp_path / "a/b" / ("c" * 300))
     assert list((tmp_path / "a").iterdir()) == []
     assert run(capsys, *argv)[0] == 0

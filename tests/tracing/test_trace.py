@@ -361,9 +361,12 @@ def test_opened_trace_derives_what_it_can(tiny, tmp_path, trace):
 def test_several_prompts_to_a_folder(tiny, tmp_path):
     prompts = ["Emma", "Mr. Darcy was", "To be, or not"]
     written = tiny.trace(prompts, keep="resid_post", out=tmp_path / "many")
-    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == [f"{i}.safetensors" for i in range(3)]
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == [
+        *(f"{i:06}.safetensors" for i in range(3)),
+        "index.jsonl",
+    ]
     for i, (prompt, trace) in enumerate(zip(prompts, written, strict=True)):
-        opened = gpt2np.Trace.open(tmp_path / "many" / f"{i}.safetensors")
+        opened = gpt2np.Trace.open(tmp_path / "many" / f"{i:06}.safetensors")
         assert opened.prompt == prompt == trace.prompt
         np.testing.assert_array_equal(opened["h.3.resid_post"], trace["h.3.resid_post"])
 

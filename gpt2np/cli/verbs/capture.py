@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_special, add_verb, count, load_model
+from gpt2np.cli.arguments import add_model, add_special, add_verb, count, integer, load_model
 from gpt2np.cli.texts import a_text
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -105,8 +105,8 @@ def _layers(given: list[str] | None, n_layer: int) -> list[int] | None:
     if given == ["all"]:
         return list(range(n_layer))
     if not all(layer.isdecimal() for layer in given):
-        raise InputError(f"--layer-internals takes layer numbers, or all alone, not {' '.join(given)!r}")
-    return [int(layer) for layer in given] or [n_layer // 2]
+        raise InputError(f"--layer-internals takes layer numbers, or all alone, not {short(' '.join(given))}")
+    return [integer(layer, "a layer") for layer in given] or [n_layer // 2]
 
 
 def _span(numbers: list[int]) -> str:
@@ -120,8 +120,10 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
     if not sys.stderr.isatty():
         yield lambda: None
         return
+    from gpt2np.tables import stream_of_bars
+
     tqdm = importlib.import_module("tqdm").tqdm  # comes with huggingface_hub
-    with tqdm(total=total, unit="prompt", file=sys.stderr) as bar:
+    with tqdm(total=total, unit="prompt", file=stream_of_bars()) as bar:
         yield bar.update
 
 

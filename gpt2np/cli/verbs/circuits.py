@@ -5,7 +5,16 @@ import re
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, load_sizes, read_prompt
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_verb,
+    count,
+    load_model,
+    load_sizes,
+    read_prompt,
+)
 from gpt2np.cli.verbs.circuits_weights import head_weights, norms, parameters
 from gpt2np.cli.verbs.printed_arrays import Shown
 from gpt2np.errors import InputError
@@ -52,6 +61,7 @@ def register(verbs: Any) -> None:
     )
     add_model(verb)
     verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_outputs(verb, "png")
 
 
 def circuits(args: argparse.Namespace) -> int:

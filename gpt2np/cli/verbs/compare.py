@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt2np.cli.arguments import (
     add_model,
+    add_outputs,
     add_special,
     add_verb,
     config_of,
@@ -51,6 +52,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
     verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")
     verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
+    add_outputs(verb, "html")
     add_special(verb)
     add_model(verb, dtype=False)
 
@@ -86,7 +88,7 @@ def compare(args: argparse.Namespace) -> int:
         special=args.special,
     )
     if args.html:
-        from gpt2np.files import whole_file
+        from gpt2np.outputs import whole_file
         from gpt2np.viewer.comparison_page import comparison_page
 
         with whole_file(args.html) as file:

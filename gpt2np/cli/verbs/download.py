@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_verb
+from gpt2np.cli.terminal import moving_bars
 from gpt2np.errors import InputError
 
 
@@ -25,7 +26,8 @@ def download(args: argparse.Namespace) -> int:
 
     if args.id == SHIPPED or os.path.isdir(args.id):
         raise InputError(f"{args.id} is here already: --model {args.id} needs no network")
-    snapshot = hub.fetch(args.id, args.revision)
+    with moving_bars():
+        snapshot = hub.fetch(args.id, args.revision)
     if snapshot.note:
         print(f"gpt2np: note: {snapshot.note}", file=sys.stderr)
     if args.json:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_special, add_verb, load_model, read_prompt
+from gpt2np.cli.arguments import add_outputs, add_special, add_verb, check_outputs, load_model, read_prompt
 from gpt2np.errors import InputError
 
 LLMC = "llm.c"
@@ -37,10 +37,8 @@ def register(verbs: Any) -> None:
     verb.add_argument("--model", metavar="M", help="the model that ran, or that --to llm.c is to write")
     verb.add_argument("--revision", metavar="REV", help="its branch, tag or commit on the Hub")
     verb.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
-    verb.add_argument(
-        "--force", action="store_true", help="also read a FILE that takes more than 1 GB of memory"
-    )
     verb.add_argument("--json", action="store_true", help="what was written, for machines")
+    add_outputs(verb, more="; read a FILE that takes more than 1 GB of memory")
 
 
 def export(args: argparse.Namespace) -> int:
@@ -57,6 +55,7 @@ def export(args: argparse.Namespace) -> int:
         return _export_llmc(args)
     if args.text is None or args.tokens is not None or args.target is not None:
         raise InputError(f"--to {args.to} takes the FILE of a saved trace; --tokens, --target are for llm.c")
+    check_outputs(args, args.out, FILES if args.to == "ts" else ())
     max_bytes = None if args.force else MAX_BYTES
     trace = read_dialect(args.text, max_bytes=max_bytes)
     if args.model is not None:
@@ -80,7 +79,7 @@ def export(args: argparse.Namespace) -> int:
 def _export_llmc(args: argparse.Namespace) -> int:
     """`gpt2np export --to llm.c`: a text, ids, or a saved trace."""
     from gpt2np.export.dialects.reading import read_dialect
-    from gpt2np.export.llmc import check_model, last_target, write_llmc
+    from gpt2np.export.llmc import check_model, file_names, last_target, write_llmc
     from gpt2np.files import MAX_BYTES
     from gpt2np.tables import strict_json
 
@@ -91,6 +90,7 @@ def _export_llmc(args: argparse.Namespace) -> int:
     model = load_model(args, prompt)
     check_model(model)
     last_target(model, args.target)
+    check_outputs(args, args.out, file_names(model))
     if prompt is None:
         trace = read_dialect(args.text, model, max_bytes=None if args.force else MAX_BYTES)
         trace.check_model(model, args.text)

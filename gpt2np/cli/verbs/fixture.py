@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_verb
+from gpt2np.cli.arguments import add_outputs, add_verb, check_outputs
 
 
 def register(verbs: Any) -> None:
@@ -14,13 +14,15 @@ def register(verbs: Any) -> None:
     verb.add_argument("--out", "-o", required=True, metavar="DIR", help="the folder; made if need be")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="another one for each N (default 0)")
     verb.add_argument("--json", action="store_true", help="what was written, for machines")
+    add_outputs(verb)
 
 
 def fixture(args: argparse.Namespace) -> int:
     """`gpt2np fixture`."""
-    from gpt2np.reference.fixture import write_fixture
+    from gpt2np.reference.fixture import FILES, write_fixture
     from gpt2np.tables import strict_json, table
 
+    check_outputs(args, args.out, FILES)
     written = write_fixture(args.out, args.seed)
     if args.json:
         print(strict_json({"out": args.out, "seed": args.seed, "files": written}))

@@ -8,8 +8,10 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_generation,
     add_model,
+    add_outputs,
     add_prompt,
     add_verb,
+    check_ending,
     end_of_text,
     load_model,
     read_prompt,
@@ -21,26 +23,31 @@ from gpt2np.errors import InputError
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(verbs, "generate", generate, "continue a prompt, token by token")
+    verb.epilog = (
+        "Control characters in what the model writes are shown as escapes, such as \\x1b, in pipes and files "
+        "as well; --json has the text exactly."
+    )
     add_prompt(verb)
     add_model(verb)
     add_generation(verb)
+    add_outputs(verb, "out", "ledger")
 
 
 def generate(args: argparse.Namespace) -> int:
     """`gpt2np generate`."""
     from dataclasses import fields
 
-    from gpt2np.files import check_destinations, whole_file
     from gpt2np.generation.options import Sampling
+    from gpt2np.outputs import whole_file
     from gpt2np.tables import strict_json
 
+    check_ending(args.out, ".safetensors")
     prompt = read_prompt(args)
     chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
     if "early_stopping" in chosen:
         chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
     if args.keep and not args.out:
         raise InputError("--keep says what --out FILE holds; give both")
-    check_destinations(args.out, args.ledger)
     model = load_model(args, prompt)
     generation = model.generate(
         prompt,

@@ -4,9 +4,18 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_verb,
+    count,
+    given_token,
+    load_model,
+    read_prompt,
+)
 from gpt2np.cli.texts import a_text
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -44,6 +53,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", metavar="FILE", help="a saved trace of the model instead of a text")
     add_model(parser)
     parser.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_outputs(parser, "png")
 
 
 def heads(args: argparse.Namespace) -> int:
@@ -54,10 +64,10 @@ def heads(args: argparse.Namespace) -> int:
 
     _check(args)
     model, trace = _read_trace(args, attribution.keep)
-    token = _likeliest(trace, args.pos) if args.token is None else _token(model, args.token)
-    if args.against is not None and _token(model, args.against) == token:
+    token = _likeliest(trace, args.pos) if args.token is None else given_token(model, args.token)
+    if args.against is not None and given_token(model, args.against) == token:
         raise InputError(f"--token and --against are the same token, {token}")
-    pair = token if args.against is None else (token, _token(model, args.against))
+    pair = token if args.against is None else (token, given_token(model, args.against))
     found = attribution.attribution(trace, pair, args.pos)
     grid, written = attribution.head_grid(found), attribution.writers(trace, args.pos)
     if args.png:
@@ -110,7 +120,7 @@ def lens(args: argparse.Namespace) -> int:
             else _heads_text(trace, pushed, at)
         )
         return 0
-    token = None if args.token is None else _token(model, args.token)
+    token = None if args.token is None else given_token(model, args.token)
     found = lenses.logit_lens(trace, token, args.top or 1, pos)
     if args.png:  # one column says little: the picture has every position
         every = found if pos is None else lenses.logit_lens(trace, token)
@@ -150,15 +160,6 @@ def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> t
     return model, Trace.open(args.trace, model)
 
 
-def _token(model: Any, given: str) -> int:
-    """The id of a token of the command line: its text, or digits that are no token's text."""
-    from gpt2np.analysis.positions_and_tokens import token_id
-
-    tokenizer = model.usable_tokenizer
-    is_text = tokenizer is not None and tokenizer.find_id(given) is not None
-    return token_id(model, int(given) if given.isdecimal() and not is_text else given)
-
-
 def _likeliest(trace: Any, pos: int) -> int:
     """The id of the token that the model predicts after a position."""
     from gpt2np.analysis.lens import lens_logits
@@ -172,7 +173,7 @@ def _position(given: str) -> int:
     try:
         return int(given)
     except ValueError:
-        raise InputError(f"--pos takes a whole number or all, not {given!r}") from None
+        raise InputError(f"--pos takes a whole number or all, not {short(given)}") from None
 
 
 def _draw(named: Any, path: str, *, signed: bool) -> None:

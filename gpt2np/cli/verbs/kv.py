@@ -5,10 +5,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_special, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_special,
+    add_verb,
+    count,
+    integer,
+    load_model,
+    read_prompt,
+)
 from gpt2np.cli.texts import a_text, read_lines
 from gpt2np.cli.verbs import kv_tables
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 SHOWN = 20  # rows of a search on a terminal; --json and --export-csv have all
 FORMATS = "A .safetensors file has a third of the size of a .json file and needs no parsing: at 1,024 tokens \
@@ -29,6 +39,7 @@ def register(verbs: Any) -> None:
     help = "kv_cache_output.json if not given; .safetensors: a third of the size, and nothing to parse"
     verb.add_argument("--out", default="kv_cache_output.json", metavar="FILE", help=help)
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
+    add_outputs(verb, "out")
 
     verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
     verb.epilog = f"Questions can be combined. {FORMATS}"
@@ -41,12 +52,13 @@ def register(verbs: Any) -> None:
     verb.add_argument("--layer-summary", metavar="L", help="norms of the keys and values of each head")
     help = "coordinates whose key or value (PART) has a norm of MIN to MAX"
     verb.add_argument("--search-norm", nargs=3, metavar=("MIN", "MAX", "PART"), help=help)
-    help = "write coordinates and norms of what was found, or of everything if nothing was asked"
-    verb.add_argument("--export-csv", metavar="FILE", help=help)
-    verb.add_argument(
-        "--force", action="store_true", help="also read a FILE that takes more than 1 GB of memory"
+    help = (
+        "write coordinates and norms of what was found, or of everything if nothing was asked; a token that "
+        "a spreadsheet would run, as =1, has an apostrophe before it"
     )
+    verb.add_argument("--export-csv", metavar="FILE", help=help)
     verb.add_argument("--json", action="store_true", help="for machines")
+    add_outputs(verb, "export_csv", more="; read a FILE that takes more than 1 GB of memory")
 
     verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes")
     verb.epilog = f"Without prompts the sample prompts are taken. {FORMATS}"
@@ -99,7 +111,7 @@ def query(args: argparse.Namespace) -> int:
         del info["kv_cache"]
         facts["info"] = info | {"file": args.file, "bytes": Path(args.file).stat().st_size}
     if args.coordinate is not None:
-        at = Coordinate(*(_integer(axis, text) for axis, text in zip("LHT", args.coordinate, strict=True)))
+        at = Coordinate(*(integer(text, axis) for axis, text in zip("LHT", args.coordinate, strict=True)))
         kv.check(*at)
         found["coordinate"] = [at]
         keys, values = kv.layers[at.layer]
@@ -112,7 +124,7 @@ def query(args: argparse.Namespace) -> int:
         places = [{"token_idx": list(match), "tokens": [kv.tokens[i] for i in match]} for match in matches]
         facts["token_search"] = {"text": args.token_search, "case_sensitive": False, "found": places}
     if args.layer_summary is not None:
-        layer = _integer("L", args.layer_summary)
+        layer = integer(args.layer_summary, "L")
         facts["layer_summary"] = {"layer": layer, "heads": kv.summary(layer)}
         found["layer-summary"] = list(kv.coordinates(layers=[layer]))
     if args.search_norm is not None:
@@ -144,7 +156,7 @@ def dataset(args: argparse.Namespace) -> int:
     """`gpt2np kv dataset`."""
     from gpt2np.kv import datasets
     from gpt2np.kv.extraction import SAMPLE_PROMPTS
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import stream_of_bars, strict_json
 
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
@@ -160,7 +172,7 @@ def dataset(args: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        done = tqdm(done, total=len(sources), unit="file")
+        done = tqdm(done, total=len(sources), unit="file", file=stream_of_bars())
     entries = list(done)
     n_new = sum(new for _, new in entries)
     index = folder / datasets.INDEX
@@ -184,15 +196,8 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _integer(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"{name} must be a whole number, not {text!r}") from None
-
-
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{name} must be a number, not {text!r}") from None
+        raise InputError(f"{name} must be a number, not {short(text)}") from None

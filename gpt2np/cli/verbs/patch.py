@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_special, add_verb, load_model
+from gpt2np.cli.arguments import add_model, add_outputs, add_special, add_verb, given_token, load_model
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
@@ -45,6 +45,7 @@ def register(verbs: Any) -> None:
     add_special(verb)
     add_model(verb)
     verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_outputs(verb, "png")
 
 
 def patch(args: argparse.Namespace) -> int:
@@ -60,7 +61,7 @@ def patch(args: argparse.Namespace) -> int:
 
         check_picture(args.png)
     model = load_model(args, args.clean, args.corrupt)
-    answer, wrong = _token(model, args.answer), _token(model, args.wrong)
+    answer, wrong = given_token(model, args.answer), given_token(model, args.wrong)
     if answer == wrong:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
@@ -106,15 +107,6 @@ def patch(args: argparse.Namespace) -> int:
     print(f"  after CLEAN {ends[0]:.3f}, after CORRUPT {ends[1]:.3f}\n")
     print(_grid(share))
     return 0
-
-
-def _token(model: Any, given: str) -> int:
-    """The id of a token of the command line: its text, or digits that are no token's text."""
-    from gpt2np.analysis.positions_and_tokens import token_id
-
-    tokenizer = model.usable_tokenizer
-    is_text = tokenizer is not None and tokenizer.find_id(given) is not None
-    return token_id(model, int(given) if given.isdecimal() and not is_text else given)
 
 
 def _grid(share: Any) -> str:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED
 
@@ -46,6 +46,7 @@ def register(verbs: Any) -> None:
         "--png", metavar="FILE", help="draw the --draw table of the step: layers down, heads across"
     )
     verb.add_argument("--draw", choices=DRAWN, help="(default entropy)")
+    add_outputs(verb, "png")
     add_model(verb)
 
 

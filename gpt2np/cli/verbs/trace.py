@@ -5,7 +5,16 @@ import os
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_verb,
+    check_ending,
+    count,
+    load_model,
+    read_prompt,
+)
 
 
 def register(verbs: Any) -> None:
@@ -27,6 +36,7 @@ def register(verbs: Any) -> None:
         "--pos", type=int, metavar="N", help="with --show: of this position (query) only; -1 is the last"
     )
     verb.add_argument("--png", metavar="FILE", help="with --show: also draw a picture (needs matplotlib)")
+    add_outputs(verb, "out", "png")
 
 
 def trace(args: argparse.Namespace) -> int:
@@ -35,6 +45,7 @@ def trace(args: argparse.Namespace) -> int:
     from gpt2np.cli import report
     from gpt2np.cli.verbs import printed_arrays
 
+    check_ending(args.out, ".safetensors")
     prompt = read_prompt(args)
     printed_arrays.check_show(args)
     model = load_model(args, prompt)

@@ -11,8 +11,11 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_generation,
     add_model,
+    add_outputs,
     add_prompt,
     add_verb,
+    check_ending,
+    check_outputs,
     end_of_text,
     load_model,
     read_prompt,
@@ -38,6 +41,7 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("--no-open", action="store_true", help="write the page, but open no browser")
     add_generation(verb)
+    add_outputs(verb, "out")
     verb.set_defaults(max_new_tokens=None)
     for (
         action
@@ -53,13 +57,15 @@ def register(verbs: Any) -> None:
 
 def view(args: argparse.Namespace) -> int:
     """`gpt2np view`."""
-    from gpt2np.files import check_destinations
     from gpt2np.tables import strict_json
     from gpt2np.viewer import view as make
 
-    check_destinations(args.out)
+    check_ending(args.out, ".html", ".htm")
+    if args.out is None and args.no_open:
+        args.out = NAME
+        check_outputs(args)
     page = make(_run(args))
-    out = Path(args.out or (NAME if args.no_open else Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME))
+    out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
     n_bytes = out.stat().st_size
     if args.json:

@@ -22,8 +22,8 @@ from gpt2np.errors import InputError, TraceError
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.dialect import Arrays, Dialect
 from gpt2np.export.dialects.reading import DIALECT_SCHEMA, METADATA
-from gpt2np.files import whole_binary_file, whole_file
 from gpt2np.ops import Array
+from gpt2np.outputs import check_not_read, whole_binary_file, whole_file
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.trace import Trace, file_metadata
 
@@ -34,11 +34,12 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
     """Write a trace to one file, whole or not at all; returns the number of arrays in it.
 
     Raises:
-        InputError: no such kind of file or dialect, or the file cannot be written.
+        InputError: no such kind of file or dialect, or the file cannot be written, or is what was read.
         TraceError: the trace holds nothing that has a name in this dialect.
     """
     if to not in WRITERS:
         raise InputError(f"there is no writer for {to!r}; known are {', '.join(WRITERS)}")
+    check_not_read(path, trace.source_files())
     names = Dialect(trace, dialect)
     arrays = names.arrays
     if not any(name in arrays.axes for name in arrays):
