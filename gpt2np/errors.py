@@ -32,6 +32,10 @@ class TokenizerError(Gpt2npError, ValueError):
     """A vocabulary that cannot be used, or text or ids that it does not cover."""
 
 
+class MissingExtraError(TokenizerError):
+    """A vocabulary of a kind that needs a package which is not installed."""
+
+
 class HubError(Gpt2npError):
     """The Hub is unreachable, or has no such model, revision or file."""
 

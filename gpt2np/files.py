@@ -1,12 +1,14 @@
 """Reading a file that may be anything."""
 
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from gpt2np.errors import Gpt2npError, InputError, TraceError
+from gpt2np.errors import Gpt2npError, InputError, TraceError, short
 
 MOST_TEXT = 100_000_000  # bytes of a config, vocabulary, index or the like: the largest known has 35 million
 MAX_BYTES = 1_000_000_000  # of memory that a file is read into, unless somebody says that it may be more
@@ -146,5 +148,16 @@ def check_unicode(path: str | os.PathLike[str], content: Any) -> None:
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise TraceError(
-            f"{path}: a text in it is not valid Unicode: it holds {half!r}, half a surrogate pair"
+            f"{path}: a text in it is not valid Unicode: it holds {short(half)}, half a surrogate pair"
         ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a regular file.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

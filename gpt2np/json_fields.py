@@ -104,7 +104,7 @@ def parse_json(text: str | bytes, where: str, error: type[Gpt2npError] = InputEr
     except UnicodeEncodeError as e:
         half = e.object[e.start]
         raise error(
-            f"{where}: a text in it is not valid Unicode: it holds {half!r}, half a surrogate pair"
+            f"{where}: a text in it is not valid Unicode: it holds {short(half)}, half a surrogate pair"
         ) from None
     except UnicodeDecodeError as e:
         raise error(f"{where}: byte 0x{e.object[e.start]:02x} at {e.start:,} is not UTF-8") from None

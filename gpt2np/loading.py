@@ -30,7 +30,7 @@ def load(
         HubError: the Hub is unreachable, or has no such model.
     """
     chosen = default_name() if name is None else name
-    dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
+    dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else dtype
     checkpoint = load_checkpoint(
         chosen, dtype=dtype, revision=revision, local_files_only=local_files_only, copy=copy
     )

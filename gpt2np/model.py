@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from gpt2np import tensorfile
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.checkpoints.weights import Weights, with_weights
-from gpt2np.errors import InputError, TokenizerError, whole_number
+from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Prompt, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
@@ -45,10 +45,14 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32", threads: int | None = None) -> None:
         self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
         self.config, self.name = checkpoint.config, checkpoint.name
-        self._weights = Weights(checkpoint.weights)
-        self.parameters = self.config.architecture.parameters(self.weights, self.config)
-        self._tokenizer: Tokenizer | None = None
-        self._looked_for_vocabulary = False
+        self._weights = Weights(checkpoint.weights, checkpoint.watched)
+        self._parameters = self.config.architecture.parameters(self.weights, self.config)
+
+    @property
+    def parameters(self) -> Any:
+        """The same as NamedTuples (`weights.py` of the architecture): what `forward` reads."""
+        self.checkpoint.check_unchanged()
+        return self._parameters
 
     @property
     def weights(self) -> Weights:
@@ -68,16 +72,13 @@ class Model:
             InputError: a name, shape or type that does not fit, or values that are not finite.
         """
         model = Model(with_weights(self.checkpoint, weights, self.dtype), self.dtype.name, self.threads)
-        model._tokenizer, model._looked_for_vocabulary = self._tokenizer, self._looked_for_vocabulary
+        vars(model).update({key: value for key, value in vars(self).items() if key == "tokenizer"})
         return model
 
-    @property
+    @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The checkpoint's own vocabulary; None where it has none, and the model takes ids only."""
-        if not self._looked_for_vocabulary:
-            self._tokenizer = Tokenizer.from_folder(self.checkpoint.folder)
-            self._looked_for_vocabulary = True
-        return self._tokenizer
+        return Tokenizer.from_folder(self.checkpoint.folder)
 
     @property
     def usable_tokenizer(self) -> Tokenizer | None:
@@ -201,7 +202,9 @@ class Model:
             prompt = len(self.token_ids(prompt, special=special))
         n = int(prompt)
         if not 1 <= n <= self.config.n_positions:
-            raise InputError(f"{n} tokens: the context of this model holds 1 to {self.config.n_positions}")
+            raise InputError(
+                f"{short(n)} tokens: the context of this model holds 1 to {self.config.n_positions}"
+            )
         return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer), generating)
 
     def generate(
@@ -210,7 +213,7 @@ class Model:
         *,
         max_new_tokens: int = 50,
         seed: int | Sequence[int | None] | None = None,
-        eos: int | str | None = "config",
+        eos: int | str | Sequence[int] | None = "config",
         stop: str | Sequence[str] = (),
         stop_tokens: Sequence[int] = (),
         keep: KeepLike | Keep | None = None,
@@ -239,16 +242,13 @@ class Model:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
         from gpt2np.generation.decoding import Generation, Options
-        from gpt2np.generation.options import sampling_options
+        from gpt2np.generation.options import sampling_options, seeds_of
         from gpt2np.generation.stopping import end_tokens, stop_strings
 
         prompts, several = as_prompts(prompt)
-        one_for_all = seed is None or isinstance(seed, str) or not isinstance(seed, Iterable)
-        seeds: list[Any] = [seed] * len(prompts) if one_for_all else list(seed)  # type: ignore[arg-type]
-        if len(seeds) != len(prompts):
-            raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts")
+        seeds = seeds_of(seed, len(prompts))
         if on_overflow not in ("refuse", "slide"):
-            raise InputError(f"on_overflow={on_overflow!r}: must be 'refuse' or 'slide'")
+            raise InputError(f"on_overflow={short(on_overflow)}: must be 'refuse' or 'slide'")
         if past is not None and len(prompts) > 1:
             raise InputError("past goes with one prompt")
         stops = stop_strings(stop)
@@ -343,12 +343,12 @@ class Model:
     @functools.cached_property
     def _decoding_parameters(self) -> Any:
         one_row = self.config.architecture.one_row
-        return self.parameters if one_row is None else one_row(self.parameters)
+        return self._parameters if one_row is None else one_row(self._parameters)
 
     def run_pass(self, run: Pass) -> Array:
         """One pass; its logits, or the residual stream where it stops early."""
         self.checkpoint.check_unchanged()
-        parameters = self._decoding_parameters if run.decodes else self.parameters
+        parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")
         with quiet, using(self.threads, run.n_rows):
             result = self.config.architecture.forward(parameters, self.config, Step(run))

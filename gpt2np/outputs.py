@@ -232,6 +232,8 @@ def whole_folder(folder: PathLike, mark: str, error: type[Gpt2npError] = InputEr
 
 def _folder_of(folder: PathLike, error: type[Gpt2npError]) -> Path:
     """The folder that a name stands for, existing or not."""
+    if not os.fspath(folder):
+        raise error("the name of the folder to write is empty")
     try:
         target = Path(os.path.realpath(folder))
         target.lstat()

@@ -20,6 +20,7 @@ def table(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> str:
          0  a
         10  b
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(cell_width(row[i]) for row in rows) for i in range(len(align))] if rows else []
     lines = []
     for row in rows:

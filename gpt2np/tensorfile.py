@@ -90,7 +90,9 @@ class TensorFile:
         """The dtype of the array that the tensor becomes, from the header alone."""
         dtype = self.dtype(name)
         if dtype != "BF16" and dtype not in _NUMPY:
-            raise self._error(f"{self.path}: tensor {name!r} has dtype {dtype}, which NumPy does not have")
+            raise self._error(
+                f"{self.path}: tensor {short(name)} has dtype {dtype}, which NumPy does not have"
+            )
         return np.dtype(_NUMPY.get(dtype, "<u2"))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -107,7 +109,7 @@ class TensorFile:
 
     def _entry(self, name: str) -> dict[str, Any]:
         if name not in self._entries:
-            raise self._error(f"{self.path}: no tensor named {name!r} (it has {len(self.names)} others)")
+            raise self._error(f"{self.path}: no tensor named {short(name)} (it has {len(self.names)} others)")
         return self._entries[name]
 
 
@@ -271,7 +273,7 @@ def _layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[byte
     for name, dtype, shape in entries:
         dtype, dims = np.dtype(dtype).newbyteorder("<"), [int(n) for n in shape]
         if name in header or name == "__metadata__" or dtype not in _WRITABLE:
-            raise _Problem(f"tensor {name!r}: the name is taken, or dtype {dtype} cannot be written")
+            raise _Problem(f"tensor {short(name)}: the name is taken, or dtype {dtype} cannot be written")
         begin, end = end, end + math.prod(dims) * dtype.itemsize
         header[name] = {"dtype": _WRITABLE[dtype], "shape": dims, "data_offsets": [begin, end]}
         _check_entry(name, header[name])

@@ -88,6 +88,10 @@ CALLS = {
     "a ledger": lambda m, _: json.dumps(
         [e.to_json() for e in run(m, temperature=0.5, seed=1, ledger="full").ledger]
     ),
+    "a ledger of certain tokens": lambda m, _: json.dumps(
+        [e.to_json() for e in run(m, temperature=0.01, seed=1, ledger="full").ledger]
+    ),
+    "a peaked prediction": lambda m, _: str(m.trace(TEXT, edits={"ln_f": lambda x: x * 300}).top()),
     "lookup": lambda m, _: run(m, lookup=2).token_ids,
     "views of a generation": lambda m, _: [
         run(m).steps[1]["logits"], run(m).attentions[0], run(m).hidden_states[0]

@@ -9,7 +9,7 @@ from gpt2np.analysis.interventions import zero
 from gpt2np.capture.formats import internals_sites, layer_internals
 from gpt2np.capture.prompt_set import Prompt, PromptSet
 from gpt2np.capture.runs import Options, capture_prompts
-from gpt2np.errors import InputError
+from gpt2np.errors import Gpt2npError, InputError
 from gpt2np.kv.datasets import randoms, write_dataset
 from gpt2np.kv.extraction import GPT2KVCacheExtractor
 
@@ -97,3 +97,33 @@ def test_what_is_no_whole_number(tiny):
     for wrong in (True, np.True_, 1.0, np.float64(1), "1", object(), [1], np.array([1, 2])):
         with pytest.raises(InputError, match="must be a whole number from 0 to 4"):
             tiny.trace(TEXT, stop_at_layer=wrong)
+
+
+LONG = 10**5000  # Python does not print it
+
+OPTIONS = """stop stop_tokens keep ledger on_overflow past top_p min_p repetition_penalty presence_penalty
+    frequency_penalty length_penalty temperature eos""".split()
+NEGATIVE = "top_k max_new_tokens no_repeat_ngram_size num_beams seed lookup".split()
+LONG_CALLS = {name: lambda m, name=name: m.generate(TEXT, **{name: LONG}) for name in OPTIONS}
+LONG_CALLS |= {f"-{name}": lambda m, name=name: m.generate(TEXT, **{name: -LONG}) for name in NEGATIVE}
+LONG_CALLS |= {
+    "a plan": lambda m: m.plan(LONG),
+    "kept": lambda m: m.trace(TEXT, keep=LONG),
+    "a stop": lambda m: m.trace(TEXT, stop_at_layer=LONG),
+    "ids": lambda m: m.decode([-LONG]),
+    "tokens": lambda m: m.tokens([-LONG]),
+    "bytes of a token": lambda m: m.tokenizer.token_bytes(LONG),
+    "a name of weights": lambda m: m.with_weights({LONG: 1}),
+    "a dialect": lambda m: m.trace(TEXT).to(LONG),
+    "a layer": lambda m: circuits.head_weights(m, LONG, 0),
+    "heads": lambda m: heads.head_scores(m, n=LONG),
+    "a model": lambda m: gpt2np.load(LONG),
+    "a precision": lambda m: gpt2np.load("tiny", dtype=LONG),
+}
+
+
+@pytest.mark.parametrize("call", LONG_CALLS.values(), ids=LONG_CALLS)
+def test_a_number_of_5000_digits(tiny, call):
+    with pytest.raises(Gpt2npError) as caught:
+        call(tiny)
+    assert len(str(caught.value)) < 300

@@ -114,7 +114,8 @@ class Ran:
         if "in.safetensors" in self.argv:
             tiny.trace(TEXT, out="in.safetensors")
         self.out = self._run(capsys, self.argv)
-        self.facts = json.loads(self._run(capsys, [*self.argv, "--json"]))
+        again = ["--force"] if {"--out", "--ledger", "--png"} & {*self.argv} else []
+        self.facts = json.loads(self._run(capsys, [*self.argv, *again, "--json"]))
 
     def _run(self, capsys, argv):
         code = main(argv)

@@ -181,7 +181,7 @@ def check_index(what: str, value: Any, n: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InputError(f"{what} must be a whole number, not {short(value)}")
     if not 0 <= int(value) < n:
-        raise InputError(f"{what} {int(value)} is not one of 0 to {n - 1}")
+        raise InputError(f"{what} {short(int(value))} is not one of 0 to {n - 1}")
     return int(value)
 
 

@@ -28,7 +28,7 @@ def head_scores(model: Any, n: int = 64, repeats: int = 8, seed: int = 0) -> Nam
     c = model.config
     n, repeats = whole_number("n", n, 2), whole_number("repeats", repeats, 1)
     if 2 * n > c.n_positions:
-        raise InputError(f"{n} tokens said twice: the context of this model holds {c.n_positions}")
+        raise InputError(f"{short(n)} tokens said twice: the context of this model holds {c.n_positions}")
     rng = np.random.default_rng(whole_number("seed", seed, 0))
     vocabulary = np.setdiff1d(np.arange(c.vocab_size), c.eos_ids)
     vocabulary = vocabulary if vocabulary.size else np.arange(c.vocab_size)

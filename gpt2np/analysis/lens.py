@@ -117,7 +117,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
         mine = logits[:, chosen[-1]]  # [site]
         better = (logits > mine[:, None]).sum(axis=1)
         better += (logits[:, : chosen[-1]] == mine[:, None]).sum(axis=1)  # of equals the lower id comes first
-        entropy = -(p * log_p).sum(axis=1)
+        entropy = np.abs((p * log_p).sum(axis=1))  # abs: a certain token has 0, not -0
         kl = (p[-1] * (log_p[-1] - log_p)).sum(axis=1)
         found.append((ids, np.take_along_axis(p, ids, 1), p[:, chosen[-1]], better, entropy, kl))
     top_ids, top_p, probability, rank, entropy, kl = (

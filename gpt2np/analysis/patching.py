@@ -114,7 +114,7 @@ def path_sweep(
     first = min(order.index(name) for name in received)
     names = [name for name in names if order.index(name) < first]
     if not names:
-        raise InputError(f"no layer of {over!r} comes before {order[first]}")
+        raise InputError(f"no layer of {short(over)} comes before {order[first]}")
     n = len(corrupt.token_ids) if by == "pos" else model.config.dims[by]
     which = "sender_positions" if by == "pos" else "sender_heads"
     paths = (
@@ -160,7 +160,7 @@ def path_patch(
     order = [name for name, _, _ in model.config.architecture.sites.expand(model.config.n_layer)]
     if len(sent) != 1 or not received:
         raise InputError(
-            f"a path goes from one site to at least one other, not from {sender!r} to {receivers}"
+            f"a path goes from one site to at least one other, not from {short(sender)} to {receivers}"
         )
     first, own = order.index(sent[0]), _written_by(sent[0])
     if first >= min(order.index(name) for name in received):
@@ -184,13 +184,15 @@ def _swept(over: str, by: str | None, config: Any) -> tuple[list[str], Site, str
     sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
     table = config.architecture.sites
     if len(sites) != 1 or not table[min(sites)].layered:
-        raise InputError(f"over={over!r}: a sweep goes over one site of the layers, not {', '.join(sites)}")
+        raise InputError(
+            f"over={short(over)}: a sweep goes over one site of the layers, not {', '.join(sites)}"
+        )
     site = table[sites.pop()]
     heads = site.head_axis
     by = by or ("pos" if heads is None else "head")
     if by not in ("head", "pos", heads) or (by == "head" and heads is None):
         ways = "pos" if heads is None else "head or pos"
-        raise InputError(f"by={by!r}: {site.name} goes by {ways}")
+        raise InputError(f"by={short(by)}: {site.name} goes by {ways}")
     return names, site, "pos" if by == "pos" or heads is None else heads
 
 

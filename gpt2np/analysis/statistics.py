@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError, TraceError, short
 from gpt2np.generation.generated import Generated
 from gpt2np.ops import Array
 from gpt2np.tracing.trace import Trace
@@ -57,7 +57,7 @@ def steps(run: Run) -> list[range]:
     n = len(trace.token_ids)
     n_prompt = run.n_prompt if isinstance(run, Generated) else trace.metadata.get("n_prompt", n)
     if type(n_prompt) is not int or not 1 <= n_prompt <= n:
-        raise TraceError(f"a prompt of {n_prompt!r} tokens in a trace of {n} positions")
+        raise TraceError(f"a prompt of {short(n_prompt)} tokens in a trace of {n} positions")
     return [range(n_prompt), *(range(i, i + 1) for i in range(n_prompt, n))]
 
 
@@ -144,7 +144,7 @@ def saturation(run: Run, threshold: float = SATURATED) -> NamedArray:
         TraceError: attn.pattern of some layer was not kept.
     """
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise InputError(f"threshold={threshold!r}: a share of attention is 0 to 1")
+        raise InputError(f"threshold={short(threshold)}: a share of attention is 0 to 1")
     title = f"share of rows with an attention above {threshold:g}"
     return _per_head(run, lambda pattern: (pattern.max(axis=-1) > threshold).mean(axis=-1), title)
 

@@ -40,7 +40,7 @@ Capture = dict[str, Any]
 def check_format(name: str) -> None:
     """Refuse a format that cannot be written here: one that does not exist, or `pt` without torch."""
     if name not in FORMATS:
-        raise InputError(f"a capture is written as {' or '.join(FORMATS)}, not {name!r}")
+        raise InputError(f"a capture is written as {' or '.join(FORMATS)}, not {short(name)}")
     if name == "pt":
         _torch()
 
@@ -88,7 +88,7 @@ def load_capture(path: str | os.PathLike[str]) -> Capture:
 def _load_safetensors(path: Path) -> Capture:
     file = tensorfile.open_tensors(path, error=TraceError)
     if file.metadata.get("schema") != SCHEMA:
-        raise TraceError(f"{path}: schema is {short(file.metadata.get('schema'))}, expected {SCHEMA!r}")
+        raise TraceError(f"{path}: schema is {short(file.metadata.get('schema'))}, expected {short(SCHEMA)}")
     capture: Capture = {}
     for phase in PHASES:
         capture[phase] = {"text": file.metadata.get(f"{phase}/text")}

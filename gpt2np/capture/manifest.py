@@ -1,7 +1,6 @@
 """The manifest of an experiment: a JSON line for each file that is whole, and what the file was made from."""
 
 import contextlib
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.files import check_regular, read_bytes
+from gpt2np.files import read_bytes, sha256_of
 from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, or_null, parse_json, whole
 from gpt2np.outputs import remove_leftovers
 
@@ -127,13 +126,6 @@ class Manifest:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as a manifest has it."""
-    check_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> list[Entry]:

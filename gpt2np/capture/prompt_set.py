@@ -48,8 +48,8 @@ def load_prompt_set(name: str) -> PromptSet:
         path = Path(__file__).parent / "prompt_sets" / f"{name}.json"
     else:
         near = difflib.get_close_matches(name, SHIPPED, n=1)
-        hint = f"the nearest is {near[0]!r}" if near else f"there are {', '.join(SHIPPED)}"
-        raise InputError(f"no prompt set {name!r}: {hint}; a file of your own ends in .json")
+        hint = f"the nearest is {short(near[0])}" if near else f"there are {', '.join(SHIPPED)}"
+        raise InputError(f"no prompt set {short(name)}: {hint}; a file of your own ends in .json")
     content = read_own_json(path)
     rows = content.get("prompts") if isinstance(content, dict) else None
     description = content.get("description", "") if isinstance(content, dict) else ""
@@ -59,7 +59,7 @@ def load_prompt_set(name: str) -> PromptSet:
     ids = [str(prompt.id) for prompt in prompts]
     for i, prompt_id in enumerate(ids):
         if prompt_id in ids[:i]:
-            raise InputError(f"{path}: the id {prompt_id!r} appears twice")
+            raise InputError(f"{path}: the id {short(prompt_id)} appears twice")
     check_name(path.stem, f"{path}: the name of the set")
     return PromptSet(path.stem, prompts, description)
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from gpt2np.capture import formats
 from gpt2np.capture.capture_files import Capture, check_format, save_capture
-from gpt2np.capture.manifest import Entry, Manifest, sha256_of
+from gpt2np.capture.manifest import Entry, Manifest
 from gpt2np.capture.prompt_set import Prompt, PromptSet
 from gpt2np.errors import InputError, short, whole_number
+from gpt2np.files import sha256_of
 from gpt2np.model import Model
 from gpt2np.outputs import Unfinished
 

@@ -140,9 +140,9 @@ def load_checkpoint(
         HubError: the Hub is unreachable or has no such model.
     """
     if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, not {short(dtype)}")
     if not isinstance(name, str | os.PathLike):
-        raise InputError(f"a model is named by a folder, a Hub id or 'tiny', not {name!r}")
+        raise InputError(f"a model is named by a folder, a Hub id or 'tiny', not {short(name)}")
     folder, commit, notes = _folder_of(os.fspath(name), revision, local_files_only)
     try:
         config, files, shown = open_folder(folder)
@@ -153,9 +153,10 @@ def load_checkpoint(
     weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy)
     generation_eos, generation_notes = read_generation_file(folder)
     notes += shown + weight_notes + generation_notes
+    label, fingerprint = printable(os.fspath(name)), _fingerprint(files.paths)
     return Checkpoint(
-        printable(os.fspath(name)), folder, config, Weights(weights), files.paths, _fingerprint(files.paths),
-        commit, tuple(notes), generation_eos, watched,
+        label, folder, config, Weights(weights, watched), files.paths, fingerprint, commit, tuple(notes),
+        generation_eos, watched,
     )  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def _folder_of(
         folder, commit = snapshot.folder, snapshot.commit
         notes += [snapshot.note] if snapshot.note else []
     if revision is not None and commit is None:
-        raise InputError(f"revision={revision!r} goes with a Hub id; {short(label)} is a folder")
+        raise InputError(f"revision={short(revision)} goes with a Hub id; {short(label)} is a folder")
     return folder, commit, notes
 
 
@@ -196,7 +197,9 @@ def _parameters_of(
     for name, shape in shapes.items():
         if name not in found:
             others = f"; it has {short(names.first)}" if names.first and not names.n_found else ""
-            raise CheckpointError(f"{path}: tensor {name!r} is missing, expected shape {list(shape)}{others}")
+            raise CheckpointError(
+                f"{path}: tensor {short(name)} is missing, expected shape {list(shape)}{others}"
+            )
         weights[name] = _converted(found[name], name, shape, path, dtype, naming, copy)
     unembedding, table = naming.tied
     if unembedding in found:

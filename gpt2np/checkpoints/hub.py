@@ -92,9 +92,13 @@ class _Repo:
         try:
             hf_hub_url(self.repo_id, "config.json")  # only for its rules
         except HFValidationError as error:
-            raise HubError(f"{self.repo_id!r} is neither a folder nor a Hub id: {_one_line(error)}") from None
+            raise HubError(
+                f"{short(self.repo_id)} is neither a folder nor a Hub id: {_one_line(error)}"
+            ) from None
         if not re.fullmatch(r"[\w.+@-]+(/[\w.+@-]+)*", self.asked) or ".." in self.asked:
-            raise HubError(f"{self.asked!r} is no revision of {self.repo_id}: a branch, a tag or a commit")
+            raise HubError(
+                f"{short(self.asked)} is no revision of {self.repo_id}: a branch, a tag or a commit"
+            )
 
     def collect(self) -> Snapshot:
         """Find every file, in order; an error if config.json or any of the weights is missing."""

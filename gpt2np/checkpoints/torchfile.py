@@ -219,14 +219,16 @@ def _open_legacy(mapped: mmap.mmap) -> _Opened:
     raw = {}
     for key in expect(keys, list):
         if expect(key, str) not in stored:
-            raise Problem(f"storage {key!r}: in the file, but no tensor refers to it")
+            raise Problem(f"storage {short(key)}: in the file, but no tensor refers to it")
         length, begin = int.from_bytes(mapped[at : at + 8], "little"), at + 8
         at = begin + length * np.dtype(stored[key].dtype).itemsize
         if at > len(mapped):
-            raise Problem(f"storage {key!r}: ends at byte {at:,} of a file of {len(mapped):,} (truncated?)")
+            raise Problem(
+                f"storage {short(key)}: ends at byte {at:,} of a file of {len(mapped):,} (truncated?)"
+            )
         raw[key] = np.frombuffer(mapped, np.uint8)[begin:at]
     for key in stored.keys() - raw.keys():
-        raise Problem(f"storage {key!r}: missing from the file")
+        raise Problem(f"storage {short(key)}: missing from the file")
     return root, raw, "<"  # in this container whatever the machine
 
 
@@ -238,7 +240,7 @@ def _all_tensors(root: Any) -> dict[str, Tensor]:
         name, value, depth = waiting.pop()
         if type(value) is Tensor:
             if found.setdefault(name or "tensor", value) is not value:
-                raise Problem(f"two tensors would be called {name!r}")
+                raise Problem(f"two tensors would be called {short(name)}")
             continue
         if type(value) is Dict:
             inside = [(f"{name}.{key}" if name else str(key), part) for key, part in _keys(value)]
@@ -267,7 +269,7 @@ def _read_storage(storage: Storage, raw: NDArray[np.uint8], order: _Order) -> ND
     dtype = np.dtype("u2" if storage.dtype == BFLOAT16 else storage.dtype).newbyteorder(order)
     if len(raw) != storage.length * dtype.itemsize:
         expected = f"{storage.length:,} x {dtype.itemsize}"
-        raise Problem(f"storage {storage.key!r}: expected {expected} bytes, found {len(raw):,}")
+        raise Problem(f"storage {short(storage.key)}: expected {expected} bytes, found {len(raw):,}")
     array: NDArray[Any] = raw.view(dtype)
     if storage.dtype == BFLOAT16:
         array = bfloat16_to_float32(array)
@@ -282,8 +284,8 @@ def _lay_over(name: str, tensor: Tensor, values: NDArray[Any]) -> NDArray[Any]:
     count = math.prod(shape)
     last = tensor.offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if count and last >= len(values):
-        raise Problem(f"tensor {name!r}: reaches element {last:,} of a storage that has {len(values):,}")
+        raise Problem(f"tensor {short(name)}: reaches element {last:,} of a storage that has {len(values):,}")
     if count > max(len(values), _MAX_REPEATED):
-        raise Problem(f"tensor {name!r}: shape {shape} repeats a storage of {len(values):,} too often")
+        raise Problem(f"tensor {short(name)}: shape {shape} repeats a storage of {len(values):,} too often")
     offset = tensor.offset * values.itemsize if count else 0
     return np.ndarray(shape, values.dtype, values, offset, [step * values.itemsize for step in stride])

@@ -105,10 +105,10 @@ def config_values(
     notes = [f"{said}; {', '.join(short(key)[1:-1] for key in rest[:8])} ignored" if rest else said]
     if "activation_function" not in found:
         kind = next((key for key in training.activations if key in settings[keys]), "")
-        found["activation_function"] = training.activations[kind]
+        found["activation_function"] = activation = training.activations[kind]
         notes.append(
-            f"{where}: it does not say which activation function the model has: "
-            f"{found['activation_function']!r} is taken; activation_function in a config.json says otherwise"
+            f"{where}: it does not say which activation function the model has: '{activation}' is taken; "
+            "activation_function in a config.json says otherwise"
         )
     return {"model_type": model_type} | found, notes
 

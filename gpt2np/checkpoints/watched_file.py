@@ -68,4 +68,5 @@ class WatchedFile:
         return made
 
     def __reduce__(self) -> tuple[object, tuple[Path]]:
+        self.check()  # what has been written to would be copied, and then trusted
         return WatchedFile.of_copy, (self.path,)

@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from gpt2np.checkpoints.watched_file import WatchedFile
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 
@@ -21,10 +22,14 @@ class Weights(Mapping[str, Array]):
     What a run computes with was laid out when the model was loaded: `model.with_weights` gives another model.
     """
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, arrays: Mapping[str, Array], watched: Sequence[WatchedFile] = ()) -> None:
+        """`watched` are the files that arrays are views of: what is read after they changed is an error."""
         self._arrays = {name: _read_only(array) for name, array in arrays.items()}
+        self._watched = tuple(watched)
 
     def __getitem__(self, name: str) -> Array:
+        for file in self._watched:
+            file.check()
         return self._arrays[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -51,13 +56,15 @@ class Weights(Mapping[str, Array]):
     update = pop = popitem = clear = setdefault = _refuse
 
     def __reduce__(self) -> tuple[type["Weights"], tuple[dict[str, Array]]]:
-        return Weights, (self._arrays,)  # NumPy forgets on the way that an array is read-only
+        return Weights, (dict(self),)  # NumPy forgets on the way that an array is read-only
 
 
 def _read_only(array: Array) -> Array:
-    if not array.flags.writeable:
-        return array
     view = array.view()
+    owner: Any = array
+    while isinstance(owner, np.ndarray):  # also what it is a view of, or somebody could make it writable
+        owner.flags.writeable = False
+        owner = owner.base
     view.flags.writeable = False
     return view
 
@@ -87,7 +94,7 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
     return dataclasses.replace(
         checkpoint,
         notes=(*checkpoint.notes, *([f"with_weights has replaced {names}"] if new else [])),
-        weights=Weights(weights),
+        weights=Weights(weights, checkpoint.watched),
         fingerprint=digest.hexdigest()[:16] if new else checkpoint.fingerprint,
         replaced=tuple(dict.fromkeys((*checkpoint.replaced, *new))),
     )
@@ -95,8 +102,8 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
 
 def _checked(name: Any, value: Any, known: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> Array:
     if not isinstance(name, str) or name not in known:
-        near = difflib.get_close_matches(str(name)[:200], known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; model.weights has the names"
+        near = difflib.get_close_matches(name[:200] if isinstance(name, str) else "", known, 1)
+        hint = f"; did you mean {short(near[0])}?" if near else "; model.weights has the names"
         raise InputError(f"with_weights: no weight is called {short(name)}{hint}")
     try:
         array = np.asarray(value)

@@ -2,15 +2,14 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gpt2np.cli.terminal import moving_bars
+from gpt2np.cli.terminal import moving_bars, tell
 from gpt2np.cli.texts import a_text, as_unicode, read_text
-from gpt2np.errors import InputError, printable, short
+from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
 from gpt2np.outputs import check_destinations
 
@@ -22,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         """Say it on stderr and exit with 2."""
         if len(message) > 400:  # it quotes what was given
             message = f"{message[:397]}..."
-        self.exit(2, f"gpt2np: {message} (see: {self.prog} --help)\n")
+        self.exit(2, f"gpt2np: {printable(message)} (see: {self.prog} --help)\n")
 
 
 def add_verb(
@@ -109,6 +108,8 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
 
     Without `out` they are what the options of `add_outputs` name; with `files` it is the folder of those.
     """
+    if out == "":
+        raise InputError("the name of what is to be written is empty")
     paths = [getattr(args, option) for option in getattr(args, "outputs", ())]
     if out is not None:
         paths = [os.path.join(out, name) for name in files if os.path.isdir(out)] if files else [out]
@@ -136,7 +137,7 @@ def _read_by(args: argparse.Namespace) -> list[str]:
 def count(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{short(text)} is not a whole number of at least 1")
     return int(text)
 
 
@@ -195,7 +196,7 @@ def load_sizes(args: argparse.Namespace) -> Any:
     config = None if os.path.isdir(name) else released(name)
     if config is None:
         return load_model(args)
-    print(f"gpt2np: model {name} as released, {config.n_parameters:,} parameters", file=sys.stderr)
+    tell(f"model {name} as released, {config.n_parameters:,} parameters")
     return config
 
 
@@ -224,19 +225,26 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
         )
     check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
     hint = "; the real one: --model gpt2" if model.name == "tiny" else ""
-    print(f"gpt2np: model {model.name}, {model.n_parameters:,} parameters{hint}", file=sys.stderr)
+    tell(f"model {model.name}, {model.n_parameters:,} parameters{hint}")
     for note in model.checkpoint.notes:
-        print(f"gpt2np: note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     _tell_of_texts(model, [text for text in prompts if isinstance(text, str)], args)
     return model
 
 
 def _tell_of_texts(model: Any, texts: list[str], args: argparse.Namespace) -> None:
     """Notes on stderr about how texts become tokens: special ones read as plain text, files passed over."""
-    if not texts or model.tokenizer is None:
+    try:
+        tokenizer = model.tokenizer
+    except MissingExtraError as error:
+        if texts:
+            raise
+        tell(f"note: tokens are shown by their ids: {error}")
         return
-    if model.tokenizer.note:
-        print(f"gpt2np: note: {model.tokenizer.note}", file=sys.stderr)
-    if not args.special and (token := next(filter(None, map(model.tokenizer.special_token_in, texts)), None)):
+    if not texts or tokenizer is None:
+        return
+    if tokenizer.note:
+        tell(f"note: {tokenizer.note}")
+    if not args.special and (token := next(filter(None, map(tokenizer.special_token_in, texts)), None)):
         what = f"read as {len(token)} characters of plain text; --special makes it one token"
-        print(f"gpt2np: note: the text contains {printable(token)}, which is {what}", file=sys.stderr)
+        tell(f"note: the text contains {printable(token)}, which is {what}")

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from gpt2np.cli.arguments import Parser, check_outputs
-from gpt2np.cli.terminal import give_up_stdout, screens
+from gpt2np.cli.terminal import give_up_stdout, screens, tell
 from gpt2np.cli.verbs import (
     capture,
     circuits,
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             give_up_stdout()
             return 0
         except (Gpt2npError, OSError, UnicodeError, MemoryError) as error:
-            print(f"gpt2np: {_told(error)}", file=sys.stderr)
+            tell(f"{_told(error)}")
             if not isinstance(error, Gpt2npError):
                 give_up_stdout()
             return 2

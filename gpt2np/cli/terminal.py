@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Self
 
+from gpt2np.errors import printable
+
 # All but tab and newline; half surrogate pairs; what turns the direction of writing, or breaks a line.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 OF_BARS = re.compile("(\r|\x1b\\[A)")  # with which a progress bar writes over itself
@@ -126,6 +128,11 @@ def moving_bars() -> Iterator[None]:
         yield
     finally:
         sys.stderr = before
+
+
+def tell(text: str) -> None:
+    """A note on stderr, always one line."""
+    print(f"gpt2np: {printable(text)}", file=sys.stderr)
 
 
 def give_up_stdout() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.generation.beam import BeamSearch
 from gpt2np.generation.generated import Generated, Token
 from gpt2np.generation.options import Sampling
@@ -52,7 +52,7 @@ class Options:
     def check(self) -> None:
         """Refuse what does not go together."""
         if not isinstance(self.ledger, bool | str) or self.ledger not in (False, True, "full"):
-            raise InputError(f"ledger={self.ledger!r}: must be True, False or 'full'")
+            raise InputError(f"ledger={short(self.ledger)}: must be True, False or 'full'")
         if self.lookup and self.sampling.temperature > 0:
             raise InputError("lookup is for greedy decoding: it needs temperature 0")
         if self.sampling.num_beams > 1 and (self.lookup or self.ledger or self.stop or self.slide):
@@ -157,6 +157,8 @@ class Generation:
                 f"a trace of {n_positions} positions does not fit into the context of {config.n_positions}"
             )
         capacity = min(n_positions, config.n_positions)
+        if isinstance(o.past, Trace):
+            o.past.check_model(model, "past")
         past = 0 if o.past is None else known_positions(o.past, ids)
         plan = None if o.keep is None else Plan(config, capacity, keep_from(o.keep, past), model.dtype.name)
         wide = Plan(config, capacity, Keep(names=frozenset()), model.dtype.name)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.files import read_lines
 from gpt2np.generation.generated import Generated
 from gpt2np.generation.options import Sampling
@@ -60,7 +60,7 @@ def with_ledger(trace: Trace, path: str | os.PathLike[str]) -> Generated:
     prompts = [entry.prompt_ids for entry in ledger if entry.prompt_ids is not None]
     same = all(list(ids) == trace.token_ids[:n_prompt] for ids in prompts)
     if not same or trace.token_ids[n_prompt:] != chosen[:-1]:
-        raise InputError(f"{path}: is the ledger of another generation than {trace!r}")
+        raise InputError(f"{path}: is the ledger of another generation than {short(trace)}")
     tokens = [*trace.tokens, trace.token(chosen[-1])]
     return Generated(
         token_ids=[*trace.token_ids[:n_prompt], *chosen],

@@ -1,12 +1,14 @@
 """The options of choosing tokens, and what each may be."""
 
 import difflib
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Sampling:
             numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
             known = isinstance(value, numbers) and not isinstance(value, bool)
             if not known or not (low <= value <= high or (name == "temperature" and value == 0)):  # NaN too
-                raise InputError(f"{name}={value!r}: must be {allowed}")
+                raise InputError(f"{name}={short(value)}: must be {allowed}")
             object.__setattr__(self, name, kind(value))
         if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
-            raise InputError(f'early_stopping={self.early_stopping!r}: must be True, False or "never"')
+            raise InputError(f'early_stopping={short(self.early_stopping)}: must be True, False or "never"')
         if self.num_beams > 1 and self.temperature > 0:
             both = f"num_beams={self.num_beams} with temperature={self.temperature}"
             raise InputError(f"{both}: sampling from beams is not supported; leave one of the two out")
@@ -71,6 +73,22 @@ def sampling_options(given: dict[str, Any]) -> Sampling:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; the nearest is {near[0]!r}" if near else f"; known are {', '.join(known)}"
-            raise InputError(f"generate has no option {name!r}{hint}")
+            hint = f"; the nearest is {short(near[0])}" if near else f"; known are {', '.join(known)}"
+            raise InputError(f"generate has no option {short(name)}{hint}")
     return Sampling(**given)
+
+
+def seeds_of(seed: Any, n: int) -> list[Any]:
+    """The seed of each of n prompts: one for all, or a list with one each.
+
+    Raises:
+        InputError: a list of another length, or something without an order.
+    """
+    if isinstance(seed, AbstractSet | Mapping):
+        raise InputError(f"seed={short(seed)}: must be a whole number, or a list of one for each prompt")
+    if isinstance(seed, str | bytes) or not isinstance(seed, Iterable):
+        return [seed] * n
+    seeds = list(seed)
+    if len(seeds) != n:
+        raise InputError(f"{len(seeds)} seeds for {n} prompts")
+    return seeds

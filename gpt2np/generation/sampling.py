@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpt2np.errors import InputError, whole_number
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.generation.filters import (
     Logits,
     TokenIds,
@@ -88,6 +88,7 @@ class Choice:
     ledger: LedgerEntry | None = None
 
 
+@np.errstate(under="ignore")
 def choose(
     logits: npt.ArrayLike,
     sampling: Sampling,
@@ -145,7 +146,9 @@ def choose(
 def inverse_cdf(chances: npt.NDArray[np.float64], uniform: float | None) -> tuple[int, tuple[float, float]]:
     """Return the first token whose cumulative probability is above `uniform`, and its stretch [low, high)."""
     if uniform is None or not 0 <= uniform < 1:
-        raise InputError(f"uniform={uniform!r}: sampling needs a number from 0 up to, but not including, 1")
+        raise InputError(
+            f"uniform={short(uniform)}: sampling needs a number from 0 up to, but not including, 1"
+        )
     ends = np.cumsum(chances)
     last_possible = chances.size - 1 - int((chances[::-1] > 0).argmax())
     ends[last_possible:] = 1.0  # whatever rounding made of it: a removed token is never drawn

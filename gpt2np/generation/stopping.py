@@ -1,13 +1,14 @@
 """Where a text ends: at an end-of-text token, or before a stop string."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.text.prompts import checked_ids
 
 
 def end_tokens(
-    eos: int | str | None, stop_tokens: Sequence[int], vocab_size: int, own: Sequence[int]
+    eos: int | str | Sequence[int] | None, stop_tokens: Sequence[int], vocab_size: int, own: Sequence[int]
 ) -> frozenset[int]:
     """The ids that end a text: `eos` ("config": the model's `own`; None: none) and `stop_tokens`.
 
@@ -15,9 +16,13 @@ def end_tokens(
         InputError: something else than ids of the vocabulary.
     """
     if isinstance(stop_tokens, str) or not isinstance(stop_tokens, Iterable):
-        raise InputError(f"stop_tokens={stop_tokens!r}: must be a list of token ids")
-    ends = checked_ids([*stop_tokens, *([] if eos in (None, "config") else [eos])], vocab_size)
-    if eos == "config":
+        raise InputError(f"stop_tokens={short(stop_tokens)}: must be a list of token ids")
+    own_only = isinstance(eos, str) and eos == "config"
+    given: list[Any] = (
+        [] if eos is None or own_only else list(eos) if isinstance(eos, list | tuple) else [eos]
+    )
+    ends = checked_ids([*stop_tokens, *given], vocab_size)
+    if own_only:
         ends += own  # outside a smaller vocabulary they are never chosen
     return frozenset(ends)
 
@@ -30,7 +35,7 @@ def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     """
     stops = tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
     if not all(isinstance(s, str) and s for s in stops):
-        raise InputError(f"stop={stop!r}: must be a string or a list of strings, none of them empty")
+        raise InputError(f"stop={short(stop)}: must be a string or a list of strings, none of them empty")
     return stops
 
 

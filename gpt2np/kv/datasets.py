@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError, short, whole_number
-from gpt2np.files import read_bytes
+from gpt2np.files import read_bytes, sha256_of
 from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
@@ -62,6 +62,9 @@ def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Sou
     Raises:
         InputError: there are none, or one is longer than the context.
     """
+    given = [given] if isinstance(given, str) else list(given)
+    if not all(isinstance(text, str) for text in given):
+        raise InputError("the prompts of a dataset must be texts")
     kept = [text for text in given if text.strip()]
     if not kept:
         raise InputError("there are no prompts: give one a line")
@@ -132,7 +135,12 @@ def _write_missing(
             raise InputError(f"{folder / name} is of another prompt: choose another folder")
     for name, source in zip(names, sources, strict=True):
         path, entry = folder / name, listed.get(name)
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link, and no file of this dataset: move it away")
         if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
+            if entry.get("sha256") not in (None, sha256_of(path)):
+                changed = "has been changed since it was written; delete it, and it is made again"
+                raise InputError(f"{path}: {changed}")
             yield entry, False
             continue
         facts = _extract(model, source, path, header["top_k"], listed=entry is not None)
@@ -143,6 +151,7 @@ def _write_missing(
             "tokens": len(facts["input_tokens"]),
             "predicted_next_token": facts["predicted_next_token"]["token"],
             "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
         }
         _append(folder / INDEX, entry)
         yield entry, True
@@ -182,9 +191,9 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
     first: Any = rows[0] if rows else None
     check(first, _HEADER, f"{foreign}: line 1", InputError)
     for key, value in header.items():
-        if first.get(key) != value:
+        if key != "model" and first.get(key) != value:  # the fingerprint tells models apart, not their names
             raise InputError(
-                f"{path}: {key} is {short(first.get(key))}, not {value!r}: choose another folder"
+                f"{path}: {key} is {short(first.get(key))}, not {short(value)}: choose another folder"
             )
     for number, entry in enumerate(rows[1:], start=2):
         check(entry, _ENTRY, f"{foreign}: line {number}", InputError, closed=True)
@@ -215,6 +224,7 @@ _ENTRY: Table = {
     "input_text": or_null(TEXT),
     "tokens": whole(1),
     "predicted_next_token": TEXT,
+    "sha256": optional(TEXT),
     "bytes": whole(),
 }
 

@@ -116,7 +116,7 @@ def _check_result(result: Any, keys: Sequence[str]) -> None:
         raise InputError(f"expected the dict of extract_kv_cache, found {short(result)}")
     for key in keys:
         if key not in result:
-            raise InputError(f"expected the dict of extract_kv_cache, found one without {key!r}")
+            raise InputError(f"expected the dict of extract_kv_cache, found one without {short(key)}")
     tokens = result["input_tokens"]
     if not isinstance(tokens, list):
         raise InputError(f"input_tokens: expected a list of texts, found {short(tokens)}")

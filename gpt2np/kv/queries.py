@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.outputs import whole_file
 from gpt2np.tracing.trace import Trace
@@ -67,7 +67,7 @@ class KV:
                 if name == f"h.{layer}.{site}":
                     return array
         held = ", ".join(f"h.i.{site}" for site in self.sites)
-        raise TraceError(f"a KV file has keys and values ({held}), not {name!r}")
+        raise TraceError(f"a KV file has keys and values ({held}), not {short(name)}")
 
     @classmethod
     def of(cls, trace: Trace, prediction: dict[str, Any] | None = None) -> "KV":
@@ -136,7 +136,7 @@ class KV:
             if range(first, last + 1) not in found:
                 found.append(range(first, last + 1))
         if not found:
-            raise InputError(f"{text!r} is in none of the {len(pieces)} tokens (nor across them)")
+            raise InputError(f"{short(text)} is in none of the {len(pieces)} tokens (nor across them)")
         return found
 
     def summary(self, layer: int) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ class KV:
             InputError: no such range, or something else than keys and values.
         """
         if part not in PARTS:
-            raise InputError(f"norms are of key or value, not of {part!r}")
+            raise InputError(f"norms are of key or value, not of {short(part)}")
         if not low <= high:  # NaN too
             raise InputError(f"the norm's range must go from small to large, not from {low} to {high}")
         found = []
@@ -204,7 +204,7 @@ def check_coordinate(axis: str, given: int, limit: int) -> None:
         InputError: says which axis, and how far it goes.
     """
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 0 <= given < limit:
-        raise InputError(f"{axis} {given!r} is not one of 0 to {limit - 1}")
+        raise InputError(f"{axis} {short(given)} is not one of 0 to {limit - 1}")
 
 
 def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict[str, Any]]) -> int:
@@ -228,7 +228,7 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
 
 
 # What a spreadsheet takes for a formula, or may after it has dropped what is before it.
-_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]|'*[\\s\ufeff\u200b]+[=+\-@＝＋－＠]")
 
 
 def _as_cell(value: Any) -> Any:

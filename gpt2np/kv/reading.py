@@ -23,6 +23,7 @@ from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.trace import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
+_NUMBERS = 1024  # of a vector: no more of them are taken to become an array as soon as they are read
 _IN_MEMORY = 2.4  # bytes of memory for a byte of JSON: itself, its text, and its numbers as arrays
 KEYS = ("model", "input_text", "input_tokens", "predicted_next_token", "kv_cache", "metadata")
 
@@ -212,9 +213,10 @@ def _memory_of(raw: bytes) -> float:
 
     A KV file has some hundred numbers in a list, which become an array as soon as the list ends.
     """
-    lists = raw.count(b"[") + raw.count(b"{")
-    others = max(0, raw.count(b",") - 512 * lists)
-    return _IN_MEMORY * len(raw) + 64 * lists + 32 * others
+    records = raw.count(b'"token_idx"')
+    lists = max(0, raw.count(b"[") + raw.count(b"{") - 3 * records)
+    others = max(0, raw.count(b",") - raw.count(b'"key"') * _NUMBERS - 4 * records)
+    return _IN_MEMORY * len(raw) + 600 * records + 250 * lists + 32 * others
 
 
 def _check_memory(needed: float, most: int | None) -> None:
@@ -274,7 +276,7 @@ def _checked(content: Any) -> KV:
     _expect(isinstance(content, dict), "top level", "an object with model, input_tokens, kv_cache", content)
     for key in KEYS:
         if key not in content:
-            raise _Wrong(f"is no KV cache file: it has no {key!r}")
+            raise _Wrong(f"is no KV cache file: it has no {short(key)}")
     schema, tokens, ids = (content.get(key) for key in ("schema", "input_tokens", "input_token_ids"))
     if schema is not None:
         _expect(schema == SCHEMA, "schema", repr(SCHEMA), schema)
@@ -291,6 +293,7 @@ def _checked(content: Any) -> KV:
     good = prediction is None or PREDICTION.accepts(prediction)
     _expect(good, "predicted_next_token", PREDICTION.expected, prediction)
     sizes = _sizes(content["metadata"], len(tokens))
+    _check_members(content["kv_cache"], sizes)
     return KV(
         content["model"],
         tokens,
@@ -327,6 +330,16 @@ def _sizes(given: Any, length: int) -> _Sizes:
     good = good and type(n_head) is int and n_head > 0 and n_query_head % n_head == 0
     _expect(good, "metadata", "n_kv_heads, which divides n_heads, and keys, or none of these", given)
     return _Sizes(n_layer, n_query_head, d_head, n, n_head, keys)
+
+
+def _check_members(cache: Any, sizes: _Sizes) -> None:
+    """Refuse, before memory is taken for it, a document that has not what its `metadata` say."""
+    for layer, heads in enumerate(_members(cache, "kv_cache", "layer", sizes.n_layer)):
+        _members(heads, f"kv_cache.layer_{layer}", "head", sizes.n_head)
+    entry = cache["layer_0"]["head_0"]
+    records = entry.get("tokens") if isinstance(entry, dict) else None
+    if isinstance(records, list) and records:
+        _check_record(records[0], "kv_cache.layer_0.head_0.tokens[0]", 0, sizes.d_head)
 
 
 def _layers(cache: Any, sizes: _Sizes) -> list[tuple[Array, Array]]:

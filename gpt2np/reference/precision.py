@@ -37,7 +37,7 @@ def in_precision(model: Model, dtype: str, stored: str | None = None) -> Model:
     other = copy.copy(model)
     vars(other).pop("_decoding_parameters", None)  # they are of the other precision
     other.dtype = np.dtype(dtype)
-    other.parameters = _parameters(model.parameters, other.dtype, stored)
+    other._parameters = _parameters(model.parameters, other.dtype, stored)
     return other
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.errors import TokenizerError, short
+from gpt2np.errors import MissingExtraError, TokenizerError, short
 from gpt2np.files import read_text
 from gpt2np.text.added_tokens import AddedToken
 from gpt2np.text.pipeline import steps
@@ -31,7 +31,7 @@ class HFTokenizer:
         try:
             import tokenizers  # noqa: F401
         except ImportError:
-            raise TokenizerError(
+            raise MissingExtraError(
                 f"{file}: {why}: not GPT-2's tokenizer. HF's tokenizers can run it: "
                 "pip install 'gpt2np[tokenizers]'"
             ) from None
@@ -137,7 +137,7 @@ def _check(file: Path, model: dict[str, Any]) -> None:
         pair = entry.split(" ") if isinstance(entry, str) else entry
         whole = isinstance(pair, list) and len(pair) == 2 and all(isinstance(piece, str) for piece in pair)
         if not whole or not pair[1].startswith(prefix) or pair[0] + pair[1].removeprefix(prefix) not in vocab:
-            what = f"not two pieces whose result is in model.vocab{prefix and f' (after {prefix!r})'}"
+            what = f"not two pieces whose result is in model.vocab{prefix and f' (after {short(prefix)})'}"
             raise TokenizerError(f"{file}: model.merges[{number}] is {short(entry)}, {what}")
 
 

@@ -46,7 +46,7 @@ def difference(file: Path, whole: dict[str, Any]) -> str | None:
         return f"pre_tokenizer is {short(parts['pre_tokenizer'] or None)}, expected ByteLevel"
     for key, allowed in _MODEL.items():
         if (found := parts["model"].get(key)) not in allowed:
-            return f"model.{key} is {short(found)}, expected {allowed[0]!r}"
+            return f"model.{key} is {short(found)}, expected {short(allowed[0])}"
     if not is_byte_level_bpe(whole):
         return "model.vocab lacks some of the 256 single bytes"
     if [step for step in steps(whole, "decoder") if step != "ByteLevel"]:

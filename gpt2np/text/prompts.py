@@ -64,16 +64,18 @@ def as_list(prompt: Any) -> list[Any]:
     for kind, advice in _NO_PROMPTS:
         if isinstance(prompt, kind):
             raise InputError(f"a prompt is text or a list of token ids, not {advice}")
-    scalar = isinstance(prompt, np.ndarray) and prompt.ndim == 0
-    if scalar or not isinstance(prompt, Iterable):
+    if hasattr(prompt, "readline"):
+        raise InputError(f"a prompt is text or a list of token ids, not {_OPEN_FILE}")
+    if getattr(prompt, "ndim", 1) == 0 or not isinstance(prompt, Iterable):
         raise InputError(f"a prompt is text or a list of token ids, not {short(prompt)}")
     return list(prompt)
 
 
 # What is iterable and yet no prompt.
+_OPEN_FILE = "an open file: read it first, as in file.read()"
 _NO_PROMPTS: tuple[tuple[Any, str], ...] = (
     ((bytes, bytearray, memoryview), "bytes: decode them first, as in data.decode('utf-8')"),
-    (io.IOBase, "an open file: read it first, as in file.read()"),
+    (io.IOBase, _OPEN_FILE),
     (os.PathLike, "a path: read the file first, as in Path(...).read_text('utf-8')"),
     (AbstractSet, "a set, which has no order: give a list"),
 )
@@ -91,8 +93,10 @@ def _ids_of(encoded: Any) -> list[Any]:
     if ids is None or isinstance(ids, str):
         found = "a mapping without input_ids" if ids is None else "a mapping whose input_ids are a text"
         raise InputError(f"a prompt is text or a list of token ids, not {found}: give one of its values")
-    if "token_type_ids" in encoded and np.any(np.asarray(encoded["token_type_ids"])):
-        raise InputError("token_type_ids are not supported: they add embeddings of their own")
+    for key in ("position_ids", "past_key_values", "inputs_embeds", "token_type_ids"):
+        value = encoded.get(key)
+        if value is not None and not (key == "token_type_ids" and not np.any(np.asarray(value))):
+            raise InputError(f"{key} in a prompt are not supported: give the ids alone")
     mask = encoded.get("attention_mask")
     several = any(np.ndim(row) > 0 for row in as_list(ids))
     rows = as_list(ids) if several else [ids]
@@ -107,7 +111,10 @@ def _unmasked(ids: list[Any], mask: Any) -> list[Any]:
     """The ids of one row without its padding, before or behind them."""
     if mask is None:
         return ids
-    seen = [bool(m) for m in as_list(mask)]
+    given = [] if isinstance(mask, str) else as_list(mask)
+    if not all(np.ndim(m) == 0 and m in (0, 1) for m in given):
+        raise InputError("attention_mask must be 1 where a token counts and 0 where it is padding")
+    seen = [bool(m) for m in given]
     if len(seen) != len(ids):
         raise InputError(f"attention_mask has {len(seen)} positions, input_ids {len(ids)}")
     first, n = (seen.index(True), sum(seen)) if any(seen) else (0, 0)

@@ -1,11 +1,12 @@
 """Text to token ids and back, with a checkpoint's own vocabulary; never from the network."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
-from gpt2np.errors import TokenizerError
+from gpt2np.errors import TokenizerError, short
 from gpt2np.text.tokenizer_folder import END_OF_TEXT, engine_of, read_folder
 
 
@@ -90,7 +91,7 @@ class Tokenizer:
         (number,) = _integers([id])
         if number not in self._engine.bytes:
             raise TokenizerError(
-                f"no token has id {number}: the vocabulary's ids are 0 to {self.n_vocab - 1}"
+                f"no token has id {short(number)}: the vocabulary's ids are 0 to {self.n_vocab - 1}"
             )
         return self._engine.bytes[number]
 
@@ -160,12 +161,14 @@ class TextStream:
 
 
 def _integers(ids: Iterable[int]) -> list[int]:
+    if isinstance(ids, bytes | bytearray | Mapping | AbstractSet):
+        raise TokenizerError(f"token ids must be a flat list of integers, not {short(ids)}")
     try:
         given = list(ids)
         numbers = [operator.index(id) for id in given]
     except TypeError:
-        raise TokenizerError(f"token ids must be a flat list of integers, not {repr(ids)[:80]}") from None
+        raise TokenizerError(f"token ids must be a flat list of integers, not {short(ids)}") from None
     for id, number in zip(given, numbers, strict=True):
         if number < 0 or isinstance(id, bool):
-            raise TokenizerError(f"a token id is an integer from 0, not {id}")
+            raise TokenizerError(f"a token id is an integer from 0, not {short(id)}")
     return numbers

@@ -43,25 +43,25 @@ class Keep:
         if isinstance(keep, Mapping):
             unknown = [key for key in keep if key not in ("patterns", "positions", "dtype")]
             if unknown:
-                raise InputError(f"keep takes patterns, positions and dtype, not {unknown[0]!r}")
+                raise InputError(f"keep takes patterns, positions and dtype, not {short(unknown[0])}")
             base = cls.parse(keep.get("patterns", "*"))
             positions, dtype = keep.get("positions", slice(None)), keep.get("dtype")
             if not isinstance(positions, slice):
-                raise InputError(f"keep's positions must be a slice, not {positions!r}")
+                raise InputError(f"keep's positions must be a slice, not {short(positions)}")
             ends = (positions.start, positions.stop, positions.step)
             if not all(end is None or hasattr(end, "__index__") for end in ends):
-                raise InputError(f"keep's positions must be a slice of whole numbers, not {positions!r}")
+                raise InputError(f"keep's positions must be a slice of whole numbers, not {short(positions)}")
             positions = slice(*(None if end is None else operator.index(end) for end in ends))
             if positions.step is not None and positions.step < 1:
                 raise InputError(f"keep's positions must go forward, not by {positions.step}")
             if dtype is not None and str(dtype) not in ("float16", "float32", "float64"):
-                raise InputError(f"keep's dtype must be float16, float32 or float64, not {dtype!r}")
+                raise InputError(f"keep's dtype must be float16, float32 or float64, not {short(dtype)}")
             return cls(base.patterns, base.predicate, positions, None if dtype is None else str(dtype))
         if callable(keep):
             return cls((), keep)
         patterns = tuple(keep) if isinstance(keep, Iterable) else ()
         if not patterns or not all(isinstance(p, str) for p in patterns):
-            raise InputError(f"keep must be a pattern, a list of patterns or a predicate, not {keep!r}")
+            raise InputError(f"keep must be a pattern, a list of patterns or a predicate, not {short(keep)}")
         return cls(patterns)
 
     def wants(self, full_name: str, site: Site) -> bool:
@@ -87,7 +87,7 @@ class Keep:
         derived = [s.name for full, s, _ in sites if s.derived and fnmatch.fnmatchcase(full, pattern)]
         derived += [s.name for _, s, _ in sites if s.derived and fnmatch.fnmatchcase(s.name, pattern)]
         if derived:
-            return f"matches derived sites only, which are stored by their own name: keep={derived[0]!r}"
+            return f"matches derived sites only, which are stored by their own name: keep={short(derived[0])}"
         if "," in pattern:
             return "matches no site; several patterns are a list (on the command line: --keep again)"
         layer = re.match(r"h\.(\d+)\.", pattern)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.cache import shapes
 from gpt2np.tracing.keep import Keep
@@ -31,7 +31,7 @@ def known_positions(past: Past, ids: Sequence[int]) -> int:
     """
     if not hasattr(past, "token_ids"):
         raise InputError(
-            f"past must be a KV file or a trace that kept what keys and values come from, not {past!r}"
+            f"past must be a KV file or a trace that kept what keys and values come from, not {short(past)}"
         )
     n = min(len(past.token_ids), len(ids) - 1)
     for position, (known, given) in enumerate(zip(past.token_ids[:n], ids, strict=False)):

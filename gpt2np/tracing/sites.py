@@ -141,24 +141,24 @@ class SiteTable:
             key, inside = name[: digits.start()] + "{i}" + name[digits.end() :], int(digits[0])
             if key in self._index and layer not in (None, inside):
                 raise UnknownSiteError(
-                    f"{name!r} is in layer {inside}, but layer {layer} was asked for beside it"
+                    f"{short(name)} is in layer {inside}, but layer {layer} was asked for beside it"
                 )
             layer = inside
         site = self._index.get(key)
         if site is None and key.endswith("hook_scale"):
             raise UnknownSiteError(
-                f"{name!r} is 1 / rstd: trace.to('transformer_lens') has it, or take ln_i.rstd"
+                f"{short(name)} is 1 / rstd: trace.to('transformer_lens') has it, or take ln_i.rstd"
             )
         if site is None:
             raise UnknownSiteError(f"no site is called {short(name)}{self._suggestion(name)}")
         if site.layered and layer is None:
             raise UnknownSiteError(
-                f"{name!r} is in every layer: say which, as in trace[{site.full_name(0)!r}]"
+                f"{short(name)} is in every layer: say which, as in trace[{site.full_name(0)!r}]"
             )
         if not site.layered and layer is not None:
-            raise UnknownSiteError(f"{name!r} is not in a layer: trace[{site.name!r}]")
+            raise UnknownSiteError(f"{short(name)} is not in a layer: trace[{short(site.name)}]")
         if layer is not None and not 0 <= layer < n_layer:
-            raise UnknownSiteError(f"{name!r}: layer {layer} is not one of 0 to {n_layer - 1}")
+            raise UnknownSiteError(f"{short(name)}: layer {layer} is not one of 0 to {n_layer - 1}")
         return site, layer
 
     def _names(self) -> dict[str, Site]:
@@ -178,4 +178,4 @@ class SiteTable:
         layer = digits[0] if digits else "0"
         candidates = [key.replace("{i}", layer) for key in self._index]
         near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-        return f"; the nearest is {near[0]!r}" if near else "; `gpt2np sites` lists them all"
+        return f"; the nearest is {short(near[0])}" if near else "; `gpt2np sites` lists them all"

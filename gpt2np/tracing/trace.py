@@ -112,7 +112,7 @@ class Trace:
         except UnknownSiteError:
             site = resolve(name, 0, self.config.n_layer)[0]
         if not site.layered:
-            raise UnknownSiteError(f"{name!r} is not in a layer: trace[{site.name!r}]")
+            raise UnknownSiteError(f"{short(name)} is not in a layer: trace[{short(site.name)}]")
         n_layer = self.config.n_layer if self.plan.stop_at_layer is None else self.plan.stop_at_layer
         if n_layer == 0:
             raise TraceError(f"{name} is in no layer of this trace: the run stopped before the first")
@@ -139,6 +139,7 @@ class Trace:
         tokens = self.metadata.get("tokens")
         return list(tokens) if tokens else [f"<{i}>" for i in self.token_ids]
 
+    @np.errstate(under="ignore")
     def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
         """The k likeliest tokens to follow a position: (token, id, probability), likeliest first.
 

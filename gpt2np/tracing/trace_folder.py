@@ -46,7 +46,7 @@ def trace_paths(
         return
     names = [f"{number:06}.safetensors" for number in range(len(plans))]
     index = _index(names, plans[0], metadata)
-    _check_same(out, index)
+    _check_same(out, index, bool(metadata[0].get("edits")))
     with whole_folder(out, INDEX, TraceError) as folder:
         (folder / INDEX).write_bytes(index)
         yield [folder / name for name in names]
@@ -63,8 +63,8 @@ def _index(names: Sequence[str], plan: Plan, metadata: Sequence[dict[str, Any]])
     return text.encode("utf-8", "backslashreplace")
 
 
-def _check_same(out: Path, index: bytes) -> None:
-    """Refuse, before anything runs, a folder with traces of another run."""
+def _check_same(out: Path, index: bytes, edited: bool) -> None:
+    """Refuse, before anything runs, a folder with traces of another run; nobody can tell edits apart."""
     try:
         names = os.listdir(out)
     except FileNotFoundError:
@@ -72,6 +72,10 @@ def _check_same(out: Path, index: bytes) -> None:
     except (OSError, ValueError) as error:  # the second for a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise TraceError(f"{out}: cannot be made a folder for several traces ({reason})") from None
-    same = INDEX in names and read_bytes(out / INDEX, TraceError, max(MOST_TEXT, len(index))) == index
+    same = (
+        INDEX in names
+        and not edited
+        and read_bytes(out / INDEX, TraceError, max(MOST_TEXT, len(index))) == index
+    )
     if not same and any(name == INDEX or re.fullmatch(r"\d+\.safetensors", name) for name in names):
         raise TraceError(f"{out}: holds the traces of another run; choose another folder, or remove it")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w
 class Page:
     """One HTML page. `html` is its text; in a notebook it shows itself."""
 
-    def __init__(self, text: str, height: int = 760) -> None:
-        self.html, self._height = text, height
+    def __init__(self, text: str, height: int = 760, inputs: Iterable[Path] = ()) -> None:
+        """`inputs` are the files that what it shows was read from, which no page may replace."""
+        self.html, self._height, self._inputs = text, height, tuple(inputs)
 
     def save(self, path: str | Path) -> None:
         """Write the page, whole or not at all.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or is what the run was read from.
         """
+        check_not_read(path, self._inputs)
         with whole_file(path) as file:
             file.write(self.html)
 
@@ -68,9 +71,10 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
     """
     trace, shown = _with_model(run, model)
+    inputs = [*checked(run).source_files(), *trace.source_files()]
     if out is not None:
-        check_not_read(out, [*checked(run).source_files(), *trace.source_files()])
-    page = Page(rendered(trace, shown))
+        check_not_read(out, inputs)
+    page = Page(rendered(trace, shown), inputs=inputs)
     if out is not None:
         page.save(out)
     return page

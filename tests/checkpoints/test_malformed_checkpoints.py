@@ -150,7 +150,7 @@ BROKEN = {
     "merges without vocabulary": (put("vocab.json", ABSENT), T, "vocab.json"),
     "vocab not JSON": (cut("vocab.json", 100), T, "vocab.json", "not JSON"),
     "vocab a list": (put("vocab.json", []), T, "vocab.json", "list"),
-    "vocab not UTF-8": (put("vocab.json", b"\xff\xfe"), T, "vocab.json", "utf-8"),
+    "vocab not UTF-8": (put("vocab.json", b"\xff\xfe"), T, "vocab.json", "not UTF-8"),
     "vocab without a byte": (vocab(A=ABSENT), T, "vocab.json", "0x41"),
     "an id twice": (vocab(a=98), T, "vocab.json", "'a'", "'b'", "98"),
     "an id below zero": (vocab(a=-1), T, "vocab.json", "'a'", "-1"),

@@ -61,7 +61,8 @@ def test_every_verb_that_takes_a_text(capsys, tmp_path, verb):
     assert err.count(NOTE) == 1
     if verb in ("kv dataset", "capture"):
         argv[argv.index(tmp_path / "data" if verb == "kv dataset" else tmp_path)] = tmp_path / "other"
-    code, special, err = run(capsys, *argv, "--special")
+    force = ["--force"] if verb in ("view", "view, generated", "kv extract", "export") else []
+    code, special, err = run(capsys, *argv, *force, "--special")
     assert code in ((0, 1) if verb == "compare" else (0,)), err
     assert "note: the text contains" not in err
     if "--json" in argv and verb != "lens --heads":

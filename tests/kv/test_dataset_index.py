@@ -80,6 +80,8 @@ def test_a_line_that_is_none(model, folder, line):
 def test_the_index_of_something_else(model, folder):
     header, *rows = rows_of(folder)
     for name in header:
+        if name == "model":  # the same one may be named by another path: its fingerprint tells
+            continue
         changed = header | {name: 99 if name == "top_k" else "x" * 10_000}
         assert f"{name} is " in resumed(model, folder, [changed, *rows])
         without = {key: value for key, value in header.items() if key != name}

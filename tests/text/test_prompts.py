@@ -1,6 +1,7 @@
 """What may be given as a prompt in Python: whatever has token ids in it, and nothing that only seems to."""
 
 import array
+import codecs
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +129,10 @@ WRONG = {
     "a mask of another length": ({"input_ids": [5, 6], "attention_mask": [1]}, "1 positions", "input_ids 2"),
     "a mask of nothing": ({"input_ids": [5, 6], "attention_mask": [0, 0]}, "empty"),
     "types of tokens": ({"input_ids": [5, 6], "token_type_ids": [0, 1]}, "token_type_ids"),
+    "an additive mask": ({"input_ids": [5, 6], "attention_mask": [0.0, -1e9]}, "1 where a token counts"),
+    "a mask of text": ({"input_ids": [5, 6], "attention_mask": "11"}, "0 positions"),
+    "positions of its own": ({"input_ids": [5, 6], "position_ids": [3, 4]}, "position_ids"),
+    "a reader of lines": (codecs.getreader("utf-8")(io.BytesIO(b"the\n")), "an open file"),
     "a set": ({5, 6}, "a set", "no order"),
     "a frozen set": (frozenset([5]), "a set", "no order"),
     "keys of a dict": ({5: 6}.keys(), "a set", "no order"),

@@ -429,7 +429,7 @@ def test_a_trace_of_other_weights_is_refused(tiny, tmp_path):
     other = gpt2np.load("tiny")
     object.__setattr__(other.checkpoint, "fingerprint", "another")
     gpt2np.Trace.open(path, model=other)  # a copy of the same weights
-    other.parameters = other.parameters._replace(wte=other.parameters.wte * 1.5)
+    other._parameters = other.parameters._replace(wte=other.parameters.wte * 1.5)
     with pytest.raises(TraceError, match="another model"):
         gpt2np.Trace.open(path, model=other)
 

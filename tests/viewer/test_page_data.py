@@ -337,3 +337,15 @@ def test_modules_are_joined_in_a_checked_way(monkeypatch):
         )
         with pytest.raises(InputError, match=message):
             page.bundle(("drawing", "other"))
+
+
+def test_a_page_never_replaces_what_it_was_read_from(tiny, tmp_path):
+    tiny.trace("Elizabeth was", out=tmp_path / "t.safetensors")
+    content = (tmp_path / "t.safetensors").read_bytes()
+    page = gpt2np.view(gpt2np.Trace.open(tmp_path / "t.safetensors"))
+    (tmp_path / "link.html").symlink_to(tmp_path / "t.safetensors")
+    for name in ("t.safetensors", "link.html"):
+        with pytest.raises(InputError, match="is read by this very run"):
+            page.save(tmp_path / name)
+    assert (tmp_path / "t.safetensors").read_bytes() == content
+    page.save(tmp_path / "page.html")

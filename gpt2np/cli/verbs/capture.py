@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_special, add_verb, count, integer, load_model
+from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError, short
 
@@ -94,7 +95,7 @@ def capture(args: argparse.Namespace) -> int:
         ["manifest", NAME],
     ]
     print(table(rows, "<<", indent=0))
-    print(f"gpt2np: everything is in {folder}", file=sys.stderr)
+    tell(f"everything is in {folder}")
     return 0
 
 

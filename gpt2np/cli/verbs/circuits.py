@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import (
@@ -15,9 +14,10 @@ from gpt2np.cli.arguments import (
     load_sizes,
     read_prompt,
 )
+from gpt2np.cli.terminal import tell
 from gpt2np.cli.verbs.circuits_weights import head_weights, norms, parameters
 from gpt2np.cli.verbs.printed_arrays import Shown
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
 EXPLAINED = """\
@@ -87,7 +87,7 @@ def circuits(args: argparse.Namespace) -> int:
         from gpt2np.analysis.plot import heatmap
 
         heatmap(picture, args.png, signed=signed, quantity=quantity)
-        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+        tell(f"wrote {args.png}")
     print(strict_json(facts) if args.json else text)
     return 0
 
@@ -108,7 +108,9 @@ def _check(args: argparse.Namespace, has_text: bool) -> None:
     for option, what in (("head", "L.H"), ("neuron", "L.I")):
         given = getattr(args, option)
         if given is not None and not re.fullmatch(r"\d{1,9}\.\d{1,9}", given, re.ASCII):
-            raise InputError(f"--{option} takes {what}, as in 1.0 for layer 1, {option} 0; not {given!r}")
+            raise InputError(
+                f"--{option} takes {what}, as in 1.0 for layer 1, {option} 0; not {short(given)}"
+            )
         if given is not None and args.png and not has_text:
             raise InputError(f"--png with --{option} draws what it does in a text: give a TEXT")
     if args.png:

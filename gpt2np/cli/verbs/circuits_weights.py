@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from gpt2np.cli.verbs.printed_arrays import Shown, excerpt
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.tables import WIDTH
 
 
@@ -55,7 +55,7 @@ def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     if args.norms != "all":
         if args.norms not in names:
             raise InputError(
-                f"--norms: no {kind_of_norm} is called {args.norms!r}; they are {', '.join(names)}"
+                f"--norms: no {kind_of_norm} is called {short(args.norms)}; they are {', '.join(names)}"
             )
         values, kinds = found.array[names.index(args.norms)], found.labels["parameter"]
         title = f"{what[0]} of {args.norms}"

@@ -16,8 +16,9 @@ from gpt2np.cli.arguments import (
     load_model,
     token_ids,
 )
+from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text, read_text
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -93,7 +94,7 @@ def compare(args: argparse.Namespace) -> int:
 
         with whole_file(args.html) as file:
             file.write(comparison_page(found.to_dict()))
-        print(f"gpt2np: wrote {args.html}", file=sys.stderr)
+        tell(f"wrote {args.html}")
     print(strict_json(found.to_dict()) if args.json else found)
     return max(code, found.exit_code)
 
@@ -115,7 +116,7 @@ def _names(given: list[str] | None) -> dict[str, str] | None:
     for pair in given or ():
         theirs, equals, ours = pair.partition("=")
         if not (theirs and equals and ours):
-            raise InputError(f"--map takes THEIRS=OURS, as in att_0=h.0.attn.pattern, not {pair!r}")
+            raise InputError(f"--map takes THEIRS=OURS, as in att_0=h.0.attn.pattern, not {short(pair)}")
         names[theirs] = ours
     return names or None
 
@@ -162,5 +163,5 @@ def _tolerance(text: str) -> float:
     except (ValueError, TypeError):
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+        raise argparse.ArgumentTypeError(f"{short(text)} is not a number of at least 0")
     return value

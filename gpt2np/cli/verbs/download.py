@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_verb
-from gpt2np.cli.terminal import moving_bars
+from gpt2np.cli.terminal import moving_bars, tell
 from gpt2np.errors import InputError
 
 
@@ -29,10 +28,10 @@ def download(args: argparse.Namespace) -> int:
     with moving_bars():
         snapshot = hub.fetch(args.id, args.revision)
     if snapshot.note:
-        print(f"gpt2np: note: {snapshot.note}", file=sys.stderr)
+        tell(f"note: {snapshot.note}")
     if args.json:
         print(strict_json({"id": args.id, "commit": snapshot.commit, "folder": str(snapshot.folder)}))
     else:
         print(f"{args.id} at commit {snapshot.commit}\n{snapshot.folder}")
-        print(f"gpt2np: run it with --model {args.id}, or offline by that folder", file=sys.stderr)
+        tell(f"run it with --model {args.id}, or offline by that folder")
     return 0

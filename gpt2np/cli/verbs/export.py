@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.arguments import add_outputs, add_special, add_verb, check_outputs, load_model, read_prompt
+from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 
 LLMC = "llm.c"
@@ -63,7 +63,7 @@ def export(args: argparse.Namespace) -> int:
         trace = read_dialect(args.text, load_model(args), max_bytes=max_bytes)
     if args.to == "ts":
         if trace.plan.dtype != "float32":
-            print(f"gpt2np: note: {trace.plan.dtype} becomes float32", file=sys.stderr)
+            tell(f"note: {trace.plan.dtype} becomes float32")
         n_arrays = write_typescript(trace, args.out)
         n_bytes = sum(os.path.getsize(os.path.join(args.out, name)) for name in FILES)
     else:
@@ -72,7 +72,7 @@ def export(args: argparse.Namespace) -> int:
     if args.json:
         facts = {"out": args.out, "to": args.to, "arrays": n_arrays, "bytes": n_bytes}
         print(strict_json(facts | ({} if args.to == "ts" else {"dialect": args.dialect})))
-    print(f"gpt2np: wrote {args.out}, {n_arrays} arrays, {n_bytes:,} bytes", file=sys.stderr)
+    tell(f"wrote {args.out}, {n_arrays} arrays, {n_bytes:,} bytes")
     return 0
 
 
@@ -100,7 +100,7 @@ def _export_llmc(args: argparse.Namespace) -> int:
     if args.json:
         print(strict_json({"out": args.out, "to": LLMC, "files": written, "bytes": sum(written.values())}))
     if "gpt2_tokenizer.bin" not in written:
-        print("gpt2np: note: no tokenizer file: the model has no vocabulary", file=sys.stderr)
+        tell("note: no tokenizer file: the model has no vocabulary")
     for name, n_bytes in written.items():
-        print(f"gpt2np: wrote {os.path.join(args.out, name)}, {n_bytes:,} bytes", file=sys.stderr)
+        tell(f"wrote {os.path.join(args.out, name)}, {n_bytes:,} bytes")
     return 0

@@ -1,10 +1,10 @@
 """The verb that hands out a reference small enough to carry: fixture."""
 
 import argparse
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_outputs, add_verb, check_outputs
+from gpt2np.cli.terminal import tell
 
 
 def register(verbs: Any) -> None:
@@ -28,5 +28,5 @@ def fixture(args: argparse.Namespace) -> int:
         print(strict_json({"out": args.out, "seed": args.seed, "files": written}))
     else:
         print(table([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
-    print(f"gpt2np: wrote {args.out}; its README.txt says how to use it", file=sys.stderr)
+    tell(f"wrote {args.out}; its README.txt says how to use it")
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import (
@@ -17,6 +16,7 @@ from gpt2np.cli.arguments import (
     read_prompt,
     token_ids,
 )
+from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 
 
@@ -64,7 +64,7 @@ def generate(args: argparse.Namespace) -> int:
         **chosen,
     )
     if not args.temperature and (args.top_k or args.top_p or args.min_p or args.seed is not None):
-        print("gpt2np: note: without --temperature decoding is greedy: nothing is drawn", file=sys.stderr)
+        tell("note: without --temperature decoding is greedy: nothing is drawn")
     interrupted, shown = False, generation.prompt_texts[0]
     if not args.json:
         print(shown, end="", flush=True)
@@ -93,10 +93,10 @@ def generate(args: argparse.Namespace) -> int:
     if args.ledger:
         with whole_file(args.ledger) as file:
             file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
-        print(f"gpt2np: wrote {args.ledger}, {len(done.ledger)} lines", file=sys.stderr)
+        tell(f"wrote {args.ledger}, {len(done.ledger)} lines")
     if args.out and done.trace is None:
-        print(f"gpt2np: no token was chosen, so {args.out} was not written", file=sys.stderr)
+        tell(f"no token was chosen, so {args.out} was not written")
     elif args.out:
         done.trace.save(args.out)
-        print(f"gpt2np: wrote {args.out}, {os.path.getsize(args.out):,} bytes", file=sys.stderr)
+        tell(f"wrote {args.out}, {os.path.getsize(args.out):,} bytes")
     return 130 if interrupted else 0

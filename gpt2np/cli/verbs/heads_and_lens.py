@@ -14,6 +14,7 @@ from gpt2np.cli.arguments import (
     load_model,
     read_prompt,
 )
+from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError, short
 
@@ -177,12 +178,11 @@ def _position(given: str) -> int:
 
 
 def _draw(named: Any, path: str, *, signed: bool) -> None:
-    import sys
 
     from gpt2np.analysis.plot import heatmap
 
     heatmap(named, path, signed=signed)
-    print(f"gpt2np: wrote {path}", file=sys.stderr)
+    tell(f"wrote {path}")
 
 
 def _grid(named: Any) -> str:

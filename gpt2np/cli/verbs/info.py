@@ -1,10 +1,10 @@
 """The verb that tells what a model is: info."""
 
 import argparse
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.cli.terminal import tell
 from gpt2np.errors import TokenizerError
 
 
@@ -23,7 +23,7 @@ def info(args: argparse.Namespace) -> int:
     try:
         _ = model.tokenizer
     except TokenizerError as error:  # ids can be run all the same
-        print(f"gpt2np: note: no text can be given: {error}", file=sys.stderr)
+        tell(f"note: no text can be given: {error}")
     facts = report.model_facts(model, full_hash=args.hash)
     print(report.as_json(facts) if args.json else report.model_text(facts))
     return 0

@@ -16,6 +16,7 @@ from gpt2np.cli.arguments import (
     load_model,
     read_prompt,
 )
+from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text, read_lines
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError, short
@@ -83,7 +84,7 @@ def extract(args: argparse.Namespace) -> int:
     check_suffix(args.out)
     if args.text is None and args.tokens is None:
         args.text = read_lines(str(SAMPLE_PROMPTS))[0]
-        print(f"gpt2np: no TEXT given: the first of {SAMPLE_PROMPTS}", file=sys.stderr)
+        tell(f"no TEXT given: the first of {SAMPLE_PROMPTS}")
     prompt = read_prompt(args)
     model = load_model(args, prompt)
     facts = extract_to_file(model, prompt, args.out, args.top, special=args.special)
@@ -146,7 +147,7 @@ def query(args: argparse.Namespace) -> int:
             for row in kv.rows(coordinates)
         )
         n = write_csv(args.export_csv, ["query", *COLUMNS], rows)
-        print(f"gpt2np: wrote {args.export_csv}, {n:,} rows", file=sys.stderr)
+        tell(f"wrote {args.export_csv}, {n:,} rows")
     if facts:
         print(strict_json(facts) if args.json else kv_tables.answers(facts))
     return 0
@@ -183,7 +184,7 @@ def dataset(args: argparse.Namespace) -> int:
         return 0
     print(kv_tables.files([entry for entry, _ in entries]))
     note = f"wrote {n_new} of {len(entries)} files (the others were there), listed in {index}"
-    print(f"gpt2np: {note}", file=sys.stderr)
+    tell(f"{note}")
     return 0
 
 
@@ -192,7 +193,7 @@ def dataset(args: argparse.Namespace) -> int:
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+        raise argparse.ArgumentTypeError(f"{short(text)} is not a whole number from 0")
     return int(text)
 
 

@@ -1,10 +1,10 @@
 """The verb patch: which part of a run on one text makes it predict what a run on another does."""
 
 import argparse
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_special, add_verb, given_token, load_model
+from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
@@ -90,7 +90,7 @@ def patch(args: argparse.Namespace) -> int:
         from gpt2np.analysis.plot import heatmap
 
         heatmap(share, args.png, signed=True)
-        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+        tell(f"wrote {args.png}")
     if args.json:
         facts: dict[str, Any] = {"model": model.name}
         for which, trace, end in zip(("clean", "corrupt"), (clean, corrupt), ends, strict=True):

@@ -1,11 +1,11 @@
 """Arrays on a terminal: as many of their values as fit, and a note of what was left out."""
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 
 LINES = 60  # of values; --json has all
@@ -62,7 +62,7 @@ def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
                 f"--png draws one or two axes, not {' '.join(picture.axes) or 'a number'}: {less}"
             )
         heatmap(picture, args.png, signed=has_sign(sites[0][0]))
-        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+        tell(f"wrote {args.png}")
     if args.json:
         values = {name: named.to_json() for name, named in found.items()}
         print(strict_json({"model": model.name, "tokens": trace.tokens, "sites": values}))

@@ -1,10 +1,10 @@
 """`gpt2np stats`: the tables of the baseline notebook for a text, a saved trace or a generation."""
 
 import argparse
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED
 
@@ -69,7 +69,7 @@ def stats(args: argparse.Namespace) -> int:
         options = {"threshold": args.threshold} if what == "saturation" else {}
         drawn = getattr(statistics, what)(run, **options)
         plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
-        print(f"gpt2np: wrote {args.png}", file=sys.stderr)
+        tell(f"wrote {args.png}")
     print(strict_json(_facts(run, args)) if args.json else _text(run, args))
     return 0
 

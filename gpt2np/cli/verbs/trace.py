@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from typing import Any
 
 from gpt2np.cli.arguments import (
@@ -15,6 +14,7 @@ from gpt2np.cli.arguments import (
     load_model,
     read_prompt,
 )
+from gpt2np.cli.terminal import tell
 
 
 def register(verbs: Any) -> None:
@@ -61,5 +61,5 @@ def trace(args: argparse.Namespace) -> int:
     facts = report.trace_facts(model, found, lens.predictions(residuals), args.top or 5)
     print(report.as_json(facts) if args.json else report.trace_text(facts))
     if args.out:
-        print(f"gpt2np: wrote {args.out}, {os.path.getsize(args.out):,} bytes", file=sys.stderr)
+        tell(f"wrote {args.out}, {os.path.getsize(args.out):,} bytes")
     return 0

@@ -1,7 +1,6 @@
 """The verb that shows a run in a browser: view."""
 
 import argparse
-import sys
 import tempfile
 import webbrowser
 from dataclasses import fields
@@ -21,6 +20,7 @@ from gpt2np.cli.arguments import (
     read_prompt,
     token_ids,
 )
+from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 
 NAME = "gpt2np-view.html"
@@ -70,9 +70,9 @@ def view(args: argparse.Namespace) -> int:
     n_bytes = out.stat().st_size
     if args.json:
         print(strict_json({"out": str(out), "bytes": n_bytes}))
-    print(f"gpt2np: wrote {out}, {n_bytes:,} bytes", file=sys.stderr)
+    tell(f"wrote {out}, {n_bytes:,} bytes")
     if not args.no_open and not webbrowser.open(out.resolve().as_uri()):
-        print("gpt2np: note: no browser could be started; open the file in one", file=sys.stderr)
+        tell("note: no browser could be started; open the file in one")
     return 0
 
 
@@ -139,5 +139,5 @@ def _saved(args: argparse.Namespace, path: str) -> Any:
     if args.model is not None or trace.metadata.get("model") == "tiny":
         trace = Trace.open(path, model=load_model(args))
     else:
-        print("gpt2np: note: without --model there is no logit lens and no contributions", file=sys.stderr)
+        tell("note: without --model there is no logit lens and no contributions")
     return with_ledger(trace, args.ledger) if args.ledger else trace

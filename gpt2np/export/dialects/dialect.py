@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import TraceError, UnknownSiteError
+from gpt2np.errors import TraceError, UnknownSiteError, short
 from gpt2np.export.dialects.naming import Item, Naming
 from gpt2np.export.dialects.reading import read_dialect as read_dialect
 from gpt2np.export.dialects.registry import naming_of
@@ -69,7 +69,7 @@ class Dialect(Mapping[str, Any]):
         if key in naming.groups:
             return self._group(naming.groups[key])
         if key not in naming.items:
-            raise UnknownSiteError(f"the dialect {self.name} has no {key!r}; it has {_some(naming)}")
+            raise UnknownSiteError(f"the dialect {self.name} has no {short(key)}; it has {_some(naming)}")
         return self._array(naming.items[key])
 
     def __contains__(self, key: object) -> bool:
@@ -114,7 +114,9 @@ class Dialect(Mapping[str, Any]):
     def _array(self, item: Item) -> Array:
         missing = self._missing(item)
         if missing:
-            raise NotKeptError(f"{item.name!r} of the dialect {self.name} is not in this trace: {missing}")
+            raise NotKeptError(
+                f"{short(item.name)} of the dialect {self.name} is not in this trace: {missing}"
+            )
         trace = self.trace
         whole = trace.stack(item.site.name) if item.stacked else trace[item.site.full_name(item.layer)]
         array = item.from_trace(whole, trace.plan).view()

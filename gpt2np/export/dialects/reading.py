@@ -133,5 +133,5 @@ def _open(path: str) -> tuple[NpzFile | tensorfile.TensorFile, dict[str, Any]]:
         file = tensorfile.open_tensors(path, error=TraceError)
         text = file.metadata.get(METADATA)
     if text is None:
-        raise TraceError(f"{path}: is not a trace (no {METADATA!r} in its metadata)")
+        raise TraceError(f"{path}: is not a trace (no {short(METADATA)} in its metadata)")
     return file, parse_metadata(text, path, SCHEMA, DIALECT_SCHEMA)

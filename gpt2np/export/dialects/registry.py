@@ -1,6 +1,6 @@
 """The dialects that there are, by name."""
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.export.dialects.extraction_guide import extraction_guide
 from gpt2np.export.dialects.huggingface import huggingface
 from gpt2np.export.dialects.llmc import llmc
@@ -26,5 +26,5 @@ def naming_of(dialect: str, config: ModelConfig) -> Naming:
         InputError: no such dialect.
     """
     if dialect not in NAMES:
-        raise InputError(f"there is no dialect {dialect!r}; known are {', '.join(NAMES)}")
+        raise InputError(f"there is no dialect {short(dialect)}; known are {', '.join(NAMES)}")
     return _NAMINGS[dialect](config)

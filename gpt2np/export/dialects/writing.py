@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, TraceError
+from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.dialect import Arrays, Dialect
 from gpt2np.export.dialects.reading import DIALECT_SCHEMA, METADATA
@@ -38,7 +38,7 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
         TraceError: the trace holds nothing that has a name in this dialect.
     """
     if to not in WRITERS:
-        raise InputError(f"there is no writer for {to!r}; known are {', '.join(WRITERS)}")
+        raise InputError(f"there is no writer for {short(to)}; known are {', '.join(WRITERS)}")
     check_not_read(path, trace.source_files())
     names = Dialect(trace, dialect)
     arrays = names.arrays
