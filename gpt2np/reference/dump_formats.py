@@ -227,9 +227,10 @@ def _check_total(archive: zipfile.ZipFile, path: str, most: int) -> None:
             shape, _, dtype = _npy_header(file, path, info.filename.removesuffix(".npy"))
         total += math.prod(shape) * dtype.itemsize
         if total > most:
+            name = info.filename.removesuffix(".npy")
             raise InputError(
-                f"{path}: its arrays take {total:,} bytes of memory or more, which is beyond {most:,}, what "
-                "this model's sites can be: leave out what is none of them, or take --force (in Python "
+                f"{path}: with {short(name)} its arrays take {total:,} bytes of memory, and this model's "
+                f"sites at most {most:,}: leave out what is none of them, or take --force (in Python "
                 "max_bytes=None); a .safetensors file needs none"
             )
 

@@ -185,22 +185,24 @@ def _entries(shapes: Any) -> tuple[list[_Entry], list[int]]:
 
 
 def _listed(shapes: Any) -> tuple[Any, list[int]]:
-    """The entries in what describes a file and lists its arrays, as the `activations.json` of an export does."""
-    for pair in shapes if isinstance(shapes, list) else ():
-        listed = pair[1] if isinstance(pair, tuple) and len(pair) == 2 else None
-        if isinstance(listed, list) and listed and all(isinstance(x, Mapping | list) and x for x in listed):
-            arrays = [dict(x) if _is_object(x) else None for x in listed]
-            if all(x is not None and "name" in x and "shape" in x for x in arrays):
-                ids = dict(shapes).get("inputs")
-                whole = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
-                entries = [(x["name"], {key: x.get(key) for key in ("dtype", "shape")}) for x in arrays if x]
-                return entries, ids if whole else []
+    """The entries in what describes a file and lists its arrays: the `activations.json` of an export."""
+    for _, listed in shapes if _is_object(shapes) else ():
+        if not (isinstance(listed, list) and listed and all(map(_is_object, listed))):
+            continue
+        arrays = [dict(x) for x in listed]
+        if all("name" in x and "shape" in x for x in arrays):
+            ids = dict(shapes).get("inputs")
+            whole = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+            entries = [(x["name"], {key: x.get(key) for key in ("dtype", "shape")}) for x in arrays]
+            return entries, list(ids) if whole and ids else []
     return shapes, []
 
 
 def _is_object(value: Any) -> bool:
     """Whether it is an object of JSON, which is read as pairs."""
-    return isinstance(value, Mapping) or all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+    if isinstance(value, Mapping):
+        return True
+    return isinstance(value, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
 
 
 def _names_a_file(text: str) -> bool:
