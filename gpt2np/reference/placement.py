@@ -22,6 +22,7 @@ from gpt2np.reference.layout_choice import AGREES, choose, likeness
 from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
 
+ALSO = "also there as"
 _OFFERED = 24  # unknown names for which sites are looked for
 
 
@@ -274,7 +275,7 @@ class _Placing:
         if first is found:
             return
         if _same(first, found):
-            placed[found.site] = replace(first, notes=(*first.notes, f"also there as {found.name}"))
+            placed[found.site] = replace(first, notes=(*first.notes, f"{ALSO} {found.name}"))
             return
         kept, other = first, found
         if self._is_right(found) and not self._is_right(first):
