@@ -221,14 +221,18 @@ class Judgement:
         is said.
         """
         there = {report.site for report in reports}
-        found = []
+        found: list[SiteReport] = []
         for report in reports:
             other = self._other_site(report) if report.measure.ratio > 1 and not report.excused else None
             if other is None:
                 found.append(report)
             elif report.unused:
                 note = f"it has the values of {other}, and what follows from {report.site} is right"
-                if other not in there:
+                if other in there:
+                    at = next(i for i, r in enumerate(found) if r.site == other)
+                    found[at] = replace(found[at], notes=(*found[at].notes, f"{report.name}: {note}"))
+                    del self.arrays[report.site]
+                else:
                     layer = self._resolve(other)[1]
                     m = self._measured(self.arrays[report.site], other)
                     named = replace(report, site=other, layer=layer, measure=m, unused=False)
@@ -270,8 +274,8 @@ class Judgement:
         for name, site, _ in names:
             if name == report.site:
                 break
-            if site.axis_names != self._resolve(report.site)[0].axis_names or site.dtype is not None:
-                continue
+            if site.axis_names != self._resolve(report.site)[0].axis_names or site.name == "resid_pre":
+                continue  # which is the resid_post before it
             try:
                 truth = self.truth[name]
             except Gpt2npError:

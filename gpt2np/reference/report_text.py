@@ -160,4 +160,11 @@ def _notes(found: Comparison) -> list[str]:
 
 def _wrapped(line: str, indent: int = 2) -> str:
     space = " " * indent
-    return textwrap.fill(line, WIDTH, initial_indent=space, subsequent_indent=space, break_long_words=False)
+    return textwrap.fill(
+        line,
+        WIDTH,
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
