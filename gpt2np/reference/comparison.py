@@ -1,13 +1,13 @@
 """Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
@@ -16,6 +16,7 @@ from gpt2np.reference.judgement import HALF, Bands, Judgement, SiteReport
 from gpt2np.reference.noise_bands import expect
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
+from gpt2np.reference.search_limit import SECONDS, SearchLimit
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.trace import Trace
 
@@ -32,7 +33,8 @@ class Comparison:
     `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
     the slug of the best of `candidates`, None where no mistake of the catalogue fits. `n_arrays` is how many
     arrays the dump has beside token ids, `offers` say what those of unknown names may be, and `unusable` are
-    those that the user named and that could not be compared.
+    those that the user named and that could not be compared. `searched` is after how many seconds the search
+    for a mistake was given up, None where it came to its end.
     """
 
     verdict: str
@@ -49,6 +51,20 @@ class Comparison:
     n_arrays: int = 0
     offers: tuple[str, ...] = ()
     unusable: tuple[str, ...] = ()
+    searched: float | None = None
+
+    def check(self) -> None:
+        """Nothing if the dump is within noise; for a test suite.
+
+        Raises:
+            ComparisonError: it is not, or holds what was named and could not be compared; its text is the
+                report.
+
+        Example:
+            >>> gpt2np.compare(my_gpt2(ids), "gpt2", ids).check()
+        """
+        if self.exit_code:
+            raise ComparisonError(str(self))
 
     @property
     def site(self) -> str | None:
@@ -98,6 +114,7 @@ class Comparison:
             "detail": None if best is None else best.detail,
             "pattern": None if self.first is None else self.first.measure.pattern,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "search_ended_after": self.searched,
             "sites": [site.to_dict() for site in self.sites],
             "arrays": self.n_arrays,
             "unknown": list(self.unknown),
@@ -128,6 +145,8 @@ def compare(
     rtol: float | None = None,
     atol: float | None = None,
     max_bytes: int | None = MAX_BYTES,
+    search: float = SECONDS,
+    progress: Callable[[int, float], object] | None = None,
 ) -> Comparison:
     """Hold a dump of activations against the same run in float64.
 
@@ -137,6 +156,9 @@ def compare(
     dump comes from decoding with a cache: so many tokens at once, then one at a time. `rtol` and `atol`
     replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
     `n_positions` tokens. `max_bytes` is how much memory the arrays of a `.npz` may take (None: any).
+    `search` is for how many seconds to look for the mistake behind the first wrong site (0: to the end); the
+    verdict does not depend on it. `progress` is called now and then with how many forms of mistakes have been
+    tried, and after how many seconds.
 
     Raises:
         InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.
@@ -156,6 +178,7 @@ def compare(
     if read.token_ids is not None and list(read.token_ids) != list(ids):
         notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
     _check(prefill, len(ids), rtol, atol)
+    SearchLimit(search)  # refuses what is no time
     wide = in_precision(model, "float64")
     truth = wide.trace(ids)
     placement = place(read, truth, model.config, names=names)
@@ -168,7 +191,8 @@ def compare(
         p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
     }
     bands = Bands(placement, truth, expected, rtol, atol)
-    judgement, candidates = _judged(placement, truth, bands, wide, whole, prefill)
+    judged = _Judged(placement, truth, bands, wide, model, whole, prefill, SearchLimit(search, progress))
+    judgement, candidates = judged.result()
     architecture = model.config.architecture
     first = _first(judgement)
     if first is not None and not architecture.catalogue:
@@ -188,6 +212,7 @@ def compare(
         sum(not is_fact(name) for name in read.arrays),
         tuple(map(str, placement.offers)),
         tuple(refused.name for refused in placement.refused if refused.mapped),
+        judged.limit.seconds if judged.limit.ended else None,
     )
 
 
@@ -196,47 +221,49 @@ def _first(judgement: Judgement) -> SiteReport | None:
     return next((r for r in judgement.reports if r.measure.ratio > 1), None)
 
 
-def _judged(
-    placement: Placement,
-    truth: Trace,
-    bands: Bands,
-    model: Model,
-    whole: Sequence[int],
-    prefill: int | None,
-) -> tuple[Judgement, list[Candidate]]:
-    """Each array against the truth, and the mistakes that explain the first wrong one.
+@dataclass
+class _Judged:
+    """Each array against the truth, and the mistakes that explain the first wrong one."""
 
-    Where an array has more rows than there are tokens and no other tokens explain it, its first rows are
-    taken for the text's, if that names a mistake.
-    """
-    judgement = Judgement(placement, truth, bands, model, cut=False)
-    candidates = _candidates(judgement, placement, bands, whole, prefill)
-    first = _first(judgement)
-    if first is not None and not candidates and not np.isfinite(first.measure.ratio):
-        other = Judgement(placement, truth, bands, model, cut=True)
-        if found := _candidates(other, placement, bands, whole, prefill):
-            return other, found
-    return judgement, candidates
+    placement: Placement
+    truth: Trace
+    bands: Bands
+    wide: Model  # in float64
+    model: Model
+    whole: Sequence[int]
+    prefill: int | None
+    limit: SearchLimit
 
+    def result(self) -> tuple[Judgement, list[Candidate]]:
+        """The reports and the mistakes, the best first.
 
-def _candidates(
-    judgement: Judgement, placement: Placement, bands: Bands, whole: Sequence[int], prefill: int | None
-) -> list[Candidate]:
-    """The mistakes that explain the first wrong site, the best first; none where it is excused."""
-    first, truth = _first(judgement), judgement.truth
-    if first is None or first.excused or not truth.config.architecture.catalogue:
-        return []
-    measures = {r.site: r.measure for r in judgement.reports}
-    arrays, placed = judgement.arrays, {p.site: p.array for p in placement.placed}
-    given = {
-        site: placed[site] if site in placed and placed[site].size < truth[site].size else array
-        for site, array in arrays.items()
-    }
-    noise = bands.noise(first.site, first.dtype, judgement.model)
-    about = noise, given, arrays, measures, first.site, whole, prefill
-    diagnosis = Diagnosis(judgement.model, *about)
-    found = diagnosis.candidates()
-    return [c for c in found if c.slug in _IN_THE_RECORD] if first.unused else found
+        Where an array has more rows than there are tokens and no other tokens explain it, its first rows are
+        taken for the text's, if that names a mistake.
+        """
+        judgement = Judgement(self.placement, self.truth, self.bands, self.wide, cut=False)
+        candidates = self._candidates(judgement)
+        first = _first(judgement)
+        if first is not None and not candidates and not np.isfinite(first.measure.ratio):
+            other = Judgement(self.placement, self.truth, self.bands, self.wide, cut=True)
+            if found := self._candidates(other):
+                return other, found
+        return judgement, candidates
+
+    def _candidates(self, judgement: Judgement) -> list[Candidate]:
+        """The mistakes that explain the first wrong site; none where it is excused."""
+        first, truth = _first(judgement), self.truth
+        if first is None or first.excused or not truth.config.architecture.catalogue:
+            return []
+        measures = {r.site: r.measure for r in judgement.reports}
+        arrays, placed = judgement.arrays, {p.site: p.array for p in self.placement.placed}
+        given = {
+            site: placed[site] if site in placed and placed[site].size < truth[site].size else array
+            for site, array in arrays.items()
+        }
+        noise = self.bands.noise(first.site, first.dtype, self.wide)
+        about = noise, given, arrays, measures, first.site, self.whole, self.prefill
+        found = Diagnosis(self.wide, *about, quick=self.model, limit=self.limit).candidates()
+        return [c for c in found if c.slug in _IN_THE_RECORD] if first.unused else found
 
 
 def _check(prefill: int | None, length: int, rtol: float | None, atol: float | None) -> None:

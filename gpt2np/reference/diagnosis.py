@@ -1,30 +1,25 @@
 """Names the mistake: replays the catalogue between the last right site and the first wrong one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.reference.error_measure import Measure, difference
+from gpt2np.reference.error_measure import Measure
+from gpt2np.reference.mistake_fit import Fits
 from gpt2np.reference.mistake_replay import Replayed, Replays, Scope, until_step
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.other_prompts import OtherPrompts
+from gpt2np.reference.search_limit import SearchLimit
 from gpt2np.tracing.sites import Site
 
-_EXPLAINS = (
-    0.003  # of an error, what a replay may leave unexplained: its own noise is larger than the truth's
-)
 _LAST = 0.5  # as if so much were unexplained: what replays explain comes before what is only recognised
-_FLOPS = 3e10  # what the search may cost beyond its first round
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 _SLUGS = [mistake.slug for mistake in KNOWN]
 _SHORT = 16  # tokens: in a longer text a cache is taken to begin where the first wrong position is
-_MASKED = -1e4  # scores as low as this are as good as minus infinity
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
 
 
@@ -64,6 +59,7 @@ class _Hypothesis:
     steps: list[str]
     layer: int | None  # of the first
     scope: Scope
+    likely: tuple[bool, bool, int] = (False, False, 0)  # the smaller, the sooner it is tried
 
     def candidate(self, contradicted: float, unexplained: float) -> Candidate:
         m, scope = self.mistake, self.scope
@@ -77,7 +73,9 @@ class Diagnosis:
 
     `given` is the dump by full name in the axes of our sites; `arrays` the same, with the truth in the rows
     that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked
-    for, of which the reference ran the last ones.
+    for, of which the reference ran the last ones. `quick` is the model in a precision that costs less:
+    what it shows to explain nothing is not replayed in float64. `limit` is how long to search, `only` the
+    slugs of the mistakes that are looked for.
     """
 
     def __init__(
@@ -90,6 +88,10 @@ class Diagnosis:
         first: str,
         whole: Sequence[int],
         prefill: int | None,
+        *,
+        quick: Model | None = None,
+        limit: SearchLimit | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
         self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
@@ -97,7 +99,12 @@ class Diagnosis:
         self.whole = tuple(whole)
         self.ids = tuple(self.truth.token_ids)
         self.prefill = len(self.ids) if prefill is None else prefill
+        self.limit = limit or SearchLimit(0)
+        self._only = _SLUGS if only is None else only
+        self._catalogue = [mistake for mistake in CATALOGUE if mistake.slug in self._only]
+        self._fits = Fits(self.truth, expected.bands, arrays)
         self.replays = Replays(model, self.truth, self.prefill)
+        self._quick = Replays(model if quick is None else quick, self.truth, self.prefill)
         expanded = self.config.architecture.sites.expand(self.config.n_layer)
         self._order = [name for name, site, _ in expanded if not site.derived]
         self._index = {name: i for i, name in enumerate(self._order)}
@@ -184,21 +191,32 @@ class Diagnosis:
     # -- replays ----------------------------------------------------------------------------------
 
     def _search(self, scopes: Sequence[Scope]) -> list[tuple[_Hypothesis, Candidate]]:
-        """What fits in the first of the scopes in which anything does."""
-        found: list[tuple[_Hypothesis, Candidate]] = []
-        cost, spent = 2.0 * len(self.ids) * self.config.n_parameters / self.config.n_layer, 0.0
+        """What fits in the first of the scopes in which anything does; what was found when time is over."""
+        found: list[tuple[int, _Hypothesis, Candidate]] = []
         for scope in scopes:
-            for hypothesis in self._hypotheses(scope):
-                if scope != Scope() and spent > _FLOPS:
-                    return found
-                spent += cost
+            numbered = list(enumerate(self._hypotheses(scope)))
+            for number, hypothesis in sorted(numbered, key=lambda one: one[1].likely):
+                if self.limit.over():
+                    break
+                if self._is_out(hypothesis):
+                    continue
                 replayed = self._replayed(hypothesis, self.first)
-                fit = self._fit(replayed, hypothesis.mistake.unseen, self._checks)
+                fit = self._fits.fit(replayed, hypothesis.mistake.unseen, self._checks)
                 if fit is not None:
-                    found.append((hypothesis, hypothesis.candidate(*fit)))
-            if found:
+                    found.append((number, hypothesis, hypothesis.candidate(*fit)))
+            if found or self.limit.ended:
                 break
-        return found
+        return [(hypothesis, candidate) for _, hypothesis, candidate in sorted(found, key=lambda f: f[0])]
+
+    def _is_out(self, h: _Hypothesis) -> bool:
+        """Whether a quick replay shows that a hypothesis explains nothing, where a whole one is long."""
+        site, layer = self._resolve(self.first)
+        if site.derived or site.quadratic or self.first in h.steps or h.layer == layer:
+            return False
+        columns = self._fits.few_columns(self.first)
+        only = columns if site.name == "logits" else None
+        replay = self._quick.replay(h.mistake, h.variant, h.steps, h.scope, self.first, only)[self.first]
+        return self._fits.rejects(self.first, replay if only is not None else replay[..., columns])
 
     def _narrowed(
         self, hypothesis: _Hypothesis, candidate: Candidate, scopes: Sequence[Scope]
@@ -208,8 +226,10 @@ class Diagnosis:
         for scope in scopes if candidate.contradicted > 0 and hypothesis.scope == Scope() else ():
             if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
                 continue
+            if self.limit.over():
+                break
             other = replace(hypothesis, scope=scope)
-            fit = self._fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
+            fit = self._fits.fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
             if fit is not None and fit[0] < best[1].contradicted:
                 best = other, other.candidate(*fit)
         return best
@@ -217,13 +237,15 @@ class Diagnosis:
     def _hypotheses(self, scope: Scope) -> Iterator[_Hypothesis]:
         """Every form of every mistake that may be made between the last right and the first wrong site."""
         starts = self._starts()
-        for mistake in CATALOGUE:
+        for mistake in self._catalogue:
             if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
                 continue
-            for steps in self._touched(mistake):
-                layer = self._resolve(steps[0])[1]
-                for variant in mistake.variants(self.config, len(self.ids), starts):
-                    yield _Hypothesis(mistake, variant, steps, layer, scope)
+            touched = list(self._touched(mistake))
+            for steps in touched:
+                layer, partly = self._resolve(steps[0])[1], steps is not touched[-1]
+                for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
+                    likely = partly, mistake.rare, i
+                    yield _Hypothesis(mistake, variant, steps, layer, scope, likely)
 
     def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
         return self.replays.replay(h.mistake, h.variant, h.steps, h.scope, until)
@@ -260,54 +282,11 @@ class Diagnosis:
             for steps in (hypothesis.steps, self._from_here_on(hypothesis.steps)):
                 made = replace(hypothesis, steps=steps)
                 replayed = self._replayed(made, after[-1])
-                fit = self._fit(replayed, made.mistake.unseen, [*self._checks, *after])
+                fit = self._fits.fit(replayed, made.mistake.unseen, [*self._checks, *after])
                 if fit is not None:
                     still.append((made, made.candidate(*fit)))
                     break
         return still
-
-    def _fit(
-        self, replayed: Replayed, unseen: tuple[str, ...], checks: Sequence[str]
-    ) -> tuple[float, float] | None:
-        """How well a replay explains the dump: (contradicted, unexplained), None where it does not.
-
-        Row by row the dump must be what is right or what the replay gives.
-        """
-        changed = contradicted = 0
-        left = total = 0.0
-        evidence = False
-        for name in checks:
-            site, _ = self._resolve(name)
-            values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
-            replay = _shown(replayed[name], values, truth, site)
-            error, rest = difference(values, truth, site), difference(values, replay, site)
-            moved = difference(replay, truth, site)
-            if error.ndim == 1:
-                error, rest, moved, band = (x[:, None] for x in (error, rest, moved, band))
-            with np.errstate(all="ignore"):
-                finite = np.nan_to_num(replay.reshape(error.shape), posinf=0.0, neginf=0.0)
-                right = np.nan_to_num(truth.reshape(error.shape), posinf=0.0, neginf=0.0)
-            growth = np.maximum(1.0, _norm(finite) / np.maximum(_norm(right), 1e-30))
-            outside = error > band
-            wrong = outside.any(axis=-1, keepdims=True)
-            evidence |= bool((outside & ~np.isnan(values.reshape(error.shape))).any())
-            most = error.max(axis=-1, keepdims=True)
-            tolerance = np.minimum(
-                np.maximum(band * growth, _EXPLAINS * most), np.maximum(most / 3, band / 2)
-            )
-            tolerance = np.where(np.isfinite(most), tolerance, band * growth)
-            if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
-                return None
-            if site.name not in unseen:
-                affected = (moved > 4 * band).any(axis=-1, keepdims=True)
-                changed += int(affected.sum())
-                contradicted += int((affected & ~wrong).sum())
-            where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)
-            left += float(np.sum(np.square(rest[where])))
-            total += float(np.sum(np.square(error[where])))
-        if not evidence:  # what is not a number says nothing about how it came about
-            return None
-        return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
 
     def _recognised(self) -> Iterator[Candidate]:
         """Mistakes that leave a trace of their own without a replay."""
@@ -316,7 +295,7 @@ class Diagnosis:
         confirmed = step > 0 and self._order[step - 1] in self._before()
         arrays = self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
         seen = Seen(site.name, layer, *arrays, self.truth, confirmed)
-        for mistake in CATALOGUE:
+        for mistake in self._catalogue:
             if site.name in mistake.steps or mistake.anywhere:
                 detail = mistake.recognise(seen)
                 if detail is not None:
@@ -328,29 +307,10 @@ class Diagnosis:
         array, truth = self.given[self.first], self.truth[self.first]
         if array.shape == truth.shape and self._good >= self._index["embed"]:
             return
-        others = OtherPrompts(self.model, self.expected, self.given, self.arrays, self.whole)
-        for mistake, detail in others.explaining(checks):
-            about = mistake.slug, mistake.explanation, mistake.cure, detail
-            yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
-
-
-def _shown(replay: Array, values: Array, truth: Array, site: Site) -> Array:
-    """A replay as a dump of it is laid out.
-
-    What is not a number in a pattern's future does not count, nor which value a masked score has: a large
-    negative number, or 0 where nothing is written.
-    """
-    if site.name == "attn.scores":
-        masked = np.isneginf(replay) & np.isfinite(truth)
-        return np.where(masked & ((values <= _MASKED) | (values == 0)), values, replay)
-    if site.name != "attn.pattern" or not np.isnan(replay).any():
-        return replay
-    future = np.arange(replay.shape[2]) > np.arange(replay.shape[1])[:, None]
-    return np.where(future & np.isnan(replay), values, replay)
-
-
-def _norm(x: Array) -> Array:
-    return np.asarray(np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True)))
+        about = self.model, self._quick.model, self.expected, self.given, self.arrays, self.whole
+        for mistake, detail in OtherPrompts(*about).explaining(checks, self._only):
+            found = mistake.slug, mistake.explanation, mistake.cure, detail
+            yield Candidate(*found, None, None, slice(None), 0.0, 0.0)
 
 
 def _ranked(candidates: list[Candidate]) -> list[Candidate]:

@@ -1,6 +1,6 @@
 """Finds out whether a dump is of other tokens than those asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,29 +22,31 @@ _ALONE = ("wte", "wpe", "embed", "resid_pre", "ln_1", "attn.qkv", "attn.q", "att
 class OtherPrompts:
     """The prompts that may have run instead, held against a dump.
 
-    `given` and `arrays` are the dump as in `Diagnosis`, `whole` the tokens that were asked for.
+    `given` and `arrays` are the dump as in `Diagnosis`, `whole` the tokens that were asked for. `model`
+    computes in float64; what `quick`, in its own precision, shows not to have run is not run in float64.
     """
 
     def __init__(
         self,
         model: Model,
+        quick: Model,
         expected: Expected,
         given: Mapping[str, Array],
         arrays: Mapping[str, Array],
         whole: tuple[int, ...],
     ) -> None:
-        self.model, self.expected = model, expected
+        self.model, self.quick, self.expected = model, quick, expected
         self.config = gpt2_only(model.config, "catalogue of mistakes")
         self.given, self.arrays, self.whole = given, arrays, whole
         self.ids = tuple(expected.truth.token_ids)
 
-    def explaining(self, checks: Sequence[str]) -> Iterator[tuple[PromptMistake, str]]:
-        """Each mistake in the tokens that explains these sites, and those that tokens alone decide."""
+    def explaining(self, checks: Sequence[str], only: Collection[str]) -> Iterator[tuple[PromptMistake, str]]:
+        """Each of some mistakes that explains these sites, and those that tokens alone decide."""
         alone = [name for name in self.given if self._alone(name)]
         checks = list(dict.fromkeys((*checks, *alone)))
         for mistake in PROMPT_MISTAKES:
-            for other in self._others(mistake):
-                if self._ran(other, checks):
+            for other in self._others(mistake) if mistake.slug in only else ():
+                if self._ran(other, checks, self.quick, 4.0) and self._ran(other, checks, self.model, 2.0):
                     yield mistake, other.detail
                     break
 
@@ -55,8 +57,8 @@ class OtherPrompts:
         site, layer = self._resolve(name)
         return layer in (None, 0) and site.name in _ALONE
 
-    def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
-        """Whether these sites of the dump are from a run of these tokens."""
+    def _ran(self, other: OtherPrompt, checks: Sequence[str], model: Model, bands: float) -> bool:
+        """Whether these sites of the dump are of a run of these tokens: so many bands away at most."""
         n_rows = len(range(len(other.token_ids))[other.rows])
         if other.token_ids == self.ids and n_rows == len(self.ids):
             return False
@@ -66,10 +68,10 @@ class OtherPrompts:
             axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
             if array.shape[axis] > n_rows:
                 return False
-            replay = self._site_of(name, other.token_ids, site, layer)
+            replay = self._site_of(model, name, other.token_ids, site, layer)
             replay = replay[:, other.rows, other.rows] if site.quadratic else replay[other.rows]
             replay = last_rows(replay, array.shape[axis], axis)
-            band = 2 * float(np.max(self.expected.bands[name]))
+            band = bands * float(np.max(self.expected.bands[name]))
             if replay.shape != array.shape or not (difference(array, replay, site) <= band).all():
                 return False
         return True
@@ -91,9 +93,9 @@ class OtherPrompts:
         if ids is not None and len(ids) != len(self.ids) and ids[:common] != self.ids[:common]:
             yield OtherPrompt(ids, slice(None), f"{len(ids)} tokens ran instead of {len(self.ids)}")
 
-    def _site_of(self, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
+    def _site_of(self, model: Model, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
         """The site in a run of other tokens, which goes no further than it must."""
         stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
         last = f"h.{self.config.n_layer - 1}.resid_post"
         keep = "*" if stop is not None else [until_step(name, self.config), last]
-        return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
+        return np.asarray(model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])

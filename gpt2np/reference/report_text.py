@@ -91,6 +91,9 @@ def _where(found: Comparison, first: SiteReport) -> str:
 
 
 def _why(found: Comparison) -> str:
+    ended = "" if found.searched is None else f"{found.searched:g} s"
+    if ended and not found.candidates:
+        return f"mistake        no mistake found in {ended} (--search 0 tries all, however long)"
     if not found.candidates:
         return "mistake        none of the catalogue explains it (gpt2np compare --mistakes lists them)"
     best, others = found.candidates[0], found.candidates[1:]
@@ -98,6 +101,8 @@ def _why(found: Comparison) -> str:
     rows = [["mistake", best.slug], ["", explanation], ["cure", best.cure]]
     if others:
         rows.append(["fits as well", ", ".join(c.slug for c in others)])
+    if ended:
+        rows.append(["search", f"ended after {ended}, before all had been tried: another may fit as well"])
     return "\n".join(f"{name:<15}{_wrapped(line, 15).lstrip()}" for name, line in rows)
 
 

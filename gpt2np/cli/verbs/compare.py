@@ -9,6 +9,8 @@ from typing import Any
 from gpt2np.cli.arguments import add_model, add_verb, config_of, count, load_model, read_text, token_ids
 from gpt2np.errors import InputError
 
+_CLEAR = "\r\x1b[K"  # back to the beginning of the line, which is emptied
+
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
@@ -37,6 +39,12 @@ def register(verbs: Any) -> None:
     verb.add_argument("--prefill", type=count, metavar="N", help="N tokens ran at once, then one a step")
     verb.add_argument("--rtol", type=_tolerance, metavar="R", help="atol + rtol * |truth| instead of noise")
     verb.add_argument("--atol", type=_tolerance, metavar="A", help="(default 0 where --rtol is given)")
+    verb.add_argument(
+        "--search",
+        type=_tolerance,
+        metavar="SECONDS",
+        help="how long to look for the mistake (10; 0: until all of the catalogue has been tried)",
+    )
     verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
     verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")
     verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
@@ -51,6 +59,7 @@ def compare(args: argparse.Namespace) -> int:
     from gpt2np.files import MAX_BYTES
     from gpt2np.reference.comparison import compare as hold
     from gpt2np.reference.report_text import catalogue
+    from gpt2np.reference.search_limit import SECONDS
     from gpt2np.tables import strict_json
 
     if args.mistakes:
@@ -76,7 +85,11 @@ def compare(args: argparse.Namespace) -> int:
         rtol=args.rtol,
         atol=args.atol,
         max_bytes=None if args.force else MAX_BYTES,
+        search=SECONDS if args.search is None else args.search,
+        progress=_tell if sys.stderr.isatty() else None,
     )
+    if sys.stderr.isatty():
+        print(end=_CLEAR, file=sys.stderr, flush=True)
     if args.html:
         from gpt2np.files import whole_file
         from gpt2np.viewer.comparison_page import comparison_page
@@ -86,6 +99,12 @@ def compare(args: argparse.Namespace) -> int:
         print(f"gpt2np: wrote {args.html}", file=sys.stderr)
     print(strict_json(found.to_dict()) if args.json else found)
     return max(code, found.exit_code)
+
+
+def _tell(tried: int, seconds: float) -> None:
+    """One line on the terminal, written again and again."""
+    line = f"gpt2np: looking for the mistake: {tried} forms tried in {seconds:.0f} s"
+    print(f"{_CLEAR}{line}", end="", file=sys.stderr, flush=True)
 
 
 def _prompt(args: argparse.Namespace) -> str | list[int] | None:
