@@ -20,6 +20,13 @@ _LAST = 0.5  # as if so much were unexplained: what replays explain comes before
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 _SLUGS = [mistake.slug for mistake in KNOWN]
 _SHORT = 16  # tokens: in a longer text a cache is taken to begin where the first wrong position is
+# What people do most: tried before the rest of the catalogue, if time is short.
+USUAL = frozenset(
+    """gelu-erf mask-missing mask-off-by-one mask-value-small scores-unscaled scores-scaled-by-n-embd
+    qkv-order qkv-interleaved heads-strided heads-merged-untransposed transposed-c-attn transposed-c-proj
+    transposed-c-fc position-off-by-one position-missing layernorm-eps-value layernorm-ddof1 missing-ln
+    missing-ln-f missing-bias untied-weights residual-missing weights-bfloat16 weights-float16""".split()
+)
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
 
 
@@ -59,7 +66,7 @@ class _Hypothesis:
     steps: list[str]
     layer: int | None  # of the first
     scope: Scope
-    likely: tuple[bool, bool, int] = (False, False, 0)  # the smaller, the sooner it is tried
+    late: tuple[bool, bool, bool, int] = (False, False, False, 0)  # what is False and small is tried first
 
     def candidate(self, contradicted: float, unexplained: float) -> Candidate:
         m, scope = self.mistake, self.scope
@@ -75,7 +82,8 @@ class Diagnosis:
     that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked
     for, of which the reference ran the last ones. `quick` is the model in a precision that costs less:
     what it shows to explain nothing is not replayed in float64. `limit` is how long to search, `only` the
-    slugs of the mistakes that are looked for.
+    slugs of the mistakes that are looked for; they are made `everywhere`, or perhaps in some heads or at some
+    positions only.
     """
 
     def __init__(
@@ -92,6 +100,7 @@ class Diagnosis:
         quick: Model | None = None,
         limit: SearchLimit | None = None,
         only: Collection[str] | None = None,
+        everywhere: bool = False,
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
         self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
@@ -99,7 +108,7 @@ class Diagnosis:
         self.whole = tuple(whole)
         self.ids = tuple(self.truth.token_ids)
         self.prefill = len(self.ids) if prefill is None else prefill
-        self.limit = limit or SearchLimit(0)
+        self.limit, self._everywhere = limit or SearchLimit(0), everywhere
         self._only = _SLUGS if only is None else only
         self._catalogue = [mistake for mistake in CATALOGUE if mistake.slug in self._only]
         self._fits = Fits(self.truth, expected.bands, arrays)
@@ -124,7 +133,7 @@ class Diagnosis:
         recognised = list(self._recognised())
         if recognised:  # what was recognised in an array of its own does not look like this further on
             fitting = self._explaining_the_rest(fitting)
-        scopes = list(self._scopes(self.measures[self.first]))
+        scopes = [] if self._everywhere else list(self._scopes(self.measures[self.first]))
         if not (found or fitting or recognised):
             fitting = self._search(scopes)
         fitting = [self._narrowed(*one, scopes) for one in fitting]
@@ -195,7 +204,7 @@ class Diagnosis:
         found: list[tuple[int, _Hypothesis, Candidate]] = []
         for scope in scopes:
             numbered = list(enumerate(self._hypotheses(scope)))
-            for number, hypothesis in sorted(numbered, key=lambda one: one[1].likely):
+            for number, hypothesis in sorted(numbered, key=lambda one: one[1].late):
                 if self.limit.over():
                     break
                 if self._is_out(hypothesis):
@@ -244,8 +253,8 @@ class Diagnosis:
             for steps in touched:
                 layer, partly = self._resolve(steps[0])[1], steps is not touched[-1]
                 for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
-                    likely = partly, mistake.rare, i
-                    yield _Hypothesis(mistake, variant, steps, layer, scope, likely)
+                    late = partly, mistake.slug not in USUAL, mistake.rare, i
+                    yield _Hypothesis(mistake, variant, steps, layer, scope, late)
 
     def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
         return self.replays.replay(h.mistake, h.variant, h.steps, h.scope, until)

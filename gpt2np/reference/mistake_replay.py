@@ -118,7 +118,8 @@ class Replays:
                     x, words = inputs
                     found[name] = x @ words[columns].T
                     raise _Reached
-                op(*inputs, out=out)
+                if name not in touched or scope != Scope():
+                    op(*inputs, out=out)
                 if name in touched:
                     site, layer = touched[name]
                     at = At(site.name, layer, cfg, self.model.parameters, replayed, self.prefill)

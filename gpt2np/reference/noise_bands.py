@@ -45,7 +45,7 @@ class Expected:
         >>> np.abs(trace["h.0.ln_1"] - expected.truth["h.0.ln_1"]) <= expected.bands["h.0.ln_1"]
     """
 
-    def __init__(self, truth: Trace, bands: "Bands") -> None:
+    def __init__(self, truth: Trace, bands: Mapping[str, Array]) -> None:
         self.truth, self.bands = truth, bands
 
 

@@ -14,7 +14,9 @@ from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.position_alignment import last_rows
 from gpt2np.reference.token_recovery import ids_in_dump
 from gpt2np.tracing.sites import Site
+from gpt2np.tracing.trace import Trace
 
+_COLUMNS = 200  # of logits, that show which tokens did not run
 # What follows from the tokens alone, before positions meet: other tokens have to explain all of it.
 _ALONE = ("wte", "wpe", "embed", "resid_pre", "ln_1", "attn.qkv", "attn.q", "attn.k", "attn.v")
 
@@ -39,6 +41,7 @@ class OtherPrompts:
         self.config = gpt2_only(model.config, "catalogue of mistakes")
         self.given, self.arrays, self.whole = given, arrays, whole
         self.ids = tuple(expected.truth.token_ids)
+        self._last_run: tuple[object, Trace] | None = None
 
     def explaining(self, checks: Sequence[str], only: Collection[str]) -> Iterator[tuple[PromptMistake, str]]:
         """Each of some mistakes that explains these sites, and those that tokens alone decide."""
@@ -46,7 +49,7 @@ class OtherPrompts:
         checks = list(dict.fromkeys((*checks, *alone)))
         for mistake in PROMPT_MISTAKES:
             for other in self._others(mistake) if mistake.slug in only else ():
-                if self._ran(other, checks, self.quick, 4.0) and self._ran(other, checks, self.model, 2.0):
+                if not self._is_out(other, checks[0]) and self._ran(other, checks):
                     yield mistake, other.detail
                     break
 
@@ -57,8 +60,26 @@ class OtherPrompts:
         site, layer = self._resolve(name)
         return layer in (None, 0) and site.name in _ALONE
 
-    def _ran(self, other: OtherPrompt, checks: Sequence[str], model: Model, bands: float) -> bool:
-        """Whether these sites of the dump are of a run of these tokens: so many bands away at most."""
+    def _is_out(self, other: OtherPrompt, name: str) -> bool:
+        """Whether a run in less precision shows already that a site is not of these tokens.
+
+        Of logits a few columns are looked at, since all are as many as there are words.
+        """
+        site, layer = self._resolve(name)
+        if site.quadratic:
+            return False
+        array, columns = self.given[name], slice(None, None, max(1, self.config.vocab_size // _COLUMNS))
+        if name == "logits":
+            x = self._site_of(self.quick, "ln_f", other.token_ids, self._resolve("ln_f")[0], None)
+            replay, array = x @ self.quick.parameters.lm_head[columns].T, array[:, columns]
+        else:
+            replay = self._site_of(self.quick, name, other.token_ids, site, layer)
+        replay = last_rows(replay[other.rows], len(array), 0)
+        band = 4 * float(np.max(self.expected.bands[name]))
+        return replay.shape != array.shape or not bool((difference(array, replay, site) <= band).all())
+
+    def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
+        """Whether these sites of the dump are from a run of these tokens."""
         n_rows = len(range(len(other.token_ids))[other.rows])
         if other.token_ids == self.ids and n_rows == len(self.ids):
             return False
@@ -68,10 +89,10 @@ class OtherPrompts:
             axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
             if array.shape[axis] > n_rows:
                 return False
-            replay = self._site_of(model, name, other.token_ids, site, layer)
+            replay = self._site_of(self.model, name, other.token_ids, site, layer)
             replay = replay[:, other.rows, other.rows] if site.quadratic else replay[other.rows]
             replay = last_rows(replay, array.shape[axis], axis)
-            band = bands * float(np.max(self.expected.bands[name]))
+            band = 2 * float(np.max(self.expected.bands[name]))
             if replay.shape != array.shape or not (difference(array, replay, site) <= band).all():
                 return False
         return True
@@ -98,4 +119,7 @@ class OtherPrompts:
         stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
         last = f"h.{self.config.n_layer - 1}.resid_post"
         keep = "*" if stop is not None else [until_step(name, self.config), last]
-        return np.asarray(model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
+        key = model.dtype, ids, stop, tuple(keep)  # the same run with other rows often comes next
+        if self._last_run is None or self._last_run[0] != key:
+            self._last_run = key, model.trace(list(ids), keep=keep, stop_at_layer=stop)
+        return np.asarray(self._last_run[1][name])

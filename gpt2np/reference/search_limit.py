@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 SECONDS = 10.0  # that `compare` looks for a mistake, where nobody says otherwise
 _TELL_EVERY = 0.25
@@ -16,14 +16,16 @@ class SearchLimit:
     how many seconds. `ended` says whether the search was given up because its time was over.
     """
 
-    def __init__(self, seconds: float, tell: Callable[[int, float], object] | None = None) -> None:
+    def __init__(
+        self, seconds: float, tell: Callable[[int, float], object] | None = None, name: str = "search"
+    ) -> None:
         """Begin.
 
         Raises:
             InputError: the seconds are no number of at least 0.
         """
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
-            raise InputError(f"search={seconds!r}: must be a number of seconds, 0 for no limit")
+            raise InputError(f"{name}={short(seconds)}: must be a number of seconds, 0 for no limit")
         self.seconds, self.ended, self.tried = float(seconds), False, 0
         self._tell, self._start, self._told = tell, time.monotonic(), 0.0
 
