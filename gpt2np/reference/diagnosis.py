@@ -79,11 +79,11 @@ class Diagnosis:
     """The search for the mistake behind the first wrong site.
 
     `given` is the dump by full name in the axes of our sites; `arrays` the same, with the truth in the rows
-    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked
-    for, of which the reference ran the last ones. `quick` is the model in a precision that costs less:
-    what it shows to explain nothing is not replayed in float64. `limit` is how long to search, `only` the
-    slugs of the mistakes that are looked for; they are made `everywhere`, or perhaps in some heads or at some
-    positions only.
+    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked for, of
+    which the reference ran the last ones. `prefill` is how many ran at once, before a cache was used: all, or
+    perhaps not all (None). `quick` is the model in a precision that costs less: what it shows to explain
+    nothing is not replayed in float64. `limit` is how long to search, `only` the slugs of the mistakes that
+    are looked for; they are made `everywhere`, or perhaps in some heads or at some positions only.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Diagnosis:
         self.config = gpt2_only(model.config, "catalogue of mistakes")
         self.whole = tuple(whole)
         self.ids = tuple(self.truth.token_ids)
-        self.prefill = len(self.ids) if prefill is None else prefill
+        self.prefill, self._at_once = prefill or len(self.ids), prefill == len(self.ids)
         self.limit, self._everywhere = limit or SearchLimit(0), everywhere
         self._only = _SLUGS if only is None else only
         self._catalogue = [mistake for mistake in CATALOGUE if mistake.slug in self._only]
@@ -115,7 +115,8 @@ class Diagnosis:
         self.replays = Replays(model, self.truth, self.prefill)
         self._quick = Replays(model if quick is None else quick, self.truth, self.prefill)
         expanded = self.config.architecture.sites.expand(self.config.n_layer)
-        self._order = [name for name, site, _ in expanded if not site.derived]
+        self._sites = {name: (site, layer) for name, site, layer in expanded}
+        self._order = [name for name, (site, _) in self._sites.items() if not site.derived]
         self._index = {name: i for i, name in enumerate(self._order)}
         self._last = self._index[until_step(first, self.config)]
         self._good = max((self._rules_out(n) for n in self._before()), default=-1)
@@ -142,7 +143,7 @@ class Diagnosis:
     # -- where ------------------------------------------------------------------------------------
 
     def _resolve(self, name: str) -> tuple[Site, int | None]:
-        return self.config.architecture.sites.resolve(name, None, self.config.n_layer)
+        return self._sites[name]
 
     def _step(self, name: str) -> int:
         return self._index[until_step(name, self.config)]
@@ -192,6 +193,8 @@ class Diagnosis:
     def _starts(self) -> list[int]:
         """Positions from which on a cache may have been in use, the likeliest first."""
         n, first = len(self.ids), self.measures[self.first].position or 0
+        if self._at_once:
+            return []
         if self.prefill < n:
             return [self.prefill]
         others = range(1, n) if n <= _SHORT else (first - 1,)

@@ -29,6 +29,7 @@ class _Held:
     wrong: Array  # rows that are outside: [..., 1]
     evidence: bool  # whether something is outside that is a number
     most: Array  # the largest error of each row: [..., 1]
+    cap: Array  # what a replay may leave of it at the very most
     right_norm: Array  # of the truth's rows: [..., 1]
 
     @cached_property
@@ -63,11 +64,11 @@ class Fits:
             replay = _shown(replayed[name], values, truth, held.site)
             error, band, wrong, most = held.error, held.band, held.wrong, held.most
             rest = _rows(difference(values, replay, held.site))
+            if (wrong & ~(rest <= held.cap).all(axis=-1, keepdims=True)).any():
+                return None
             growth = np.maximum(1.0, _norm(_rows(replay)) / np.maximum(held.right_norm, 1e-30))
             evidence |= held.evidence
-            tolerance = np.minimum(
-                np.maximum(band * growth, _EXPLAINS * most), np.maximum(most / 3, band / 2)
-            )
+            tolerance = np.minimum(np.maximum(band * growth, _EXPLAINS * most), held.cap)
             tolerance = np.where(np.isfinite(most), tolerance, band * growth)
             if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
                 return None
@@ -114,7 +115,8 @@ class Fits:
             evidence = bool((outside & ~np.isnan(values.reshape(error.shape))).any())
             wrong = np.asarray(outside.any(axis=-1, keepdims=True))
             most = error.max(axis=-1, keepdims=True)
-            self._known[name] = _Held(site, error, band, wrong, evidence, most, _norm(_rows(truth)))
+            cap = np.maximum(most / 3, band / 2)
+            self._known[name] = _Held(site, error, band, wrong, evidence, most, cap, _norm(_rows(truth)))
         return self._known[name]
 
 

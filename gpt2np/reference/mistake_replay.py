@@ -114,6 +114,11 @@ class Replays:
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             def run(*inputs: Any, out: Array) -> None:
+                if name not in touched and not found:  # before the mistake all is as it should be
+                    out[...] = self.truth[name]
+                    if name == last:
+                        raise _Reached
+                    return
                 if name == "logits" and name not in touched and columns is not None:
                     x, words = inputs
                     found[name] = x @ words[columns].T

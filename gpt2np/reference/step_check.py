@@ -72,9 +72,10 @@ def check_step(
 
     `values` is an array or a list in the site's own shape, which is held as it is: no other layout is looked
     for, and scores in the future must be -inf, or at most -9000. `ids` are the tokens, or the text.
-    `mistakes` are the slugs to look for (None: all that are made in a step; those in the choice of tokens
-    only if they are named), `budget` is how many seconds the search may take (0: to the end). Truth and noise
-    of the last prompts are remembered; `noise` is that of an earlier verdict on these tokens.
+    `mistakes` are the slugs to look for; None: all that are made in a step without a cache. Those of a cache,
+    and those in the choice of tokens, must be named. `budget` is how many seconds the search may take (0: to
+    the end). Truth and noise of the last prompts are remembered; `noise` is that of an earlier verdict on
+    these tokens.
 
     Raises:
         InputError: the values are no numbers, a mistake is not in the catalogue, the budget is no time, or
@@ -100,7 +101,7 @@ def check_step(
     if array.shape != truth.shape:
         where = f"[{' '.join(kind.axis_names)}] = {truth.shape}, yours is {array.shape}"
         return StepVerdict(name, "shape", where, np.inf, noise=expected)
-    found = _Step(wide, expected, name, kind, layer, array, only, limit).verdict()
+    found = _Step(wide, expected, name, kind, layer, array, only, limit, mistakes is not None).verdict()
     return replace(found, noise=expected)
 
 
@@ -185,6 +186,7 @@ class _Step:
     values: Array
     only: Collection[str]
     limit: SearchLimit
+    cached: bool  # whether to look for mistakes that only a cache makes possible
 
     def verdict(self) -> StepVerdict:
         """State, place and mistake."""
@@ -251,9 +253,10 @@ class _Step:
         expected = Expected(self.expected.truth, _Scaled(self.expected.bands, fine))
         for before in self._right_before(name):
             arrays = {earlier: expected.truth[earlier] for earlier in before} | {name: values}
+            ids = expected.truth.token_ids
             diagnosis = Diagnosis(
-                *(self.model, expected, arrays, arrays, {name: held}, name),
-                *(expected.truth.token_ids, None),
+                *(self.model, expected, arrays, arrays, {name: held}, name, ids),
+                None if self.cached else len(ids),
                 limit=self.limit,
                 only=self.only,
                 everywhere=fine < 1,

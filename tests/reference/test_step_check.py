@@ -5,13 +5,16 @@ import re
 
 import numpy as np
 import pytest
+from support import made_up
 
+import gpt2np
 from gpt2np.errors import InputError, UnknownSiteError
 from gpt2np.reference import check_step
 from gpt2np.reference.mistakes import KNOWN
 
 PROMPT = "Lord Tamber spoke; and then Lord Tam"
 N_HEAD, D_HEAD, N = 4, 48, 12
+ROOT = math.sqrt(2 / math.pi)
 ROWS, KEYS = np.arange(N)[:, None], np.arange(N)
 
 
@@ -57,7 +60,7 @@ def norm(axis=-1, ddof=0, eps="inside", mean=True, weight=True, bias=True, root=
 # -- the MLP ------------------------------------------------------------------------------------------
 
 
-def gelu(factor=math.sqrt(2 / math.pi), cubic=0.044715, power=3, half=0.5):
+def gelu(factor=ROOT, cubic=0.044715, power=3, half=0.5):
     def function(t, p):
         x = t["h.1.mlp.pre"]
         return half * x * (1 + np.tanh(factor * (x + cubic * x**power)))
@@ -75,7 +78,7 @@ def after_mlp(base="x", reads="ln_2", bias=1, residual=True):
         normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + w.ln_2.epsilon)
         normed = normed * w.ln_2.weight + w.ln_2.bias
         h = (normed if reads == "ln_2" else x) @ w.mlp.c_fc.weight + w.mlp.c_fc.bias
-        h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+        h = 0.5 * h * (1 + np.tanh(ROOT * (h + 0.044715 * h**3)))
         out = h @ w.mlp.c_proj.weight + bias * w.mlp.c_proj.bias
         if not residual:
             return out
@@ -172,6 +175,7 @@ RIGHT = {
     "scores, -1e9 added": ("h.1.attn.scores", scores(fill=-1e9, how="add")),
     "pattern": ("h.1.attn.pattern", pattern()),
     "pattern, -1e10": ("h.1.attn.pattern", pattern(fill=-1e10)),
+    "pattern, -100": ("h.1.attn.pattern", pattern(fill=-100.0)),
     "mix": ("h.1.attn.z", mix()),
     "c_proj": ("h.1.attn.out", project()),
     "logits": ("logits", logits()),
@@ -263,3 +267,124 @@ def test_wrong_functions_get_their_name(tiny64, run, site, function, slug, preci
     assert found.hints == next(m.hints for m in KNOWN if m.slug == slug)
     assert found.hint == found.hints[0] != found.hints[1]
     assert found.where
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_every_site_is_right_as_it_is(tiny64, run, precision):
+    names = [name for name, _, _ in tiny64.config.architecture.sites.expand(2) if name != "top_k_tokens"]
+    assert len(names) > 50
+    for name in names:
+        found = check_step(name, run[name].astype(precision), PROMPT, tiny64)
+        assert (found.state, found.mistake) == ("right", None), found
+
+
+def test_float32_noise_in_a_float64_array_is_no_mistake(tiny, tiny64):
+    single = tiny.trace(PROMPT)
+    for name in ("h.0.ln_1", "h.1.ln_1", "h.3.attn.pattern", "h.2.mlp.post", "h.3.resid_post", "logits"):
+        values = single[name].astype(np.float64) + 1e-9  # no number of float32 any more
+        found = check_step(name, values, PROMPT, tiny64)
+        assert (found.state, found.mistake) == ("right", None), found
+
+
+def test_what_nobody_would_do_has_no_name(tiny64, run):
+    rng = np.random.default_rng(0)
+    for name in ("embed", "h.0.ln_1", "h.1.attn.q", "h.1.attn.pattern", "h.1.mlp.post", "logits"):
+        for values in (run[name] + rng.normal(0, 0.1, run[name].shape), np.full_like(run[name], np.nan)):
+            found = check_step(name, values, PROMPT, tiny64, budget=0.2)
+            assert (found.state, found.mistake, found.hint) == ("wrong", None, ""), found
+
+
+def test_the_place_is_said_and_never_the_value(tiny64, run):
+    values = np.array(run["h.1.attn.scores"])
+    values[2, 7, 4] = 12345.678
+    found = check_step("h.1.attn.scores", values, PROMPT, tiny64)
+    assert found.where == "head 2, query 7, key 4 (1 of 576 are outside)"
+    values = np.array(run["h.0.ln_1"])
+    values[3] += 12345.678
+    found = check_step("h.0.ln_1", values, PROMPT, tiny64)
+    assert re.fullmatch(r"pos 3, n_embd \d+ \(192 of 2,304 are outside\)", found.where)
+    assert "12345" not in repr(found)
+
+
+def test_a_future_with_a_small_number_is_suspicious(tiny64, run):
+    values = scores(fill=-100.0)(run, None)
+    found = check_step("h.1.attn.scores", values, PROMPT, tiny64)
+    assert (found.state, found.mistake) == ("suspicious", None)
+    assert found.where.startswith("head 0, query 0, key 1 ")
+
+
+def test_a_wrong_shape_is_no_other_layout(tiny64, run):
+    values = run["h.1.attn.pattern"].transpose(1, 2, 0)
+    found = check_step("h.1.attn.pattern", values, PROMPT, tiny64)
+    assert found.state == "shape"
+    assert found.where == "[head query key] = (4, 12, 12), yours is (12, 12, 4)"
+    assert check_step("h.0.ln_1", run["h.0.ln_1"][:-1], PROMPT, tiny64).state == "shape"
+    assert check_step("h.0.ln_1", 1.0, PROMPT, tiny64).state == "shape"
+
+
+def test_lists_and_whole_numbers_are_numbers(tiny64, run):
+    assert check_step("embed", run["embed"].tolist(), PROMPT, tiny64).state == "right"
+    ones = np.ones(run["embed"].shape, np.int64)
+    assert check_step("embed", ones, run.token_ids, tiny64).state == "wrong"
+
+
+@pytest.mark.parametrize(
+    "values", ["text", [[1.0], [1.0, 2.0]], np.zeros(3, complex), np.zeros(3, bool), None, np.zeros(3, "f2")]
+)
+def test_what_is_no_array_of_numbers_is_refused(tiny64, values):
+    with pytest.raises(InputError, match="the values are"):
+        check_step("embed", values, PROMPT, tiny64)
+
+
+def test_bad_calls_are_refused(tiny, tiny64, run):
+    values = run["embed"]
+    with pytest.raises(UnknownSiteError):
+        check_step("h.9.ln_1", values, PROMPT, tiny64)
+    with pytest.raises(InputError, match="is not in the catalogue"):
+        check_step("embed", values, PROMPT, tiny64, mistakes=["embedding-lost"])
+    with pytest.raises(InputError, match="must be a list"):
+        check_step("embed", values, PROMPT, tiny64, mistakes="gelu-erf")
+    with pytest.raises(InputError, match="budget=-1: must be a number of seconds"):
+        check_step("embed", values, PROMPT, tiny64, budget=-1)
+    with pytest.raises(InputError, match="ids, not numbers"):
+        check_step("top_k_tokens", values, PROMPT, tiny64)
+    noise = check_step("embed", values, PROMPT, tiny64).noise
+    with pytest.raises(InputError, match="other tokens"):
+        check_step("embed", values, "Elizabeth was", tiny64, noise=noise)
+
+
+def test_only_the_mistakes_that_are_named_are_looked_for(tiny64, run):
+    values = embed(first=1)(run, tiny64.parameters)
+    found = check_step("embed", values, PROMPT, tiny64, mistakes=["position-missing", "embedding-scaled"])
+    assert (found.state, found.mistake) == ("wrong", None)
+    found = check_step("embed", values, PROMPT, tiny64, mistakes=["bos-prepended"])
+    assert (found.state, found.mistake) == ("wrong", "bos-prepended")  # the same numbers
+
+
+def test_the_state_does_not_depend_on_the_time(tiny64, run):
+    values = gelu(cubic=0.44715)(run, None)
+    found = [check_step("h.1.mlp.post", values, PROMPT, tiny64, budget=seconds) for seconds in (1e-9, 0)]
+    assert [f.mistake for f in found] == [None, "gelu-constant"]
+    assert found[0].state == found[1].state == "wrong"
+    assert (found[0].where, found[0].ratio) == (found[1].where, found[1].ratio)
+
+
+def test_truth_and_noise_are_computed_once(tiny64, run, monkeypatch):
+    from gpt2np.reference import step_check
+
+    noise = check_step("embed", run["embed"], PROMPT, tiny64).noise
+    monkeypatch.setattr(step_check, "expect", None)  # is not called again
+    again = check_step("h.2.ln_1", run["h.2.ln_1"], run.token_ids, tiny64)
+    assert (again.state, again.noise is noise) == ("right", True)
+    step_check._known.clear()
+    assert check_step("embed", run["embed"], PROMPT, tiny64, noise=noise).state == "right"
+
+
+def test_another_architecture_is_judged_without_names(tmp_path):
+    model = gpt2np.load(made_up.write(tmp_path / "m"))
+    ids = [3, 1, 4, 1, 5, 92, 65]
+    trace = model.trace(ids)
+    for name in trace.names():
+        assert check_step(name, trace[name], ids, model).state == "right", name
+        found = check_step(name, trace[name] * 1.5 + 1, ids, model)
+        assert (found.state, found.mistake) == ("wrong", None), name

@@ -238,7 +238,7 @@ def judge(case: Case) -> Outcome:
     wrong everywhere), are as good as missing.
     """
     dump = {name: case.dump[name] for name in case.present}
-    found = compare(dump, case.model, case.ids, prefill=case.prefill)
+    found = compare(dump, case.model, case.ids, prefill=case.prefill, search=0)
     said = f"{found.verdict} {found.site} {[c.slug for c in found.candidates]}"
     present = [n for n in case.present if n not in {name for name, _ in found.refused}]
     twin = found.mistake not in (None, case.slug) and same_numbers(case, present, found)
