@@ -11,7 +11,7 @@ from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
-from gpt2np.reference.dumps import dump_of, is_fact
+from gpt2np.reference.dumps import Dump, dump_of, is_fact
 from gpt2np.reference.judgement import HALF, Bands, Judgement, SiteReport
 from gpt2np.reference.noise_bands import expect
 from gpt2np.reference.placement import Placement, place
@@ -170,31 +170,37 @@ def compare(
     """
     from gpt2np.loading import load
 
+    limit = SearchLimit(search, progress)
     model = model if isinstance(model, Model) else load(model)
     read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
     whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False)
     ids = whole[-model.config.n_positions :]
-    notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
-    if read.token_ids is not None and list(read.token_ids) != list(ids):
-        notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
     _check(prefill, len(ids), rtol, atol)
-    SearchLimit(search)  # refuses what is no time
     wide = in_precision(model, "float64")
     truth = wide.trace(ids)
     placement = place(read, truth, model.config, names=names)
     if not placement.placed:
         reasons = "; ".join(f"{short(refused.name)}: {refused.reason}" for refused in placement.refused[:3])
         raise InputError(f"{read.path}: no array of it can be compared ({reasons})")
-    notes += placement.notes
     precisions = {p.dtype for p in placement.placed if p.dtype in HALF}
     expected = {
         p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
     }
     bands = Bands(placement, truth, expected, rtol, atol)
-    judged = _Judged(placement, truth, bands, wide, model, whole, prefill, SearchLimit(search, progress))
+    judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
+    return _found(read, placement, model, judged, whole)
+
+
+def _found(
+    read: Dump, placement: Placement, model: Model, judged: "_Judged", whole: Sequence[int]
+) -> Comparison:
+    """The verdict, and all that is to be said beside it."""
     judgement, candidates = judged.result()
-    architecture = model.config.architecture
-    first = _first(judgement)
+    architecture, ids, first = model.config.architecture, judgement.truth.token_ids, _first(judgement)
+    notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
+    if read.token_ids is not None and list(read.token_ids) != list(ids):
+        notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
+    notes += placement.notes
     if first is not None and not architecture.catalogue:
         notes.append(f"there is no catalogue of mistakes for {architecture.model_type}: only gpt2 has one")
     return Comparison(

@@ -10,7 +10,7 @@ _TELL_EVERY = 0.25
 
 
 class SearchLimit:
-    """The time that a search has, from now on: `over()` is asked before each form of a mistake that is tried.
+    """The time that a search has; `over()`, asked before each form of a mistake that is tried, begins it.
 
     `seconds` is 0 for no limit. `tell` is called now and then with how many forms have been tried, and after
     how many seconds. `ended` says whether the search was given up because its time was over.
@@ -19,7 +19,7 @@ class SearchLimit:
     def __init__(
         self, seconds: float, tell: Callable[[int, float], object] | None = None, name: str = "search"
     ) -> None:
-        """Begin.
+        """Nothing is begun yet; `name` is what the seconds are called.
 
         Raises:
             InputError: the seconds are no number of at least 0.
@@ -27,11 +27,13 @@ class SearchLimit:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
             raise InputError(f"{name}={short(seconds)}: must be a number of seconds, 0 for no limit")
         self.seconds, self.ended, self.tried = float(seconds), False, 0
-        self._tell, self._start, self._told = tell, time.monotonic(), 0.0
+        self._tell, self._start, self._told = tell, 0.0, 0.0
 
     def over(self) -> bool:
         """Whether the time is over; counts one more form that is tried."""
-        spent = time.monotonic() - self._start
+        now = time.monotonic()
+        self._start = self._start or now
+        spent = now - self._start
         self.ended = self.ended or 0 < self.seconds < spent
         self.tried += not self.ended
         if self._tell is not None and spent > self._told + _TELL_EVERY:
