@@ -17,6 +17,7 @@ from gpt2np.reference.search_limit import SearchLimit
 from gpt2np.tracing.sites import Site
 
 _LAST = 0.5  # as if so much were unexplained: what replays explain comes before what is only recognised
+_SINGLE = 6  # steps that may have the mistake, up to which each is tried alone
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 _SLUGS = [mistake.slug for mistake in KNOWN]
 _SHORT = 16  # tokens: in a longer text a cache is taken to begin where the first wrong position is
@@ -164,10 +165,12 @@ class Diagnosis:
             return self._step(name) - 1
         return self._step(name)
 
-    def _touched(self, mistake: Mistake) -> Iterator[list[str]]:
+    def _touched(self, mistake: Mistake) -> Iterator[tuple[list[str], bool]]:
         """Sets of steps between the last right and the first wrong site in which the mistake may be made.
 
-        One step, or those of one layer that belong together, to the layer's end; and all at once.
+        One step, or those of one layer that belong together, to the layer's end; the same step of all layers;
+        and all at once. With each whether it is only a part of what could be made with the mistake: a program
+        mostly has it in every layer.
         """
         touched: dict[tuple[int | None, str], list[str]] = {}
         for name in self._order[self._good + 1 :]:
@@ -175,10 +178,15 @@ class Diagnosis:
             key = layer, "" if mistake.together else site.name
             if site.name in mistake.steps and (self._index[name] <= self._last or key in touched):
                 touched.setdefault(key, []).append(name)
-        if len(touched) <= 6:
-            yield from touched.values()
+        if len(touched) <= _SINGLE:
+            yield from ((names, len(touched) > 1) for names in touched.values())
+        kinds: dict[str, list[str]] = {}
+        for (_, kind), names in touched.items():
+            kinds.setdefault(kind, []).extend(names)
+        if len(kinds) > 1:
+            yield from ((names, False) for names in kinds.values() if len(names) > 1)
         if len(touched) > 1:
-            yield [name for names in touched.values() for name in names]
+            yield [name for names in touched.values() for name in names], False
 
     def _scopes(self, first: Measure) -> Iterator[Scope]:
         """Parts of a layer in which alone the mistake may be made."""
@@ -252,9 +260,8 @@ class Diagnosis:
         for mistake in self._catalogue:
             if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
                 continue
-            touched = list(self._touched(mistake))
-            for steps in touched:
-                layer, partly = self._resolve(steps[0])[1], steps is not touched[-1]
+            for steps, partly in self._touched(mistake):
+                layer = self._resolve(steps[0])[1]
                 for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
                     late = partly, mistake.slug not in USUAL, mistake.rare, i
                     yield _Hypothesis(mistake, variant, steps, layer, scope, late)
