@@ -108,6 +108,8 @@ class Diagnosis:
 
     def candidates(self) -> list[Candidate]:
         """Every mistake that explains the first wrong site, the best first."""
+        if not self._says_something():
+            return []
         found = list(self._prompts(self._checks))
         if self.arrays[self.first].shape != self.truth[self.first].shape:
             return _ranked(found)
@@ -125,6 +127,14 @@ class Diagnosis:
             fitting = self._search(scopes)
         fitting = [self._narrowed(*one, scopes) for one in fitting]
         return _ranked([*self._told_apart(fitting), *found, *recognised])
+
+    def _says_something(self) -> bool:
+        """Whether anything that is wrong is a number: what is none says nothing about how it came about."""
+        array, truth = self.arrays[self.first], self.truth[self.first]
+        if array.shape != truth.shape:
+            return not np.isnan(array).all()
+        outside = difference(array, truth, self._resolve(self.first)[0]) > self.expected.bands[self.first]
+        return not np.isnan(array[outside]).all()
 
     # -- where ------------------------------------------------------------------------------------
 
@@ -310,7 +320,7 @@ class Diagnosis:
             where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)
             left += float(np.sum(np.square(rest[where])))
             total += float(np.sum(np.square(error[where])))
-        if not evidence:  # what is not a number says nothing about how it came about
+        if not evidence:
             return None
         return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
 
