@@ -23,6 +23,7 @@ _LAST = 0.5  # as if so much were unexplained: what replays explain comes before
 _FLOPS = 3e10  # what the search may cost beyond its first round
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 _SLUGS = [mistake.slug for mistake in KNOWN]
+_REORDERED = 64  # rows of a cache that are looked at, if their order may be another
 _SOON = 4  # positions that look right although a cache is in use
 _MASKED = -1e4  # scores as low as this are as good as minus infinity
 _REPLAYS = 2000  # and how many they may be, however small the model
@@ -188,12 +189,12 @@ class Diagnosis:
 
     def _starts(self) -> list[int]:
         """Positions from which on a cache may have been in use: it shows there, or soon afterwards."""
+        if self.prefill < len(self.ids):
+            return [self.prefill]
         first = self.measures[self.first].position or 0
-        return (
-            [s for s in range(first, first - _SOON, -1) if s > 0]
-            if self.prefill == len(self.ids)
-            else [self.prefill]
-        )
+        if self._resolve(self.first)[0].name in ("attn.k", "attn.v"):  # as the cache is left in the end
+            return list(range(1, min(len(self.ids), _REORDERED)))
+        return [start for start in range(first, first - _SOON, -1) if start > 0]
 
     # -- replays ----------------------------------------------------------------------------------
 
