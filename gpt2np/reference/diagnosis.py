@@ -4,10 +4,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.reference.error_measure import Measure
+from gpt2np.reference.error_measure import Measure, difference
 from gpt2np.reference.mistake_fit import Fits
 from gpt2np.reference.mistake_replay import Replayed, Replays, Scope, until_step
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
@@ -20,7 +22,9 @@ _LAST = 0.5  # as if so much were unexplained: what replays explain comes before
 _SINGLE = 6  # steps that may have the mistake, up to which each is tried alone
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 _SLUGS = [mistake.slug for mistake in KNOWN]
-_SHORT = 16  # tokens: in a longer text a cache is taken to begin where the first wrong position is
+_REORDERED = 64  # rows of a cache that are looked at, if their order may be another
+_SOON = 4  # positions that look right although a cache is in use
+_PARTLY = 2000  # forms of mistakes in some heads or at some positions that are tried
 # What people do most: tried before the rest of the catalogue, if time is short.
 USUAL = frozenset(
     """gelu-erf mask-missing mask-off-by-one mask-value-small scores-unscaled scores-scaled-by-n-embd
@@ -125,6 +129,8 @@ class Diagnosis:
 
     def candidates(self) -> list[Candidate]:
         """Every mistake that explains the first wrong site, the best first."""
+        if not self._says_something():
+            return []
         found = list(self._prompts(self._checks))
         if self.arrays[self.first].shape != self.truth[self.first].shape:
             return _ranked(found)
@@ -133,13 +139,21 @@ class Diagnosis:
             found = list(self._prompts([*self._checks, *self._after()]))
             fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())
-        if recognised:  # what was recognised in an array of its own does not look like this further on
+        if recognised and self._after():  # in an array of its own it does not look like this further on
             fitting = self._explaining_the_rest(fitting)
         scopes = [] if self._everywhere else list(self._scopes(self.measures[self.first]))
         if not (found or fitting or recognised):
             fitting = self._search(scopes)
         fitting = [self._narrowed(*one, scopes) for one in fitting]
         return _ranked([*self._told_apart(fitting), *found, *recognised])
+
+    def _says_something(self) -> bool:
+        """Whether anything that is wrong is a number: what is none says nothing about how it came about."""
+        array, truth = self.arrays[self.first], self.truth[self.first]
+        if array.shape != truth.shape:
+            return not np.isnan(array).all()
+        outside = difference(array, truth, self._resolve(self.first)[0]) > self.expected.bands[self.first]
+        return not np.isnan(array[outside]).all()
 
     # -- where ------------------------------------------------------------------------------------
 
@@ -199,24 +213,27 @@ class Diagnosis:
         yield from (Scope((head,), r) for head in heads for r in (slice(None), *rows))
 
     def _starts(self) -> list[int]:
-        """Positions from which on a cache may have been in use, the likeliest first."""
-        n, first = len(self.ids), self.measures[self.first].position or 0
+        """Positions from which on a cache may have been in use: it shows there, or soon afterwards."""
         if self._at_once:
             return []
-        if self.prefill < n:
+        if self.prefill < len(self.ids):
             return [self.prefill]
-        others = range(1, n) if n <= _SHORT else (first - 1,)
-        return [start for start in dict.fromkeys((first, *others)) if start > 0]
+        first = self.measures[self.first].position or 0
+        if self._resolve(self.first)[0].name in ("attn.k", "attn.v"):  # as the cache is left in the end
+            return list(range(1, min(len(self.ids), _REORDERED)))
+        return [start for start in range(first, first - _SOON, -1) if start > 0]
 
     # -- replays ----------------------------------------------------------------------------------
 
     def _search(self, scopes: Sequence[Scope]) -> list[tuple[_Hypothesis, Candidate]]:
         """What fits in the first of the scopes in which anything does; what was found when time is over."""
         found: list[tuple[int, _Hypothesis, Candidate]] = []
+        left = _PARTLY
         for scope in scopes:
             numbered = list(enumerate(self._hypotheses(scope)))
             for number, hypothesis in sorted(numbered, key=lambda one: one[1].late):
-                if self.limit.over():
+                left -= scope != Scope()
+                if left < 0 or self.limit.over():
                     break
                 if self._is_out(hypothesis):
                     continue
@@ -224,7 +241,7 @@ class Diagnosis:
                 fit = self._fits.fit(replayed, hypothesis.mistake.unseen, self._checks)
                 if fit is not None:
                     found.append((number, hypothesis, hypothesis.candidate(*fit)))
-            if found or self.limit.ended:
+            if found or left < 0 or self.limit.ended:
                 break
         return [(hypothesis, candidate) for _, hypothesis, candidate in sorted(found, key=lambda f: f[0])]
 
@@ -243,8 +260,8 @@ class Diagnosis:
     ) -> tuple[_Hypothesis, Candidate]:
         """The same mistake in the heads and at the positions where it shows, if not everywhere."""
         best = hypothesis, candidate
-        for scope in scopes if candidate.contradicted > 0 and hypothesis.scope == Scope() else ():
-            if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
+        for scope in scopes if candidate.contradicted > 0 else ():
+            if not _may_be_in(scope, hypothesis.mistake):
                 continue
             if self.limit.over():
                 break
@@ -258,7 +275,7 @@ class Diagnosis:
         """Every form of every mistake that may be made between the last right and the first wrong site."""
         starts = self._starts()
         for mistake in self._catalogue:
-            if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
+            if not _may_be_in(scope, mistake):
                 continue
             for steps, partly in self._touched(mistake):
                 layer = self._resolve(steps[0])[1]
@@ -330,6 +347,13 @@ class Diagnosis:
         for mistake, detail in OtherPrompts(*about).explaining(checks, self._only):
             found = mistake.slug, mistake.explanation, mistake.cure, detail
             yield Candidate(*found, None, None, slice(None), 0.0, 0.0)
+
+
+def _may_be_in(scope: Scope, mistake: Mistake) -> bool:
+    """Whether a mistake may be made in some heads or positions alone."""
+    if scope == Scope():
+        return True
+    return not mistake.whole and (scope.heads is None or _PER_HEAD.issuperset(mistake.steps))
 
 
 def _ranked(candidates: list[Candidate]) -> list[Candidate]:

@@ -18,6 +18,7 @@ class CacheMistake(Mistake):
     """
 
     steps = ("attn.qkv", "attn.scores", "attn.z")
+    whole = True
     unseen = ("attn.qkv", "attn.q", "attn.k", "attn.v")
     together = True
 
@@ -64,13 +65,13 @@ class StaleCacheRow(CacheMistake):
     )
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        fillings = ("zero", "before", "last")
         parts = ("keys and values", "values", "keys")
+        forms = [(row, filled) for row in ("own", "new") for filled in ("zero", "before")] + [("new", "last")]
         for start in starts:
-            yield from ((start, "own", filled, part) for part in parts for filled in fillings)
+            yield from ((start, *form, part) for part in parts for form in forms)
             if len(starts) == 1:
                 rows = range(n_tokens)
-                yield from ((start, row, f, parts[0]) for row in rows for f in fillings[:2])
+                yield from ((start, row, filled, parts[0]) for row in rows for filled in ("zero", "before"))
 
     def cache(self, at: At, variant: Any, k: Array, v: Array, query: int) -> tuple[Array, Array]:
         part = variant[3]
@@ -80,19 +81,17 @@ class StaleCacheRow(CacheMistake):
     def _stale(self, x: Array, query: int, variant: Any) -> Array:
         start, row, filled, _ = variant
         found = x[: query + 1].copy()
-        if query < start or (row != "own" and row > query):
+        rows = {"own": range(query, query + 1), "new": range(start, query + 1)}.get(row)
+        if query < start or (rows is None and row > query):
             return found
-        rows = np.arange(start if filled == "last" else query, query + 1) if row == "own" else np.array([row])
-        found[rows] = (
-            0.0 if filled == "zero" else x[start - 1 if filled == "last" else np.maximum(rows - 1, 0)]
-        )
-        if filled == "before" and row == 0:
-            found[0] = 0.0
+        for stale in [row] if rows is None else rows:
+            source = start - 1 if filled == "last" else stale - 1
+            found[stale] = 0.0 if filled == "zero" or source < 0 else x[source]
         return found
 
     def detail(self, variant: Any) -> str:
         start, row, filled, part = variant
-        which = "the new token's own row" if row == "own" else f"row {row}"
+        which = {"own": "the new token's own row", "new": "every new row"}.get(row, f"row {row}")
         which += "" if part == "keys and values" else f" of {part}"
         held = {"before": "holds the row before it", "last": f"is row {start - 1} again"}
         return f"from position {start} on {which} {held.get(filled, 'is still 0')}"

@@ -22,9 +22,10 @@ class LayerOrder(Mistake):
     cure = "Run h.0, h.1, h.2, ... as the numbers count, not as their names sort: h.10 comes after h.9."
     hints = (
         "Is it the arithmetic that is wrong, or what it is done with?",
-        "In which order did your loader hand you the pieces?",
+        "Which piece did your loader hand you after the first?",
     )
     steps = _EVERY
+    whole = True
     together = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -63,6 +64,7 @@ class LayerSkipped(Mistake):
         "Who is the last to add something before words are made of it?",
     )
     steps = ("resid_post",)
+    whole = True
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         out[...] = at.earlier("resid_pre")
@@ -79,6 +81,7 @@ class LayerTwice(Mistake):
         "Does somebody get to see what he has just said himself?",
     )
     steps = ("resid_post",)
+    whole = True
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         add(*inputs, out=out)
@@ -97,6 +100,7 @@ class StaleStream(Mistake):
         "Who wrote what you read here: the one before you?",
     )
     steps = ("ln_1", "resid_mid")
+    whole = True
     together = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -124,6 +128,7 @@ class FinalNormStale(Mistake):
         "Who wrote what you read here, and was nobody after him?",
     )
     steps = ("ln_f",)
+    whole = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("first", "the last but one", "embed") if config.n_layer > 1 else ("embed",)
