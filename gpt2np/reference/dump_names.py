@@ -11,7 +11,7 @@ from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import Site
 
 _PREFIX = re.compile(
-    r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|_module|activations?|acts|trace|cache|outputs?"
+    r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|_module|activations?|acts|trace|cache|out|outputs?"
     r"|transformer|decoder|params|intermediates|gpt_?2_?lm_?head_?model)[./_:]+",
     re.IGNORECASE,
 )

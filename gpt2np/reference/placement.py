@@ -300,7 +300,9 @@ class _Placing:
             kept, other = found, first
         placed[found.site] = kept
         reason = f"is {found.site} again, with other numbers than {kept.name}, which is taken"
-        self.refused.append(Refused(other.name, reason, (), found.site))
+        meaning = self.names.meaning(other.name)
+        mapped = meaning is not None and meaning.mapped
+        self.refused.append(Refused(other.name, reason, (), found.site, mapped))
 
     def _is_right(self, placed: Placed) -> bool:
         """Whether an array is near the truth."""
