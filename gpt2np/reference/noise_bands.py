@@ -26,6 +26,7 @@ from gpt2np.tracing.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
 _INSIDE = 1.5  # times as much in half precisions: some programs round them inside a step, too
+_SHAKEN = 16  # runs in half precision for a short text, where what is done to one row may be luck
 _TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution
 _STEP = 0.2  # of the spacing of numbers: the root mean square of what one addition is rounded by
 _IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
@@ -65,6 +66,8 @@ def expect(
     small = model.config.n_parameters < _SMALL  # adding one product after another takes its time in Python
     for pieces in ((1, 2, 3, 5, 7, 0) if small else (1, 2, 3)) if few else (1, 3):
         noise.sample(single, pieces)
+    for _ in range(_SHAKEN if few and small and precision != "float32" else 0):
+        noise.sample(single, 1, shaken=True)
     return Expected(truth, Bands(truth, noise.rows, precision))
 
 
@@ -80,12 +83,15 @@ class Noise:
         self.rows: dict[str, Array] = {}
         self._sites = _sites_of(truth.config)
         self._after, self._shared = _derivable(truth.config)
+        self._shaken, self._rng = False, np.random.default_rng(0)
 
-    def sample(self, model: Model, pieces: int) -> None:
+    def sample(self, model: Model, pieces: int, shaken: bool = False) -> None:
         """Run once, every matrix product summed in so many pieces; keep the larger errors.
 
         With 0 pieces one product after another is added to the bias, or to 0, as a plain program does it.
+        `shaken`: every result is off by up to one rounding, as in a program that rounds inside a step too.
         """
+        self._shaken = shaken
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             if pieces == 0:
@@ -103,6 +109,8 @@ class Noise:
     def _run(self, results: "_Results", name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
         """One step, rounded if the precision is a half one; its error is noted."""
         op(*inputs, out=out)
+        if self._shaken:
+            out *= 1 + (2 * self._rng.random(out.shape, out.dtype) - 1) * EPSILON[self.precision] / 2
         if self.precision != "float32":
             out[...] = rounded(out, self.precision)
         least = _from_the_bias(inputs[-1]) if isinstance(inputs[-1], Linear) else 0.0
