@@ -12,8 +12,7 @@ from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
-from gpt2np.reference.judgement import HALF, Bands, Judgement, SiteReport
-from gpt2np.reference.noise_bands import expect
+from gpt2np.reference.judgement import Bands, Judgement, SiteReport
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SECONDS, SearchLimit
@@ -182,11 +181,7 @@ def compare(
     if not placement.placed:
         reasons = "; ".join(f"{short(refused.name)}: {refused.reason}" for refused in placement.refused[:3])
         raise InputError(f"{read.path}: no array of it can be compared ({reasons})")
-    precisions = {p.dtype for p in placement.placed if p.dtype in HALF}
-    expected = {
-        p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
-    }
-    bands = Bands(placement, truth, expected, rtol, atol)
+    bands = Bands(placement, truth, model, rtol, atol)
     judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
     return _found(read, placement, model, judged, whole)
 
@@ -198,7 +193,7 @@ def _found(
     judgement, candidates = judged.result()
     architecture, ids, first = model.config.architecture, judgement.truth.token_ids, _first(judgement)
     notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
-    if read.token_ids is not None and list(read.token_ids) != list(ids):
+    if read.token_ids is not None and list(read.token_ids[: len(ids)]) != list(ids):
         notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
     notes += placement.notes
     if first is not None and not architecture.catalogue:
@@ -266,7 +261,7 @@ class _Judged:
             site: placed[site] if site in placed and placed[site].size < truth[site].size else array
             for site, array in arrays.items()
         }
-        noise = self.bands.noise(first.site, first.dtype, self.wide)
+        noise = self.bands.noise(first.site, first.dtype)
         about = noise, given, arrays, measures, first.site, self.whole, self.prefill
         found = Diagnosis(self.wide, *about, quick=self.model, limit=self.limit).candidates()
         return [c for c in found if c.slug in _IN_THE_RECORD] if first.unused else found

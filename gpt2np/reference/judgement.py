@@ -1,6 +1,5 @@
 """Judges each array of a dump: against the noise of its precision, and against what people record instead."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,15 +75,14 @@ class Bands:
     """
 
     def __init__(
-        self,
-        placement: Placement,
-        truth: Trace,
-        expected: Mapping[str, Expected],
-        rtol: float | None,
-        atol: float | None,
+        self, placement: Placement, truth: Trace, model: Model, rtol: float | None, atol: float | None
     ) -> None:
-        self.truth, self._expected = truth, expected
+        self.truth, self._model = truth, model
         self._tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
+        self._expected: dict[str, Expected] = {}
+        if self._tolerances is None:
+            precisions = {"float32", *(p.dtype for p in placement.placed if p.dtype in HALF)}
+            self._expected = {p: expect(model, truth.token_ids, p, truth) for p in precisions}
         self._half = {} if self._tolerances else self._half_before(placement)
 
     def of(self, site: str, dtype: str = "float32") -> Array:
@@ -100,11 +98,11 @@ class Bands:
         own = dtype if dtype in HALF else "float32"
         return tuple(dict.fromkeys((own, self._half.get(site, own))))
 
-    def noise(self, site: str, dtype: str, model: Model) -> Expected:
+    def noise(self, site: str, dtype: str) -> Expected:
         """The truth with the bands of every site, for the arithmetic of one of them."""
         precision = self.precisions(site, dtype)[-1]
         found = self._expected.get(precision)
-        return found or expect(model, self.truth.token_ids, "float32", self.truth)
+        return found or expect(self._model, self.truth.token_ids, "float32", self.truth)
 
     def _half_before(self, placement: Placement) -> dict[str, str]:
         """For each site the half precision that steps before it were computed in."""
@@ -172,7 +170,7 @@ class Judgement:
         values, truth = self.arrays[report.site], self.truth[report.site]
         if report.measure.ratio <= 1 or report.excused or values.shape != truth.shape:
             return report
-        if not self._says_something(report, values, truth):
+        if not self._says_something(report) and not self._goes_on_wrong(report, measures):
             return replace(report, excused=True)
         site, layer = self._resolve(report.site)
         unused = only_recorded(report.site, values, self.model, self.truth, self._band, measures)
@@ -194,12 +192,22 @@ class Judgement:
     def _band(self, site: str) -> Array:
         return self.bands.of(site)
 
-    def _says_something(self, report: SiteReport, values: Array, truth: Array) -> bool:
-        """Whether the wrong rows hold numbers: not NaN alone, and not 0 as memory that was never written."""
+    def _goes_on_wrong(self, report: SiteReport, measures: dict[str, Measure]) -> bool:
+        """Whether a later site is wrong with numbers that somebody has computed."""
+        names = list(measures)
+        wrong = (name for name in names[names.index(report.site) + 1 :] if measures[name].ratio > 1)
+        return any(self._says_something(replace(report, site=name)) for name in wrong)
+
+    def _says_something(self, report: SiteReport) -> bool:
+        """Whether the wrong rows hold numbers: not NaN or infinity alone, nor 0 as memory never written."""
+        values, truth = self.arrays[report.site], self.truth[report.site]
+        if values.shape != truth.shape:
+            return True
         site, layer = self._resolve(report.site)
         error = difference(values, truth, site, None if layer is None else self.config.window(layer))
         outside = error > self.bands.of(report.site, report.dtype)
-        if np.isnan(values[outside]).all():
+        told = np.isfinite(values) | (np.isneginf(values) if site.unseen == -np.inf else False)
+        if not told[outside].any():
             return False
         if site.name in self.config.architecture.positional:
             return True
