@@ -25,13 +25,15 @@ _SLUGS = [mistake.slug for mistake in KNOWN]
 _REORDERED = 64  # rows of a cache that are looked at, if their order may be another
 _SOON = 4  # positions that look right although a cache is in use
 _PARTLY = 2000  # forms of mistakes in some heads or at some positions that are tried
-# What people do most: tried before the rest of the catalogue, if time is short.
-USUAL = frozenset(
-    """gelu-erf mask-missing mask-off-by-one mask-value-small scores-unscaled scores-scaled-by-n-embd
-    qkv-order qkv-interleaved heads-strided heads-merged-untransposed transposed-c-attn transposed-c-proj
-    transposed-c-fc position-off-by-one position-missing layernorm-eps-value layernorm-ddof1 missing-ln
-    missing-ln-f missing-bias untied-weights residual-missing weights-bfloat16 weights-float16""".split()
+# What people do most, in the order in which it is tried, before the rest of the catalogue.
+USUAL = tuple(
+    """gelu-erf mask-missing scores-unscaled missing-ln-f position-off-by-one position-missing
+    scores-scaled-by-n-embd qkv-order heads-merged-untransposed mask-off-by-one residual-missing
+    layernorm-eps-value untied-weights qkv-interleaved heads-strided mask-value-small missing-bias
+    transposed-c-attn transposed-c-fc transposed-c-proj layernorm-ddof1 missing-ln weights-bfloat16
+    weights-float16""".split()
 )
+_RANK = {slug: rank for rank, slug in enumerate(USUAL)}
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
 
 
@@ -71,7 +73,7 @@ class _Hypothesis:
     steps: list[str]
     layer: int | None  # of the first
     scope: Scope
-    late: tuple[bool, bool, bool, int] = (False, False, False, 0)  # what is False and small is tried first
+    late: tuple[int, ...] = ()  # what is smaller is tried first
 
     def candidate(self, contradicted: float, unexplained: float) -> Candidate:
         m, scope = self.mistake, self.scope
@@ -280,7 +282,8 @@ class Diagnosis:
             for steps, partly in self._touched(mistake):
                 layer = self._resolve(steps[0])[1]
                 for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
-                    late = partly, mistake.slug not in USUAL, mistake.rare, i
+                    rank = _RANK.get(mistake.slug, len(USUAL))
+                    late = partly, rank == len(USUAL), mistake.rare, i, rank
                     yield _Hypothesis(mistake, variant, steps, layer, scope, late)
 
     def _replayed(self, h: _Hypothesis, until: str) -> Replayed:

@@ -129,7 +129,8 @@ class Noise:
         if site.axis_names == ("pos",):
             values = values[:, None]
         error = values.reshape(*truth.shape[: values.ndim - 1], -1) - truth.reshape(*values.shape[:-1], -1)
-        np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
+        if site.unseen == -np.inf or self.precision != "float32":
+            np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
         n = np.isfinite(values).sum(axis=-1, keepdims=True) if site.unseen == -np.inf else error.shape[-1]
         rms = np.sqrt(np.einsum("...i,...i->...", error, error)[..., None] / n)
         noise = np.maximum(rms, np.abs(error).max(axis=-1, keepdims=True) / _TAIL)

@@ -17,6 +17,8 @@ from gpt2np.reference.diagnosis import USUAL, Diagnosis
 from gpt2np.reference.mistake_replay import Replays, Scope
 from gpt2np.reference.mistakes import CATALOGUE
 from gpt2np.tables import strict_json
+from gpt2np.viewer import packing
+from gpt2np.viewer.comparison_page import comparison_page
 
 IDS = [7, 1, 88, 150, 3, 42, 899]
 
@@ -38,6 +40,11 @@ def logits_with(model, slug, ids=IDS):
     return np.array(replays.replay(mistake, variant, steps, Scope(), "logits")["logits"])
 
 
+def on_the_page(found):
+    """What the page of a comparison is made of."""
+    return packing.unpack(re.search(r'id="data">([^<]*)<', comparison_page(found.to_dict()))[1])[0]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that goes on by a second each time it is looked at."""
@@ -55,7 +62,7 @@ def test_usual_mistakes_are_found_among_the_first_forms(clock, model, slug):
 
 
 def test_what_people_do_most_is_in_the_catalogue():
-    assert {mistake.slug for mistake in CATALOGUE} >= USUAL
+    assert {mistake.slug for mistake in CATALOGUE} >= set(USUAL)
 
 
 @pytest.mark.parametrize("slug", ["mask-off-by-one", "residual-missing"])
@@ -81,6 +88,13 @@ def test_the_verdict_does_not_depend_on_the_time(clock, model):
         assert f"no mistake found in {seconds} s (--search 0" in str(found)
         assert f'"search_ended_after": {seconds}' in strict_json(found.to_dict())
     assert short.sites == longer.sites
+    assert on_the_page(short)["ended"] == 1
+
+
+def test_a_search_that_came_to_its_end_says_so(model, tiny):
+    found = compare({"embed": tiny.trace("A")["embed"] * 1.1}, tiny, "A")
+    assert found.to_dict()["search_ended_after"] is None
+    assert on_the_page(found)["ended"] is None
 
 
 def test_a_name_that_was_found_in_time_is_said_with_care(clock, model):
