@@ -45,7 +45,7 @@ FORMS = [
       for form in ("[n_in, n_out]", "[n_out, n_in]")),
     ("flash-not-rescaled", ("values", 1), ATTENTION),
     ("flash-not-rescaled", ("sum", 1), ATTENTION),
-    ("layer-order", "in reverse", ()),
+    ("layer-order", "one too late", ()),
     ("qkv-part-repeated", (0, 0, 2), ("attn.q", "attn.k", "attn.v", *ATTENTION)),
     ("qkv-part-repeated", (0, 1, 1), ("attn.q", "attn.k", "attn.v", *ATTENTION)),
 ]  # fmt: skip
