@@ -78,14 +78,16 @@ def check_step(
     these tokens.
 
     Raises:
-        InputError: the values are no numbers, a mistake is not in the catalogue, the budget is no time, or
-            the noise is that of other tokens.
+        InputError: the model is none, the values are no numbers, a mistake is not in the catalogue,
+            the budget is no time, or the noise is that of other tokens.
         UnknownSiteError: there is no such site.
 
     Example:
         >>> check_step("h.0.ln_1", my_layer_norm(x, weight, bias, 1e-5), "Elizabeth was", model)
-        StepVerdict(site='h.0.ln_1', state='wrong', where='pos 0, n_embd 17 (24,380 of ...
+        StepVerdict(site='h.0.ln_1', state='wrong', where='pos 0, n_embd 51 (576 of 576 are outside)', ...
     """
+    if not isinstance(model, Model):
+        raise InputError(f"model={short(model)}: must be what gpt2np.load gives")
     if mistakes is None:
         only: Collection[str] = {mistake.slug for mistake in CATALOGUE}
     else:

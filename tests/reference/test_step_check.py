@@ -346,6 +346,8 @@ def test_bad_calls_are_refused(tiny, tiny64, run):
         check_step("embed", values, PROMPT, tiny64, mistakes="gelu-erf")
     with pytest.raises(InputError, match="budget=-1: must be a number of seconds"):
         check_step("embed", values, PROMPT, tiny64, budget=-1)
+    with pytest.raises(InputError, match=r"model='tiny': must be what gpt2np\.load gives"):
+        check_step("embed", values, PROMPT, "tiny")
     with pytest.raises(InputError, match="ids, not numbers"):
         check_step("top_k_tokens", values, PROMPT, tiny64)
     noise = check_step("embed", values, PROMPT, tiny64).noise
@@ -359,6 +361,21 @@ def test_only_the_mistakes_that_are_named_are_looked_for(tiny64, run):
     assert (found.state, found.mistake) == ("wrong", None)
     found = check_step("embed", values, PROMPT, tiny64, mistakes=["bos-prepended"])
     assert (found.state, found.mistake) == ("wrong", "bos-prepended")  # the same numbers
+    found = check_step("embed", values, PROMPT, tiny64, mistakes=["bos-prepended", "position-off-by-one"])
+    assert (found.state, found.mistake) == ("wrong", "position-off-by-one")
+
+
+def test_derived_sites_have_names_too(tiny64, run):
+    x, logits = run["h.0.resid_pre"], run["logits"]
+    of_itself = np.log(np.exp(logits).sum(-1)) - logits[range(N), list(run.token_ids)]
+    for site, values, slug in (
+        ("h.0.ln_1.rstd", 1 / np.sqrt(x.var(-1, ddof=1) + 1e-5), "layernorm-ddof1"),
+        ("h.0.ln_1.mean", np.zeros(N), "layernorm-no-mean"),
+        ("h.1.resid_pre", run["embed"], "layer-skipped"),
+        ("loss", of_itself, "targets-not-shifted"),
+    ):
+        found = check_step(site, values, PROMPT, tiny64, budget=0)
+        assert (found.state, found.mistake) == ("wrong", slug), found
 
 
 def test_the_state_does_not_depend_on_the_time(tiny64, run):
