@@ -133,6 +133,7 @@ class Diagnosis:
         """Every mistake that explains the first wrong site, the best first."""
         if not self._says_something():
             return []
+        self.limit.begin()
         found = list(self._prompts(self._checks))
         if self.arrays[self.first].shape != self.truth[self.first].shape:
             return _ranked(found)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
-from gpt2np.ops import Array
+from gpt2np.ops import Array, layer_norm
 from gpt2np.reference.error_measure import difference
 from gpt2np.reference.mistake_replay import until_step
 from gpt2np.reference.mistakes import PROMPT_MISTAKES, OtherPrompt, PromptMistake
@@ -70,13 +70,21 @@ class OtherPrompts:
             return False
         array, columns = self.given[name], slice(None, None, max(1, self.config.vocab_size // _COLUMNS))
         if name == "logits":
-            x = self._site_of(self.quick, "ln_f", other.token_ids, self._resolve("ln_f")[0], None)
-            replay, array = x @ self.quick.parameters.lm_head[columns].T, array[:, columns]
+            replay, array = self._some_logits(other.token_ids, columns), array[:, columns]
         else:
             replay = self._site_of(self.quick, name, other.token_ids, site, layer)
         replay = last_rows(replay[other.rows], len(array), 0)
         band = 4 * float(np.max(self.expected.bands[name]))
         return replay.shape != array.shape or not bool((difference(array, replay, site) <= band).all())
+
+    def _some_logits(self, ids: tuple[int, ...], columns: slice) -> Array:
+        """Columns of the logits in a run of other tokens: the others are not computed."""
+        last = self._last_output()
+        p = self.quick.parameters
+        x = self._run(self.quick, ids, [last], self.config.n_layer)[last]
+        normed = np.empty_like(x)
+        layer_norm(x, p.ln_f, out=normed)
+        return np.asarray(normed @ p.lm_head[columns].T)
 
     def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
         """Whether these sites of the dump are from a run of these tokens."""
@@ -117,9 +125,16 @@ class OtherPrompts:
     def _site_of(self, model: Model, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
         """The site in a run of other tokens, which goes no further than it must."""
         stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
-        last = f"h.{self.config.n_layer - 1}.resid_post"
-        keep = "*" if stop is not None else [until_step(name, self.config), last]
-        key = model.dtype, ids, stop, tuple(keep)  # the same run with other rows often comes next
+        keep = "*" if stop is not None else [until_step(name, self.config), self._last_output()]
+        return np.asarray(self._run(model, ids, keep, stop)[name])
+
+    def _run(self, model: Model, ids: tuple[int, ...], keep: str | list[str], stop: int | None) -> Trace:
+        """A run of other tokens; the same one with other rows often comes next, and is remembered."""
+        key = model.dtype, ids, stop, tuple(keep)
         if self._last_run is None or self._last_run[0] != key:
             self._last_run = key, model.trace(list(ids), keep=keep, stop_at_layer=stop)
-        return np.asarray(self._last_run[1][name])
+        return self._last_run[1]
+
+    def _last_output(self) -> str:
+        """What leaves the last block."""
+        return f"h.{self.config.n_layer - 1}.resid_post"

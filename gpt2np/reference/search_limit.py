@@ -10,7 +10,7 @@ _TELL_EVERY = 0.25
 
 
 class SearchLimit:
-    """The time that a search has; `over()`, asked before each form of a mistake that is tried, begins it.
+    """The time that a search has; `over()` is asked before each form of a mistake that is tried.
 
     `seconds` is 0 for no limit. `tell` is called now and then with how many forms have been tried, and after
     how many seconds. `ended` says whether the search was given up because its time was over.
@@ -29,11 +29,14 @@ class SearchLimit:
         self.seconds, self.ended, self.tried = float(seconds), False, 0
         self._tell, self._start, self._told = tell, 0.0, 0.0
 
+    def begin(self) -> None:
+        """The time begins, unless it has begun."""
+        self._start = self._start or time.monotonic()
+
     def over(self) -> bool:
         """Whether the time is over; counts one more form that is tried."""
-        now = time.monotonic()
-        self._start = self._start or now
-        spent = now - self._start
+        self.begin()
+        spent = time.monotonic() - self._start
         self.ended = self.ended or 0 < self.seconds < spent
         self.tried += not self.ended
         if self._tell is not None and spent > self._told + _TELL_EVERY:

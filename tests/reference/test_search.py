@@ -194,3 +194,15 @@ def test_check_raises_where_what_was_named_is_not_compared(tiny):
     found = compare(dump, tiny, "Elizabeth was", names={"mine": "h.0.ln_1"})
     with pytest.raises(ComparisonError, match="1 of --map not usable"):
         found.check()
+
+
+@pytest.mark.parametrize("bos", [899, 0])
+@pytest.mark.parametrize("rows", [slice(None), slice(1, None), slice(0, -1)], ids=str)
+def test_other_tokens_show_in_logits_alone(model, bos, rows):
+    logits = model.trace([bos, *IDS[:-1]])["logits"][rows]
+    assert compare({"logits": logits}, model, IDS[:-1], search=0).mistake == "bos-prepended"
+
+
+def test_other_orders_of_tokens_show_in_logits_alone(model):
+    for ran, slug in ((IDS[2:], "context-truncated"), (IDS[::-1], "wrong-token-ids")):
+        assert compare({"logits": model.trace(ran)["logits"]}, model, IDS, search=0).mistake == slug
