@@ -52,6 +52,13 @@ class VerificationError(TraceError):
     """An identity that must hold inside every trace does not hold."""
 
 
+class ComparisonError(Gpt2npError, AssertionError):
+    """What a comparison found wrong; its text is the report, of several lines."""
+
+    def __str__(self) -> str:
+        return "\n".join(printable(line) for line in Exception.__str__(self).split("\n"))
+
+
 class UnknownSiteError(TraceError, KeyError):
     """A name that is no site of this model, in any dialect."""
 

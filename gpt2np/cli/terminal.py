@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from gpt2np.errors import printable
+from gpt2np.tables import WIDTH
 
 # All but tab and newline; half surrogate pairs; what turns the direction of writing, or breaks a line.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -133,6 +134,13 @@ def moving_bars() -> Iterator[None]:
 def tell(text: str) -> None:
     """A note on stderr, always one line."""
     print(f"gpt2np: {printable(text)}", file=sys.stderr)
+
+
+def write_over(text: str = "") -> None:
+    """A line on stderr, where that is a terminal, whose place the next one takes; without a text, none."""
+    if sys.stderr.isatty():
+        stream = getattr(sys.stderr, "for_bars", sys.stderr)
+        print(f"\r{printable(text):<{WIDTH - 1}}\r{printable(text)}", end="", file=stream, flush=True)
 
 
 def give_up_stdout() -> None:

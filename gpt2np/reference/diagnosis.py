@@ -1,6 +1,6 @@
 """Names the mistake: replays the catalogue between the last right site and the first wrong one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,30 @@ from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.error_measure import Measure, difference
+from gpt2np.reference.mistake_fit import Fits
 from gpt2np.reference.mistake_replay import Replayed, Replays, Scope, until_step
-from gpt2np.reference.mistakes import CATALOGUE, PROMPT_MISTAKES, Mistake, OtherPrompt, PromptMistake
+from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
-from gpt2np.reference.position_alignment import last_rows
-from gpt2np.reference.token_recovery import ids_in_dump
+from gpt2np.reference.other_prompts import OtherPrompts
+from gpt2np.reference.search_limit import SearchLimit
 from gpt2np.tracing.sites import Site
 
-_EXPLAINS = (
-    0.003  # of an error, what a replay may leave unexplained: its own noise is larger than the truth's
+_LAST = 0.5  # as if so much were unexplained: what replays explain comes before what is only recognised
+_SINGLE = 6  # steps that may have the mistake, up to which each is tried alone
+_NOTHING = 1e-4  # of an error: so little that is unexplained is noise
+_SLUGS = [mistake.slug for mistake in KNOWN]
+_REORDERED = 64  # rows of a cache that are looked at, if their order may be another
+_SOON = 4  # positions that look right although a cache is in use
+_PARTLY = 2000  # forms of mistakes in some heads or at some positions that are tried
+# What people do most, in the order in which it is tried, before the rest of the catalogue.
+USUAL = tuple(
+    """gelu-erf mask-missing scores-unscaled missing-ln-f position-off-by-one position-missing
+    scores-scaled-by-n-embd qkv-order heads-merged-untransposed mask-off-by-one residual-missing
+    layernorm-eps-value untied-weights qkv-interleaved heads-strided mask-value-small missing-bias
+    transposed-c-attn transposed-c-fc transposed-c-proj layernorm-ddof1 missing-ln weights-bfloat16
+    weights-float16""".split()
 )
-_FLOPS = 3e10  # what the search may cost beyond its first round
+_RANK = {slug: rank for rank, slug in enumerate(USUAL)}
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
 
 
@@ -60,6 +73,7 @@ class _Hypothesis:
     steps: list[str]
     layer: int | None  # of the first
     scope: Scope
+    late: tuple[int, ...] = ()  # what is smaller is tried first
 
     def candidate(self, contradicted: float, unexplained: float) -> Candidate:
         m, scope = self.mistake, self.scope
@@ -72,8 +86,11 @@ class Diagnosis:
     """The search for the mistake behind the first wrong site.
 
     `given` is the dump by full name in the axes of our sites; `arrays` the same, with the truth in the rows
-    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked
-    for, of which the reference ran the last ones.
+    that are not in it; `measures` how far each is from the truth; `whole` the tokens that were asked for, of
+    which the reference ran the last ones. `prefill` is how many ran at once, before a cache was used: all, or
+    perhaps not all (None). `quick` is the model in a precision that costs less: what it shows to explain
+    nothing is not replayed in float64. `limit` is how long to search, `only` the slugs of the mistakes that
+    are looked for; they are made `everywhere`, or perhaps in some heads or at some positions only.
     """
 
     def __init__(
@@ -86,16 +103,27 @@ class Diagnosis:
         first: str,
         whole: Sequence[int],
         prefill: int | None,
+        *,
+        quick: Model | None = None,
+        limit: SearchLimit | None = None,
+        only: Collection[str] | None = None,
+        everywhere: bool = False,
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
         self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
         self.config = gpt2_only(model.config, "catalogue of mistakes")
         self.whole = tuple(whole)
         self.ids = tuple(self.truth.token_ids)
-        self.prefill = len(self.ids) if prefill is None else prefill
+        self.prefill, self._at_once = prefill or len(self.ids), prefill == len(self.ids)
+        self.limit, self._everywhere = limit or SearchLimit(0), everywhere
+        self._only = _SLUGS if only is None else only
+        self._catalogue = [mistake for mistake in CATALOGUE if mistake.slug in self._only]
+        self._fits = Fits(self.truth, expected.bands, arrays)
         self.replays = Replays(model, self.truth, self.prefill)
+        self._quick = Replays(model if quick is None else quick, self.truth, self.prefill)
         expanded = self.config.architecture.sites.expand(self.config.n_layer)
-        self._order = [name for name, site, _ in expanded if not site.derived]
+        self._sites = {name: (site, layer) for name, site, layer in expanded}
+        self._order = [name for name, (site, _) in self._sites.items() if not site.derived]
         self._index = {name: i for i, name in enumerate(self._order)}
         self._last = self._index[until_step(first, self.config)]
         self._good = max((self._rules_out(n) for n in self._before()), default=-1)
@@ -103,24 +131,39 @@ class Diagnosis:
 
     def candidates(self) -> list[Candidate]:
         """Every mistake that explains the first wrong site, the best first."""
+        if not self._says_something():
+            return []
+        self.limit.begin()
         found = list(self._prompts(self._checks))
         if self.arrays[self.first].shape != self.truth[self.first].shape:
             return _ranked(found)
         fitting = self._search([Scope()])
-        if found and fitting:  # a token in front may look like positions that are one too large
+        if (
+            found and fitting and self._after()
+        ):  # a token in front may look like positions that are one too large
             found = list(self._prompts([*self._checks, *self._after()]))
             fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())
-        scopes = list(self._scopes(self.measures[self.first]))
+        if recognised and self._after():  # in an array of its own it does not look like this further on
+            fitting = self._explaining_the_rest(fitting)
+        scopes = [] if self._everywhere else list(self._scopes(self.measures[self.first]))
         if not (found or fitting or recognised):
             fitting = self._search(scopes)
         fitting = [self._narrowed(*one, scopes) for one in fitting]
         return _ranked([*self._told_apart(fitting), *found, *recognised])
 
+    def _says_something(self) -> bool:
+        """Whether anything that is wrong is a number: what is none says nothing about how it came about."""
+        array, truth = self.arrays[self.first], self.truth[self.first]
+        if array.shape != truth.shape:
+            return not np.isnan(array).all()
+        outside = difference(array, truth, self._resolve(self.first)[0]) > self.expected.bands[self.first]
+        return not np.isnan(array[outside]).all()
+
     # -- where ------------------------------------------------------------------------------------
 
     def _resolve(self, name: str) -> tuple[Site, int | None]:
-        return self.config.architecture.sites.resolve(name, None, self.config.n_layer)
+        return self._sites[name]
 
     def _step(self, name: str) -> int:
         return self._index[until_step(name, self.config)]
@@ -141,10 +184,12 @@ class Diagnosis:
             return self._step(name) - 1
         return self._step(name)
 
-    def _touched(self, mistake: Mistake) -> Iterator[list[str]]:
+    def _touched(self, mistake: Mistake) -> Iterator[tuple[list[str], bool]]:
         """Sets of steps between the last right and the first wrong site in which the mistake may be made.
 
-        One step, or those of one layer that belong together, to the layer's end; and all at once.
+        One step, or those of one layer that belong together, to the layer's end; the same step of all layers;
+        and all at once. With each whether it is only a part of what could be made with the mistake: a program
+        mostly has it in every layer.
         """
         touched: dict[tuple[int | None, str], list[str]] = {}
         for name in self._order[self._good + 1 :]:
@@ -152,10 +197,15 @@ class Diagnosis:
             key = layer, "" if mistake.together else site.name
             if site.name in mistake.steps and (self._index[name] <= self._last or key in touched):
                 touched.setdefault(key, []).append(name)
-        if len(touched) <= 6:
-            yield from touched.values()
+        if len(touched) <= _SINGLE:
+            yield from ((names, len(touched) > 1) for names in touched.values())
+        kinds: dict[str, list[str]] = {}
+        for (_, kind), names in touched.items():
+            kinds.setdefault(kind, []).extend(names)
+        if len(kinds) > 1:
+            yield from ((names, False) for names in kinds.values() if len(names) > 1)
         if len(touched) > 1:
-            yield [name for names in touched.values() for name in names]
+            yield [name for names in touched.values() for name in names], False
 
     def _scopes(self, first: Measure) -> Iterator[Scope]:
         """Parts of a layer in which alone the mistake may be made."""
@@ -167,61 +217,97 @@ class Diagnosis:
             yield Scope(tuple(heads))
         yield from (Scope((head,), r) for head in heads for r in (slice(None), *rows))
 
+    def _starts(self) -> list[int]:
+        """Positions from which on a cache may have been in use: it shows there, or soon afterwards."""
+        if self._at_once:
+            return []
+        if self.prefill < len(self.ids):
+            return [self.prefill]
+        first = self.measures[self.first].position or 0
+        if self._resolve(self.first)[0].name in ("attn.k", "attn.v"):  # as the cache is left in the end
+            return list(range(1, min(len(self.ids), _REORDERED)))
+        return [start for start in range(first, first - _SOON, -1) if start > 0]
+
     # -- replays ----------------------------------------------------------------------------------
 
     def _search(self, scopes: Sequence[Scope]) -> list[tuple[_Hypothesis, Candidate]]:
-        """What fits in the first of the scopes in which anything does."""
-        found: list[tuple[_Hypothesis, Candidate]] = []
-        cost, spent = 2.0 * len(self.ids) * self.config.n_parameters / self.config.n_layer, 0.0
+        """What fits in the first of the scopes in which anything does; what was found when time is over."""
+        found: list[tuple[int, _Hypothesis, Candidate]] = []
+        left = _PARTLY
         for scope in scopes:
-            for hypothesis in self._hypotheses(scope):
-                if scope != Scope() and spent > _FLOPS:
-                    return found
-                spent += cost
+            numbered = list(enumerate(self._hypotheses(scope)))
+            for number, hypothesis in sorted(numbered, key=lambda one: one[1].late):
+                left -= scope != Scope()
+                if left < 0 or self.limit.over():
+                    break
+                if self._is_out(hypothesis):
+                    continue
                 replayed = self._replayed(hypothesis, self.first)
-                fit = self._fit(replayed, hypothesis.mistake.unseen, self._checks)
+                fit = self._fits.fit(replayed, hypothesis.mistake.unseen, self._checks)
                 if fit is not None:
-                    found.append((hypothesis, hypothesis.candidate(*fit)))
-            if found:
+                    found.append((number, hypothesis, hypothesis.candidate(*fit)))
+            if found or left < 0 or self.limit.ended:
                 break
-        return found
+        return [(hypothesis, candidate) for _, hypothesis, candidate in sorted(found, key=lambda f: f[0])]
+
+    def _is_out(self, h: _Hypothesis) -> bool:
+        """Whether a quick replay shows that a hypothesis explains nothing, where a whole one is long."""
+        site, layer = self._resolve(self.first)
+        if site.derived or site.quadratic or self.first in h.steps or h.layer == layer:
+            return False
+        columns = self._fits.few_columns(self.first)
+        only = columns if site.name == "logits" else None
+        replay = self._quick.replay(h.mistake, h.variant, h.steps, h.scope, self.first, only)[self.first]
+        return self._fits.rejects(self.first, replay if only is not None else replay[..., columns])
 
     def _narrowed(
         self, hypothesis: _Hypothesis, candidate: Candidate, scopes: Sequence[Scope]
     ) -> tuple[_Hypothesis, Candidate]:
         """The same mistake in the heads and at the positions where it shows, if not everywhere."""
         best = hypothesis, candidate
-        for scope in scopes if candidate.contradicted > 0 and hypothesis.scope == Scope() else ():
-            if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
+        for scope in scopes if candidate.contradicted > 0 else ():
+            if not _may_be_in(scope, hypothesis.mistake):
                 continue
+            if self.limit.over():
+                break
             other = replace(hypothesis, scope=scope)
-            fit = self._fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
+            fit = self._fits.fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
             if fit is not None and fit[0] < best[1].contradicted:
                 best = other, other.candidate(*fit)
         return best
 
     def _hypotheses(self, scope: Scope) -> Iterator[_Hypothesis]:
         """Every form of every mistake that may be made between the last right and the first wrong site."""
-        for mistake in CATALOGUE:
-            if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
+        starts = self._starts()
+        for mistake in self._catalogue:
+            if not _may_be_in(scope, mistake):
                 continue
-            for steps in self._touched(mistake):
+            for steps, partly in self._touched(mistake):
                 layer = self._resolve(steps[0])[1]
-                for variant in mistake.variants(self.config, len(self.ids), self.prefill):
-                    yield _Hypothesis(mistake, variant, steps, layer, scope)
+                for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
+                    rank = _RANK.get(mistake.slug, len(USUAL))
+                    late = partly, rank == len(USUAL), mistake.rare, i, rank
+                    yield _Hypothesis(mistake, variant, steps, layer, scope, late)
 
     def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
         return self.replays.replay(h.mistake, h.variant, h.steps, h.scope, until)
 
     def _after(self) -> list[str]:
-        """Sites of the dump behind the first wrong one, to the end of its layer."""
+        """Sites of the dump behind the first wrong one, to the end of its layer, or the next one."""
         names = list(self.arrays)
         layer = self._resolve(self.first)[1]
         after = [
             n for n in names[names.index(self.first) + 1 :] if self.arrays[n].shape == self.truth[n].shape
         ]
         ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
-        return [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
+        near = [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
+        return near or after[:1]
+
+    def _from_here_on(self, steps: list[str]) -> list[str]:
+        """The same steps in this layer and all that follow."""
+        kinds = {self._resolve(name)[0].name for name in steps}
+        start = self._index[steps[0]]
+        return [name for name in self._order[start:] if self._resolve(name)[0].name in kinds]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the whole layer."""
@@ -233,132 +319,61 @@ class Diagnosis:
         self, fitting: list[tuple[_Hypothesis, Candidate]]
     ) -> list[tuple[_Hypothesis, Candidate]]:
         """Those that explain the sites behind the first wrong one too."""
-        after = self._after()
-        still = []
+        after, still = self._after(), []
         for hypothesis, _ in fitting if after else ():
-            replayed = self._replayed(hypothesis, after[-1])
-            fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks, *after])
-            if fit is not None:
-                still.append((hypothesis, hypothesis.candidate(*fit)))
+            for steps in (hypothesis.steps, self._from_here_on(hypothesis.steps)):
+                made = replace(hypothesis, steps=steps)
+                replayed = self._replayed(made, after[-1])
+                fit = self._fits.fit(replayed, made.mistake.unseen, [*self._checks, *after])
+                if fit is not None:
+                    still.append((made, made.candidate(*fit)))
+                    break
         return still
-
-    def _fit(
-        self, replayed: Replayed, unseen: tuple[str, ...], checks: Sequence[str]
-    ) -> tuple[float, float] | None:
-        """How well a replay explains the dump: (contradicted, unexplained), None where it does not.
-
-        Row by row the dump must be what is right or what the replay gives.
-        """
-        changed = contradicted = 0
-        left = total = 0.0
-        for name in checks:
-            site, _ = self._resolve(name)
-            values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
-            replay = _shown(replayed[name], values, site)
-            error, rest = difference(values, truth, site), difference(values, replay, site)
-            moved = difference(replay, truth, site)
-            if error.ndim == 1:
-                error, rest, moved, band = (x[:, None] for x in (error, rest, moved, band))
-            with np.errstate(all="ignore"):
-                finite = np.nan_to_num(replay.reshape(error.shape), posinf=0.0, neginf=0.0)
-                right = np.nan_to_num(truth.reshape(error.shape), posinf=0.0, neginf=0.0)
-            growth = np.maximum(1.0, _norm(finite) / np.maximum(_norm(right), 1e-30))
-            wrong = (error > band).any(axis=-1, keepdims=True)
-            most = error.max(axis=-1, keepdims=True)
-            tolerance = np.minimum(
-                np.maximum(band * growth, _EXPLAINS * most), np.maximum(most / 3, band / 2)
-            )
-            tolerance = np.where(np.isfinite(most), tolerance, band * growth)
-            if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
-                return None
-            if site.name not in unseen:
-                affected = (moved > 4 * band).any(axis=-1, keepdims=True)
-                changed += int(affected.sum())
-                contradicted += int((affected & ~wrong).sum())
-            where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)
-            left += float(np.sum(np.square(rest[where])))
-            total += float(np.sum(np.square(error[where])))
-        return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
 
     def _recognised(self) -> Iterator[Candidate]:
         """Mistakes that leave a trace of their own without a replay."""
         site, layer = self._resolve(self.first)
-        for mistake in CATALOGUE:
-            if site.name in mistake.steps and mistake.recognise(
-                self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
-            ):
-                yield Candidate(
-                    mistake.slug, mistake.explanation, mistake.cure, "", layer, None, slice(None), 0.0, 0.5
-                )
-
-    # -- other prompts ----------------------------------------------------------------------------
+        step = self._index[until_step(self.first, self.config)]
+        confirmed = step > 0 and self._order[step - 1] in self._before()
+        arrays = self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
+        seen = Seen(site.name, layer, *arrays, self.truth, confirmed)
+        for mistake in self._catalogue:
+            if site.name in mistake.steps or mistake.anywhere:
+                detail = mistake.recognise(seen)
+                if detail is not None:
+                    about = mistake.slug, mistake.explanation, mistake.cure, detail, layer
+                    yield Candidate(*about, None, slice(None), 0.0, _LAST)
 
     def _prompts(self, checks: Sequence[str]) -> Iterator[Candidate]:
         """Other tokens than those asked for, if they explain these sites."""
         array, truth = self.given[self.first], self.truth[self.first]
         if array.shape == truth.shape and self._good >= self._index["embed"]:
             return
-        for mistake in PROMPT_MISTAKES:
-            for other in self._others(mistake):
-                if self._ran(other, checks):
-                    about = mistake.slug, mistake.explanation, mistake.cure, other.detail
-                    yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
-                    break
+        about = self.model, self._quick.model, self.expected, self.given, self.arrays, self.whole
+        for mistake, detail in OtherPrompts(*about).explaining(checks, self._only):
+            found = mistake.slug, mistake.explanation, mistake.cure, detail
+            yield Candidate(*found, None, None, slice(None), 0.0, 0.0)
 
-    def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
-        """Whether these sites of the dump are from a run of these tokens."""
-        n_rows = len(range(len(other.token_ids))[other.rows])
-        if other.token_ids == self.ids and n_rows == len(self.ids):
-            return False
-        for name in checks:
-            site, layer = self._resolve(name)
-            array = self.given[name]
-            axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
-            if array.shape[axis] > n_rows:
-                return False
-            replay = self._site_of(name, other.token_ids, site, layer)
-            replay = replay[:, other.rows, other.rows] if site.quadratic else replay[other.rows]
-            replay = last_rows(replay, array.shape[axis], axis)
-            band = 2 * float(np.max(self.expected.bands[name]))
-            if replay.shape != array.shape or not (difference(array, replay, site) <= band).all():
-                return False
+
+def _may_be_in(scope: Scope, mistake: Mistake) -> bool:
+    """Whether a mistake may be made in some heads or positions alone."""
+    if scope == Scope():
         return True
-
-    def _others(self, mistake: PromptMistake) -> Iterator[OtherPrompt]:
-        """What may have run instead; ids that can be read from the dump come first."""
-        ids = ids_in_dump(self.model, self.arrays) if mistake.reads_ids else None
-        if ids is not None and len(ids) == len(self.ids) and ids != self.ids:
-            at = next(i for i, (a, b) in enumerate(zip(ids, self.ids, strict=True)) if a != b)
-            yield OtherPrompt(ids, slice(None), f"at position {at} {ids[at]} ran instead of {self.ids[at]}")
-        yield from mistake.prompts(self.ids, self.whole, self.config)
-
-    def _site_of(self, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
-        """The site in a run of other tokens, which goes no further than it must."""
-        stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
-        last = f"h.{self.config.n_layer - 1}.resid_post"
-        keep = "*" if stop is not None else [until_step(name, self.config), last]
-        return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
-
-
-def _shown(replay: Array, values: Array, site: Site) -> Array:
-    """A replay as a dump of it is laid out: what is not a number in a pattern's future does not count."""
-    if site.name != "attn.pattern" or not np.isnan(replay).any():
-        return replay
-    future = np.arange(replay.shape[2]) > np.arange(replay.shape[1])[:, None]
-    return np.where(future & np.isnan(replay), values, replay)
-
-
-def _norm(x: Array) -> Array:
-    return np.asarray(np.sqrt(np.sum(np.square(x), axis=-1, keepdims=True)))
+    return not mistake.whole and (scope.heads is None or _PER_HEAD.issuperset(mistake.steps))
 
 
 def _ranked(candidates: list[Candidate]) -> list[Candidate]:
-    """The best of each slug: what the dump does not contradict, then what leaves the least unexplained."""
+    """The best of each slug: what the dump does not contradict, then what leaves the least unexplained.
+
+    Of those that leave as little as each other the first in the catalogue is taken for the simplest.
+    """
 
     def badness(c: Candidate) -> tuple[float, float]:
-        return (round(c.contradicted, 2), max(c.unexplained, 1e-4))
+        return (round(c.contradicted, 2), max(c.unexplained, _NOTHING))
 
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=badness):
         best.setdefault(candidate.slug, candidate)
-    return list(best.values())
+    least = min(map(badness, best.values()), default=(0.0, 0.0))
+    alike = [c for c in best.values() if badness(c) <= (least[0], 2 * least[1])]
+    return [*sorted(alike, key=lambda c: _SLUGS.index(c.slug)), *(c for c in best.values() if c not in alike)]

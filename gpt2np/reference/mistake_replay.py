@@ -91,13 +91,22 @@ class Replays:
     """Replays mistakes in one run."""
 
     def __init__(self, model: Model, truth: Trace, prefill: int) -> None:
-        """`model` computes in float64; `truth` is its trace."""
+        """`truth` is a trace in float64; `model` computes in float64, or in float32 to be quick."""
         self.model, self.truth, self.prefill = model, truth, prefill
 
     def replay(
-        self, mistake: Mistake, variant: Any, steps: Iterable[str], scope: Scope, until: str
+        self,
+        mistake: Mistake,
+        variant: Any,
+        steps: Iterable[str],
+        scope: Scope,
+        until: str,
+        columns: Array | None = None,
     ) -> Replayed:
-        """The sites up to `until` of a run in which the mistake is made in these steps (full names)."""
+        """The sites up to `until` of a run in which the mistake is made in these steps (full names).
+
+        With `columns` only these of the logits are computed: all are as many as there are words.
+        """
         cfg = gpt2_only(self.model.config, "catalogue of mistakes")
         touched = {n: cfg.architecture.sites.resolve(n, None, cfg.n_layer) for n in steps}
         last = until_step(until, cfg)
@@ -105,7 +114,17 @@ class Replays:
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             def run(*inputs: Any, out: Array) -> None:
-                op(*inputs, out=out)
+                if name not in touched and not found:  # before the mistake all is as it should be
+                    out[...] = self.truth[name]
+                    if name == last:
+                        raise _Reached
+                    return
+                if name == "logits" and name not in touched and columns is not None:
+                    x, words = inputs
+                    found[name] = x @ words[columns].T
+                    raise _Reached
+                if name not in touched or scope != Scope():
+                    op(*inputs, out=out)
                 if name in touched:
                     site, layer = touched[name]
                     at = At(site.name, layer, cfg, self.model.parameters, replayed, self.prefill)
@@ -131,7 +150,8 @@ class Replays:
             return None
         inside = [layer for _, layer in touched.values() if layer is not None]
         first = min(inside, default=self.model.config.n_layer)
-        return first, self.truth[f"h.{first - 1}.resid_post" if first else "embed"].copy()
+        x = self.truth[f"h.{first - 1}.resid_post" if first else "embed"]
+        return first, x.astype(self.model.dtype)
 
 
 def until_step(name: str, config: ModelConfig) -> str:

@@ -25,11 +25,14 @@ from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
+_INSIDE = 1.5  # times as much in half precisions: some programs round them inside a step, too
+_SHAKEN = 16  # runs in half precision for a short text, where what is done to one row may be luck
 _TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution
 _STEP = 0.2  # of the spacing of numbers: the root mean square of what one addition is rounded by
 _IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
 # Derived sites whose bands follow from those of others, or which have none.
 _FOLLOWS = ("resid_pre", "attn.heads", "probabilities", "loss", "top_k_tokens")
+_SMALL = 20_000_000  # parameters of a model of which a run is as good as free
 _FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
 
 
@@ -45,7 +48,7 @@ class Expected:
         >>> np.abs(trace["h.0.ln_1"] - expected.truth["h.0.ln_1"]) <= expected.bands["h.0.ln_1"]
     """
 
-    def __init__(self, truth: Trace, bands: "Bands") -> None:
+    def __init__(self, truth: Trace, bands: Mapping[str, Array]) -> None:
         self.truth, self.bands = truth, bands
 
 
@@ -60,8 +63,11 @@ def expect(
     noise = Noise(truth, precision)
     few = truth["embed"].size * model.config.n_layer < _FEW
     single = in_precision(model, "float32", None if precision == "float32" else precision)
-    for pieces in (1, 2, 3, 5, 7, 0) if few else (1, 3):
+    small = model.config.n_parameters < _SMALL  # adding one product after another takes its time in Python
+    for pieces in ((1, 2, 3, 5, 7, 0) if small else (1, 2, 3)) if few else (1, 3):
         noise.sample(single, pieces)
+    for _ in range(_SHAKEN if few and small and precision != "float32" else 0):
+        noise.sample(single, 1, shaken=True)
     return Expected(truth, Bands(truth, noise.rows, precision))
 
 
@@ -77,12 +83,15 @@ class Noise:
         self.rows: dict[str, Array] = {}
         self._sites = _sites_of(truth.config)
         self._after, self._shared = _derivable(truth.config)
+        self._shaken, self._rng = False, np.random.default_rng(0)
 
-    def sample(self, model: Model, pieces: int) -> None:
+    def sample(self, model: Model, pieces: int, shaken: bool = False) -> None:
         """Run once, every matrix product summed in so many pieces; keep the larger errors.
 
         With 0 pieces one product after another is added to the bias, or to 0, as a plain program does it.
+        `shaken`: every result is off by up to one rounding, as in a program that rounds inside a step too.
         """
+        self._shaken = shaken
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             if pieces == 0:
@@ -100,6 +109,8 @@ class Noise:
     def _run(self, results: "_Results", name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
         """One step, rounded if the precision is a half one; its error is noted."""
         op(*inputs, out=out)
+        if self._shaken:
+            out *= 1 + (2 * self._rng.random(out.shape, out.dtype) - 1) * EPSILON[self.precision] / 2
         if self.precision != "float32":
             out[...] = rounded(out, self.precision)
         least = _from_the_bias(inputs[-1]) if isinstance(inputs[-1], Linear) else 0.0
@@ -118,7 +129,8 @@ class Noise:
         if site.axis_names == ("pos",):
             values = values[:, None]
         error = values.reshape(*truth.shape[: values.ndim - 1], -1) - truth.reshape(*values.shape[:-1], -1)
-        np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
+        if site.unseen == -np.inf or self.precision != "float32":
+            np.nan_to_num(error, copy=False, nan=0.0)  # -inf from -inf: the future of the scores
         n = np.isfinite(values).sum(axis=-1, keepdims=True) if site.unseen == -np.inf else error.shape[-1]
         rms = np.sqrt(np.einsum("...i,...i->...", error, error)[..., None] / n)
         noise = np.maximum(rms, np.abs(error).max(axis=-1, keepdims=True) / _TAIL)
@@ -198,7 +210,8 @@ class Bands(Mapping[str, Array]):
             return np.asarray(2 * (1 - np.exp(-loss)) * self["logits"][:, 0] + rounding)
         noise, scale = self._noise[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
-        band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
+        wide = BAND * (1.0 if self._epsilon == EPSILON["float32"] else _INSIDE)
+        band = wide * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
         if site.axis_names == ("pos",):
             return np.asarray(band[..., 0] / 2)
         largest = np.abs(self._truth[name]).max(

@@ -16,7 +16,7 @@ from gpt2np.cli.arguments import (
     load_model,
     token_ids,
 )
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.terminal import tell, write_over
 from gpt2np.cli.texts import a_text, read_text
 from gpt2np.errors import InputError, short
 
@@ -50,18 +50,26 @@ def register(verbs: Any) -> None:
     verb.add_argument("--prefill", type=count, metavar="N", help="N tokens ran at once, then one a step")
     verb.add_argument("--rtol", type=_tolerance, metavar="R", help="atol + rtol * |truth| instead of noise")
     verb.add_argument("--atol", type=_tolerance, metavar="A", help="(default 0 where --rtol is given)")
+    verb.add_argument(
+        "--search",
+        type=_tolerance,
+        metavar="SECONDS",
+        help="how long to look for the mistake (10; 0: until all of the catalogue has been tried)",
+    )
     verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
     verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")
     verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
-    add_outputs(verb, "html")
+    add_outputs(verb, "html", more="; read a .npz far larger than the model's sites")
     add_special(verb)
     add_model(verb, dtype=False)
 
 
 def compare(args: argparse.Namespace) -> int:
     """`gpt2np compare`."""
+    from gpt2np.files import MAX_BYTES
     from gpt2np.reference.comparison import compare as hold
     from gpt2np.reference.report_text import catalogue
+    from gpt2np.reference.search_limit import SECONDS
     from gpt2np.tables import strict_json
 
     if args.mistakes:
@@ -87,7 +95,11 @@ def compare(args: argparse.Namespace) -> int:
         rtol=args.rtol,
         atol=args.atol,
         special=args.special,
+        max_bytes=None if args.force else MAX_BYTES,
+        search=SECONDS if args.search is None else args.search,
+        progress=_tell if sys.stderr.isatty() else None,
     )
+    write_over()
     if args.html:
         from gpt2np.outputs import whole_file
         from gpt2np.viewer.comparison_page import comparison_page
@@ -97,6 +109,11 @@ def compare(args: argparse.Namespace) -> int:
         tell(f"wrote {args.html}")
     print(strict_json(found.to_dict()) if args.json else found)
     return max(code, found.exit_code)
+
+
+def _tell(tried: int, seconds: float) -> None:
+    """One line on the terminal, written again and again."""
+    write_over(f"gpt2np: looking for the mistake: {tried} forms tried in {seconds:.0f} s")
 
 
 def _prompt(args: argparse.Namespace) -> str | list[int] | None:

@@ -83,15 +83,17 @@ function showReport(report) {
 
 // The known mistake that explains it, and its cure; or honestly none.
 function cause(report) {
+  const ended = report.ended === null ? "" : `The search ended after ${report.ended} s, before all mistakes had been tried.`;
+  const none = ended || "The step is located, its cause is not in the catalogue.";
   if (!report.mistake)
     return el(
       "div",
       { class: "card still" },
-      el("h3", {}, report.catalogue ? "No known mistake explains it" : "The step is located"),
+      el("h3", {}, !report.catalogue ? "The step is located" : ended ? "No mistake found" : "No known mistake explains it"),
       el(
         "p",
         {},
-        report.catalogue ? "The step is located, its cause is not in the catalogue." : "There is no catalogue of mistakes for this model.",
+        report.catalogue ? none : "There is no catalogue of mistakes for this model.",
         " Everything before it is right: compare this one step by hand.",
       ),
     );
@@ -103,6 +105,7 @@ function cause(report) {
     report.detail ? el("p", { class: "small" }, report.detail) : null,
     el("p", {}, report.explanation ?? ""),
     report.cure ? el("p", {}, el("strong", {}, "Cure: "), report.cure) : null,
+    ended ? el("p", { class: "small" }, ended, " Another may fit as well.") : null,
   );
 }
 
