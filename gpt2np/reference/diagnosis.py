@@ -138,9 +138,7 @@ class Diagnosis:
         if self.arrays[self.first].shape != self.truth[self.first].shape:
             return _ranked(found)
         fitting = self._search([Scope()])
-        if (
-            found and fitting and self._after()
-        ):  # a token in front may look like positions that are one too large
+        if found and fitting and self._after():  # a token in front is like positions one too large
             found = list(self._prompts([*self._checks, *self._after()]))
             fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())

@@ -450,7 +450,7 @@ class Planted:
 
     def right(self) -> bool:
         """Whether compare finds the site, and the mistake if the catalogue has it."""
-        found = compare(self.dump, self.model, self.ids)
+        found = compare(self.dump, self.model, self.ids, search=0)
         named = self.name if self.name in KNOWN else None
         return (found.verdict, found.site, found.mistake) == ("wrong", self.site, named)
 
