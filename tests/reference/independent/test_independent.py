@@ -1,7 +1,7 @@
 """Mistakes planted in two GPT-2s that share nothing with gpt2np: does compare see where, and what?
 
-`table.txt` was written before the first run. A part of it runs here, all of it with `--slow`; the whole result
-is in `../independent.md`, written by `page.py`.
+`table.txt` was written before the first run. A part of it runs here, all of it with `--slow`; the
+whole result is in `../independent.md`, written by `page.py`.
 """
 
 import pytest
@@ -17,7 +17,10 @@ from gpt2np.reference.comparison import compare
 SEED = 100  # the page has those below
 EVERY = 9  # of the table runs in the suite
 FEW = [row for row in rows() if row.site_of_few != "-"]
-TOKENS_MOVED = {"end token in front, its row cut off", "first three tokens cut off"}  # rows of other positions
+TOKENS_MOVED = {
+    "end token in front, its row cut off",
+    "first three tokens cut off",
+}  # rows of other positions
 
 
 def test_the_table_is_of_these_programs():
