@@ -54,7 +54,7 @@ def check(grades):
     """No wrong name, no other site than the table's, and nine of ten that have a name named."""
     wrong = [str(grade) for grade in grades if grade.wrong_name or not grade.site_right]
     assert not wrong, "\n".join(wrong)
-    named = [grade for grade in grades if grade.planted.row.has_a_name]
+    named = [grade for grade in grades if grade.has_a_name]
     unnamed = [str(grade) for grade in named if not grade.name_right]
     assert len(unnamed) <= 0.1 * len(named), "\n".join(unnamed)
 

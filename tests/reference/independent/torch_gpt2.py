@@ -69,7 +69,7 @@ class TorchGPT2:
         tokens = self.token_ids(torch.as_tensor(ids)[None])
         logits = self.keep("model/vocabulary", self.forward(tokens))
         self.keep("model/chances", self.chances(logits))
-        return {name: self.dumped(name, tensor).numpy() for name, tensor in self.kept.items()}
+        return {name: self.dumped(name, tensor) for name, tensor in self.kept.items()}
 
     def dumped(self, name, tensor):
         return tensor

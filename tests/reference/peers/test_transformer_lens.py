@@ -1,4 +1,4 @@
-"""TransformerLens 4's own caches, as they come out of its bridge. (Extra `peers`, an environment of its own.)"""
+"""TransformerLens 4's own caches, as its bridge gives them. (Extra `peers`, an environment of its own.)"""
 
 import numpy as np
 import pytest
