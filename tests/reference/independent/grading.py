@@ -92,7 +92,7 @@ class Planted:
 def planted(row: Row, seed: int, few: bool = False, precision: str = "float32") -> Planted:
     """The mistake in a random layer of a random shape, with a random prompt."""
     rng = np.random.default_rng([seed, *row.plant.encode()])
-    # Sizes of which no two scales, and no two axes, are alike by chance: 1 / sqrt(d / 2) is no 1 / sqrt(n_head).
+    # Sizes of which no two scales or axes are alike by chance: sqrt(d / 2) is not sqrt(n_head).
     n_head, d_head, n_layer = int(rng.choice([2, 3, 5])), int(rng.integers(7, 9)), int(rng.integers(2, 5))
     n_layer = max(n_layer, 3) if row.place == "all" else n_layer
     shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_head * d_head, "n_positions": 32}

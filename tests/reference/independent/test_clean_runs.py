@@ -15,8 +15,8 @@ IN_THE_SUITE = 2 * len(WAYS)  # two of each; the page has those that follow
 def alarm(seed, folder):
     run = clean_run(seed, folder)
     found = compare(run.dump, run.model, run.ids, names=run.names, prefill=run.prefill)
-    right = (found.verdict, found.mistake, found.refused) == ("within-noise", None, ())
-    return None if right else f"{seed}: {run}: {found.verdict}, {found.site}, {found.mistake}, {found.refused}"
+    said = (found.verdict, found.site, found.mistake, found.refused)
+    return None if said == ("within-noise", None, None, ()) else f"seed {seed}, {run}: {said}"
 
 
 @pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
