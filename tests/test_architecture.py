@@ -35,8 +35,9 @@ ORDER = {
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files dumps dump_names axis_layouts attention_future layout_choice
         placement error_measure position_alignment precision noise_bands mistakes mistake_replay
-        token_recovery diagnosis comparison report_text token_comparison fixture""",
-    "reference/mistakes": "base embedding norms projections attention residual",
+        token_recovery other_prompts diagnosis comparison report_text token_comparison fixture""",
+    "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
+        activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         page notebook comparison_page""",
     "cli": "arguments report verbs program",

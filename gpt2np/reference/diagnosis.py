@@ -11,16 +11,20 @@ from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.error_measure import Measure, difference
 from gpt2np.reference.mistake_replay import Replayed, Replays, Scope, until_step
-from gpt2np.reference.mistakes import CATALOGUE, PROMPT_MISTAKES, Mistake, OtherPrompt, PromptMistake
+from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
-from gpt2np.reference.position_alignment import last_rows
-from gpt2np.reference.token_recovery import ids_in_dump
+from gpt2np.reference.other_prompts import OtherPrompts
 from gpt2np.tracing.sites import Site
 
 _EXPLAINS = (
     0.003  # of an error, what a replay may leave unexplained: its own noise is larger than the truth's
 )
+_LAST = 0.5  # as if so much were unexplained: what replays explain comes before what is only recognised
 _FLOPS = 3e10  # what the search may cost beyond its first round
+_NOTHING = 1e-4  # of an error: so little that is unexplained is noise
+_SLUGS = [mistake.slug for mistake in KNOWN]
+_SHORT = 16  # tokens: in a longer text a cache is taken to begin where the first wrong position is
+_MASKED = -1e4  # scores as low as this are as good as minus infinity
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
 
 
@@ -167,6 +171,14 @@ class Diagnosis:
             yield Scope(tuple(heads))
         yield from (Scope((head,), r) for head in heads for r in (slice(None), *rows))
 
+    def _starts(self) -> list[int]:
+        """Positions from which on a cache may have been in use, the likeliest first."""
+        n, first = len(self.ids), self.measures[self.first].position or 0
+        if self.prefill < n:
+            return [self.prefill]
+        others = range(1, n) if n <= _SHORT else (first - 1,)
+        return [start for start in dict.fromkeys((first, *others)) if start > 0]
+
     # -- replays ----------------------------------------------------------------------------------
 
     def _search(self, scopes: Sequence[Scope]) -> list[tuple[_Hypothesis, Candidate]]:
@@ -202,12 +214,13 @@ class Diagnosis:
 
     def _hypotheses(self, scope: Scope) -> Iterator[_Hypothesis]:
         """Every form of every mistake that may be made between the last right and the first wrong site."""
+        starts = self._starts()
         for mistake in CATALOGUE:
             if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
                 continue
             for steps in self._touched(mistake):
                 layer = self._resolve(steps[0])[1]
-                for variant in mistake.variants(self.config, len(self.ids), self.prefill):
+                for variant in mistake.variants(self.config, len(self.ids), starts):
                     yield _Hypothesis(mistake, variant, steps, layer, scope)
 
     def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
@@ -251,10 +264,11 @@ class Diagnosis:
         """
         changed = contradicted = 0
         left = total = 0.0
+        evidence = False
         for name in checks:
             site, _ = self._resolve(name)
             values, truth, band = self.arrays[name], self.truth[name], self.expected.bands[name]
-            replay = _shown(replayed[name], values, site)
+            replay = _shown(replayed[name], values, truth, site)
             error, rest = difference(values, truth, site), difference(values, replay, site)
             moved = difference(replay, truth, site)
             if error.ndim == 1:
@@ -263,7 +277,9 @@ class Diagnosis:
                 finite = np.nan_to_num(replay.reshape(error.shape), posinf=0.0, neginf=0.0)
                 right = np.nan_to_num(truth.reshape(error.shape), posinf=0.0, neginf=0.0)
             growth = np.maximum(1.0, _norm(finite) / np.maximum(_norm(right), 1e-30))
-            wrong = (error > band).any(axis=-1, keepdims=True)
+            outside = error > band
+            wrong = outside.any(axis=-1, keepdims=True)
+            evidence |= bool((outside & ~np.isnan(values.reshape(error.shape))).any())
             most = error.max(axis=-1, keepdims=True)
             tolerance = np.minimum(
                 np.maximum(band * growth, _EXPLAINS * most), np.maximum(most / 3, band / 2)
@@ -278,70 +294,44 @@ class Diagnosis:
             where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)
             left += float(np.sum(np.square(rest[where])))
             total += float(np.sum(np.square(error[where])))
+        if not evidence:  # what is not a number says nothing about how it came about
+            return None
         return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
 
     def _recognised(self) -> Iterator[Candidate]:
         """Mistakes that leave a trace of their own without a replay."""
         site, layer = self._resolve(self.first)
+        step = self._index[until_step(self.first, self.config)]
+        confirmed = step > 0 and self._order[step - 1] in self._before()
+        arrays = self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
+        seen = Seen(site.name, layer, *arrays, self.truth, confirmed)
         for mistake in CATALOGUE:
-            if site.name in mistake.steps and mistake.recognise(
-                self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
-            ):
-                yield Candidate(
-                    mistake.slug, mistake.explanation, mistake.cure, "", layer, None, slice(None), 0.0, 0.5
-                )
-
-    # -- other prompts ----------------------------------------------------------------------------
+            if site.name in mistake.steps or mistake.anywhere:
+                detail = mistake.recognise(seen)
+                if detail is not None:
+                    about = mistake.slug, mistake.explanation, mistake.cure, detail, layer
+                    yield Candidate(*about, None, slice(None), 0.0, _LAST)
 
     def _prompts(self, checks: Sequence[str]) -> Iterator[Candidate]:
         """Other tokens than those asked for, if they explain these sites."""
         array, truth = self.given[self.first], self.truth[self.first]
         if array.shape == truth.shape and self._good >= self._index["embed"]:
             return
-        for mistake in PROMPT_MISTAKES:
-            for other in self._others(mistake):
-                if self._ran(other, checks):
-                    about = mistake.slug, mistake.explanation, mistake.cure, other.detail
-                    yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
-                    break
-
-    def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
-        """Whether these sites of the dump are from a run of these tokens."""
-        n_rows = len(range(len(other.token_ids))[other.rows])
-        if other.token_ids == self.ids and n_rows == len(self.ids):
-            return False
-        for name in checks:
-            site, layer = self._resolve(name)
-            array = self.given[name]
-            axis = next(i for i, a in enumerate(site.axis_names) if a in ("pos", "query"))
-            if array.shape[axis] > n_rows:
-                return False
-            replay = self._site_of(name, other.token_ids, site, layer)
-            replay = replay[:, other.rows, other.rows] if site.quadratic else replay[other.rows]
-            replay = last_rows(replay, array.shape[axis], axis)
-            band = 2 * float(np.max(self.expected.bands[name]))
-            if replay.shape != array.shape or not (difference(array, replay, site) <= band).all():
-                return False
-        return True
-
-    def _others(self, mistake: PromptMistake) -> Iterator[OtherPrompt]:
-        """What may have run instead; ids that can be read from the dump come first."""
-        ids = ids_in_dump(self.model, self.arrays) if mistake.reads_ids else None
-        if ids is not None and len(ids) == len(self.ids) and ids != self.ids:
-            at = next(i for i, (a, b) in enumerate(zip(ids, self.ids, strict=True)) if a != b)
-            yield OtherPrompt(ids, slice(None), f"at position {at} {ids[at]} ran instead of {self.ids[at]}")
-        yield from mistake.prompts(self.ids, self.whole, self.config)
-
-    def _site_of(self, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
-        """The site in a run of other tokens, which goes no further than it must."""
-        stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
-        last = f"h.{self.config.n_layer - 1}.resid_post"
-        keep = "*" if stop is not None else [until_step(name, self.config), last]
-        return np.asarray(self.model.trace(list(ids), keep=keep, stop_at_layer=stop)[name])
+        others = OtherPrompts(self.model, self.expected, self.given, self.arrays, self.whole)
+        for mistake, detail in others.explaining(checks):
+            about = mistake.slug, mistake.explanation, mistake.cure, detail
+            yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
 
 
-def _shown(replay: Array, values: Array, site: Site) -> Array:
-    """A replay as a dump of it is laid out: what is not a number in a pattern's future does not count."""
+def _shown(replay: Array, values: Array, truth: Array, site: Site) -> Array:
+    """A replay as a dump of it is laid out.
+
+    What is not a number in a pattern's future does not count, nor which value a masked score has: a large
+    negative number, or 0 where nothing is written.
+    """
+    if site.name == "attn.scores":
+        masked = np.isneginf(replay) & np.isfinite(truth)
+        return np.where(masked & ((values <= _MASKED) | (values == 0)), values, replay)
     if site.name != "attn.pattern" or not np.isnan(replay).any():
         return replay
     future = np.arange(replay.shape[2]) > np.arange(replay.shape[1])[:, None]
@@ -353,12 +343,17 @@ def _norm(x: Array) -> Array:
 
 
 def _ranked(candidates: list[Candidate]) -> list[Candidate]:
-    """The best of each slug: what the dump does not contradict, then what leaves the least unexplained."""
+    """The best of each slug: what the dump does not contradict, then what leaves the least unexplained.
+
+    Of those that leave as little as each other the first in the catalogue is taken for the simplest.
+    """
 
     def badness(c: Candidate) -> tuple[float, float]:
-        return (round(c.contradicted, 2), max(c.unexplained, 1e-4))
+        return (round(c.contradicted, 2), max(c.unexplained, _NOTHING))
 
     best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=badness):
         best.setdefault(candidate.slug, candidate)
-    return list(best.values())
+    least = min(map(badness, best.values()), default=(0.0, 0.0))
+    alike = [c for c in best.values() if badness(c) <= (least[0], 2 * least[1])]
+    return [*sorted(alike, key=lambda c: _SLUGS.index(c.slug)), *(c for c in best.values() if c not in alike)]

@@ -5,6 +5,7 @@
 
 import itertools
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,15 +16,18 @@ from support.random_model import random_model
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.model import Model
 from gpt2np.reference.comparison import Comparison, compare
+from gpt2np.reference.diagnosis import Candidate
 from gpt2np.reference.error_measure import difference
 from gpt2np.reference.mistake_replay import Scope
-from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake
+from gpt2np.reference.mistakes import CATALOGUE, KNOWN, PROMPT_MISTAKES, Mistake
+from gpt2np.reference.mistakes.cache import CacheMistake
 from gpt2np.reference.noise_bands import Expected, expect
 from gpt2np.reference.precision import in_precision
 
 VOCABULARY = 60
 PER_HEAD = {"attn.qkv", "attn.scores", "attn.pattern", "attn.z"}
-WITH_CACHE = {"stale-cache-row", "position-restart"}
+WITH_CACHE = {"position-restart", "cache-not-used", "mask-forgets-cache", "attention-window"}
+WITH_CACHE |= {m.slug for m in CATALOGUE if isinstance(m, CacheMistake)}
 SURE = 0.2  # of a band: what float32 itself may add to, or take from, an error
 
 
@@ -105,6 +109,8 @@ def case_of(slug: str, placement: int) -> Case:
     mistake = next((m for m in CATALOGUE if m.slug == slug), None)
     if mistake is None:
         return other_prompt(slug, placement, model, ids, rng)
+    if slug in RECORDED:
+        return recorded(slug, placement, model, ids, rng)
     return in_a_run(mistake, placement, model, ids, rng)
 
 
@@ -113,7 +119,7 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
     config, prefill = model.config, None
     if mistake.slug in WITH_CACHE and rng.integers(2):
         prefill = int(rng.integers(2, len(ids)))
-    variants = list(mistake.variants(config, len(ids), prefill or len(ids)))
+    variants = list(mistake.variants(config, len(ids), starts(len(ids), prefill)))
     variant = variants[rng.integers(len(variants))]
     kinds = [kind for kind in mistake.steps if not mistake.together]
     steps = [kinds[rng.integers(len(kinds))]] if kinds else list(mistake.steps)
@@ -126,13 +132,19 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
     position, head = int(rng.integers(len(ids))), int(rng.integers(config.n_head))
     rows = [slice(None), slice(position, position + 1), slice(position, None)][rng.integers(3)]
     heads = (head,) if PER_HEAD.issuperset(mistake.steps) and rng.integers(2) else None
-    scope = Scope() if mistake.together or mistake.slug in WITH_CACHE else Scope(heads, rows)
+    whole = mistake.slug in WITH_CACHE or (mistake.together and not PER_HEAD.issuperset(mistake.steps))
+    scope = Scope() if whole else Scope(heads, rows)
     if mistake.slug == "dropout-active":
         mistake, scope = Dropout(int(rng.integers(1 << 30)), rng.uniform(0.1, 0.5)), Scope()
     planted = (mistake, variant, layer, scope, prefill, steps)
     where = f"{' '.join(steps)} {variant} layer {layer} of {config.n_layer} {scope} tokens {len(ids)}"
     dump, exact = (plant(m, ids, *planted) for m in (model, in_precision(model, "float64")))
     return Case(mistake.slug, placement, model, ids, dump, exact, where, prefill, layer, list(dump))
+
+
+def starts(n: int, prefill: int | None) -> list[int]:
+    """Positions from which on a cache may have been in use."""
+    return list(range(1, n)) if prefill is None else [prefill]
 
 
 class Dropout(Mistake):
@@ -145,6 +157,34 @@ class Dropout(Mistake):
 
     def run(self, at, variant, *inputs, out) -> None:
         out *= (np.random.default_rng(self.seed).random(out.shape) >= self.p) / (1 - self.p)
+
+
+RECORDED = {"targets-not-shifted", "rows-reversed", "record-overwritten"}
+
+
+def recorded(slug: str, placement: int, model: Model, ids: list[int], rng) -> Case:
+    """A run without a mistake, and what was made of its arrays."""
+    n_layer, moved = model.config.n_layer, int(rng.choice([0, 2]))
+    kinds = ["ln_1", "attn.z", "attn.qkv", "mlp.pre", "mlp.out", "resid_post"]
+    buffer = kinds[rng.integers(len(kinds))] if rng.integers(3) else "embed"
+    dumps = []
+    for m in (model, in_precision(model, "float64")):
+        dump = plant(m, ids)
+        if slug == "targets-not-shifted":
+            logits = dump["logits"].astype(np.float64)
+            losses = np.log(np.exp(logits).sum(-1)) - logits[range(len(ids)), np.roll(ids, -moved)]
+            dump["loss"] = losses.astype(m.dtype)
+        elif slug == "rows-reversed":
+            dump = {
+                name: x if name.endswith(("scores", "pattern")) else x[::-1].copy()
+                for name, x in dump.items()
+            }
+        elif buffer == "embed":  # a stream that is added to in place
+            dump["embed"] = dump[f"h.{n_layer - 1}.resid_post"].copy()
+        else:  # one array for all layers
+            dump |= {f"h.{i}.{buffer}": dump[f"h.{n_layer - 1}.{buffer}"].copy() for i in range(n_layer)}
+        dumps.append(dump)
+    return Case(slug, placement, model, ids, *dumps, f"{slug} {buffer} {moved}", None, None, list(dumps[0]))
 
 
 def other_prompt(slug: str, placement: int, model: Model, ids: list[int], rng) -> Case:
@@ -183,11 +223,12 @@ def other_prompt(slug: str, placement: int, model: Model, ids: list[int], rng) -
 
 @dataclass
 class Outcome:
-    """What compare said of a case: `found`, `twin`, `hidden` or `missed`."""
+    """What compare said of a case: `found`, `twin`, `hidden` or `missed`, and whether it gave a wrong name."""
 
     case: Case
     kind: str
     said: str
+    wrong_name: bool = False
 
 
 def judge(case: Case) -> Outcome:
@@ -200,21 +241,21 @@ def judge(case: Case) -> Outcome:
     found = compare(dump, case.model, case.ids, prefill=case.prefill)
     said = f"{found.verdict} {found.site} {[c.slug for c in found.candidates]}"
     present = [n for n in case.present if n not in {name for name, _ in found.refused}]
+    twin = found.mistake not in (None, case.slug) and same_numbers(case, present, found)
+    wrong = found.mistake not in (None, case.slug) and not twin
     reaches = {name: case.reach(name) for name in present}
     first = next((name for name in present if reaches[name] > 1), None)
     if first is None:  # the mistake changes nothing that is more than noise
         fine = found.verdict == "within-noise" or max(reaches.values(), default=0.0) > 1 - SURE
-        return Outcome(case, "hidden" if fine else "missed", said)
+        return Outcome(case, "hidden" if fine else "missed", said, wrong)
     # an error at the very edge of a band may fall on either side of it
     may = [n for n in present[: present.index(first) + 1] if reaches[n] > 1 - SURE]
     if reaches[first] < 1 + SURE:
         may += [n for n in present if reaches[n] > 1][1:2]
     if found.site not in may or not right_place(case, found):
-        return Outcome(case, "missed", said)
-    if found.mistake == case.slug:
-        return Outcome(case, "found", said)
-    listed = case.slug in [candidate.slug for candidate in found.candidates]
-    return Outcome(case, "twin" if listed and same_numbers(case, present, found) else "missed", said)
+        return Outcome(case, "missed", said, wrong)
+    kind = "found" if found.mistake == case.slug else "twin" if twin else "missed"
+    return Outcome(case, kind, said, wrong)
 
 
 def right_place(case: Case, found: Comparison) -> bool:
@@ -244,24 +285,39 @@ def same_numbers(case: Case, names: list[str], found: Comparison) -> bool:
     be what the planted mistake gives, as far as float32 can tell.
     """
     best = found.candidates[0]
-    mistake = next((m for m in CATALOGUE if m.slug == best.slug), None)
-    if mistake is None:
-        return False
-    model, bands = in_precision(case.model, "float64"), case.expected.bands
-    n_layer = model.config.n_layer
-    sets = [list(mistake.steps)] if mistake.together else [[s] for s in mistake.steps] + [list(mistake.steps)]
-    variants = mistake.variants(model.config, len(case.ids), case.prefill or len(case.ids))
-    for variant, steps in itertools.product(list(variants), sets):
-        if mistake.detail(variant) != best.detail:
-            continue
-        scope = Scope(best.heads, best.rows)
-        other = plant(model, case.ids, mistake, variant, best.layer, scope, case.prefill, steps)
+    for other in planted_anew(best, case, in_precision(case.model, "float64")):
+        sites = {n: SITES.resolve(n, None, case.model.config.n_layer)[0] for n in names}
         if all(
-            (difference(other[n], case.exact[n], SITES.resolve(n, None, n_layer)[0]) <= bands[n]).all()
+            n in other
+            and other[n].shape == case.exact[n].shape
+            and (difference(other[n], case.exact[n], sites[n]) <= case.expected.bands[n]).all()
             for n in names
         ):
             return True
     return False
+
+
+def planted_anew(best: Candidate, case: Case, model: Model) -> Iterator[dict[str, np.ndarray]]:
+    """Runs with a mistake in the form, layer, heads and positions that compare says."""
+    n, config = len(case.ids), model.config
+    for mistake in PROMPT_MISTAKES:
+        for other in mistake.prompts(tuple(case.ids), tuple(case.ids), config):
+            if (mistake.slug, other.detail) == (best.slug, best.detail):
+                yield {name: array[other.rows] for name, array in plant(model, list(other.token_ids)).items()}
+    for mistake in CATALOGUE:
+        if mistake.slug != best.slug or mistake.slug in RECORDED:
+            continue
+        sets = (
+            [list(mistake.steps)]
+            if mistake.together
+            else [[s] for s in mistake.steps] + [list(mistake.steps)]
+        )
+        for variant, steps in itertools.product(
+            list(mistake.variants(config, n, starts(n, case.prefill))), sets
+        ):
+            if mistake.detail(variant) == best.detail:
+                scope = Scope(best.heads, best.rows)
+                yield plant(model, case.ids, mistake, variant, best.layer, scope, case.prefill, steps)
 
 
 def slugs() -> list[str]:

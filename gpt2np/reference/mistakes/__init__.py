@@ -1,21 +1,40 @@
 """The catalogue of known mistakes, each a small class."""
 
-from gpt2np.reference.mistakes import attention, embedding, norms, projections, residual
-from gpt2np.reference.mistakes.base import At, Mistake, OtherPrompt, PromptMistake
+from types import ModuleType
+from typing import Any
 
-__all__ = ["CATALOGUE", "KNOWN", "PROMPT_MISTAKES", "At", "Mistake", "OtherPrompt", "PromptMistake"]
+from gpt2np.reference.mistakes import (
+    activations,
+    cache,
+    dropout,
+    embedding,
+    heads,
+    layers,
+    masks,
+    norms,
+    prompts,
+    recorded,
+    residual,
+    scale,
+    softmax,
+    weights,
+)
+from gpt2np.reference.mistakes.base import At, Mistake, OtherPrompt, PromptMistake, Seen
+
+__all__ = ["CATALOGUE", "KNOWN", "PROMPT_MISTAKES", "At", "Mistake", "OtherPrompt", "PromptMistake", "Seen"]
 
 
-def _of(module: object, kind: type) -> list[type]:
-    """The mistakes that a module defines, in the order in which they stand there."""
-    found = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, kind)]
-    return [c for c in found if "slug" in vars(c)]
+def _of(*modules: ModuleType) -> list[Any]:
+    """The mistakes that modules define, in the order in which they stand there; rare ones last."""
+    found = [c() for module in modules for c in vars(module).values() if "slug" in getattr(c, "__dict__", ())]
+    return sorted(found, key=lambda mistake: getattr(mistake, "rare", False))
 
 
 CATALOGUE: tuple[Mistake, ...] = tuple(
-    mistake()
-    for module in (embedding, norms, projections, attention, residual)
-    for mistake in _of(module, Mistake)
+    _of(
+        *(embedding, norms, heads, weights, scale, masks, softmax, cache, residual, activations, layers),
+        *(recorded, dropout),
+    )
 )
-PROMPT_MISTAKES: tuple[PromptMistake, ...] = tuple(mistake() for mistake in _of(embedding, PromptMistake))
+PROMPT_MISTAKES: tuple[PromptMistake, ...] = tuple(_of(prompts))
 KNOWN: tuple[Mistake | PromptMistake, ...] = (*CATALOGUE, *PROMPT_MISTAKES)

@@ -1,6 +1,6 @@
 """What a mistake is: which steps it touches, what they compute with it, how to recognise and to cure it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -9,6 +9,9 @@ import numpy as np
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.weights import GPT2
 from gpt2np.ops import Array
+from gpt2np.tracing.step import Pass, Step
+from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.trace import Trace
 
 
 class Sites(Protocol):
@@ -39,33 +42,54 @@ class At:
         return self.parameters.h[self.layer or 0]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The first wrong site of a dump, for mistakes that are recognised where they cannot be replayed."""
+
+    site: str  # "attn.z"
+    layer: int | None
+    values: Array  # in the dump
+    truth: Array
+    band: Array
+    right: Trace  # the run without a mistake
+    confirmed: bool  # whether the dump itself shows that what the step reads is right
+
+
 class Mistake:
     """A mistake in one or more steps of a block.
 
-    A subclass says `slug`, `explanation`, `cure`, the `steps` it touches, and what they compute instead, in
-    `run`; where the mistake comes in several forms, `variants` lists them and `run` is given one. `unseen`
-    are sites that look right although the replay changes them: a fused qkv that is only cut up wrongly.
-    A mistake in steps that belong `together` is made in all of them, any other may be made in one alone.
+    A subclass says `slug`, `explanation`, `cure`, two `hints` that give nothing away, the `steps` it touches,
+    and what they compute instead, in `run`; where the mistake comes in several forms, `variants` lists them
+    and `run` is given one. `unseen` are sites that look right although the replay changes them: a fused qkv
+    that is only cut up wrongly. A mistake in steps that belong `together` is made in all of them, any other
+    may be made in one alone. What is `rare` is tried after all that is not;
+    what may be recognised `anywhere` at any site.
     """
 
     slug: ClassVar[str]
     explanation: ClassVar[str]
     cure: ClassVar[str]
+    hints: ClassVar[tuple[str, str]]
     steps: ClassVar[tuple[str, ...]]
+    rare: ClassVar[bool] = False
+    anywhere: ClassVar[bool] = False
     unseen: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
 
-    def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
-        """The forms of the mistake that are worth a replay."""
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        """The forms of the mistake that are worth a replay.
+
+        `starts` are the positions from which on a cache may have been in use.
+        """
         yield None
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         """What the step computes with this mistake: into `out`, from the inputs of the step."""
         out.fill(np.nan)  # a mistake that cannot be replayed, only recognised
 
-    def recognise(self, values: Array, truth: Array, band: Array) -> bool:
-        """Whether the values of a touched site look like this mistake, where no replay can give them."""
-        return False
+    def recognise(self, seen: Seen) -> str | None:
+        """What distinguishes this form, if the values of a touched site can only come from this mistake."""
+        return None
 
     def detail(self, variant: Any) -> str:
         """What distinguishes this form, for the report."""
@@ -90,6 +114,7 @@ class PromptMistake:
     slug: ClassVar[str]
     explanation: ClassVar[str]
     cure: ClassVar[str]
+    hints: ClassVar[tuple[str, str]]
     steps: ClassVar[tuple[str, ...]] = ("wte",)
     reads_ids: ClassVar[bool] = False
 
@@ -98,7 +123,12 @@ class PromptMistake:
         raise NotImplementedError
 
 
-def softmax(x: Array, axis: int = -1) -> Array:
+def products(q: Array, k: Array) -> Array:
+    """Dot products of queries and keys, neither scaled nor masked: [head, query, key]."""
+    return np.asarray(np.matmul(q.transpose(1, 0, 2), k.transpose(1, 2, 0)))
+
+
+def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """exp(x) divided by its sum along an axis."""
     with np.errstate(invalid="ignore"):
         e = np.exp(x - x.max(axis=axis, keepdims=True))
@@ -109,3 +139,8 @@ def future(n_query: int, n_key: int, shift: int = 1) -> Array:
     """Where the key comes at least `shift` after the query: bool [query, key]."""
     past = n_key - n_query
     return np.asarray(np.arange(n_key) >= np.arange(n_query)[:, None] + past + shift)
+
+
+def silent(at: At, x: Array) -> Step:
+    """A step that records nothing, for a part that runs once more: `x` has its rows and its precision."""
+    return Step(Pass(at.config, x.dtype, [PackedSequence(np.zeros(len(x), np.int64))]), "", at.layer)

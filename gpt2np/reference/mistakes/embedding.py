@@ -1,13 +1,13 @@
-"""Mistakes before the first block: other tokens, other positions, another sum of the two."""
+"""Mistakes before the first block: other rows of the two tables, another sum of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, OtherPrompt, PromptMistake
+from gpt2np.reference.mistakes.base import At, Mistake
 
 
 class PositionOffByOne(Mistake):
@@ -16,9 +16,13 @@ class PositionOffByOne(Mistake):
     slug = "position-off-by-one"
     explanation = "Positions are counted from the wrong number: every token gets its neighbour's row of wpe."
     cure = "The first token stands at position 0, and takes row 0 of wpe."
+    hints = (
+        "Which number do you count from?",
+        "What does your very first word get, and would the second word fit it better?",
+    )
     steps = ("wpe",)
 
-    def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (1, -1, 2)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -35,10 +39,13 @@ class PositionRestart(Mistake):
     slug = "position-restart"
     explanation = "With a cache the positions restart: a new token gets row 0 of wpe instead of its own."
     cure = "A new token's position is the number of tokens in the cache."
+    hints = (
+        "Does it matter to your program how the text was fed in: at once, or bit by bit?",
+        "Where does your program believe the newest word to be?",
+    )
     steps = ("wpe",)
 
-    def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
-        starts = [prefill] if prefill < n_tokens else range(1, n_tokens)
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((start, counts) for start in starts for counts in (False, True))
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -57,6 +64,10 @@ class PositionMissing(Mistake):
     slug = "position-missing"
     explanation = "The position embedding is not added."
     cure = "embed = wte[token] + wpe[position]."
+    hints = (
+        "If you shuffle the words, does anything change?",
+        "How would two equal words at different places differ?",
+    )
     steps = ("wpe", "embed")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -64,65 +75,107 @@ class PositionMissing(Mistake):
 
 
 class EmbeddingScaled(Mistake):
-    """The token embedding times sqrt(n_embd)."""
+    """The token embedding, or the sum, times sqrt(n_embd)."""
 
     slug = "embedding-scaled"
-    explanation = (
-        "Token embeddings are multiplied by sqrt(n_embd), as in the first Transformer; GPT-2 does not."
+    explanation = "Embeddings are multiplied by sqrt(n_embd), as in the first Transformer; GPT-2's are not."
+    cure = "Take the rows of wte as they are, and add those of wpe."
+    hints = (
+        "Did you bring something along from an older Transformer?",
+        "How long are your vectors, beside the ones that were learned?",
     )
-    cure = "Take the rows of wte as they are."
-    steps = ("wte",)
+    steps = ("wte", "wpe", "embed")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        ids, table = inputs
-        out[...] = table[ids] * float(at.config.n_embd) ** 0.5
+        first, second = inputs
+        right = first + second if at.step == "embed" else second[first]
+        out[...] = right * float(at.config.n_embd) ** 0.5
 
 
-class BosPrepended(PromptMistake):
-    """<|endoftext|> in front of the prompt."""
+class PositionReversed(Mistake):
+    """Positions counted from the end."""
 
-    slug = "bos-prepended"
-    explanation = "A token was put in front of the prompt: every token stands one position too late."
-    cure = (
-        "GPT-2's tokeniser adds nothing: run the ids of the text alone, or compare with --tokens that has it."
+    slug = "position-reversed"
+    explanation = "Positions run backwards: the last token of the text, or of the table, gets row 0 of wpe."
+    cure = "The first token stands at position 0, and takes row 0 of wpe."
+    hints = (
+        "In which direction do your numbers run?",
+        "Which word of the text has the lowest number, and which the highest?",
     )
+    steps = ("wpe",)
 
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
-        for bos in dict.fromkeys((config.eos_token_id, config.vocab_size - 1, 0)):
-            if bos is not None and 0 <= bos < config.vocab_size and len(ids) < config.n_positions:
-                detail = f"token {bos} in front"
-                yield OtherPrompt((bos, *ids), slice(None), detail)
-                yield OtherPrompt((bos, *ids), slice(1, None), detail + ", whose own row is left out")
-                yield OtherPrompt((bos, *ids), slice(0, len(ids)), detail + ", and the last row is left out")
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from dict.fromkeys((n_tokens, config.n_positions))
 
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        positions, table = inputs
+        out[...] = table[variant - 1 - positions]
 
-class ContextTruncated(PromptMistake):
-    """The wrong end of a long text, or too much of it, was cut off."""
-
-    slug = "context-truncated"
-    explanation = "The text was cut at the wrong end, or although it fits."
-    cure = "Keep the last n_positions tokens: what is to be continued stands at the end."
-
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
-        if len(whole) > len(ids):
-            yield OtherPrompt(whole[: len(ids)], slice(None), f"its first {len(ids)} tokens were kept")
-        for n in range(len(ids) - 1, 0, -1):
-            yield OtherPrompt(ids[-n:], slice(None), f"the first {len(ids) - n} tokens were cut off")
+    def detail(self, variant: Any) -> str:
+        return f"they are counted down from {variant - 1}"
 
 
-class WrongTokenIds(PromptMistake):
-    """Other ids; which ones is read from the embeddings in the dump."""
+class PositionConstant(Mistake):
+    """The same row of wpe for every token."""
 
-    slug = "wrong-token-ids"
-    explanation = "Other tokens ran: the tokeniser, its vocabulary or the order of the ids differs."
-    cure = "Print your ids beside those of `gpt2np tokenize TEXT`; --their-tokens says where two lists part."
-    reads_ids = True
+    slug = "position-constant"
+    explanation = (
+        "Every token gets the same row of wpe: the position is another number, such as an axis's size."
+    )
+    cure = "Positions are 0, 1, 2, ...: one for each token, from the sequence axis."
+    hints = (
+        "Do two equal words at different places get different vectors in your program?",
+        "Which of your sizes is it that you count along?",
+    )
+    steps = ("wpe",)
 
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
-        top = config.vocab_size - 1
-        yield OtherPrompt(ids[::-1], slice(None), "in reverse order")
-        end = config.eos_token_id if (config.eos_token_id or 0) < config.vocab_size else 0
-        yield OtherPrompt((*ids[1:], end or 0), slice(None), "shifted by one")
-        for shift in (1, -1):
-            shifted = tuple(min(max(i + shift, 0), top) for i in ids)
-            yield OtherPrompt(shifted, slice(None), f"every id is {shift:+d}")
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        sizes = (0, config.n_head, n_tokens, n_tokens - 1, 1)
+        yield from dict.fromkeys(n for n in sizes if n < config.n_positions)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        out[...] = inputs[1][variant]
+
+    def detail(self, variant: Any) -> str:
+        return f"always row {variant}"
+
+
+class PositionStride(Mistake):
+    """Rows that begin one number apart, not one row."""
+
+    slug = "position-stride"
+    explanation = "The table of positions is read without its stride: rows begin one number after the other."
+    cure = "Row p of wpe begins at p * n_embd."
+    hints = (
+        "How far apart are two neighbours in the memory of a table?",
+        "Is your first vector right, and the second one the first one moved?",
+    )
+    steps = ("wpe",)
+    rare = True
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        positions, table = inputs
+        out[...] = table.ravel()[positions[:, None] + np.arange(table.shape[1])]
+
+
+class TokenTypesAdded(Mistake):
+    """A row of wte for the kind of token."""
+
+    slug = "token-types-added"
+    explanation = "Token types are embedded too: a row of wte is added to every token, as for sentence pairs."
+    cure = "Leave token_type_ids away: embed = wte[token] + wpe[position]."
+    hints = (
+        "How many summands does a vector have before the first layer?",
+        "What is the difference between your vectors and the right ones? Is it everywhere the same?",
+    )
+    steps = ("embed",)
+    rare = True
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from range(min(2, config.vocab_size))
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        out[...] = inputs[0] + inputs[1] + at.parameters.wte[variant]
+
+    def detail(self, variant: Any) -> str:
+        return f"row {variant}"

@@ -1,6 +1,6 @@
-"""Mistakes in how the parts are put together, and at the end."""
+"""Mistakes in how the parts of a block are put together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,7 @@ import numpy as np
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.forward import attention, mlp
 from gpt2np.ops import Array, layer_norm, linear
-from gpt2np.reference.mistakes.base import At, Mistake
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.reference.mistakes.base import At, Mistake, silent
 
 
 class ResidualMissing(Mistake):
@@ -19,6 +17,10 @@ class ResidualMissing(Mistake):
     slug = "residual-missing"
     explanation = "A block's output replaces the residual stream instead of being added to it."
     cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x))."
+    hints = (
+        "What is left of a word after some layers?",
+        "Is the old vector still part of the new one?",
+    )
     steps = ("resid_mid", "resid_post")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -29,8 +31,15 @@ class ResidualAfterNorm(Mistake):
     """The normalised vector is what the output is added to."""
 
     slug = "residual-after-ln"
-    explanation = "The residual is taken after LayerNorm: the output is added to the normalised vector."
+    explanation = (
+        "The residual is taken after LayerNorm (or LayerNorm writes over its input): the output is added to"
+        " the normalised vector."
+    )
     cure = "Keep x from before LayerNorm, and add to that."
+    hints = (
+        "Which of two vectors do you go on with?",
+        "Is the stream still as the last step left it, or has it been tidied up?",
+    )
     steps = ("resid_mid", "resid_post")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -41,17 +50,23 @@ class WrongResidualBranch(Mistake):
     """The MLP's output is added to the stream from before attention, or reads it."""
 
     slug = "wrong-residual-branch"
-    explanation = "The MLP adds to, or reads, the residual stream from before attention."
+    explanation = (
+        "The MLP adds to, or reads, the residual stream from before attention, or not the whole stream."
+    )
     cure = "Attention and MLP run one after the other: the MLP reads, and adds to, resid_mid."
+    hints = (
+        "Who is told what the words have learned from each other, and who is not?",
+        "Which vector comes in here: an old one or the latest?",
+    )
     steps = ("ln_2", "resid_post")
 
-    def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
-        yield from ("adds to", "reads")
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("adds to", "reads", "reads the output of attention alone, without")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         if at.step == "ln_2":
-            x = at.earlier("resid_pre") if variant == "reads" else inputs[0]
-            layer_norm(x, inputs[1], out=out)
+            sources = {"reads": "resid_pre", "adds to": "resid_mid"}
+            layer_norm(at.earlier(sources.get(variant, "attn.out")), inputs[1], out=out)
         else:
             out[...] = (at.earlier("resid_pre") if variant == "adds to" else inputs[0]) + inputs[1]
 
@@ -67,10 +82,14 @@ class PostNorm(Mistake):
         "LayerNorm stands after the residual addition (post-norm); GPT-2 normalises before each part."
     )
     cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x)): the stream itself is never normalised."
+    hints = (
+        "In which order do things happen in a layer?",
+        "Is the stream tidied up before somebody looks at it, or for good?",
+    )
     steps = ("ln_1", "attn.qkv", "resid_mid", "ln_2", "mlp.pre", "resid_post")
     together = True
 
-    def variants(self, config: Config, n_tokens: int, prefill: int) -> Iterator[Any]:
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("sum", "norm")  # what the dump calls resid_mid and resid_post
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -78,7 +97,7 @@ class PostNorm(Mistake):
         if at.step == "attn.qkv":
             linear(x, p.attn.c_attn, out=out)
             return
-        total = x + attention(x, p.attn, at.config, at.layer or 0, _silent(at, x).at("attn"))
+        total = x + attention(x, p.attn, at.config, at.layer or 0, silent(at, x).at("attn"))
         if at.step == "resid_mid" and variant == "sum":
             out[...] = total
             return
@@ -89,54 +108,92 @@ class PostNorm(Mistake):
         elif at.step == "mlp.pre":
             linear(x, p.mlp.c_fc, out=out)
         else:
-            total = x + mlp(x, p.mlp, at.config, _silent(at, x).at("mlp"))
+            total = x + mlp(x, p.mlp, at.config, silent(at, x).at("mlp"))
             if at.step == "resid_post" and variant == "sum":
                 out[...] = total
             else:
                 layer_norm(total, p.ln_2, out=out)
 
 
-def _silent(at: At, x: Array) -> Step:
-    """A step that records nothing."""
-    return Step(Pass(at.config, x.dtype, [PackedSequence(np.zeros(len(x), np.int64))]), "", at.layer)
+class SublayerMissing(Mistake):
+    """x instead of x + f(x)."""
 
-
-class DropoutActive(Mistake):
-    """Some values are 0, and the others larger by 1 / (1 - p)."""
-
-    slug = "dropout-active"
-    explanation = "Dropout is active: some values are 0, and the others are larger by 1 / (1 - p)."
-    cure = "Evaluate without dropout: model.eval()."
-    steps = ("embed", "attn.pattern", "attn.out", "mlp.out")
-
-    def recognise(self, values: Array, truth: Array, band: Array) -> bool:
-        kept = (values != 0) & (np.abs(truth) > 10 * band)
-        if not kept.any() or not ((values == 0) & (np.abs(truth) > 10 * band)).any():
-            return False
-        factor = float(np.median(values[kept] / truth[kept]))
-        rest = np.abs(values - factor * truth) > np.maximum(4 * band, 1e-4 * np.abs(values))
-        dropped = (values == 0) & (truth != 0)
-        share = float(dropped.mean() / max((truth != 0).mean(), 1e-9))
-        return bool(factor > 1.001 and not (rest & ~dropped).any() and abs(share - (1 - 1 / factor)) < 0.2)
-
-
-class UntiedWeights(Mistake):
-    """The unembedding is not the matrix that it should be."""
-
-    slug = "untied-weights"
+    slug = "sublayer-missing"
     explanation = (
-        "The unembedding is another matrix: not tied to wte, or tied where the checkpoint has lm_head."
+        "The output of attention, or of the MLP, is computed but never added to the residual stream."
     )
-    cure = "lm_head.weight is wte.weight, unless the checkpoint has an lm_head.weight of its own."
-    steps = ("logits",)
+    cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x))."
+    hints = (
+        "What has changed between what comes in and what goes out?",
+        "What became of the result that you had here?",
+    )
+    steps = ("resid_mid", "resid_post")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        np.matmul(inputs[0], at.parameters.wte.T, out=out)
+        out[...] = inputs[0]
 
-    def recognise(self, values: Array, truth: Array, band: Array) -> bool:
-        """Logits that have nothing to do with those expected, whatever the unembedding reads."""
-        if not np.isfinite(values).all() or values.shape[-1] < 16:
-            return False
-        a, b = (x - x.mean(axis=-1, keepdims=True) for x in (values, truth))
-        product = float(np.linalg.norm(a) * np.linalg.norm(b))
-        return product == 0 or abs(float(np.sum(a * b))) / product < 0.5
+
+class ResidualTwice(Mistake):
+    """One of the two summands twice."""
+
+    slug = "residual-twice"
+    explanation = "One of the two summands is added twice: the residual stream, or the output of the part."
+    cure = "x = x + f(x): each once, and not in place inside of f too."
+    hints = (
+        "How often does each thing go into this sum?",
+        "Do two different lines do the same thing?",
+    )
+    steps = ("resid_mid", "resid_post")
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("stream", "output")
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        out[...] = inputs[0] + inputs[1] + inputs[0 if variant == "stream" else 1]
+
+    def detail(self, variant: Any) -> str:
+        return f"the {variant} is"
+
+
+class ResidualScaled(Mistake):
+    """An output multiplied by what only initial weights are multiplied by."""
+
+    slug = "residual-scaled"
+    explanation = (
+        "Outputs are scaled by 1/sqrt(n_layer) as they are added: the paper scales initial weights so."
+    )
+    cure = "Add outputs as they are: a trained checkpoint has the scale in its weights."
+    hints = (
+        "How much of each part's result arrives?",
+        "What does the paper say to do once only, before training?",
+    )
+    steps = ("resid_mid", "resid_post")
+    rare = True
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("n_layer", "2 * n_layer")
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        n = at.config.n_layer * (2 if variant == "2 * n_layer" else 1)
+        out[...] = inputs[0] + inputs[1] / n**0.5
+
+    def detail(self, variant: Any) -> str:
+        return f"by 1/sqrt({variant})"
+
+
+class MlpReadsLn1(Mistake):
+    """c_fc(ln_1(x))."""
+
+    slug = "mlp-reads-ln-1"
+    explanation = (
+        "The MLP reads ln_1's output again instead of ln_2's: the buffer, or the variable, is stale."
+    )
+    cure = "mlp(ln_2(x)), with the x that attention has added to."
+    hints = (
+        "Who wrote what you read here, and when?",
+        "Does this part know what the words have learned from each other?",
+    )
+    steps = ("mlp.pre",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        linear(at.earlier("ln_1"), inputs[1], out=out)

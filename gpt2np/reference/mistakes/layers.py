@@ -1,0 +1,120 @@
+"""Mistakes in the order of layers, and in which of them reads what."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.forward import block
+from gpt2np.ops import Array, add, layer_norm, linear
+from gpt2np.reference.mistakes.base import At, Mistake, silent
+from gpt2np.reference.mistakes.weights import PARAMETERS
+
+_EVERY = ("ln_1", "attn.qkv", "attn.out", "ln_2", "mlp.pre", "mlp.out")
+
+
+class LayerOrder(Mistake):
+    """Whole blocks in another order."""
+
+    slug = "layer-order"
+    explanation = (
+        "Layers run in another order, or one runs in place of another: all parameters are another's."
+    )
+    cure = "Run h.0, h.1, h.2, ... as the numbers count, not as their names sort: h.10 comes after h.9."
+    hints = (
+        "Is it the arithmetic that is wrong, or what it is done with?",
+        "In which order did your loader hand you the pieces?",
+    )
+    steps = _EVERY
+    together = True
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        n = config.n_layer
+        sorted_names = sorted(range(n), key=str)
+        orders = {
+            "in reverse": range(n - 1, -1, -1),
+            "sorted by their names": sorted_names,
+            "one too late": [i - 1 if i else n - 1 for i in range(n)],
+            "one too early": [(i + 1) % n for i in range(n)],
+            "the first in place of each": [0] * n,
+            "the last in place of each": [n - 1] * n,
+        }
+        seen = {tuple(range(n))}
+        for name, order in orders.items():
+            if tuple(order) not in seen:
+                seen.add(tuple(order))
+                yield name, tuple(order)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        p = PARAMETERS[at.step](at.parameters.h[variant[1][at.layer or 0]])
+        (layer_norm if at.step.startswith("ln_") else linear)(inputs[0], p, out=out)
+
+    def detail(self, variant: Any) -> str:
+        return str(variant[0])
+
+
+class LayerSkipped(Mistake):
+    """A block that does nothing."""
+
+    slug = "layer-skipped"
+    explanation = "A layer is left out: the next one reads what this one should have read."
+    cure = "Run all n_layer blocks; range(n_layer) is all of them."
+    hints = (
+        "How many times does your loop go round?",
+        "Who is the last to add something before words are made of it?",
+    )
+    steps = ("resid_post",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        out[...] = at.earlier("resid_pre")
+
+
+class LayerTwice(Mistake):
+    """A block of its own output."""
+
+    slug = "layer-twice"
+    explanation = "A layer runs twice, the second time on its own output."
+    cure = "Run each block once, in turn."
+    hints = (
+        "How many times does your loop go round?",
+        "Does somebody get to see what he has just said himself?",
+    )
+    steps = ("resid_post",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        add(*inputs, out=out)
+        layer = at.layer or 0
+        out[...] = block(out.copy(), at.block, at.config, layer, silent(at, out))
+
+
+class StaleStream(Mistake):
+    """A block, or ln_f, that reads the residual stream of an earlier layer."""
+
+    slug = "stale-stream"
+    explanation = "A block, or ln_f, reads what an earlier layer left, not the residual stream as it is now."
+    cure = "Each block reads the last block's output, and ln_f that of the last."
+    hints = (
+        "Is the first layer right?",
+        "Who wrote what you read here: the one before you?",
+    )
+    steps = ("ln_1", "resid_mid", "ln_f")
+    together = True
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("embed", "first", "the last but one") if config.n_layer > 1 else ("embed",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        layer = at.config.n_layer if at.layer is None else at.layer
+        source = {"embed": "embed", "first": "h.0.resid_post"}.get(variant)
+        if source is None:
+            source = f"h.{layer - 2}.resid_post" if layer >= 2 else "embed"
+        if layer == 0:
+            source = "embed"
+        x = at.found[source]
+        if at.step == "resid_mid":
+            add(x, inputs[1], out=out)
+        else:
+            layer_norm(x, inputs[1], out=out)
+
+    def detail(self, variant: Any) -> str:
+        sources = {"embed": "the embedding", "first": "the output of the first layer"}
+        return "it reads " + sources.get(variant, "the output of the layer before the one before it")

@@ -1,0 +1,272 @@
+"""Mistakes in who sees whom: the causal mask, what it puts where, and how it goes with a cache."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.ops import Array
+from gpt2np.reference.mistakes.base import At, Mistake, future, products, softmax
+
+# What softmax makes of a row that is all masked: with -inf, with a large finite number, in a loop over none.
+EMPTY_ROWS = ("not a number", "uniform", "zero")
+_EMPTY = {
+    "not a number": "",
+    "uniform": ", and who sees nothing sees all alike",
+    "zero": ", and who sees nothing gets 0",
+}
+
+
+class MaskMissing(Mistake):
+    """Every position sees every other."""
+
+    slug = "mask-missing"
+    explanation = "There is no causal mask: every position sees the whole text."
+    cure = "Set scores to -inf where the key comes after the query, before softmax."
+    hints = (
+        "Whom may a word look at, and whom does it look at in your program?",
+        "If you change the last word, what happens to the words before it?",
+    )
+    steps = ("attn.scores",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, scale = inputs
+        out[...] = products(q, k) * scale
+
+
+class Masked(Mistake):
+    """Other keys are seen than should be; a query that sees none has a row of its own kind."""
+
+    steps = ("attn.scores", "attn.pattern")
+    together = True
+
+    def unseen_keys(self, n: int, variant: Any) -> Array:
+        """Which keys a query does not see: bool [query, key]."""
+        raise NotImplementedError
+
+    def empty(self, variant: Any) -> str:
+        """One of EMPTY_ROWS."""
+        return "not a number"
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        if at.step == "attn.scores":
+            q, k, scale = inputs
+            out[...] = products(q, k) * scale
+            out[:, self.unseen_keys(len(k), variant)] = -np.inf
+            return
+        out[...] = softmax(inputs[0])
+        alone = self.unseen_keys(out.shape[2], variant).all(axis=1)
+        if self.empty(variant) != "not a number":
+            out[:, alone] = 0.0 if self.empty(variant) == "zero" else 1.0 / out.shape[2]
+
+
+class MaskOffByOne(Masked):
+    """The next token is seen, or the token itself is not."""
+
+    slug = "mask-off-by-one"
+    explanation = "The causal mask is shifted by one: a position sees the next token, or does not see itself."
+    cure = "A query sees the keys up to and including its own position."
+    hints = (
+        "Which words may the third word look at?",
+        "Who is the last one that the first word looks at?",
+    )
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield 2, "not a number"
+        yield from ((0, empty) for empty in EMPTY_ROWS)
+
+    def unseen_keys(self, n: int, variant: Any) -> Array:
+        return future(n, n, variant[0])
+
+    def empty(self, variant: Any) -> str:
+        return str(variant[1])
+
+    def detail(self, variant: Any) -> str:
+        shift, empty = variant
+        return "the next token is seen" if shift == 2 else "the token itself is not seen" + _EMPTY[empty]
+
+
+class MaskAnticausal(Masked):
+    """Keys that come later are seen, the earlier ones are not."""
+
+    slug = "mask-anticausal"
+    explanation = "The causal mask is upside down: a position sees what comes after it, not what came before."
+    cure = "Mask where the key's index is larger than the query's: np.triu(k=1), rows being queries."
+    hints = (
+        "In which direction does each word look?",
+        "What does your last word know of the first?",
+    )
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield 0, "not a number"
+        yield from ((1, empty) for empty in EMPTY_ROWS)
+
+    def unseen_keys(self, n: int, variant: Any) -> Array:
+        return ~future(n, n, variant[0])
+
+    def empty(self, variant: Any) -> str:
+        return str(variant[1])
+
+    def detail(self, variant: Any) -> str:
+        shift, empty = variant
+        return "the token itself is seen" if shift == 0 else "the token itself is not seen" + _EMPTY[empty]
+
+
+class MaskSign(Mistake):
+    """A large positive number in the future."""
+
+    slug = "mask-sign"
+    explanation = (
+        "The mask has the wrong sign: the future gets a large positive score instead of a negative one."
+    )
+    cure = "Add -1e10, or set to -inf, where the key comes after the query."
+    hints = (
+        "What do you want the weight of a word to be that has not been said yet?",
+        "Is what you put there very small, or very large?",
+    )
+    steps = ("attn.pattern",)
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("set", "added")
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k = at.earlier("attn.q"), at.earlier("attn.k")
+        scores = products(q, k) * at.config.attention_scale(at.layer or 0)
+        later = future(len(q), len(k))
+        last: Array = np.asarray(~later.any(axis=1))
+        seen = np.where(last[:, None], True, later)
+        out[...] = softmax(np.where(seen, scores, -np.inf))
+        if variant == "set":
+            out[:, ~last] = softmax(np.where(seen, 0.0, -np.inf))[~last]
+
+    def detail(self, variant: Any) -> str:
+        return "it is added to the scores" if variant == "added" else "the scores are lost in it"
+
+
+class MaskAfterSoftmax(Mistake):
+    """The future takes its part in softmax, and is set to 0 afterwards."""
+
+    slug = "mask-after-softmax"
+    explanation = "The mask is applied after softmax: the rows of the pattern no longer sum to 1."
+    cure = "Mask the scores with -inf before softmax."
+    hints = (
+        "What do the weights of one word add up to?",
+        "In which order do the things happen that make weights of numbers?",
+    )
+    steps = ("attn.pattern",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k = at.earlier("attn.q"), at.earlier("attn.k")
+        out[...] = softmax(products(q, k) * at.config.attention_scale(at.layer or 0))
+        out[:, future(len(q), len(k))] = 0.0
+
+
+class MaskValueSmall(Mistake):
+    """A finite value in the future that softmax does not take for minus infinity."""
+
+    slug = "mask-value-small"
+    explanation = "Future scores get a value that is too small in magnitude: softmax still gives them weight."
+    cure = "Use -inf, or at least -1e10."
+    hints = (
+        "Does a word that has not been said yet really count for nothing?",
+        "How small is small for an exponential?",
+    )
+    steps = ("attn.pattern",)
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (("set", 0.0), ("set", -1.0), ("set", -10.0), ("set", 1e-9), ("set", -100.0))
+        yield from (("add", -1.0), ("add", -10.0), ("add", -100.0))
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k = at.earlier("attn.q"), at.earlier("attn.k")
+        scores = products(q, k) * at.config.attention_scale(at.layer or 0)
+        how, value = variant
+        scores = np.where(future(len(q), len(k)), value + (scores if how == "add" else 0.0), scores)
+        out[...] = softmax(scores)
+
+    def detail(self, variant: Any) -> str:
+        return f"{variant[1]:g} is {'added to' if variant[0] == 'add' else 'put in place of'} them"
+
+
+class SomeSeen(Mistake):
+    """Fewer keys are seen; every query sees at least one."""
+
+    steps = ("attn.scores",)
+
+    def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
+        """Which keys a query does not see beside the later ones: bool [query, key]."""
+        raise NotImplementedError
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, scale = inputs
+        out[...] = products(q, k) * scale
+        query, key = np.arange(len(k) - len(q), len(k))[:, None], np.arange(len(k))
+        out[:, future(len(q), len(k)) | self.unseen_keys(query, key, variant)] = -np.inf
+
+
+class CacheNotUsed(SomeSeen):
+    """Queries that run with a cache see nothing of it."""
+
+    slug = "cache-not-used"
+    explanation = "The KV cache is not read: a new token attends to itself, or to the new tokens, only."
+    cure = "Keys and values are those of the cache with the new ones behind them."
+    hints = (
+        "Whom does the newest word know?",
+        "Does it matter to your program how the text was fed in: at once, or bit by bit?",
+    )
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ((start, how) for start in starts for how in ("itself", "the new tokens"))
+
+    def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
+        start, how = variant
+        return np.asarray((query >= start) & (key < (query if how == "itself" else start)))
+
+    def detail(self, variant: Any) -> str:
+        return f"from position {variant[0]} on a token sees {variant[1]} only"
+
+
+class MaskForgetsCache(SomeSeen):
+    """The mask's rows are counted from the first new token."""
+
+    slug = "mask-forgets-cache"
+    explanation = "With a cache the mask begins at its first row again: new tokens see the oldest keys only."
+    cure = (
+        "A new token's row of the mask is its position: the number of tokens in the cache, and on from there."
+    )
+    hints = (
+        "Does it matter to your program how the text was fed in: at once, or bit by bit?",
+        "Which words may the newest one look at, and which does it look at?",
+    )
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ((start, how) for start in starts for how in ("one at a time", "at once"))
+
+    def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
+        start, how = variant
+        return np.asarray((query >= start) & (key > (0 if how == "one at a time" else query - start)))
+
+    def detail(self, variant: Any) -> str:
+        return f"from position {variant[0]} on, which ran {variant[1]}"
+
+
+class AttentionWindow(SomeSeen):
+    """Only the last few keys are seen."""
+
+    slug = "attention-window"
+    explanation = "Only the last few keys are seen: the cache is cut to a window, or is full."
+    cure = "GPT-2 has no window: a query sees all keys up to its own, and the cache has room for n_positions."
+    hints = (
+        "How far back does a word remember?",
+        "Is everything right as long as the text is short?",
+    )
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from starts
+
+    def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
+        return np.asarray(key <= query - variant)
+
+    def detail(self, variant: Any) -> str:
+        return f"the last {variant}"

@@ -1,0 +1,182 @@
+"""Mistakes in the scale of the scores."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.ops import Array
+from gpt2np.reference.mistakes.base import At, Mistake, future, products
+
+
+class ScoresScale(Mistake):
+    """Scores multiplied by something else than 1 / sqrt(d_head)."""
+
+    steps = ("attn.scores",)
+
+    def scale(self, at: At) -> float:
+        """What the dot products are multiplied by."""
+        raise NotImplementedError
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, _ = inputs
+        out[...] = products(q, k) * self.scale(at)
+        out[:, future(len(q), len(k))] = -np.inf
+
+
+class ScoresUnscaled(ScoresScale):
+    """No scale at all."""
+
+    slug = "scores-unscaled"
+    explanation = "The dot products are not divided by sqrt(d_head)."
+    cure = "scores = q @ k.T / sqrt(d_head)."
+    hints = (
+        "How large does a sum of many products get?",
+        "Is each row of weights nearly all on one word?",
+    )
+
+    def scale(self, at: At) -> float:
+        return 1.0
+
+
+class ScoresScaledByWidth(ScoresScale):
+    """1 / sqrt(n_embd)."""
+
+    slug = "scores-scaled-by-n-embd"
+    explanation = "The dot products are divided by sqrt(n_embd) instead of sqrt(d_head)."
+    cure = "d_head is n_embd / n_head: 64 in every released GPT-2."
+    hints = (
+        "How long is one of the vectors whose products you take?",
+        "Did you count all the pieces together, or one of them?",
+    )
+
+    def scale(self, at: At) -> float:
+        return 1.0 / math.sqrt(at.config.n_embd)
+
+
+class ScoresScaledByHead(ScoresScale):
+    """1 / d_head."""
+
+    slug = "scores-scaled-by-d-head"
+    explanation = (
+        "The dot products are divided by d_head: the root is missing, or the scale is applied twice."
+    )
+    cure = "scores = q @ k.T / sqrt(d_head), once."
+    hints = (
+        "Are your weights nearly all the same?",
+        "How does the size of a sum grow with the number of its summands?",
+    )
+
+    def scale(self, at: At) -> float:
+        return 1.0 / at.config.d_head
+
+
+class ScoresScaledByLayer(ScoresScale):
+    """A further division by the layer's number, or none where the config asks for it."""
+
+    slug = "scores-scaled-by-layer"
+    explanation = "Scores are divided by the layer's number, or are not although the config says so."
+    cure = "Divide by layer + 1 only where scale_attn_by_inverse_layer_idx is true; in GPT-2 it is false."
+    hints = (
+        "Is the very first layer right?",
+        "Does your program do the same thing everywhere, and is it meant to?",
+    )
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (1, 0)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, scale = inputs
+        divisor = max((at.layer or 0) + variant, 1)
+        out[...] = products(q, k) * scale
+        out *= divisor if at.config.scale_attn_by_inverse_layer_idx else 1 / divisor
+        out[:, future(len(q), len(k))] = -np.inf
+
+
+class ScoresScaledByHeads(ScoresScale):
+    """1 / sqrt(n_head)."""
+
+    slug = "scores-scaled-by-n-head"
+    explanation = "The dot products are divided by sqrt(n_head) instead of sqrt(d_head): an axis is mixed up."
+    cure = "scores = q @ k.T / sqrt(d_head); d_head is n_embd / n_head, the size of the last axis."
+    hints = (
+        "How long is one of the vectors whose products you take?",
+        "Which of your sizes is it that you take the root of?",
+    )
+
+    def scale(self, at: At) -> float:
+        return 1.0 / math.sqrt(at.config.n_head)
+
+
+class ScoresScaledByLength(Mistake):
+    """1 / sqrt(number of keys)."""
+
+    slug = "scores-scaled-by-length"
+    explanation = "The dot products are divided by the root of the number of tokens instead of sqrt(d_head)."
+    cure = "scores = q @ k.T / sqrt(d_head): the size of the last axis, whatever the text."
+    hints = (
+        "Would a longer text change what two words are to each other?",
+        "Which of your sizes is it that you take the root of?",
+    )
+    steps = ("attn.scores",)
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("all", "those so far")
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, _ = inputs
+        keys = np.arange(len(k) - len(q), len(k))[:, None] + 1
+        out[...] = products(q, k) / np.sqrt(len(k) if variant == "all" else keys)
+        out[:, future(len(q), len(k))] = -np.inf
+
+    def detail(self, variant: Any) -> str:
+        return "" if variant == "all" else "of those that the query sees"
+
+
+class ScoresScaledByQkv(ScoresScale):
+    """1 / sqrt(3 n_embd)."""
+
+    slug = "scores-scaled-by-qkv"
+    explanation = "The dot products are divided by sqrt(3 * n_embd), the width of the fused qkv."
+    cure = "scores = q @ k.T / sqrt(d_head); d_head is n_embd / n_head."
+    hints = (
+        "How long is one of the vectors whose products you take?",
+        "Did you count all the pieces together, or one of them?",
+    )
+    rare = True
+
+    def scale(self, at: At) -> float:
+        return 1.0 / math.sqrt(3 * at.config.n_embd)
+
+
+class ScoresMultiplied(ScoresScale):
+    """sqrt(d_head)."""
+
+    slug = "scores-multiplied"
+    explanation = "The dot products are multiplied by sqrt(d_head) instead of divided by it."
+    cure = "scores = q @ k.T / sqrt(d_head)."
+    hints = (
+        "Is each row of weights nearly all on one word?",
+        "Do your numbers get smaller in this step, or larger?",
+    )
+
+    def scale(self, at: At) -> float:
+        return math.sqrt(at.config.d_head)
+
+
+class ScoresScaledOnOneSide(ScoresScale):
+    """1 / d_head ** 0.25."""
+
+    slug = "scores-scaled-by-fourth-root"
+    explanation = "The dot products are divided by the fourth root of d_head: of q and k only one is scaled."
+    cure = "scores = q @ k.T / sqrt(d_head): divide q and k each by d_head ** 0.25, or their product once."
+    hints = (
+        "How does the size of a sum grow with the number of its summands?",
+        "Two vectors meet: what did you do to the one, and what to the other?",
+    )
+    rare = True
+
+    def scale(self, at: At) -> float:
+        return 1.0 / math.sqrt(math.sqrt(at.config.d_head))
