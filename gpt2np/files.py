@@ -13,6 +13,7 @@ from typing import IO, Any
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 
 MOST_TEXT = 100_000_000  # bytes of a config, vocabulary, index or the like: the largest known has 35 million
+MAX_BYTES = 1_000_000_000  # of memory that a file is read into, unless somebody says that it may be more
 
 
 def read_bytes(

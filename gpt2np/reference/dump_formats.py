@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import tokenize
 import warnings
@@ -65,14 +66,23 @@ def read_torch_file(path: str) -> Stored:
     try:
         return read_torch_tree(path)
     except CheckpointError as error:
-        raise InputError(str(error)) from None
+        text = str(error)
+        cure = (
+            "; save plain tensors, as in torch.save(dict(output), FILE)" if "refuses to load" in text else ""
+        )
+        raise InputError(text + cure) from None
 
 
-def read_npz(path: str) -> tuple[Stored, dict[str, str]]:
-    """Every array of a `.npz` file, and its entry `gpt2np` if it has one, as `gpt2np export` writes it."""
+def read_npz(path: str, most: int | None = None) -> tuple[Stored, dict[str, str]]:
+    """Every array of a `.npz` file, and its entry `gpt2np` if it has one, as `gpt2np export` writes it.
+
+    All headers are read before the first array is inflated: together they may have `most` bytes.
+    """
     found: Stored = {}
     metadata: dict[str, str] = {}
     with _damage(path, "file"), zipfile.ZipFile(path) as archive:
+        if most is not None:
+            _check_total(archive, path, most)
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
             if info.is_dir():
@@ -205,6 +215,24 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], found: int, path: 
             f"but {found:,} are there (truncated?)"
         )
     return count
+
+
+def _check_total(archive: zipfile.ZipFile, path: str, most: int) -> None:
+    """Refuse arrays that are larger than they can be for this model, by what their headers say."""
+    total = 0
+    for info in archive.infolist():
+        if info.is_dir() or not info.filename.endswith(".npy"):
+            continue
+        with _damage(path, info.filename.removesuffix(".npy")), archive.open(info) as file:
+            shape, _, dtype = _npy_header(file, path, info.filename.removesuffix(".npy"))
+        total += math.prod(shape) * dtype.itemsize
+        if total > most:
+            name = info.filename.removesuffix(".npy")
+            raise InputError(
+                f"{path}: with {short(name)} its arrays take {total:,} bytes of memory, and this model's "
+                f"sites at most {most:,}: leave out what is none of them, or take --force (in Python "
+                "max_bytes=None); a .safetensors file needs none"
+            )
 
 
 def _read_npy(file: IO[bytes], size: int, path: str, name: str) -> Array:

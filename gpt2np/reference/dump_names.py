@@ -2,24 +2,28 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from gpt2np.errors import InputError, UnknownSiteError, short
+from gpt2np.reference.program_names import LAYER_WORDS, OF_WHOLE_PARTS, READS, WHOLE_PARTS, program_names
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import Site
 
 _PREFIX = re.compile(
-    r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|activations?|acts|trace|cache|outputs?"
-    r"|transformer|decoder)[./_:]+",
+    r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|_module|activations?|acts|trace|cache|outputs?"
+    r"|transformer|decoder|params|intermediates|gpt_?2_?lm_?head_?model)[./_:]+",
     re.IGNORECASE,
 )
-_SUFFIXES = re.compile(r"(?:[./_:]+(?:outputs?|out|hook_out|value)|\[0\])$", re.IGNORECASE)
+_SUFFIXES = re.compile(
+    r"(?:[./_:]+(?:outputs?|out|hook_out|value|__call__)|\[0\]|(?<=__)[./:]0)$", re.IGNORECASE
+)
+_INPUT = re.compile(r"[./_:]+(?:inputs?|hook_in)(?:[./_:]0|\[0\])*$", re.IGNORECASE)
+_QUOTED = re.compile(r"\[(['\"])(.+?)\1\]")  # a key of a tree as JAX spells it: ['h']['0']
 _SEPARATORS = re.compile(r"[\W_]+")
-_LAYER_WORDS = ("h", "layer", "layers", "block", "blocks", "l")
 _LEAD = re.compile(r"^(?:[a-z_.]*\{i\}[._]?|transformer\.|model\.)")  # as far as the layer's number
 _CACHE = re.compile(
-    r"(?:past_key_values?|past|kv_cache|cache)\W*(\d{1,9})\W*(0|1|k|v|keys?|values?)\W*", re.IGNORECASE
+    r"(?:past_key_values?|past|kv_cache|cache)\W*(\d{1,9})(?:\W*(0|1|k|v|keys?|values?))?\W*", re.IGNORECASE
 )
 _STATES = re.compile(r"(?:all_)?hidden_states\W*_?(\d{1,9})\W*", re.IGNORECASE)
 
@@ -30,7 +34,8 @@ class Meaning:
 
     `layer` is None for a site outside the layers and, with `stacked`, for an array of all of them. `axes` is
     a declared layout. `inverse`: the array holds 1 / the site. `parts` are the meanings of the entries of an
-    array that holds several sites, along its first axes; `either` those of which one fits by its values.
+    array that holds several sites, along its first axes; `either` those of which one fits by its values:
+    where none does it is `site`, the usual one, if there is one. `mapped` if the user has said so.
     """
 
     site: Site | None = None
@@ -40,6 +45,7 @@ class Meaning:
     inverse: bool = False
     parts: tuple["Meaning", ...] = ()
     either: tuple["Meaning", ...] = ()
+    mapped: bool = False
 
     @property
     def full_name(self) -> str:
@@ -50,40 +56,63 @@ class Meaning:
 
 
 class Names:
-    """Finds out what names mean, for a model and a user's map.
+    """Finds out what names mean, for a model and a user's map; `base` is the number of their first layer.
 
     Raises:
         InputError: the map is malformed.
         UnknownSiteError: the map's right side is no site.
     """
 
-    def __init__(self, config: ModelConfig, given: Mapping[str, str] | None = None) -> None:
-        self.config, self._sites = config, config.architecture.sites
-        self._index = _spellings(config)
+    def __init__(self, config: ModelConfig, given: Mapping[str, str] | None = None, base: int = 0) -> None:
+        self.config, self._sites, self.base = config, config.architecture.sites, base
+        self._index = _spellings(config, base)
         self._given = [(theirs, _pattern(theirs), ours) for theirs, ours in (given or {}).items()]
         for theirs, _, ours in self._given:
-            self._declared(theirs, ours, 0)
+            self._declared(theirs, ours, base)
 
-    def check(self, names: Iterable[str]) -> None:
-        """Refuse a map that has an entry for nothing in the dump."""
+    def unused(self, names: Iterable[str]) -> Iterator[str]:
+        """A note for each entry of the map that is for nothing in the dump."""
         names = list(names)
         for theirs, pattern, ours in self._given:
             if not any(pattern.fullmatch(name) for name in names):
-                has = ", ".join(short(name) for name in names[:8])
-                raise InputError(f"--map {theirs}={ours}: the dump has no {short(theirs)}; it has {has}")
+                has = ", ".join(short(name) for name in names[:8]) + (" ..." if len(names) > 8 else "")
+                yield f"--map {theirs}={ours} is not used: the dump has no {short(theirs)}; it has {has}"
 
     def meaning(self, name: str) -> Meaning | None:
         """What a name stands for, or None."""
         for theirs, pattern, ours in self._given:
             if match := pattern.fullmatch(name):
-                return self._declared(theirs, ours, int(match[1]) if match.groups() else None)
-        return next((m for spelled in _variants(name) if (m := self._known(spelled)) is not None), None)
+                declared = self._declared(theirs, ours, int(match[1]) if match.groups() else None)
+                return replace(declared, mapped=True)
+        name = _QUOTED.sub(r".\2", name).lstrip(".")
+        found = next((m for spelled in _variants(name) if (m := self._known(spelled)) is not None), None)
+        if found is None and _INPUT.search(name):
+            return self._read_by(_INPUT.sub("", name))
+        return found
+
+    def _read_by(self, part: str) -> Meaning | None:
+        """What a part of the model reads: nnsight's `transformer.h.3.mlp.input`."""
+        output = self.meaning(part)
+        if output is None or output.site is None or output.stacked:
+            return None
+        last = re.split(r"[./:]", part)[-1].lower()
+        site = output.either[-1].site if output.either else output.site
+        assert site is not None
+        if site.name == "ln_f":
+            return Meaning(self._sites["resid_post"], self.config.n_layer - 1)
+        read = OF_WHOLE_PARTS.get(site.name) if last in WHOLE_PARTS else None
+        name = read or READS.get(site.name, "")
+        return Meaning(self._sites[name], output.layer) if name in self._sites else None
 
     def _known(self, name: str) -> Meaning | None:
-        n_layer = self.config.n_layer
+        n_layer, cache = self.config.n_layer, self.config.architecture.cache
         if match := _CACHE.fullmatch(name):
-            which = self.config.architecture.cache[match[2].lower()[0] not in "0k"]
-            return Meaning(self._sites[which], int(match[1])) if int(match[1]) < n_layer else None
+            layer = int(match[1]) - self.base
+            if not 0 <= layer < n_layer:
+                return None
+            if match[2] is None:  # keys and values of a layer in one
+                return Meaning(parts=tuple(Meaning(self._sites[part], layer) for part in cache))
+            return Meaning(self._sites[cache[match[2].lower()[0] not in "0k"]], layer)
         if match := _STATES.fullmatch(name):
             return self._state(int(match[1]))
         plain = _plain(name)
@@ -91,7 +120,7 @@ class Names:
             states = [self._state(i) for i in range(n_layer + 1)]
             return Meaning(parts=tuple(state for state in states if state))
         if plain in ("pastkeyvalues", "past", "kvcache"):
-            pairs = ((layer, part) for layer in range(n_layer) for part in self.config.architecture.cache)
+            pairs = ((layer, part) for layer in range(n_layer) for part in cache)
             return Meaning(parts=tuple(Meaning(self._sites[part], layer) for layer, part in pairs))
         return self._index.get(plain)
 
@@ -112,6 +141,7 @@ class Names:
         if bracket := re.fullmatch(r"(.+?)\s*\[([^\]]*[^\]\d\s][^\]]*|\d+(?:[\s,]+\d+)+)\]", name):
             name, axes = bracket[1], tuple(bracket[2].replace(",", " ").split())
         where = f"--map {theirs}={ours}"
+        layer = None if layer is None else layer - self.base
         starred = "*" in name
         if name.count("*") > 1:
             raise InputError(f"{where}: one * stands for the layer")
@@ -188,35 +218,59 @@ def _plain(name: str) -> str:
     return _SEPARATORS.sub("", name).lower()
 
 
-def _spellings(config: ModelConfig) -> dict[str, Meaning]:
-    """Every name of every dialect, spelled plainly; what could mean two things is left out."""
+def _spellings(config: ModelConfig, base: int) -> dict[str, Meaning]:
+    """Every name of every dialect and of many programs, spelled plainly, but for those that mean two things.
+
+    What a program itself calls an array comes before what other spellings of a dialect's name would mean.
+    """
     found: dict[str, Meaning | None] = {}
+    for spelled, meaning in _of_programs(config, base):
+        found.setdefault(_plain(spelled), meaning)
+    exact = set(found)
 
     def add(name: str, meaning: Meaning) -> None:
-        if found.setdefault(_plain(name), meaning) != meaning:
-            found[_plain(name)] = None
+        if (plain := _plain(name)) not in exact and found.setdefault(plain, meaning) != meaning:
+            found[plain] = None
 
-    table = config.architecture.sites
+    table, layers = config.architecture.sites, range(config.n_layer)
     for site in table:
         if not site.layered:
             for name in {site.name, *_short_names(site)}:
                 add(name, Meaning(site))
             continue
         if site.name == "resid_post":  # the output of a block
-            for word, layer in itertools.product(_LAYER_WORDS[:-1], range(config.n_layer)):
-                add(f"{word}.{layer}", Meaning(site, layer))
+            for word, layer in itertools.product(LAYER_WORDS, layers):
+                if word not in ("l", ""):
+                    add(f"{word}.{layer + base}", Meaning(site, layer))
         for name in {site.name, *_short_names(site)}:
             add(name, Meaning(site, None, stacked=True))
-            for layer in range(config.n_layer):
-                add(f"{name}.{layer}", Meaning(site, layer))
-                for word in _LAYER_WORDS:
-                    add(f"{word}.{layer}.{name}", Meaning(site, layer))
-    for _, site, layer in table.expand(config.n_layer):  # TransformerLens' scale is 1 / rstd
+            for layer in layers:
+                add(f"{name}.{layer + base}", Meaning(site, layer))
+                for word in LAYER_WORDS:
+                    add(f"{word}.{layer + base}.{name}", Meaning(site, layer))
+    for _, site, at in table.expand(config.n_layer):  # TransformerLens' scale is 1 / rstd
         norm, _, statistic = site.name.rpartition(".")
         if statistic == "rstd":
-            name = table[f"{norm}.normalized"].dialect_name("transformer_lens", layer) or ""
-            add(name.replace("hook_normalized", "hook_scale"), Meaning(site, layer, inverse=True))
+            label = None if at is None else at + base
+            name = table[f"{norm}.normalized"].dialect_name("transformer_lens", label) or ""
+            add(name.replace("hook_normalized", "hook_scale"), Meaning(site, at, inverse=True))
     return {name: meaning for name, meaning in found.items() if meaning is not None}
+
+
+def _of_programs(config: ModelConfig, base: int) -> Iterator[tuple[str, Meaning]]:
+    """The names in `program_names`, with every word that stands before a layer, or behind the name alone."""
+    for name, sites in program_names(config):
+        tail = _LEAD.sub("", name)
+        layers: Iterable[int | None] = range(config.n_layer) if "{i}" in name else (None,)
+        for layer in layers:
+            either = tuple(Meaning(site, layer) for site in sites)
+            meaning = replace(either[0], either=either) if len(either) > 1 else either[0]
+            if layer is None:
+                yield name, meaning
+                continue
+            yield f"{tail}.{layer + base}", meaning  # llama.cpp's attn_norm-3
+            for word in LAYER_WORDS:
+                yield f"{word}.{layer + base}.{tail}", meaning
 
 
 def _short_names(site: Site) -> Iterable[str]:

@@ -11,15 +11,17 @@ import numpy as np
 
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.errors import InputError, short
+from gpt2np.files import MAX_BYTES
 from gpt2np.ops import Array
 from gpt2np.reference import dump_formats, raw_files
 from gpt2np.reference.dump_formats import Stored
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.trace import Trace
 
 # Names of what comes from the tokens alone, which nobody has to compute.
-FACTS = ("token_ids", "input_ids", "inputs", "tokens", "ids")
-OTHER_FACTS = ("targets", "labels", "position_ids", "attention_mask")
+FACTS = ("token_ids", "input_ids", "inputs", "tokens", "ids", "embed.hook_in")
+OTHER_FACTS = ("targets", "labels", "position_ids", "attention_mask", "pos_embed.hook_in")
 
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of torch before 1.6
 
@@ -46,11 +48,14 @@ def read_dump(
     shapes: Any = None,
     config: ModelConfig | None = None,
     length: int | None = None,
+    max_bytes: int | None = MAX_BYTES,
 ) -> Dump:
     """Read a dump of any kind, recognised by its content.
 
     A file of bare numbers needs its `shapes`, in file order: a mapping, JSON, lines of `name [dtype] d0 d1
     ...`, or a file of them. One without shapes is taken for llm.c's activations, which need the `config`.
+    The arrays of a `.npz` are read into memory: `max_bytes` is how much they may take, and four times what
+    all sites of the model do at its longest text; None: whatever they take.
 
     Raises:
         InputError: it is missing, damaged or of no kind that is known, or does not fit its shapes.
@@ -67,7 +72,7 @@ def read_dump(
         case "safetensors":
             found, metadata = dump_formats.read_safetensors(where)
         case "npz":
-            found, metadata = dump_formats.read_npz(where)
+            found, metadata = dump_formats.read_npz(where, _most_bytes(config, max_bytes))
         case "npy":
             name = os.path.basename(where).removesuffix(".npy")
             found = {name: dump_formats.read_npy(where, name)}
@@ -91,8 +96,21 @@ def read_dump(
     return _dump(where, kind, found, dump_formats.own_token_ids(where, metadata))
 
 
+def _most_bytes(config: ModelConfig | None, max_bytes: int | None) -> int | None:
+    """How much the arrays of a file may take."""
+    if config is None or max_bytes is None:
+        return max_bytes
+    names = [name for name, _, _ in config.architecture.sites.expand(config.n_layer)]
+    return min(max_bytes, 4 * Plan(config, config.n_positions, keep=names).nbytes)
+
+
 def dump_of(
-    given: Any, *, shapes: Any = None, config: ModelConfig | None = None, length: int | None = None
+    given: Any,
+    *,
+    shapes: Any = None,
+    config: ModelConfig | None = None,
+    length: int | None = None,
+    max_bytes: int | None = MAX_BYTES,
 ) -> Dump:
     """A Dump of whatever holds arrays: a Dump, a path, a Trace, or a mapping.
 
@@ -105,7 +123,7 @@ def dump_of(
     if isinstance(given, Dump):
         return given
     if isinstance(given, str | os.PathLike):
-        return read_dump(given, shapes=shapes, config=config, length=length)
+        return read_dump(given, shapes=shapes, config=config, length=length, max_bytes=max_bytes)
     if isinstance(given, Trace):
         if given.positions != range(len(given.positions)):
             raise InputError("the trace keeps some positions only: make one of all, or of the first ones")

@@ -5,25 +5,24 @@ the values do, if the array is right or nearly so; then the future of attention;
 same name in other layers. What nothing decides is refused, with the candidates.
 """
 
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
+from gpt2np.reference.array_requests import Refused, Request, Requests
 from gpt2np.reference.attention_future import normalise_future
-from gpt2np.reference.axis_layouts import Layout, declared_layout, expected, layouts
+from gpt2np.reference.axis_layouts import Layout
 from gpt2np.reference.dump_names import Meaning, Names
 from gpt2np.reference.dumps import Dump, is_fact
-from gpt2np.reference.layout_choice import choose, likeness
+from gpt2np.reference.layer_numbers import first_layer
+from gpt2np.reference.layout_choice import AGREES, choose, likeness
+from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.sites import Site
 
-_FLOATS = ("float16", "float32", "float64")
+_OFFERED = 24  # unknown names for which sites are looked for
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,18 @@ class Placed:
     first: int | None = 0
 
 
-class Refused(NamedTuple):
-    """An array whose name is known but which cannot be laid out: why, and the layouts that it may have."""
-
-    name: str
-    reason: str
-    candidates: tuple[str, ...]
-    site: str
-
-
 @dataclass(frozen=True)
 class Placement:
-    """What became of a dump's arrays: `placed` in the order of execution, `refused`, and `unknown` names."""
+    """What became of a dump's arrays: `placed` in the order of execution, `refused`, and `unknown` names.
+
+    `offers` say what the first of the unknown ones may be. `notes` are about names and numbers of layers.
+    """
 
     placed: list[Placed]
     refused: list[Refused] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    offers: list[Unknown] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def place(
@@ -84,51 +79,26 @@ def place(
     return _Placing(dump, truth, config, names).result()
 
 
-@dataclass
-class _Request:
-    """An array that is to be laid out as one site."""
-
-    name: str
-    array: Array
-    site: Site
-    layer: int | None
-    meaning: Meaning
-    candidates: list[Layout]
-    rivals: list["_Request"]  # the same array as another site, of which one fits
-    lead: str = ""  # axes that were taken off in front
-    chosen: Layout | None = None
-    why: str = ""
-    from_other: str = ""
-
-    @property
-    def full_name(self) -> str:
-        return self.site.full_name(self.layer)
-
-    @property
-    def family(self) -> tuple[str, str, tuple[int, ...]]:
-        """What the arrays of all layers have in common."""
-        return re.sub(r"\d+", "#", self.name), self.site.name, self.array.shape
-
-
 class _Placing:
     def __init__(
         self, dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
     ) -> None:
         self.dump, self.truth, self.config = dump, truth, config
         self.length = len(truth["embed"])
-        self.names = Names(config, given)
-        self.names.check(dump.arrays)
-        self.unknown: list[str] = []
-        self.refused: list[Refused] = []
+        base = first_layer(dump, truth, config, given)
+        self.names = Names(config, given, base)
+        self.asked = Requests(dump, config, self.names, self.length)
+        self.refused = self.asked.refused
+        self.notes = list(self.names.unused(dump.arrays))
 
     def result(self) -> Placement:
-        requests = [request for name in self.dump.arrays for request in self._requests(name)]
-        if len(self.unknown) == sum(not is_fact(name) for name in self.dump.arrays):
-            some = ", ".join(short(name) for name in self.unknown[:6]) or "only token ids"
-            raise InputError(
-                f"{self.dump.path}: no name in it is known ({some}); say what they are, as in "
-                f"--map '{(self.unknown or ['layer*.att'])[0]}=h.0.attn.pattern'; `gpt2np sites` lists ours"
-            )
+        requests = [request for name in self.dump.arrays for request in self.asked.of(name)]
+        offers = [
+            unknown(name, self.dump.arrays[name], self.truth, self.config)
+            for name in self.asked.unknown[:_OFFERED]
+        ]
+        if len(self.asked.unknown) == sum(not is_fact(name) for name in self.dump.arrays):
+            self._refuse_all(offers)
         for request in [r for first in requests for r in (first, *first.rivals)]:
             self._decide(request)
         self._follow_others(requests)
@@ -136,110 +106,51 @@ class _Placing:
         for request in requests:
             if found := self._placed(self._fittest(request)):
                 self._keep(found, placed)
+        self._tell_first_layer(placed)
         order = {
             name: i
             for i, (name, _, _) in enumerate(self.config.architecture.sites.expand(self.config.n_layer))
         }
-        return Placement(sorted(placed.values(), key=lambda p: order[p.site]), self.refused, self.unknown)
+        in_order = sorted(placed.values(), key=lambda p: order[p.site])
+        return Placement(in_order, self.refused, self.asked.unknown, offers, self.notes)
 
-    # -- from names to requests -------------------------------------------------------------------
-
-    def _requests(self, name: str) -> Iterator[_Request]:
-        """The sites that an array stands for, each with its part of it."""
-        array, meaning = self.dump.arrays[name], self.names.meaning(name)
-        if meaning is None:
-            if not is_fact(name):
-                self.unknown.append(name)
-        elif array.dtype.name not in _FLOATS:
-            reason = f"holds {array.dtype.name}, and only float16, bfloat16, float32 and float64 are compared"
-            self._refuse(name, meaning, reason)
-        elif meaning.stacked or meaning.parts:
-            yield from self._of_stack(name, array, meaning)
-        elif array.size == 1 and meaning.full_name == "loss" and self.length > 1:
-            self._refuse(name, meaning, "is one number: the mean of the losses is no site")
-        else:
-            yield from self._request(name, array, meaning)
-
-    def _of_stack(self, name: str, array: Array, meaning: Meaning) -> Iterator[_Request]:
-        n_layer = self.config.n_layer
-        axes = meaning.axes
-        if axes is not None and "layer" in axes:
-            if len(axes) != array.ndim or axes.count("layer") > 1:
-                self._refuse(name, meaning, f"has shape {array.shape}, declared as [{' '.join(axes)}]")
-                return
-            array = np.moveaxis(array, axes.index("layer"), 0)
-            axes = tuple(axis for axis in axes if axis != "layer")
-        parts = meaning.parts or tuple(
-            Meaning(meaning.site, layer, axes=axes, inverse=meaning.inverse) for layer in range(n_layer)
+    def _refuse_all(self, offers: list[Unknown]) -> None:
+        """Refuse a dump of which no name is known, with an example of a map that suits it."""
+        some = ", ".join(short(name) for name in self.asked.unknown[:6]) or "only token ids"
+        first = next((o for o in offers if o.by_values), next((o for o in offers if o.sites), None))
+        name = first.name if first else (self.asked.unknown or ["layer*.att"])[0]
+        site = first.sites[0] if first else "h.0.attn.pattern"
+        why = "" if first is None else " (it has these values)" if first.by_values else " (it has this shape)"
+        raise InputError(
+            f"{self.dump.path}: no name in it is known ({some}); say what they are, as in "
+            f"--map '{name}={site}'{why}; `gpt2np sites` lists ours" + "".join(f"; {x}" for x in self.notes)
         )
-        pieces = self._pieces(array, len(parts))
-        if pieces is None:
-            lead = f"{len(parts)} ({'n_layer' if meaning.stacked else 'its parts'})"
-            self._refuse(name, meaning, f"has shape {array.shape}, expected a first axis of {lead}")
-            return
-        for part, piece in zip(parts, pieces, strict=True):
-            yield from self._request(name, np.asarray(piece), part, "layer" if meaning.stacked else "part")
 
-    def _pieces(self, array: Array, n: int) -> Array | list[Array] | None:
-        """The array cut into n along its first axes; a batch of one may stand before them."""
-        if n == 1 and (array.ndim == 0 or array.shape[0] != 1):
-            return [array]
-        if array.ndim == 1 and n > 1 and array.shape[0] > n and array.shape[0] % n == 0:
-            return array.reshape(n, -1)
-        shape = array.shape
-        while shape and shape[0] == 1 and n != 1:
-            shape = shape[1:]
-        for axes in (1, 2):  # past_key_values: [layer, 2, ...]
-            if len(shape) >= axes and math.prod(shape[:axes]) == n:
-                return array.reshape(n, *shape[axes:])
-        return None
-
-    def _request(self, name: str, array: Array, meaning: Meaning, lead: str = "") -> Iterator[_Request]:
-        """The request of one site, with all that the shape allows; refused if that is nothing."""
-        found: list[_Request] = []
-        for one in meaning.either or (meaning,):
-            assert one.site is not None
-            if one.axes is None:
-                candidates = layouts(one.site, array.shape, self.config, self.length)
-            else:
-                try:
-                    declared = declared_layout(one.site, array.shape, self.config, one.axes, self.length)
-                except InputError as error:
-                    raise InputError(f"--map {name}: {error}") from None
-                candidates = [declared] if declared else []
-            found.append(_Request(name, array, one.site, one.layer, one, candidates, [], lead))
-        first, *rivals = found
-        if first.candidates:
-            first.rivals = rivals
-            yield first
-            return
-        wanted = expected(first.site, self.config, self.length)
-        if first.meaning.axes is not None:
-            wanted = f"[{' '.join(first.meaning.axes)}] of {wanted}, as declared"
-        self._refuse(name, meaning, f"has shape {array.shape}, expected {wanted}")
-
-    def _refuse(self, name: str, meaning: Meaning, reason: str, candidates: Iterable[Layout] = ()) -> None:
-        self.refused.append(Refused(name, reason, tuple(map(str, candidates)), meaning.full_name))
+    def _tell_first_layer(self, placed: Mapping[str, Placed]) -> None:
+        """Say so where layers are numbered from 1."""
+        example = next((p for p in placed.values() if p.site.startswith("h.")), None)
+        if self.names.base and example is not None:
+            self.notes.append(f"layers are numbered from 1: your {example.name} is our {example.site}")
 
     # -- choosing ---------------------------------------------------------------------------------
 
-    def _values(self, request: _Request, layout: Layout) -> Array:
+    def _values(self, request: Request, layout: Layout) -> Array:
         array = layout.undo(request.array, self.config.vocab_size)
         if request.meaning.inverse:
             with np.errstate(divide="ignore"):
                 array = array.dtype.type(1) / array
         return array
 
-    def _right(self, request: _Request) -> Array | None:
+    def _right(self, request: Request) -> Array | None:
         try:
             return self.truth[request.full_name]
         except (KeyError, TraceError):
             return None
 
-    def _window(self, request: _Request) -> int | None:
+    def _window(self, request: Request) -> int | None:
         return None if request.layer is None else self.config.window(request.layer)
 
-    def _decide(self, request: _Request) -> None:
+    def _decide(self, request: Request) -> None:
         if len(request.candidates) == 1:
             request.chosen, request.why = request.candidates[0], "shape"
             return
@@ -249,7 +160,7 @@ class _Placing:
         index, request.why = choose(request.site, arrays, natural, right, window)
         request.chosen = None if index is None else request.candidates[index]
 
-    def _follow_others(self, requests: list[_Request]) -> None:
+    def _follow_others(self, requests: list[Request]) -> None:
         """One program writes all layers alike: what the values show in some holds for the others.
 
         Scores that are like nothing follow the pattern, and the pattern them.
@@ -259,10 +170,10 @@ class _Placing:
         self._follow(attention, lambda r: r.array.shape, ("",))
 
     def _follow(
-        self, requests: list[_Request], group: Callable[[_Request], object], unsure: tuple[str, ...]
+        self, requests: list[Request], group: Callable[[Request], object], unsure: tuple[str, ...]
     ) -> None:
         """Give those that are unsure the layout of the sure ones in their group, if these agree."""
-        known: dict[object, list[_Request]] = {}
+        known: dict[object, list[Request]] = {}
         for request in requests:
             if request.why in ("values", "future", "rows"):
                 known.setdefault(group(request), []).append(request)
@@ -277,22 +188,28 @@ class _Placing:
                 request.chosen, request.from_other = fitting[0], sure[0].full_name
                 request.why = "others"
 
-    def _fittest(self, request: _Request) -> _Request | None:
+    def _fittest(self, request: Request) -> Request | None:
         """The request itself, or that of its rivals which the values show; None if they show neither."""
         if not request.rivals:
             return request
         errors = []
-        for one in (request, *request.rivals):
+        able = [request, *request.rivals]
+        for one in able:
             right = self._right(one)
             if one.chosen is None or right is None:
                 errors.append(np.inf)
             else:
                 values = self._values(one, one.chosen)
                 errors.append(likeness(one.site, values, right, self._window(one)).error)
-        best, second = (int(i) for i in np.argsort(errors)[:2])
+        best, second = (int(i) for i in np.argsort(errors, kind="stable")[:2])
         if errors[best] < 1 and errors[best] < 0.5 * errors[second]:
-            return [request, *request.rivals][best]
-        names = [one.full_name for one in (request, *request.rivals)]
+            if best and (usual := self.names.meaning(request.name)) is not None and usual.site is not None:
+                able[best].note = f"by its values it is {able[best].full_name}, not {request.full_name}"
+            return able[best]
+        named = self.names.meaning(request.name)
+        if (named is not None and named.site is not None) or request.lead == "part":
+            return request
+        names = [one.full_name for one in able]
         reason = (
             f"may be {' or '.join(names)} (HF's last hidden state is after ln_f, others' before it), and is "
             f"near neither: declare it, as in --map {request.name}={names[0]}"
@@ -302,7 +219,7 @@ class _Placing:
 
     # -- laying out -------------------------------------------------------------------------------
 
-    def _placed(self, request: _Request | None) -> Placed | None:
+    def _placed(self, request: Request | None) -> Placed | None:
         if request is None:
             return None
         layout = request.chosen
@@ -314,12 +231,15 @@ class _Placing:
                 f"has shape {request.array.shape}, which may be {' or '.join(shown)}, and its values do not "
                 f"decide: declare it, as in --map '{request.name}={request.full_name}[{axes}]'"
             )
-            self._refuse(request.name, Meaning(request.site, request.layer), reason, request.candidates)
+            meaning = Meaning(request.site, request.layer, mapped=request.meaning.mapped)
+            self.asked.refuse(request.name, meaning, reason, request.candidates)
             return None
         array = self._values(request, layout)
         notes = list(layout.notes(self.config.vocab_size)) if not layout.declared else ["layout as declared"]
         if request.meaning.inverse:
             notes.append("1 / it is our site")
+        if request.note:
+            notes.append(request.note)
         if request.from_other:
             notes.append(f"layout as in {request.from_other}")
         if len(request.candidates) > 1 and not layout.natural and not request.from_other:
@@ -345,20 +265,33 @@ class _Placing:
             first,
         )
 
-    def _shown(self, request: _Request, layout: Layout) -> str:
+    def _shown(self, request: Request, layout: Layout) -> str:
         return f"[{request.lead}, {str(layout)[1:]}" if request.lead else str(layout)
 
     def _keep(self, found: Placed, placed: dict[str, Placed]) -> None:
-        """Keep the first array of each site; a second one is noted, or refused if it is another."""
+        """Keep the first array of each site, or the one that is right; another one is noted or refused."""
         first = placed.setdefault(found.site, found)
         if first is found:
             return
         if _same(first, found):
-            notes = (*first.notes, f"also there as {found.name}")
-            placed[found.site] = Placed(**{**vars(first), "notes": notes})
-        else:
-            reason = f"is {found.site} again, with other numbers than {first.name}, which is taken"
-            self.refused.append(Refused(found.name, reason, (), found.site))
+            placed[found.site] = replace(first, notes=(*first.notes, f"also there as {found.name}"))
+            return
+        kept, other = first, found
+        if self._is_right(found) and not self._is_right(first):
+            kept, other = found, first
+        placed[found.site] = kept
+        reason = f"is {found.site} again, with other numbers than {kept.name}, which is taken"
+        self.refused.append(Refused(other.name, reason, (), found.site))
+
+    def _is_right(self, placed: Placed) -> bool:
+        """Whether an array is near the truth."""
+        site, layer = self.config.architecture.sites.resolve(placed.site, None, self.config.n_layer)
+        try:
+            right = self.truth[placed.site]
+        except (KeyError, TraceError):
+            return False
+        window = None if layer is None else self.config.window(layer)
+        return likeness(site, placed.array, right, window).error < AGREES
 
 
 def _same(one: Placed, other: Placed) -> bool:

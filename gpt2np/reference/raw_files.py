@@ -27,7 +27,7 @@ def read_raw(path: str, shapes: Any) -> Stored:
     `shapes` is a mapping `{"encoded": [1, 5, 16]}`, that as JSON, lines of `name [dtype] d0 d1 ...`, or a
     file of either. Where no dtype is given it is float32, float16 or float64, whichever fits.
     """
-    entries = _entries(shapes)
+    entries, token_ids = _entries(shapes)
     data = _bytes_of(path)
     fixed = sum(_BYTES[dtype] * math.prod(shape) for _, dtype, shape in entries if dtype)
     count = sum(math.prod(shape) for _, dtype, shape in entries if not dtype)
@@ -48,6 +48,8 @@ def read_raw(path: str, shapes: Any) -> Stored:
         end = at + math.prod(shape) * _BYTES[dtype]
         found[name] = _numbers(data[at:end], dtype).reshape(shape), dtype
         at = end
+    if token_ids:
+        found["inputs"] = np.array(token_ids), "int64"
     return found
 
 
@@ -156,7 +158,8 @@ def _parameter_counts(config: Config) -> list[int]:
     return [rest + padded(config.vocab_size) * config.n_embd, rest + wte]
 
 
-def _entries(shapes: Any) -> list[_Entry]:
+def _entries(shapes: Any) -> tuple[list[_Entry], list[int]]:
+    """Names and shapes in file order, and the token ids that ran if they are said beside them."""
     where = "shapes"
     if isinstance(shapes, os.PathLike) or (isinstance(shapes, str) and _names_a_file(shapes)):
         where = os.fspath(shapes)
@@ -170,6 +173,7 @@ def _entries(shapes: Any) -> list[_Entry]:
         shapes = _json(shapes, where) if shapes.lstrip()[:1] in ("{", "[") else _lines(shapes, where)
     if isinstance(shapes, Mapping):
         shapes = list(shapes.items())
+    shapes, token_ids = _listed(shapes)
     if not isinstance(shapes, list) or not shapes:
         raise InputError(f'{where}: expected names with shapes, as in {{"encoded": [1, 5, 16]}}')
     entries = [_entry(item, where) for item in shapes]
@@ -177,7 +181,28 @@ def _entries(shapes: Any) -> list[_Entry]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{where}: {short(name)} appears twice")
-    return entries
+    return entries, token_ids
+
+
+def _listed(shapes: Any) -> tuple[Any, list[int]]:
+    """The entries in what describes a file and lists its arrays: the `activations.json` of an export."""
+    for _, listed in shapes if _is_object(shapes) else ():
+        if not (isinstance(listed, list) and listed and all(map(_is_object, listed))):
+            continue
+        arrays = [dict(x) for x in listed]
+        if all("name" in x and "shape" in x for x in arrays):
+            ids = dict(shapes).get("inputs")
+            whole = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+            entries = [(x["name"], {key: x.get(key) for key in ("dtype", "shape")}) for x in arrays]
+            return entries, list(ids) if whole and ids else []
+    return shapes, []
+
+
+def _is_object(value: Any) -> bool:
+    """Whether it is an object of JSON, which is read as pairs."""
+    if isinstance(value, Mapping):
+        return True
+    return isinstance(value, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
 
 
 def _names_a_file(text: str) -> bool:

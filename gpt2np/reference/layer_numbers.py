@@ -1,0 +1,66 @@
+"""Whether a program counts its layers from 0, as GPT-2's checkpoint does, or from 1."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gpt2np.errors import Gpt2npError
+from gpt2np.ops import Array
+from gpt2np.reference.axis_layouts import layouts
+from gpt2np.reference.dump_names import Meaning, Names
+from gpt2np.reference.dumps import Dump
+from gpt2np.reference.layout_choice import AGREES, likeness
+from gpt2np.tracing.contract import ModelConfig
+
+_CLEARLY = 4.0  # times nearer
+
+
+def first_layer(
+    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
+) -> int:
+    """The number of the first layer in the names of a dump: 0 or 1.
+
+    It is 1 where there is a layer of the number n_layer and none of the number 0; and where there are several
+    layers, none of the number 0, of which each has the values of the one before it.
+    """
+    zero = Names(config, given)
+    first = {name: _layered(zero, name) for name in dump.arrays}
+    states = "hidden_states"  # which are numbered from 0 anyway
+    if any(m is not None and m.layer == 0 and states not in name.lower() for name, m in first.items()):
+        return 0
+    one = Names(config, given, 1)
+    numbered: dict[str, tuple[Meaning | None, Meaning]] = {}
+    for name, from_0 in first.items():
+        from_1 = _layered(one, name)
+        if from_1 is not None and (from_0 is None or from_0.layer != from_1.layer):
+            numbered[name] = from_0, from_1
+    if any(from_0 is None for from_0, _ in numbered.values()):
+        return 1
+    layers = set()
+    for name, (from_0, from_1) in numbered.items():
+        assert from_0 is not None
+        as_zero, as_one = (_error(dump.arrays[name], m, truth, config) for m in (from_0, from_1))
+        if as_one < AGREES and as_one < as_zero / _CLEARLY:
+            layers.add(from_1.layer)
+        elif as_zero < AGREES:
+            return 0
+    return int(len(layers) > 1)
+
+
+def _layered(names: Names, name: str) -> Meaning | None:
+    try:
+        meaning = names.meaning(name)
+    except Gpt2npError:  # a layer that is not there, in the user's own map
+        return None
+    return meaning if meaning is not None and meaning.site is not None and meaning.layer is not None else None
+
+
+def _error(array: Array, meaning: Meaning, truth: Mapping[str, Array], config: ModelConfig) -> float:
+    """How far the array is from a site, in the layout that fits best."""
+    assert meaning.site is not None
+    if array.dtype.kind != "f" or meaning.layer is None:
+        return np.inf
+    right, window = truth[meaning.site.full_name(meaning.layer)], config.window(meaning.layer)
+    able = layouts(meaning.site, array.shape, config, len(truth["embed"]))
+    read = (layout.undo(array, config.vocab_size) for layout in able)
+    return min((likeness(meaning.site, x, right, window).error for x in read), default=np.inf)
