@@ -80,9 +80,9 @@ def test_its_compatibility_mode_is_recognised(bridged, model):
 
 MISTAKES = {
     "blocks.1.mlp.hook_pre": (lambda x: torch.zeros_like(x), "h.1.mlp.pre", None),
-    "blocks.2.attn.hook_pattern": (lambda x: x.mT, "h.2.attn.pattern", None),
+    "blocks.2.attn.hook_pattern": (lambda x: x / 2, "h.2.attn.pattern", None),
     "hook_pos_embed": (lambda x: x.roll(-1, 1), "wpe", None),
-    "blocks.0.attn.hook_z": (lambda x: x.flip(2), "h.0.attn.z", "heads-reversed"),
+    "blocks.0.attn.hook_z": (lambda x: x.flip(2), "h.0.attn.z", "heads-permuted"),
 }
 
 
