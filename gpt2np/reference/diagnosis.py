@@ -115,6 +115,8 @@ class Diagnosis:
             found = list(self._prompts([*self._checks, *self._after()]))
             fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())
+        if recognised:  # what was recognised in an array of its own does not look like this further on
+            fitting = self._explaining_the_rest(fitting)
         scopes = list(self._scopes(self.measures[self.first]))
         if not (found or fitting or recognised):
             fitting = self._search(scopes)
@@ -227,14 +229,21 @@ class Diagnosis:
         return self.replays.replay(h.mistake, h.variant, h.steps, h.scope, until)
 
     def _after(self) -> list[str]:
-        """Sites of the dump behind the first wrong one, to the end of its layer."""
+        """Sites of the dump behind the first wrong one, to the end of its layer, or the next one."""
         names = list(self.arrays)
         layer = self._resolve(self.first)[1]
         after = [
             n for n in names[names.index(self.first) + 1 :] if self.arrays[n].shape == self.truth[n].shape
         ]
         ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
-        return [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
+        near = [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
+        return near or after[:1]
+
+    def _from_here_on(self, steps: list[str]) -> list[str]:
+        """The same steps in this layer and all that follow."""
+        kinds = {self._resolve(name)[0].name for name in steps}
+        start = self._index[steps[0]]
+        return [name for name in self._order[start:] if self._resolve(name)[0].name in kinds]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the whole layer."""
@@ -246,13 +255,15 @@ class Diagnosis:
         self, fitting: list[tuple[_Hypothesis, Candidate]]
     ) -> list[tuple[_Hypothesis, Candidate]]:
         """Those that explain the sites behind the first wrong one too."""
-        after = self._after()
-        still = []
+        after, still = self._after(), []
         for hypothesis, _ in fitting if after else ():
-            replayed = self._replayed(hypothesis, after[-1])
-            fit = self._fit(replayed, hypothesis.mistake.unseen, [*self._checks, *after])
-            if fit is not None:
-                still.append((hypothesis, hypothesis.candidate(*fit)))
+            for steps in (hypothesis.steps, self._from_here_on(hypothesis.steps)):
+                made = replace(hypothesis, steps=steps)
+                replayed = self._replayed(made, after[-1])
+                fit = self._fit(replayed, made.mistake.unseen, [*self._checks, *after])
+                if fit is not None:
+                    still.append((made, made.candidate(*fit)))
+                    break
         return still
 
     def _fit(

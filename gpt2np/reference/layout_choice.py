@@ -74,15 +74,17 @@ def choose(
         others = [arrays[i] for i in kept if i != kept[best]]
         if all(_clearly_better(site, right, other, truth, window) for other in others):
             return kept[best], "values"
+    own = next((n for n, i in enumerate(kept) if natural[i]), None)
     if site.unseen is not None:
         for why, test in _STRUCTURE:
             fits = [n for n, i in enumerate(kept) if test(arrays[i], site, window)]
+            if len(fits) == 1 and own is not None and _upside_down(arrays[kept[own]], arrays[kept[fits[0]]]):
+                return kept[own], "same"
             if len(fits) == 1:
                 return kept[fits[0]], why
     if np.sum(errors < AGREES) > 1:
         return None, "close"
     correlations = np.array([x.correlation for x in like])
-    own = next((n for n, i in enumerate(kept) if natural[i]), None)
     if own is not None and correlations[own] > _LIKE and correlations[own] >= correlations.max():
         return kept[own], "likeness"
     best, second = np.argsort(-correlations, kind="stable")[:2]
@@ -90,6 +92,11 @@ def choose(
     if apart and _no_chance(correlations[best], correlations[second], like[best].count):
         return kept[best], "likeness"
     return None, ""
+
+
+def _upside_down(own: Array, other: Array) -> bool:
+    """Whether queries and keys are swapped in the other: wrong values are rather those of a wrong mask."""
+    return own.shape[::2] == other.shape[::2] and np.array_equal(own.swapaxes(1, 2), other, equal_nan=True)
 
 
 def _no_chance(one: float, other: float, count: int) -> bool:

@@ -414,9 +414,11 @@ def test_wrong_attention_is_laid_out_by_its_future(site):
     x[:, future(x)] = -np.inf if site == "attn.scores" else 0
     name = f"h.0.{site}"
     np.testing.assert_array_equal(only({name: x}, model, trace).array, x)
-    found = only({name: x.swapaxes(1, 2).copy()}, model, trace)
+    found = only({name: x.transpose(1, 2, 0).copy()}, model, trace)
     np.testing.assert_array_equal(found.array, x)
     assert "axes in another order" in found.notes
+    upside_down = x.swapaxes(1, 2).copy()  # a wrong mask is more usual than wrong values in another order
+    assert "axes in another order" not in only({name: upside_down}, model, trace).notes
 
 
 def test_what_nothing_decides_follows_the_other_layers_or_is_refused():

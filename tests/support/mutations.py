@@ -223,7 +223,7 @@ def other_prompt(slug: str, placement: int, model: Model, ids: list[int], rng) -
 
 @dataclass
 class Outcome:
-    """What compare said of a case: `found`, `twin`, `hidden` or `missed`, and whether it gave a wrong name."""
+    """What compare said of a case: `found`, `twin`, `hidden` or `missed`; did it give a wrong name?"""
 
     case: Case
     kind: str

@@ -146,7 +146,9 @@ class CacheOfAnotherLayer(CacheMistake):
         which, start = variant
         layer = at.layer or 0
         other = 0 if which == "first layer" else max(layer - 1, 0)
-        _, keys, values = split_qkv(at.found[f"h.{other}.attn.qkv"], at.config.n_head)
+        keys, values = k, v
+        if other != layer:
+            _, keys, values = split_qkv(at.found[f"h.{other}.attn.qkv"], at.config.n_head)
         if start is None:
             return keys[: query + 1], values[: query + 1]
         if query < start:

@@ -121,17 +121,18 @@ def _under_a_norm(seen: Seen, normalised: Array) -> bool:
         stream = np.zeros_like(part)
     outside = np.abs(seen.values - seen.truth) > seen.band
     wrong = np.flatnonzero(outside.reshape(len(outside), -1).any(axis=1))[:_ROWS]
-    found = [_factor(normalised[row], stream[row], part[row]) for row in wrong]
-    if not found or any(factor is None for factor in found):
+    rows = [_row(normalised[row], stream[row], part[row]) for row in wrong]
+    found = [row for row in rows if row is not None]
+    if len(found) < len(rows) or not any(some for _, some in found):
         return False
-    factors = np.array(found, np.float64)
-    return bool(np.ptp(factors) <= 0.01 * factors.max())
+    factors = [factor for factor, _ in found]
+    return max(factors) - min(factors) <= 0.01 * max(factors)
 
 
-def _factor(row: Array, stream: Array, part: Array) -> float | None:
-    """The factor of a row whose numbers are all a (stream + factor part) + b or a stream + b, for some a and b.
+def _row(row: Array, stream: Array, part: Array) -> tuple[float, bool] | None:
+    """The factor of a row whose numbers are all a (stream + factor part) + b or, where dropped, a stream + b.
 
-    It is 0 where there is no stream, and None where the row is not like this.
+    Besides it whether any were dropped. It is 0 where there is no stream; None: the row is not like this.
     """
     rng = np.random.default_rng(0)
     ones = np.ones_like(part)
@@ -142,11 +143,11 @@ def _factor(row: Array, stream: Array, part: Array) -> float | None:
         if np.linalg.cond(columns[some]) > 1e4:
             continue
         solved = np.linalg.solve(columns[some], row[some])
-        kept = np.abs(row - columns @ solved) <= 1e-3 * np.abs(row).max()
-        dropped = np.abs(row - columns[:, 1:] @ solved[1:]) <= 1e-3 * np.abs(row).max()
-        few = np.count_nonzero(kept) >= max(unknowns + 1, len(row) // 3)
-        if few and (kept | dropped).all() and not kept.all():
+        near = 1e-3 * np.abs(row).max()
+        kept = np.abs(row - columns @ solved) <= near
+        dropped = np.abs(row - columns[:, 1:] @ solved[1:]) <= near
+        if np.count_nonzero(kept) >= max(unknowns + 1, len(row) // 3) and (kept | dropped).all():
             factor = float(solved[0] / solved[2]) if unknowns == 3 else 0.0
             if unknowns == 2 or _LEAST < factor < _MOST:
-                return factor
+                return factor, not kept.all()
     return None

@@ -87,34 +87,63 @@ class LayerTwice(Mistake):
 
 
 class StaleStream(Mistake):
-    """A block, or ln_f, that reads the residual stream of an earlier layer."""
+    """A block that reads, and adds to, the residual stream of an earlier layer."""
 
     slug = "stale-stream"
-    explanation = "A block, or ln_f, reads what an earlier layer left, not the residual stream as it is now."
-    cure = "Each block reads the last block's output, and ln_f that of the last."
+    explanation = "A block reads what an earlier layer left, not the residual stream as it is now."
+    cure = "Each block reads the last block's output, and adds to it."
     hints = (
         "Is the first layer right?",
         "Who wrote what you read here: the one before you?",
     )
-    steps = ("ln_1", "resid_mid", "ln_f")
+    steps = ("ln_1", "resid_mid")
     together = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        yield from ("embed", "first", "the last but one") if config.n_layer > 1 else ("embed",)
+        yield from ("embed", "first", "the last but one") if config.n_layer > 1 else ()
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        layer = at.config.n_layer if at.layer is None else at.layer
-        source = {"embed": "embed", "first": "h.0.resid_post"}.get(variant)
-        if source is None:
-            source = f"h.{layer - 2}.resid_post" if layer >= 2 else "embed"
-        if layer == 0:
-            source = "embed"
-        x = at.found[source]
+        x = earlier_stream(at, at.layer or 0, variant)
         if at.step == "resid_mid":
             add(x, inputs[1], out=out)
         else:
             layer_norm(x, inputs[1], out=out)
 
     def detail(self, variant: Any) -> str:
-        sources = {"embed": "the embedding", "first": "the output of the first layer"}
-        return "it reads " + sources.get(variant, "the output of the layer before the one before it")
+        return "it reads " + _STREAMS[variant]
+
+
+class FinalNormStale(Mistake):
+    """ln_f that reads the residual stream of an earlier layer."""
+
+    slug = "ln-f-stale"
+    explanation = "ln_f reads what an earlier layer left, not the last block's output."
+    cure = "ln_f reads the residual stream behind the last block."
+    hints = (
+        "Do all your layers have a say in which word comes next?",
+        "Who wrote what you read here, and was nobody after him?",
+    )
+    steps = ("ln_f",)
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("first", "the last but one", "embed") if config.n_layer > 1 else ("embed",)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        layer_norm(earlier_stream(at, at.config.n_layer, variant), inputs[1], out=out)
+
+    def detail(self, variant: Any) -> str:
+        return "it reads " + _STREAMS[variant]
+
+
+_STREAMS = {
+    "embed": "the embedding",
+    "first": "the output of the first layer",
+    "the last but one": "the output of the layer before the one before it",
+}
+
+
+def earlier_stream(at: At, layer: int, variant: str) -> Array:
+    """What one of the layers before this one has left."""
+    source = {"embed": -1, "first": 0}.get(variant, layer - 2)
+    source = min(source, layer - 1)
+    return at.found[f"h.{source}.resid_post" if source >= 0 else "embed"]
