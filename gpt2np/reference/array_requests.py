@@ -124,15 +124,15 @@ class Requests:
         shape = tuple(n for n in array.shape if n != 1)
         if self._pieces(array, len(parts)) is not None and len(shape) != 2:
             return parts
-        if layouts(self.config.architecture.sites["ln_f"], array.shape, self.config, self.length):
-            return parts[-1:]
         n_layer, table = self.config.n_layer, self.config.architecture.sites
-        if n_layer > 1 and self._pieces(array, n_layer) is not None:
+        if n_layer > 1 and len(shape) != 2 and self._pieces(array, n_layer) is not None:
             ends = ("resid_post", "resid_pre")
             return tuple(
                 Meaning(table[ends[0]], layer, either=tuple(Meaning(table[end], layer) for end in ends))
                 for layer in range(n_layer)
             )
+        if layouts(table["ln_f"], array.shape, self.config, self.length):
+            return parts[-1:]
         return parts
 
     def _pieces(self, array: Array, n: int, side_by_side: bool = False) -> Array | list[Array] | None:

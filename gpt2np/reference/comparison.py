@@ -1,63 +1,27 @@
 """Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
+from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
-from gpt2np.ops import Array
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
-from gpt2np.reference.dumps import dump_of
-from gpt2np.reference.error_measure import Measure
-from gpt2np.reference.noise_bands import Expected, expect
-from gpt2np.reference.placement import Placed, Placement, place
-from gpt2np.reference.position_alignment import Alignment
+from gpt2np.reference.dumps import dump_of, is_fact
+from gpt2np.reference.judgement import HALF, Bands, Judgement, SiteReport
+from gpt2np.reference.noise_bands import expect
+from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.trace import Trace
 
+# Mistakes in what was recorded, not in what was computed.
+_IN_THE_RECORD = ("rows-reversed", "record-overwritten")
 VERDICTS = ("within-noise", "suspicious", "wrong")
-
-
-@dataclass(frozen=True)
-class SiteReport:
-    """One array of the dump: under which name and layout it was found, and how far off it is."""
-
-    site: str
-    layer: int | None
-    name: str
-    layout: str
-    dtype: str
-    notes: tuple[str, ...]
-    measure: Measure
-
-    @property
-    def verdict(self) -> str:
-        """`within-noise`, `suspicious` or `wrong`."""
-        return self.measure.verdict
-
-    def to_dict(self) -> dict[str, Any]:
-        """For machines."""
-        m = self.measure
-        return {
-            "site": self.site,
-            "layer": self.layer,
-            "verdict": self.verdict,
-            "ratio": m.ratio,
-            "error": m.error,
-            "band": m.band,
-            "position": m.position,
-            "heads": list(m.heads),
-            "pattern": m.pattern,
-            "name": self.name,
-            "layout": self.layout,
-            "dtype": self.dtype,
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True)
@@ -66,7 +30,9 @@ class Comparison:
 
     `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`. `site`, `layer`, `head` and
     `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
-    the slug of the best of `candidates`, None where no mistake of the catalogue fits.
+    the slug of the best of `candidates`, None where no mistake of the catalogue fits. `n_arrays` is how many
+    arrays the dump has beside token ids, `offers` say what those of unknown names may be, and `unusable` are
+    those that the user named and that could not be compared.
     """
 
     verdict: str
@@ -80,6 +46,9 @@ class Comparison:
     unknown: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     model_type: str = "gpt2"
+    n_arrays: int = 0
+    offers: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
 
     @property
     def site(self) -> str | None:
@@ -111,8 +80,8 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0 within noise, 1 suspicious or wrong."""
-        return int(self.verdict != "within-noise")
+        """0 within noise, 1 suspicious or wrong, 2 within noise but for what could not be compared."""
+        return 1 if self.verdict != "within-noise" else 2 if self.unusable else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for machines and for the page."""
@@ -130,7 +99,10 @@ class Comparison:
             "pattern": None if self.first is None else self.first.measure.pattern,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "sites": [site.to_dict() for site in self.sites],
+            "arrays": self.n_arrays,
             "unknown": list(self.unknown),
+            "offers": list(self.offers),
+            "unusable": list(self.unusable),
             "refused": [{"name": name, "reason": reason} for name, reason in self.refused],
             "notes": list(self.notes),
             "model": self.model,
@@ -155,6 +127,7 @@ def compare(
     prefill: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    max_bytes: int | None = MAX_BYTES,
 ) -> Comparison:
     """Hold a dump of activations against the same run in float64.
 
@@ -163,7 +136,7 @@ def compare(
     says what ran. `names` maps their names to ours, `shapes` describes a raw file. `prefill` says that the
     dump comes from decoding with a cache: so many tokens at once, then one at a time. `rtol` and `atol`
     replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
-    `n_positions` tokens.
+    `n_positions` tokens. `max_bytes` is how much memory the arrays of a `.npz` may take (None: any).
 
     Raises:
         InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.
@@ -176,7 +149,7 @@ def compare(
     from gpt2np.loading import load
 
     model = model if isinstance(model, Model) else load(model)
-    read = dump_of(dump, shapes=shapes, config=model.config)
+    read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
     whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False)
     ids = whole[-model.config.n_positions :]
     notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
@@ -186,27 +159,23 @@ def compare(
     wide = in_precision(model, "float64")
     truth = wide.trace(ids)
     placement = place(read, truth, model.config, names=names)
-    precisions = {p.dtype for p in placement.placed if p.dtype in ("float16", "bfloat16")}
+    if not placement.placed:
+        reasons = "; ".join(f"{short(refused.name)}: {refused.reason}" for refused in placement.refused[:3])
+        raise InputError(f"{read.path}: no array of it can be compared ({reasons})")
+    notes += placement.notes
+    precisions = {p.dtype for p in placement.placed if p.dtype in HALF}
     expected = {
         p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
     }
-    reports, arrays = _hold(placement, truth, _bands(expected, truth, rtol, atol))
+    bands = Bands(placement, truth, expected, rtol, atol)
+    judgement, candidates = _judged(placement, truth, bands, wide, whole, prefill)
     architecture = model.config.architecture
-    verdict = max((r.verdict for r in reports), key=VERDICTS.index)
-    first = next((r for r in reports if r.measure.ratio > 1), None)
-    candidates: list[Candidate] = []
+    first = _first(judgement)
     if first is not None and not architecture.catalogue:
         notes.append(f"there is no catalogue of mistakes for {architecture.model_type}: only gpt2 has one")
-    elif first is not None:
-        noise = next(iter(expected.values()), None) or expect(model, ids, "float32", truth)
-        noise = expected.get(first.dtype, noise)
-        measures = {r.site: r.measure for r in reports}
-        given = {placed.site: placed.array for placed in placement.placed}
-        diagnosis = Diagnosis(wide, noise, given, arrays, measures, first.site, whole, prefill)
-        candidates = diagnosis.candidates()
     return Comparison(
-        verdict,
-        tuple(reports),
+        max((r.verdict for r in judgement.reports), key=VERDICTS.index),
+        tuple(judgement.reports),
         first,
         tuple(candidates),
         tuple(ids),
@@ -216,7 +185,58 @@ def compare(
         tuple(placement.unknown),
         tuple((refused.name, refused.reason) for refused in placement.refused),
         architecture.model_type,
+        sum(not is_fact(name) for name in read.arrays),
+        tuple(map(str, placement.offers)),
+        tuple(refused.name for refused in placement.refused if refused.mapped),
     )
+
+
+def _first(judgement: Judgement) -> SiteReport | None:
+    """The report of the first site outside its band."""
+    return next((r for r in judgement.reports if r.measure.ratio > 1), None)
+
+
+def _judged(
+    placement: Placement,
+    truth: Trace,
+    bands: Bands,
+    model: Model,
+    whole: Sequence[int],
+    prefill: int | None,
+) -> tuple[Judgement, list[Candidate]]:
+    """Each array against the truth, and the mistakes that explain the first wrong one.
+
+    Where an array has more rows than there are tokens and no other tokens explain it, its first rows are
+    taken for the text's, if that names a mistake.
+    """
+    judgement = Judgement(placement, truth, bands, model, cut=False)
+    candidates = _candidates(judgement, placement, bands, whole, prefill)
+    first = _first(judgement)
+    if first is not None and not candidates and not np.isfinite(first.measure.ratio):
+        other = Judgement(placement, truth, bands, model, cut=True)
+        if found := _candidates(other, placement, bands, whole, prefill):
+            return other, found
+    return judgement, candidates
+
+
+def _candidates(
+    judgement: Judgement, placement: Placement, bands: Bands, whole: Sequence[int], prefill: int | None
+) -> list[Candidate]:
+    """The mistakes that explain the first wrong site, the best first; none where it is excused."""
+    first, truth = _first(judgement), judgement.truth
+    if first is None or first.excused or not truth.config.architecture.catalogue:
+        return []
+    measures = {r.site: r.measure for r in judgement.reports}
+    arrays, placed = judgement.arrays, {p.site: p.array for p in placement.placed}
+    given = {
+        site: placed[site] if site in placed and placed[site].size < truth[site].size else array
+        for site, array in arrays.items()
+    }
+    noise = bands.noise(first.site, first.dtype, judgement.model)
+    about = noise, given, arrays, measures, first.site, whole, prefill
+    diagnosis = Diagnosis(judgement.model, *about)
+    found = diagnosis.candidates()
+    return [c for c in found if c.slug in _IN_THE_RECORD] if first.unused else found
 
 
 def _check(prefill: int | None, length: int, rtol: float | None, atol: float | None) -> None:
@@ -226,38 +246,6 @@ def _check(prefill: int | None, length: int, rtol: float | None, atol: float | N
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
         if tolerance is not None and not 0 <= tolerance < float("inf"):
             raise InputError(f"{name}={tolerance}: must be a number of at least 0")
-
-
-def _bands(
-    expected: Mapping[str, Expected], truth: Trace, rtol: float | None, atol: float | None
-) -> Callable[[Placed], Array]:
-    """What may be between an array and the truth: the noise of its precision, or what the user says."""
-
-    def of_noise(placed: Placed) -> Array:
-        return expected.get(placed.dtype, expected["float32"]).bands[placed.site]
-
-    def of_tolerances(placed: Placed) -> Array:
-        right = truth[placed.site]
-        sizes = np.abs(np.where(np.isfinite(right), right, 0.0))
-        return np.asarray((atol or 0.0) + (rtol or 0.0) * sizes)
-
-    return of_noise if rtol is None and atol is None else of_tolerances
-
-
-def _hold(
-    placement: Placement, truth: Trace, bands: Callable[[Placed], Array]
-) -> tuple[list[SiteReport], dict[str, Array]]:
-    """A report of each array in the order of execution, and by site the arrays with all rows."""
-    config, reports, arrays = truth.config, [], {}
-    alignment = Alignment(len(truth.token_ids), config)
-    for placed in placement.placed:
-        site, layer = config.architecture.sites.resolve(placed.site, None, config.n_layer)
-        found, arrays[placed.site] = alignment.hold(
-            placed.array, truth[placed.site], bands(placed), site, layer
-        )
-        about = placed.site, layer, placed.name, placed.layout, placed.dtype, placed.notes
-        reports.append(SiteReport(*about, found))
-    return reports, arrays
 
 
 def _prompt(prompt: Prompt | None, in_dump: Sequence[int] | None) -> Prompt:

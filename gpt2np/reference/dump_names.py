@@ -1,5 +1,6 @@
 """What somebody's names mean: a site and a layer, in any dialect and spelling, or as a map declares it."""
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -218,6 +219,7 @@ def _plain(name: str) -> str:
     return _SEPARATORS.sub("", name).lower()
 
 
+@functools.lru_cache(maxsize=8)
 def _spellings(config: ModelConfig, base: int) -> dict[str, Meaning]:
     """Every name of every dialect and of many programs, spelled plainly, but for those that mean two things.
 

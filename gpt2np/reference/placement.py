@@ -22,6 +22,7 @@ from gpt2np.reference.layout_choice import AGREES, choose, likeness
 from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
 
+ALSO = "also there as"
 _OFFERED = 24  # unknown names for which sites are looked for
 
 
@@ -252,7 +253,7 @@ class _Placing:
             keys = f" and {array.shape[2]} keys" if request.site.quadratic else ""
             notes.append(f"{layout.rows} rows{keys} for {self.length} tokens")
         if request.site.unseen is not None:
-            array, more = normalise_future(request.site, array, self._window(request))
+            array, more = self._without_future(request, array)
             notes += more
         return Placed(
             request.full_name,
@@ -265,6 +266,23 @@ class _Placing:
             first,
         )
 
+    def _without_future(self, request: Request, array: Array) -> tuple[Array, list[str]]:
+        """Attention with what is not seen as it should be, and what was found there.
+
+        In a buffer that is larger than the text needs, what belongs to the text is looked at alone; keys
+        behind those of the text are left out where there are no queries behind them.
+        """
+        n, window = self.length, self._window(request)
+        _, n_query, n_key = array.shape
+        if n_query <= n < n_key:
+            return normalise_future(request.site, array[:, :, :n], window)
+        found, notes = normalise_future(request.site, array, window)
+        if n_query == n_key > n:
+            inside, notes = normalise_future(request.site, array[:, :n, :n], window)
+            found = found.copy()
+            found[:, :n, :n] = inside
+        return found, notes
+
     def _shown(self, request: Request, layout: Layout) -> str:
         return f"[{request.lead}, {str(layout)[1:]}" if request.lead else str(layout)
 
@@ -274,7 +292,7 @@ class _Placing:
         if first is found:
             return
         if _same(first, found):
-            placed[found.site] = replace(first, notes=(*first.notes, f"also there as {found.name}"))
+            placed[found.site] = replace(first, notes=(*first.notes, f"{ALSO} {found.name}"))
             return
         kept, other = first, found
         if self._is_right(found) and not self._is_right(first):

@@ -4,12 +4,16 @@ import math
 import textwrap
 from collections.abc import Iterable
 
-from gpt2np.reference.comparison import Comparison, SiteReport
+from gpt2np.reference.comparison import Comparison
+from gpt2np.reference.judgement import SiteReport
 from gpt2np.reference.mistakes import KNOWN
+from gpt2np.reference.placement import ALSO
 from gpt2np.tables import WIDTH, number, table
 from gpt2np.tracing.contract import find
 from gpt2np.tracing.sites import SiteTable
 
+_SHOWN = 12  # names of no site
+_AGAIN = 4  # arrays that are there twice, until they are only counted
 _MARKS = {"within-noise": ".", "suspicious": "?", "wrong": "X"}
 
 
@@ -44,15 +48,31 @@ def _cell(sentence: str) -> str:
 
 
 def _headline(found: Comparison) -> str:
-    n = len(found.sites)
-    arrays = f"{n} site{'s' if n > 1 else ''}"
-    tokens = f"{len(found.token_ids)} token{'s' if len(found.token_ids) > 1 else ''}"
     verdict = "within noise" if found.verdict == "within-noise" else found.verdict
-    line = f"{verdict}: {arrays} of {tokens} against {found.model}"
+    line = f"{verdict}: {_extent(found)} {_counted(len(found.token_ids), 'token')} against {found.model}"
     if found.first is not None:
         return line
     worst = max(found.sites, key=lambda report: report.measure.ratio)
     return f"{line}\nthe largest error, in {worst.site}, takes {worst.measure.ratio:.0%} of its noise band"
+
+
+def _extent(found: Comparison) -> str:
+    """How much of the dump the verdict is about."""
+    refused = {name for name, _ in found.refused} - {report.name for report in found.sites}
+    mapped = refused.intersection(found.unusable)
+    if not found.unknown and not refused:
+        return f"{_counted(len(found.sites), 'site')} of"
+    left = [
+        f"{len(mapped)} of --map not usable" if mapped else "",
+        f"{len(refused - mapped)} not compared" if refused - mapped else "",
+        _counted(len(found.unknown), "unknown name") if found.unknown else "",
+    ]
+    used = found.n_arrays - len(refused) - len(found.unknown)
+    return f"{used} of {_counted(found.n_arrays, 'array')}, {', '.join(filter(None, left))};"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _where(found: Comparison, first: SiteReport) -> str:
@@ -106,26 +126,45 @@ def _map(sites: Iterable[SiteReport], table_of_model: SiteTable) -> str:
 def _remarks(found: Comparison) -> list[str]:
     """What was undone or left out when the dump was laid out."""
     parts = []
-    laid_out: dict[str, list[str]] = {}
-    for report in found.sites:
-        for note in report.notes:
-            laid_out.setdefault(note, []).append(report.name)
-    notes = [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
-        for note, names in laid_out.items()
-    ]
-    notes += found.notes
-    if notes:
+    if notes := [*_notes(found), *found.notes]:
         parts.append("notes\n" + "\n".join(_wrapped(note) for note in notes))
     if found.refused:
         lines = (_wrapped(f"{name}: {reason}") for name, reason in found.refused)
         parts.append("not compared\n" + "\n".join(lines))
     if found.unknown:
-        names = ", ".join(found.unknown[:12]) + (" ..." if len(found.unknown) > 12 else "")
-        parts.append(f"names of no site ({len(found.unknown)}; --map THEIRS=OURS)\n{_wrapped(names)}")
+        shown = found.offers[:_SHOWN] or found.unknown[:_SHOWN]
+        names = [_wrapped(line) for line in shown] + ["  ..."] * (len(found.unknown) > len(shown))
+        parts.append(f"names of no site ({len(found.unknown)}; --map THEIRS=OURS)\n" + "\n".join(names))
     return parts
+
+
+def _notes(found: Comparison) -> list[str]:
+    """The notes of the arrays, each once, with the names that it is about."""
+    about: dict[str, list[str]] = {}
+    for report in found.sites:
+        for note in report.notes:
+            about.setdefault(note, []).append(report.name)
+    again = [note for note in about if note.startswith(ALSO)]
+    lines = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
+        for note, names in about.items()
+        if len(again) <= _AGAIN or note not in again
+    ]
+    if len(again) > _AGAIN:
+        first = again[0].removeprefix(ALSO)
+        lines.append(
+            f"{len(again)} arrays are there twice: {about[again[0]][0]} is {first.strip()}, and so on"
+        )
+    return lines
 
 
 def _wrapped(line: str, indent: int = 2) -> str:
     space = " " * indent
-    return textwrap.fill(line, WIDTH, initial_indent=space, subsequent_indent=space, break_long_words=False)
+    return textwrap.fill(
+        line,
+        WIDTH,
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

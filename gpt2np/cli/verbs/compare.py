@@ -40,11 +40,15 @@ def register(verbs: Any) -> None:
     verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
     verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")
     verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
+    verb.add_argument(
+        "--force", action="store_true", help="also read a .npz far larger than the model's sites"
+    )
     add_model(verb, dtype=False)
 
 
 def compare(args: argparse.Namespace) -> int:
     """`gpt2np compare`."""
+    from gpt2np.files import MAX_BYTES
     from gpt2np.reference.comparison import compare as hold
     from gpt2np.reference.report_text import catalogue
     from gpt2np.tables import strict_json
@@ -71,6 +75,7 @@ def compare(args: argparse.Namespace) -> int:
         prefill=args.prefill,
         rtol=args.rtol,
         atol=args.atol,
+        max_bytes=None if args.force else MAX_BYTES,
     )
     if args.html:
         from gpt2np.files import whole_file
