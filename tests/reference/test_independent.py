@@ -1,7 +1,7 @@
 """Mistakes planted in two GPT-2s that share nothing with gpt2np: does compare see where, and what?
 
-`table.txt` was written before the first run. A part of it runs here, all of it with `--slow`; the
-whole result is in `../independent.md`, written by `page.py`.
+`support/independent/table.txt` was written before the first run. A part of it runs here, all of it with
+`--slow`; the whole result is in `independent.md`, written by `support/independent/page.py`.
 """
 
 import pytest
@@ -9,13 +9,13 @@ from support import needs
 
 needs.module("torch")
 
-from reference.independent import grading, numpy_plants, torch_plants
-from reference.independent.grading import departure, graded, planted, rows
+from support.independent import grading, numpy_plants, torch_plants
+from support.independent.grading import departure, graded, planted, rows
 
 from gpt2np.reference.comparison import compare
 
 SEED = 100  # the page has those below
-EVERY = 9  # of the table runs in the suite
+EVERY = 18  # of the table runs in the suite
 FEW = [row for row in rows() if row.site_of_few != "-"]
 TOKENS_MOVED = {
     "end token in front, its row cut off",

@@ -1,6 +1,6 @@
-"""Writes `../independent.md`: what compare makes of the mistakes of two programs, and of runs without one.
+"""Writes `reference/independent.md`: what compare makes of the mistakes of two programs, and of runs without one.
 
-    python tests/reference/independent/page.py
+    python tests/support/independent/page.py
 
 It takes half an hour.
 """
@@ -17,27 +17,28 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from reference.independent.clean import WAYS, clean_run
-from reference.independent.grading import graded, rows
+from support.independent.clean import WAYS, clean_run
+from support.independent.grading import graded, rows
 
 from gpt2np.reference.comparison import compare
 
-PAGE = Path(__file__).parents[1] / "independent.md"
+PAGE = Path(__file__).parents[2] / "reference" / "independent.md"
 SEED = 0
 CLEAN = range(1000, 1500)
 
 TEXT = """\
 # Independent programs, and runs without a mistake
 
-Written by `python tests/reference/independent/page.py`; tests run a part of it anew.
+Written by `python tests/support/independent/page.py`; tests run a part of it anew.
 
-[numpy_gpt2.py](independent/numpy_gpt2.py) and [torch_gpt2.py](independent/torch_gpt2.py) are two GPT-2s
-that share nothing with gpt2np, and record under names and in layouts of their own. {n_rows} mistakes are
-made in their source ([one](independent/numpy_plants.py), [other](independent/torch_plants.py)), each in a
+[numpy_gpt2.py](../support/independent/numpy_gpt2.py) and
+[torch_gpt2.py](../support/independent/torch_gpt2.py) are two GPT-2s that share nothing with gpt2np, and
+record under names and in layouts of their own. {n_rows} mistakes are made in their source
+([one](../support/independent/numpy_plants.py), [other](../support/independent/torch_plants.py)), each in a
 random layer of a random shape with a random prompt. What compare must say of each, the first wrong site and
-the mistake or that none is named, stands in [table.txt](independent/table.txt), which was written before
-the first run; what was changed in it afterwards stands at its top. Each is run twice: with every tap in the
-dump, and with a few of them, as one prints by hand.
+the mistake or that none is named, stands in [table.txt](../support/independent/table.txt), which was
+written before the first run; what was changed in it afterwards stands at its top. Each is run twice: with
+every tap in the dump, and with a few of them, as one prints by hand.
 
 {score}
 

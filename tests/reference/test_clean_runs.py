@@ -5,7 +5,7 @@ from support import needs
 
 needs.module("torch", "transformers")
 
-from reference.independent.clean import WAYS, clean_run
+from support.independent.clean import WAYS, clean_run
 
 from gpt2np.reference.comparison import compare
 

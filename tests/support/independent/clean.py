@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from reference.independent import numpy_gpt2, torch_gpt2
 from support import hf
+from support.independent import numpy_gpt2, torch_gpt2
 from support.random_model import random_model
 
 from gpt2np.loading import load

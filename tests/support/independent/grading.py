@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from reference.independent import numpy_gpt2, numpy_plants, torch_gpt2, torch_plants
+from support.independent import numpy_gpt2, numpy_plants, torch_gpt2, torch_plants
 from support.random_model import random_model
 
 from gpt2np.model import Model
