@@ -1,4 +1,4 @@
-"""Writes `reference/independent.md`: what compare makes of the mistakes of two programs, and of runs without one.
+"""Writes `reference/independent.md`: what compare makes of two programs' mistakes, and of runs without one.
 
     python tests/support/independent/page.py
 
