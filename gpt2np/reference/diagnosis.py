@@ -115,7 +115,9 @@ class Diagnosis:
             found = list(self._prompts([*self._checks, *self._after()]))
             fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())
-        if recognised:  # what was recognised in an array of its own does not look like this further on
+        if (
+            recognised and self._after()
+        ):  # what was recognised in an array of its own does not look like this further on
             fitting = self._explaining_the_rest(fitting)
         scopes = list(self._scopes(self.measures[self.first]))
         if not (found or fitting or recognised):
@@ -205,7 +207,7 @@ class Diagnosis:
     ) -> tuple[_Hypothesis, Candidate]:
         """The same mistake in the heads and at the positions where it shows, if not everywhere."""
         best = hypothesis, candidate
-        for scope in scopes if candidate.contradicted > 0 and hypothesis.scope == Scope() else ():
+        for scope in scopes if candidate.contradicted > 0 else ():
             if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
                 continue
             other = replace(hypothesis, scope=scope)

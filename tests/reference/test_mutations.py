@@ -34,6 +34,7 @@ def test_the_planted_mistake_is_found_and_named(placement):
         missed = [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.kind == "missed"]
         assert shown >= 40
         assert found >= LEAST * shown, f"{name}: {missed}"
+        assert [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.wrong_name] == []
 
 
 @pytest.mark.parametrize("seed", [SEEDS])
@@ -86,6 +87,7 @@ def test_the_page_is_of_this_catalogue():
     assert int(n_whole) == shown
     assert abs(float(whole) - 100 * found / shown) <= 0.051
     assert min(float(whole), float(half)) >= 100 * LEAST
+    assert re.search(r"Wrong names: \*\*0\*\* of", PAGE)
     alarms, runs = re.search(r"\*\*(\d+)\*\* false alarms in (\d+) runs", PAGE).groups()
     assert (int(alarms), int(runs) >= 200) == (0, True)
     assert all(name in PAGE for name in (*KNOWN, *UNKNOWN))

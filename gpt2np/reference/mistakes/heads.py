@@ -144,7 +144,7 @@ class QkvColumnsShifted(CutIntoHeads):
     explanation = "Queries, keys or values are cut out one column beside where they are."
     cure = "The thirds begin at columns 0, n_embd and 2 * n_embd."
     hints = (
-        "At which number does each of your parts begin, and at which does it end?",
+        "Where does each of your parts start, and where does it end?",
         "Does one of your parts hold a number of its neighbour?",
     )
     rare = True
@@ -263,7 +263,7 @@ class HeadsMissing(Mistake):
     cure = "Run every head and every position: loops end at n_head, and at the last token."
     hints = (
         "Has everything been written that you read here?",
-        "Where does your loop begin, and where does it end?",
+        "Where do you start to count, and where do you stop?",
     )
     steps = ("attn.z",)
 

@@ -22,7 +22,7 @@ class LayerOrder(Mistake):
     cure = "Run h.0, h.1, h.2, ... as the numbers count, not as their names sort: h.10 comes after h.9."
     hints = (
         "Is it the arithmetic that is wrong, or what it is done with?",
-        "In which order did your loader hand you the pieces?",
+        "Which piece did your loader hand you after the first?",
     )
     steps = _EVERY
     together = True

@@ -24,7 +24,7 @@ class LayerNormDdof1(Mistake):
     cure = "Divide by n: LayerNorm's variance is the mean of squares."
     hints = (
         "What do you average over when you measure the spread?",
-        "By how many numbers does your library divide, if you say nothing?",
+        "What does your library take, if you do not say which of the two you want?",
     )
     steps = NORMS
 
@@ -41,7 +41,7 @@ class LayerNormEpsilonOutside(Mistake):
     explanation = "Epsilon is added to the standard deviation instead of the variance."
     cure = "Divide by sqrt(variance + epsilon)."
     hints = (
-        "What keeps you from dividing by zero, and where is it?",
+        "Where do you guard against a row of equal numbers?",
         "Is the small number under the root with you, or beside it?",
     )
     steps = NORMS
@@ -59,7 +59,7 @@ class LayerNormNoEpsilon(Mistake):
     cure = "Divide by sqrt(variance + layer_norm_epsilon); GPT-2's is 1e-5."
     hints = (
         "What happens to a row whose numbers are nearly equal?",
-        "What keeps you from dividing by nothing?",
+        "What if there is nothing to share out?",
     )
     steps = NORMS
 

@@ -15,7 +15,7 @@ class BosPrepended(PromptMistake):
         "GPT-2's tokeniser adds nothing: run the ids of the text alone, or compare with --tokens that has it."
     )
     hints = (
-        "How many tokens did you run, and how many did you mean to?",
+        "How many rows have you got, and how many did you mean to have?",
         "Is something there before your first word?",
     )
 

@@ -22,7 +22,7 @@ class UntiedWeights(Mistake):
     cure = "lm_head.weight is wte.weight, unless the checkpoint has an lm_head.weight of its own."
     hints = (
         "To which words do you compare, at the end?",
-        "What do you compare with at the end, and is it what the checkpoint has?",
+        "How many big tables are there in your model, and which of them did you take here?",
     )
     steps = ("logits",)
 
@@ -82,7 +82,7 @@ class LogitsScaled(Mistake):
             float(np.sum(seen.values * seen.truth)) / size if size and np.isfinite(seen.values).all() else 0.0
         )
         fits = np.abs(seen.values - factor * seen.truth) <= np.maximum(factor, 1.0) * seen.band
-        return self.detail(factor) if factor > 0 and fits.all() else None
+        return self.detail(factor) if factor > 0 and abs(factor - 1) > 0.01 and fits.all() else None
 
     def detail(self, variant: Any) -> str:
         return f"by {variant:.4g}"
@@ -143,7 +143,7 @@ class RecordOverwritten(Mistake):
     explanation = "The array holds what a later step has written over it: it was recorded without a copy."
     cure = "Copy an array when you record it, or give every layer memory of its own."
     hints = (
-        "When did you look at this array: at once, or at the end?",
+        "When did you look at this: at once, or at the end?",
         "Who else writes to where this one is?",
     )
     steps = EVERY_SITE

@@ -84,7 +84,7 @@ class PostNorm(Mistake):
     cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x)): the stream itself is never normalised."
     hints = (
         "In which order do things happen in a layer?",
-        "Is the stream tidied up before somebody looks at it, or for good?",
+        "Is something tidied up for those who look at it, or for good?",
     )
     steps = ("ln_1", "attn.qkv", "resid_mid", "ln_2", "mlp.pre", "resid_post")
     together = True
@@ -165,7 +165,7 @@ class ResidualScaled(Mistake):
     cure = "Add outputs as they are: a trained checkpoint has the scale in its weights."
     hints = (
         "How much of each part's result arrives?",
-        "What does the paper say to do once only, before training?",
+        "What does the paper say to do once only, at the very start?",
     )
     steps = ("resid_mid", "resid_post")
     rare = True

@@ -103,7 +103,7 @@ class ScoresScaledByHeads(ScoresScale):
     cure = "scores = q @ k.T / sqrt(d_head); d_head is n_embd / n_head, the size of the last axis."
     hints = (
         "How long is one of the vectors whose products you take?",
-        "Which of your sizes is it that you take the root of?",
+        "Which of your axes is it that you count along here?",
     )
 
     def scale(self, at: At) -> float:
@@ -118,7 +118,7 @@ class ScoresScaledByLength(Mistake):
     cure = "scores = q @ k.T / sqrt(d_head): the size of the last axis, whatever the text."
     hints = (
         "Would a longer text change what two words are to each other?",
-        "Which of your sizes is it that you take the root of?",
+        "Which of your axes is it that you count along here?",
     )
     steps = ("attn.scores",)
 

@@ -169,7 +169,7 @@ class OwnValueLeftOut(Mistake):
     explanation = "The average of values stops one key too early: a token's own value is left out."
     cure = "z[query] = sum over key of pattern[query, key] * v[key], up to and including the query's own."
     hints = (
-        "Where does your loop begin, and where does it end?",
+        "Where do you start to count, and where do you stop?",
         "What does the very first word get?",
     )
     steps = ("attn.z",)
