@@ -160,17 +160,19 @@ class Requests:
         """The request of one site, with all that the shape allows; refused if that is nothing."""
         found = [self._request(name, array, one, lead) for one in meaning.either or (meaning,)]
         able = [request for request in found if request.candidates]
-        if able:
+        of_length = any(layout.rows == self.length for request in able for layout in request.candidates)
+        halves = [] if of_length else list(self._keys_and_values(name, array, meaning))
+        if halves:
+            yield from halves
+        elif able:
             able[0].rivals = able[1:]
             yield able[0]
-        elif not (halves := list(self._keys_and_values(name, array, meaning))):
+        else:
             first = found[0]
             wanted = expected(first.site, self.config, self.length)
             if first.meaning.axes is not None:
                 wanted = f"[{' '.join(first.meaning.axes)}] of {wanted}, as declared"
             self.refuse(name, meaning, f"has shape {array.shape}, expected {wanted}")
-        else:
-            yield from halves
 
     def _request(self, name: str, array: Array, one: Meaning, lead: str) -> Request:
         assert one.site is not None
@@ -193,6 +195,6 @@ class Requests:
         for part, piece in zip(cache, () if pieces is None else pieces, strict=pieces is not None):
             site = self.config.architecture.sites[part]
             request = self._request(name, piece, Meaning(site, meaning.layer, mapped=meaning.mapped), "")
-            if request.candidates:
+            if any(layout.rows == self.length for layout in request.candidates):
                 request.note = "keys and values side by side"
                 yield request

@@ -9,7 +9,7 @@ import numpy as np
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.error_measure import SUSPICIOUS, Measure, measure
-from gpt2np.tracing.derived import views_of
+from gpt2np.tracing.derived import block_input, views_of
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
@@ -61,9 +61,9 @@ def _with(name: str, values: Array, model: Model, truth: Trace, last: str) -> di
     if site.name == "resid_pre":
         start = layer or 0, values.astype(model.dtype)
     elif layer is not None:
-        start = layer, truth[f"h.{layer - 1}.resid_post" if layer else "embed"].copy()
+        start = layer, truth[block_input(layer, config.n_layer)].copy()
     elif site not in table.before_layers:
-        start = config.n_layer, truth[f"h.{config.n_layer - 1}.resid_post"].copy()
+        start = config.n_layer, truth[block_input(config.n_layer, config.n_layer)].copy()
     elif site.derived:
         return {}
     found: dict[str, Array] = {}

@@ -1,7 +1,6 @@
 """What somebody's names mean: a site and a layer, in any dialect and spelling, or as a map declares it."""
 
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import Site
 
 _PREFIX = re.compile(
-    r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|_module|activations?|acts|trace|cache|outputs?"
+    r"^(?:model|module|self|net|gpt2?|base_model|_orig_mod|_module|activations?|acts|trace|cache|out|outputs?"
     r"|transformer|decoder|params|intermediates|gpt_?2_?lm_?head_?model)[./_:]+",
     re.IGNORECASE,
 )
@@ -23,6 +22,7 @@ _INPUT = re.compile(r"[./_:]+(?:inputs?|hook_in)(?:[./_:]0|\[0\])*$", re.IGNOREC
 _QUOTED = re.compile(r"\[(['\"])(.+?)\1\]")  # a key of a tree as JAX spells it: ['h']['0']
 _SEPARATORS = re.compile(r"[\W_]+")
 _LEAD = re.compile(r"^(?:[a-z_.]*\{i\}[._]?|transformer\.|model\.)")  # as far as the layer's number
+_NUMBER, _LAYER = re.compile(r"\d{1,9}"), "#"
 _CACHE = re.compile(
     r"(?:past_key_values?|past|kv_cache|cache)\W*(\d{1,9})(?:\W*(0|1|k|v|keys?|values?))?\W*", re.IGNORECASE
 )
@@ -66,7 +66,7 @@ class Names:
 
     def __init__(self, config: ModelConfig, given: Mapping[str, str] | None = None, base: int = 0) -> None:
         self.config, self._sites, self.base = config, config.architecture.sites, base
-        self._index = _spellings(config, base)
+        self._index = _spellings(config)
         self._given = [(theirs, _pattern(theirs), ours) for theirs, ours in (given or {}).items()]
         for theirs, _, ours in self._given:
             self._declared(theirs, ours, base)
@@ -123,7 +123,14 @@ class Names:
         if plain in ("pastkeyvalues", "past", "kvcache"):
             pairs = ((layer, part) for layer in range(n_layer) for part in cache)
             return Meaning(parts=tuple(Meaning(self._sites[part], layer) for layer, part in pairs))
-        return self._index.get(plain)
+        if plain in self._index:
+            return self._index[plain]
+        for digits in _NUMBER.finditer(name):
+            layer = int(digits[0]) - self.base
+            spelled = _plain(name[: digits.start()]) + _LAYER + _plain(name[digits.end() :])
+            if 0 <= layer < n_layer and spelled in self._index:
+                return _in_layer(self._index[spelled], layer)
+        return None
 
     def _state(self, number: int) -> Meaning | None:
         """An entry of hidden_states; the last is after ln_f in HF, and before it elsewhere."""
@@ -219,60 +226,52 @@ def _plain(name: str) -> str:
     return _SEPARATORS.sub("", name).lower()
 
 
+def _in_layer(meaning: Meaning, layer: int) -> Meaning:
+    """What a name means in a layer."""
+    return replace(meaning, layer=layer, either=tuple(replace(m, layer=layer) for m in meaning.either))
+
+
 @functools.lru_cache(maxsize=8)
-def _spellings(config: ModelConfig, base: int) -> dict[str, Meaning]:
+def _spellings(config: ModelConfig) -> dict[str, Meaning]:
     """Every name of every dialect and of many programs, spelled plainly, but for those that mean two things.
 
-    What a program itself calls an array comes before what other spellings of a dialect's name would mean.
+    The number of a layer is a `#`, and the meaning then lacks it. What a program itself calls an array comes
+    before what other spellings of a dialect's name would mean.
     """
     found: dict[str, Meaning | None] = {}
-    for spelled, meaning in _of_programs(config, base):
-        found.setdefault(_plain(spelled), meaning)
+    for name, sites in program_names(config):
+        either = tuple(map(Meaning, sites))
+        meaning = replace(either[0], either=either) if len(either) > 1 else either[0]
+        for spelled in _in_a_layer(_LEAD.sub("", name)) if "{i}" in name else [_plain(name)]:
+            found.setdefault(spelled, meaning)
     exact = set(found)
 
-    def add(name: str, meaning: Meaning) -> None:
-        if (plain := _plain(name)) not in exact and found.setdefault(plain, meaning) != meaning:
-            found[plain] = None
+    def add(spelled: str, meaning: Meaning) -> None:
+        if spelled not in exact and found.setdefault(spelled, meaning) != meaning:
+            found[spelled] = None
 
-    table, layers = config.architecture.sites, range(config.n_layer)
-    for site in table:
-        if not site.layered:
-            for name in {site.name, *_short_names(site)}:
-                add(name, Meaning(site))
-            continue
+    for site in config.architecture.sites:
         if site.name == "resid_post":  # the output of a block
-            for word, layer in itertools.product(LAYER_WORDS, layers):
+            for word in LAYER_WORDS:
                 if word not in ("l", ""):
-                    add(f"{word}.{layer + base}", Meaning(site, layer))
+                    add(_plain(word) + _LAYER, Meaning(site))
         for name in {site.name, *_short_names(site)}:
-            add(name, Meaning(site, None, stacked=True))
-            for layer in layers:
-                add(f"{name}.{layer + base}", Meaning(site, layer))
-                for word in LAYER_WORDS:
-                    add(f"{word}.{layer + base}.{name}", Meaning(site, layer))
-    for _, site, at in table.expand(config.n_layer):  # TransformerLens' scale is 1 / rstd
+            add(_plain(name), Meaning(site, stacked=site.layered))
+            for spelled in _in_a_layer(name) if site.layered else ():
+                add(spelled, Meaning(site))
         norm, _, statistic = site.name.rpartition(".")
-        if statistic == "rstd":
-            label = None if at is None else at + base
-            name = table[f"{norm}.normalized"].dialect_name("transformer_lens", label) or ""
-            add(name.replace("hook_normalized", "hook_scale"), Meaning(site, at, inverse=True))
+        if statistic == "rstd":  # TransformerLens' scale is 1 / rstd
+            for name in config.architecture.sites[f"{norm}.normalized"].names.get("transformer_lens", ()):
+                scale = name.replace("hook_normalized", "hook_scale").split("{i}")
+                add(_LAYER.join(map(_plain, scale)), Meaning(site, inverse=True))
     return {name: meaning for name, meaning in found.items() if meaning is not None}
 
 
-def _of_programs(config: ModelConfig, base: int) -> Iterator[tuple[str, Meaning]]:
-    """The names in `program_names`, with every word that stands before a layer, or behind the name alone."""
-    for name, sites in program_names(config):
-        tail = _LEAD.sub("", name)
-        layers: Iterable[int | None] = range(config.n_layer) if "{i}" in name else (None,)
-        for layer in layers:
-            either = tuple(Meaning(site, layer) for site in sites)
-            meaning = replace(either[0], either=either) if len(either) > 1 else either[0]
-            if layer is None:
-                yield name, meaning
-                continue
-            yield f"{tail}.{layer + base}", meaning  # llama.cpp's attn_norm-3
-            for word in LAYER_WORDS:
-                yield f"{word}.{layer + base}.{tail}", meaning
+def _in_a_layer(name: str) -> Iterator[str]:
+    """A name behind any word for a layer and its number, and before the number, as llama.cpp has it."""
+    for word in LAYER_WORDS:
+        yield _plain(word) + _LAYER + _plain(name)
+    yield _plain(name) + _LAYER
 
 
 def _short_names(site: Site) -> Iterable[str]:

@@ -14,6 +14,7 @@ from gpt2np.errors import InputError, short
 from gpt2np.files import MAX_BYTES
 from gpt2np.ops import Array
 from gpt2np.reference import dump_formats, raw_files
+from gpt2np.reference.decoding_steps import joined
 from gpt2np.reference.dump_formats import Stored
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.plan import Plan
@@ -144,6 +145,7 @@ def dump_of(
 def _dump(path: str, kind: str, found: Stored, token_ids: list[int] | None) -> Dump:
     if not found:
         raise InputError(f"{path}: holds no arrays")
+    found = joined(found)
     for name, (array, _) in found.items():
         if array.size == 0:
             raise InputError(f"{path}: array {short(name)} is empty: its shape is {array.shape}")

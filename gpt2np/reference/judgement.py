@@ -195,11 +195,12 @@ class Judgement:
         return self.bands.of(site)
 
     def _says_something(self, report: SiteReport, values: Array, truth: Array) -> bool:
-        """Whether the wrong rows hold numbers: not NaN alone, and not 0 as memory that was never written."""
+        """Whether the wrong rows hold numbers: not NaN or infinity alone, nor 0 as memory never written."""
         site, layer = self._resolve(report.site)
         error = difference(values, truth, site, None if layer is None else self.config.window(layer))
         outside = error > self.bands.of(report.site, report.dtype)
-        if np.isnan(values[outside]).all():
+        told = np.isfinite(values) | (np.isneginf(values) if site.unseen == -np.inf else False)
+        if not told[outside].any():
             return False
         if site.name in self.config.architecture.positional:
             return True

@@ -30,6 +30,7 @@ _STEP = 0.2  # of the spacing of numbers: the root mean square of what one addit
 _IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
 # Derived sites whose bands follow from those of others, or which have none.
 _FOLLOWS = ("resid_pre", "attn.heads", "probabilities", "loss", "top_k_tokens")
+_SMALL = 20_000_000  # parameters of a model of which a run is as good as free
 _FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
 
 
@@ -60,7 +61,8 @@ def expect(
     noise = Noise(truth, precision)
     few = truth["embed"].size * model.config.n_layer < _FEW
     single = in_precision(model, "float32", None if precision == "float32" else precision)
-    for pieces in (1, 2, 3, 5, 7, 0) if few else (1, 3):
+    small = model.config.n_parameters < _SMALL  # adding one product after another takes its time in Python
+    for pieces in ((1, 2, 3, 5, 7, 0) if small else (1, 2, 3)) if few else (1, 3):
         noise.sample(single, pieces)
     return Expected(truth, Bands(truth, noise.rows, precision))
 

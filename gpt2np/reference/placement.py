@@ -203,13 +203,14 @@ class _Placing:
                 values = self._values(one, one.chosen)
                 errors.append(likeness(one.site, values, right, self._window(one)).error)
         best, second = (int(i) for i in np.argsort(errors, kind="stable")[:2])
-        if errors[best] < 1 and errors[best] < 0.5 * errors[second]:
-            if best and (usual := self.names.meaning(request.name)) is not None and usual.site is not None:
-                able[best].note = f"by its values it is {able[best].full_name}, not {request.full_name}"
-            return able[best]
         named = self.names.meaning(request.name)
-        if (named is not None and named.site is not None) or request.lead == "part":
-            return request
+        if named is not None and (named.site is not None or request.lead == "part"):  # a usual one
+            if best == 0 or request.chosen is None or not errors[best] < min(AGREES, 0.5 * errors[0]):
+                return request
+            able[best].note = f"by its values it is {able[best].full_name}, not {request.full_name}"
+            return able[best]
+        if errors[best] < 1 and errors[best] < 0.5 * errors[second]:
+            return able[best]
         names = [one.full_name for one in able]
         reason = (
             f"may be {' or '.join(names)} (HF's last hidden state is after ln_f, others' before it), and is "
@@ -299,7 +300,9 @@ class _Placing:
             kept, other = found, first
         placed[found.site] = kept
         reason = f"is {found.site} again, with other numbers than {kept.name}, which is taken"
-        self.refused.append(Refused(other.name, reason, (), found.site))
+        meaning = self.names.meaning(other.name)
+        mapped = meaning is not None and meaning.mapped
+        self.refused.append(Refused(other.name, reason, (), found.site, mapped))
 
     def _is_right(self, placed: Placed) -> bool:
         """Whether an array is near the truth."""

@@ -11,53 +11,67 @@ from gpt2np.tracing.sites import Site
 # What stands before the number of a layer, or nothing: nanoGPT, rasbt, llama.cpp, flax, ...
 LAYER_WORDS = ("h", "layer", "layers", "block", "blocks", "l", "blk", "trf_blocks", "transformer_blocks", "")
 
-# Sites that a name may mean, the usual one first (which of them it is shows by shape and values): the names.
+# Sites that a name may mean, the usual one first (which of them it is shows by shape and values): names
+# in nanoGPT, minGPT, rasbt, llama.cpp, TransformerLens 4, pyvene, the transformer debugger, flax, torch.
 PROGRAM_NAMES: dict[str, str] = {
-    # TransformerLens 4's bridge, and what it and version 2 have besides
     "wte": "embed.hook_out tok_emb tok_embed tok_embedding tok_embeddings token_embd token_embed "
     "embed_tokens token_embedding inp_embd inp_tokens tokens_embed",
     "wpe": "pos_embed.hook_out pos_emb pos_embd pos_embedding position_embd position_embed embed_positions "
     "position_embedding positions_embed",
-    "embed": "drop_emb inpL emb embd embeddings input_embeddings combined_embedding",
-    "ln_1": "h.{i}.norm1 h.{i}.norm_1 h.{i}.ln1.hook_out h.{i}.attn_norm h.{i}.attention_norm h.{i}.attn_ln "
+    "embed": "resid.post_emb drop_emb inpL emb embd embeddings input_embeddings combined_embedding",
+    "ln_1": "h.{i}.attention_input "
+    "h.{i}.norm1 h.{i}.norm_1 h.{i}.ln1.hook_out h.{i}.attn_norm h.{i}.attention_norm h.{i}.attn_ln "
     "h.{i}.input_layernorm h.{i}.layernorm1 h.{i}.layer_norm1 h.{i}.layer_norm_1 h.{i}.ln1",
     "ln_1.normalized ln_1": "h.{i}.ln1.hook_normalized",
     "attn.qkv": "h.{i}.attn_qkv h.{i}.bqkv h.{i}.attn.qkv.hook_out h.{i}.attn.qkv_proj h.{i}.attn.in_proj "
     "h.{i}.att.qkv h.{i}.attn.Wqkv h.{i}.self_attn.qkv_proj",
-    "attn.q": "h.{i}.attn.q.hook_out h.{i}.att.W_query h.{i}.attn.W_query h.{i}.attn.q_proj h.{i}.attn_q "
+    "attn.q": "h.{i}.head_query_output "
+    "h.{i}.attn.q.hook_out h.{i}.att.W_query h.{i}.attn.W_query h.{i}.attn.q_proj h.{i}.attn_q "
     "h.{i}.Qcur h.{i}.attn.query h.{i}.self_attn.q_proj h.{i}.att.queries",
-    "attn.k": "h.{i}.attn.k.hook_out h.{i}.att.W_key h.{i}.attn.W_key h.{i}.attn.k_proj h.{i}.attn_k "
+    "attn.k": "h.{i}.head_key_output "
+    "h.{i}.attn.k.hook_out h.{i}.att.W_key h.{i}.attn.W_key h.{i}.attn.k_proj h.{i}.attn_k "
     "h.{i}.Kcur h.{i}.attn.key h.{i}.self_attn.k_proj h.{i}.att.keys",
-    "attn.v": "h.{i}.attn.v.hook_out h.{i}.att.W_value h.{i}.attn.W_value h.{i}.attn.v_proj h.{i}.attn_v "
+    "attn.v": "h.{i}.head_value_output "
+    "h.{i}.attn.v.hook_out h.{i}.att.W_value h.{i}.attn.W_value h.{i}.attn.v_proj h.{i}.attn_v "
     "h.{i}.Vcur h.{i}.attn.value h.{i}.self_attn.v_proj h.{i}.att.values",
-    "attn.scores": "h.{i}.att.attn_scores h.{i}.attn.attn_scores h.{i}.attn_scores h.{i}.kq h.{i}.att.scores",
-    "attn.pattern": "h.{i}.att.attn_weights h.{i}.attn.attn_weights h.{i}.attn_weights h.{i}.attn_probs "
+    "attn.scores": "h.{i}.attn.qk_logits "
+    "h.{i}.att.attn_scores h.{i}.attn.attn_scores h.{i}.attn_scores h.{i}.kq h.{i}.att.scores",
+    "attn.pattern": "h.{i}.attention_weight h.{i}.attn.qk_probs "
+    "h.{i}.att.attn_weights h.{i}.attn.attn_weights h.{i}.attn_weights h.{i}.attn_probs "
     "h.{i}.attn.attn_probs h.{i}.kq_soft_max h.{i}.kq_soft_max_ext h.{i}.attn.attn_dropout "
     "h.{i}.att.dropout h.{i}.attn.probs",
     "attn.pattern attn.out": "h.{i}.att",
-    "attn.z": "h.{i}.attn.o.hook_in h.{i}.att.context_vec h.{i}.attn.context_vec h.{i}.context_vec h.{i}.kqv "
+    "attn.z": "h.{i}.attn.v_out h.{i}.head_attention_value_output h.{i}.attention_value_output "
+    "h.{i}.attn.o.hook_in h.{i}.att.context_vec h.{i}.attn.context_vec h.{i}.context_vec h.{i}.kqv "
     "h.{i}.kqv_merged h.{i}.kqv_merged_cont h.{i}.merged h.{i}.attn.merged",
     "attn.z attn.out": "h.{i}.kqv_out",
-    "attn.out": "h.{i}.attn.o.hook_out h.{i}.attn.hook_out h.{i}.attn.hook_hidden_states h.{i}.att.out_proj "
+    "attn.out": "h.{i}.resid.delta_attn h.{i}.post_attn "
+    "h.{i}.attn.o.hook_out h.{i}.attn.hook_out h.{i}.attn.hook_hidden_states h.{i}.att.out_proj "
     "h.{i}.attn.out_proj h.{i}.attn.o_proj h.{i}.attn_out h.{i}.attn_output h.{i}.attn.proj "
     "h.{i}.attn.resid_dropout h.{i}.self_attn h.{i}.self_attn.o_proj h.{i}.attention",
-    "resid_mid": "h.{i}.ffn_inp h.{i}.mid h.{i}.attn_residual h.{i}.residual1",
-    "ln_2": "h.{i}.norm2 h.{i}.norm_2 h.{i}.ln2.hook_out h.{i}.ffn_norm h.{i}.mlp_norm h.{i}.mlp_ln "
+    "resid_mid": "h.{i}.resid.post_attn h.{i}.residual_attn "
+    "h.{i}.ffn_inp h.{i}.mid h.{i}.attn_residual h.{i}.residual1",
+    "ln_2": "h.{i}.mlp_input "
+    "h.{i}.norm2 h.{i}.norm_2 h.{i}.ln2.hook_out h.{i}.ffn_norm h.{i}.mlp_norm h.{i}.mlp_ln "
     "h.{i}.mlp.in.hook_in h.{i}.post_attention_layernorm h.{i}.layernorm2 h.{i}.layer_norm2 "
     "h.{i}.layer_norm_2 h.{i}.ln2",
     "ln_2.normalized ln_2": "h.{i}.ln2.hook_normalized",
-    "mlp.pre": "h.{i}.mlp.in.hook_out h.{i}.ff.layers.0 h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.mlp.fc "
+    "mlp.pre": "h.{i}.mlp.pre_act "
+    "h.{i}.mlp.in.hook_out h.{i}.ff.layers.0 h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.mlp.fc "
     "h.{i}.mlp.fc1 h.{i}.mlp.up h.{i}.mlp.up_proj h.{i}.ffn.up h.{i}.ff.0 h.{i}.mlp.0",
-    "mlp.post": "h.{i}.mlp.gelu h.{i}.ff.layers.1 h.{i}.ffn_gelu h.{i}.ffn_act h.{i}.mlp.act_fn h.{i}.gelu "
+    "mlp.post": "h.{i}.mlp.post_act h.{i}.mlp_activation "
+    "h.{i}.mlp.gelu h.{i}.ff.layers.1 h.{i}.ffn_gelu h.{i}.ffn_act h.{i}.mlp.act_fn h.{i}.gelu "
     "h.{i}.mlp.activation h.{i}.mlp.nonlin h.{i}.mlp.relu h.{i}.ff.1 h.{i}.mlp.1",
-    "mlp.out": "h.{i}.mlp.out.hook_out h.{i}.mlp.hook_out h.{i}.ff h.{i}.ff.layers h.{i}.ff.layers.2 "
+    "mlp.out": "h.{i}.resid.delta_mlp h.{i}.post_ffn "
+    "h.{i}.mlp.out.hook_out h.{i}.mlp.hook_out h.{i}.ff h.{i}.ff.layers h.{i}.ff.layers.2 "
     "h.{i}.ffn_out h.{i}.ffn_down h.{i}.ffn h.{i}.feed_forward h.{i}.mlp.proj h.{i}.mlp.fc2 h.{i}.mlp.down "
     "h.{i}.mlp.down_proj h.{i}.ffn.down h.{i}.mlp.dropout h.{i}.ff.2 h.{i}.mlp.2",
-    "resid_pre": "h.{i}.hook_in",
-    "resid_post": "h.{i}.hook_out h.{i}.l_out",
+    "resid_pre": "h.{i}.block_input h.{i}.hook_in",
+    "resid_post": "h.{i}.resid.post_mlp h.{i}.block_output h.{i}.residual_ffn h.{i}.hook_out h.{i}.l_out",
     "ln_f.normalized ln_f": "ln_final.hook_normalized",
     "ln_f ln_f.normalized": "unembed.hook_in",  # where TransformerLens has folded the weight of the norm
-    "ln_f": "ln_final.hook_out final_norm last_hidden_state output_norm result_norm ln_final final_layernorm",
+    "ln_f": "resid.post_ln_f "
+    "ln_final.hook_out final_norm last_hidden_state output_norm result_norm ln_final final_layernorm",
     "logits": "out_head result_output hook_unembed lm_head.hook_out head logits_out",
 }
 

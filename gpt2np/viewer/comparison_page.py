@@ -43,7 +43,7 @@ def comparison_page(report: Mapping[str, Any]) -> str:
         "said": VERDICTS.get(str(report.get("verdict")), str(report.get("verdict"))),
         "candidates": [_plain(candidate) for candidate in report.get("candidates") or ()],
         "notes": [str(note) for note in report.get("notes") or ()],
-        "unknown": [str(name) for name in report.get("unknown") or ()],
+        "unknown": [str(name) for name in report.get("offers") or report.get("unknown") or ()],
         "refused": [f"{each['name']}: {each['reason']}" for each in report.get("refused") or ()],
         "rows": rows,
         "steps": [

@@ -352,3 +352,51 @@ def test_the_verb(folder, dump, tmp_path, capsys):
     assert (code, err.strip().splitlines()[-1].partition(": ")[2]) == (
         2, "made_up has no activations of llm.c: only gpt2 has",
     )  # fmt: skip
+
+
+# -- what people dump instead -----------------------------------------------------------------------
+
+
+def behind(array, n):
+    return np.concatenate([array, np.full((n, *array.shape[1:]), 3, array.dtype)])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    {
+        "log-probabilities": (
+            lambda d: {"logits": d["logits"] - np.log(np.exp(d["logits"]).sum(-1, keepdims=True))},
+            "log-probabilities",
+        ),
+        "a buffer": (lambda d: {"h.0.ln_1": behind(d["h.0.ln_1"], 20)}, "the first 12 of its 32 rows"),
+        "layers from 1": (
+            lambda d: {f"layers.{int(n[2]) + 1}{n[3:]}": x for n, x in d.items() if n[:2] == "h."},
+            "your layers.1.ln_1 is our h.0.ln_1",
+        ),
+        "keys and values side by side": (
+            lambda d: {"h.1.attn.k": np.concatenate([d[f"h.1.attn.{x}"].reshape(12, -1) for x in "kv"], -1)},
+            "keys and values side by side",
+        ),
+        "names of programs": (
+            lambda d: {
+                "blk.1.attn_norm": d["h.1.ln_1"],
+                "ffn_up-1": d["h.1.mlp.pre"],
+                "h.1.mlp.input": d["h.1.ln_2"],
+            },
+            "within noise: 3 sites",
+        ),
+        "a name of no site": (
+            lambda d: {"ln_f": d["ln_f"], "mine": d["h.2.mlp.post"]},
+            "mine [12, 36] has the values of h.2.mlp.post",
+        ),
+        "what was recorded is not what ran": (
+            lambda d: d | {"h.1.attn.out": d["h.1.attn.out"] * 2},
+            "every one 2 times what it should be",
+        ),
+    }.values(),
+)
+def test_other_forms(model, dump, change, said):
+    found = hold(change(dump), model)
+    text = " ".join(str(found).split())
+    assert said in text
+    assert found.verdict == ("wrong" if "2 times" in said else "within-noise"), text

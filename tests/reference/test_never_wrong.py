@@ -94,6 +94,22 @@ def steps():
     return {"h.1.ln_1": site("h.1.ln_1")[-1:], "logits": site("logits")[-1:]}
 
 
+def in_steps():
+    """Five tokens at once, then one at a time, with what attention sees and the cache."""
+    inside = ("1.mlp.post", "1.attn.pattern", "1.attn.scores", "0.attn.k", "0.attn.v")
+    names = ["logits", "ln_f", *(f"h.{name}" for name in inside)]
+    found = {}
+    for i, rows in enumerate([slice(0, 5), *(slice(p, p + 1) for p in range(5, N))]):
+        for name in names:
+            x = site(name)
+            if name.endswith((".k", ".v")):
+                x = x[: rows.stop].swapaxes(0, 1)
+            else:
+                x = x[:, rows, : rows.stop] if x.ndim == 3 else x[rows]
+            found[f"step{i}.{name}"] = x[None]
+    return found
+
+
 # The dump, and a part of what has to be said of it.
 RIGHT = {
     "all sites": (every, "within noise: 41 sites of 9 tokens"),
@@ -166,6 +182,11 @@ RIGHT = {
     "a layer's cache": (
         lambda: {"past_key_values.1": np.stack([site(f"h.1.attn.{x}").swapaxes(0, 1) for x in "kv"])},
         "heads first",
+    ),
+    "step by step": (in_steps, "within noise: 7 sites"),
+    "the last logits of each step": (
+        lambda: {f"logits[{i}]": site("logits")[i : i + 1] for i in range(4, N)},
+        "5 rows for 9 tokens",
     ),
     "the bias is added later": (
         lambda: {"ffn_up-0": site("h.0.mlp.pre") - 0.3, "ffn_up_b-0": site("h.0.mlp.pre")},
@@ -337,3 +358,56 @@ def test_unknown_names_are_offered_sites():
 def test_nothing_that_can_be_compared_is_refused(array):
     with pytest.raises(InputError, match=r"no array of it can be compared \(.h\.0\.attn\.pattern.: "):
         hold({"h.0.attn.pattern": array})
+
+
+def test_a_token_in_front_is_told_from_a_buffer():
+    longer = model().trace([0, *IDS])
+    found = hold({name: np.array(longer[name]) for name in longer.names()})
+    assert (found.site, found.mistake) == ("wte", "bos-prepended")
+
+
+# -- half precision ---------------------------------------------------------------------------------
+
+
+def mixed(kept_half, dtype=np.float16, changed=None):
+    """A run with products in a half precision, and what programs then store in float32 and in half."""
+    from gpt2np.reference.noise_bands import expect
+    from gpt2np.reference.precision import rounded
+
+    noise = expect(model(), IDS, "float16").bands
+    rng = np.random.default_rng(0)
+    found = {}
+    for name in trace().names():
+        noisy = site(name) + (rng.uniform(-0.3, 0.3, site(name).shape) * noise[name]).astype(np.float32)
+        exact = name in ("wte", "wpe", "embed", "h.0.ln_1")
+        x = site(name) if exact else noisy
+        if changed == name:
+            x = x * np.float32(1.4)
+        half = any(name.endswith(kind) for kind in kept_half)
+        found[name] = rounded(x, "float16").astype(dtype) if half else x
+    return found
+
+
+def test_float32_arrays_behind_half_ones_are_as_noisy():
+    found = hold(mixed(("qkv", "pattern", "z", "out", "pre", "post", "logits")))
+    assert found.verdict == "within-noise", str(found)
+    assert "as noisy as the float16 before it" in str(found)
+    wrong = hold(mixed(("qkv", "pattern", "z", "out", "pre", "post", "logits"), changed="h.1.ln_2"))
+    assert wrong.site == "h.1.ln_2"
+
+
+def test_float32_streams_alone_beside_half_logits():
+    dump = mixed(("logits",))
+    kept = {name: x for name, x in dump.items() if name.endswith(("resid_post", "embed", "logits"))}
+    assert hold(kept).verdict == "within-noise"
+
+
+def test_half_arrays_that_were_only_stored_so_hide_nothing():
+    from support.planting import plant
+
+    mistake = next(m for m in CATALOGUE if m.slug == "gelu-erf")
+    dump = plant(model(), IDS, mistake, None, 1, Scope())
+    for name in ("h.0.attn.pattern", "h.0.attn.qkv", "h.1.attn.pattern"):
+        dump[name] = dump[name].astype(np.float16)
+    found = hold(dump)
+    assert (found.site, found.mistake) == ("h.1.mlp.post", "gelu-erf")
