@@ -23,8 +23,9 @@ _LAST = 0.5  # as if so much were unexplained: what replays explain comes before
 _FLOPS = 3e10  # what the search may cost beyond its first round
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 _SLUGS = [mistake.slug for mistake in KNOWN]
-_SHORT = 16  # tokens: in a longer text a cache is taken to begin where the first wrong position is
+_SOON = 4  # positions that look right although a cache is in use
 _MASKED = -1e4  # scores as low as this are as good as minus infinity
+_REPLAYS = 2000  # and how many they may be, however small the model
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
 
 
@@ -176,12 +177,13 @@ class Diagnosis:
         yield from (Scope((head,), r) for head in heads for r in (slice(None), *rows))
 
     def _starts(self) -> list[int]:
-        """Positions from which on a cache may have been in use, the likeliest first."""
-        n, first = len(self.ids), self.measures[self.first].position or 0
-        if self.prefill < n:
-            return [self.prefill]
-        others = range(1, n) if n <= _SHORT else (first - 1,)
-        return [start for start in dict.fromkeys((first, *others)) if start > 0]
+        """Positions from which on a cache may have been in use: it shows there, or soon afterwards."""
+        first = self.measures[self.first].position or 0
+        return (
+            [s for s in range(first, first - _SOON, -1) if s > 0]
+            if self.prefill == len(self.ids)
+            else [self.prefill]
+        )
 
     # -- replays ----------------------------------------------------------------------------------
 
@@ -189,11 +191,12 @@ class Diagnosis:
         """What fits in the first of the scopes in which anything does."""
         found: list[tuple[_Hypothesis, Candidate]] = []
         cost, spent = 2.0 * len(self.ids) * self.config.n_parameters / self.config.n_layer, 0.0
+        replays = 0
         for scope in scopes:
             for hypothesis in self._hypotheses(scope):
-                if scope != Scope() and spent > _FLOPS:
+                if scope != Scope() and (spent > _FLOPS or replays > _REPLAYS):
                     return found
-                spent += cost
+                spent, replays = spent + cost, replays + 1
                 replayed = self._replayed(hypothesis, self.first)
                 fit = self._fit(replayed, hypothesis.mistake.unseen, self._checks)
                 if fit is not None:
@@ -208,7 +211,7 @@ class Diagnosis:
         """The same mistake in the heads and at the positions where it shows, if not everywhere."""
         best = hypothesis, candidate
         for scope in scopes if candidate.contradicted > 0 else ():
-            if scope.heads is not None and not _PER_HEAD.issuperset(hypothesis.mistake.steps):
+            if not _may_be_in(scope, hypothesis.mistake):
                 continue
             other = replace(hypothesis, scope=scope)
             fit = self._fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
@@ -220,7 +223,7 @@ class Diagnosis:
         """Every form of every mistake that may be made between the last right and the first wrong site."""
         starts = self._starts()
         for mistake in CATALOGUE:
-            if scope.heads is not None and not _PER_HEAD.issuperset(mistake.steps):
+            if not _may_be_in(scope, mistake):
                 continue
             for steps in self._touched(mistake):
                 layer = self._resolve(steps[0])[1]
@@ -334,6 +337,13 @@ class Diagnosis:
         for mistake, detail in others.explaining(checks):
             about = mistake.slug, mistake.explanation, mistake.cure, detail
             yield Candidate(*about, None, None, slice(None), 0.0, 0.0)
+
+
+def _may_be_in(scope: Scope, mistake: Mistake) -> bool:
+    """Whether a mistake may be made in some heads or positions alone."""
+    if scope == Scope():
+        return True
+    return not mistake.whole and (scope.heads is None or _PER_HEAD.issuperset(mistake.steps))
 
 
 def _shown(replay: Array, values: Array, truth: Array, site: Site) -> Array:

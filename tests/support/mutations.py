@@ -132,7 +132,11 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
     position, head = int(rng.integers(len(ids))), int(rng.integers(config.n_head))
     rows = [slice(None), slice(position, position + 1), slice(position, None)][rng.integers(3)]
     heads = (head,) if PER_HEAD.issuperset(mistake.steps) and rng.integers(2) else None
-    whole = mistake.slug in WITH_CACHE or (mistake.together and not PER_HEAD.issuperset(mistake.steps))
+    whole = (
+        mistake.whole
+        or mistake.slug in WITH_CACHE
+        or (mistake.together and not PER_HEAD.issuperset(mistake.steps))
+    )
     scope = Scope() if whole else Scope(heads, rows)
     if mistake.slug == "dropout-active":
         mistake, scope = Dropout(int(rng.integers(1 << 30)), rng.uniform(0.1, 0.5)), Scope()

@@ -62,8 +62,8 @@ class Mistake:
     and what they compute instead, in `run`; where the mistake comes in several forms, `variants` lists them
     and `run` is given one. `unseen` are sites that look right although the replay changes them: a fused qkv
     that is only cut up wrongly. A mistake in steps that belong `together` is made in all of them, any other
-    may be made in one alone. What is `rare` is tried after all that is not;
-    what may be recognised `anywhere` at any site.
+    may be made in one alone; a `whole` one is never one of some heads or positions only. What is `rare` is
+    tried after all that is not; what may be recognised `anywhere` is looked for at any site.
     """
 
     slug: ClassVar[str]
@@ -73,6 +73,7 @@ class Mistake:
     steps: ClassVar[tuple[str, ...]]
     rare: ClassVar[bool] = False
     anywhere: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     unseen: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
 

@@ -18,6 +18,7 @@ class CacheMistake(Mistake):
     """
 
     steps = ("attn.qkv", "attn.scores", "attn.z")
+    whole = True
     unseen = ("attn.qkv", "attn.q", "attn.k", "attn.v")
     together = True
 

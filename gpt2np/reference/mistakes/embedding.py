@@ -44,6 +44,7 @@ class PositionRestart(Mistake):
         "Where does your program believe the newest word to be?",
     )
     steps = ("wpe",)
+    whole = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((start, counts) for start in starts for counts in (False, True))

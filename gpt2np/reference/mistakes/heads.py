@@ -175,6 +175,7 @@ class HeadsCutUntransposed(Mistake):
         "Does the first piece of yours hold something of the second word?",
     )
     steps = ("attn.qkv",)
+    whole = True
     unseen = ("attn.qkv",)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

@@ -25,6 +25,7 @@ class LayerOrder(Mistake):
         "Which piece did your loader hand you after the first?",
     )
     steps = _EVERY
+    whole = True
     together = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -63,6 +64,7 @@ class LayerSkipped(Mistake):
         "Who is the last to add something before words are made of it?",
     )
     steps = ("resid_post",)
+    whole = True
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         out[...] = at.earlier("resid_pre")
@@ -79,6 +81,7 @@ class LayerTwice(Mistake):
         "Does somebody get to see what he has just said himself?",
     )
     steps = ("resid_post",)
+    whole = True
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         add(*inputs, out=out)
@@ -97,6 +100,7 @@ class StaleStream(Mistake):
         "Who wrote what you read here: the one before you?",
     )
     steps = ("ln_1", "resid_mid")
+    whole = True
     together = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -124,6 +128,7 @@ class FinalNormStale(Mistake):
         "Who wrote what you read here, and was nobody after him?",
     )
     steps = ("ln_f",)
+    whole = True
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("first", "the last but one", "embed") if config.n_layer > 1 else ("embed",)

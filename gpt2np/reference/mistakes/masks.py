@@ -193,6 +193,7 @@ class SomeSeen(Mistake):
     """Fewer keys are seen; every query sees at least one."""
 
     steps = ("attn.scores",)
+    whole = True
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
         """Which keys a query does not see beside the later ones: bool [query, key]."""
