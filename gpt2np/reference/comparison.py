@@ -12,8 +12,7 @@ from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import dump_of, is_fact
-from gpt2np.reference.judgement import HALF, Bands, Judgement, SiteReport
-from gpt2np.reference.noise_bands import expect
+from gpt2np.reference.judgement import Bands, Judgement, SiteReport
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.text.prompts import Prompt
@@ -153,7 +152,7 @@ def compare(
     whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False)
     ids = whole[-model.config.n_positions :]
     notes = [] if len(ids) == len(whole) else [f"the last {len(ids)} of {len(whole)} tokens were run"]
-    if read.token_ids is not None and list(read.token_ids) != list(ids):
+    if read.token_ids is not None and list(read.token_ids[: len(ids)]) != list(ids):
         notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
     _check(prefill, len(ids), rtol, atol)
     wide = in_precision(model, "float64")
@@ -163,11 +162,7 @@ def compare(
         reasons = "; ".join(f"{short(refused.name)}: {refused.reason}" for refused in placement.refused[:3])
         raise InputError(f"{read.path}: no array of it can be compared ({reasons})")
     notes += placement.notes
-    precisions = {p.dtype for p in placement.placed if p.dtype in HALF}
-    expected = {
-        p: expect(model, ids, p, truth) for p in {"float32", *precisions} if rtol is None and atol is None
-    }
-    bands = Bands(placement, truth, expected, rtol, atol)
+    bands = Bands(placement, truth, model, rtol, atol)
     judgement, candidates = _judged(placement, truth, bands, wide, whole, prefill)
     architecture = model.config.architecture
     first = _first(judgement)
@@ -232,7 +227,7 @@ def _candidates(
         site: placed[site] if site in placed and placed[site].size < truth[site].size else array
         for site, array in arrays.items()
     }
-    noise = bands.noise(first.site, first.dtype, judgement.model)
+    noise = bands.noise(first.site, first.dtype)
     about = noise, given, arrays, measures, first.site, whole, prefill
     diagnosis = Diagnosis(judgement.model, *about)
     found = diagnosis.candidates()

@@ -1,6 +1,5 @@
 """Judges each array of a dump: against the noise of its precision, and against what people record instead."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,15 +75,14 @@ class Bands:
     """
 
     def __init__(
-        self,
-        placement: Placement,
-        truth: Trace,
-        expected: Mapping[str, Expected],
-        rtol: float | None,
-        atol: float | None,
+        self, placement: Placement, truth: Trace, model: Model, rtol: float | None, atol: float | None
     ) -> None:
-        self.truth, self._expected = truth, expected
+        self.truth, self._model = truth, model
         self._tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
+        self._expected: dict[str, Expected] = {}
+        if self._tolerances is None:
+            precisions = {"float32", *(p.dtype for p in placement.placed if p.dtype in HALF)}
+            self._expected = {p: expect(model, truth.token_ids, p, truth) for p in precisions}
         self._half = {} if self._tolerances else self._half_before(placement)
 
     def of(self, site: str, dtype: str = "float32") -> Array:
@@ -100,11 +98,11 @@ class Bands:
         own = dtype if dtype in HALF else "float32"
         return tuple(dict.fromkeys((own, self._half.get(site, own))))
 
-    def noise(self, site: str, dtype: str, model: Model) -> Expected:
+    def noise(self, site: str, dtype: str) -> Expected:
         """The truth with the bands of every site, for the arithmetic of one of them."""
         precision = self.precisions(site, dtype)[-1]
         found = self._expected.get(precision)
-        return found or expect(model, self.truth.token_ids, "float32", self.truth)
+        return found or expect(self._model, self.truth.token_ids, "float32", self.truth)
 
     def _half_before(self, placement: Placement) -> dict[str, str]:
         """For each site the half precision that steps before it were computed in."""
