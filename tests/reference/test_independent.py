@@ -15,7 +15,7 @@ from support.independent.grading import departure, graded, planted, rows
 from gpt2np.reference.comparison import compare
 
 SEED = 100  # the page has those below
-EVERY = 18  # of the table runs in the suite
+EVERY = 36  # of the table runs in the suite
 FEW = [row for row in rows() if row.site_of_few != "-"]
 TOKENS_MOVED = {
     "end token in front, its row cut off",
@@ -33,7 +33,7 @@ def test_the_table_is_of_these_programs():
 @pytest.mark.parametrize("few", [False, True])
 def test_the_table_says_where_the_programs_depart_from_themselves(few):
     """Sites of the table follow from the programs alone: two float64 runs, one with the mistake."""
-    for row in (FEW if few else rows())[:: 2 if few else 1]:
+    for row in (FEW if few else rows())[few::3]:
         if row.plant not in TOKENS_MOVED:
             assert departure(row, SEED, few) == planted(row, SEED, few).site, row
 
