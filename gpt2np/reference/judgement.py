@@ -170,7 +170,7 @@ class Judgement:
         values, truth = self.arrays[report.site], self.truth[report.site]
         if report.measure.ratio <= 1 or report.excused or values.shape != truth.shape:
             return report
-        if not self._says_something(report, values, truth):
+        if not self._says_something(report) and not self._goes_on_wrong(report, measures):
             return replace(report, excused=True)
         site, layer = self._resolve(report.site)
         unused = only_recorded(report.site, values, self.model, self.truth, self._band, measures)
@@ -192,8 +192,17 @@ class Judgement:
     def _band(self, site: str) -> Array:
         return self.bands.of(site)
 
-    def _says_something(self, report: SiteReport, values: Array, truth: Array) -> bool:
+    def _goes_on_wrong(self, report: SiteReport, measures: dict[str, Measure]) -> bool:
+        """Whether a later site is wrong with numbers that somebody has computed."""
+        names = list(measures)
+        wrong = (name for name in names[names.index(report.site) + 1 :] if measures[name].ratio > 1)
+        return any(self._says_something(replace(report, site=name)) for name in wrong)
+
+    def _says_something(self, report: SiteReport) -> bool:
         """Whether the wrong rows hold numbers: not NaN or infinity alone, nor 0 as memory never written."""
+        values, truth = self.arrays[report.site], self.truth[report.site]
+        if values.shape != truth.shape:
+            return True
         site, layer = self._resolve(report.site)
         error = difference(values, truth, site, None if layer is None else self.config.window(layer))
         outside = error > self.bands.of(report.site, report.dtype)

@@ -25,6 +25,7 @@ from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it
+_INSIDE = 1.5  # times as much in half precisions: some programs round them inside a step, too
 _TAIL = 3.2  # times the root mean square: the largest of a thousand numbers of a normal distribution
 _STEP = 0.2  # of the spacing of numbers: the root mean square of what one addition is rounded by
 _IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
@@ -200,7 +201,8 @@ class Bands(Mapping[str, Array]):
             return np.asarray(2 * (1 - np.exp(-loss)) * self["logits"][:, 0] + rounding)
         noise, scale = self._noise[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
-        band = BAND * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
+        wide = BAND * (1.0 if self._epsilon == EPSILON["float32"] else _INSIDE)
+        band = wide * np.maximum(np.maximum(noise, typical * scale), 0.25 * self._epsilon * scale)
         if site.axis_names == ("pos",):
             return np.asarray(band[..., 0] / 2)
         largest = np.abs(self._truth[name]).max(
