@@ -28,7 +28,7 @@ import pytest
 
 
 class Need(NamedTuple):
-    """How to find a thing, and how to get it. `peer`: it comes with no extra of this package."""
+    """How to find a thing, and how to get it. `peer`: it is no part of the environment of the other tests."""
 
     is_there: Callable[[], bool]
     get_it: str
@@ -53,9 +53,11 @@ def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name) is not None
 
 
-def _hooked_transformer() -> bool:
-    """TransformerLens has it up to version 3."""
-    return _package("transformer_lens")() and int(version("transformer_lens").split(".")[0]) < 4
+def _transformer_lens(*versions: int) -> Callable[[], bool]:
+    """Some of its major versions: up to 3 it has HookedTransformer, from 4 on TransformerBridge."""
+    return lambda: (
+        _package("transformer_lens")() and int(version("transformer_lens").split(".")[0]) in versions
+    )
 
 
 NEEDS = {
@@ -64,7 +66,9 @@ NEEDS = {
     "transformers": Need(_package("transformers"), "pip install '.[ref]'"),
     "playwright": Need(_package("playwright"), "pip install '.[browser]'"),
     "transformer_lens": Need(_package("transformer_lens"), "pip install transformer_lens", peer=True),
-    "HookedTransformer": Need(_hooked_transformer, "pip install 'transformer_lens<4'", peer=True),
+    "HookedTransformer": Need(_transformer_lens(1, 2, 3), "pip install 'transformer_lens<4'", peer=True),
+    "TransformerBridge": Need(_transformer_lens(4), "pip install '.[peers]'", peer=True),
+    "nnsight": Need(_package("nnsight"), "pip install '.[peers]'", peer=True),
     "chromium": Need(lambda: bool(chromium()), "apt-get install chromium, or its place in GPT2NP_CHROMIUM"),
     "tsc": Need(lambda: bool(tsc()), "npm install typescript, and its place on PATH or in GPT2NP_TSC"),
     "node": Need(_program("node"), "apt-get install nodejs"),
@@ -171,7 +175,7 @@ class Missing:
                 terminalreporter.line(f"{test}: {reason}")
 
     def without_peers(self) -> dict[str, str]:
-        """The tests that skipped, but for those that need a peer: no extra of this package brings one yet."""
+        """The tests that skipped, but for those that need a peer, which have an environment of their own."""
         peers = {name for name, need in NEEDS.items() if need.peer}
         return {test: reason for test, reason in self.reasons.items() if not peers & set(named_in(reason))}
 
