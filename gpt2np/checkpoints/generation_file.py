@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2np.errors import CheckpointError, ConfigError
 from gpt2np.files import read_json
-from gpt2np.tracing.config_keys import end_of_text, ids_of
+from gpt2np.tracing import config_keys
 
 # Options of choosing tokens, with the values that change nothing; None never does.
 _SAMPLING: dict[str, tuple[Any, ...]] = {
@@ -38,7 +38,7 @@ def read_generation_file(folder: Path) -> tuple[tuple[int, ...], list[str]]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     try:
-        ends = ids_of(end_of_text(content.get("eos_token_id")))
+        ends = config_keys.ids_of(config_keys.end_of_text(content.get("eos_token_id")))
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     ignored = [

@@ -190,8 +190,11 @@ def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[
     ]
     first: Any = rows[0] if rows else None
     check(first, _HEADER, f"{foreign}: line 1", InputError)
+    if first.get("fingerprint") != header["fingerprint"]:  # it tells models apart; a name may be another path
+        models = [f"{short(of['model'])} ({short(of.get('fingerprint'))})" for of in (first, header)]
+        raise InputError(f"{path}: model is {models[0]}, not {models[1]}: choose another folder")
     for key, value in header.items():
-        if key != "model" and first.get(key) != value:  # the fingerprint tells models apart, not their names
+        if key != "model" and first.get(key) != value:
             raise InputError(
                 f"{path}: {key} is {short(first.get(key))}, not {short(value)}: choose another folder"
             )

@@ -228,7 +228,7 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
 
 
 # What a spreadsheet takes for a formula, or may after it has dropped what is before it.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]|'*[\\s\ufeff\u200b]+[=+\-@＝＋－＠]")
+_FORMULA = re.compile(r"'*(?:[=+\-@\t\r＝＋－＠]|\n+[=+\-@＝＋－＠])")
 
 
 def _as_cell(value: Any) -> Any:

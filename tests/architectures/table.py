@@ -477,6 +477,9 @@ FUNCTIONS = {
     ),
     "Trace.save": Row(saved, true(lambda c, found: found.stat().st_size > c.trace.nbytes)),
     "Trace.open": Row(_opened, true(lambda c, found: near(found["logits"], c.trace["logits"]))),
+    "Trace.source_files": Row(
+        lambda c: c.trace.source_files(), true(lambda c, found: c.folder / "config.json" in found)
+    ),
     "Trace.check_model": Row(
         lambda c: _opened(c).check_model(c.model, "here"), true(lambda c, found: found is None)
     ),

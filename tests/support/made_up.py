@@ -13,7 +13,6 @@ import numpy as np
 from gpt2np import ops, tensorfile
 from gpt2np.ops import RMSNorm
 from gpt2np.tracing import config_keys, contract, derived, site_rows
-from gpt2np.tracing.config_keys import ids_of
 from gpt2np.tracing.sites import Site, SiteTable, names_of
 
 AXES = {"head": "n_head", "kv_head": "n_kv_head", "vocab": "vocab_size"}
@@ -37,7 +36,7 @@ class Config:
     eos_token_id: int | tuple[int, ...] | None = None
 
     architecture = property(lambda self: contract.find("made_up"))
-    eos_ids = property(lambda self: ids_of(self.eos_token_id))
+    eos_ids = property(lambda self: config_keys.ids_of(self.eos_token_id))
     dims = property(lambda self: {axis: getattr(self, field) for axis, field in AXES.items()})
     n_parameters = property(lambda self: sum(self.parameters_by_component().values()))
 

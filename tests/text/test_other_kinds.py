@@ -218,7 +218,7 @@ def probe(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
 def test_without_tokenizers_it_is_refused_and_the_extra_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text(wordpiece().to_str(), "utf-8")
     done = probe(tmp_path, "without")
-    message = done.stderr.splitlines()[-1].removeprefix("gpt2np.errors.TokenizerError: ")
+    message = done.stderr.splitlines()[-1].removeprefix("gpt2np.errors.MissingExtraError: ")
     assert message.startswith(f"{tmp_path}/tokenizer.json: normalizer is {{'type': 'BertNormalizer', ")
     assert message.endswith(
         "expected None: not GPT-2's tokenizer. HF's tokenizers can run it: pip install 'gpt2np[tokenizers]'"
