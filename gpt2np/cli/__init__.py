@@ -18,9 +18,18 @@ def main(argv: list[str] | None = None) -> int:
             if waits:
                 signal.signal(signal.SIGINT, before)
         return 130 if interrupted else run(argv)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         exec("")  # else Python, once one has passed through any exec, ends with its signal and not with 130
         return 130
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind an error: one in the making of a class comes as a RuntimeError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _is_main_thread() -> bool:
