@@ -26,11 +26,11 @@ _HEADER = 16_384  # bytes of an entry that are read for its header: NumPy itself
 _PIECE = 1 << 24  # bytes that are inflated at once
 
 # What zipfile and NumPy raise for a damaged file.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     ValueError,
     EOFError,
-    IndexError,
+    IndexError,  # of zipfile, for a directory that is cut off
     KeyError,
     MemoryError,
     NotImplementedError,
@@ -156,7 +156,7 @@ class NpzFile:
                 yield
         except Gpt2npError:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             text = getattr(error, "strerror", None) or str(error)
             reason = text.partition("\n")[0][:200] or type(error).__name__
             raise self._error(f"{self.path}: {short(name)} is damaged ({reason})") from None

@@ -211,8 +211,8 @@ def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict
     """Write rows as a CSV file with a header; returns how many.
 
     A text that a spreadsheet would run as a formula, as `=1+1` or `-`, has an apostrophe before it, and one
-    more where it has some: of a text that is apostrophes and then one of `= + - @`, a tab or a carriage
-    return, the first apostrophe is not part of it.
+    more where it has some: of a text that is apostrophes and then one of `= + - @`, also behind line feeds, a
+    tab or a carriage return, the first apostrophe is not part of it.
 
     Raises:
         InputError: the file cannot be written.

@@ -4,10 +4,8 @@ import contextlib
 import json
 import math
 import os
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -17,6 +15,7 @@ from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32, widened
 from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError, InputError, short
+from gpt2np.npzfile import DAMAGE
 from gpt2np.ops import Array
 
 Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype that it is stored in
@@ -24,23 +23,6 @@ Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype tha
 METADATA = "gpt2np"  # what our own files say of themselves
 _MOST_FILES = 100_000
 _MOST_BYTES = 1 << 34  # of one array in a .npz: its header is believed before its bytes are there
-_DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    IndexError,  # of zipfile, for a directory that is cut off
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def stored(array: Array) -> tuple[Array, str]:
@@ -176,7 +158,7 @@ def _damage(path: str, name: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         text = getattr(error, "strerror", None) or str(error)
         reason = "".join(c if c.isprintable() else " " for c in text.partition("\n")[0][:200])
         what = "" if name in ("file", "folder") else f"array {short(name)} "

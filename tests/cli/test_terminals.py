@@ -393,6 +393,7 @@ def test_ctrl_c_at_some_moment_of_the_start():
     argv = ["generate", "x", "--max-new-tokens", "5000", "--on-overflow", "slide"]
     code = f"import os; os.write(1, b'started'); import sys; sys.argv[1:] = {argv}; "
     code += "import runpy; runpy.run_module('gpt2np', run_name='__main__')"
+    lost = 0
     for after in (0, 0.1, 0.3):
         process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -408,9 +409,11 @@ def test_ctrl_c_at_some_moment_of_the_start():
         except subprocess.TimeoutExpired:  # it fell into a callback of a C library, where Python drops it
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
+            lost += 1
             continue
         assert b"Traceback" not in err
         assert process.returncode == 130
+    assert lost < 2
 
 
 # -- numbers that nobody means --------------------------------------------------------------------
