@@ -75,8 +75,9 @@ def _constant_a_row(seen: Seen) -> Convention | None:
         largest = np.where(mask, seen.truth, -np.inf).max(axis=-1, keepdims=True)
         error = seen.rest(seen.truth + shift)
     noise = seen.band + 2 * EPSILON.get(seen.dtype, EPSILON["float32"]) * np.abs(shift)
-    if not (error <= noise).all():
-        return None
+    spread = np.where(mask, seen.truth, np.nan)
+    if not (error <= noise).all() or (noise > np.nanstd(spread, axis=-1, keepdims=True).max() / 4).any():
+        return None  # or the shift is so large that nothing is left of the row
     what = _name_of_shift(seen, shift, largest, noise)
     if seen.site.name == "attn.scores" and not what:
         return None  # a short row differs by a constant whatever is wrong with it

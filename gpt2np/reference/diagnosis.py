@@ -246,7 +246,15 @@ class Diagnosis:
                     found.append((number, hypothesis, hypothesis.candidate(*fit)))
             if found or left < 0 or self.limit.ended:
                 break
-        return [(hypothesis, candidate) for _, hypothesis, candidate in sorted(found, key=lambda f: f[0])]
+        fitting = [(hypothesis, candidate) for _, hypothesis, candidate in sorted(found, key=lambda f: f[0])]
+        return self._explaining_the_rest(fitting) if self._unwritten() and self._after() else fitting
+
+    def _unwritten(self) -> bool:
+        """Whether scores of the first wrong site may never have been written: any mask explains those."""
+        values, truth = self.arrays[self.first], self.truth[self.first]
+        return self._resolve(self.first)[0].name == "attn.scores" and bool(
+            ((values == 0) & (truth != 0)).any()
+        )
 
     def _is_out(self, h: _Hypothesis) -> bool:
         """Whether a quick replay shows that a hypothesis explains nothing, where a whole one is long."""
@@ -283,6 +291,8 @@ class Diagnosis:
             for steps, partly in self._touched(mistake):
                 layer = self._resolve(steps[0])[1]
                 for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
+                    if partly and mistake.in_all(variant):
+                        continue
                     rank = _RANK.get(mistake.slug, len(USUAL))
                     late = partly, rank == len(USUAL), mistake.rare, i, rank
                     yield _Hypothesis(mistake, variant, steps, layer, scope, late)

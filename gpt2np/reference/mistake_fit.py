@@ -75,6 +75,8 @@ class Fits:
             if held.site.name not in unseen:
                 moved = _rows(difference(replay, truth, held.site))
                 affected = (moved > 4 * band).any(axis=-1, keepdims=True)
+                if affected.any() and not wrong.any():  # what it changes is right
+                    return None
                 changed += int(affected.sum())
                 contradicted += int((affected & ~wrong).sum())
             where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)

@@ -129,6 +129,7 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
         if s.name in steps
     ]
     layer = layers[rng.integers(len(layers))]
+    layer = None if mistake.in_all(variant) else layer
     position, head = int(rng.integers(len(ids))), int(rng.integers(config.n_head))
     rows = [slice(None), slice(position, position + 1), slice(position, None)][rng.integers(3)]
     heads = (head,) if PER_HEAD.issuperset(mistake.steps) and rng.integers(2) else None

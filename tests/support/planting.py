@@ -36,7 +36,7 @@ class Dumped:
 def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefill=None, steps=None):
     """The stored sites of a run, with the mistake made in one layer, in some heads, at some positions.
 
-    It is made in all `steps` that it touches, or in these.
+    It is made in all `steps` that it touches, or in these; in every layer if `layer` is None.
     """
     dumped = Dumped(model, np.array(ids))
     steps = getattr(mistake, "steps", ()) if steps is None else steps
@@ -48,7 +48,7 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
             op(*inputs, out=out)
             parts = name.split(".", 2)
             at_layer, kind = (int(parts[1]), parts[2]) if parts[0] == "h" else (None, name)
-            if kind in steps and at_layer in (layer, None):
+            if kind in steps and (layer is None or at_layer in (layer, None)):
                 at = At(kind, at_layer, model.config, model.parameters, dumped, prefill)
                 wrong = out.copy()
                 mistake.run(at, variant, *inputs, out=wrong)

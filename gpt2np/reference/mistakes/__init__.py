@@ -32,7 +32,7 @@ def _of(*modules: ModuleType) -> list[Any]:
 
 CATALOGUE: tuple[Mistake, ...] = tuple(
     _of(
-        *(embedding, norms, heads, weights, scale, masks, softmax, cache, residual, activations, layers),
+        *(embedding, norms, heads, weights, scale, masks, softmax, cache, layers, residual, activations),
         *(recorded, dropout),
     )
 )

@@ -204,7 +204,7 @@ class ActivationMisplaced(Mistake):
     """After c_proj instead of before it."""
 
     slug = "activation-misplaced"
-    explanation = "The activation function comes after the MLP's second matrix instead of before it."
+    explanation = "The activation function is applied to what comes out of the MLP's second matrix."
     cure = "mlp(x) = c_proj(gelu_new(c_fc(x)))."
     hints = (
         "In which order do things happen here?",
@@ -214,9 +214,17 @@ class ActivationMisplaced(Mistake):
     together = True
     rare = True
 
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("as well as before it", "instead of before it")
+
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         if at.step == "mlp.post":
             out[...] = inputs[0]
+            if variant == "as well as before it":
+                ACTIVATIONS[at.config.activation_function](inputs[0], out=out)
         else:
             linear(*inputs, out=out)
             ACTIVATIONS[at.config.activation_function](out.copy(), out=out)
+
+    def detail(self, variant: Any) -> str:
+        return str(variant)

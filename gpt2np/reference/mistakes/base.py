@@ -84,6 +84,10 @@ class Mistake:
         """
         yield None
 
+    def in_all(self, variant: Any) -> bool:
+        """Whether this form is made in every layer, or not at all."""
+        return False
+
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         """What the step computes with this mistake: into `out`, from the inputs of the step."""
         out.fill(np.nan)  # a mistake that cannot be replayed, only recognised
@@ -142,6 +146,10 @@ def future(n_query: int, n_key: int, shift: int = 1) -> Array:
     return np.asarray(np.arange(n_key) >= np.arange(n_query)[:, None] + past + shift)
 
 
-def silent(at: At, x: Array) -> Step:
-    """A step that records nothing, for a part that runs once more: `x` has its rows and its precision."""
-    return Step(Pass(at.config, x.dtype, [PackedSequence(np.zeros(len(x), np.int64))]), "", at.layer)
+def silent(at: At, x: Array, layer: int | None = None) -> Step:
+    """A step that records nothing, for a part that runs once more: `x` has its rows and its precision.
+
+    It is of the mistake's layer, or of this one.
+    """
+    rows = [PackedSequence(np.zeros(len(x), np.int64))]
+    return Step(Pass(at.config, x.dtype, rows), "", at.layer if layer is None else layer)

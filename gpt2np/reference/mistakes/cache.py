@@ -66,7 +66,8 @@ class StaleCacheRow(CacheMistake):
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         parts = ("keys and values", "values", "keys")
-        forms = [(row, filled) for row in ("own", "new") for filled in ("zero", "before")] + [("new", "last")]
+        forms = [(row, filled) for row in ("own", "new") for filled in ("zero", "before")]
+        forms += [("new", "last"), ("past", "zero")]
         for start in starts:
             yield from ((start, *form, part) for part in parts for form in forms)
             if len(starts) == 1:
@@ -81,7 +82,8 @@ class StaleCacheRow(CacheMistake):
     def _stale(self, x: Array, query: int, variant: Any) -> Array:
         start, row, filled, _ = variant
         found = x[: query + 1].copy()
-        rows = {"own": range(query, query + 1), "new": range(start, query + 1)}.get(row)
+        new, own = range(start, query + 1), range(query, query + 1)
+        rows = {"own": own, "new": new, "past": range(query)}.get(row)
         if query < start or (rows is None and row > query):
             return found
         for stale in [row] if rows is None else rows:
@@ -91,7 +93,8 @@ class StaleCacheRow(CacheMistake):
 
     def detail(self, variant: Any) -> str:
         start, row, filled, part = variant
-        which = {"own": "the new token's own row", "new": "every new row"}.get(row, f"row {row}")
+        names = {"own": "the new token's own row", "new": "every new row", "past": "every row but its own"}
+        which = names.get(row, f"row {row}")
         which += "" if part == "keys and values" else f" of {part}"
         held = {"before": "holds the row before it", "last": f"is row {start - 1} again"}
         return f"from position {start} on {which} {held.get(filled, 'is still 0')}"
@@ -110,19 +113,20 @@ class CacheReversed(CacheMistake):
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         parts = ("keys", "values", "keys and values")
-        yield from ((start, part) for start in starts for part in parts)
+        yield from ((start, part, whole) for start in starts for whole in (False, True) for part in parts)
 
     def cache(self, at: At, variant: Any, k: Array, v: Array, query: int) -> tuple[Array, Array]:
-        start, part = variant
+        start, part, whole = variant
         order = np.arange(query + 1)
         if query >= start:
-            order = np.concatenate((order[start:][::-1], order[:start]))
+            order = order[::-1] if whole else np.concatenate((order[start:][::-1], order[:start]))
         return k[order if "keys" in part else slice(query + 1)], v[
             order if "values" in part else slice(query + 1)
         ]
 
     def detail(self, variant: Any) -> str:
-        return f"{variant[1]}, from position {variant[0]} on"
+        start, part, whole = variant
+        return f"{part}, from position {start} on" + (", those of the first pass too" if whole else "")
 
 
 class CacheOfAnotherLayer(CacheMistake):

@@ -184,7 +184,25 @@ class HeadsCutUntransposed(Mistake):
             part[...] = part.reshape(part.shape[1], part.shape[0], -1).transpose(1, 0, 2)
 
 
-class HeadsMergedUntransposed(Mistake):
+class MergedHeads(Mistake):
+    """The heads put together in another way than [pos, head, d_head], before or after they are recorded."""
+
+    steps = ("attn.z", "attn.out")
+
+    def merged(self, z: Array, variant: Any) -> Array:
+        """Results in the order in which they are read, from [pos, head, d_head]; any shape."""
+        raise NotImplementedError
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        if at.step == "attn.z":
+            out[...] = self.merged(_mixed(*inputs), variant).reshape(out.shape)
+        else:
+            x, p = inputs
+            z = x.reshape(len(x), at.config.n_head, at.config.d_head)
+            linear(self.merged(z, variant).reshape(x.shape), p, out=out)
+
+
+class HeadsMergedUntransposed(MergedHeads):
     """[head, pos, d_head] reshaped to [pos, n_embd] as it lies in memory."""
 
     slug = "heads-merged-untransposed"
@@ -196,14 +214,12 @@ class HeadsMergedUntransposed(Mistake):
         "How do many small pieces become one long row?",
         "Does the row of one word hold something of another word?",
     )
-    steps = ("attn.z",)
 
-    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        pattern, v = inputs
-        out[...] = np.matmul(pattern, v.transpose(1, 0, 2)).reshape(out.shape)
+    def merged(self, z: Array, variant: Any) -> Array:
+        return np.ascontiguousarray(z.transpose(1, 0, 2))
 
 
-class HeadsMergedInterleaved(Mistake):
+class HeadsMergedInterleaved(MergedHeads):
     """[pos, d_head, head] instead of [pos, head, d_head]."""
 
     slug = "heads-merged-interleaved"
@@ -213,14 +229,12 @@ class HeadsMergedInterleaved(Mistake):
         "Many small pieces become one long row: what is the neighbour of what?",
         "Which two numbers are the first two of your long row?",
     )
-    steps = ("attn.z",)
 
-    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        z = _mixed(*inputs)
-        out[...] = z.transpose(0, 2, 1).reshape(out.shape)
+    def merged(self, z: Array, variant: Any) -> Array:
+        return z.transpose(0, 2, 1)
 
 
-class HeadsPermuted(Mistake):
+class HeadsPermuted(MergedHeads):
     """The heads in another order."""
 
     slug = "heads-permuted"
@@ -230,18 +244,19 @@ class HeadsPermuted(Mistake):
         "Who is the reader of your long row, and what does he expect where?",
         "Is every piece right, and only its place wrong?",
     )
-    steps = ("attn.z",)
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         heads = tuple(range(config.n_head))
         orders = (heads[::-1], heads[1:] + heads[:1], heads[-1:] + heads[:-1])
         yield from dict.fromkeys(order for order in orders if order != heads)
 
-    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        out[...] = _mixed(*inputs)[:, list(variant)]
+    def merged(self, z: Array, variant: Any) -> Array:
+        return z[:, list(variant)]
 
     def recognise(self, seen: Seen) -> str | None:
         """Any order at all, where the dump has the heads."""
+        if seen.site != "attn.z":
+            return None
         heads = range(seen.truth.shape[1])
         band = np.broadcast_to(seen.band, seen.truth.shape)
         order = []

@@ -1,5 +1,6 @@
 """Mistakes in the order of layers, and in which of them reads what."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,47 +11,6 @@ from gpt2np.reference.mistakes.base import At, Mistake, silent
 from gpt2np.reference.mistakes.weights import PARAMETERS
 
 _EVERY = ("ln_1", "attn.qkv", "attn.out", "ln_2", "mlp.pre", "mlp.out")
-
-
-class LayerOrder(Mistake):
-    """Whole blocks in another order."""
-
-    slug = "layer-order"
-    explanation = (
-        "Layers run in another order, or one runs in place of another: all parameters are another's."
-    )
-    cure = "Run h.0, h.1, h.2, ... as the numbers count, not as their names sort: h.10 comes after h.9."
-    hints = (
-        "Is it the arithmetic that is wrong, or what it is done with?",
-        "Which piece did your loader hand you after the first?",
-    )
-    steps = _EVERY
-    whole = True
-    together = True
-
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        n = config.n_layer
-        sorted_names = sorted(range(n), key=str)
-        orders = {
-            "in reverse": range(n - 1, -1, -1),
-            "sorted by their names": sorted_names,
-            "one too late": [i - 1 if i else n - 1 for i in range(n)],
-            "one too early": [(i + 1) % n for i in range(n)],
-            "the first in place of each": [0] * n,
-            "the last in place of each": [n - 1] * n,
-        }
-        seen = {tuple(range(n))}
-        for name, order in orders.items():
-            if tuple(order) not in seen:
-                seen.add(tuple(order))
-                yield name, tuple(order)
-
-    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        p = PARAMETERS[at.step](at.parameters.h[variant[1][at.layer or 0]])
-        (layer_norm if at.step.startswith("ln_") else linear)(inputs[0], p, out=out)
-
-    def detail(self, variant: Any) -> str:
-        return str(variant[0])
 
 
 class LayerSkipped(Mistake):
@@ -70,6 +30,71 @@ class LayerSkipped(Mistake):
         out[...] = at.earlier("resid_pre")
 
 
+class LayerOrder(Mistake):
+    """Whole blocks in another order."""
+
+    slug = "layer-order"
+    explanation = (
+        "Layers run in another order, or one runs in place of another: all parameters are another's."
+    )
+    cure = "Run h.0, h.1, h.2, ... as the numbers count, not as their names sort: h.10 comes after h.9."
+    hints = (
+        "Is it the arithmetic that is wrong, or what it is done with?",
+        "Which piece did your loader hand you after the first?",
+    )
+    steps = (*_EVERY, "resid_mid", "ln_f")
+    whole = True
+    together = True
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        n = config.n_layer
+        sorted_names = sorted(range(n), key=str)
+        orders: dict[str, Sequence[int]] = {
+            "in reverse": range(n - 1, -1, -1),
+            "sorted by their names": sorted_names,
+            "one too late": [i - 1 if i else n - 1 for i in range(n)],
+            "one too early": [(i + 1) % n for i in range(n)],
+            "the first in place of each": [0] * n,
+            "the last in place of each": [n - 1] * n,
+        }
+        for i, j in itertools.combinations(range(n), 2):
+            exchanged = [*range(i), j, *range(i + 1, j), i, *range(j + 1, n)]
+            orders[f"layers {i} and {j} exchanged"] = exchanged
+        seen = {tuple(range(n))}
+        for name, order in orders.items():
+            if tuple(order) not in seen:
+                seen.add(tuple(order))
+                yield name, tuple(order), False
+                yield name, tuple(order), True
+
+    def in_all(self, variant: Any) -> bool:
+        return bool(variant[2])
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        _, order, under_own_number = variant
+        x, *rest = inputs
+        if not under_own_number:
+            if at.step in PARAMETERS:
+                rest = [PARAMETERS[at.step](at.parameters.h[order[at.layer or 0]])]
+        elif at.layer is None or at.layer in order:
+            before = order if at.layer is None else order[: _last(order, at.layer)]
+            x = self._stream(at, before) if at.step in ("ln_1", "resid_mid", "ln_f") else x
+        op = add if at.step == "resid_mid" else layer_norm if at.step.startswith("ln_") else linear
+        op(x, *rest, out=out)
+
+    def _stream(self, at: At, order: Sequence[int]) -> Array:
+        """The residual stream behind these blocks, run in this order."""
+        right = next((i for i, layer in enumerate(order) if i != layer), len(order))
+        x = at.found[f"h.{right - 1}.resid_post" if right else "embed"]
+        for layer in order[right:]:
+            x = block(x, at.parameters.h[layer], at.config, layer, silent(at, x, layer))
+        return x
+
+    def detail(self, variant: Any) -> str:
+        name, _, under_own_number = variant
+        return f"{name}, each recorded under its own number" if under_own_number else name
+
+
 class LayerTwice(Mistake):
     """A block of its own output."""
 
@@ -80,13 +105,26 @@ class LayerTwice(Mistake):
         "How many times does your loop go round?",
         "Does somebody get to see what he has just said himself?",
     )
-    steps = ("resid_post",)
+    steps = ("ln_1", "resid_mid", "resid_post")
     whole = True
+    together = True
+
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("first", "second")  # of its runs which the dump has
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        add(*inputs, out=out)
-        layer = at.layer or 0
-        out[...] = block(out.copy(), at.block, at.config, layer, silent(at, out))
+        x, other = inputs
+        if variant == "second" and at.step != "resid_post":
+            x = self._run(at, at.earlier("resid_pre"))
+        (layer_norm if at.step == "ln_1" else add)(x, other, out=out)
+        if variant == "first" and at.step == "resid_post":
+            out[...] = self._run(at, out.copy())
+
+    def _run(self, at: At, x: Array) -> Array:
+        return block(x, at.block, at.config, at.layer or 0, silent(at, x))
+
+    def detail(self, variant: Any) -> str:
+        return "" if variant == "first" else "its arrays are those of the second time"
 
 
 class StaleStream(Mistake):
@@ -138,6 +176,11 @@ class FinalNormStale(Mistake):
 
     def detail(self, variant: Any) -> str:
         return "it reads " + _STREAMS[variant]
+
+
+def _last(order: Sequence[int], layer: int) -> int:
+    """Where a layer stands in an order for the last time."""
+    return len(order) - 1 - order[::-1].index(layer)
 
 
 _STREAMS = {

@@ -81,7 +81,7 @@ class LayerNormEpsilonValue(Mistake):
     steps = NORMS
 
     def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        yield from (e for e in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7) if e != config.layer_norm_epsilon)
+        yield from (e for e in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7) if e != config.layer_norm_epsilon)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs

@@ -54,6 +54,24 @@ class TransposedCAttn(TransposedWeight):
     )
     steps = ("attn.qkv",)
 
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from super().variants(config, n_tokens, starts)
+        yield from ((0, 1, 2), (0,), (1,), (2,))  # queries, keys and values as matrices of their own
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        if isinstance(variant, str):
+            super().run(at, variant, *inputs, out=out)
+            return
+        x, p = inputs
+        thirds = p.weight.reshape(len(p.weight), 3, -1).copy()
+        thirds[:, variant] = thirds[:, variant].transpose(2, 1, 0)
+        linear(x, Linear(thirds.reshape(p.weight.shape), p.bias), out=out)
+
+    def detail(self, variant: Any) -> str:
+        if isinstance(variant, str):
+            return super().detail(variant)
+        return " and ".join(("queries", "keys", "values")[i] for i in variant) + ", each by itself"
+
 
 class TransposedCProj(TransposedWeight):
     """c_proj, of attention or of the MLP."""
@@ -127,6 +145,9 @@ class RoundedWeights(Mistake):
     steps = ("wte", "wpe", "ln_1", *LINEAR, "ln_2", "ln_f", "logits")
     precision = "float16"
 
+    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from ("weight and bias", "weight")
+
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs
         if at.step in ("wte", "wpe"):
@@ -135,8 +156,11 @@ class RoundedWeights(Mistake):
             np.matmul(x, rounded(p, self.precision).T, out=out)
         else:
             op = layer_norm if isinstance(p, LayerNorm) else linear
-            parts = {"weight": rounded(p.weight, self.precision), "bias": rounded(p.bias, self.precision)}
+            parts = {name: rounded(getattr(p, name), self.precision) for name in variant.split(" and ")}
             op(x, p._replace(**parts), out=out)
+
+    def detail(self, variant: Any) -> str:
+        return "" if variant == "weight and bias" else "but not the bias"
 
 
 class WeightsFloat16(RoundedWeights):
