@@ -20,7 +20,7 @@ from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.trace import Trace
 
 # Mistakes in what was recorded, not in what was computed.
-_IN_THE_RECORD = ("rows-reversed", "record-overwritten")
+_IN_THE_RECORD = ("rows-reversed", "record-overwritten", "cache-reversed")
 VERDICTS = ("within-noise", "suspicious", "wrong")
 
 

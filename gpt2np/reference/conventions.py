@@ -12,7 +12,6 @@ from gpt2np.tracing.sites import Site
 _LOG2_E = 1.4426950408889634  # where exp is computed as a power of 2
 _FEW = 8  # columns: a constant explains any row that has not many more
 _TL = "TransformerLens' default loader; use from_pretrained_no_processing"
-_CENTRED = ("wte", "wpe", "embed", "resid_pre", "resid_mid", "resid_post", "attn.out", "mlp.out")
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _factor(seen: Seen) -> Convention | None:
 
 def _centred(seen: Seen) -> Convention | None:
     """The residual stream, or what is added to it, without its mean over n_embd."""
-    if seen.site.name not in _CENTRED:
+    if seen.site.axis_names != ("pos", "n_embd") or seen.site.name.startswith("ln_"):
         return None
     error = seen.rest(seen.truth - seen.truth.mean(axis=-1, keepdims=True))
     return Convention(f"its mean over n_embd is taken out: {_TL}", False, error) if seen.fits(error) else None

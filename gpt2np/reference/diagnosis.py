@@ -11,7 +11,7 @@ from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.error_measure import Measure, difference
 from gpt2np.reference.mistake_fit import Fits
-from gpt2np.reference.mistake_replay import Replayed, Replays, Scope, until_step
+from gpt2np.reference.mistake_replay import Replays, Scope, until_step
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.other_prompts import OtherPrompts
@@ -240,10 +240,9 @@ class Diagnosis:
                     break
                 if self._is_out(hypothesis):
                     continue
-                replayed = self._replayed(hypothesis, self.first)
-                fit = self._fits.fit(replayed, hypothesis.mistake.unseen, self._checks)
-                if fit is not None:
-                    found.append((number, hypothesis, hypothesis.candidate(*fit)))
+                candidate = self._fit(hypothesis)
+                if candidate is not None:
+                    found.append((number, hypothesis, candidate))
             if found or left < 0 or self.limit.ended:
                 break
         fitting = [(hypothesis, candidate) for _, hypothesis, candidate in sorted(found, key=lambda f: f[0])]
@@ -277,9 +276,9 @@ class Diagnosis:
             if self.limit.over():
                 break
             other = replace(hypothesis, scope=scope)
-            fit = self._fits.fit(self._replayed(other, self.first), other.mistake.unseen, self._checks)
-            if fit is not None and fit[0] < best[1].contradicted:
-                best = other, other.candidate(*fit)
+            found = self._fit(other)
+            if found is not None and found.contradicted < best[1].contradicted:
+                best = other, found
         return best
 
     def _hypotheses(self, scope: Scope) -> Iterator[_Hypothesis]:
@@ -288,17 +287,26 @@ class Diagnosis:
         for mistake in self._catalogue:
             if not _may_be_in(scope, mistake):
                 continue
-            for steps, partly in self._touched(mistake):
-                layer = self._resolve(steps[0])[1]
-                for i, variant in enumerate(mistake.variants(self.config, len(self.ids), starts)):
-                    if partly and mistake.in_all(variant):
-                        continue
+            variants = list(enumerate(mistake.variants(self.config, len(self.ids), starts)))
+            touched = list(self._touched(mistake))
+            every = [(self._all(mistake.steps), False)] if touched else []
+            for i, variant in variants:
+                for steps, partly in every if mistake.in_all(variant) else touched:
                     rank = _RANK.get(mistake.slug, len(USUAL))
                     late = partly, rank == len(USUAL), mistake.rare, i, rank
+                    layer = self._resolve(self.first if mistake.in_all(variant) else steps[0])[1]
                     yield _Hypothesis(mistake, variant, steps, layer, scope, late)
 
-    def _replayed(self, h: _Hypothesis, until: str) -> Replayed:
-        return self.replays.replay(h.mistake, h.variant, h.steps, h.scope, until)
+    def _all(self, kinds: Collection[str]) -> list[str]:
+        """These steps in every layer."""
+        return [name for name in self._order if self._resolve(name)[0].name in kinds]
+
+    def _fit(self, h: _Hypothesis, after: Sequence[str] = ()) -> Candidate | None:
+        """How well a hypothesis explains the first wrong site and these behind it, or None."""
+        replayed = self.replays.replay(h.mistake, h.variant, h.steps, h.scope, [self.first, *after][-1])
+        checks = [*self._before(), self.first] if h.mistake.in_all(h.variant) else self._checks
+        fit = self._fits.fit(replayed, h.mistake.unseen, [*checks, *after])
+        return None if fit is None else h.candidate(*fit)
 
     def _after(self) -> list[str]:
         """Sites of the dump behind the first wrong one, to the end of its layer, or the next one."""
@@ -331,10 +339,9 @@ class Diagnosis:
         for hypothesis, _ in fitting if after else ():
             for steps in (hypothesis.steps, self._from_here_on(hypothesis.steps)):
                 made = replace(hypothesis, steps=steps)
-                replayed = self._replayed(made, after[-1])
-                fit = self._fits.fit(replayed, made.mistake.unseen, [*self._checks, *after])
-                if fit is not None:
-                    still.append((made, made.candidate(*fit)))
+                found = self._fit(made, after)
+                if found is not None:
+                    still.append((made, found))
                     break
         return still
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32, widened
+from gpt2np.checkpoints.torch_pickle import CURE
 from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.npzfile import DAMAGE
@@ -48,11 +49,8 @@ def read_torch_file(path: str) -> Stored:
     try:
         return read_torch_tree(path)
     except CheckpointError as error:
-        text = str(error)
-        cure = (
-            "; save plain tensors, as in torch.save(dict(output), FILE)" if "refuses to load" in text else ""
-        )
-        raise InputError(text + cure) from None
+        plain = "; save plain tensors, as in torch.save(dict(output), FILE)"
+        raise InputError(str(error).replace(f"; {CURE}", plain)) from None
 
 
 def read_npz(path: str, most: int | None = None) -> tuple[Stored, dict[str, str]]:

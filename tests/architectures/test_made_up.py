@@ -220,7 +220,8 @@ def test_read_config(folder, model):
 PACKAGE = Path(gpt2np.__file__).parent
 BY_NATURE = """architectures/gpt2 export/llmc.py export/typescript.py export/dialects/llmc.py
     export/dialects/extraction_guide.py reference/fixture.py reference/raw_files.py reference/diagnosis.py
-    reference/mistake_replay.py reference/mistakes viewer/parts_of_gpt2.py""".split()
+    reference/mistake_replay.py reference/mistakes reference/other_prompts.py reference/program_names.py
+    viewer/parts_of_gpt2.py""".split()
 FORBIDDEN = ("attn.qkv", "'wpe'", "c_attn", "n_embd // n_head", "BY_NAME", "split_qkv", "tracing.config")
 
 

@@ -146,8 +146,8 @@ def test_on_a_terminal_a_line_says_what_it_does(capsys, monkeypatch, wrong_dump)
     monkeypatch.setattr(sys, "stderr", terminal)
     assert main(["compare", wrong_dump, "--prompt", "Elizabeth was", "--search", "0.5"]) == 1
     said = terminal.getvalue()
-    assert re.search(r"\r\x1b\[Kgpt2np: looking for the mistake: \d+ forms tried in 0 s\r", said)
-    assert said.endswith("\r\x1b[K")  # and the line is gone
+    assert re.search(r"\rgpt2np: looking for the mistake: \d+ forms tried in 0 s\r", said)
+    assert re.search(r"\r +\r$", said)  # and the line is gone
     assert "mistake        no" in capsys.readouterr().out
 
 

@@ -322,7 +322,8 @@ def planted_anew(best: Candidate, case: Case, model: Model) -> Iterator[dict[str
         ):
             if mistake.detail(variant) == best.detail:
                 scope = Scope(best.heads, best.rows)
-                yield plant(model, case.ids, mistake, variant, best.layer, scope, case.prefill, steps)
+                layer = None if mistake.in_all(variant) else best.layer
+                yield plant(model, case.ids, mistake, variant, layer, scope, case.prefill, steps)
 
 
 def slugs() -> list[str]:

@@ -85,6 +85,7 @@ class LayerOrder(Mistake):
     def _stream(self, at: At, order: Sequence[int]) -> Array:
         """The residual stream behind these blocks, run in this order."""
         right = next((i for i, layer in enumerate(order) if i != layer), len(order))
+        right = right if at.layer is None else min(right, at.layer)
         x = at.found[f"h.{right - 1}.resid_post" if right else "embed"]
         for layer in order[right:]:
             x = block(x, at.parameters.h[layer], at.config, layer, silent(at, x, layer))
