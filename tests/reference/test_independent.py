@@ -1,7 +1,7 @@
 """Mistakes planted in two GPT-2s that share nothing with gpt2np: does compare see where, and what?
 
 `support/independent/table.txt` was written before the first run. A part of it runs here, all of it with
-`--slow`; the whole result is in `independent.md`, written by `support/independent/page.py`.
+`--slow`; the whole result is in `mutations.md`, written by `support/mutation_table.py`.
 """
 
 import pytest

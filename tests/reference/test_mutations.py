@@ -14,7 +14,7 @@ needs.module("torch", "transformers")
 
 from support import hf
 from support.clean_runs import WAYS, clean_run, of_hf
-from support.mutation_table import CLEAN, LEAST, PLACEMENTS, SEEDS, score
+from support.mutation_table import CLEAN, HALF, PLACEMENTS, PRECISIONS, ROW, SEEDS, WHOLE, score
 from support.mutations import case_of, judge, slugs
 from support.torch_gpt2 import KNOWN, UNKNOWN, planted
 
@@ -22,25 +22,26 @@ import gpt2np
 from gpt2np.reference.comparison import compare
 from gpt2np.reference.mistakes import KNOWN as CATALOGUE
 
+PARTS = 4
 PAGE = (Path(__file__).parent / "mutations.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("placement", [PLACEMENTS, PLACEMENTS + 1])  # not those of the page
-def test_the_planted_mistake_is_found_and_named(placement):
-    cases = [case_of(slug, placement) for slug in slugs()]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_planted_mistake_is_found_and_named(part):
+    cases = [case_of(slug, PLACEMENTS) for slug in slugs()[part::PARTS]]  # none of the page's
     for name, judged in (("whole", map(judge, cases)), ("half", (judge(case.half()) for case in cases))):
         outcomes = list(judged)
         found, shown = score(outcome.kind for outcome in outcomes)
         missed = [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.kind == "missed"]
-        assert shown >= 40
-        assert found >= LEAST * shown, f"{name}: {missed}"
+        assert shown >= 15
+        assert shown - found <= 1, f"{name}: {missed}"
         assert [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.wrong_name] == []
 
 
 @pytest.mark.parametrize("seed", [SEEDS])
 def test_mistakes_of_another_program(seed):
     wrong = [name for name in KNOWN if not planted(name, seed).right()]
-    assert len(wrong) <= (1 - LEAST) * len(KNOWN), wrong
+    assert len(wrong) <= 1, wrong
     assert len(KNOWN) >= 12
     unknown = [name for name in UNKNOWN if not planted(name, seed).right()]
     assert unknown == []  # located, and honestly called unknown
@@ -71,23 +72,34 @@ def test_a_hundred_times_the_error_of_hf_is_never_noise(tmp_path, seed):
         changed = np.array(array)
         worst = np.unravel_index(error.argmax(), error.shape)
         changed[worst] = exact[worst] + 100 * error.max()
-        found = compare(dump | {name: changed}, model, ids)
+        found = compare(dump | {name: changed}, model, ids, search=1e-3)  # which only the name depends on
         assert found.verdict != "within-noise", name
         tried += 1
     assert tried >= 30
 
 
 def test_the_page_is_of_this_catalogue():
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| (\d+) \|", PAGE, re.M)
-    assert [slug for slug, _, _ in rows] == [mistake.slug for mistake in CATALOGUE]
-    found, shown = (sum(int(row[i]) for row in rows) for i in (1, 2))
-    whole, n_whole, half = re.search(
-        r"\*\*([\d.]+)%\*\* of (\d+) placements with every site, \*\*([\d.]+)%", PAGE
-    ).groups()
-    assert int(n_whole) == shown
-    assert abs(float(whole) - 100 * found / shown) <= 0.051
-    assert min(float(whole), float(half)) >= 100 * LEAST
-    assert re.search(r"Wrong names: \*\*0\*\* of", PAGE)
-    alarms, runs = re.search(r"\*\*(\d+)\*\* false alarms in (\d+) runs", PAGE).groups()
-    assert (int(alarms), int(runs) >= 200) == (0, True)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| (\d+) \|.*?\|.*?\| (\d+) \| (\d+) \|", PAGE, re.M)
+    assert [slug for slug, *_ in rows] == [mistake.slug for mistake in CATALOGUE]
+    assert len(rows) >= 80
+    counts = np.array([list(map(int, row[1:])) for row in rows])
+    for found, shown in (counts[:, :2].T, counts[:, 2:].T):
+        assert (shown >= 5).all()
+        assert (found >= ROW * shown).all(), [rows[i][0] for i in np.flatnonzero(found < ROW * shown)]
+    found, shown, found_of_half, shown_of_half = counts.sum(axis=0)
+    assert (found >= WHOLE * shown, found_of_half >= HALF * shown_of_half) == (True, True)
+    shares = [f"{100 * found / shown:.1f}", f"{100 * found_of_half / shown_of_half:.1f}"]
+    said = re.search(r"\*\*([\d.]+)%\*\* of (\d+) .* every site, \*\*([\d.]+)%\*\* of (\d+) ", PAGE).groups()
+    assert said == (shares[0], str(shown), shares[1], str(shown_of_half))
     assert all(name in PAGE for name in (*KNOWN, *UNKNOWN))
+
+
+def test_the_page_has_no_wrong_name_and_no_false_alarm():
+    assert re.search(r"^Wrong names: \*\*0\*\* of \d+\.", PAGE, re.M)
+    named, runs = re.search(
+        r"name \*\*([\d.]+)%\*\* of (\d+) are named\. Wrong names: \*\*0\*\*", PAGE
+    ).groups()
+    assert (float(named) >= 90, int(runs) >= 120) == (True, True)
+    alarms = re.findall(r"\*\*(\d+)\*\* false alarms in (\d+) runs", PAGE)
+    assert alarms == [("0", str(len(PRECISIONS))), ("0", str(CLEAN))]
+    assert len(PRECISIONS) >= 500

@@ -58,7 +58,7 @@ def test_each_form_is_named(model, slug, form, left_out):
     variant = next(v for v in forms if v == form or (isinstance(v, tuple) and v[0] == form))
     for layer in (0, 1):
         dump = plant(model, IDS, mistake, variant, layer)
-        found = compare(without(dump, *left_out), model, IDS)
+        found = compare(without(dump, *left_out), model, IDS, search=0)
         assert (found.verdict, found.mistake, found.layer) == ("wrong", slug, layer)
 
 
@@ -68,7 +68,7 @@ def test_a_stale_row_is_seen_in_the_cache_itself(model, filled, part):
     dump = plant(model, IDS, MISTAKES["stale-cache-row"], (6, "new", filled, part), 1, prefill=6)
     cache = {name: array for name, array in dump.items() if name.endswith(("attn.k", "attn.v"))}
     for prefill in (6, None):
-        found = compare(cache, model, IDS, prefill=prefill)
+        found = compare(cache, model, IDS, prefill=prefill, search=0)
         assert (found.mistake, found.layer, found.position) == ("stale-cache-row", 1, 6)
 
 
@@ -77,14 +77,16 @@ def test_a_masked_score_may_hold_anything(model, fill):
     dump = plant(model, IDS, MISTAKES["mask-off-by-one"], (0, "zero"), 1)
     name = "h.1.attn.scores"
     dump[name] = np.where(np.isfinite(dump[name]), dump[name], np.float32(fill))
-    found = compare(dump, model, IDS)
+    found = compare(dump, model, IDS, search=0)
     assert (found.site, found.mistake) == (name, "mask-off-by-one")
 
 
 @pytest.mark.parametrize("ids", [[*IDS[:4], 50, 51, *IDS[5:]], IDS[:4] + IDS[6:], [9, *IDS[1:], 4]])
 def test_another_number_of_tokens_ran(model, ids):
     dump = plant(model, ids)
-    found = compare({name: dump[name] for name in ("wte", "embed", "h.0.ln_1", "logits")}, model, IDS)
+    found = compare(
+        {name: dump[name] for name in ("wte", "embed", "h.0.ln_1", "logits")}, model, IDS, search=0
+    )
     assert found.mistake == "wrong-token-ids"
     assert f"{len(ids)} tokens ran instead of {len(IDS)}" in found.candidates[0].detail
 
@@ -96,24 +98,26 @@ def test_another_number_of_tokens_ran(model, ids):
 def test_what_is_not_a_number_has_no_name(model, right, names):
     for n in (1, len(IDS)):
         dump = {name: np.full_like(right[name], np.nan)[:n] for name in names}
-        found = compare(dump, model, IDS[:n])
+        found = compare(dump, model, IDS[:n], search=0)
         assert (found.verdict, found.mistake) == ("wrong", None)
 
 
 def test_a_token_type_in_the_place_of_the_token_is_no_other_token(model, right):
     dump = dict(right)
     dump["wte"] = np.repeat(model.weights["wte.weight"][:1], len(IDS), axis=0)
-    found = compare(dump, model, IDS)
+    found = compare(dump, model, IDS, search=0)
     assert (found.site, found.mistake) == ("wte", None)
 
 
 def test_logits_alone_are_not_called_untied(model, right):
     logits = np.random.default_rng(0).normal(0, 1, right["logits"].shape).astype(np.float32)
-    assert compare({"logits": logits}, model, IDS).mistake is None
-    assert compare({"logits": logits, "ln_f": right["ln_f"]}, model, IDS).mistake == "untied-weights"
+    assert compare({"logits": logits}, model, IDS, search=0).mistake is None
+    assert (
+        compare({"logits": logits, "ln_f": right["ln_f"]}, model, IDS, search=0).mistake == "untied-weights"
+    )
 
 
 def test_two_mistakes_with_the_same_numbers_are_both_listed(model):
     dump = plant(model, IDS, MISTAKES["position-constant"], 0)
-    found = compare(dump, model, IDS)
+    found = compare(dump, model, IDS, search=0)
     assert [c.slug for c in found.candidates] == ["position-restart", "position-constant"]

@@ -213,6 +213,19 @@ class Grade:
         """Whether both are right."""
         return self.site_right and self.name_right
 
+    @property
+    def outcome(self) -> str:
+        """In one or two words."""
+        if self.hidden:
+            return "hidden"
+        if self.wrong_name:
+            return "wrong name"
+        if not self.site_right:
+            return "wrong site"
+        if not self.name_right:
+            return "not named"
+        return "named" if self.has_a_name else "rightly without"
+
     def __str__(self) -> str:
         p = self.planted
         names = " or ".join(name or "no name" for name in self.allowed)
@@ -230,4 +243,4 @@ def graded(row: Row, seed: int, few: bool = False) -> Grade:
 
 def compared(p: Planted) -> Comparison:
     """What compare says."""
-    return compare(p.dump, p.model, p.ids, names=p.names, prefill=p.prefill)
+    return compare(p.dump, p.model, p.ids, names=p.names, prefill=p.prefill, search=0)
