@@ -198,8 +198,6 @@ def _found(
     if read.token_ids is not None and list(read.token_ids[: len(ids)]) != list(ids):
         notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
     notes += placement.notes
-    if first is not None and not architecture.catalogue:
-        notes.append(f"there is no catalogue of mistakes for {architecture.model_type}: only gpt2 has one")
     return Comparison(
         max((r.verdict for r in judgement.reports), key=VERDICTS.index),
         tuple(judgement.reports),
@@ -255,7 +253,7 @@ class _Judged:
     def _candidates(self, judgement: Judgement) -> list[Candidate]:
         """The mistakes that explain the first wrong site; none where it is excused."""
         first, truth = _first(judgement), self.truth
-        if first is None or first.excused or not truth.config.architecture.catalogue:
+        if first is None or first.excused:
             return []
         measures = {r.site: r.measure for r in judgement.reports}
         arrays, placed = judgement.arrays, {p.site: p.array for p in self.placement.placed}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.error_measure import Measure, difference
@@ -16,6 +15,8 @@ from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.other_prompts import OtherPrompts
 from gpt2np.reference.search_limit import SearchLimit
+from gpt2np.tracing.derived import block_input
+from gpt2np.tracing.lines import lines
 from gpt2np.tracing.sites import Site
 
 _LAST = 0.5  # as if so much were unexplained: what replays explain comes before what is only recognised
@@ -111,20 +112,23 @@ class Diagnosis:
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
         self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
-        self.config = gpt2_only(model.config, "catalogue of mistakes")
+        self.config = model.config
         self.whole = tuple(whole)
         self.ids = tuple(self.truth.token_ids)
         self.prefill, self._at_once = prefill or len(self.ids), prefill == len(self.ids)
         self.limit, self._everywhere = limit or SearchLimit(0), everywhere
         self._only = _SLUGS if only is None else only
-        self._catalogue = [mistake for mistake in CATALOGUE if mistake.slug in self._only]
         self._fits = Fits(self.truth, expected.bands, arrays)
         self.replays = Replays(model, self.truth, self.prefill)
         self._quick = Replays(model if quick is None else quick, self.truth, self.prefill)
         expanded = self.config.architecture.sites.expand(self.config.n_layer)
         self._sites = {name: (site, layer) for name, site, layer in expanded}
+        operations = {self._sites[name][0].name: line.op for name, line in lines(self.config).items()}
+        steps = {m: m.steps_in(self.config, operations) for m in CATALOGUE if m.slug in self._only}
+        self._catalogue = {mistake: found for mistake, found in steps.items() if found}
         self._order = [name for name, (site, _) in self._sites.items() if not site.derived]
         self._index = {name: i for i, name in enumerate(self._order)}
+        self._embedding = self._index[block_input(0, self.config.n_layer)]
         self._last = self._index[until_step(first, self.config)]
         self._good = max((self._rules_out(n) for n in self._before()), default=-1)
         self._checks = [n for n in [*self._before(), first] if self._step(n) > self._good]
@@ -174,8 +178,8 @@ class Diagnosis:
     def _rules_out(self, name: str) -> int:
         """The last step that must have been right, since this site is."""
         site, layer = self._resolve(name)
-        if site.name in ("wte", "wpe"):
-            return -1
+        if layer is None and name in self._order[: self._embedding]:
+            return -1  # the parts of a sum, each of which may be wrong
         if site.name in ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern"):
             return self._index[f"h.{layer}.ln_1"]  # qkv may be cut up wrongly, or another part of it be wrong
         if site.derived and site.name.startswith("ln_"):
@@ -193,7 +197,7 @@ class Diagnosis:
         for name in self._order[self._good + 1 :]:
             site, layer = self._resolve(name)
             key = layer, "" if mistake.together else site.name
-            if site.name in mistake.steps and (self._index[name] <= self._last or key in touched):
+            if site.name in self._catalogue[mistake] and (self._index[name] <= self._last or key in touched):
                 touched.setdefault(key, []).append(name)
         if len(touched) <= _SINGLE:
             yield from ((names, len(touched) > 1) for names in touched.values())
@@ -289,7 +293,7 @@ class Diagnosis:
                 continue
             variants = list(enumerate(mistake.variants(self.config, len(self.ids), starts)))
             touched = list(self._touched(mistake))
-            every = [(self._all(mistake.steps), False)] if touched else []
+            every = [(self._all(self._catalogue[mistake]), False)] if touched else []
             for i, variant in variants:
                 for steps, partly in every if mistake.in_all(variant) else touched:
                     rank = _RANK.get(mistake.slug, len(USUAL))
@@ -352,8 +356,8 @@ class Diagnosis:
         confirmed = step > 0 and self._order[step - 1] in self._before()
         arrays = self.arrays[self.first], self.truth[self.first], self.expected.bands[self.first]
         seen = Seen(site.name, layer, *arrays, self.truth, confirmed)
-        for mistake in self._catalogue:
-            if site.name in mistake.steps or mistake.anywhere:
+        for mistake, steps in self._catalogue.items():
+            if site.name in steps or mistake.anywhere:
                 detail = mistake.recognise(seen)
                 if detail is not None:
                     about = mistake.slug, mistake.explanation, mistake.cure, detail, layer
@@ -362,7 +366,7 @@ class Diagnosis:
     def _prompts(self, checks: Sequence[str]) -> Iterator[Candidate]:
         """Other tokens than those asked for, if they explain these sites."""
         array, truth = self.given[self.first], self.truth[self.first]
-        if array.shape == truth.shape and self._good >= self._index["embed"]:
+        if array.shape == truth.shape and self._good >= self._embedding:
             return
         about = self.model, self._quick.model, self.expected, self.given, self.arrays, self.whole
         for mistake, detail in OtherPrompts(*about).explaining(checks, self._only):

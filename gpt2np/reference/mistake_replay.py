@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes import At, Mistake
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.derived import bases, norm_input
+from gpt2np.tracing.derived import bases, block_input, norm_input
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
@@ -107,7 +106,7 @@ class Replays:
 
         With `columns` only these of the logits are computed: all are as many as there are words.
         """
-        cfg = gpt2_only(self.model.config, "catalogue of mistakes")
+        cfg = self.model.config
         touched = {n: cfg.architecture.sites.resolve(n, None, cfg.n_layer) for n in steps}
         last = until_step(until, cfg)
         found: dict[str, Array] = {}
@@ -146,12 +145,15 @@ class Replays:
 
     def _start(self, touched: Mapping[str, tuple[Site, int | None]]) -> tuple[int, Array] | None:
         """The block to begin with, and what enters it: nothing before the mistake is run again."""
-        if any(name in ("wte", "wpe", "embed") for name in touched):
+        before = self.model.config.architecture.sites.before_layers
+        if any(site in before for site, _ in touched.values()):
             return None
-        inside = [layer for _, layer in touched.values() if layer is not None]
-        first = min(inside, default=self.model.config.n_layer)
-        x = self.truth[f"h.{first - 1}.resid_post" if first else "embed"]
-        return first, x.astype(self.model.dtype)
+        inside, n_layer = (
+            [layer for _, layer in touched.values() if layer is not None],
+            self.model.config.n_layer,
+        )
+        first = min(inside, default=n_layer)
+        return first, self.truth[block_input(first, n_layer)].astype(self.model.dtype)
 
 
 def until_step(name: str, config: ModelConfig) -> str:

@@ -4,21 +4,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.model import Model
-from gpt2np.ops import Array, layer_norm
+from gpt2np.ops import Array, unembedding
+from gpt2np.ops.norms import normed
 from gpt2np.reference.error_measure import difference
 from gpt2np.reference.mistake_replay import until_step
 from gpt2np.reference.mistakes import PROMPT_MISTAKES, OtherPrompt, PromptMistake
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.position_alignment import last_rows
 from gpt2np.reference.token_recovery import ids_in_dump
+from gpt2np.tracing.lines import final_norm, last_lines, unembedding_table
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import Trace
 
 _COLUMNS = 200  # of logits, that show which tokens did not run
-# What follows from the tokens alone, before positions meet: other tokens have to explain all of it.
-_ALONE = ("wte", "wpe", "embed", "resid_pre", "ln_1", "attn.qkv", "attn.q", "attn.k", "attn.v")
 
 
 class OtherPrompts:
@@ -38,7 +37,7 @@ class OtherPrompts:
         whole: tuple[int, ...],
     ) -> None:
         self.model, self.quick, self.expected = model, quick, expected
-        self.config = gpt2_only(model.config, "catalogue of mistakes")
+        self.config = model.config
         self.given, self.arrays, self.whole = given, arrays, whole
         self.ids = tuple(expected.truth.token_ids)
         self._last_run: tuple[object, Trace] | None = None
@@ -58,7 +57,8 @@ class OtherPrompts:
 
     def _alone(self, name: str) -> bool:
         site, layer = self._resolve(name)
-        return layer in (None, 0) and site.name in _ALONE
+        names = [s.name for s in self.config.architecture.sites]
+        return layer in (None, 0) and names.index(site.name) < names.index("attn.scores")
 
     def _is_out(self, other: OtherPrompt, name: str) -> bool:
         """Whether a run in less precision shows already that a site is not of these tokens.
@@ -69,7 +69,7 @@ class OtherPrompts:
         if site.quadratic:
             return False
         array, columns = self.given[name], slice(None, None, max(1, self.config.vocab_size // _COLUMNS))
-        if name == "logits":
+        if name == "logits" and last_lines(self.config)["logits"].op is unembedding:
             replay, array = self._some_logits(other.token_ids, columns), array[:, columns]
         else:
             replay = self._site_of(self.quick, name, other.token_ids, site, layer)
@@ -80,11 +80,10 @@ class OtherPrompts:
     def _some_logits(self, ids: tuple[int, ...], columns: slice) -> Array:
         """Columns of the logits in a run of other tokens: the others are not computed."""
         last = self._last_output()
-        p = self.quick.parameters
         x = self._run(self.quick, ids, [last], self.config.n_layer)[last]
-        normed = np.empty_like(x)
-        layer_norm(x, p.ln_f, out=normed)
-        return np.asarray(normed @ p.lm_head[columns].T)
+        p = self.quick.parameters
+        x = normed(x, final_norm(self.config, p))
+        return np.asarray(x @ unembedding_table(self.config, p)[columns].T)
 
     def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
         """Whether these sites of the dump are from a run of these tokens."""
@@ -124,7 +123,8 @@ class OtherPrompts:
 
     def _site_of(self, model: Model, name: str, ids: tuple[int, ...], site: Site, layer: int | None) -> Array:
         """The site in a run of other tokens, which goes no further than it must."""
-        stop = layer + 1 if layer is not None else 0 if site.name in ("wte", "wpe", "embed") else None
+        before = site in self.config.architecture.sites.before_layers
+        stop = layer + 1 if layer is not None else 0 if before else None
         keep = "*" if stop is not None else [until_step(name, self.config), self._last_output()]
         return np.asarray(self._run(model, ids, keep, stop)[name])
 

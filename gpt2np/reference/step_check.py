@@ -250,8 +250,6 @@ class _Step:
 
         With bands that are smaller by `fine` it must explain all but a little of the error.
         """
-        if not self.model.config.architecture.catalogue:
-            return None
         expected = Expected(self.expected.truth, _Scaled(self.expected.bands, fine))
         for before in self._right_before(name):
             arrays = {earlier: expected.truth[earlier] for earlier in before} | {name: values}

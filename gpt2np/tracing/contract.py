@@ -173,7 +173,6 @@ class Architecture:
     # W_Q, W_K, W_V, W_O of a head and the biases of the first three, by (parameters, config, layer, head)
     head_matrices: Callable[[Any, Any, int, int], tuple[Array, ...]] | None = None
     released: Mapping[str, ModelConfig] = field(default_factory=dict)  # sizes that are known by a Hub id
-    catalogue: bool = False  # whether `compare` has a catalogue of mistakes in its steps
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 

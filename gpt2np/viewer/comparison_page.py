@@ -51,7 +51,6 @@ def comparison_page(report: Mapping[str, Any]) -> str:
             for step in steps
         ],
         "layers": 1 + max((row["layer"] for row in rows if row["layer"] is not None), default=-1),
-        "catalogue": architecture.catalogue,
         "ended": report.get("search_ended_after"),
         "line": _line(report.get("site"), architecture.config()),
     }

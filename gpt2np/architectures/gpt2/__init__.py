@@ -22,7 +22,6 @@ ARCHITECTURE = Architecture(
     head_matrices=head_matrices,
     one_row=for_one_row,
     released=RELEASED,
-    catalogue=True,
     positional=("wpe",),
     keys=None,
 )

@@ -11,7 +11,6 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_special,
     add_verb,
-    config_of,
     count,
     load_model,
     token_ids,
@@ -73,7 +72,6 @@ def compare(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json
 
     if args.mistakes:
-        _check_catalogue(args)
         print(strict_json(_catalogue()) if args.json else catalogue())
         return 0
     if args.dump is None and args.their_tokens is None:
@@ -153,15 +151,6 @@ def _compare_tokens(args: argparse.Namespace, model: Any, prompt: str | list[int
     else:
         print(found, file=sys.stderr if args.json else sys.stdout)
     return int(not found.equal)
-
-
-def _check_catalogue(args: argparse.Namespace) -> None:
-    if args.model is not None:
-        architecture = config_of(args).architecture
-        if not architecture.catalogue:
-            raise InputError(
-                f"there is no catalogue of mistakes for {architecture.model_type}: only gpt2 has one"
-            )
 
 
 def _catalogue() -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import ACTIVATIONS, Array, gelu_erf, gelu_tanh, linear, relu
 from gpt2np.reference.mistakes.base import At, Mistake
+from gpt2np.tracing.contract import ModelConfig
 
 _ROOT = math.sqrt(2 / math.pi)
 
@@ -107,7 +107,7 @@ class GeluConstant(Activation):
         "Have you looked up every digit of your formula?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (
             (0.44715, 3),
             (1.0, 3),
@@ -138,7 +138,7 @@ class GeluFactor(Activation):
         "How steep is your curve at zero?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         inner = (
             2 / math.pi,
             math.sqrt(2 * math.pi),
@@ -171,7 +171,7 @@ class ActivationOther(Activation):
         "From which kind of model do you have your curve?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("silu", "sigmoid", "tanh")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -214,7 +214,7 @@ class ActivationMisplaced(Mistake):
     together = True
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("as well as before it", "instead of before it")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

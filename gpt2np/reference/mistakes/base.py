@@ -1,17 +1,44 @@
 """What a mistake is: which steps it touches, what they compute with it, how to recognise and to cure it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from gpt2np.architectures.gpt2.config import Config
-from gpt2np.architectures.gpt2.weights import GPT2
-from gpt2np.ops import Array
+from gpt2np.ops import (
+    ACTIVATIONS,
+    Array,
+    add,
+    layer_norm,
+    linear,
+    lookup,
+    mix,
+    scaled_scores,
+    unembedding,
+)
+from gpt2np.ops import (
+    softmax as softmax_op,
+)
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
+
+# What GPT-2 computes in each step: a mistake is told in terms of these operations and their inputs.
+_OPERATIONS: dict[str, tuple[Callable[..., None], ...]] = {
+    **dict.fromkeys(("wte", "wpe"), (lookup,)),
+    **dict.fromkeys(("embed", "resid_mid", "resid_post"), (add,)),
+    **dict.fromkeys(("ln_1", "ln_2", "ln_f"), (layer_norm,)),
+    **dict.fromkeys(("attn.qkv", "attn.out", "mlp.pre", "mlp.out"), (linear,)),
+    "attn.scores": (scaled_scores,),
+    "attn.pattern": (softmax_op,),
+    "attn.z": (mix,),
+    "mlp.post": tuple(ACTIVATIONS.values()),
+    "logits": (unembedding,),
+}
+EVERY_SITE = ("every site",)  # the steps of a mistake that is recognised wherever it is
 
 
 class Sites(Protocol):
@@ -27,8 +54,8 @@ class At:
 
     step: str  # "attn.scores"
     layer: int | None
-    config: Config
-    parameters: GPT2
+    config: ModelConfig
+    parameters: Any
     found: Sites  # results so far
     prefill: int  # tokens that ran at once; the others one at a time, with a cache
 
@@ -63,7 +90,8 @@ class Mistake:
     and `run` is given one. `unseen` are sites that look right although the replay changes them: a fused qkv
     that is only cut up wrongly. A mistake in steps that belong `together` is made in all of them, any other
     may be made in one alone; a `whole` one is never one of some heads or positions only. What is `rare` is
-    tried after all that is not; what may be recognised `anywhere` is looked for at any site.
+    tried after all that is not; what may be recognised `anywhere` is looked for at any site. One `of_gpt2`
+    reads parameters that other models have not.
     """
 
     slug: ClassVar[str]
@@ -73,11 +101,24 @@ class Mistake:
     steps: ClassVar[tuple[str, ...]]
     rare: ClassVar[bool] = False
     anywhere: ClassVar[bool] = False
+    of_gpt2: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     unseen: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def steps_in(self, config: ModelConfig, operations: Mapping[str, Callable[..., None]]) -> tuple[str, ...]:
+        """The steps in which it may be made in a model, whose steps are these operations, by site."""
+        if self.steps == EVERY_SITE:
+            return self.steps
+        sites = config.architecture.sites
+        there = tuple(
+            s for s in self.steps if s in sites and operations.get(s) in _OPERATIONS.get(s, (None,))
+        )
+        grouped = config.n_kv_head != config.n_head and {"attn.scores", "attn.z"}.intersection(self.steps)
+        of_another = self.of_gpt2 and not isinstance(config, Config)
+        return () if grouped or of_another or (self.together and there != self.steps) else there
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         """The forms of the mistake that are worth a replay.
 
         `starts` are the positions from which on a cache may have been in use.
@@ -123,7 +164,9 @@ class PromptMistake:
     steps: ClassVar[tuple[str, ...]] = ("wte",)
     reads_ids: ClassVar[bool] = False
 
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
+    def prompts(
+        self, ids: tuple[int, ...], whole: tuple[int, ...], config: ModelConfig
+    ) -> Iterator[OtherPrompt]:
         """Prompts that may have run: `ids` is what the reference ran, `whole` what was asked for."""
         raise NotImplementedError
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.ops import Array, linear
 from gpt2np.reference.mistakes.base import At, Mistake
+from gpt2np.tracing.contract import ModelConfig
 
 
 class CacheMistake(Mistake):
@@ -17,6 +17,7 @@ class CacheMistake(Mistake):
     A dump's own keys and values may be those of the cache as it is left in the end, or as they should be.
     """
 
+    of_gpt2 = True
     steps = ("attn.qkv", "attn.scores", "attn.z")
     whole = True
     unseen = ("attn.qkv", "attn.q", "attn.k", "attn.v")
@@ -64,7 +65,7 @@ class StaleCacheRow(CacheMistake):
         "When is a word remembered: before it looks around, or afterwards?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         parts = ("keys and values", "values", "keys")
         forms = [(row, filled) for row in ("own", "new") for filled in ("zero", "before")]
         forms += [("new", "last"), ("past", "zero")]
@@ -111,7 +112,7 @@ class CacheReversed(CacheMistake):
         "Do the two things that you remember stand in the same order?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         forms = [(part, whole) for whole in (False, True) for part in ("keys", "values")]
         forms.append(("keys and values", False))  # of which nothing but the order in the cache is wrong
         yield from ((start, *form) for start in starts for form in forms)
@@ -141,7 +142,7 @@ class CacheOfAnotherLayer(CacheMistake):
         "Where did what you read here come from?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         layers = ("first layer", "layer before") if config.n_layer > 1 else ()
         yield from ((layer, None) for layer in layers)
         yield from ((layer, start) for start in starts for layer in layers)
@@ -178,7 +179,7 @@ class CacheSlot(CacheMistake):
     )
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (
             (s, how)
             for s in starts
@@ -221,7 +222,7 @@ class CacheHalvesSwapped(CacheMistake):
     )
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from starts
 
     def cache(self, at: At, variant: Any, k: Array, v: Array, query: int) -> tuple[Array, Array]:

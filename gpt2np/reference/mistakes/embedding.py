@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes.base import At, Mistake
+from gpt2np.tracing.contract import ModelConfig
 
 
 class PositionOffByOne(Mistake):
@@ -22,7 +22,7 @@ class PositionOffByOne(Mistake):
     )
     steps = ("wpe",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (1, -1, 2)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -46,7 +46,7 @@ class PositionRestart(Mistake):
     steps = ("wpe",)
     whole = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((start, counts) for start in starts for counts in (False, True))
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -105,7 +105,7 @@ class PositionReversed(Mistake):
     )
     steps = ("wpe",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from dict.fromkeys((n_tokens, config.n_positions))
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -130,7 +130,7 @@ class PositionConstant(Mistake):
     )
     steps = ("wpe",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         sizes = (0, config.n_head, n_tokens, n_tokens - 1, 1)
         yield from dict.fromkeys(n for n in sizes if n < config.n_positions)
 
@@ -169,10 +169,11 @@ class TokenTypesAdded(Mistake):
         "How many summands does a vector have before the first layer?",
         "What is the difference between your vectors and the right ones? Is it everywhere the same?",
     )
+    of_gpt2 = True
     steps = ("embed",)
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from range(min(2, config.vocab_size))
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

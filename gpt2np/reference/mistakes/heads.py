@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.ops import Array, linear
 from gpt2np.reference.mistakes.base import At, Mistake, Seen
+from gpt2np.tracing.contract import ModelConfig
 
 
 class CutIntoHeads(Mistake):
@@ -17,7 +17,7 @@ class CutIntoHeads(Mistake):
     steps = ("attn.qkv",)
     unseen = ("attn.qkv",)
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         """Which columns are taken for q, k and v: [3*n_embd], from arange, in our order."""
         raise NotImplementedError
 
@@ -37,7 +37,7 @@ class HeadsBeforeQkv(CutIntoHeads):
         "Which numbers in the long row belong to one and the same little piece?",
     )
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         return columns.reshape(config.n_head, 3, config.d_head).transpose(1, 0, 2).ravel()
 
 
@@ -52,7 +52,7 @@ class QkvInterleaved(CutIntoHeads):
         "What is it that you find beside the very first number?",
     )
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         return columns.reshape(-1, 3).T.ravel()
 
 
@@ -67,10 +67,10 @@ class HeadsStrided(CutIntoHeads):
         "Are they neighbours, or far apart?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((0, 1, 2), (1,), (0,), (2,))
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         parts = columns.reshape(3, -1).copy()
         strided = columns.reshape(3, config.d_head, config.n_head).transpose(0, 2, 1).reshape(3, -1)
         parts[list(variant)] = strided[list(variant)]
@@ -91,7 +91,7 @@ class KvSwapped(CutIntoHeads):
         "Are two of your parts in each other's place?",
     )
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         return columns.reshape(3, -1)[[0, 2, 1]].ravel()
 
 
@@ -106,10 +106,10 @@ class QkvOrder(CutIntoHeads):
         "Who asks in your program, who answers, and what is handed over?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         return columns.reshape(3, -1)[list(variant)].ravel()
 
     def detail(self, variant: Any) -> str:
@@ -127,10 +127,10 @@ class QkvPartRepeated(CutIntoHeads):
         "Do two of your arrays hold the same numbers?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((0, 0, 2), (0, 1, 1), (0, 2, 2), (1, 1, 2), (0, 1, 0), (2, 1, 2), (0, 0, 0))
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         return columns.reshape(3, -1)[list(variant)].ravel()
 
     def detail(self, variant: Any) -> str:
@@ -149,10 +149,10 @@ class QkvColumnsShifted(CutIntoHeads):
     )
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((1, 1), (1, -1), (2, -1), (0, 1))
 
-    def order(self, columns: Array, config: Config, variant: Any) -> Array:
+    def order(self, columns: Array, config: ModelConfig, variant: Any) -> Array:
         part, shift = variant
         parts = columns.reshape(3, -1).copy()
         parts[part] += shift
@@ -245,7 +245,7 @@ class HeadsPermuted(MergedHeads):
         "Is every piece right, and only its place wrong?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         heads = tuple(range(config.n_head))
         orders = (heads[::-1], heads[1:] + heads[:1], heads[-1:] + heads[:-1])
         yield from dict.fromkeys(order for order in orders if order != heads)

@@ -4,11 +4,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.architectures.gpt2.forward import block
 from gpt2np.ops import Array, add, layer_norm, linear
 from gpt2np.reference.mistakes.base import At, Mistake, silent
 from gpt2np.reference.mistakes.weights import PARAMETERS
+from gpt2np.tracing.contract import ModelConfig
 
 _EVERY = ("ln_1", "attn.qkv", "attn.out", "ln_2", "mlp.pre", "mlp.out")
 
@@ -42,11 +43,12 @@ class LayerOrder(Mistake):
         "Is it the arithmetic that is wrong, or what it is done with?",
         "Which piece did your loader hand you after the first?",
     )
+    of_gpt2 = True
     steps = (*_EVERY, "resid_mid", "ln_f")
     whole = True
     together = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         n = config.n_layer
         sorted_names = sorted(range(n), key=str)
         orders: dict[str, Sequence[int]] = {
@@ -65,7 +67,8 @@ class LayerOrder(Mistake):
             if tuple(order) not in seen:
                 seen.add(tuple(order))
                 yield name, tuple(order), False
-                yield name, tuple(order), True
+                if len(set(order)) == n:  # of one that runs twice, another is not recorded at all
+                    yield name, tuple(order), True
 
     def in_all(self, variant: Any) -> bool:
         return bool(variant[2])
@@ -76,9 +79,8 @@ class LayerOrder(Mistake):
         if not under_own_number:
             if at.step in PARAMETERS:
                 rest = [PARAMETERS[at.step](at.parameters.h[order[at.layer or 0]])]
-        elif at.layer is None or at.layer in order:
-            before = order if at.layer is None else order[: _last(order, at.layer)]
-            x = self._stream(at, before) if at.step in ("ln_1", "resid_mid", "ln_f") else x
+        elif at.step in ("ln_1", "resid_mid", "ln_f"):
+            x = self._stream(at, order if at.layer is None else order[: order.index(at.layer)])
         op = add if at.step == "resid_mid" else layer_norm if at.step.startswith("ln_") else linear
         op(x, *rest, out=out)
 
@@ -88,7 +90,9 @@ class LayerOrder(Mistake):
         right = right if at.layer is None else min(right, at.layer)
         x = at.found[f"h.{right - 1}.resid_post" if right else "embed"]
         for layer in order[right:]:
-            x = block(x, at.parameters.h[layer], at.config, layer, silent(at, x, layer))
+            x = block(
+                x, at.parameters.h[layer], gpt2_only(at.config, "such block"), layer, silent(at, x, layer)
+            )
         return x
 
     def detail(self, variant: Any) -> str:
@@ -106,11 +110,12 @@ class LayerTwice(Mistake):
         "How many times does your loop go round?",
         "Does somebody get to see what he has just said himself?",
     )
+    of_gpt2 = True
     steps = ("ln_1", "resid_mid", "resid_post")
     whole = True
     together = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("first", "second")  # of its runs which the dump has
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -122,7 +127,7 @@ class LayerTwice(Mistake):
             out[...] = self._run(at, out.copy())
 
     def _run(self, at: At, x: Array) -> Array:
-        return block(x, at.block, at.config, at.layer or 0, silent(at, x))
+        return block(x, at.block, gpt2_only(at.config, "such block"), at.layer or 0, silent(at, x))
 
     def detail(self, variant: Any) -> str:
         return "" if variant == "first" else "its arrays are those of the second time"
@@ -142,7 +147,7 @@ class StaleStream(Mistake):
     whole = True
     together = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("embed", "first", "the last but one") if config.n_layer > 1 else ()
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -169,7 +174,7 @@ class FinalNormStale(Mistake):
     steps = ("ln_f",)
     whole = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("first", "the last but one", "embed") if config.n_layer > 1 else ("embed",)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -177,11 +182,6 @@ class FinalNormStale(Mistake):
 
     def detail(self, variant: Any) -> str:
         return "it reads " + _STREAMS[variant]
-
-
-def _last(order: Sequence[int], layer: int) -> int:
-    """Where a layer stands in an order for the last time."""
-    return len(order) - 1 - order[::-1].index(layer)
 
 
 _STREAMS = {

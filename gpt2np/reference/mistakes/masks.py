@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes.base import At, Mistake, future, products, softmax
+from gpt2np.tracing.contract import ModelConfig
 
 # What softmax makes of a row that is all masked: with -inf, with a large finite number, in a loop over none.
 EMPTY_ROWS = ("not a number", "uniform", "zero")
@@ -72,7 +72,7 @@ class MaskOffByOne(Masked):
         "Who is the last one that the first word looks at?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield 2, "not a number"
         yield from ((0, empty) for empty in EMPTY_ROWS)
 
@@ -98,7 +98,7 @@ class MaskAnticausal(Masked):
         "What does your last word know of the first?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield 0, "not a number"
         yield from ((1, empty) for empty in EMPTY_ROWS)
 
@@ -127,7 +127,7 @@ class MaskSign(Mistake):
     )
     steps = ("attn.pattern",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("set", "added")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -174,7 +174,7 @@ class MaskValueSmall(Mistake):
     )
     steps = ("attn.pattern",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (("set", 0.0), ("set", -1.0), ("set", -10.0), ("set", 1e-9), ("set", -100.0))
         yield from (("add", -1.0), ("add", -10.0), ("add", -100.0))
 
@@ -217,7 +217,7 @@ class CacheNotUsed(SomeSeen):
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((start, how) for start in starts for how in ("itself", "the new tokens"))
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
@@ -241,7 +241,7 @@ class MaskForgetsCache(SomeSeen):
         "Which words may the newest one look at, and which does it look at?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((start, how) for start in starts for how in ("one at a time", "at once"))
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
@@ -263,7 +263,7 @@ class AttentionWindow(SomeSeen):
         "Is everything right as long as the text is short?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from starts
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, LayerNorm, layer_norm, linear, unembedding
 from gpt2np.reference.mistakes.base import At, Mistake
+from gpt2np.tracing.contract import ModelConfig
 
 NORMS = ("ln_1", "ln_2", "ln_f")
 
@@ -80,8 +80,8 @@ class LayerNormEpsilonValue(Mistake):
     )
     steps = NORMS
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        yield from (e for e in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7) if e != config.layer_norm_epsilon)
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (e for e in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7) if e != config.norm_epsilon)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs
@@ -103,7 +103,7 @@ class LayerNormNoMean(Mistake):
     )
     steps = NORMS
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("anywhere", "above", "in the variance")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -128,7 +128,7 @@ class LayerNormNoWeight(Mistake):
     )
     steps = NORMS
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("scale", "scale and shift")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -152,7 +152,7 @@ class LayerNormWrongAxis(Mistake):
     )
     steps = NORMS
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (0, None)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -176,7 +176,7 @@ class LayerNormNoRoot(Mistake):
     )
     steps = NORMS
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("variance", "nothing")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -202,7 +202,7 @@ class LayerNormParametersSwapped(Mistake):
     )
     steps = NORMS
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("swapped", "shift first")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -226,6 +226,7 @@ class NormTwice(Mistake):
         "How often does a vector come through here?",
         "Is what you read here still as it was, or has somebody already been at it?",
     )
+    of_gpt2 = True
     steps = (*NORMS, "attn.qkv", "mlp.pre", "logits")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -250,6 +251,7 @@ class NormsSwapped(Mistake):
         "There are two such steps in a layer: which one is this?",
         "Whose parameters do you use here?",
     )
+    of_gpt2 = True
     steps = ("ln_1", "ln_2")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.reference.mistakes.base import OtherPrompt, PromptMistake
+from gpt2np.tracing.contract import ModelConfig
 
 
 class BosPrepended(PromptMistake):
@@ -19,7 +19,9 @@ class BosPrepended(PromptMistake):
         "Is something there before your first word?",
     )
 
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
+    def prompts(
+        self, ids: tuple[int, ...], whole: tuple[int, ...], config: ModelConfig
+    ) -> Iterator[OtherPrompt]:
         for bos in dict.fromkeys((*config.eos_ids, config.vocab_size - 1, 0)):
             if 0 <= bos < config.vocab_size and len(ids) < config.n_positions:
                 detail = f"token {bos} in front"
@@ -39,7 +41,9 @@ class ContextTruncated(PromptMistake):
         "Which words does it see: those nearest to what comes next?",
     )
 
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
+    def prompts(
+        self, ids: tuple[int, ...], whole: tuple[int, ...], config: ModelConfig
+    ) -> Iterator[OtherPrompt]:
         if len(whole) > len(ids):
             yield OtherPrompt(whole[: len(ids)], slice(None), f"its first {len(ids)} tokens were kept")
         for n in range(len(ids) - 1, 0, -1):
@@ -58,7 +62,9 @@ class WrongTokenIds(PromptMistake):
     )
     reads_ids = True
 
-    def prompts(self, ids: tuple[int, ...], whole: tuple[int, ...], config: Config) -> Iterator[OtherPrompt]:
+    def prompts(
+        self, ids: tuple[int, ...], whole: tuple[int, ...], config: ModelConfig
+    ) -> Iterator[OtherPrompt]:
         top = config.vocab_size - 1
         yield OtherPrompt(ids[::-1], slice(None), "in reverse order")
         end = next((i for i in config.eos_ids if i < config.vocab_size), 0)

@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, unembedding
-from gpt2np.reference.mistakes.base import At, Mistake, Seen
-
-EVERY_SITE = ("every site",)
+from gpt2np.reference.mistakes.base import EVERY_SITE, At, Mistake, Seen
+from gpt2np.tracing.contract import ModelConfig
 
 
 class UntiedWeights(Mistake):
@@ -24,6 +22,7 @@ class UntiedWeights(Mistake):
         "To which words do you compare, at the end?",
         "How many big tables are there in your model, and which of them did you take here?",
     )
+    of_gpt2 = True
     steps = ("logits",)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -70,7 +69,7 @@ class LogitsScaled(Mistake):
     )
     steps = ("logits",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (config.n_embd**-0.5, config.n_embd**0.5)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

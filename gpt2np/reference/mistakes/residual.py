@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
+from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.architectures.gpt2.forward import attention, mlp
 from gpt2np.ops import Array, layer_norm, linear
 from gpt2np.reference.mistakes.base import At, Mistake, silent
+from gpt2np.tracing.contract import ModelConfig
 
 
 class ResidualMissing(Mistake):
@@ -60,7 +61,7 @@ class WrongResidualBranch(Mistake):
     )
     steps = ("ln_2", "resid_post")
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("adds to", "reads", "reads the output of attention alone, without")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -89,7 +90,7 @@ class PostNorm(Mistake):
     steps = ("ln_1", "attn.qkv", "resid_mid", "ln_2", "mlp.pre", "resid_post")
     together = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("sum", "norm")  # what the dump calls resid_mid and resid_post
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -97,7 +98,9 @@ class PostNorm(Mistake):
         if at.step == "attn.qkv":
             linear(x, p.attn.c_attn, out=out)
             return
-        total = x + attention(x, p.attn, at.config, at.layer or 0, silent(at, x).at("attn"))
+        total = x + attention(
+            x, p.attn, gpt2_only(at.config, "such block"), at.layer or 0, silent(at, x).at("attn")
+        )
         if at.step == "resid_mid" and variant == "sum":
             out[...] = total
             return
@@ -108,7 +111,7 @@ class PostNorm(Mistake):
         elif at.step == "mlp.pre":
             linear(x, p.mlp.c_fc, out=out)
         else:
-            total = x + mlp(x, p.mlp, at.config, silent(at, x).at("mlp"))
+            total = x + mlp(x, p.mlp, gpt2_only(at.config, "such block"), silent(at, x).at("mlp"))
             if at.step == "resid_post" and variant == "sum":
                 out[...] = total
             else:
@@ -145,7 +148,7 @@ class ResidualTwice(Mistake):
     )
     steps = ("resid_mid", "resid_post")
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("stream", "output")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -170,7 +173,7 @@ class ResidualScaled(Mistake):
     steps = ("resid_mid", "resid_post")
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("n_layer", "2 * n_layer")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

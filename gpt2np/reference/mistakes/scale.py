@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes.base import At, Mistake, future, products
+from gpt2np.tracing.contract import ModelConfig
 
 
 class ScoresScale(Mistake):
@@ -84,14 +84,15 @@ class ScoresScaledByLayer(ScoresScale):
         "Does your program do the same thing everywhere, and is it meant to?",
     )
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from (1, 0)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         q, k, scale = inputs
         divisor = max((at.layer or 0) + variant, 1)
+        divided = at.config.attention_scale(0) != at.config.attention_scale(1)  # as the config asks
         out[...] = products(q, k) * scale
-        out *= divisor if at.config.scale_attn_by_inverse_layer_idx else 1 / divisor
+        out *= divisor if divided else 1 / divisor
         out[:, future(len(q), len(k))] = -np.inf
 
 
@@ -122,7 +123,7 @@ class ScoresScaledByLength(Mistake):
     )
     steps = ("attn.scores",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("all", "those so far")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

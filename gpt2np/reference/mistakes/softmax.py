@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes.base import At, Mistake, future, softmax
+from gpt2np.tracing.contract import ModelConfig
 
 
 class SoftmaxWrongAxis(Mistake):
@@ -22,7 +22,7 @@ class SoftmaxWrongAxis(Mistake):
     )
     steps = ("attn.pattern",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("query", "head", "head, with a finite mask", "query and key")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -65,7 +65,7 @@ class SoftmaxSum(Mistake):
     )
     steps = ("attn.pattern",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("shifted", "raw")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -89,7 +89,7 @@ class SoftmaxMissing(Mistake):
     )
     steps = ("attn.pattern",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("scores", "shifted", "raw")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -115,7 +115,7 @@ class SoftmaxTwice(Mistake):
     )
     steps = ("attn.pattern",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("masked", "unmasked")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -139,7 +139,7 @@ class FlashNotRescaled(Mistake):
     )
     steps = ("attn.z",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         parts = ("sum and values", "values", "sum")
         yield from ((part, n) for n in (1, 32, 64, 128) if n < n_tokens for part in parts)
 

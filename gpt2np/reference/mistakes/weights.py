@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, LayerNorm, Linear, layer_norm, linear
 from gpt2np.reference.mistakes.base import At, Mistake
 from gpt2np.reference.precision import rounded
+from gpt2np.tracing.contract import ModelConfig
 
 LINEAR = ("attn.qkv", "attn.out", "mlp.pre", "mlp.out")
 # Where the parameters of each step are.
@@ -27,7 +27,7 @@ class TransposedWeight(Mistake):
 
     cure = "Conv1D weights are [n_in, n_out]: x @ weight. torch.nn.Linear's are [n_out, n_in]: x @ weight.T."
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("[n_in, n_out]", "[n_out, n_in]")  # what the file holds, and is not taken for
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -54,7 +54,7 @@ class TransposedCAttn(TransposedWeight):
     )
     steps = ("attn.qkv",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from super().variants(config, n_tokens, starts)
         yield from ((0, 1, 2), (0,), (1,), (2,))  # queries, keys and values as matrices of their own
 
@@ -127,7 +127,7 @@ class BiasTwice(Mistake):
     )
     steps = ("ln_1", *LINEAR, "ln_2", "ln_f")
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from dict.fromkeys((2, config.n_head)) if config.n_head > 1 else (2,)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -145,7 +145,7 @@ class RoundedWeights(Mistake):
     steps = ("wte", "wpe", "ln_1", *LINEAR, "ln_2", "ln_f", "logits")
     precision = "float16"
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("weight and bias", "weight")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -198,9 +198,10 @@ class WrongLayerWeights(Mistake):
         "Is it the arithmetic that is wrong, or what it is done with?",
         "To which part of the model do these parameters belong?",
     )
+    of_gpt2 = True
     steps = tuple(PARAMETERS)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("after it", "before it", "first", "last")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -229,7 +230,7 @@ class QkvBiasPart(Mistake):
     )
     steps = ("attn.qkv",)
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ((0, 1), (0, 2), (1, 2), (0,), (1,), (2,))
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -253,10 +254,11 @@ class LayerStride(Mistake):
         "Is the first layer right?",
         "How many numbers do you have to pass over to get to where you want to be?",
     )
+    of_gpt2 = True
     steps = LINEAR
     rare = True
 
-    def variants(self, config: Config, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("bias", "weight", "weight, [n_out, n_in] in the file") if config.n_layer > 1 else ()
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:

@@ -89,11 +89,11 @@ function cause(report) {
     return el(
       "div",
       { class: "card still" },
-      el("h3", {}, !report.catalogue ? "The step is located" : ended ? "No mistake found" : "No known mistake explains it"),
+      el("h3", {}, ended ? "No mistake found" : "No known mistake explains it"),
       el(
         "p",
         {},
-        report.catalogue ? none : "There is no catalogue of mistakes for this model.",
+        none,
         " Everything before it is right: compare this one step by hand.",
       ),
     );
