@@ -111,7 +111,7 @@ class Noise:
         """One step, rounded if the precision is a half one; its error is noted."""
         op(*inputs, out=out)
         if self.precision != "float32" and op is ops.layer_norm:
-            _round_the_mean(*inputs, out, self.precision)
+            _round_the_mean(inputs[0], inputs[1], out, self.precision)
         if self._shaken:
             out *= 1 + (2 * self._rng.random(out.shape, out.dtype) - 1) * EPSILON[self.precision] / 2
         if self.precision != "float32":
