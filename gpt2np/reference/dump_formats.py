@@ -13,6 +13,7 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32, widened
+from gpt2np.checkpoints.torch_pickle import CURE
 from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError, InputError, short
 from gpt2np.npzfile import DAMAGE
@@ -21,6 +22,7 @@ from gpt2np.ops import Array
 Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype that it is stored in
 
 METADATA = "gpt2np"  # what our own files say of themselves
+_CURE = "save plain tensors, as in torch.save(dict(output), FILE)"
 _MOST_FILES = 100_000
 _MOST_BYTES = 1 << 34  # of one array in a .npz: its header is believed before its bytes are there
 
@@ -48,11 +50,7 @@ def read_torch_file(path: str) -> Stored:
     try:
         return read_torch_tree(path)
     except CheckpointError as error:
-        text = str(error)
-        cure = (
-            "; save plain tensors, as in torch.save(dict(output), FILE)" if "refuses to load" in text else ""
-        )
-        raise InputError(text + cure) from None
+        raise InputError(str(error).replace(CURE, _CURE)) from None
 
 
 def read_npz(path: str, most: int | None = None) -> tuple[Stored, dict[str, str]]:

@@ -23,7 +23,7 @@ def text(found: Comparison) -> str:
     parts = [_headline(found)]
     if found.first is not None:
         parts.append(_where(found, found.first))
-        if find(found.model_type).catalogue:
+        if find(found.model_type).catalogue and not found.first.excused:
             parts.append(_why(found))
     parts.append(_map(found.sites, find(found.model_type).sites))
     parts += _remarks(found)
