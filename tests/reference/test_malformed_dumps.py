@@ -147,14 +147,9 @@ FILES = {
         "os.system",
         "torch.save(dict(output), FILE)",
     ),
-    "torch of an output object, called": (
+    "torch of an output object": (
         "x.pt",
         tiny.torch_zip(b"\x80\x02ctransformers.modeling_outputs\nCausalLMOutput\n)R."),
-        "torch.save(dict(output), FILE)",
-    ),
-    "torch of an output object, made": (
-        "x.pt",
-        tiny.torch_zip(b"\x80\x02ctransformers.modeling_outputs\nCausalLMOutput\n)\x81."),
         "torch.save(dict(output), FILE)",
     ),
     "debug state cut short": ("x.bin", debug(2, 1, 5, body=bytes(1000)), "2,268", "2,024"),
