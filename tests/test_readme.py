@@ -8,6 +8,7 @@ from support.pages import blocks_of, prints_what_is_shown, python_of, sessions_o
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.cli.program import build_parser
 from gpt2np.cli.report import markdown_table
+from gpt2np.reference.mistakes import KNOWN
 from gpt2np.reference.report_text import catalogue_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,8 @@ def test_the_site_table_is_fresh():
 def test_the_list_of_mistakes_is_fresh():
     page = (ROOT / "gpt2np" / "reference" / "MISTAKES.md").read_text("utf-8")
     assert catalogue_markdown() in page
+    assert f"{len(KNOWN)} mistakes" in page
+    assert f"MISTAKES.md) of {len(KNOWN)} " in README
 
 
 def test_every_verb_is_in_the_readme():

@@ -10,6 +10,7 @@ import numpy as np
 from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
+from gpt2np.ops import Array
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
 from gpt2np.reference.judgement import Bands, Judgement, SiteReport
@@ -169,23 +170,36 @@ def compare(
         >>> found.verdict, found.site, found.mistake
         ('wrong', 'h.0.mlp.post', 'gelu-erf')
     """
-    from gpt2np.loading import load
-
     limit = SearchLimit(search, progress)
-    model = model if isinstance(model, Model) else load(model)
+    model = _model(model)
     read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
     whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False, special=special)
     ids = whole[-model.config.n_positions :]
     _check(prefill, len(ids), rtol, atol)
     wide = in_precision(model, "float64")
     truth = wide.trace(ids)
+    placement = _placement(read, truth, model, names)
+    bands = Bands(placement, truth, model, rtol, atol)
+    judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
+    return _found(read, placement, model, judged, whole)
+
+
+def _model(given: Model | str | os.PathLike[str] | None) -> Model:
+    """A model as it is, or what `gpt2np.load` makes of it."""
+    from gpt2np.loading import load
+
+    return given if isinstance(given, Model) else load(given)
+
+
+def _placement(
+    read: Dump, truth: Mapping[str, Array], model: Model, names: Mapping[str, str] | None
+) -> Placement:
+    """The arrays of a dump as sites, of which there must be one."""
     placement = place(read, truth, model.config, names=names)
     if not placement.placed:
         reasons = "; ".join(f"{short(refused.name)}: {refused.reason}" for refused in placement.refused[:3])
         raise InputError(f"{read.path}: no array of it can be compared ({reasons})")
-    bands = Bands(placement, truth, model, rtol, atol)
-    judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
-    return _found(read, placement, model, judged, whole)
+    return placement
 
 
 def _found(

@@ -22,6 +22,7 @@ from gpt2np.ops import Array
 Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype that it is stored in
 
 METADATA = "gpt2np"  # what our own files say of themselves
+_CURE = "save plain tensors, as in torch.save(dict(output), FILE)"
 _MOST_FILES = 100_000
 _MOST_BYTES = 1 << 34  # of one array in a .npz: its header is believed before its bytes are there
 
@@ -49,8 +50,7 @@ def read_torch_file(path: str) -> Stored:
     try:
         return read_torch_tree(path)
     except CheckpointError as error:
-        plain = "; save plain tensors, as in torch.save(dict(output), FILE)"
-        raise InputError(str(error).replace(f"; {CURE}", plain)) from None
+        raise InputError(str(error).replace(CURE, _CURE)) from None
 
 
 def read_npz(path: str, most: int | None = None) -> tuple[Stored, dict[str, str]]:

@@ -69,32 +69,40 @@ def read_dump(
     if shapes is not None and kind != "raw":
         raise InputError(f"{where}: shapes are for files of bare numbers, and this is a {kind} file")
     metadata: dict[str, str] = {}
-    match kind:
-        case "safetensors":
-            found, metadata = dump_formats.read_safetensors(where)
-        case "npz":
-            found, metadata = dump_formats.read_npz(where, _most_bytes(config, max_bytes))
-        case "npy":
-            name = os.path.basename(where).removesuffix(".npy")
-            found = {name: dump_formats.read_npy(where, name)}
-        case "npy folder":
-            found = dump_formats.read_npy_folder(where)
-        case "torch":
-            found = dump_formats.read_torch_file(where)
-        case "llm.c debug state":
-            found = raw_files.read_debug_state(
-                where, None if config is None else gpt2_only(config, "debug state of llm.c")
-            )
-        case _ if shapes is not None:
-            found = raw_files.read_raw(where, shapes)
-        case _ if config is None:
-            raise InputError(f"{where}: is no file that says what it holds: give a list of shapes")
-        case _:
-            kind, found = (
-                "llm.c activations",
-                raw_files.read_activations(where, gpt2_only(config, "activations of llm.c"), length),
-            )
+    if kind == "safetensors":
+        found, metadata = dump_formats.read_safetensors(where)
+    elif kind == "npz":
+        found, metadata = dump_formats.read_npz(where, _most_bytes(config, max_bytes))
+    elif kind == "raw":
+        kind, found = _bare_numbers(where, shapes, config, length)
+    else:
+        found = _arrays_in(where, kind, config)
     return _dump(where, kind, found, dump_formats.own_token_ids(where, metadata))
+
+
+def _arrays_in(where: str, kind: str, config: ModelConfig | None) -> Stored:
+    """The arrays of a file or folder of a kind that has nothing to say about them."""
+    if kind == "npy":
+        name = os.path.basename(where).removesuffix(".npy")
+        return {name: dump_formats.read_npy(where, name)}
+    if kind == "npy folder":
+        return dump_formats.read_npy_folder(where)
+    if kind == "torch":
+        return dump_formats.read_torch_file(where)
+    own = None if config is None else gpt2_only(config, "debug state of llm.c")
+    return raw_files.read_debug_state(where, own)
+
+
+def _bare_numbers(
+    where: str, shapes: Any, config: ModelConfig | None, length: int | None
+) -> tuple[str, Stored]:
+    """The arrays of a file of nothing but numbers, and its kind."""
+    if shapes is not None:
+        return "raw", raw_files.read_raw(where, shapes)
+    if config is None:
+        raise InputError(f"{where}: is no file that says what it holds: give a list of shapes")
+    own = gpt2_only(config, "activations of llm.c")
+    return "llm.c activations", raw_files.read_activations(where, own, length)
 
 
 def _most_bytes(config: ModelConfig | None, max_bytes: int | None) -> int | None:

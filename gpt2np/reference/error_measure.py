@@ -47,7 +47,7 @@ def difference(values: Array, truth: Array, site: Site, window: int | None = Non
         same = (values == truth) | (np.isnan(values) & np.isnan(truth))
     error = np.where(same, 0.0, np.where(np.isnan(error), np.inf, error))
     if site.name == "loss":  # nothing follows the last token; some programs have a target for it
-        error = np.where(np.isnan(truth), 0.0, error)
+        error[-1:] = np.where(np.isnan(truth[-1:]), 0.0, error[-1:])
     mask = valid(site, error.shape, window)
     return error if mask is None else np.where(mask, error, 0.0)
 
@@ -124,7 +124,7 @@ def describe(
         deviation = float(np.linalg.norm(a - t))
         factor = float(a @ t / (t @ t))
         offset = float(np.mean(a - t))
-        if np.linalg.norm(a - factor * t) < 1e-3 * deviation:
+        if np.linalg.norm(a - factor * t) < 1e-3 * min(deviation, float(np.linalg.norm(a))):
             found.append(f"every one {factor:.6g} times what it should be")
         elif np.linalg.norm(a - t - offset) < 1e-3 * deviation:
             found.append(f"every one {offset:+.6g} off")

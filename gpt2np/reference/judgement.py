@@ -1,5 +1,6 @@
 """Judges each array of a dump: against the noise of its precision, and against what people record instead."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from gpt2np.tracing.trace import Trace
 HALF = ("float16", "bfloat16")
 # What programs in mixed precision keep in float32, whatever they multiply in.
 _KEPT_WIDE = ("resid_pre", "resid_mid", "resid_post", "ln_1", "ln_2", "ln_f")
+_ROWS = re.compile(r"^\d+ rows? ")  # a note on how many there are
 _LEAST = 2.0**-24  # the smallest number that float16 has
 
 
@@ -156,7 +158,7 @@ class Judgement:
             if held.measure.ratio <= 1:
                 break
         if held.note:
-            notes = (*(note for note in notes if " rows" not in note), held.note)
+            notes = (*(note for note in notes if not _ROWS.search(note)), held.note)
         if precision in HALF and placed.dtype not in HALF:
             notes = (*notes, f"as noisy as the {precision} before it")
         self.arrays[placed.site] = held.whole
@@ -222,16 +224,18 @@ class Judgement:
     # -- arrays under the name of another site ----------------------------------------------------
 
     def _renamed(self, reports: list[SiteReport]) -> list[SiteReport]:
-        """Reports in which an array that has the values of an earlier site counts as that one.
+        """Reports in which an array that has the values of another site counts as that one.
 
         Only where what follows shows that the program went on with the right values of the site of its name:
-        `embed` is what many call the embedding of the tokens alone. Where nothing follows, the earlier site
-        is said.
+        `embed` is what many call the embedding of the tokens alone. Where nothing follows, the other site is
+        said.
         """
         there = {report.site for report in reports}
         found: list[SiteReport] = []
         for report in reports:
-            other = self._other_site(report) if report.measure.ratio > 1 and not report.excused else None
+            wrong = report.measure.ratio > 1 and not report.excused
+            first = not report.unused and all(r.measure.ratio <= 1 for r in found)
+            other = self._other_site(report, behind=first) if wrong else None
             if other is None:
                 found.append(report)
             elif report.unused:
@@ -247,13 +251,13 @@ class Judgement:
                     found.append(replace(named, notes=(*report.notes, note)))
                     self.arrays[other] = self.arrays.pop(report.site)
             else:
-                found.append(self._of_layer_before(report, other, reports))
+                found.append(self._of_other_site(report, other, reports))
         order = [name for name, _, _ in self.config.architecture.sites.expand(self.config.n_layer)]
         found.sort(key=lambda report: order.index(report.site))
         self.arrays = {r.site: self.arrays[r.site] for r in found}
         return found
 
-    def _of_layer_before(self, report: SiteReport, other: str, reports: list[SiteReport]) -> SiteReport:
+    def _of_other_site(self, report: SiteReport, other: str, reports: list[SiteReport]) -> SiteReport:
         """A report with the site whose values it has, excused if that may be a matter of counting."""
         pattern = f"your {report.name} is our {other}"
         counted = (
@@ -273,21 +277,22 @@ class Judgement:
         site, layer = self._resolve(name)
         return measure(values, self.truth[name], self.bands.of(name), site, layer, self.config)
 
-    def _other_site(self, report: SiteReport) -> str | None:
-        """The nearest site before it that has these values."""
-        values, found = self.arrays[report.site], None
-        names = self.config.architecture.sites.expand(self.config.n_layer)
+    def _other_site(self, report: SiteReport, behind: bool) -> str | None:
+        """The nearest site before it that has these values, or else the first one `behind` it."""
+        values = self.arrays[report.site]
         if np.ndim(values) < 2:
             return None
-        for name, site, _ in names:
-            if name == report.site:
-                break
-            if site.axis_names != self._resolve(report.site)[0].axis_names or site.name == "resid_pre":
+        axes = self._resolve(report.site)[0].axis_names
+        order = list(self.config.architecture.sites.expand(self.config.n_layer))
+        at = next(i for i, (name, _, _) in enumerate(order) if name == report.site)
+        nearest = [*order[:at][::-1], *(order[at + 1 :] if behind else [])]
+        for name, site, _ in nearest:
+            if site.axis_names != axes or site.name == "resid_pre":
                 continue  # which is the resid_post before it
             try:
                 truth = self.truth[name]
             except Gpt2npError:
                 continue
             if truth.shape == values.shape and self._measured(values, name).ratio <= 1:
-                found = name
-        return found
+                return name
+        return None

@@ -32,6 +32,7 @@ _STEP = 0.2  # of the spacing of numbers: the root mean square of what one addit
 _IN_TURN = 256  # additions that programs make one after another before they cut a sum into blocks
 # Derived sites whose bands follow from those of others, or which have none.
 _FOLLOWS = ("resid_pre", "attn.heads", "probabilities", "loss", "top_k_tokens")
+_HUGE = 300.0  # logits that are off by more can mean any probability, and e**709 is the largest number
 _SMALL = 20_000_000  # parameters of a model of which a run is as good as free
 _FEW = 100_000  # elements of a residual stream below which single runs are luck, and more of them are made
 
@@ -109,6 +110,8 @@ class Noise:
     def _run(self, results: "_Results", name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
         """One step, rounded if the precision is a half one; its error is noted."""
         op(*inputs, out=out)
+        if self.precision != "float32" and op is ops.layer_norm:
+            _round_the_mean(inputs[0], inputs[1], out, self.precision)
         if self._shaken:
             out *= 1 + (2 * self._rng.random(out.shape, out.dtype) - 1) * EPSILON[self.precision] / 2
         if self.precision != "float32":
@@ -202,12 +205,13 @@ class Bands(Mapping[str, Array]):
         if site.name == "attn.heads":  # each is part of a sum, and no noisier than the sum
             return np.repeat(self[f"h.{layer}.attn.out"][:, None], self._truth.config.n_head, axis=1)
         if site.name == "probabilities":
-            p, rounding = self._truth[name], self._of_softmax()  # what all logits are off by cancels out
-            return np.asarray((2 * (1 - p) * self["logits"] + rounding) * p + self._epsilon * 1e-3)
+            p, growth = self._truth[name], self._growth()
+            moved = p * (1 - p) * growth / (1 + np.minimum(p, 1 - p) * growth)
+            return np.asarray(moved + self._of_softmax() * p + self._epsilon * 1e-3)
         if site.name == "loss":
             loss = np.nan_to_num(self._truth[name])
             rounding = self._of_softmax() + self._epsilon * np.abs(loss)
-            return np.asarray(2 * (1 - np.exp(-loss)) * self["logits"][:, 0] + rounding)
+            return np.asarray(np.log1p((1 - np.exp(-loss)) * self._growth()[:, 0]) + rounding)
         noise, scale = self._noise[name], self._scale(name)
         typical = np.sqrt(np.mean(np.square(noise / scale)))  # what a lucky row would have had
         wide = BAND * (1.0 if self._epsilon == EPSILON["float32"] else _INSIDE)
@@ -231,6 +235,14 @@ class Bands(Mapping[str, Array]):
             band = np.maximum(band, slope * self[f"h.{layer}.mlp.pre"])
         return np.asarray(band)
 
+    def _growth(self) -> Array:
+        """By how much more than 1 an exponential may grow: its logit is too large, the others are too small.
+
+        A probability p becomes p (1 + growth) / (1 + p growth) then; where all are off the other way, 1 - p
+        becomes that of 1 - p.
+        """
+        return np.asarray(np.expm1(2 * np.minimum(self["logits"], _HUGE)))
+
     def _of_softmax(self) -> float:
         """Relative error of a probability: of an exponential, and of the sum over the vocabulary."""
         n = min(self._truth.config.vocab_size, _IN_TURN)
@@ -250,11 +262,22 @@ class Bands(Mapping[str, Array]):
         else:
             x = self._truth[name]
             size = _rms(x[:, None] if site.axis_names == ("pos",) else x)
+            mean = name.removesuffix(".normalized") + ".mean"
+            if mean in self._sites:  # which is taken off, and may be far larger than what is left
+                size = size * np.maximum(
+                    1.0, np.abs(self._truth[mean] * self._truth[mean[:-4] + "rstd"])[:, None]
+                )
         return np.asarray(np.maximum(size, 1e-3 * _rms(size.ravel()) + 1e-30))
 
 
 def _rms(x: Array) -> Array:
     return np.asarray(np.sqrt(np.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]))
+
+
+def _round_the_mean(x: Array, p: ops.LayerNorm, out: Array, precision: str) -> None:
+    """Make of a LayerNorm one that takes off a rounded mean, as many programs do."""
+    mean, rstd = ops.layer_norm_statistics(x, p.epsilon)
+    out += (mean - rounded(mean, precision)) * rstd * p.weight
 
 
 def _from_the_bias(p: Linear) -> float:

@@ -252,7 +252,8 @@ class _Placing:
             window = self._window(request)
             first = None if right is None else likeness(request.site, array, right, window).first
             keys = f" and {array.shape[2]} keys" if request.site.quadratic else ""
-            notes.append(f"{layout.rows} rows{keys} for {self.length} tokens")
+            rows = f"{layout.rows} row" if layout.rows == 1 else f"{layout.rows} rows"
+            notes.append(f"{rows}{keys} for {self.length} tokens")
         if request.site.unseen is not None:
             array, more = self._without_future(request, array)
             notes += more

@@ -46,8 +46,7 @@ class Alignment:
         n, n_rows = self.n_tokens, values.shape[1 if site.quadratic else 0]
         if n_rows > n or (site.quadratic and values.shape[2] > n):
             return self._longer(values, truth, band, site, layer)
-        starts = [n - 1] if n_rows == 1 else list(dict.fromkeys((n - n_rows, 0)))
-        starts = self._starts.setdefault(n_rows, starts)
+        starts = self._possible_starts(n_rows, site)
         able = [start for start in starts if not site.quadratic or values.shape[2] in (n, start + n_rows)]
         if not able:
             return Held(_other_length(n_rows, n), values)
@@ -60,6 +59,13 @@ class Alignment:
         if not right and not positional and not site.quadratic:
             return self._elsewhere(found[able[0]], values, truth, band, site, layer)
         return found[min(right or able, key=lambda start: found[start].measure.ratio)]
+
+    def _possible_starts(self, n_rows: int, site: Site) -> list[int]:
+        """Positions that the first of so few rows may be; the last one has no loss."""
+        if site.name == "loss" and n_rows == self.n_tokens - 1:
+            return [0]
+        last = self.n_tokens - n_rows
+        return self._starts.setdefault(n_rows, [last] if n_rows == 1 else list(dict.fromkeys((last, 0))))
 
     def _held(
         self, values: Array, truth: Array, band: Array, site: Site, layer: int | None, start: int

@@ -23,7 +23,8 @@ PROGRAM_NAMES: dict[str, str] = {
     "h.{i}.norm1 h.{i}.norm_1 h.{i}.ln1.hook_out h.{i}.attn_norm h.{i}.attention_norm h.{i}.attn_ln "
     "h.{i}.input_layernorm h.{i}.layernorm1 h.{i}.layer_norm1 h.{i}.layer_norm_1 h.{i}.ln1",
     "ln_1.normalized ln_1": "h.{i}.ln1.hook_normalized",
-    "attn.qkv": "h.{i}.attn_qkv h.{i}.bqkv h.{i}.attn.qkv.hook_out h.{i}.attn.qkv_proj h.{i}.attn.in_proj "
+    "attn.qkv": "h.{i}.attn_qkv h.{i}.c_attn "
+    "h.{i}.bqkv h.{i}.attn.qkv.hook_out h.{i}.attn.qkv_proj h.{i}.attn.in_proj "
     "h.{i}.att.qkv h.{i}.attn.Wqkv h.{i}.self_attn.qkv_proj",
     "attn.q": "h.{i}.head_query_output "
     "h.{i}.attn.q.hook_out h.{i}.att.W_query h.{i}.attn.W_query h.{i}.attn.q_proj h.{i}.attn_q "
@@ -56,7 +57,7 @@ PROGRAM_NAMES: dict[str, str] = {
     "h.{i}.mlp.in.hook_in h.{i}.post_attention_layernorm h.{i}.layernorm2 h.{i}.layer_norm2 "
     "h.{i}.layer_norm_2 h.{i}.ln2",
     "ln_2.normalized ln_2": "h.{i}.ln2.hook_normalized",
-    "mlp.pre": "h.{i}.mlp.pre_act "
+    "mlp.pre": "h.{i}.mlp.pre_act h.{i}.c_fc "
     "h.{i}.mlp.in.hook_out h.{i}.ff.layers.0 h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.mlp.fc "
     "h.{i}.mlp.fc1 h.{i}.mlp.up h.{i}.mlp.up_proj h.{i}.ffn.up h.{i}.ff.0 h.{i}.mlp.0",
     "mlp.post": "h.{i}.mlp.post_act h.{i}.mlp_activation "

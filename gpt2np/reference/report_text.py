@@ -23,7 +23,8 @@ def text(found: Comparison) -> str:
     parts = [_headline(found)]
     if found.first is not None:
         parts.append(_where(found, found.first))
-        parts.append(_why(found))
+        if not found.first.excused:
+            parts.append(_why(found))
     parts.append(_map(found.sites, find(found.model_type).sites))
     parts += _remarks(found)
     lines = "\n\n".join(parts).split("\n")

@@ -431,7 +431,9 @@ def planted(model, mistake, variant, steps, layer=1):
 
 OPERATIONS = {name.split(".", 2)[-1]: line.op for name, line in lines(made_up.Config()).items()}
 STEPS = {mistake.slug: mistake.steps_in(made_up.Config(), OPERATIONS) for mistake in CATALOGUE}
-THERE = [mistake for mistake in CATALOGUE if STEPS[mistake.slug] not in ((), ("every site",))]
+OTHERS = {"targets-not-shifted", "rows-reversed", "record-overwritten"}  # in what is recorded, or derived
+OTHERS |= {"activation-relu", "activation-twice"}  # its activation is relu, once and for all
+THERE = [mistake for mistake in CATALOGUE if STEPS[mistake.slug] and mistake.slug not in OTHERS]
 
 
 def test_mistakes_apply_where_their_steps_compute_the_same():
@@ -444,12 +446,9 @@ def test_mistakes_apply_where_their_steps_compute_the_same():
 
 @pytest.mark.parametrize("mistake", THERE, ids=lambda mistake: mistake.slug)
 def test_a_mistake_is_named_in_another_architecture(model, dump, mistake):
-    if mistake.slug == "dropout-active":
-        return  # recognised, not replayed
     variant = next(iter(mistake.variants(model.config, len(IDS), range(1, len(IDS)))))
     theirs = planted(model, mistake, variant, STEPS[mistake.slug])
-    if all(np.array_equal(theirs[name], dump[name], equal_nan=True) for name in theirs):
-        pytest.fail(f"{mistake.slug} changes nothing")
+    assert not all(np.array_equal(theirs[name], dump[name], equal_nan=True) for name in theirs)
     found = compare(theirs, model, IDS, search=0)
     assert found.verdict == "wrong"
     assert mistake.slug in [candidate.slug for candidate in found.candidates], found

@@ -145,6 +145,12 @@ FILES = {
         "x.pt",
         tiny.torch_zip(b"\x80\x02cos\nsystem\nX\x01\x00\x00\x00a\x85R."),
         "os.system",
+        "torch.save(dict(output), FILE)",
+    ),
+    "torch of an output object": (
+        "x.pt",
+        tiny.torch_zip(b"\x80\x02ctransformers.modeling_outputs\nCausalLMOutput\n)R."),
+        "torch.save(dict(output), FILE)",
     ),
     "debug state cut short": ("x.bin", debug(2, 1, 5, body=bytes(1000)), "2,268", "2,024"),
     "debug state of no tokens": ("x.bin", debug(2, 1, 0), "T 0"),

@@ -170,7 +170,7 @@ RIGHT = {
         lambda: {"layer_1/mlp": site("h.0.mlp.out"), "layer_2/mlp": site("h.1.mlp.out")},
         "layers are numbered from 1: your layer_1/mlp is our h.0.mlp.out",
     ),
-    "the last row": (steps, "1 rows for 9 tokens"),
+    "the last row": (steps, "1 row for 9 tokens"),
     "last_hidden_state": (lambda: {"last_hidden_state": site("ln_f")[None]}, ""),
     "one hidden state": (lambda: {"hidden_states": site("ln_f")[None]}, ""),
     "one hidden state before ln_f": (lambda: {"hidden_states": site("h.2.resid_post")}, ""),
@@ -183,6 +183,7 @@ RIGHT = {
         lambda: {"past_key_values.1": np.stack([site(f"h.1.attn.{x}").swapaxes(0, 1) for x in "kv"])},
         "heads first",
     ),
+    "losses of all but the last": (lambda: {"loss": site("loss")[:-1]}, "8 rows for 9 tokens"),
     "step by step": (in_steps, "within noise: 7 sites"),
     "the last logits of each step": (
         lambda: {f"logits[{i}]": site("logits")[i : i + 1] for i in range(4, N)},
@@ -265,6 +266,11 @@ UNNAMED = {
         "h.1.resid_post",
         "your h.1.resid_post is our h.0.resid_post",
     ),
+    "the values of a later site": (
+        lambda: {"logits": np.exp(site("logits").astype(np.float64) - log_sum(site("logits")))},
+        "logits",
+        "your logits is our probabilities; everywhere",
+    ),
     "not what the program went on with": (
         lambda: every() | {"h.1.mlp.post": site("h.1.mlp.post") * 1.5},
         "h.1.mlp.post",
@@ -316,6 +322,21 @@ def test_the_tokens_alone_without_what_follows_lack_the_positions():
     assert hold({"embed": site("wte")}).mistake == "position-missing"
     wrong = {"h.0.attn.scores": site("h.0.attn.scores") * 8**0.5}
     assert hold(wrong).mistake == "scores-unscaled"
+
+
+def test_losses_of_the_token_itself():
+    """No other mistake is named whose losses are NaN: only the last position has none."""
+    logits = site("logits").astype(np.float64)
+    own = (log_sum(site("logits")) - logits)[range(N), IDS]
+    for losses in (own, own[:-1]):
+        found = hold({"loss": losses}, search=0)
+        assert (found.site, found.mistake, found.position) == ("loss", "targets-not-shifted", 0)
+        assert len(found.candidates) == 1
+
+
+def test_what_is_said_in_the_pattern_has_no_line_about_mistakes():
+    assert "mistake" not in str(hold({"logits": site("logits")[3:4]}))
+    assert "mistake" in str(hold({"logits": site("logits") + 1.5 * np.arange(60) % 7}, search=0.1))
 
 
 # -- names and the user's map -----------------------------------------------------------------------

@@ -114,6 +114,9 @@ def test_every_name_of_every_dialect_is_known_in_any_spelling(dialect, n_layer):
         "_orig_mod.transformer.h.3.mlp.c_proj": "h.3.mlp.out",
         "h.3.gelu": "h.3.mlp.post",
         "h.3.merged": "h.3.attn.z",
+        "h3.c_attn": "h.3.attn.qkv",
+        "h3/c_fc": "h.3.mlp.pre",
+        "h3.c_proj": None,  # attention's or the MLP's
         "emb": "embed",
         # rasbt's book
         "tok_emb": "wte",

@@ -91,7 +91,7 @@ class Mistake:
     that is only cut up wrongly. A mistake in steps that belong `together` is made in all of them, any other
     may be made in one alone; a `whole` one is never one of some heads or positions only. What is `rare` is
     tried after all that is not; what may be recognised `anywhere` is looked for at any site. One `of_gpt2`
-    reads parameters that other models have not.
+    reads parameters that other models have not, one `of_scores` computes the scores anew.
     """
 
     slug: ClassVar[str]
@@ -102,6 +102,7 @@ class Mistake:
     rare: ClassVar[bool] = False
     anywhere: ClassVar[bool] = False
     of_gpt2: ClassVar[bool] = False
+    of_scores: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     unseen: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
@@ -114,9 +115,10 @@ class Mistake:
         there = tuple(
             s for s in self.steps if s in sites and operations.get(s) in _OPERATIONS.get(s, (None,))
         )
-        grouped = config.n_kv_head != config.n_head and {"attn.scores", "attn.z"}.intersection(self.steps)
         of_another = self.of_gpt2 and not isinstance(config, Config)
-        return () if grouped or of_another or (self.together and there != self.steps) else there
+        if self.of_scores or {"attn.scores", "attn.z"}.intersection(self.steps):
+            of_another |= operations["attn.scores"] is not scaled_scores or config.n_kv_head != config.n_head
+        return () if of_another or (self.together and there != self.steps) else there
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         """The forms of the mistake that are worth a replay.

@@ -1,5 +1,6 @@
 """Dropout that is still on: nothing can replay it, but it leaves a trace in all that is linear in it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from gpt2np.reference.mistakes.base import Mistake, Seen
 _ROWS = 4  # wrong ones that are looked at
 _TRIES = 100  # triples of numbers of a row, of which one has to be of numbers that were kept
 _LEAST, _MOST = 1.001, 4.0  # 1 / (1 - p)
+_LARGEST = 1e30  # numbers beyond it are no longer solved for
 
 
 class DropoutActive(Mistake):
@@ -22,12 +24,14 @@ class DropoutActive(Mistake):
         "Does your program give the same numbers if you run it again?",
         "Is something switched on that only training needs?",
     )
+    of_gpt2 = True
     steps = ("embed", "attn.pattern", "attn.out", "mlp.out")
     anywhere = True
 
     def recognise(self, seen: Seen) -> str | None:
-        if not np.isfinite(seen.values).all():
+        if seen.values.shape != seen.truth.shape or not (np.abs(seen.values) < _LARGEST).all():
             return None
+        seen = replace(seen, values=seen.values.astype(np.float64))  # equations are not solved in halves
         if seen.site in self.steps:
             return "" if _dropped(seen.values, seen.truth, seen.band) else None
         if seen.site in ("resid_mid", "resid_post", "attn.z"):
@@ -43,10 +47,12 @@ def _dropped(values: Array, truth: Array, band: Array) -> bool:
     if not (kept & counts).any() or not (~kept & counts).any():
         return False
     factor = float(np.median(values[kept & counts] / truth[kept & counts]))
+    if not _LEAST < factor < _MOST:
+        return False
     rest = np.abs(values - factor * truth) > np.maximum(4 * band, 1e-4 * np.abs(values))
     share = float((~kept & counts).sum() / counts.sum())
     near = abs(share - (1 - 1 / factor)) < max(0.2, 2 / np.sqrt(counts.sum()))
-    return bool(_LEAST < factor < _MOST and not (rest & kept).any() and near)
+    return bool(near and not (rest & kept).any())
 
 
 def _in_a_sum(seen: Seen) -> bool:
@@ -138,6 +144,8 @@ def _row(row: Array, stream: Array, part: Array) -> tuple[float, bool] | None:
     ones = np.ones_like(part)
     columns = np.stack([part, ones, stream] if stream.any() else [part, ones], axis=1)
     unknowns = columns.shape[1]
+    if len(part) <= unknowns:  # which any numbers fit
+        return None
     for _ in range(_TRIES):
         some = rng.choice(len(part), unknowns, replace=False)
         if np.linalg.cond(columns[some]) > 1e4:

@@ -38,6 +38,7 @@ class MaskMissing(Mistake):
 class Masked(Mistake):
     """Other keys are seen than should be; a query that sees none has a row of its own kind."""
 
+    of_scores = True
     steps = ("attn.scores", "attn.pattern")
     together = True
 
@@ -125,6 +126,7 @@ class MaskSign(Mistake):
         "What do you want the weight of a word to be that has not been said yet?",
         "Is what you put there very small, or very large?",
     )
+    of_scores = True
     steps = ("attn.pattern",)
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -154,6 +156,7 @@ class MaskAfterSoftmax(Mistake):
         "What do the weights of one word add up to?",
         "In which order do the things happen that make weights of numbers?",
     )
+    of_scores = True
     steps = ("attn.pattern",)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -172,6 +175,7 @@ class MaskValueSmall(Mistake):
         "Does a word that has not been said yet really count for nothing?",
         "How small is small for an exponential?",
     )
+    of_scores = True
     steps = ("attn.pattern",)
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
