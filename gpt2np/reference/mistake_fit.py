@@ -75,7 +75,7 @@ class Fits:
             if held.site.name not in unseen:
                 moved = _rows(difference(replay, truth, held.site))
                 affected = (moved > 4 * band).any(axis=-1, keepdims=True)
-                if affected.any() and not wrong.any():  # what it changes is right
+                if not wrong.any() and self._contradicts(held.site, replay, moved > 4 * band):
                     return None
                 changed += int(affected.sum())
                 contradicted += int((affected & ~wrong).sum())
@@ -85,6 +85,14 @@ class Fits:
         if not evidence:  # what is not a number says nothing about how it came about
             return None
         return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
+
+    def _contradicts(self, site: Site, replay: Array, affected: Array) -> bool:
+        """Whether a site that is right shows that the mistake was not made: it would have changed it.
+
+        Scores may be recorded before they are masked; what is derived from a norm is computed from what the
+        norm gave, not from what it did.
+        """
+        return not site.derived and bool((affected & np.isfinite(_rows(replay))).any())
 
     def few_columns(self, name: str) -> Array:
         """The columns by which `rejects` judges."""
