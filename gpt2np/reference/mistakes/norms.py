@@ -30,7 +30,8 @@ class LayerNormDdof1(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs
-        deviation = np.sqrt(x.var(-1, ddof=1, keepdims=True) + p.epsilon)
+        n = x.shape[-1]
+        deviation = np.sqrt(x.var(-1, keepdims=True) * (n / max(n - 1, 1)) + p.epsilon)
         _normalise(x, p, out, x.mean(-1, keepdims=True), deviation)
 
 
