@@ -33,7 +33,7 @@ class UntiedWeights(Mistake):
         values, truth = seen.values, seen.truth
         if not seen.confirmed or not np.isfinite(values).all() or values.shape[-1] < 16:
             return None
-        if np.allclose(np.sort(values), np.sort(truth), rtol=0, atol=float(np.max(seen.band))):
+        if np.allclose(np.sort(values, None), np.sort(truth, None), rtol=0, atol=float(np.max(seen.band))):
             return None  # the right ones, in another order
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (values, truth))
         product = float(np.linalg.norm(a) * np.linalg.norm(b))
