@@ -1,6 +1,5 @@
 """The options of choosing tokens, and what each may be."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, nearest, short
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ def sampling_options(given: dict[str, Any]) -> Sampling:
     known = [f.name for f in fields(Sampling)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; the nearest is {short(near[0])}" if near else f"; known are {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"; the nearest is {short(near)}" if near else f"; known are {', '.join(known)}"
             raise InputError(f"generate has no option {short(name)}{hint}")
     return Sampling(**given)
 

@@ -24,12 +24,15 @@ def register(verbs: Any) -> None:
     add_model(verb)
     verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
     verb.add_argument("--out", metavar="FILE", help="write the trace into this .safetensors file")
-    verb.add_argument("--top", type=count, metavar="K", help="how many predictions (default 5)")
+    verb.add_argument(
+        "--top", type=count, metavar="K", help="how many predictions (default 5); of --show top_k_tokens 10"
+    )
     verb.add_argument(
         "--show",
         action="append",
         metavar="SITE",
-        help="instead: the values of a site under any name, such as h.1.attn.pattern; may be repeated",
+        help="instead: the values of a site under any name, such as h.1.attn.pattern, or of every layer: "
+        "attention_weights, Q; may be repeated",
     )
     verb.add_argument("--head", type=int, metavar="H", help="with --show: of this head only")
     verb.add_argument(
