@@ -464,6 +464,9 @@ FUNCTIONS = {
     ),
     "Trace.stack": Row(lambda c: c.trace.stack("attn.k")[1], equal(lambda c: c.trace["h.1.attn.k"])),
     "Trace.top": Row(lambda c: c.trace.top(1)[0][1], equal(lambda c: c.trace["logits"][-1].argmax())),
+    "Trace.top_k_tokens": Row(
+        lambda c: c.trace.top_k_tokens(3)[:, 0], equal(lambda c: c.trace["logits"].argmax(-1))
+    ),
     "Trace.token": Row(lambda c: c.trace.token(c.ids[1]), true(lambda c, found: found == c.trace.tokens[1])),
     "Trace.parameters": Row(
         lambda c: c.trace.parameters(), true(lambda c, found: found is c.model.parameters)
