@@ -28,7 +28,8 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv)[:40])
-def test_output_is_calm(capsys, argv):
+def test_output_is_calm(capsys, monkeypatch, argv):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)  # elsewhere a text stays as it is
     code, out, err = run(capsys, *argv)
     assert code == 0
     assert max(cell_width(line) for line in out.splitlines()) <= 80
