@@ -23,13 +23,13 @@ ORDER = {
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": """bfloat16 torch_pickle torchfile config_file folder_contents watched_file weight_files
         tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
-    "text": """vocabulary added_tokens pipeline byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
+    "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
         prompts""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
-    "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
-        attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
-        patching""",
+    "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits directions
+        heads attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
+        losses two_prompts patching""",
     "export": "decimal_text dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
