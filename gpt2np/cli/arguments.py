@@ -150,6 +150,9 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
         if not ids:
             raise InputError("the prompt is empty: --tokens needs at least one id")
         return ids
+    if args.text.endswith(".safetensors") and os.path.isfile(args.text):
+        saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
+        raise InputError(f"{args.text}: is a file, not a text{saved}")
     return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 

@@ -114,6 +114,20 @@ def test_a_saved_trace(capsys, tiny, tmp_path):
     assert "New tokens: 0" in out
 
 
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [(v, "a saved trace is shown by --trace t.safetensors") for v in ("stats", "lens", "heads", "view")]
+    + [(v, "t.safetensors: is a file, not a text") for v in ("trace", "generate", "tokenize", "circuits")],
+)
+def test_a_saved_trace_is_not_taken_for_a_text(capsys, monkeypatch, tiny, tmp_path, verb, said):
+    monkeypatch.chdir(tmp_path)
+    tiny.trace(PROMPT, out="t.safetensors")
+    code, out, err = command_line.run(capsys, verb, "t.safetensors")
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert command_line.run(capsys, verb if verb != "view" else "stats", "no.safetensors")[0] == 0
+
+
 @pytest.mark.needs("matplotlib")
 @pytest.mark.parametrize("draw", ["entropy", "distance", "first_token", "saturation"])
 def test_png(capsys, tmp_path, draw):

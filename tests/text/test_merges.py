@@ -96,9 +96,7 @@ def test_on_the_command_line(capsys, tokenizer):
     assert "2,048 tokens: 256 bytes + 1,791 merges + 1 added" in out
 
 
-@pytest.mark.needs("transformers")
 def test_a_vocabulary_of_another_kind(capsys, tmp_path):
-    pytest.importorskip("tokenizers")
     from support.document_models import write_model
     from tokenizers import Tokenizer as Theirs
     from tokenizers import models
