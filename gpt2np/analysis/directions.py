@@ -38,18 +38,14 @@ def interference(model: Any, sample: int = 256, seed: int = 0) -> NamedArray:
         >>> interference(model).label("set", 0)
         'token embeddings'
     """
-    whole_number("sample", sample, 1)
+    sample, seed = whole_number("sample", sample, 1), whole_number("seed", seed, 0)
     found, names = [], []
     for name, directions in _sets(model):
-        unit = _unit(directions.astype(np.float64))
-        n, width = unit.shape
-        rng = np.random.default_rng(whole_number("seed", seed, 0))
-        by_chance = _unit(rng.standard_normal((n, width)))
+        n, width = directions.shape
         chosen = np.linspace(0, n - 1, min(sample, n)).astype(int)
         names.append(name)
-        found.append(
-            [n, _rms_of_pairs(unit), width**-0.5, _nearest(unit, chosen), _nearest(by_chance, chosen)]
-        )
+        nearest = _nearest(directions, chosen), _nearest_by_chance(n, width, len(chosen), seed)
+        found.append([n, _rms_of_pairs(directions), width**-0.5, *nearest])
     labels = {"set": names, "measure": INTERFERENCE}
     return NamedArray(np.array(found), ("set", "measure"), labels, "cosines between directions")
 
@@ -65,29 +61,40 @@ def _sets(model: Any) -> Iterator[tuple[str, Array]]:
 
 
 def _unit(directions: Array) -> Array:
-    length = np.linalg.norm(directions, axis=1, keepdims=True)
-    return np.asarray(directions / np.maximum(length, np.finfo(float).tiny))
+    """In double precision and of length 1."""
+    x = directions.astype(np.float64)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(float).tiny))
 
 
-def _rms_of_pairs(unit: Array) -> float:
-    """Root mean square of the cosines of all pairs, by the product that is the smaller one."""
-    n = len(unit)
-    if n < 2:
-        return float("nan")
-    product = unit.T @ unit if unit.shape[1] < n else unit @ unit.T
-    squares = float((product * product).sum()) - float((unit * unit).sum(axis=1) @ (unit * unit).sum(axis=1))
-    return float(np.sqrt(max(squares, 0) / (n * (n - 1))))
+def _rms_of_pairs(directions: Array) -> float:
+    """Root mean square of the cosines of all pairs: U^T U has the sum of their squares, as U U^T has."""
+    n, width = directions.shape
+    together, alone = np.zeros((width, width)), 0.0
+    for start in range(0, n, _BLOCK):
+        unit = _unit(directions[start : start + _BLOCK])
+        together += unit.T @ unit
+        alone += float((np.square(unit).sum(axis=1) ** 2).sum())  # 1 each, 0 of a vector of zeros
+    return float(np.sqrt(max(np.square(together).sum() - alone, 0) / (n * (n - 1)))) if n > 1 else np.nan
 
 
-def _nearest(unit: Array, chosen: Array) -> float:
+def _nearest(directions: Array, chosen: Array) -> float:
     """Mean over the chosen directions of the largest cosine, in magnitude, with another one."""
-    largest = np.zeros(len(chosen))
-    for start in range(0, len(unit), _BLOCK):
-        block = unit[start : start + _BLOCK]
-        cosines = np.abs(unit[chosen] @ block.T)
-        itself = (chosen >= start) & (chosen < start + len(block))
-        cosines[np.flatnonzero(itself), chosen[itself] - start] = 0
+    largest, sample = np.zeros(len(chosen)), _unit(directions[chosen])
+    for start in range(0, len(directions), _BLOCK):
+        cosines = np.abs(sample @ _unit(directions[start : start + _BLOCK]).T)
+        here = np.flatnonzero((chosen >= start) & (chosen < start + cosines.shape[1]))
+        cosines[here, chosen[here] - start] = 0  # itself
         largest = np.maximum(largest, cosines.max(axis=1))
+    return float(largest.mean())
+
+
+def _nearest_by_chance(n: int, width: int, n_chosen: int, seed: int) -> float:
+    """The same of Gaussian directions: a sample of them against n - 1 others."""
+    rng = np.random.default_rng(seed)
+    largest, sample = np.zeros(n_chosen), _unit(rng.standard_normal((n_chosen, width)))
+    for start in range(0, n - 1, _BLOCK):
+        others = _unit(rng.standard_normal((min(_BLOCK, n - 1 - start), width)))
+        largest = np.maximum(largest, np.abs(sample @ others.T).max(axis=1))
     return float(largest.mean())
 
 
@@ -107,13 +114,16 @@ def subspace_overlap(model: Any, kind: str) -> NamedArray:
     if kind not in ("q", "k", "v"):
         raise InputError(f"overlap is with what is read as q, k or v, not {short(kind)}")
     config, heads = model.config, [w for layer in every_head(model) for w in layer]
-    writes = [np.linalg.qr(w.W_O.T.astype(np.float64))[0] for w in heads]  # each [n_embd, d_head]
-    reads = [np.linalg.qr(getattr(w, f"W_{kind.upper()}").astype(np.float64))[0] for w in heads]
+    writes = [w.W_O.T.astype(np.float64) for w in heads]  # each [n_embd, d_head]
+    reads = [getattr(w, f"W_{kind.upper()}").astype(np.float64) for w in heads]
+    inverse_w, inverse_r = (  # of X^T X: X times it times X^T is the projection onto what X spans
+        [np.linalg.pinv(x.T @ x, hermitian=True) for x in spanning] for spanning in (writes, reads)
+    )
     found = np.full((len(heads), len(heads)), np.nan)
     for i, written in enumerate(writes):
-        first = (i // config.n_head + 1) * config.n_head  # of the next layer
-        for j in range(first, len(heads)):
-            found[i, j] = np.square(written.T @ reads[j]).sum() / written.shape[1]
+        for j in range((i // config.n_head + 1) * config.n_head, len(heads)):  # from the next layer on
+            both = written.T @ reads[j]
+            found[i, j] = ((inverse_w[i] @ both) * (both @ inverse_r[j])).sum() / written.shape[1]
     names = head_labels(config)
     title = f"overlap of what a head writes and what another reads as {kind}; independent ones give "
     labels = {"writer": names, "reader": names}

@@ -88,7 +88,9 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="past the context: refuse, or slide (recomputes every time)",
     )
-    parser.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record for --out")
+    parser.add_argument(
+        "--keep", action="append", metavar="PATTERN", help="sites for --out: 'attn.*', hidden_states"
+    )
     parser.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
     parser.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
 

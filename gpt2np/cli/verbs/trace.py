@@ -24,7 +24,9 @@ def register(verbs: Any) -> None:
     verb = add_verb(verbs, "trace", trace, "run a prompt and show what the model saw, computed and predicts")
     add_prompt(verb)
     add_model(verb)
-    verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
+    verb.add_argument(
+        "--keep", action="append", metavar="PATTERN", help="sites to record: 'attn.*', attention_weights"
+    )
     verb.add_argument("--out", metavar="FILE", help="write the trace into this .safetensors file")
     verb.add_argument(
         "--top", type=count, metavar="K", help="how many predictions (default 5); of --show top_k_tokens 10"
