@@ -214,6 +214,7 @@ def chosen(seen: Seen) -> None:
     import numpy as np
 
     ours, theirs = seen.names["output"], seen.names["theirs"]
+    assert ours.sequences.tolist() == theirs.sequences.tolist()
     assert ours.token_ids == theirs.sequences[0].tolist()
     for name in ("attentions", "hidden_states"):
         for mine, other in zip(getattr(ours, name), getattr(theirs, name), strict=True):
@@ -294,8 +295,9 @@ STEPS = [
     cell(
         GENERATING,
         10,
-        replaced(10, ("output.sequences[0][len(inputs['input_ids'][0]):]", "output.response.token_ids")),
+        replaced(10, ("len(inputs['input_ids'][0])", "len(inputs)")),
         printed(10),
+        "or `output.response.token_ids`",
     ),
     *(cell(ATTENTION, n, CELLS[n], printed(n)) for n in (11, 12, 13)),
     cell(ATTENTION, 14, replaced(14), printed(14)),

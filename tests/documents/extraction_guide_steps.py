@@ -175,13 +175,17 @@ def in_a_batch(seen: Seen) -> None:
 
 
 def tier_1(seen: Seen) -> None:
+    from gpt2np.export.dialects import Batch
+
     names = seen.names
-    same(names["logits"], names["hf"].logits)
     assert (len(names["attentions"]), len(names["hidden_states"])) == (12, 13)
-    for ours, theirs in zip(names["attentions"], names["hf"].attentions, strict=True):
-        same(ours, theirs)
-    for ours, theirs in zip(names["hidden_states"], names["hf"].hidden_states, strict=True):
-        same(ours, theirs)
+    batch = Batch(names["model"].trace(names["input_ids"]), "hf")  # of the tensor itself, [1, seq]
+    for ours in (names, batch):
+        same(ours["logits"], names["hf"].logits)
+        for name in ("attentions", "hidden_states"):
+            for mine, theirs in zip(ours[name], names["hf"][name], strict=True):
+                assert mine.shape == tuple(theirs.shape)
+                same(mine, theirs)
 
 
 def tier_2(seen: Seen) -> None:
@@ -341,7 +345,8 @@ STEPS = [
         'outputs = model.trace(input_ids[0]).to("hf")\n\n'
         "logits = outputs.logits\nattentions = outputs.attentions\nhidden_states = outputs.hidden_states",
         tier_1,
-        "tier 1; `model(input_ids, output_attentions=True)` says so",
+        "tier 1; `model(input_ids, output_attentions=True)` says so; "
+        '`Batch(model.trace(input_ids), "hf")` keeps the batch',
         "python",
     ),
     Step(
