@@ -42,6 +42,16 @@ OF_GENERATE = OF_A_CALL | {
 }
 
 
+OF_LOADING = {
+    "output_attentions": f"what is recorded is said when it runs: {_TRACE}",
+    "output_hidden_states": f"what is recorded is said when it runs: {_TRACE}",
+    "attn_implementation": "there is one attention, which always has its weights",
+    "torch_dtype": "dtype='float32' or 'float64'",
+    "device": "there is no GPU",
+    "device_map": "there is no GPU",
+    "token": "huggingface_hub finds a token by itself, in HF_TOKEN or where its login left it",
+}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -9,7 +9,7 @@ import pytest
 import gpt2np
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
 from gpt2np.export.dialects import NAMES, Batch
-from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE
+from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, OF_LOADING
 
 PROMPTS = [[36, 1116, 340], [70, 5, 9]]
 
@@ -119,6 +119,14 @@ def test_arguments_of_hugging_face_are_answered(tiny, name):
                 run("Elizabeth was", **{name: True})
     with pytest.raises(TypeError, match="unexpected"):
         tiny("Elizabeth was", something=1)
+
+
+@pytest.mark.parametrize("name", OF_LOADING)
+def test_arguments_of_loading_are_answered(name):
+    with pytest.raises(InputError, match=f"{name} is an argument of Hugging Face's: .{{10,}}"):
+        gpt2np.load("tiny", **{name: True})
+    with pytest.raises(TypeError, match="unexpected"):
+        gpt2np.load("tiny", something=1)
 
 
 def test_the_answer_to_output_attentions(tiny):

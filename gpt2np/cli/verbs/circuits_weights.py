@@ -7,6 +7,11 @@ from gpt2np.cli.verbs.printed_arrays import Shown, excerpt
 from gpt2np.errors import InputError, short
 from gpt2np.tables import WIDTH
 
+OF_INTERFERENCE = """\
+rms cosine: of all pairs, by chance n_embd ** -0.5; nearest: the largest with
+another direction, mean of a sample; chance: of independent directions.
+probes and writes: what the neurons of a layer look for, and what they add"""
+
 
 def head_weights(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """One head's own matrices and biases."""
@@ -56,6 +61,7 @@ def interference(args: argparse.Namespace, model: Any, _: Any) -> Shown:
         for name, (n, *cosines) in zip(found.labels["set"], found.array.tolist(), strict=True)
     ]
     text = f"{found.title}\n" + table([["set", *INTERFERENCE], *rows], "<" + ">" * len(INTERFERENCE))
+    text += f"\n{OF_INTERFERENCE}"
     labels = {"set": found.labels["set"], "measure": INTERFERENCE[1:]}
     picture = NamedArray(found.array[:, 1:], found.axes, labels, found.title)
     return Shown(text, {"model": model.name, "interference": found.to_json()}, picture, signed=False)

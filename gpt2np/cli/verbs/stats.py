@@ -15,8 +15,9 @@ MOST_STEPS = 40  # rows of a table on a terminal; --json has all
 
 EPILOG = """Conventions of the notebook: hidden states are the embedding, the residual stream after each
 block but the last, and ln_f's output; their std divides by n - 1; tables list every third layer; the cosine's
-verdict changes at 0.5. Its own run was: --max-new-tokens 40 --repetition-penalty 10. For other ways to
-generate: gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
+verdict changes at 0.5. Its own run was: --max-new-tokens 40 --repetition-penalty 10; --notebook prints it
+line by line as the notebook's cells do, and nothing else. For other ways to generate:
+gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
 
 
 def register(verbs: Any) -> None:
