@@ -22,6 +22,7 @@ from gpt2np.analysis.statistics import (
 )
 from gpt2np.errors import InputError
 from gpt2np.generation.generated import Generated
+from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
 
 
 def architecture(run: Run) -> str:
@@ -42,9 +43,11 @@ Total parameters: {n_parameters:,}"""
 
 
 def text_of(run: Run) -> str:
-    """Prompt and response; of a trace without the last chosen token, which it does not have."""
+    """Prompt and response; of a trace of version 0.1.0 without the last token, which it does not have."""
     if isinstance(run, Generated):
         return run.text
+    if is_whole_generation(run):
+        return saved_generation(run).text
     return "".join(run.tokens) if run.prompt is None or n_generated(run) else run.prompt
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import gpt2np
 from gpt2np import Trace
+from gpt2np.analysis import baseline_notebook
 from gpt2np.cli import main
 from gpt2np.errors import TraceError
 from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
@@ -42,6 +43,8 @@ def test_everything_comes_back(tiny, tmp_path, options):
         assert getattr(back, name) == getattr(done, name), name
     assert np.array_equal(back.probabilities, done.probabilities, equal_nan=True)
     assert back.response.text == done.response.text
+    if "keep" not in options:
+        assert baseline_notebook.notebook(back.trace) == baseline_notebook.notebook(done)
     assert [step.token for step in back.steps] == [step.token for step in done.steps]
     if "keep" not in options:
         assert np.array_equal(back.steps[0].distribution, done.steps[0].distribution)

@@ -2,7 +2,8 @@
 
 - `gpt2np`: our own names, as `gpt2np sites` lists them.
 - `guide`: the extraction guide's summary table, `Q` being a tuple over the layers; `layer_3_Q` as its hooks
-  have it. No batch axis; the last of `hidden_states` is before ln_f.
+  have it, and `weighted_values`, `attn.z` with its heads merged. No batch axis (`batch.Batch` has one); the
+  last of `hidden_states` is before ln_f.
 - `hf`: `logits`, `past_key_values`, `hidden_states` (the last one after ln_f) and `attentions`, with a batch
   axis of 1 in front.
 - `transformer_lens`: the hooks of a HookedTransformer loaded without processing, in their order, shaped as
@@ -46,6 +47,7 @@ class Dialect(Mapping[str, Any]):
     Example:
         >>> trace.to("hf")["attentions"][3].shape            # [1, head, query, key]
         >>> trace.to("guide")["attention_weights"][3].shape  # [head, query, key]
+        >>> trace.to("hf").logits.shape                      # attributes are the same
     """
 
     def __init__(self, trace: Trace, name: str) -> None:
