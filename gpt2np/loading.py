@@ -5,9 +5,11 @@ import os
 import numpy as np
 
 from gpt2np.checkpoints.checkpoint import default_name, load_checkpoint
+from gpt2np.generation.hf_arguments import OF_LOADING, answers
 from gpt2np.model import Model
 
 
+@answers(OF_LOADING)
 def load(
     name: str | os.PathLike[str] | None = None,
     *,

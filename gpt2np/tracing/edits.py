@@ -15,6 +15,7 @@ from gpt2np.errors import InputError, UnknownSiteError, short
 from gpt2np.ops import Array, Norm
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import bases
+from gpt2np.tracing.site_patterns import sites_named
 from gpt2np.tracing.sites import Site
 
 EditFunction = Callable[..., Array]
@@ -46,8 +47,8 @@ class Where:
 class Edits:
     """The edits of a run, by full name of the site.
 
-    Keys are names of any dialect, or shell-style patterns on them, as in `keep`; `attn.z` stands for every
-    layer. A function takes the array of the site (and, if it has a second parameter without a default,
+    Keys are names of any dialect, or shell-style patterns on them, as in `keep`; `attn.z`, or `Q`, stands for
+    every layer. A function takes the array of the site (and, if it has a second parameter without a default,
     `Where` it is) and returns an array of the same shape; it may change what it was given, and return that.
     The array is the run's own memory: copy what is to be kept. Several edits of one site are applied in
     their order.
@@ -144,10 +145,13 @@ def _matching(key: Any, config: ModelConfig) -> list[str]:
             raise _derived(config, *found[0])
         if "*" in key or "?" in key:
             raise UnknownSiteError(f"edits: {short(key)} matches no site of a model with {n_layer} layers")
-    site, layer = table.resolve(key, None, n_layer)
-    if site.derived and derived[site.name].view is None:
-        raise _derived(config, site.full_name(layer), site, layer)
-    return [site.full_name(layer)]
+    if not isinstance(key, str) or key.startswith("hidden_states"):
+        table.resolve(key, None, n_layer)  # says why not
+    rows = sites_named(config, key)  # of every layer, if the name says none
+    for name, site, layer in rows:
+        if site.derived and derived[site.name].view is None:
+            raise _derived(config, name, site, layer)
+    return [name for name, _, _ in rows]
 
 
 def _is_called(pattern: str, full_name: str, site: Site, layer: int | None) -> bool:

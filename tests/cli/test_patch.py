@@ -61,6 +61,12 @@ def test_token_ids_and_precision(capsys, tiny):
     assert by_text == by_id
 
 
+def test_names_of_other_dialects(capsys):
+    _, expected, _ = run(capsys, *COMMAND, "--over", "attn.pattern")
+    code, found, _ = run(capsys, *COMMAND, "--over", "attention_weights")
+    assert (code, found) == (0, expected)
+
+
 @pytest.mark.needs("matplotlib")
 def test_a_picture(capsys, tmp_path):
     code, _, err = run(capsys, *COMMAND, "--png", str(tmp_path / "map.png"))
@@ -82,6 +88,8 @@ def test_a_picture(capsys, tmp_path):
         ([CLEAN], "CORRUPT"),
         ([*COMMAND[1:], "--over", "attn.zz"], "attn.zz"),
         ([*COMMAND[1:], "--over", "attn.*"], "one site"),
+        ([*COMMAND[1:], "--over", "atention_weights"], "the nearest is 'attention_weights'"),
+        ([*COMMAND[1:], "--to", "layer_9_Q"], "layer 9 is not one of 0 to 3"),
         ([*COMMAND[1:], "--over", "resid_pre"], "derived"),
         ([*COMMAND[1:], "--over", "attn.q", "--direct"], "not written"),
         ([*COMMAND[1:], "--over", "mlp.out", "--by", "head"], "goes by pos"),

@@ -276,8 +276,26 @@ def test_wrong_edits(model, edits, message):
 
 
 @pytest.mark.parametrize(
-    "key", ["h.0.attn.zz", "h.2.attn.z", "h.*.zz", "nothing", "", 3, None, "hidden_state"]
+    "key", ["h.0.attn.zz", "h.2.attn.z", "h.*.zz", "nothing", "", 3, None, "q", "hidden_states", "layer_9_Q"]
 )
 def test_unknown_sites(model, key):
     with pytest.raises(UnknownSiteError):
         model.trace(PROMPT, edits={key: abs})
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("Q", "attn.q"),
+        ("attention_weights", "attn.pattern"),
+        ("weighted_values", "attn.z"),
+        ("hidden_state", "resid_post"),
+        ("layer_1_mlp_hidden", "h.1.mlp.pre"),
+        ("attentions[1]", "h.1.attn.pattern"),
+        ("hook_mlp_out", "mlp.out"),
+    ],
+)
+def test_names_of_other_dialects_mean_every_layer_too(model, name, own):
+    found, expected = (model.trace(PROMPT, edits={key: lambda x: x * 0.5}) for key in (name, own))
+    assert found.metadata["edits"] == expected.metadata["edits"]
+    np.testing.assert_array_equal(found["logits"], expected["logits"])

@@ -7,6 +7,11 @@ from gpt2np.cli.verbs.printed_arrays import Shown, excerpt
 from gpt2np.errors import InputError, short
 from gpt2np.tables import WIDTH
 
+OF_INTERFERENCE = """\
+rms cosine: of all pairs, by chance n_embd ** -0.5; nearest: the largest with
+another direction, mean of a sample; chance: of independent directions.
+probes and writes: what the neurons of a layer look for, and what they add"""
+
 
 def head_weights(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """One head's own matrices and biases."""
@@ -41,6 +46,25 @@ def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     name = getattr(model, "name", args.model or default_name())
     facts = {"model": name, "parameters": found.to_json()}
     return Shown(text, facts, bars, signed=False, quantity="parameters")
+
+
+def interference(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Directions of the residual stream against random ones."""
+    from gpt2np.analysis.directions import INTERFERENCE
+    from gpt2np.analysis.directions import interference as measured
+    from gpt2np.analysis.named_array import NamedArray
+    from gpt2np.tables import table
+
+    found = measured(model)
+    rows = [
+        [name, f"{int(n):,}", *(f"{x:.4f}" for x in cosines)]
+        for name, (n, *cosines) in zip(found.labels["set"], found.array.tolist(), strict=True)
+    ]
+    text = f"{found.title}\n" + table([["set", *INTERFERENCE], *rows], "<" + ">" * len(INTERFERENCE))
+    text += f"\n{OF_INTERFERENCE}"
+    labels = {"set": found.labels["set"], "measure": INTERFERENCE[1:]}
+    picture = NamedArray(found.array[:, 1:], found.axes, labels, found.title)
+    return Shown(text, {"model": model.name, "interference": found.to_json()}, picture, signed=False)
 
 
 def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:

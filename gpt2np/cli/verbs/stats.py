@@ -1,6 +1,7 @@
 """`gpt2np stats`: the tables of the baseline notebook for a text, a saved trace or a generation."""
 
 import argparse
+import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
@@ -14,8 +15,9 @@ MOST_STEPS = 40  # rows of a table on a terminal; --json has all
 
 EPILOG = """Conventions of the notebook: hidden states are the embedding, the residual stream after each
 block but the last, and ln_f's output; their std divides by n - 1; tables list every third layer; the cosine's
-verdict changes at 0.5. Its own run was: --max-new-tokens 40 --repetition-penalty 10. For other ways to
-generate: gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
+verdict changes at 0.5. Its own run was: --max-new-tokens 40 --repetition-penalty 10; --notebook prints it
+line by line as the notebook's cells do, and nothing else. For other ways to generate:
+gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
 
 
 def register(verbs: Any) -> None:
@@ -26,6 +28,9 @@ def register(verbs: Any) -> None:
     verb.epilog = EPILOG
     add_prompt(verb)
     verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text; needs no model")
+    verb.add_argument(
+        "--notebook", action="store_true", help="print what the notebook's cells print, line by line"
+    )
     verb.add_argument("--max-new-tokens", type=count, metavar="N", help="generate; then also tables by step")
     for option in ("temperature", "repetition_penalty"):
         kind, _, _, allowed = ALLOWED[option]
@@ -52,9 +57,10 @@ def register(verbs: Any) -> None:
 
 def stats(args: argparse.Namespace) -> int:
     """`gpt2np stats`."""
-    from gpt2np.analysis import plot, statistics
+    from gpt2np.analysis import baseline_notebook, plot, statistics
     from gpt2np.tables import strict_json
 
+    _check_notebook(args)
     if args.png:
         plot.check_picture(args.png)
     elif args.draw:
@@ -70,12 +76,24 @@ def stats(args: argparse.Namespace) -> int:
         drawn = getattr(statistics, what)(run, **options)
         plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
         tell(f"wrote {args.png}")
-    print(strict_json(_facts(run, args)) if args.json else _text(run, args))
+    if args.notebook:
+        print(baseline_notebook.notebook(run))
+    else:
+        print(strict_json(_facts(run, args)) if args.json else _text(run, args))
     return 0
+
+
+def _check_notebook(args: argparse.Namespace) -> None:
+    """Refuse options that change what the notebook prints."""
+    if args.notebook:
+        for option, default in (("step", 0), ("every", 3), ("pos", -1), ("threshold", 0.9), ("json", False)):
+            if getattr(args, option) != default:
+                raise InputError(f"--{option} does not go with --notebook, which prints the notebook's own")
 
 
 def _run(args: argparse.Namespace) -> Any:
     """The Trace or the Generated that the options ask for."""
+    from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
     from gpt2np.tracing.trace import Trace
 
     chosen = {name: getattr(args, name) for name in ("temperature", "repetition_penalty", "seed")}
@@ -86,7 +104,8 @@ def _run(args: argparse.Namespace) -> Any:
     if args.trace is not None:
         if args.text is not None or args.tokens is not None or args.max_new_tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT, --tokens nor --max-new-tokens")
-        return Trace.open(args.trace)
+        trace = Trace.open(args.trace)
+        return saved_generation(trace) if is_whole_generation(trace) else trace
     if args.text is None and args.tokens is None:
         raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np stats 'Elizabeth was'")
     prompt = read_prompt(args)
@@ -199,9 +218,11 @@ def _chosen(run: Any) -> list[str]:
 
 
 def _wrapped(text: str) -> str:
-    """A text in lines of a terminal, control characters as escapes."""
+    """A text in lines of a terminal, control characters as escapes; as it is where it goes elsewhere."""
     from gpt2np.tables import WIDTH, cell_width
 
+    if not sys.stdout.isatty():
+        return text
     lines = []
     for line in text.split("\n"):
         lines.append("")
