@@ -1,0 +1,42 @@
+"""Folders with the names of models that the documents name: GPT-2s of a small size, all parameters random.
+
+They have the vocabulary of `tiny`, and what transformers needs to load model and tokenizer by the same name.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from support.random_model import random_model
+
+from gpt2np.architectures.gpt2.config import Config
+from gpt2np.checkpoints.checkpoint import shipped_folder
+
+END = 2047  # `<|endoftext|>` in the vocabulary of `tiny`
+GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 48}  # as many layers and heads as GPT-2 small
+
+
+def write_model(folder: str | Path, seed: int = 0, **config: Any) -> Path:
+    """Write a whole checkpoint: by default as many layers and heads as GPT-2 small, and 4 numbers a head.
+
+    The unembedding is not tied, and the id that ends a text is not predicted: responses have full length.
+    """
+    sizes = GPT2 | {"n_positions": 1024, "vocab_size": 2048, "eos_token_id": END} | config
+    model = random_model(seed, "float32", **sizes)
+    weights = {f"transformer.{name}": array for name, array in model.weights.items() if "lm_head" not in name}
+    weights["lm_head.weight"] = np.array(model.weights["lm_head.weight"])
+    weights["lm_head.weight"][END] = 0
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in weights.items()}, folder / "model.safetensors"
+    )
+    facts = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": False}
+    facts |= {"bos_token_id": END, "activation_function": Config().activation_function} | sizes
+    (folder / "config.json").write_text(json.dumps(facts), "utf-8")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shipped_folder() / name, folder / name)
+    return folder
