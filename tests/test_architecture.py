@@ -24,7 +24,7 @@ ORDER = {
     "checkpoints": """bfloat16 torch_pickle torchfile config_file folder_contents watched_file weight_files
         tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
-        prompts""",
+        prompts token_search""",
     "generation": "options filters sampling beam stopping generated ledger_file decoding scoring",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
         attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
