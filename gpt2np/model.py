@@ -335,8 +335,8 @@ class Model:
         return "".join(self.tokens(ids)) if tokenizer is None else tokenizer.decode(ids)
 
     def origin(self) -> dict[str, Any]:
-        """Where the weights came from, for a trace's metadata."""
-        return self.checkpoint.origin()
+        """Where the weights came from and how many they are, for a trace's metadata."""
+        return self.checkpoint.origin() | {"n_parameters": self.n_parameters}
 
     # -- passes -----------------------------------------------------------------------------------
 

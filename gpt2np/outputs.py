@@ -84,7 +84,7 @@ def make_parents(*paths: PathLike | None) -> list[Path]:
                     new.insert(0, parent)
         except OSError as error:
             remove_empty(new)
-            raise InputError(f"{path}: cannot be written (its folder: {error.strerror})") from None
+            raise InputError(f"{path}: cannot be written (folder {parent}: {error.strerror})") from None
     return new
 
 

@@ -25,7 +25,8 @@ ORDER = {
         tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
         prompts token_search""",
-    "generation": "options filters sampling beam stopping generated ledger_file decoding scoring",
+    "generation": """options filters sampling beam stopping generated saved_generation ledger_file decoding
+        scoring""",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
         attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
         patching""",

@@ -26,7 +26,8 @@ def architecture(run: Run) -> str:
     """Section 3: the model's sizes."""
     trace = trace_of(run)
     c, model = trace.config, trace.model
-    n_parameters = c.n_parameters if model is None else model.n_parameters
+    counted = trace.metadata.get("n_parameters") if model is None else model.n_parameters
+    n_parameters = c.n_parameters if counted is None else counted
     return f"""Model Architecture:
   Model type: {c.architecture.model_type}
   Number of layers: {c.n_layer}

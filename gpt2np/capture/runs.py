@@ -69,7 +69,7 @@ def capture_prompts(
     arguments = (options or Options()).of_run()
     for prompt in prompts.prompts:
         _check_prompt(model, prompts, prompt, arguments)
-    origin = {key: value for key, value in model.origin().items() if key != "model"}
+    origin = {key: value for key, value in model.checkpoint.origin().items() if key != "model"}
     made_from = {"model": {"name": model.name, **origin, "dtype": model.dtype.name}, "options": arguments}
     files: dict[str, Entry] = {}
     new = 0

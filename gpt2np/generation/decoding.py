@@ -17,6 +17,7 @@ from gpt2np.generation.beam import BeamSearch
 from gpt2np.generation.generated import Generated, Token
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry, choose, draws
+from gpt2np.generation.saved_generation import generation_metadata
 from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.ops import Array
 from gpt2np.text.tokenizer import TextStream
@@ -89,6 +90,11 @@ class Row:
     def context(self) -> NDArray[np.int64]:
         """The text so far, as ids."""
         return self.ids[: self.n]
+
+    @property
+    def whole_text(self) -> str:
+        """Prompt and response so far."""
+        return self.prompt_text + self.text + self.held
 
 
 class Generation:
@@ -302,12 +308,13 @@ class Generation:
 
     def _generated(self, row: Row) -> Generated:
         ids = row.context.tolist()
+        tokens = self.model.tokens(ids)
         return Generated(
             token_ids=ids,
-            tokens=self.model.tokens(ids),
-            text=row.prompt_text + row.text + row.held,
+            tokens=tokens,
+            text=row.whole_text,
             stopped_by=row.stopped_by or "interrupt",
-            trace=self._trace(row, ids[:-1]) if row.plan is not None and row.n > row.n_prompt else None,
+            trace=self._trace(row, tokens) if row.plan is not None and row.n > row.n_prompt else None,
             n_prompt=row.n_prompt,
             prompt_text=row.prompt_text,
             probabilities=row.probabilities,
@@ -315,9 +322,10 @@ class Generation:
             sampling=self.options.sampling,
         )
 
-    def _trace(self, row: Row, ids: list[int]) -> Trace:
+    def _trace(self, row: Row, tokens: list[str]) -> Trace:
         """The recorded rows as a trace of the true length: views, unless most of the room was left over."""
         assert row.plan is not None
+        *ids, last = row.context.tolist()
         model, wide = self.model, row.recording.plan
 
         def cut(plan: Plan) -> Plan:
@@ -335,9 +343,16 @@ class Generation:
         metadata = run_metadata(
             cut(row.plan),
             ids,
-            model.tokens(ids),
+            tokens[:-1],
             prompt=row.prompt_text,
             n_prompt=row.n_prompt,
+            generation=generation_metadata(
+                (last, tokens[-1]),
+                row.whole_text,
+                row.stopped_by or "interrupt",
+                row.probabilities,
+                self.options.sampling,
+            ),
             **model.origin(),
             **facts(self.options.edits),
         )

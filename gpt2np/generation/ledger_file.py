@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from gpt2np.errors import InputError, short
@@ -10,6 +10,7 @@ from gpt2np.files import read_lines
 from gpt2np.generation.generated import Generated
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry, Removal
+from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
 from gpt2np.json_fields import (
     TEXT,
     Kind,
@@ -59,9 +60,14 @@ def with_ledger(trace: Trace, path: str | os.PathLike[str]) -> Generated:
     chosen = [entry.token_id for entry in ledger]
     prompts = [entry.prompt_ids for entry in ledger if entry.prompt_ids is not None]
     same = all(list(ids) == trace.token_ids[:n_prompt] for ids in prompts)
+    whole = saved_generation(trace) if is_whole_generation(trace) else None
+    if whole is not None:
+        same = same and whole.token_ids[-1] == chosen[-1]
     if not same or trace.token_ids[n_prompt:] != chosen[:-1]:
         raise InputError(f"{path}: is the ledger of another generation than {short(trace)}")
-    tokens = [*trace.tokens, trace.token(chosen[-1])]
+    if whole is not None:
+        return replace(whole, ledger=ledger)
+    tokens = [*trace.tokens, trace.token(chosen[-1])]  # of an older version: what the ledger tells
     return Generated(
         token_ids=[*trace.token_ids[:n_prompt], *chosen],
         tokens=tokens,

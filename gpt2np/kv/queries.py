@@ -13,7 +13,7 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.outputs import whole_file
-from gpt2np.text.token_search import find_text
+from gpt2np.text.token_search import bytes_of_tokens, find_text
 from gpt2np.tracing.trace import Trace
 
 PARTS = ("key", "value")
@@ -84,7 +84,9 @@ class KV:
         keys, values = architecture.cache
         layers = [(trace[f"h.{i}.{keys}"], trace[f"h.{i}.{values}"]) for i in range(config.n_layer)]
         silent = architecture.keys is None
-        text = trace.prompt if "n_prompt" not in facts else None  # else it is the text before the response
+        text = trace.prompt
+        if "n_prompt" in facts:  # then that is the text before the response
+            text = b"".join(bytes_of_tokens(trace.tokens)).decode(errors="replace")
         prediction = prediction or facts.get("predicted_next_token")
         return cls(
             str(facts.get("model")),
@@ -124,7 +126,13 @@ class KV:
             check_coordinate(axis, given, limit)
 
     def find(self, text: str) -> list[range]:
-        """Where a text stands, whatever its case: the token that contains it, or the tokens that spell it."""
+        """Where a text stands, whatever its case: the token that contains it, or the tokens that spell it.
+
+        Raises:
+            InputError: the text is empty.
+        """
+        if not text:
+            raise InputError("the text to look for is empty")
         return find_text(text, self.tokens, self.text)
 
     def summary(self, layer: int) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import numpy as np
 
 from gpt2np.text.vocabulary import byte_characters
 
-_SHOWN = re.compile(rb"\\x([89a-f][0-9a-f])")  # a byte of an incomplete character, as `Tokenizer.tokens` shows it
+_SHOWN = re.compile(
+    rb"\\x([89a-f][0-9a-f])"
+)  # a byte of an incomplete character, as `Tokenizer.tokens` shows it
 _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 
@@ -34,7 +36,8 @@ def find_text(text: str, tokens: Sequence[str], whole: str | None = None) -> lis
     starts_of_parts = _starts([len(part) for part in parts])
     starts_of_bytes = _starts([len(c.encode("utf-8", "surrogateescape")) for c in characters])
     starts_of_tokens = _starts([len(piece) for piece in pieces])
-    haystack, found, at = "".join(parts), [], -1
+    found: list[range] = []
+    haystack, at = "".join(parts), -1
     while (at := haystack.find(folded, at + 1)) >= 0:
         first, last = _places(starts_of_parts, at, at + len(folded) - 1)
         begin, end = starts_of_bytes[first], starts_of_bytes[last + 1] - 1

@@ -28,6 +28,16 @@ PREDICTION = fields_of(
     closed=False,
 )
 
+STOPPED_BY = ("eos", "stop", "length", "interrupt")
+_GENERATION: Table = {
+    "last_token_id": whole(),
+    "last_token": TEXT,
+    "text": TEXT,
+    "stopped_by": Kind(" or ".join(STOPPED_BY), lambda x: type(x) is str and x in STOPPED_BY),
+    "probabilities": list_of(or_null(number(0, 1 + 1e-6))),
+    "sampling": OBJECT,
+}
+
 # What every trace says; what it says besides (seeds, digests, whatever comes later) must only be JSON.
 _FIELDS: Table = {
     "config": OBJECT,
@@ -41,6 +51,8 @@ _FIELDS: Table = {
     ),
     "stop_at_layer": optional(whole()),
     "n_prompt": optional(whole(1)),
+    "generation": optional(OBJECT),
+    "n_parameters": optional(whole()),
     "edits": optional(list_of(TEXT)),
     "gpt2np": optional(TEXT),
     "numpy": optional(TEXT),
@@ -88,4 +100,20 @@ def check_metadata(metadata: Any, where: str) -> ModelConfig:
         raise TraceError(f"{where}: stop_at_layer is {stop}, expected 0 to {config.n_layer}")
     if (metadata.get("n_prompt") or 1) > len(ids):
         raise TraceError(f"{where}: n_prompt is {metadata['n_prompt']}, expected 1 to {len(ids)}")
+    if metadata.get("generation") is not None:
+        _check_generation(metadata, config, f"{where}: generation")
     return config
+
+
+def _check_generation(metadata: dict[str, Any], config: ModelConfig, where: str) -> None:
+    """Refuse facts of a generation that do not fit each other, or its tokens."""
+    facts, n_prompt = metadata["generation"], metadata.get("n_prompt")
+    check(facts, _GENERATION, where, TraceError)
+    if n_prompt is None:
+        raise TraceError(f"{where}: n_prompt, the length of its prompt, is missing beside it")
+    if facts["last_token_id"] >= config.vocab_size:
+        last = facts["last_token_id"]
+        raise TraceError(f"{where}: last_token_id is {last}, expected 0 to {config.vocab_size - 1}")
+    n, n_chosen = len(facts["probabilities"]), len(metadata["token_ids"]) + 1 - n_prompt
+    if n != n_chosen:
+        raise TraceError(f"{where}: probabilities has {n} numbers, expected {n_chosen}: one a chosen token")

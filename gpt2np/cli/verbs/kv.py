@@ -69,8 +69,10 @@ def register(verbs: Any) -> None:
     add_outputs(verb, "export_csv", more="; read a FILE that takes more than 1 GB of memory")
 
     verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes, and adds")
-    verb.epilog = f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
+    verb.epilog = (
+        f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
 and options, only what it does not list yet is written, under the next numbers. {FORMATS}"
+    )
     source = verb.add_mutually_exclusive_group()
     source.add_argument("--text-file", metavar="FILE", help="one prompt a line; - reads stdin")
     source.add_argument("--prompts", nargs="+", type=a_text, metavar="TEXT", help="the prompts themselves")
@@ -86,8 +88,7 @@ and options, only what it does not list yet is written, under the next numbers. 
 
 def extract(args: argparse.Namespace) -> int:
     """`gpt2np kv extract`."""
-    from gpt2np.kv.extraction import SAMPLE_PROMPTS, check_suffix, extract_to_file
-    from gpt2np.kv.of_traces import save_trace_as_kv
+    from gpt2np.kv.extraction import SAMPLE_PROMPTS, check_suffix, extract_to_file, trace_to_file
     from gpt2np.tables import strict_json
     from gpt2np.tracing.trace import Trace
 
@@ -96,7 +97,7 @@ def extract(args: argparse.Namespace) -> int:
         if args.text is not None or args.tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT nor --tokens")
         trace = Trace.open(args.trace, load_model(args))
-        facts = save_trace_as_kv(trace, args.out, args.top)
+        facts = trace_to_file(trace, args.out, args.top)
     else:
         if args.text is None and args.tokens is None:
             args.text = read_lines(str(SAMPLE_PROMPTS))[0]

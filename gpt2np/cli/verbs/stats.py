@@ -76,6 +76,7 @@ def stats(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> Any:
     """The Trace or the Generated that the options ask for."""
+    from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
     from gpt2np.tracing.trace import Trace
 
     chosen = {name: getattr(args, name) for name in ("temperature", "repetition_penalty", "seed")}
@@ -86,7 +87,8 @@ def _run(args: argparse.Namespace) -> Any:
     if args.trace is not None:
         if args.text is not None or args.tokens is not None or args.max_new_tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT, --tokens nor --max-new-tokens")
-        return Trace.open(args.trace)
+        trace = Trace.open(args.trace)
+        return saved_generation(trace) if is_whole_generation(trace) else trace
     if args.text is None and args.tokens is None:
         raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np stats 'Elizabeth was'")
     prompt = read_prompt(args)

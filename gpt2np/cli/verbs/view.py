@@ -130,6 +130,7 @@ def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
 def _saved(args: argparse.Namespace, path: str) -> Any:
     """A saved trace with its model, if that can be had; of a generation with its ledger."""
     from gpt2np.generation.ledger_file import with_ledger
+    from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
     from gpt2np.tracing.trace import Trace
 
     trace = Trace.open(path)
@@ -140,4 +141,6 @@ def _saved(args: argparse.Namespace, path: str) -> Any:
         trace = Trace.open(path, model=load_model(args))
     else:
         tell("note: without --model there is no logit lens and no contributions")
-    return with_ledger(trace, args.ledger) if args.ledger else trace
+    if args.ledger:
+        return with_ledger(trace, args.ledger)
+    return saved_generation(trace) if args.generation and is_whole_generation(trace) else trace
