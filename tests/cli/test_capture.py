@@ -181,11 +181,16 @@ def test_pt_beside_safetensors(run):
     assert assert_listed_is_whole("experiments/x") == 2
 
 
-def test_pt_without_torch(run, monkeypatch):
+def test_pt_needs_no_torch(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    line = refused(run("--prompt", "A", "--experiment", "x", "--format", "pt"))
-    assert "needs torch, which is not installed" in line
-    assert not Path("experiments").exists()
+    argv = ["--prompt", "A", "--experiment", "x", "--max-new-tokens", 3]
+    assert run(*argv, "--format", "pt")[0] == 0
+    assert run(*argv)[0] == 0
+    one, other = (load_capture(f"experiments/x/{RESIDUAL}/prompt/1.{end}") for end in ("pt", "safetensors"))
+    assert one["response"]["tokens"] == other["response"]["tokens"]
+    for layer in "0123":
+        for name, array in one["response"]["activations"][layer].items():
+            np.testing.assert_array_equal(array, other["response"]["activations"][layer][name])
 
 
 def test_a_set_of_ones_own(run, tmp_path):

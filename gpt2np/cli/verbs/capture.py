@@ -36,7 +36,8 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--output", metavar="DIR", default="experiments", help="where experiments are (default: %(default)s)"
     )
-    verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help="pt needs torch")
+    help = "pt: for torch.load (default %(default)s)"
+    verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help=help)
     verb.add_argument(
         "--max-new-tokens", type=count, default=50, metavar="N", help="of the response (default 50)"
     )
