@@ -31,6 +31,16 @@ MLP = {"up_proj": "mlp.pre", "gelu": "mlp.post", "down_proj": "mlp.out"}
 INTERNAL_RESIDUAL = {"input": "resid_pre", "after_attn": "resid_mid", "output": "resid_post"}
 RAW_RESIDUAL = {"residual_in": "resid_pre", "after_attn": "resid_mid", "residual_out": "resid_post"}
 
+# Every site with its places in a capture; `i` is a layer, and `layer_i` the mean over heads.
+PLACES = {
+    "resid_pre": ("residual/input", "activations/i/residual_in"),
+    **{site: (f"attention/{name}",) for name, site in PROJECTIONS.items()},
+    "attn.pattern": ("attention/attn_weights", "attention/layer_i"),
+    "resid_mid": ("residual/after_attn", "activations/i/after_attn"),
+    **{site: (f"mlp/{name}",) for name, site in MLP.items()},
+    "resid_post": ("residual/output", "activations/i/residual_out"),
+}
+
 PHASES = ("prompt", "response")
 LISTS = ("attention", "mlp")  # groups of the response that hold lists
 
