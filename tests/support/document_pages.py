@@ -76,7 +76,8 @@ def _of_steps(steps: Sequence[Step], heading: str) -> str:
 
 
 def _code(lines: Sequence[str]) -> str:
-    """Lines of code in a cell: no more than three, without blank ones."""
+    """Lines of code in a cell: no more than three, without blank ones, and continued ones as one."""
+    lines = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines)).splitlines()
     full = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     shown = [f"`{line}`" for line in full[:3]] + ["..."] * (len(full) > 3)
     return "<br>".join(shown)
