@@ -35,7 +35,12 @@ def register(verbs: Any) -> None:
     """Add these verbs to the command line."""
     kv = add_verb(verbs, "kv", extract, "keys and values of a text: write them, query them, many at once")
     parts = kv.add_subparsers(title="verbs", metavar="VERB", required=True, help="what to do")
+    _add_extract(parts)
+    _add_query(parts)
+    _add_dataset(parts)
 
+
+def _add_extract(parts: Any) -> None:
     verb = add_verb(
         parts, "extract", extract, "write keys and values of a text, and the predicted next token"
     )
@@ -49,6 +54,8 @@ def register(verbs: Any) -> None:
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
     add_outputs(verb, "out")
 
+
+def _add_query(parts: Any) -> None:
     verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
     verb.epilog = f"Questions can be combined. {FORMATS}"
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
@@ -68,6 +75,8 @@ def register(verbs: Any) -> None:
     verb.add_argument("--json", action="store_true", help="for machines")
     add_outputs(verb, "export_csv", more="; read a FILE that takes more than 1 GB of memory")
 
+
+def _add_dataset(parts: Any) -> None:
     verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes, and adds")
     verb.epilog = (
         f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
@@ -218,8 +227,8 @@ def dataset(args: argparse.Namespace) -> int:
         )
         return 0
     print(kv_tables.files([entry for entry, _ in entries]))
-    note = f"wrote {n_new} of {len(entries)} files (the others were there), listed in {index}"
-    tell(f"{note}")
+    there = " (the others were there)" if n_new < len(entries) else ""
+    tell(f"wrote {n_new} of {len(entries)} files{there}, listed in {index}")
     return 0
 
 
