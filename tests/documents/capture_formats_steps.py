@@ -44,22 +44,26 @@ def loaded():
 
 
 @functools.cache
-def theirs(text, layer):
-    """Prompt ids, all ids, and the arrays of a layer in one pass over all but the last, under the document's keys."""
-    import torch
-    from support.hf import capture
-
-    tokenizer, model = loaded()
-    prompt = tokenizer(text, return_tensors="pt").input_ids
-    with torch.no_grad():
-        ids = model.generate(prompt, max_new_tokens=NEW, do_sample=False, pad_token_id=0)[0].tolist()
-    sites = _sites(tuple(ids[:-1]), capture)
-    return prompt.shape[1], ids, {name.removeprefix(f"h.{layer}."): x for name, x in sites.items()}
+def prompt_of(text):
+    """How many tokens a prompt has, and their ids."""
+    ids = loaded()[0](text).input_ids
+    return len(ids), ids
 
 
 @functools.cache
-def _sites(ids, capture):
-    return capture(loaded()[1], list(ids))
+def sites_of(ids):
+    """Every array of one pass over these tokens; the likeliest next token at each position."""
+    from support.hf import capture
+
+    found = capture(loaded()[1], list(ids))
+    return found, found["logits"].argmax(axis=-1).tolist()
+
+
+def theirs(data, layer):
+    """The arrays of a layer in the pass that a capture is of."""
+    ids = [*data["prompt"]["token_ids"], *data["response"]["token_ids"]]
+    found, _ = sites_of(tuple(ids[:-1]))
+    return {name.removeprefix(f"h.{layer}."): x for name, x in found.items()}
 
 
 def close(found, expected):
@@ -68,19 +72,22 @@ def close(found, expected):
 
 
 def texts_agree(data, text):
-    n, ids, _ = theirs(text, 0)
-    tokenizer = loaded()[0]
-    for phase, own in (("prompt", ids[:n]), ("response", ids[n:])):
-        assert data[phase]["token_ids"] == own
-        assert "".join(t for t in data[phase]["tokens"] if "\\x" not in t)
-        assert data[phase]["text"] == tokenizer.decode(own)
-    assert data["prompt"]["text"] == text
+    """Prompt and response, which HF would choose token by token; how long the prompt is."""
+    n, prompt = prompt_of(text)
+    response = data["response"]["token_ids"]
+    assert data["prompt"]["token_ids"] == prompt
+    assert len(response) == NEW
+    _, likeliest = sites_of(tuple(prompt + response[:-1]))
+    assert response == likeliest[n - 1 :]
+    for phase, own in (("prompt", prompt), ("response", response)):
+        assert data[phase]["text"] == loaded()[0].decode(own)
+        assert len(data[phase]["tokens"]) == len(own)
     return n
 
 
 def internals_agree(data, text, layer):
     """The document's structure, key by key, and HF's values in it."""
-    n, sites = texts_agree(data, text), theirs(text, layer)[2]
+    n, sites = texts_agree(data, text), theirs(data, layer)
     prompt, response = data["prompt"], data["response"]
     for phase in (prompt, response):
         assert list(phase) == ["text", "tokens", "token_ids", "attention", "mlp", "residual"]
@@ -111,7 +118,7 @@ def residual_agrees(data, text):
         assert list(data[phase]["activations"]) == [str(i) for i in range(LAYERS)]
         assert list(data[phase]["attention"]) == [f"layer_{i}" for i in range(LAYERS)]
     for layer in (0, 16, 25):
-        sites = theirs(text, layer)[2]
+        sites = theirs(data, layer)
         for name, site in RAW_RESIDUAL.items():
             close(data["prompt"]["activations"][str(layer)][name], sites[site][:n])
             close(data["response"]["activations"][str(layer)][name], sites[site][n - 1 :])  # [50, width]
@@ -152,8 +159,8 @@ def residual_written(seen):
 
 
 def internals_loaded(seen):
-    text, names = texts_of("dynamic")[0], seen.names
-    n, _, sites = theirs(text, 16)
+    names = seen.names
+    n, sites = prompt_of(texts_of("dynamic")[0])[0], theirs(names["data"], 16)
     pattern = sites["attn.pattern"]
     close(names["prompt_attn"], pattern[:, :n, :n])
     assert names["prompt_attn"].shape == (HEADS, n, n)
@@ -166,8 +173,8 @@ def internals_loaded(seen):
 
 
 def residual_loaded(seen):
-    text, names = texts_of("dynamic")[0], seen.names
-    n, _, sites = theirs(text, 16)
+    names = seen.names
+    n, sites = prompt_of(texts_of("dynamic")[0])[0], theirs(names["data"], 16)
     close(names["layer_16_prompt"], sites["resid_post"][:n])
     close(names["layer_16_response"], sites["resid_post"][n - 1 :])
     close(names["prompt_attn_L16"], sites["attn.pattern"].mean(axis=0)[:n, :n])
@@ -178,7 +185,7 @@ def residual_loaded(seen):
 
 
 def length_said(seen):
-    assert seen.out == f"Prompt has {theirs(texts_of('dynamic')[0], 16)[0]} tokens\n"
+    assert seen.out == f"Prompt has {prompt_of(texts_of('dynamic')[0])[0]} tokens\n"
     assert {*seen.names["prompt_lengths"]["dynamic"]} == {*range(1, 9)}
 
 
@@ -198,7 +205,7 @@ def sets_listed(seen):
     assert dict(re.findall(r"^(\w+), (\d+) prompts:", seen.out, re.MULTILINE)) == {
         name: str(n) for name, n in SETS.items()
     }
-    n = theirs(texts_of("dynamic")[0], 16)[0]
+    n, _ = prompt_of(texts_of("dynamic")[0])
     own = seen.out[seen.out.index("dynamic, 8") :]
     assert re.search(rf"^ +1 +{n} ", own, re.MULTILINE)
 

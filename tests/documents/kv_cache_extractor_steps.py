@@ -37,10 +37,15 @@ def loaded(name):
     ).eval()
 
 
+@functools.cache
+def theirs_of(text, name="gpt2"):
+    return Theirs(text, name)
+
+
 class Theirs:
     """Keys and values [layer, head, token, d_head], tokens, and the likeliest next ones, of a text by HF."""
 
-    def __init__(self, text, name="gpt2"):
+    def __init__(self, text, name):
         import torch
 
         tokenizer, model = loaded(name)
@@ -62,7 +67,7 @@ class Theirs:
 
 def agrees(result, text, name="gpt2"):
     """The document's dict, or a file of it, against HF: tokens, keys, values, prediction."""
-    theirs = Theirs(text, name)
+    theirs = theirs_of(text, name)
     assert result["model"] == name
     assert result["input_text"] == text
     assert result["input_token_ids"] == theirs.ids
@@ -144,12 +149,12 @@ def info(seen):
     assert re.search(rf"^text +\|{FOX}\|$", seen.out, re.MULTILINE)
     assert re.search(r"^size +12 layers, 12 heads, d_head \d+$", seen.out, re.MULTILINE)
     assert re.search(r"^model +gpt2$", seen.out, re.MULTILINE)
-    token, probability = Theirs(FOX).top[0]
+    token, probability = theirs_of(FOX).top[0]
     assert f"{probability:.2%} |{token}|" in " ".join(seen.out.split()).replace("| ", "|")
 
 
 def coordinate(seen):
-    theirs = Theirs(FOX)
+    theirs = theirs_of(FOX)
     lines = seen.out.split("\n")
     assert lines[0] == "layer 0, head 0, token 0 |The|"
     numbers = [float(n) for line in lines[1:] if line.startswith("  ") for n in line.split()]
@@ -160,19 +165,19 @@ def coordinate(seen):
 def fox_found(seen):
     assert "|fox|: 1 found" in seen.out
     first, last = map(int, re.search(r"^ +(\d+)-(\d+) ", seen.out, re.MULTILINE).groups())
-    assert "fox" in loaded("gpt2")[0].decode(Theirs(FOX).ids[first : last + 1])
+    assert "fox" in loaded("gpt2")[0].decode(theirs_of(FOX).ids[first : last + 1])
 
 
 def summary(seen):
     rows = [line.split() for line in seen.out.splitlines()[2:]]
     assert [row[0] for row in rows] == [str(head) for head in range(HEADS)]
-    norms = [Theirs(FOX).norms(part)[0] for part in ("key", "value")]
+    norms = [theirs_of(FOX).norms(part)[0] for part in ("key", "value")]
     expected = np.stack([f(n, axis=-1) for n in norms for f in (np.mean, np.min, np.max)], axis=1)
     np.testing.assert_allclose(np.array(rows, float)[:, 1:], expected, rtol=2e-3)
 
 
 def norms_found(seen):
-    norms = Theirs(FOX).norms("key")
+    norms = theirs_of(FOX).norms("key")
     within = np.argwhere((norms >= 0.5) & (norms <= 1.0)).tolist()
     with open("results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -182,12 +187,12 @@ def norms_found(seen):
 
 
 def example_1(seen):
-    assert seen.out == f"Predicted next token: {Theirs('Hello world').top[0][0]}\n"
+    assert seen.out == f"Predicted next token: {theirs_of('Hello world').top[0][0]}\n"
     agrees(seen.names["result"], "Hello world")
 
 
 def example_2(seen):
-    theirs, lines = Theirs("Hello world"), seen.out.splitlines()
+    theirs, lines = theirs_of("Hello world"), seen.out.splitlines()
     for line, name, array in zip(lines, ("Key", "Value"), (theirs.keys, theirs.values), strict=True):
         assert line.startswith(f"{name} vector: [")
         np.testing.assert_allclose(json.loads(line.partition(": ")[2]), array[0, 0, 0, :5], atol=1e-4)

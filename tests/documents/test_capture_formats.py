@@ -12,6 +12,7 @@ from gpt2np.capture.capture_files import PLACES
 from gpt2np.capture.formats import layer_internals, raw_residual
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.needs("torch", "transformers")
 def test_the_document_in_order(tmp_path, monkeypatch, capsys):
     import torch

@@ -16,6 +16,7 @@ from gpt2np.kv.queries import KV
 PAGE = (Path(gpt2np.__file__).parent / "docs" / "kv_cache_extractor.md").read_text("utf-8")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.needs("torch", "transformers")
 def test_the_document_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
