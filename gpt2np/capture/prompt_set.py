@@ -47,6 +47,8 @@ def load_prompt_set(name: str) -> PromptSet:
     """
     if name.endswith(".json"):
         path = Path(name)
+        if path.stem in SHIPPED and not path.exists():
+            raise InputError(f"{name}: no such file; the set that comes with gpt2np is called {path.stem}")
     elif name in SHIPPED:
         path = Path(__file__).parent / "prompt_sets" / f"{name}.json"
     else:

@@ -464,6 +464,10 @@ WRONG = {
     "an unknown set": ([*X, "--prompt-set", "dynamics"], "'dynamics': the nearest is 'dynamic'"),
     "a very unknown set": ([*X, "--prompt-set", "q"], "no prompt set 'q': there are single_trait, multi"),
     "no file": ([*X, "--prompt-set", "no.json"], "no.json: no such file"),
+    "a file of a shipped set": (
+        [*X, "--prompt-set", "inference/prompts/dynamic.json"],
+        "prompts/dynamic.json: no such file; the set that comes with gpt2np is called dynamic",
+    ),
     "an empty prompt": ([*X, "--prompt", ""], "the prompt: the prompt is empty"),
     "a long prompt": ([*X, "--prompt", "the " * 300], "the prompt: 3"),
     "a long response": ([*X, "--prompt", "A", "--max-new-tokens", "257"], "257 new ones take 257 positions"),
