@@ -1,6 +1,8 @@
 """What can go wrong, one class a kind: each message says what is wrong, where, and what to do."""
 
+import difflib
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,20 @@ def short(value: object) -> str:
     except ValueError:  # a number of more digits than Python prints
         text = f"{type(value).__name__} too long to be shown"
     return text if len(text) <= 100 else text[:97] + "..."
+
+
+def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that was probably meant, upper or lower case; None where none is near.
+
+    Example:
+        >>> nearest("layer_3_q", ["layer_3_Q", "layer_3_K"])
+        'layer_3_Q'
+    """
+    folded: dict[str, str] = {}
+    for name in known:
+        folded.setdefault(name.casefold(), name)
+    close = difflib.get_close_matches(given[:200].casefold(), folded, n=1, cutoff=cutoff)
+    return folded[close[0]] if close else None
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:

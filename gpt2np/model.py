@@ -14,6 +14,7 @@ from gpt2np import tensorfile
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.checkpoints.weights import Weights, with_weights
 from gpt2np.errors import InputError, TokenizerError, short, whole_number
+from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Prompt, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
@@ -102,6 +103,7 @@ class Model:
 
     # -- running ----------------------------------------------------------------------------------
 
+    @answers(OF_A_CALL)
     def __call__(
         self, prompt: Prompt, *, last: bool = False, special: bool = False, edits: EditsLike | None = None
     ) -> Array:
@@ -117,6 +119,7 @@ class Model:
         logits = self.run_pass(Pass(self.config, self.dtype, [sequence], last_only=last))
         return logits[0] if last else logits
 
+    @answers(OF_A_CALL)
     def trace(
         self,
         prompt: Prompt | Iterable[Prompt],
@@ -207,6 +210,7 @@ class Model:
             )
         return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer), generating)
 
+    @answers(OF_GENERATE)
     def generate(
         self,
         prompt: Prompt | Iterable[Prompt],
@@ -389,10 +393,7 @@ class Model:
         result = self.run_pass(run)
         for plan, target, source, ids in zip(wide, recordings, first, all_ids, strict=True):
             if plan is not None:
-                whole = Trace(plan, source.arrays, ids, {}, self)
-                for entry in target.plan.entries:
-                    write = target.write_queries if entry.site.quadratic else target.write_rows
-                    write(entry.name, 0, whole[entry.name])
+                target.copy(Trace(plan, source.arrays, ids, {}, self))
         if stop is not None:
             return [None] * len(plans)
         last = result[[s.rows.stop - 1 for s in sequences]] if all_logits else result.copy()

@@ -17,22 +17,22 @@ ORDER = {
     "": """errors tables files json_fields outputs tensorfile npzfile threads ops tracing architectures
         checkpoints text generation model loading analysis export capture kv reference viewer cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
-    "tracing": """contract config_keys sites site_rows derived cache keep metadata_fields plan
+    "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace trace_folder resume verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
         weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
-    "text": """vocabulary added_tokens pipeline byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
+    "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
         prompts token_search""",
-    "generation": """options filters sampling beam stopping generated saved_generation ledger_file decoding
-        scoring""",
-    "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits heads
-        attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
-        patching""",
+    "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
+        ledger_file decoding scoring""",
+    "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits directions
+        heads attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
+        losses two_prompts patching""",
     "export": "decimal_text dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
-        reading dialect writing""",
+        reading dialect batch writing""",
     "capture": "capture_files formats manifest prompt_set runs",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",

@@ -6,6 +6,8 @@ before it. One is not: its summary's "Model" prints the whole module, since a va
 it is the model's name.
 """
 
+from collections.abc import Callable
+
 from gpt2np.analysis.statistics import (
     EVERY,
     HIDDEN,
@@ -31,7 +33,7 @@ def architecture(run: Run) -> str:
     return f"""Model Architecture:
   Model type: {c.architecture.model_type}
   Number of layers: {c.n_layer}
-  Number of heads: {c.n_head}
+  Number of attention heads: {c.n_head}
   Hidden size: {c.n_embd}
   Vocabulary size: {c.vocab_size}
   Max position embeddings: {c.n_positions}
@@ -119,8 +121,8 @@ def comparison(run: Run, step: int = 0, pos: int = -1) -> str:
   Interpretation: {verdict(cosine)}"""
 
 
-def summary(run: Run) -> str:
-    """Section 7: the model, the generation and what was captured of it."""
+def summary(run: Run, shown: Callable[[list[int]], str] = str) -> str:
+    """Section 7: the model, the generation and what was captured of it, its shapes as `shown` says."""
     trace, all_steps = trace_of(run), steps(run)
     c, n_prompt = trace.config, len(all_steps[0])
     return f"""Model: {trace.metadata.get("model")}
@@ -136,8 +138,61 @@ Generation:
 Captured Internals:
   Attention tensors per step: {c.n_layer} layers
   Hidden state tensors per step: {c.n_layer + 1} layers
-  Attention shape: {[1, c.n_head, n_prompt, n_prompt]}
-  Hidden state shape: {[1, n_prompt, c.n_embd]}"""
+  Attention shape: {shown([1, c.n_head, n_prompt, n_prompt])}
+  Hidden state shape: {shown([1, n_prompt, c.n_embd])}"""
+
+
+def notebook(run: Run) -> str:
+    """All that the notebook's cells print of a generation, in its words, line by line.
+
+    "Model", where it prints the whole module, is the model's name.
+
+    Raises:
+        TraceError: attention or hidden states were not kept.
+    """
+    config, n_prompt = trace_of(run).config, len(steps(run)[0])
+    attention, hidden = [1, config.n_head, n_prompt, n_prompt], [1, n_prompt, config.n_embd]
+    n_steps = f"  Number of generation steps: {len(steps(run))}"
+    return f"""{architecture(run)}
+
+Prompt tokens: {n_prompt}
+Generated text:
+
+{text_of(run)}
+New tokens: {n_generated(run)}
+Number of layers per step: {config.n_layer}
+{n_steps}
+Attention shape (layer 0): {_torch(attention)}
+
+Attention shapes for {_step(0)}:
+{_shape_of_layers(run, attention)}
+{attention_values(run)}
+{n_steps}
+  Number of layers per step: {config.n_layer + 1}
+
+First generation step, layer 0:
+  Shape: {_torch(hidden)}
+  Format: [batch_size, seq_len, hidden_size]
+  Interpretation: [1, sequence_length, {config.n_embd}]
+
+Hidden state shapes for {_step(0)}:
+{_shape_of_layers(run, hidden)}
+{hidden_values(run)}
+
+{comparison(run)}
+
+{summary(run, _torch)}"""
+
+
+def _torch(shape: list[int]) -> str:
+    """A shape as torch prints it."""
+    return f"torch.Size({shape})"
+
+
+def _shape_of_layers(run: Run, shape: list[int]) -> str:
+    """The shape of the first, the middle and the last layer, as the notebook lists it."""
+    n_layer = trace_of(run).config.n_layer
+    return "\n".join(f"  Layer {i:2d}: {_torch(shape)}" for i in (0, n_layer // 2, n_layer - 1))
 
 
 def _step(step: int) -> str:

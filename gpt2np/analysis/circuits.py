@@ -154,7 +154,7 @@ def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
     return HeadWeights(w_q, w_k, w_v, raw.W_O, b_q, b_k, b_v)
 
 
-def _every_head(model: Any) -> list[list[HeadWeights]]:
+def every_head(model: Any) -> list[list[HeadWeights]]:
     """`folded_weights` of all heads: [layer][head]."""
     config, of = model.config, norms(model.config, model.parameters)
     return [
@@ -198,7 +198,7 @@ def circuit_norms(model: Any) -> NamedArray:
     """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
     found = np.empty((2, n_layer, n_head))
-    for layer, heads in enumerate(_every_head(model)):
+    for layer, heads in enumerate(every_head(model)):
         for head, w in enumerate(heads):
             found[:, layer, head] = w.qk.norm(), w.ov.norm()
     return NamedArray(found, ("circuit", "layer", "head"), {"circuit": ("QK", "OV")}, "Frobenius norms")
@@ -223,7 +223,7 @@ def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
         raise InputError(f"embedding must be [vocab, n_embd] {own.shape}, not {table.shape}")
     written = unembedding_table(config, p).T @ table
     out_to_in = folded(final_norm(config, p), written)  # [n_embd, n_embd]: written, unembedded, embedded
-    for layer, heads in enumerate(_every_head(model)):
+    for layer, heads in enumerate(every_head(model)):
         for head, w in enumerate(heads):
             eigenvalues = LowRank(out_to_in @ w.W_V, w.W_O).eigenvalues()
             most = max(np.abs(eigenvalues).sum(), np.finfo(float).tiny)
@@ -260,7 +260,7 @@ def composition_scores(model: Any, kind: str) -> NamedArray:
     """
     if kind not in ("q", "k", "v"):
         raise InputError(f"composition is of q, k or v, not {short(kind)}")
-    c, heads = model.config, _every_head(model)
+    c, heads = model.config, every_head(model)
     parts = {"q": lambda w: w.qk, "k": lambda w: w.qk.T, "v": lambda w: w.ov}
     written = [[_triangle(w.ov.left) @ w.ov.right for w in layer] for layer in heads]  # each [d_head, n_embd]
     read = [[m.left @ _triangle(m.right.T).T for m in map(parts[kind], layer)] for layer in heads]

@@ -42,9 +42,7 @@ def basis_alignment(trace: Any) -> NamedArray:
         TraceError: `embed`, `resid_mid` or `resid_post` was not kept.
     """
     names, x = _residuals(trace)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    square = centred * centred
-    kurtosis = (square * square).mean(axis=-1) / np.maximum(square.mean(axis=-1) ** 2, np.finfo(float).tiny)
+    kurtosis = _kurtosis(x)
     ratios = magnitude_ratios(trace).array
     return NamedArray(
         np.stack([kurtosis.mean(axis=1), ratios.argmax(axis=1), ratios.max(axis=1)], axis=1),
@@ -52,6 +50,34 @@ def basis_alignment(trace: Any) -> NamedArray:
         {"residual": names, "measure": ("kurtosis", "dimension", "ratio")},
         "how basis-aligned the residual stream is (kurtosis of a Gaussian: 3)",
     )
+
+
+@np.errstate(under="ignore")
+def kurtosis(trace: Any) -> NamedArray:
+    """How basis-aligned neurons are beside the residual stream that they read and write: [layer, site].
+
+    The kurtosis of the numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation leaves
+    alone. Their activation function gives neurons a privileged basis, which the stream has only by accident
+    of training (see `basis_alignment`).
+
+    Raises:
+        TraceError: `embed`, `resid_post`, `mlp.pre`, `mlp.post` or `mlp.out` of some layer was not kept.
+    """
+    sites = ("resid_pre", "mlp.pre", "mlp.post", "mlp.out")
+    values = [
+        [float(_kurtosis(trace[f"h.{i}.{site}"].astype(np.float64)).mean()) for site in sites]
+        for i in range(trace.config.n_layer)
+    ]
+    title = "kurtosis of the stream and of neurons (of a Gaussian: 3)"
+    return NamedArray(np.array(values), ("layer", "site"), {"site": sites}, title)
+
+
+def _kurtosis(x: Array) -> Array:
+    """Fourth moment over the square of the second, of each row: [..., n] -> [...]."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    square = centred * centred
+    fourth, second = (square * square).mean(axis=-1), square.mean(axis=-1)
+    return np.asarray(fourth / np.maximum(second**2, np.finfo(float).tiny))
 
 
 def _residuals(trace: Any) -> tuple[list[str], Array]:

@@ -14,12 +14,15 @@ from gpt2np.tracing.sites import Site
 
 
 @np.errstate(under="ignore")
-def site_values(trace: Any, name: str, head: int | None = None, pos: int | None = None) -> NamedArray:
+def site_values(
+    trace: Any, name: str, head: int | None = None, pos: int | None = None, k: int | None = None
+) -> NamedArray:
     """An array of a trace under any name that `trace[name]` takes, its axes and entries named.
 
     Positions are labelled with their tokens (`2 | was|`), the vocabulary with its own. `head` and `pos` pick
     one head (of keys and values: one group of heads, where heads share them) and one position (of the
-    queries, in attention) and take the axis away. A site that was stored in float16 comes in float32.
+    queries, in attention) and take the axis away. `k` is the length of `top_k_tokens`, 10 if not given. A
+    site that was stored in float16 comes in float32.
 
     Raises:
         UnknownSiteError: no site has this name.
@@ -32,7 +35,8 @@ def site_values(trace: Any, name: str, head: int | None = None, pos: int | None 
     """
     site, layer = trace.config.architecture.sites.resolve(name, None, trace.config.n_layer)
     full_name = site.full_name(layer)
-    array, axes, title = trace[full_name], list(site.axis_names), full_name
+    of_k = k is not None and "k" in site.axis_names
+    array, axes, title = trace.top_k_tokens(k) if of_k else trace[full_name], list(site.axis_names), full_name
     if array.dtype == np.float16:
         array = array.astype(np.float32)
     labels = {axis: found for axis in axes if (found := _labels(trace, axis)) is not None}

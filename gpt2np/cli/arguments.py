@@ -88,7 +88,9 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="past the context: refuse, or slide (recomputes every time)",
     )
-    parser.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record for --out")
+    parser.add_argument(
+        "--keep", action="append", metavar="PATTERN", help="sites for --out: 'attn.*', hidden_states"
+    )
     parser.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
     parser.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
 
@@ -152,6 +154,9 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
         if not ids:
             raise InputError("the prompt is empty: --tokens needs at least one id")
         return ids
+    if args.text.endswith(".safetensors") and os.path.isfile(args.text):
+        saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
+        raise InputError(f"{args.text}: is a file, not a text{saved}")
     return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 

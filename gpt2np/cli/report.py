@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.capture.capture_files import PLACES
+from gpt2np.errors import TokenizerError
 from gpt2np.tables import number, quoted, strict_json, table
 from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.sites import DIALECTS, SiteTable
@@ -122,7 +123,16 @@ def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
         "parameters": model.n_parameters,
         "parameters_by_component": parts,
         "vocabulary": None if model.usable_tokenizer is None else model.usable_tokenizer.n_vocab,
+        "vocabulary_parts": _vocabulary_parts(model.usable_tokenizer),
     }
+
+
+def _vocabulary_parts(tokenizer: Any) -> dict[str, int] | None:
+    """Bytes, merges and added tokens; None for a vocabulary of another kind."""
+    try:
+        return None if tokenizer is None else dict(tokenizer.parts())
+    except TokenizerError:
+        return None
 
 
 def model_text(facts: dict[str, Any]) -> str:
@@ -132,6 +142,8 @@ def model_text(facts: dict[str, Any]) -> str:
     where += [["file", f"{f['name']}, {f['bytes']:,} bytes"] for f in facts["files"]]
     where += [[key, facts[key]] for key in ("commit", "fingerprint", "sha256") if facts[key]]
     words = "none: takes ids only" if facts["vocabulary"] is None else f"{facts['vocabulary']:,} tokens"
+    if parts := facts["vocabulary_parts"]:
+        words += f": {' + '.join(f'{n:,} {name}' for name, n in parts.items())}"
     where.append(["vocabulary", words])
     config = [[key, json.dumps(value)] for key, value in facts["config"].items()]
     parts = [[name, f"{n:,}", f"{n / total:.1%}"] for name, n in facts["parameters_by_component"].items()]

@@ -361,9 +361,7 @@ class Generation:
             return trace
         plan = cut(row.plan)
         kept = Recording(plan, arena(plan))  # derived sites are stored in a second step
-        for entry in plan.entries:
-            write = kept.write_queries if entry.site.quadratic else kept.write_rows
-            write(entry.name, 0, trace[entry.name])
+        kept.copy(trace)
         return Trace(plan, kept.arrays, ids, metadata, model)
 
 

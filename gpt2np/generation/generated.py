@@ -115,6 +115,11 @@ class Generated:
             range(self.n_prompt, len(self.token_ids) - 1), text, slice(self.n_prompt, len(self.token_ids))
         )
 
+    @property
+    def sequences(self) -> NDArray[np.int64]:
+        """HF's `sequences`: the ids of prompt and response, [1, pos]."""
+        return np.array([self.token_ids], np.int64)
+
     def _rows(self, positions: range, text: str, ids: slice) -> Rows:
         return Rows(self.trace, positions, text, self.token_ids[ids], self.tokens[ids])
 

@@ -1,6 +1,5 @@
 """The options of choosing tokens, and what each may be."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, nearest, short
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
     "top_k": (int, 0, np.inf, "a whole number of at least 1 (0 or None is off)"),
     "top_p": (float, 5e-324, 1, "a number above 0 and at most 1 (1 or None is off)"),
     "min_p": (float, 0, 1, "a number from 0 to 1 (0 or None is off)"),
-    "repetition_penalty": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30 (1 is off)"),
-    "presence_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off)"),
-    "frequency_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off)"),
+    "repetition_penalty": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30 (1 is off); prompt and response"),
+    "presence_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off); counts the response only"),
+    "frequency_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off); counts the response only"),
     "no_repeat_ngram_size": (int, 0, np.inf, "a whole number of at least 1 (0 is off)"),
     "num_beams": (int, 1, np.inf, "a whole number of at least 1 (1 is no beam search)"),
     "length_penalty": (float, -10, 10, "a number from -10 to 10 (0 is off)"),
@@ -72,8 +71,8 @@ def sampling_options(given: dict[str, Any]) -> Sampling:
     known = [f.name for f in fields(Sampling)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; the nearest is {short(near[0])}" if near else f"; known are {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"; the nearest is {short(near)}" if near else f"; known are {', '.join(known)}"
             raise InputError(f"generate has no option {short(name)}{hint}")
     return Sampling(**given)
 

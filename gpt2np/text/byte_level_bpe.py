@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from gpt2np.errors import TokenizerError
 from gpt2np.text.added_tokens import AddedToken
+from gpt2np.text.merges import Merge, merges_of
 from gpt2np.text.vocabulary import Vocabulary, byte_characters
 
 WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -42,6 +43,8 @@ class ByteLevelBPE:
         self.bytes = {id: text.encode() for id, text in own.items()}
         self.bytes |= {id: _bytes_of(piece, byte_of) for id, piece in pieces.items()}
         by_rank = {self.bytes[ids[piece]]: rank for piece, rank in ranks.items()}
+        self._ranks, self._characters = by_rank, byte_characters()
+        self._added_ids, self.n_merges = frozenset(own), len(ranks) - 256
         self._bpe = tiktoken.Encoding("gpt2np", pat_str=WORDS, mergeable_ranks=by_rank, special_tokens={})
         self._id_of_rank = [ids[piece] for piece in ranks]
         self.special = [token.text for token in added.values() if token.special]
@@ -102,6 +105,10 @@ class ByteLevelBPE:
                     raise
                 raise TokenizerError(f"tiktoken cannot encode this text ({len(text)} characters)") from None
         return ids
+
+    def merges(self, id: int) -> list[Merge]:
+        """The joins that make a token of the vocabulary; none for a single byte and an added token."""
+        return [] if id in self._added_ids else merges_of(self.bytes[id], self._ranks, self._characters)
 
     def decode(self, ids: list[int]) -> str:
         """The text of these ids, all of the vocabulary; bytes that are not UTF-8 become U+FFFD."""

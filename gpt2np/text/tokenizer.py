@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from gpt2np.errors import TokenizerError, short
+from gpt2np.text.byte_level_bpe import ByteLevelBPE
+from gpt2np.text.merges import Merge
 from gpt2np.text.tokenizer_folder import END_OF_TEXT, engine_of, read_folder
 
 
@@ -133,6 +135,32 @@ class Tokenizer:
     def __contains__(self, id: int) -> bool:
         """Whether a token has this id."""
         return id in self._engine.bytes
+
+    def merges(self, id: int) -> list[Merge]:
+        """The joins that make a token out of its bytes, in order; none for a single byte or an added token.
+
+        Raises:
+            TokenizerError: no token has this id, or the vocabulary is not GPT-2's kind.
+        """
+        self.token_bytes(id)
+        return self._byte_level("merges").merges(int(id))
+
+    def parts(self) -> dict[str, int]:
+        """What the vocabulary is made of: GPT-2's are 256 bytes, 50,000 merges and 1 added token.
+
+        Raises:
+            TokenizerError: the vocabulary is not GPT-2's kind.
+        """
+        engine = self._byte_level("parts")
+        n_added = len(engine.bytes) - 256 - engine.n_merges
+        return {"bytes": 256, "merges": engine.n_merges, "added": n_added}
+
+    def _byte_level(self, what: str) -> ByteLevelBPE:
+        if not isinstance(self._engine, ByteLevelBPE):
+            raise TokenizerError(
+                f"{what} are those of byte-level BPE, GPT-2's kind; this vocabulary is another"
+            )
+        return self._engine
 
     def stream(self) -> Stream:
         """Decodes ids of the vocabulary one by one; `TextStream` takes any."""

@@ -1,14 +1,13 @@
 """What `keep=` means: which sites a trace stores, which positions of them, and in which precision."""
 
-import fnmatch
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpt2np.errors import InputError, UnknownSiteError, short
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.site_patterns import matches, own_patterns
 from gpt2np.tracing.sites import Site
 
 KeepLike = str | Iterable[str] | Callable[[str], bool] | Mapping[str, Any]
@@ -18,8 +17,9 @@ KeepLike = str | Iterable[str] | Callable[[str], bool] | Mapping[str, Any]
 class Keep:
     """What a trace stores: which sites, which positions of them, in which precision.
 
-    `patterns` are shell-style, on a site's full name or on the part after `h.i.`; derived sites are
-    stored only where a pattern ends in their very name (`attn.heads`, `h.*.attn.heads`).
+    `patterns` are shell-style, on a site's full name, on the part after `h.i.`, or on its name in another
+    dialect (`Q`, `layer_3_Q`, `blocks.*.attn.hook_pattern`, `hidden_states`); derived sites are stored only
+    where a pattern ends in their very name (`attn.heads`, `h.*.attn.heads`).
     """
 
     patterns: tuple[str, ...] = ("*",)
@@ -70,37 +70,15 @@ class Keep:
             return full_name in self.names
         if self.predicate is not None:
             return not site.derived and bool(self.predicate(full_name))
-        return any(self._matches(p, full_name, site) for p in self.patterns)
+        return any(matches(p, full_name, site) for p in self.patterns)
 
-    def check(self, config: ModelConfig) -> None:
-        """Refuse a pattern that no site of the model matches."""
-        for pattern in self.patterns:
-            expanded = config.architecture.sites.expand(config.n_layer)
-            if not any(self._matches(pattern, full, site) for full, site, _ in expanded):
-                raise UnknownSiteError(f"keep={short(pattern)} {self._advice(pattern, config)}")
+    def resolved(self, config: ModelConfig) -> "Keep":
+        """The same in our own names, which `wants` knows.
 
-    @staticmethod
-    def _advice(pattern: str, config: ModelConfig) -> str:
-        """Why a pattern matches nothing, and what was probably meant."""
-        table, n_layer = config.architecture.sites, config.n_layer
-        sites = list(table.expand(n_layer))
-        derived = [s.name for full, s, _ in sites if s.derived and fnmatch.fnmatchcase(full, pattern)]
-        derived += [s.name for _, s, _ in sites if s.derived and fnmatch.fnmatchcase(s.name, pattern)]
-        if derived:
-            return f"matches derived sites only, which are stored by their own name: keep={short(derived[0])}"
-        if "," in pattern:
-            return "matches no site; several patterns are a list (on the command line: --keep again)"
-        layer = re.match(r"h\.(\d+)\.", pattern)
-        if layer and (len(layer[1]) > 9 or int(layer[1]) >= n_layer):
-            return f"matches no site: layer {layer[1][:20]} is not one of 0 to {n_layer - 1}"
+        Raises:
+            UnknownSiteError: a pattern means no site of the model.
+        """
         try:
-            site, number = table.resolve(pattern, None if re.search(r"\d", pattern) else 0, n_layer)
+            return replace(self, patterns=tuple(own_patterns(config, self.patterns)))
         except UnknownSiteError as error:
-            return f"matches no site ({error})" if "*" not in pattern else "matches no site; see gpt2np sites"
-        return f"is not one of our names: keep={site.full_name(number) if number else site.name!r}"
-
-    @staticmethod
-    def _matches(pattern: str, full_name: str, site: Site) -> bool:
-        if site.derived and not pattern.endswith(site.name):
-            return False
-        return fnmatch.fnmatchcase(full_name, pattern) or fnmatch.fnmatchcase(site.name, pattern)
+            raise UnknownSiteError(f"keep: {error}") from None

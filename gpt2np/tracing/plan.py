@@ -48,8 +48,7 @@ class Plan:
         generating: bool = False,
     ) -> None:
         self.config, self.length, self.dtype = config, length, np.dtype(dtype)
-        self.keep = Keep.parse(keep)
-        self.keep.check(config)
+        self.keep = Keep.parse(keep).resolved(config)
         self.stop_at_layer, self.generating = stop_at_layer, generating
         self.positions = range(*self.keep.positions.indices(length))
         self.entries = [

@@ -8,7 +8,7 @@ import numpy as np
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array
 from gpt2np.tracing.cache import Cache
-from gpt2np.tracing.derived import bases
+from gpt2np.tracing.derived import Recorded, bases
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 
@@ -133,6 +133,12 @@ class Recording:
             rows, n_keys = target[heads, of_target], values.shape[2]
             self._store(name, rows[..., :n_keys], values[:, of_values])
             rows[..., n_keys:] = self.plan.by_name[name].site.unseen
+
+    def copy(self, computed: Recorded) -> None:
+        """Store every array of the plan from what has it by name, such as a trace of the sites it reads."""
+        for entry in self.plan.entries:
+            write = self.write_queries if entry.site.quadratic else self.write_rows
+            write(entry.name, 0, computed[entry.name])
 
     def _store(self, name: str, target: Array, values: Array) -> None:
         """Copy values, unless they are too large for a smaller precision; infinities stay infinities."""

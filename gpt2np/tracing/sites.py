@@ -5,15 +5,15 @@ plan and exporters all read it. A site of a block is written there without its `
 for `h.0.attn.pattern`, `h.1.attn.pattern` and so on. `site_rows.py` has the rows that several tables share.
 """
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gpt2np.errors import UnknownSiteError, short
+from gpt2np.errors import UnknownSiteError, nearest, short
 
 DIALECTS = ("guide", "hf", "transformer_lens", "llm.c")
+_PREFIXES = ("transformer.", "blocks.{i}.", "model.layers.{i}.", "model.")  # often left out
 TYPESCRIPT = "typescript"  # not a program's names for its own arrays: the properties of a file that we write
 
 
@@ -53,6 +53,13 @@ class Site:
         """The name inside a trace: `h.3.attn.pattern`."""
         return f"h.{layer}.{self.name}" if self.layered else self.name
 
+    def names_elsewhere(self) -> Iterator[str]:
+        """Every name in every dialect, also without its usual prefix; `{i}` stands for the layer."""
+        for names in self.names.values():
+            for name in names:
+                yield name
+                yield from (name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix))
+
     def dialect_name(self, dialect: str, layer: int | None = None) -> str | None:
         """The usual name in a dialect, with the layer filled in; None where it has none."""
         names = self.names.get(dialect)
@@ -68,9 +75,13 @@ def names_of(
 
 
 TOP_K = 10  # the length of axis k
-
-_PREFIXES = ("transformer.", "blocks.{i}.", "model.layers.{i}.", "model.")  # often left out
 _LAYER = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
+OF_TOKENS = ("token_ids", "tokens", "attention_mask", "position_ids")  # attributes of a trace, no sites
+
+
+def of_tokens(name: str) -> str:
+    """Where to find what comes from the tokens alone."""
+    return f"{short(name)} is no site, and every trace has it: trace.{name}, `gpt2np tokenize`"
 
 
 class SiteTable:
@@ -131,9 +142,11 @@ class SiteTable:
             )
         if name.split("[")[0] == "hidden_states":
             raise UnknownSiteError(
-                "'hidden_states' is no site: its last entry is after ln_f in HF and before it elsewhere; "
-                "use trace['h.i.resid_post'] (before), trace['ln_f'] (after), or trace.to('hf')"
+                "'hidden_states' is no site: its last entry is after ln_f in HF and before it in the guide; "
+                "take trace.to('hf') or trace.to('guide'), or h.i.resid_post (before) and ln_f (after)"
             )
+        if name in OF_TOKENS:
+            raise UnknownSiteError(of_tokens(name))
         key = name
         if bracket := re.fullmatch(r"(.+)\[(\d{1,9})\]", name):
             key, layer = bracket[1], int(bracket[2])
@@ -152,11 +165,9 @@ class SiteTable:
         if site is None:
             raise UnknownSiteError(f"no site is called {short(name)}{self._suggestion(name)}")
         if site.layered and layer is None:
-            raise UnknownSiteError(
-                f"{short(name)} is in every layer: say which, as in trace[{site.full_name(0)!r}]"
-            )
+            raise UnknownSiteError(f"{short(name)} is in every layer: say which, as in {site.full_name(0)}")
         if not site.layered and layer is not None:
-            raise UnknownSiteError(f"{short(name)} is not in a layer: trace[{short(site.name)}]")
+            raise UnknownSiteError(f"{short(name)} is not in a layer: {site.name} has no number")
         if layer is not None and not 0 <= layer < n_layer:
             raise UnknownSiteError(f"{short(name)}: layer {layer} is not one of 0 to {n_layer - 1}")
         return site, layer
@@ -166,16 +177,15 @@ class SiteTable:
         index = {site.name: site for site in self.sites}
         index |= {site.full_name(None).replace("None", "{i}"): site for site in self.sites}
         for site in self.sites:
-            for names in site.names.values():
-                for name in names:
-                    index.setdefault(name, site)
-                    for prefix in _PREFIXES:
-                        index.setdefault(name.removeprefix(prefix), site)
+            for name in site.names_elsewhere():
+                index.setdefault(name, site)
         return index
 
     def _suggestion(self, name: str) -> str:
         digits = _LAYER.search(name)
         layer = digits[0] if digits else "0"
         candidates = [key.replace("{i}", layer) for key in self._index]
-        near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-        return f"; the nearest is {short(near[0])}" if near else "; `gpt2np sites` lists them all"
+        near = nearest(name, [*candidates, *OF_TOKENS], cutoff=0.5)
+        if near is not None and near in OF_TOKENS:
+            return f"; the nearest is trace.{near}, which is no site"
+        return f"; the nearest is {short(near)}" if near else "; `gpt2np sites` lists them all"

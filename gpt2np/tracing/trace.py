@@ -17,6 +17,7 @@ from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
+from gpt2np.tracing.sites import TOP_K
 
 SCHEMA = "gpt2np.trace/1"
 
@@ -112,7 +113,7 @@ class Trace:
         except UnknownSiteError:
             site = resolve(name, 0, self.config.n_layer)[0]
         if not site.layered:
-            raise UnknownSiteError(f"{short(name)} is not in a layer: trace[{short(site.name)}]")
+            raise UnknownSiteError(f"{short(name)} is not in a layer: {site.name} has no number")
         n_layer = self.config.n_layer if self.plan.stop_at_layer is None else self.plan.stop_at_layer
         if n_layer == 0:
             raise TraceError(f"{name} is in no layer of this trace: the run stopped before the first")
@@ -139,6 +140,16 @@ class Trace:
         tokens = self.metadata.get("tokens")
         return list(tokens) if tokens else [f"<{i}>" for i in self.token_ids]
 
+    @property
+    def attention_mask(self) -> Array:
+        """1 for every token, as Hugging Face's tokenizers say that none is padding: int64 [pos]."""
+        return _read_only(np.ones(len(self.token_ids), np.int64))
+
+    @property
+    def position_ids(self) -> Array:
+        """The row of the position embedding that each token gets: int64 [pos]."""
+        return _read_only(np.arange(len(self.token_ids)))
+
     @np.errstate(under="ignore")
     def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
         """The k likeliest tokens to follow a position: (token, id, probability), likeliest first.
@@ -152,6 +163,15 @@ class Trace:
         probabilities = np.exp(log_probabilities(logits))
         ids = top_k_tokens(logits, k)
         return [(self.token(i), i, float(probabilities[i])) for i in ids.tolist()]
+
+    def top_k_tokens(self, k: int = TOP_K) -> Array:
+        """Ids of the k likeliest tokens to follow each kept position, likeliest first: int64 [pos, k].
+
+        Raises:
+            InputError: k is below 1.
+            TraceError: the logits were not kept.
+        """
+        return _read_only(top_k_tokens(self["logits"], whole_number("k", k, 1)))
 
     def _logits_at(self, pos: int) -> Array:
         n = len(self.token_ids)

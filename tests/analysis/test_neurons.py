@@ -111,6 +111,25 @@ def test_sparsity(trace):
     ]
 
 
+def test_kurtosis(trace):
+    found = residual_stream.kurtosis(trace)
+    for layer, sites in enumerate(found.array):
+        for site, value in zip(found.labels["site"], sites, strict=True):
+            vectors = trace[f"h.{layer}.{site}"].astype(float)
+            moments = [((v - v.mean()) ** 4).mean() / v.var() ** 2 for v in vectors]
+            assert value == pytest.approx(np.mean(moments))
+
+
+def test_neurons_are_privileged_and_a_turned_basis_is_not(tiny):
+    """A random rotation takes the kurtosis of neurons away: their basis was special."""
+    trace = tiny.trace("Elizabeth was not sorry that Mr. Darcy was")
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(768, 768)))
+    post = trace["h.1.mlp.post"].astype(float)
+    turned = [((v - v.mean()) ** 4).mean() / v.var() ** 2 for v in post @ turn]
+    assert np.mean(turned) == pytest.approx(3, abs=0.5)
+    assert residual_stream.kurtosis(trace).array[1, 2] > 10
+
+
 def test_basis_alignment(trace):
     found = residual_stream.basis_alignment(trace)
     ratios = residual_stream.magnitude_ratios(trace)

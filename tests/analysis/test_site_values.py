@@ -260,9 +260,10 @@ MATPLOTLIB = pytest.mark.needs("matplotlib")
 WRONG = [
     (["--show", "h.1.attn.patern"], "the nearest is"),
     (["--show", "h.4.attn.z"], "layer 4 is not one of 0 to 3"),
-    (["--show", "attn.z"], "is in every layer"),
+    (["--show", "q"], "the nearest is 'Q'"),
     (["--show", ""], "no site is called"),
-    (["--show", "hidden_states[3]"], "no site"),
+    (["--show", "hidden_states[5]"], "layer 5 is not one of 0 to 3"),
+    (["--show", "token_ids"], "`gpt2np tokenize`"),
     (["--show", "embed", "--head", "0"], "embed has no heads"),
     (["--show", "h.1.attn.z", "--head", "4"], "head 4 is not one of 0 to 3"),
     (["--show", "h.1.attn.z", "--head", "x"], "invalid int value"),
@@ -271,6 +272,9 @@ WRONG = [
     (["--show", "h.1.attn.z", "--keep", "*"], "--keep is of the overview"),
     (["--show", "h.1.attn.z", "--out", "t.safetensors"], "--out is of the overview"),
     (["--show", "h.1.attn.z", "--top", "3"], "--top is of the overview"),
+    pytest.param(
+        ["--show", "Q", "--png", "p.png"], "4 are to be shown, such as h.0.attn.q", marks=MATPLOTLIB
+    ),
     pytest.param(["--show", "h.1.attn.z", "--png", "p.png"], "pick a --head", marks=MATPLOTLIB),
     pytest.param(["--show", "loss", "--pos", "0", "--png", "p.png"], "leave out --pos", marks=MATPLOTLIB),
     pytest.param(
@@ -293,3 +297,40 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, tmp_path, argv,
     assert "Traceback" not in err
     assert says in err.strip().splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+OF_SEVERAL = {
+    "Q": [f"h.{i}.attn.q" for i in range(4)],
+    "attn.z": [f"h.{i}.attn.z" for i in range(4)],
+    "attention_weights": [f"h.{i}.attn.pattern" for i in range(4)],
+    "layer_3_Q": ["h.3.attn.q"],
+    "layer_*_mlp_hidden": [f"h.{i}.mlp.pre" for i in range(4)],
+    "hidden_states": ["embed", *(f"h.{i}.resid_post" for i in range(4)), "ln_f"],
+    "hidden_states[1]": ["h.0.resid_post"],
+    "attentions[2]": ["h.2.attn.pattern"],
+    "past_key_values[1]": ["h.1.attn.k", "h.1.attn.v"],
+    "blocks.2.hook_resid_mid": ["h.2.resid_mid"],
+    "final_layer_norm": ["ln_f"],
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), OF_SEVERAL.items(), ids=OF_SEVERAL)
+def test_names_of_several_sites(capsys, tiny, name, expected):
+    code, out, _ = run(capsys, TEXT, "--show", name, "--json")
+    assert code == 0
+    found = json.loads(out)["sites"]
+    assert list(found) == expected
+    trace = tiny.trace(TEXT)
+    for site, told in found.items():
+        np.testing.assert_allclose(told["values"], trace[site], rtol=1e-5, atol=1e-6)
+    code, out, _ = run(capsys, TEXT, "--show", name)
+    assert [line.split(",")[0] for line in out.splitlines() if line.split(",")[0] in expected] == expected
+
+
+@pytest.mark.parametrize("k", [1, 3, 2048])
+def test_the_number_of_likeliest_tokens_can_be_chosen(capsys, tiny, k):
+    code, out, _ = run(capsys, TEXT, "--show", "top_k_tokens", "--top", str(k), "--json")
+    expected = np.argsort(-tiny.trace(TEXT)["logits"], axis=-1, kind="stable")[:, :k]
+    assert code == 0
+    assert np.array_equal(json.loads(out)["sites"]["top_k_tokens"]["values"], expected)
+    assert np.array_equal(tiny.trace(TEXT).top_k_tokens(k), expected)

@@ -16,6 +16,7 @@ from support.command_line import run
 from support.differences import relative_error
 
 import gpt2np
+from gpt2np.analysis import two_prompts
 from gpt2np.analysis.attribution import attribution, frozen_ln_f, head_grid
 from gpt2np.analysis.circuits import through_ln_f
 from gpt2np.analysis.heads import nearest_tokens, tokens_read
@@ -324,8 +325,8 @@ VERBS = {
 
 # -- Python ------------------------------------------------------------------------------------------
 
-ANALYSES = """attribution baseline_notebook circuits heads interventions layer_norms lens neurons
-    parameter_counts patching residual_stream site_values statistics""".split()
+ANALYSES = """attribution baseline_notebook circuits directions heads interventions layer_norms lens losses
+    neurons parameter_counts patching residual_stream site_values statistics two_prompts""".split()
 OF_A_RUN = {"trace", "run", "model", "clean", "attributed", "generated", "traces"}
 
 
@@ -464,6 +465,9 @@ FUNCTIONS = {
     ),
     "Trace.stack": Row(lambda c: c.trace.stack("attn.k")[1], equal(lambda c: c.trace["h.1.attn.k"])),
     "Trace.top": Row(lambda c: c.trace.top(1)[0][1], equal(lambda c: c.trace["logits"][-1].argmax())),
+    "Trace.top_k_tokens": Row(
+        lambda c: c.trace.top_k_tokens(3)[:, 0], equal(lambda c: c.trace["logits"].argmax(-1))
+    ),
     "Trace.token": Row(lambda c: c.trace.token(c.ids[1]), true(lambda c, found: found == c.trace.tokens[1])),
     "Trace.parameters": Row(
         lambda c: c.trace.parameters(), true(lambda c, found: found is c.model.parameters)
@@ -514,6 +518,7 @@ FUNCTIONS = {
         "baseline_notebook.comparison",
         lambda c, found: f"{np.linalg.norm(c.trace['embed'][-1]):.4f}" in found,
     ),
+    **of("baseline_notebook.notebook", lambda c, found: f"torch.Size([1, {c.n}, " in found),
     **of("baseline_notebook.summary", lambda c, found: f"Prompt tokens: {c.n}" in found),
     **of("circuits.head_weights", lambda c, found: found.W_Q.size, 1, 1, of="model", **NO_CIRCUITS),
     **of("circuits.folded_weights", lambda c, found: found.W_Q.size, 1, 1, of="model", **NO_CIRCUITS),
@@ -529,6 +534,7 @@ FUNCTIONS = {
         of="model",
         **NO_CIRCUITS,
     ),
+    **of("circuits.every_head", lambda c, found: len(found) == c.config.n_layer, of="model", **NO_CIRCUITS),
     **of(
         "circuits.token_scores",
         lambda c, found: len(found.array) == c.n,
@@ -555,6 +561,42 @@ FUNCTIONS = {
     ),
     "circuits.through_ln_f": Row(
         lambda c: through_ln_f(c.model, c.trace["ln_f"]), true(lambda c, found: len(found) == c.n)
+    ),
+    **of("directions.interference", lambda c, found: (found.array[:, 3] <= 1).all(), of="model"),
+    **of(
+        "directions.subspace_overlap",
+        lambda c, found: np.nanmax(found.array) <= 1 + 1e-9,
+        "v",
+        of="model",
+        **NO_CIRCUITS,
+    ),
+    **of(
+        "losses.loss_without_positions",
+        lambda c, found: np.isfinite(found.loss) and found.loss != loss(c),
+        TEXT,
+        of="model",
+        made_up="made_up has no position embedding",
+    ),
+    **of(
+        "losses.loss_with_held_norms",
+        lambda c, found: np.isfinite(found.loss) and found.loss != loss(c),
+        TEXT,
+        of="model",
+    ),
+    "two_prompts.stream_distance": Row(
+        lambda c: two_prompts.stream_distance(*runs(c)).array[-1, 2],
+        equal(lambda c: np.linalg.norm(c.trace["ln_f"][-1])),
+    ),
+    "two_prompts.attention_difference": Row(
+        lambda c: two_prompts.attention_difference(c.trace, c.trace).array,
+        true(lambda c, found: found.shape == (c.config.n_layer, c.config.n_head) and not found.any()),
+    ),
+    "two_prompts.prediction_difference": Row(
+        lambda c: two_prompts.prediction_difference(*runs(c), k=1).array[0, 2],
+        true(lambda c, found: 0 < abs(found) < 1),
+    ),
+    "two_prompts.divergence": Row(
+        lambda c: two_prompts.divergence(*runs(c)), true(lambda c, found: found > 0)
     ),
     **of(
         "heads.head_scores",
@@ -622,6 +664,7 @@ FUNCTIONS = {
     ),
     **of("residual_stream.magnitude_ratios", lambda c, found: found.array.shape[-1] == c.config.n_embd),
     **of("residual_stream.basis_alignment", lambda c, found: len(found.array) == 1 + 2 * c.config.n_layer),
+    **of("residual_stream.kurtosis", lambda c, found: (found.array >= 1).all()),
     **of("residual_stream.erasure", lambda c, found: np.nanmin(found.array) >= 0),
     **of("residual_stream.opposition", lambda c, found: np.nanmax(found.array) <= 1 + 1e-9),
     **of("residual_stream.amplification", lambda c, found: np.nanmin(found.array) >= 0),

@@ -99,7 +99,7 @@ def test_plan_keep_files(model, tmp_path):
     np.testing.assert_array_equal(some["h.2.attn.k"], trace["h.2.attn.k"][3:9:2])
     np.testing.assert_array_equal(some["h.2.ln_1.rms"], trace["h.2.ln_1.rms"][3:9:2])
     assert trace.stack("attn.v").shape == (4, 40, 2, 6)
-    with pytest.raises(gpt2np.Gpt2npError, match="matches no site"):
+    with pytest.raises(gpt2np.Gpt2npError, match="no site is called 'wpe'"):
         model.trace(IDS, keep="wpe")
     stopped = model.trace(IDS, stop_at_layer=2)
     assert "h.2.ln_1" not in stopped

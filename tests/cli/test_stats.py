@@ -28,7 +28,8 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv)[:40])
-def test_output_is_calm(capsys, argv):
+def test_output_is_calm(capsys, monkeypatch, argv):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)  # elsewhere a text stays as it is
     code, out, err = run(capsys, *argv)
     assert code == 0
     assert max(cell_width(line) for line in out.splitlines()) <= 80
@@ -111,6 +112,20 @@ def test_a_saved_trace(capsys, tiny, tmp_path):
     _, out, _ = run(capsys, "--trace", str(tmp_path / "u.safetensors"))
     assert PROMPT in out
     assert "New tokens: 0" in out
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [(v, "a saved trace is shown by --trace t.safetensors") for v in ("stats", "lens", "heads", "view")]
+    + [(v, "t.safetensors: is a file, not a text") for v in ("trace", "generate", "tokenize", "circuits")],
+)
+def test_a_saved_trace_is_not_taken_for_a_text(capsys, monkeypatch, tiny, tmp_path, verb, said):
+    monkeypatch.chdir(tmp_path)
+    tiny.trace(PROMPT, out="t.safetensors")
+    code, out, err = command_line.run(capsys, verb, "t.safetensors")
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert command_line.run(capsys, verb if verb != "view" else "stats", "no.safetensors")[0] == 0
 
 
 @pytest.mark.needs("matplotlib")

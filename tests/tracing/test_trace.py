@@ -454,8 +454,8 @@ def test_names_with_the_layer_inside_and_beside(trace):
     [
         ("h.9.*", "layer 9 is not one of 0 to 3"),
         ("ln_f.*", "derived sites only"),
-        ("Q", "keep='attn.q'"),
-        ("blocks.1.attn.hook_pattern", "keep='h.1.attn.pattern'"),
+        ("q", "the nearest is 'Q'"),
+        ("blocks.9.attn.hook_pattern", "layer 9 is not one of 0 to 3"),
         ("attn.z,wte", "a list"),
         ("attn.patern", "nearest"),
     ],

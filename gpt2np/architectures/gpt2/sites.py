@@ -54,7 +54,7 @@ SITES = SiteTable(
         site_rows.pattern(
             guide="attention_weights layer_{i}_attention_weights", llmc="att", ts="attentionWeights"
         ),
-        site_rows.z(guide="layer_{i}_result", llmc="atty"),
+        site_rows.z(guide="layer_{i}_result weighted_values layer_{i}_weighted_values", llmc="atty"),
         site_rows.heads("Each head's output vector: its result times its slice of c_proj, without the bias."),
         site_rows.attention_out(
             "What attention writes to the residual stream: all heads' outputs plus a bias.",

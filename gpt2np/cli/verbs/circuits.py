@@ -15,10 +15,11 @@ from gpt2np.cli.arguments import (
     read_prompt,
 )
 from gpt2np.cli.terminal import tell
-from gpt2np.cli.verbs.circuits_weights import head_weights, norms, parameters
+from gpt2np.cli.verbs.circuits_weights import head_weights, interference, norms, parameters
 from gpt2np.cli.verbs.printed_arrays import Shown
 from gpt2np.errors import InputError, short
 
+OF_WEIGHTS = ("composition", "overlap", "interference", "parameters", "norms", "weights")
 SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
 EXPLAINED = """\
 previous, duplicate, induction, first: mean attention on random tokens said
@@ -43,6 +44,16 @@ def register(verbs: Any) -> None:
     what.add_argument("--neuron", metavar="L.I", help="tokens of a neuron; with a TEXT also its activations")
     what.add_argument(
         "--composition", choices=["q", "k", "v"], help="how much later heads read of earlier ones"
+    )
+    what.add_argument(
+        "--overlap",
+        choices=["q", "k", "v"],
+        help="how far later heads read the subspace that earlier ones write",
+    )
+    what.add_argument(
+        "--interference",
+        action="store_true",
+        help="cosines between embeddings, and between neurons' directions",
     )
     what.add_argument("--parameters", action="store_true", help="parameters by component")
     what.add_argument(
@@ -76,6 +87,8 @@ def circuits(args: argparse.Namespace) -> int:
         _head: args.head is not None,
         _neuron: args.neuron is not None,
         _composition: args.composition is not None,
+        _overlap: args.overlap is not None,
+        interference: args.interference,
         parameters: args.parameters,
         norms: args.norms is not None,
         _text: has_text,
@@ -94,11 +107,12 @@ def circuits(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, has_text: bool) -> None:
     """Refuse what cannot work before a model is loaded."""
-    alone = next((o for o in ("composition", "parameters", "norms", "weights") if getattr(args, o)), None)
+    alone = next((o for o in OF_WEIGHTS if getattr(args, o)), None)
     if alone and has_text:
         raise InputError(f"--{alone} is of the weights: it takes no text")
-    if args.top is not None and (args.parameters or args.weights):
-        raise InputError(f"--top has nothing to cut in --{'parameters' if args.parameters else 'weights'}")
+    uncut = next((o for o in ("parameters", "weights", "interference") if getattr(args, o)), None)
+    if args.top is not None and uncut:
+        raise InputError(f"--top has nothing to cut in --{uncut}")
     if args.weights and args.head is None:
         raise InputError("--weights goes with --head L.H")
     if args.weights and args.png:
@@ -189,17 +203,29 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
 
 
 def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Pairs of heads by what one reads of what the other writes."""
+    from gpt2np.analysis.circuits import composition_scores
+
+    return _pairs_of_heads(args, model, "composition", composition_scores(model, args.composition))
+
+
+def _overlap(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Pairs of heads by the subspaces that they read and write."""
+    from gpt2np.analysis.directions import subspace_overlap
+
+    return _pairs_of_heads(args, model, "overlap", subspace_overlap(model, args.overlap))
+
+
+def _pairs_of_heads(args: argparse.Namespace, model: Any, name: str, found: Any) -> Shown:
     """Pairs of heads, the strongest first."""
     import numpy as np
 
-    from gpt2np.analysis.circuits import composition_scores
     from gpt2np.tables import table
 
-    found = composition_scores(model, args.composition)
     pairs = found.largest(min(args.top or 10, int(np.isfinite(found.array).sum())))
     rows = [[writer, reader, f"{value:.3f}"] for (writer, reader), value in pairs]
     text = f"{found.title}\n" + table([["writer", "reader", "score"], *rows], "<<>")
-    return Shown(text, {"model": model.name, "composition": found.to_json()}, found, signed=False)
+    return Shown(text, {"model": model.name, name: found.to_json()}, found, signed=False)
 
 
 def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
@@ -212,10 +238,11 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
         "most_active": neurons.most_active(trace, k),
         "sparsity": neurons.sparsity(trace),
         "basis_alignment": residual_stream.basis_alignment(trace),
+        "kurtosis": residual_stream.kurtosis(trace),
     } | residual_stream.memory(trace)
     if len(trace.token_ids) > 1:
         parts["attention"] = attention_scores(trace)
-    order = ("attention", "most_active", "sparsity", "basis_alignment")
+    order = ("attention", "most_active", "sparsity", "basis_alignment", "kurtosis")
     shown = [str(parts[name]) for name in order if name in parts]
     title = "who erases what: minus the cosine of the two writes, and the share taken back"
     shown.append(_pairs(title, "opposed", parts["opposition"], parts["erasure"], k))

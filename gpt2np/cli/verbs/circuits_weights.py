@@ -43,6 +43,24 @@ def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     return Shown(text, facts, bars, signed=False, quantity="parameters")
 
 
+def interference(args: argparse.Namespace, model: Any, _: Any) -> Shown:
+    """Directions of the residual stream against random ones."""
+    from gpt2np.analysis.directions import INTERFERENCE
+    from gpt2np.analysis.directions import interference as measured
+    from gpt2np.analysis.named_array import NamedArray
+    from gpt2np.tables import table
+
+    found = measured(model)
+    rows = [
+        [name, f"{int(n):,}", *(f"{x:.4f}" for x in cosines)]
+        for name, (n, *cosines) in zip(found.labels["set"], found.array.tolist(), strict=True)
+    ]
+    text = f"{found.title}\n" + table([["set", *INTERFERENCE], *rows], "<" + ">" * len(INTERFERENCE))
+    labels = {"set": found.labels["set"], "measure": INTERFERENCE[1:]}
+    picture = NamedArray(found.array[:, 1:], found.axes, labels, found.title)
+    return Shown(text, {"model": model.name, "interference": found.to_json()}, picture, signed=False)
+
+
 def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """Scale and shift of all norms, or of one."""
     from gpt2np.analysis.layer_norms import MEASURES, norm_parameters, norm_statistics

@@ -13,7 +13,9 @@ def register(verbs: Any) -> None:
     verb.add_argument("lengths", nargs="+", type=count, metavar="N", help="number of tokens")
     add_model(verb)
     verb.add_argument("--generating", action="store_true", help="also the cache of a generation")
-    verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
+    verb.add_argument(
+        "--keep", action="append", metavar="PATTERN", help="sites to record: 'attn.*', attention_weights"
+    )
 
 
 def plan(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from gpt2np.errors import InputError
 LINES = 60  # of values; --json has all
 BARS = 40  # tokens of the vocabulary that a picture has room for
 POSITIONS = ("pos", "query", "key")
+TOP = "top_k_tokens"  # the site whose length --top says
 
 
 class Shown(NamedTuple):
@@ -30,28 +31,29 @@ def check_show(args: argparse.Namespace) -> None:
             if getattr(args, option) is not None:
                 raise InputError(f"--{option} goes with --show SITE")
         return
-    for option in ("keep", "out", "top"):
+    for option in ("keep", "out"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option} is of the overview: it does not go with --show")
+    if args.top is not None and TOP not in args.show:
+        raise InputError(f"--top is of the overview, or of --show {TOP}")
     if args.png:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-        if len(args.show) > 1:
-            raise InputError(f"--png draws one site: {len(args.show)} are to be shown")
 
 
 def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     """`gpt2np trace TEXT --show SITE`: the values of sites."""
     from gpt2np.analysis.site_values import has_sign, likeliest, site_values
     from gpt2np.tables import strict_json
+    from gpt2np.tracing.site_patterns import sites_named
 
-    table = model.config.architecture.sites
-
-    sites = [table.resolve(name, None, model.config.n_layer) for name in args.show]
-    names = list(dict.fromkeys(site.full_name(layer) for site, layer in sites))
-    trace = model.trace(prompt, keep=names, special=args.special)
-    found = {name: site_values(trace, name, args.head, args.pos) for name in names}
+    sites = {name: site for given in args.show for name, site, _ in sites_named(model.config, given)}
+    names = list(sites)
+    if args.png and len(names) > 1:
+        raise InputError(f"--png draws one site: {len(names)} are to be shown, such as {names[0]}")
+    trace = model.trace(prompt, keep=[*names, "logits"] if args.top else names, special=args.special)
+    found = {name: site_values(trace, name, args.head, args.pos, args.top) for name in names}
     if args.png:
         from gpt2np.analysis.plot import heatmap
 
@@ -61,7 +63,7 @@ def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
             raise InputError(
                 f"--png draws one or two axes, not {' '.join(picture.axes) or 'a number'}: {less}"
             )
-        heatmap(picture, args.png, signed=has_sign(sites[0][0]))
+        heatmap(picture, args.png, signed=has_sign(sites[names[0]]))
         tell(f"wrote {args.png}")
     if args.json:
         values = {name: named.to_json() for name, named in found.items()}

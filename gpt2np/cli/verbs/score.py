@@ -15,6 +15,12 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("file", metavar="FILE", help="a text file; - reads stdin")
     verb.add_argument("--stride", type=count, metavar="N", help="tokens between windows (default: half one)")
+    verb.add_argument(
+        "--without-positions", action="store_true", help="also the loss when no position embedding is added"
+    )
+    verb.add_argument(
+        "--hold-norms", action="store_true", help="also the loss when each norm multiplies by one number only"
+    )
     verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
     add_special(verb)
     add_model(verb)
@@ -35,6 +41,7 @@ def score(args: argparse.Namespace) -> int:
         "perplexity": result.perplexity,
         "bits_per_character": result.loss * result.n_predicted / math.log(2) / max(len(text), 1),
     }
+    facts |= _changed_losses(args, model, result.token_ids)
     if args.tokens:
         rows = zip(result.token_ids, result.tokens, result.losses.tolist(), strict=True)
         facts["per_token"] = [{"id": i, "token": token, "loss": loss} for i, token, loss in rows]
@@ -50,3 +57,15 @@ def score(args: argparse.Namespace) -> int:
     ]
     print(table(shown, "<>", indent=0))
     return 0
+
+
+def _changed_losses(args: argparse.Namespace, model: Any, ids: list[int]) -> dict[str, float]:
+    """The losses that were asked for besides, of the model with something taken from it."""
+    from gpt2np.analysis.losses import loss_with_held_norms, loss_without_positions
+
+    found = {}
+    if args.without_positions:
+        found["loss_without_positions"] = loss_without_positions(model, ids, args.stride).loss
+    if args.hold_norms:
+        found["loss_with_held_norms"] = loss_with_held_norms(model, ids, args.stride).loss
+    return found

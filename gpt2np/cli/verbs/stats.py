@@ -1,6 +1,7 @@
 """`gpt2np stats`: the tables of the baseline notebook for a text, a saved trace or a generation."""
 
 import argparse
+import sys
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
@@ -26,6 +27,9 @@ def register(verbs: Any) -> None:
     verb.epilog = EPILOG
     add_prompt(verb)
     verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text; needs no model")
+    verb.add_argument(
+        "--notebook", action="store_true", help="print what the notebook's cells print, line by line"
+    )
     verb.add_argument("--max-new-tokens", type=count, metavar="N", help="generate; then also tables by step")
     for option in ("temperature", "repetition_penalty"):
         kind, _, _, allowed = ALLOWED[option]
@@ -52,9 +56,10 @@ def register(verbs: Any) -> None:
 
 def stats(args: argparse.Namespace) -> int:
     """`gpt2np stats`."""
-    from gpt2np.analysis import plot, statistics
+    from gpt2np.analysis import baseline_notebook, plot, statistics
     from gpt2np.tables import strict_json
 
+    _check_notebook(args)
     if args.png:
         plot.check_picture(args.png)
     elif args.draw:
@@ -70,8 +75,19 @@ def stats(args: argparse.Namespace) -> int:
         drawn = getattr(statistics, what)(run, **options)
         plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
         tell(f"wrote {args.png}")
-    print(strict_json(_facts(run, args)) if args.json else _text(run, args))
+    if args.notebook:
+        print(baseline_notebook.notebook(run))
+    else:
+        print(strict_json(_facts(run, args)) if args.json else _text(run, args))
     return 0
+
+
+def _check_notebook(args: argparse.Namespace) -> None:
+    """Refuse options that change what the notebook prints."""
+    if args.notebook:
+        for option, default in (("step", 0), ("every", 3), ("pos", -1), ("threshold", 0.9), ("json", False)):
+            if getattr(args, option) != default:
+                raise InputError(f"--{option} does not go with --notebook, which prints the notebook's own")
 
 
 def _run(args: argparse.Namespace) -> Any:
@@ -201,9 +217,11 @@ def _chosen(run: Any) -> list[str]:
 
 
 def _wrapped(text: str) -> str:
-    """A text in lines of a terminal, control characters as escapes."""
+    """A text in lines of a terminal, control characters as escapes; as it is where it goes elsewhere."""
     from gpt2np.tables import WIDTH, cell_width
 
+    if not sys.stdout.isatty():
+        return text
     lines = []
     for line in text.split("\n"):
         lines.append("")

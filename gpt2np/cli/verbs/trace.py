@@ -15,6 +15,8 @@ from gpt2np.cli.arguments import (
     read_prompt,
 )
 from gpt2np.cli.terminal import tell
+from gpt2np.cli.texts import a_text
+from gpt2np.errors import InputError
 
 
 def register(verbs: Any) -> None:
@@ -22,14 +24,22 @@ def register(verbs: Any) -> None:
     verb = add_verb(verbs, "trace", trace, "run a prompt and show what the model saw, computed and predicts")
     add_prompt(verb)
     add_model(verb)
-    verb.add_argument("--keep", action="append", metavar="PATTERN", help="sites to record, such as 'attn.*'")
+    verb.add_argument(
+        "--keep", action="append", metavar="PATTERN", help="sites to record: 'attn.*', attention_weights"
+    )
     verb.add_argument("--out", metavar="FILE", help="write the trace into this .safetensors file")
-    verb.add_argument("--top", type=count, metavar="K", help="how many predictions (default 5)")
+    verb.add_argument(
+        "--top", type=count, metavar="K", help="how many predictions (default 5); of --show top_k_tokens 10"
+    )
     verb.add_argument(
         "--show",
         action="append",
         metavar="SITE",
-        help="instead: the values of a site under any name, such as h.1.attn.pattern; may be repeated",
+        help="instead: the values of a site under any name, such as h.1.attn.pattern, or of every layer: "
+        "attention_weights, Q; may be repeated",
+    )
+    verb.add_argument(
+        "--against", type=a_text, metavar="OTHER", help="instead: the runs of the two prompts side by side"
     )
     verb.add_argument("--head", type=int, metavar="H", help="with --show: of this head only")
     verb.add_argument(
@@ -48,9 +58,13 @@ def trace(args: argparse.Namespace) -> int:
     check_ending(args.out, ".safetensors")
     prompt = read_prompt(args)
     printed_arrays.check_show(args)
+    if args.against is not None and (args.show or args.keep or args.out):
+        raise InputError("--against shows two runs: it goes with neither --show, --keep nor --out")
     model = load_model(args, prompt)
     if args.show:
         return printed_arrays.show(args, model, prompt)
+    if args.against is not None:
+        return against(args, model, prompt)
     found = model.trace(prompt, keep=args.keep or "*", out=args.out, special=args.special)
     residuals = found
     if any(
@@ -62,4 +76,33 @@ def trace(args: argparse.Namespace) -> int:
     print(report.as_json(facts) if args.json else report.trace_text(facts))
     if args.out:
         tell(f"wrote {args.out}, {os.path.getsize(args.out):,} bytes")
+    return 0
+
+
+def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
+    """`gpt2np trace TEXT --against OTHER`."""
+    from gpt2np.analysis import two_prompts
+    from gpt2np.tables import number, quoted, strict_json, table
+
+    trace, other = (model.trace(text, special=args.special) for text in (prompt, args.against))
+    parts = {
+        "stream": two_prompts.stream_distance(trace, other),
+        "predictions": two_prompts.prediction_difference(trace, other, k=args.top or 5),
+    }
+    if len(trace.token_ids) == len(other.token_ids):
+        parts["attention"] = two_prompts.attention_difference(trace, other)
+    apart = [two_prompts.divergence(trace, other), two_prompts.divergence(other, trace)]
+    if args.json:
+        facts = {"model": model.name, "tokens": trace.tokens, "other_tokens": other.tokens}
+        facts |= {name: part.to_json() for name, part in parts.items()}
+        print(strict_json(facts | {"divergence": apart}))
+        return 0
+    n = max(len(trace.tokens), len(other.tokens))
+    rows = [
+        [str(i), *(quoted(run.tokens[i], 30) if i < len(run.tokens) else "" for run in (trace, other))]
+        for i in range(n)
+    ]
+    print("tokens\n" + table([["pos", "here", "other"], *rows], "><<"))
+    print("\n" + "\n\n".join(map(str, parts.values())))
+    print(f"\ndivergence of the predictions: {number(apart[0])} nats, the other way {number(apart[1])}")
     return 0

@@ -85,8 +85,6 @@ def _run(args: argparse.Namespace) -> Any:
     saved = args.trace or args.generation
     if saved is not None:
         return _saved(args, saved)
-    if args.text is not None and args.text.endswith(".safetensors") and Path(args.text).is_file():
-        raise InputError(f"{args.text}: is a file, not a text; a saved trace is shown by --trace {args.text}")
     prompt = read_prompt(args)
     model = load_model(args, prompt)
     if args.max_new_tokens is None:

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import TraceError, UnknownSiteError, short
+from gpt2np.errors import TraceError, UnknownSiteError, nearest, short
 from gpt2np.export.dialects.naming import Item, Naming
 from gpt2np.export.dialects.reading import read_dialect as read_dialect
 from gpt2np.export.dialects.registry import naming_of
 from gpt2np.ops import Array
 from gpt2np.tracing.derived import bases
+from gpt2np.tracing.site_patterns import layer_out_of_range
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import Trace
 
@@ -69,8 +70,21 @@ class Dialect(Mapping[str, Any]):
         if key in naming.groups:
             return self._group(naming.groups[key])
         if key not in naming.items:
-            raise UnknownSiteError(f"the dialect {self.name} has no {short(key)}; it has {_some(naming)}")
+            raise UnknownSiteError(f"the dialect {self.name} has no {short(key)}; {self._hint(str(key))}")
         return self._array(naming.items[key])
+
+    def __getattr__(self, name: str) -> Any:
+        """The same as an attribute, as Hugging Face's outputs have it: `trace.to("hf").logits`.
+
+        Raises:
+            AttributeError: the dialect has no such name, or it was not kept.
+        """
+        if name.startswith("_"):  # what copy, pickle and notebooks ask for
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except (UnknownSiteError, TraceError) as error:
+            raise AttributeError(str(error)) from None
 
     def __contains__(self, key: object) -> bool:
         """Whether it is there, without computing it."""
@@ -103,6 +117,21 @@ class Dialect(Mapping[str, Any]):
     def arrays(self) -> "Arrays":
         """The arrays of this trace one by one, each once: what a file holds."""
         return Arrays(self)
+
+    def batch_axis(self, key: str) -> int | None:
+        """Which axis of an array, or of those of a group, stands for the batch; None where none does."""
+        naming = self._naming
+        key = naming.aliases.get(key, key)
+        key = next(_flat(naming.groups[key])) if key in naming.groups else key
+        item = naming.items.get(key)
+        return int(item.stacked) if item is not None and item.batch else None
+
+    def _hint(self, key: str) -> str:
+        """What was probably meant by a name that the dialect does not have."""
+        near = nearest(key, _all_names(self._naming))
+        if wrong := layer_out_of_range(key, self.trace.config.n_layer):
+            return wrong
+        return f"the nearest is {short(near)}" if near else f"it has {_some(self._naming)}"
 
     def _group(self, group: tuple[Any, ...]) -> tuple[Any, ...]:
         items = self._naming.items
@@ -171,6 +200,10 @@ class Arrays(Mapping[str, Any]):
 def _flat(group: tuple[Any, ...]) -> Iterator[str]:
     for name in group:
         yield from _flat(name) if isinstance(name, tuple) else (name,)
+
+
+def _all_names(naming: Naming) -> list[str]:
+    return [*naming.facts, *naming.groups, *naming.aliases, *naming.items]
 
 
 def _some(naming: Naming) -> str:

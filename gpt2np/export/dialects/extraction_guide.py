@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2np.architectures.gpt2.config import gpt2_only
-from gpt2np.export.dialects.naming import Item, Naming
+from gpt2np.export.dialects.naming import MERGED_HEADS, Item, Naming
 from gpt2np.tracing.contract import ModelConfig
 
 
@@ -15,8 +15,8 @@ def extraction_guide(config: ModelConfig) -> Naming:
         facts={
             "token_ids": lambda trace: np.array(trace.token_ids, np.int64),
             "tokens": lambda trace: trace.tokens,
-            "attention_mask": lambda trace: np.ones(trace.plan.length, np.int64),
-            "position_ids": lambda trace: np.arange(trace.plan.length),
+            "attention_mask": lambda trace: trace.attention_mask,
+            "position_ids": lambda trace: trace.position_ids,
         }
     )
     layers = range(config.n_layer)
@@ -29,6 +29,10 @@ def extraction_guide(config: ModelConfig) -> Naming:
         elif names:
             naming.add(Item(names[0], site))
             naming.aliases |= dict.fromkeys(names[1:], names[0])
+    merged = (
+        Item(f"layer_{i}_weighted_values", table["attn.z"], i, MERGED_HEADS, again=True) for i in layers
+    )
+    naming.groups["weighted_values"] = naming.add(*merged)  # of layer_i_result, which keeps heads apart
     states = [("embed", None), *(("resid_post", i) for i in layers)]  # the last one before ln_f
     naming.groups["hidden_states"] = naming.add(
         *(Item(f"hidden_states[{n}]", table[s], i, again=True) for n, (s, i) in enumerate(states))

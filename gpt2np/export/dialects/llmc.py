@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2np.architectures.gpt2.config import gpt2_only
-from gpt2np.export.dialects.naming import SAME, Form, Item, Naming
+from gpt2np.export.dialects.naming import MERGED_HEADS, SAME, Form, Item, Naming
 from gpt2np.ops import Array, unseen
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.plan import Plan
@@ -18,11 +18,6 @@ def _future(plan: Plan) -> Array:
     return unseen(plan.positions, plan.length, None)
 
 
-def _split_heads(x: Array, plan: Plan) -> Array:
-    return x.reshape(*x.shape[:-1], plan.config.n_head, plan.config.d_head)
-
-
-MERGED_HEADS = Form(lambda x, _: x.reshape(*x.shape[:-2], -1), _split_heads, lambda _: ("pos", "n_embd"))
 ZERO_FUTURE = Form(
     lambda x, plan: np.where(_future(plan), x.dtype.type(0), x),
     lambda x, plan: np.where(_future(plan), x.dtype.type(-np.inf), x),

@@ -34,6 +34,11 @@ HEADS_FIRST = Form(  # those of keys and values, which may be fewer than those o
     lambda x, _: x.swapaxes(-3, -2),
     lambda of_site: (*of_site[1::-1], *of_site[2:]),
 )
+MERGED_HEADS = Form(  # all heads side by side, as the output matrix reads them
+    lambda x, _: x.reshape(*x.shape[:-2], -1),
+    lambda x, plan: x.reshape(*x.shape[:-1], plan.config.n_head, plan.config.d_head),
+    lambda _: ("pos", "n_embd"),
+)
 COLUMN = Form(lambda x, _: x[..., None], lambda x, _: x[..., 0], lambda of_site: (*of_site, "1"))
 STANDARD_DEVIATION = Form(lambda x, _: 1 / x[..., None], None, COLUMN.axes)  # of 1 / deviation
 

@@ -1,6 +1,7 @@
-"""The README's tables of quantities are true: functions exist, and each command prints the quantity's values.
+"""Tables of quantities are true: functions exist, and each command prints the quantity's values.
 
-Every command of the tables runs here, on `tiny`, with real values for its placeholders: as text and with
+They are in the pages about the vector-level view and the baseline notebook. Every command of them runs here,
+on `tiny`, with real values for its placeholders: as text and with
 `--json`, whose numbers are held against the functions of the row.
 """
 
@@ -19,33 +20,56 @@ from gpt2np.analysis import (
     attribution,
     baseline_notebook,
     circuits,
+    directions,
     heads,
     layer_norms,
     lens,
+    losses,
     neurons,
     parameter_counts,
     patching,
     residual_stream,
     site_values,
     statistics,
+    two_prompts,
 )
 from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.cli import main
 from gpt2np.tables import number, quoted
 
-ROOT = Path(__file__).parents[1]
-SECTION = (ROOT / "README.md").read_text("utf-8").partition("<!-- quantities -->")[2]
-LINES = SECTION.partition("<!-- /quantities -->")[0].splitlines()
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("vector_level_view", "baseline_notebook")
+LINES = [
+    line
+    for name in PAGES
+    for line in (ROOT / "gpt2np" / "docs" / f"{name}.md")
+    .read_text("utf-8")
+    .partition("<!-- quantities -->")[2]
+    .partition("<!-- /quantities -->")[0]
+    .splitlines()
+]
 ROWS = [[cell.strip() for cell in line.split("|")[1:5]] for line in LINES if line.startswith("| ")]
 ROWS = [row for row in ROWS if row[1] != "function" and not row[0].startswith("---")]
 
-TEXT, CLEAN, CORRUPT = "Elizabeth was not", "Elizabeth was", "Darcy was"
-PLACES = {"TEXT": TEXT, "CLEAN": CLEAN, "CORRUPT": CORRUPT, "T": " a", "T2": " in", "A": " not", "B": " a"}
+TEXT, CLEAN, CORRUPT, OTHER = "Elizabeth was not", "Elizabeth was", "Darcy was", "Mr. Darcy was"
+PLACES = {
+    "TEXT": TEXT,
+    "CLEAN": CLEAN,
+    "CORRUPT": CORRUPT,
+    "T": " a",
+    "T2": " in",
+    "OTHER": OTHER,
+    "A": " not",
+    "B": " a",
+}
 FILES = {
     "--out": "out.safetensors",
     "--ledger": "ledger.jsonl",
     "--png": "p.png",
     "--trace": "in.safetensors",
+    "score": "text.txt",
 }
 
 
@@ -95,7 +119,7 @@ def test_functions(row, tiny):
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_tests(row):
     text = "".join((ROOT / "tests" / f"{name}.py").read_text("utf-8") for name in names(row[3]))
-    for function in re.findall(r"`[a-z]+\.([a-z_]+)`", row[1]):
+    for function in re.findall(r"`[a-z_]+\.([a-z_]+)`", row[1]):
         assert function in text, f"{row[3]} does not mention {function}"
 
 
@@ -113,9 +137,12 @@ class Ran:
             self.argv.append(FILES[before] if word == "FILE" else PLACES.get(word, word))
         if "in.safetensors" in self.argv:
             tiny.trace(TEXT, out="in.safetensors")
+        if "text.txt" in self.argv:
+            Path("text.txt").write_text(TEXT, "utf-8")
         self.out = self._run(capsys, self.argv)
         again = ["--force"] if {"--out", "--ledger", "--png"} & {*self.argv} else []
-        self.facts = json.loads(self._run(capsys, [*self.argv, *again, "--json"]))
+        if "--notebook" not in self.argv:  # which has no other form
+            self.facts = json.loads(self._run(capsys, [*self.argv, *again, "--json"]))
 
     def _run(self, capsys, argv):
         code = main(argv)
@@ -213,7 +240,7 @@ def of_the_text(name):
 
 def of_a_text(ran, model, trace):
     pairs = {"opposition": "erasure", "agreement": "amplification"}
-    for name in (*pairs, *pairs.values(), "basis_alignment", "most_active", "sparsity"):
+    for name in (*pairs, *pairs.values(), "basis_alignment", "kurtosis", "most_active", "sparsity"):
         same(ran.facts[name], of_the_text(name)(trace))
     same(ran.facts["attention"], heads.attention_scores(trace))
     for cosines, shares in pairs.items():
@@ -222,8 +249,67 @@ def of_a_text(ran, model, trace):
         for (writer, other), cosine in cosines.largest(10):
             share = float(shares.array[index[writer], index[other]])
             ran.has(f"{writer} {other} {cosine:.2f} {number(share)}")
-    ran.has(*(str(of_the_text(name)(trace)) for name in ("basis_alignment", "sparsity", "most_active")))
+    ran.has(
+        *(
+            str(of_the_text(name)(trace))
+            for name in ("basis_alignment", "kurtosis", "sparsity", "most_active")
+        )
+    )
     ran.has(str(heads.attention_scores(trace)))
+
+
+def merged(ran, model, trace):
+    tokens(ran, model, trace)
+    for told in ran.facts["tokens"]:
+        made = model.tokenizer.merges(told["id"])
+        assert [m["pieces"] for m in told["merges"]] == [m.pieces for m in made]
+        ran.has(*(f"merge {m.number:,} {' '.join(m.pieces)}" for m in made))
+    parts = model.tokenizer.parts()
+    assert ran.facts["vocabulary"] == parts
+    ran.has(f"{parts['bytes']} bytes + {parts['merges']:,} merges + {parts['added']} added = 2,048 tokens")
+
+
+def scored(function, name):
+    def check(ran, model, _):
+        found = function(model, TEXT).loss
+        assert ran.facts[name] == pytest.approx(found)
+        assert ran.facts["loss"] == pytest.approx(model.score(TEXT).loss)
+        ran.has(f"{name} {found:.4f}")
+
+    return check
+
+
+def of_directions(ran, model, _):
+    found = directions.interference(model)
+    same(ran.facts["interference"], found)
+    for name, (_, *cosines) in zip(found.labels["set"], found.array.tolist(), strict=True):
+        ran.has(name, " ".join(f"{x:.4f}" for x in cosines))
+
+
+def overlap(ran, model, _):
+    found = directions.subspace_overlap(model, "k")
+    same(ran.facts["overlap"], found)
+    ((writer, reader), value) = found.largest(1)[0]
+    ran.has(f"{writer} {reader} {value:.3f}")
+
+
+def of_two_prompts(ran, model, trace):
+    other = model.trace(OTHER)
+    parts = {
+        "stream": two_prompts.stream_distance(trace, other),
+        "predictions": two_prompts.prediction_difference(trace, other, k=5),
+        "attention": two_prompts.attention_difference(trace, other),
+    }
+    for name, part in parts.items():
+        same(ran.facts[name], part)
+    apart = [two_prompts.divergence(trace, other), two_prompts.divergence(other, trace)]
+    assert ran.facts["divergence"] == pytest.approx(apart, rel=1e-3)
+    ran.has("here other", *(number(x) for x in parts["attention"].array[1]), f"{number(apart[0])} nats")
+
+
+def the_notebook(ran, model, _):
+    run = model.generate(TEXT, max_new_tokens=40, keep="*").finish()
+    assert NUMBER.sub("#", ran.out) == NUMBER.sub("#", baseline_notebook.notebook(run) + "\n")
 
 
 def composition(ran, model, _):
@@ -420,6 +506,13 @@ def of_a_generation(ran, model, _):
 
 CHECKS = {
     "tokenize TEXT": tokens,
+    "tokenize TEXT --merges": merged,
+    "score FILE --without-positions": scored(losses.loss_without_positions, "loss_without_positions"),
+    "score FILE --hold-norms": scored(losses.loss_with_held_norms, "loss_with_held_norms"),
+    "circuits --interference": of_directions,
+    "circuits --overlap k": overlap,
+    "trace TEXT --against OTHER": of_two_prompts,
+    "stats TEXT --max-new-tokens 40 --notebook": the_notebook,
     "info": info,
     "circuits --parameters": parameters,
     "circuits --parameters --model gpt2": parameters,

@@ -1,0 +1,112 @@
+"""Two prompts beside each other."""
+
+import json
+
+import numpy as np
+import pytest
+from support.command_line import run
+
+import gpt2np
+from gpt2np.analysis.two_prompts import (
+    attention_difference,
+    divergence,
+    prediction_difference,
+    stream_distance,
+)
+from gpt2np.errors import InputError, TraceError
+
+ONE, OTHER, LONGER = "Elizabeth was not", "Mr. Darcy was", "Mr. Darcy was not"  # 4, 4 and 5 tokens
+
+
+@pytest.fixture(scope="module")
+def traces(tiny):
+    return tiny.trace([ONE, OTHER, LONGER])
+
+
+def chances(trace, pos=-1):
+    x = trace["logits"][pos].astype(float)
+    return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+
+@pytest.mark.parametrize("pos", [-1, 0, 2])
+def test_the_streams(traces, pos):
+    one, _, longer = traces
+    found = stream_distance(one, longer, pos)
+    assert found.labels["residual"] == ["embed", *(f"h.{i}.resid_post" for i in range(4)), "ln_f"]
+    for row, name in zip(found.array, found.labels["residual"], strict=True):
+        x, y = one[name][pos].astype(float), longer[name][pos].astype(float)
+        lengths = np.sqrt((x * x).sum()), np.sqrt((y * y).sum())
+        cosine = (x * y).sum() / lengths[0] / lengths[1]
+        apart = np.sqrt(lengths[0] ** 2 + lengths[1] ** 2 - 2 * cosine * lengths[0] * lengths[1])
+        assert row == pytest.approx([cosine, apart / np.mean(lengths), *lengths], rel=1e-4)
+
+
+def test_a_prompt_and_itself(traces):
+    one = traces[0]
+    assert stream_distance(one, one).array[:, :2] == pytest.approx(np.array([[1.0, 0.0]] * 6))
+    assert attention_difference(one, one).array.max() == 0
+    assert prediction_difference(one, one).array[:, 2].max() == 0
+    assert divergence(one, one) == 0
+
+
+def test_predictions(traces):
+    one, other, _ = traces
+    p, q = chances(one), chances(other)
+    found = prediction_difference(one, other, k=7)
+    order = np.argsort(-np.abs(p - q))[:7]
+    assert found.labels["token"] == one.model.tokens(order.tolist())
+    assert found.array == pytest.approx(np.stack([p[order], q[order], p[order] - q[order]], 1), rel=1e-3)
+    assert divergence(one, other) == pytest.approx((p * np.log(p / q)).sum(), rel=1e-4)
+    assert divergence(other, one) == pytest.approx((q * np.log(q / p)).sum(), rel=1e-4)
+
+
+def test_attention(traces):
+    one, other, longer = traces
+    found = attention_difference(one, other, pos=2).array
+    for layer in range(4):
+        for head in range(4):
+            a, b = (run[f"h.{layer}.attn.pattern"][head, 2] for run in (one, other))
+            assert found[layer, head] == pytest.approx(np.maximum(a - b, 0).sum(), abs=1e-5)
+    with pytest.raises(InputError, match="as many tokens, not of 4 and 5"):
+        attention_difference(one, longer)
+
+
+def test_what_cannot_be_compared(tiny, traces, tmp_path):
+    from support.random_model import random_model
+
+    one = traces[0]
+    with pytest.raises(InputError, match="different models"):
+        stream_distance(one, random_model(0).trace([1, 2, 3]))
+    with pytest.raises(InputError, match="position 4 is not one of the 4"):
+        stream_distance(one, traces[2], pos=4)
+    with pytest.raises(TraceError, match="resid_post"):
+        stream_distance(one, tiny.trace(OTHER, keep="embed"))
+    one.save(tmp_path / "t.safetensors")
+    opened = gpt2np.Trace.open(tmp_path / "t.safetensors")  # without its model
+    assert prediction_difference(opened, one, k=1).labels["token"][0].startswith("<")
+
+
+@pytest.mark.parametrize("other", [OTHER, LONGER, ONE])
+def test_on_the_command_line(capsys, tiny, other):
+    code, out, _ = run(capsys, "trace", ONE, "--against", other, "--top", "4", "--json")
+    assert code == 0
+    facts, pair = json.loads(out), tiny.trace([ONE, other])
+    np.testing.assert_allclose(facts["stream"]["values"], stream_distance(*pair).array, rtol=1e-3, atol=1e-4)
+    assert facts["other_tokens"] == pair[1].tokens
+    assert len(facts["predictions"]["values"]) == 4
+    assert ("attention" in facts) == (len(pair[0].tokens) == len(pair[1].tokens))
+    code, out, _ = run(capsys, "trace", ONE, "--against", other)
+    assert code == 0
+    assert "divergence of the predictions" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "more", [["--show", "Q"], ["--keep", "Q"], ["--out", "t.safetensors"], ["--pos", "1"]]
+)
+def test_options_that_do_not_go_with_it(capsys, monkeypatch, tmp_path, more):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "trace", ONE, "--against", OTHER, *more)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,36 @@
+"""The vector-level view is prose: its page has a table of quantities, which `test_quantities.py` runs."""
+
+HEADINGS = [
+    "Introduction",
+    "Infographic",
+    "Tokenization, embedding, and the residual stream",
+    "Tokenizer",
+    "Embedding weight matrix",
+    "Positional embedding weight matrix",
+    "Input embeddings",
+    "Residual stream",
+    "Layer Normalization",
+    "Attention Block",
+    "Attention head",
+    "Query, Key, Value matrices",
+    "Query, Key, and Value projections",
+    "Causal attention",
+    "Attention pattern",
+    "Result vectors",
+    "Output vectors",
+    "Output weight matrix",
+    "QK circuit",
+    "OV circuit",
+    "MLP Block",
+    "MLP sublayer",
+    "Up projection weight matrix",
+    "Gaussian Error Linear Unit",
+    "Down projection weight matrix",
+    "Back to the residual stream",
+    "Unembedding",
+    "Transposed embedding weight matrix",
+    "Decoding",
+    "Terminology notes",
+]
+FILES = ["Gradient flow", "RMSNorm", "superposition", "<|endoftext|>"]
+STEPS = []
