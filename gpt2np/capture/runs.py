@@ -151,6 +151,7 @@ def _with_ids(
         id = prompt.id
         if id is None and (id := known.get((prompt.text, generation))) is None:
             id = known[prompt.text, generation] = next(following)
+        check_name(str(id), f"{manifest.path}: the id")  # which is a name of a file here
         found.append(replace(prompt, id=id))
     return found
 

@@ -162,7 +162,7 @@ def _write_missing(
 
 def _names(listed: dict[str, dict[str, Any]], sources: list[Source], suffix: str) -> list[str]:
     """The file of each prompt: that which is listed for it, else the next number."""
-    numbers = [int(found[1]) for name in listed if (found := re.match(r"kv_(\d{1,9})\.", name))]
+    numbers = [int(found[1]) for name in listed if (found := _NAME.fullmatch(name))]
     following = itertools.count(max(numbers, default=-1) + 1)
     own: dict[str, list[str]] = {}
     for name, entry in listed.items():
@@ -243,8 +243,9 @@ _SOURCE: Table = {
     "special": optional(FLAG),
     "random_tokens": optional(FLAG),
 }
+_NAME = re.compile(r"kv_([0-9]{5,9})\.(?:json|safetensors)")  # what may be read and written again
 _ENTRY: Table = {
-    "file": TEXT,
+    "file": Kind("a name such as kv_00000.json", lambda x: type(x) is str and bool(_NAME.fullmatch(x))),
     "source": fields_of(_SOURCE),
     "input_text": or_null(TEXT),
     "tokens": whole(1),

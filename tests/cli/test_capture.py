@@ -350,6 +350,17 @@ def test_prompts_get_the_next_number(run):
     assert len(listed()) == assert_listed_is_whole("experiments/x") == 8
 
 
+def test_an_id_of_the_manifest_that_is_a_path(run):
+    argv = ["--experiment", "x", "--max-new-tokens", 2, "--prompt", "Elizabeth"]
+    assert run(*argv)[0] == 0
+    manifest = Path("experiments/x/manifest.jsonl")
+    row = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(row | {"id": "../../../../mine"}) + "\n")
+    before = sorted(Path().rglob("*"))
+    assert "manifest.jsonl: the id '../../../../mine' must consist of" in refused(run(*argv))
+    assert sorted(Path().rglob("*")) == before
+
+
 @pytest.mark.parametrize("id", ["1", "x-1"])
 def test_another_prompt_of_the_same_id_is_refused(run, id):
     argv = ["--experiment", "x", "--max-new-tokens", 2, "--id", id, "--prompt"]

@@ -123,6 +123,8 @@ def test_a_name_a_folder_a_model_or_the_variable(tiny, monkeypatch):
     for given in (None, folder, str(folder), "tiny", tiny):
         assert GPT2KVCacheExtractor(given).model.config == tiny.config
     assert GPT2KVCacheExtractor().model.name == str(folder)
+    monkeypatch.setenv("GPT2NP_MODEL", "tiny")
+    assert GPT2KVCacheExtractor().model.name == "tiny"
 
 
 def test_the_json_is_the_documents_key_for_key(saved, tiny):
