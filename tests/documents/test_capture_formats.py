@@ -1,5 +1,6 @@
 """Document 001, the capture formats: all its commands and snippets in order, in one folder."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,19 @@ from documents import capture_formats_steps as document
 from support.document_models import write_model
 from support.document_reader import Reader
 
-from gpt2np.capture.capture_files import PLACES
+import gpt2np
+from gpt2np.capture.capture_files import (
+    INTERNAL_RESIDUAL,
+    MLP,
+    PLACES,
+    PROJECTIONS,
+    check_capture,
+    save_capture,
+)
 from gpt2np.capture.formats import layer_internals, raw_residual
+from gpt2np.tracing.contract import released
+
+PAGE = (Path(gpt2np.__file__).parent / "docs" / "capture_formats.md").read_text("utf-8")
 
 
 @pytest.mark.timeout(300)
@@ -26,6 +38,35 @@ def test_the_document_in_order(tmp_path, monkeypatch, capsys):
     reader = Reader(capsys)
     for step in document.STEPS:
         reader.take(step)
+
+
+def test_numbers_of_the_page():
+    config = released("gpt2")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", PAGE, re.MULTILINE))
+    assert rows["26 layers, 0 to 25"] == f"{config.n_layer}, 0 to {config.n_layer - 1}"
+    assert rows["hidden dimension 2304"] == str(config.n_embd)
+    assert rows["8 query heads, 4 key and value heads"].startswith(f"{config.n_head} heads")
+    assert rows["MLP of 9216 dimensions"] == str(config.d_mlp)
+    assert rows["default layer 16"] == str(config.n_layer // 2)
+
+
+def test_megabytes_of_the_page(tmp_path):
+    """Layer internals at GPT-2 small's shape: 12 heads, a prompt of 35 tokens, a response of 50."""
+    n, new, rng = 35, 50, np.random.default_rng(0)
+    pattern = rng.random((12, n + new - 1, n + new - 1), dtype="f4")
+    prompt, response = ({"text": "a", "tokens": ["a"] * k, "token_ids": [1] * k} for k in (n, new))
+    for group, names in (("attention", PROJECTIONS), ("mlp", MLP), ("residual", INTERNAL_RESIDUAL)):
+        rows = {k: rng.random((n + new - 1, 3072 if k in ("up_proj", "gelu") else 768), "f4") for k in names}
+        prompt[group] = {key: array[:n] for key, array in rows.items()}
+        response[group] = {key: [a[i - 1 : i] for i in range(n, n + new)] for key, a in rows.items()}
+        if group == "residual":
+            response[group] = {key: array[n - 1 :, None] for key, array in rows.items()}
+    prompt["attention"]["attn_weights"] = pattern[:, :n, :n]
+    response["attention"]["attn_weights"] = [pattern[:, :i, :i] for i in range(n, n + new)]
+    capture = {"prompt": prompt, "response": response}
+    save_capture(capture, tmp_path / "a.pt")
+    every = sum(array.nbytes for array in check_capture(capture, "a").values())
+    assert f"{(tmp_path / 'a.pt').stat().st_size / 1e6:.1f} MB instead of {every / 1e6:.1f}" in PAGE
 
 
 def shape(cell, sizes):

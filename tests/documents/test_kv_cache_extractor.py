@@ -11,7 +11,9 @@ from support.document_reader import Reader
 
 import gpt2np
 from gpt2np.kv.extraction import GPT2KVCacheExtractor, write_json
+from gpt2np.kv.extraction import document as as_dict
 from gpt2np.kv.queries import KV
+from gpt2np.tracing.contract import released
 
 PAGE = (Path(gpt2np.__file__).parent / "docs" / "kv_cache_extractor.md").read_text("utf-8")
 
@@ -47,14 +49,18 @@ def test_every_key_of_the_file(tiny, tmp_path):
         assert np.array_equal(np.float32(vector), trace[f"h.0.attn.{part[0]}"][0, 0])
 
 
+def test_numbers_of_the_page():
+    config = released("gpt2")
+    assert f"{config.n_parameters:,}: `gpt2np info" in PAGE
+    assert f"{config.n_layer} layers x 2 x {config.n_embd} numbers" in PAGE
+
+
 def test_bytes_of_a_token(tmp_path):
     """The erratum: 0.6 MB is a token as `json.dump(indent=2)` writes it at GPT-2 small's shape."""
     layers, heads, d_head = 12, 12, 64
     rng = np.random.default_rng(0)
     pairs = [tuple(rng.normal(size=(1, heads, d_head)).astype("f4") for _ in "kv") for _ in range(layers)]
     kv = KV("gpt2", ["a"], pairs, "a", [64])
-    from gpt2np.kv.extraction import document as as_dict
-
     result = as_dict(kv, "a")
     write_json(result, tmp_path / "kv.json")
     ours, theirs = (tmp_path / "kv.json").stat().st_size, len(json.dumps(result, indent=2))
