@@ -1,10 +1,8 @@
 """The pages in gpt2np/docs: what they show is run here, and they come with the package."""
 
-import importlib.util
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import types
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import needs
 from support.pages import blocks_of, prints_what_is_shown, python_of, sessions_of
 
 import gpt2np
@@ -76,7 +75,7 @@ def test_console_blocks(capsys, here, page, command, output):
 def test_python_blocks(here, my_gpt2, page, code):
     needed = re.match(r"# needs (\w+)\n", code)
     compiled = compile(code, page.name, "exec")
-    if needed is None or (needed[1] != "jax" and importlib.util.find_spec(needed[1])):
+    if needed is None or (needed[1] in needs.NEEDS and needs.missing([needed[1]]) is None):
         exec(compiled, {})
 
 
@@ -130,10 +129,10 @@ def test_the_hooks_of_torch_that_are_shown(here, tiny):
     assert len(found.sites) > 30
 
 
-@pytest.mark.parametrize("program", ["cc", "node"])
+@pytest.mark.parametrize(
+    "program", [pytest.param(program, marks=pytest.mark.needs(program)) for program in ("cc", "node")]
+)
 def test_bare_numbers_of_other_languages(here, tiny, program):
-    if shutil.which(program) is None:
-        pytest.skip(f"no {program} here")
     trace = tiny.trace(IDS)
     rows = {name: trace[name].reshape(len(IDS), -1) for name in ("embed", "h.0.ln_1", "h.1.mlp.post")}
     if program == "cc":
