@@ -5,6 +5,7 @@ if TYPE_CHECKING:
     from gpt2np.architectures.gpt2.config import Config
     from gpt2np.checkpoints.config_file import read_config
     from gpt2np.errors import Gpt2npError
+    from gpt2np.kv.extraction import GPT2KVCacheExtractor
     from gpt2np.loading import load
     from gpt2np.model import Model
     from gpt2np.reference.comparison import compare
@@ -13,11 +14,23 @@ if TYPE_CHECKING:
     from gpt2np.viewer import view
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Gpt2npError", "Model", "Plan", "Trace", "compare", "load", "read_config", "view"]
+__all__ = [
+    "Config",
+    "GPT2KVCacheExtractor",
+    "Gpt2npError",
+    "Model",
+    "Plan",
+    "Trace",
+    "compare",
+    "load",
+    "read_config",
+    "view",
+]
 
 # What is imported when it is first used: starting fast is a feature.
 _LATER = {
     "Config": "gpt2np.architectures.gpt2.config",
+    "GPT2KVCacheExtractor": "gpt2np.kv.extraction",
     "Gpt2npError": "gpt2np.errors",
     "Model": "gpt2np.model",
     "Plan": "gpt2np.tracing.plan",

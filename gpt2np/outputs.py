@@ -69,6 +69,32 @@ def check_destinations(
         raise InputError(f"{given[0]}: is given for two different files")
 
 
+def make_parents(*paths: PathLike | None) -> list[Path]:
+    """Make the folders that files are to be written into; returns the new ones, the innermost first.
+
+    Raises:
+        InputError: one cannot be made; none of them stays.
+    """
+    new: list[Path] = []
+    for path in [path for path in paths if path is not None]:
+        try:
+            for parent in reversed(target_of(path).parents):
+                if not parent.is_dir():
+                    parent.mkdir()
+                    new.insert(0, parent)
+        except OSError as error:
+            remove_empty(new)
+            raise InputError(f"{path}: cannot be written (folder {parent}: {error.strerror})") from None
+    return new
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those folders that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def check_not_read(path: PathLike, inputs: Iterable[PathLike]) -> None:
     """Refuse to write over a file that the run reads, under whatever name.
 
@@ -273,9 +299,7 @@ def _parents(target: Path, folder: PathLike, error: type[Gpt2npError]) -> Iterat
                 new.append(parent)
         yield
     except BaseException as problem:
-        with contextlib.suppress(OSError):
-            for parent in reversed(new):
-                parent.rmdir()
+        remove_empty(reversed(new))
         if isinstance(problem, OSError):
             raise error(f"{os.fspath(folder)}: cannot be made a folder ({problem.strerror})") from None
         raise

@@ -21,7 +21,6 @@ import gpt2np
 from gpt2np.capture.capture_files import load_capture
 from gpt2np.capture.manifest import read_manifest
 from gpt2np.cli import main
-from gpt2np.errors import InputError
 from gpt2np.export.dialects.reading import read_dialect
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import choose
@@ -388,18 +387,11 @@ def test_captures(path):
     assert found == EXPECTED["captures"][path]
 
 
-@pytest.mark.needs("torch")
 @pytest.mark.parametrize("path", TORCH)
-def test_captures_of_torch(path):
+def test_captures_of_torch(monkeypatch, path):
+    monkeypatch.setitem(sys.modules, "torch", None)  # which wrote them, and is not needed to read them
     found = facts.capture_facts(load_capture(path))
     assert found == EXPECTED["captures"][path.replace(".pt", ".safetensors")]
-
-
-@pytest.mark.parametrize("path", TORCH)
-def test_captures_of_torch_without_torch(monkeypatch, path):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match="needs torch"):
-        load_capture(path)
 
 
 @pytest.mark.parametrize("name", ["greedy", "sampled"])

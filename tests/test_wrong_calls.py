@@ -112,7 +112,7 @@ COMMANDS = {
     "empty text": (["trace", ""], "empty"),
     "too long": (["trace", "the" * 40], "40"),
     "unknown site": (["trace", "a", "--keep", "attn.patern"], "'attn.pattern'"),
-    "out in a missing folder": (["trace", "a", "--out", "/none/t.safetensors"], "/none/t.safetensors"),
+    "out in a file": (["trace", "a", "--out", "/dev/null/t.safetensors"], "/dev/null/t.safetensors"),
     "a plan too long": (["plan", "17"], "17"),
     "ids of no token": (["tokenize", "--tokens", "300"], "300"),
 }

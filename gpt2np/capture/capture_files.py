@@ -1,14 +1,13 @@
 """Capture files: the nested dicts of `captures`, written, read back, and checked by their shapes.
 
 In a `.safetensors` file each array has its path in the dict as its name, `response/attention/q_proj/17` for
-an entry of a list, and the texts are in the metadata. A `.pt` file is the dict itself, for `torch.load`.
+an entry of a list, and the texts are in the metadata. A `.pt` file is the dict itself, for `torch.load`; in
+it, attention that grows by a row with each token is stored once, and its tensors are views of that.
 """
 
-import importlib
-import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.checkpoints.bfloat16 import widened
-from gpt2np.errors import InputError, TraceError, short
+from gpt2np.checkpoints.torch_writing import Storages, write_torch
+from gpt2np.checkpoints.torchfile import read_torch_value
+from gpt2np.errors import CheckpointError, InputError, TraceError, short
 from gpt2np.files import check_regular, check_unicode
 from gpt2np.json_fields import parse_json
 from gpt2np.ops import Array
-from gpt2np.outputs import whole_binary_file
 
 SCHEMA = "gpt2np.capture/1"
 FORMATS = ("safetensors", "pt")
@@ -31,6 +31,16 @@ MLP = {"up_proj": "mlp.pre", "gelu": "mlp.post", "down_proj": "mlp.out"}
 INTERNAL_RESIDUAL = {"input": "resid_pre", "after_attn": "resid_mid", "output": "resid_post"}
 RAW_RESIDUAL = {"residual_in": "resid_pre", "after_attn": "resid_mid", "residual_out": "resid_post"}
 
+# Every site with its places in a capture; `i` is a layer, and `layer_i` the mean over heads.
+PLACES = {
+    "resid_pre": ("residual/input", "activations/i/residual_in"),
+    **{site: (f"attention/{name}",) for name, site in PROJECTIONS.items()},
+    "attn.pattern": ("attention/attn_weights", "attention/layer_i"),
+    "resid_mid": ("residual/after_attn", "activations/i/after_attn"),
+    **{site: (f"mlp/{name}",) for name, site in MLP.items()},
+    "resid_post": ("residual/output", "activations/i/residual_out"),
+}
+
 PHASES = ("prompt", "response")
 LISTS = ("attention", "mlp")  # groups of the response that hold lists
 
@@ -38,11 +48,9 @@ Capture = dict[str, Any]
 
 
 def check_format(name: str) -> None:
-    """Refuse a format that cannot be written here: one that does not exist, or `pt` without torch."""
+    """Refuse a format that does not exist."""
     if name not in FORMATS:
         raise InputError(f"a capture is written as {' or '.join(FORMATS)}, not {short(name)}")
-    if name == "pt":
-        _torch()
 
 
 def save_capture(
@@ -54,7 +62,7 @@ def save_capture(
     file under `"facts"`; a `.pt` file has no place for them.
 
     Raises:
-        InputError: another ending, `.pt` without torch, or a `.pt` file that cannot be written.
+        InputError: another ending, or a `.pt` file that cannot be written.
         TraceError: the capture is malformed, or a `.safetensors` file cannot be written.
     """
     path = Path(path)
@@ -72,10 +80,10 @@ def save_capture(
 
 
 def load_capture(path: str | os.PathLike[str]) -> Capture:
-    """The nested dict of a capture file, as NumPy arrays; those of a `.safetensors` file are views of it.
+    """The nested dict of a capture file, as NumPy arrays: read-only views of it, and torch is not needed.
 
     Raises:
-        InputError: neither `.safetensors` nor `.pt`, or `.pt` without torch.
+        InputError: neither `.safetensors` nor `.pt`.
         TraceError: the file is missing or damaged, or is no capture; says what is wrong, and where.
     """
     path = Path(path)
@@ -115,43 +123,33 @@ def _load_safetensors(path: Path) -> Capture:
     return capture
 
 
-def _torch() -> Any:
-    try:
-        return importlib.import_module("torch")
-    except ImportError:
-        raise InputError("a .pt file needs torch, which is not installed: take safetensors instead") from None
-
-
 def _save_torch(capture: Capture, path: Path) -> None:
-    torch = _torch()
-    tensors = _mapped(capture, lambda array: torch.from_numpy(np.array(array, order="C")))
-    content = io.BytesIO()  # writing to the file itself, torch makes a full disk a RuntimeError
-    torch.save(tensors, content)
-    with whole_binary_file(path) as file:
-        file.write(content.getbuffer())
+    """Write the dict for `torch.load`: a list and its part of the prompt lie in one storage."""
+    storages = Storages()
+
+    def tensors(prompt: Any, response: Any) -> tuple[Any, Any]:
+        if isinstance(prompt, dict):
+            pairs = {key: tensors(prompt[key], response[key]) for key in prompt}
+            return {key: pair[0] for key, pair in pairs.items()}, {
+                key: pair[1] for key, pair in pairs.items()
+            }
+        if not isinstance(prompt, np.ndarray):
+            return prompt, response
+        if isinstance(response, list):
+            first, *others = storages.together([prompt, *response])
+            return first, others
+        return storages.alone(prompt), storages.alone(response)
+
+    prompt, response = tensors(capture["prompt"], capture["response"])
+    write_torch(path, {"prompt": prompt, "response": response}, storages)
 
 
 def _load_torch(path: Path) -> Any:
-    torch = _torch()
     check_regular(path, TraceError)
-
-    def array(tensor: Any) -> Any:
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
     try:
-        return _mapped(torch.load(path, map_location="cpu", weights_only=True), array, torch.Tensor)
-    except Exception as error:  # what torch raises for a damaged file is not a closed list
-        reason = (getattr(error, "strerror", None) or str(error).strip() or repr(error)).splitlines()[0]
-        raise TraceError(f"{path}: torch cannot load it: {reason[:200]}") from None
-
-
-def _mapped(node: Any, change: Callable[[Any], Any], kind: Any = np.ndarray) -> Any:
-    """The same nested dict with every array changed to something else."""
-    if isinstance(node, dict):
-        return {key: _mapped(child, change, kind) for key, child in node.items()}
-    if isinstance(node, list):
-        return [_mapped(child, change, kind) for child in node]
-    return change(node) if isinstance(node, kind) else node
+        return read_torch_value(path)
+    except CheckpointError as error:
+        raise TraceError(str(error)) from None
 
 
 # -- checking -------------------------------------------------------------------------------------

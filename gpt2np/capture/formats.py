@@ -23,8 +23,9 @@ from gpt2np.capture.capture_files import (
     load_capture,
     save_capture,
 )
-from gpt2np.errors import InputError, TraceError, whole_number
+from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.generation.generated import Generated, Rows
+from gpt2np.generation.saved_generation import saved_generation
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import block_input, stored_for
@@ -71,8 +72,8 @@ def residual_sites(n_layer: int) -> list[str]:
     return [block_input(0, n_layer), *(f"h.{layer}.{part}" for layer in range(n_layer) for part in parts)]
 
 
-def layer_internals(generated: Generated, layer: int) -> Capture:
-    """One layer of a generation with all its parts, as views of the trace.
+def layer_internals(generated: Generated | Trace, layer: int) -> Capture:
+    """One layer of a generation, or of its saved trace, with all its parts, as views of the trace.
 
     Shapes in the prompt: q_proj [N, head*d_head], k_proj and v_proj [N, kv_head*d_head], each of them n_embd
     wide in a GPT-2, attn_weights [head, N, N], up_proj and gelu [N, d_mlp], down_proj and the residual stream
@@ -81,7 +82,8 @@ def layer_internals(generated: Generated, layer: int) -> Capture:
 
     Raises:
         InputError: the model has no such layer, or lacks a site of `internals_sites(layer, config)`.
-        TraceError: the generation was not traced, or did not keep `internals_sites(layer)`.
+        TraceError: the generation was not traced, or did not keep `internals_sites(layer)`; or a trace is of
+            no generation.
 
     Example:
         >>> done = model.generate("Elizabeth was", max_new_tokens=5, keep="*").finish()
@@ -89,7 +91,8 @@ def layer_internals(generated: Generated, layer: int) -> Capture:
         >>> [a.shape for a in capture["response"]["attention"]["attn_weights"]]
         [(4, 3, 3), (4, 4, 4), (4, 5, 5), (4, 6, 6), (4, 7, 7)]
     """
-    trace, n = _whole(generated), generated.n_prompt
+    generated, trace = _whole(generated)
+    n = generated.n_prompt
     layer = whole_number("layer", layer, 0, trace.config.n_layer - 1)
     internals_sites(layer, trace.config)
     pattern = trace[f"h.{layer}.attn.pattern"]
@@ -116,16 +119,18 @@ def layer_internals(generated: Generated, layer: int) -> Capture:
 
 
 @np.errstate(under="ignore")
-def raw_residual(generated: Generated) -> Capture:
+def raw_residual(generated: Generated | Trace) -> Capture:
     """The residual stream of all layers, [N, n_embd] and [n, n_embd], and attention averaged over heads.
 
     The residual stream is views of the trace. Layers are `"0"`, `"1"`, ... under `"activations"`, and
     `"layer_0"`, ... under `"attention"`, [N, N] in the prompt and a list of [N+i, N+i] in the response.
 
     Raises:
-        TraceError: the generation was not traced, or did not keep `residual_sites(n_layer)`.
+        TraceError: the generation was not traced, or did not keep `residual_sites(n_layer)`; or a trace is of
+            no generation.
     """
-    trace, n = _whole(generated), generated.n_prompt
+    generated, trace = _whole(generated)
+    n = generated.n_prompt
     lengths = range(n, len(trace.token_ids) + 1)
     prompt: Capture = _texts(generated.prompt) | {"activations": {}, "attention": {}}
     response: Capture = _texts(generated.response) | {"activations": {}, "attention": {}}
@@ -139,13 +144,17 @@ def raw_residual(generated: Generated) -> Capture:
     return {"prompt": prompt, "response": response}
 
 
-def _whole(generated: Generated) -> Trace:
+def _whole(generated: Generated | Trace) -> tuple[Generated, Trace]:
+    """The generation and its trace, which must have every position."""
+    generated = saved_generation(generated) if isinstance(generated, Trace) else generated
+    if not isinstance(generated, Generated):
+        raise InputError(f"a capture is of a generation or its saved trace, not of {short(generated)}")
     trace = generated.trace
     if trace is None:
         raise TraceError("nothing was recorded: generate(..., keep='*')")
     if len(trace.positions) < len(trace.token_ids):
         raise TraceError("a capture needs every position: keep them all")
-    return trace
+    return generated, trace
 
 
 def _texts(rows: Rows) -> Capture:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.files import read_bytes, sha256_of
-from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, or_null, parse_json, whole
+from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, optional, or_null, parse_json, whole
 from gpt2np.outputs import remove_leftovers
 
 try:
@@ -23,7 +23,10 @@ START = b'{"path": "'  # of every line
 
 @dataclass(frozen=True)
 class Entry:
-    """One file: `path` relative to the experiment's folder, and everything that decided what is in it."""
+    """One file: `path` relative to the experiment's folder, and everything that decided what is in it.
+
+    `generation` is the SHA-256 of the ids of prompt and response, where those were saved before the capture.
+    """
 
     path: str
     bytes: int
@@ -36,6 +39,11 @@ class Entry:
     response_tokens: int
     model: dict[str, Any]
     options: dict[str, Any]
+    generation: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("generation", None)}
 
 
 class Manifest:
@@ -87,7 +95,7 @@ class Manifest:
         Raises:
             InputError: the line cannot be written; none of it stays.
         """
-        line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(entry.row(), ensure_ascii=False).encode() + b"\n"
         size = os.fstat(self._file).st_size
         try:
             while line:
@@ -161,4 +169,5 @@ _FIELDS: Table = {
     "response_tokens": whole(),
     "model": OBJECT,
     "options": OBJECT,
+    "generation": optional(TEXT),
 }

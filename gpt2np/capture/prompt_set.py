@@ -17,9 +17,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # what may become the name of
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a set, and what it is for."""
+    """One prompt of a set, and what it is for.
 
-    id: int | str
+    Without an id it gets the one that an experiment has for its text, or else the next number.
+    """
+
+    id: int | str | None
     text: str
     note: str = ""
 
@@ -44,6 +47,8 @@ def load_prompt_set(name: str) -> PromptSet:
     """
     if name.endswith(".json"):
         path = Path(name)
+        if path.stem in SHIPPED and not path.exists():
+            raise InputError(f"{name}: no such file; the set that comes with gpt2np is called {path.stem}")
     elif name in SHIPPED:
         path = Path(__file__).parent / "prompt_sets" / f"{name}.json"
     else:

@@ -8,20 +8,27 @@ The manifest lists each file once it is whole. All files of an experiment are of
 options, and a file that is there is never written again.
 """
 
+import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpt2np.capture import formats
 from gpt2np.capture.capture_files import Capture, check_format, save_capture
 from gpt2np.capture.manifest import Entry, Manifest
-from gpt2np.capture.prompt_set import Prompt, PromptSet
+from gpt2np.capture.prompt_set import Prompt, PromptSet, check_name
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.files import sha256_of
+from gpt2np.generation.generated import Generated
+from gpt2np.generation.saved_generation import saved_generation
 from gpt2np.model import Model
 from gpt2np.outputs import Unfinished
+from gpt2np.tracing.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -76,30 +83,96 @@ def capture_prompts(
     with Manifest(folder) as manifest:
         _check_same(manifest, made_from)
         jobs = []
-        for prompt in prompts.prompts:
+        for prompt in _with_ids(manifest, prompts.name, prompts.prompts):
             paths = _paths(prompts.name, prompt, layers, format)
-            for path in paths:
-                listed = manifest.entries.get(path)
-                if listed is not None and (str(listed.id), listed.text) != (str(prompt.id), prompt.text):
-                    raise InputError(
-                        f"{folder / path} is of another prompt, {short(listed.text)}: take another experiment"
-                    )
-            missing = {path: layer for path, layer in paths.items() if not manifest.has(path)}
-            jobs.append((prompt, list(paths), missing))
+            jobs.append((prompt, list(paths), _missing(manifest, prompt, paths)))
         for prompt, all_paths, missing in jobs:
             if missing:
-                for entry in _capture(model, prompts.name, prompt, folder, missing, made_from):
-                    manifest.add(entry)
-                    new += 1
+                generated = _generated(model, prompt, missing, arguments)
+                new += _capture(generated, manifest, prompts.name, prompt, missing, made_from)
             files |= {path: manifest.entries[path] for path in all_paths}
             if advance is not None:
                 advance()
     return list(files.values()), new
 
 
+def capture_generation(
+    saved: Generated | Trace,
+    folder: Path,
+    *,
+    id: int | str | None = None,
+    layers: Sequence[int] | None = None,
+    format: str = "safetensors",
+) -> tuple[list[Entry], int]:
+    """Capture a generation, or the trace of one that `gpt2np generate --out` saved, into the set "prompt".
+
+    Returns the entries of its files, and how many of them are new. An experiment may hold several of the
+    same model and the same options of sampling.
+
+    Raises:
+        InputError, TraceError: as `capture_prompts`; or it is of no generation, or lacks a site.
+    """
+    check_format(format)
+    generated = saved_generation(saved) if isinstance(saved, Trace) else saved
+    made_from, name = _made_from(generated), "prompt"
+    if id is not None:
+        check_name(str(id), "the id")
+    digest = hashlib.sha256(np.array(generated.token_ids, "<i8").tobytes()).hexdigest()
+    for layer in [None] if layers is None else layers:
+        _captured(generated, layer)  # refuses what cannot be captured, before there is a folder
+    with Manifest(folder) as manifest:
+        _check_same(manifest, made_from)
+        (prompt,) = _with_ids(manifest, name, [Prompt(id, generated.prompt_text)], digest)
+        paths = _paths(name, prompt, layers, format)
+        missing = _missing(manifest, prompt, paths, digest)
+        new = _capture(generated, manifest, name, prompt, missing, made_from, digest)
+        return [manifest.entries[path] for path in paths], new
+
+
+def _made_from(generated: Generated) -> dict[str, Any]:
+    """What a manifest says of the model and the options of a saved generation."""
+    facts = {} if generated.trace is None else generated.trace.metadata
+    model = {"name": facts.get("model")} | {key: facts.get(key) for key in ("commit", "fingerprint", "dtype")}
+    options = {"saved": True, "sampling": asdict(generated.sampling)}
+    edits = {"edits": facts["edits"]} if facts.get("edits") else {}
+    return {"model": model, "options": options | edits}
+
+
+def _with_ids(
+    manifest: Manifest, prompt_set: str, prompts: Sequence[Prompt], generation: str | None = None
+) -> list[Prompt]:
+    """The prompts, each with an id: one without has that of its text, or the next number."""
+    own = [entry for entry in manifest.entries.values() if entry.prompt_set == prompt_set]
+    known = {(entry.text, entry.generation): entry.id for entry in own}
+    taken = [int(name) for id in (*known.values(), *(p.id for p in prompts)) if (name := str(id)).isdecimal()]
+    following = itertools.count(max(taken, default=0) + 1)
+    found = []
+    for prompt in prompts:
+        id = prompt.id
+        if id is None and (id := known.get((prompt.text, generation))) is None:
+            id = known[prompt.text, generation] = next(following)
+        check_name(str(id), f"{manifest.path}: the id")  # which is a name of a file here
+        found.append(replace(prompt, id=id))
+    return found
+
+
+def _missing(
+    manifest: Manifest, prompt: Prompt, paths: dict[str, int | None], generation: str | None = None
+) -> dict[str, int | None]:
+    """Those of the files that are not there yet; refuses those that are of another prompt."""
+    now = (str(prompt.id), prompt.text, generation)
+    for path in paths:
+        listed = manifest.entries.get(path)
+        if listed is not None and (str(listed.id), listed.text, listed.generation) != now:
+            what = "prompt" if listed.text != prompt.text else "generation of the prompt"
+            cure = "take another id, or another experiment"
+            raise InputError(f"{manifest.folder / path} is of another {what}, {short(listed.text)}: {cure}")
+    return {path: layer for path, layer in paths.items() if not manifest.has(path)}
+
+
 def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: dict[str, Any]) -> None:
     """Refuse a prompt, or options, that would only fail when their turn comes."""
-    where = f"prompt {prompt.id} of {prompts.name}"
+    where = "the prompt" if prompt.id is None else f"prompt {prompt.id} of {prompts.name}"
     try:
         n = len(model.token_ids(prompt.text, limit=False, special=arguments.get("special", False)))
         new, limit = arguments["max_new_tokens"], model.config.n_positions
@@ -126,8 +199,9 @@ def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
                     before, after = (
                         f"{m.get('name')} ({m.get('fingerprint')})" for m in (entry.model, model)
                     )
+                was = f"without {key}" if before is None else f"with {key} {str(before)[:200]}"
                 raise InputError(
-                    f"{manifest.folder}: was captured with {key} {str(before)[:200]}, this run has {after}: "
+                    f"{manifest.folder}: was captured {was}, this run has {str(after)[:200]}: "
                     "finish it with the same, or take another experiment"
                 )
 
@@ -142,29 +216,36 @@ def _paths(
     return {f"{raw}/internals/{prompt_set}/{prompt.id}_L{layer}.{format}": layer for layer in layers}
 
 
-def _capture(
-    model: Model,
-    prompt_set: str,
-    prompt: Prompt,
-    folder: Path,
-    paths: dict[str, int | None],
-    made_from: dict[str, Any],
-) -> Iterator[Entry]:
-    """Run one prompt and write its files; each is yielded when it is whole."""
+def _generated(
+    model: Model, prompt: Prompt, paths: dict[str, int | None], arguments: dict[str, Any]
+) -> Generated:
+    """Run a prompt, keeping what its files need."""
     sites: set[str] = set()
     for layer in paths.values():
         if layer is None:
             sites.update(formats.residual_sites(model.config.n_layer))
         else:
             sites.update(formats.internals_sites(layer, model.config))
-    generated = model.generate(prompt.text, keep=sites.__contains__, **made_from["options"]).finish()
+    done: Generated = model.generate(prompt.text, keep=sites.__contains__, **arguments).finish()
+    return done
+
+
+def _capture(
+    generated: Generated,
+    manifest: Manifest,
+    prompt_set: str,
+    prompt: Prompt,
+    paths: dict[str, int | None],
+    made_from: dict[str, Any],
+    generation: str | None = None,
+) -> int:
+    """Write the files of one prompt, and list each when it is whole; returns how many."""
+    assert prompt.id is not None
     for path, layer in paths.items():
-        capture = (
-            formats.raw_residual(generated) if layer is None else formats.layer_internals(generated, layer)
-        )
+        capture = _captured(generated, layer)
         facts = made_from | {"prompt_set": prompt_set, "id": prompt.id, "layer": layer}
-        size, sha256 = _write(capture, folder / path, facts)
-        yield Entry(
+        size, sha256 = _write(capture, manifest.folder / path, facts)
+        entry = Entry(
             path=path,
             bytes=size,
             sha256=sha256,
@@ -175,7 +256,15 @@ def _capture(
             prompt_tokens=generated.n_prompt,
             response_tokens=len(generated.token_ids) - generated.n_prompt,
             **made_from,
+            generation=generation,
         )
+        manifest.add(entry)
+    return len(paths)
+
+
+def _captured(generated: Generated, layer: int | None) -> Capture:
+    """The internals of a layer, or with None the raw residual of all."""
+    return formats.raw_residual(generated) if layer is None else formats.layer_internals(generated, layer)
 
 
 def _write(capture: Capture, path: Path, facts: dict[str, Any]) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 BFLOAT16 = "V2"  # two bytes that NumPy has no number for
-_STORAGES = {
+STORAGES = {
     "torch.FloatStorage": "f4", "torch.HalfStorage": "f2", "torch.DoubleStorage": "f8",
     "torch.LongStorage": "i8", "torch.IntStorage": "i4", "torch.ShortStorage": "i2",
     "torch.CharStorage": "i1", "torch.ByteStorage": "u1", "torch.BoolStorage": "b1",
@@ -181,7 +181,7 @@ def expect(value: Any, kind: type[_T]) -> _T:
 
 
 def _global(name: str) -> Global:
-    if name not in _STORAGES and name not in _OTHER_NAMES and not _is_object(name):
+    if name not in STORAGES and name not in _OTHER_NAMES and not _is_object(name):
         raise Problem(f"refuses to load {name}, which no state dict needs; {CURE}")
     return Global(name)
 
@@ -198,9 +198,9 @@ def _object(name: str) -> Object:
 
 def _storage(reference: Any) -> Storage:
     match reference:
-        case ("storage", Global(name), str(key), _, int(length), *view) if name in _STORAGES:
+        case ("storage", Global(name), str(key), _, int(length), *view) if name in STORAGES:
             if view in ([], [None]):
-                return Storage(key, _STORAGES[name], length)
+                return Storage(key, STORAGES[name], length)
     raise Problem("a reference to a storage is not of the form that torch.save writes")
 
 

@@ -7,6 +7,7 @@ was pickled is read as data and never run: see `torch_pickle`.
 
 import contextlib
 import io
+import itertools
 import math
 import mmap
 import os
@@ -110,6 +111,46 @@ def read_torch_tree(path: Path) -> dict[str, tuple[NDArray[Any], str]]:
     with _telling(path):
         root, raw, order = _opened(path)
         return _laid(_all_tensors(root), raw, order)
+
+
+def read_torch_value(path: Path) -> Any:
+    """What `torch.save` wrote, as it was: dicts, lists, texts and numbers, and tensors as arrays.
+
+    The arrays are read-only, and bfloat16 becomes float32; a tuple becomes a list.
+
+    Raises:
+        CheckpointError: it is damaged, or holds something else.
+    """
+    with _telling(path):
+        root, raw, order = _opened(path)
+        values: dict[Storage, NDArray[Any]] = {}
+        return _value(root, raw, order, values, _DEEPEST, itertools.count())
+
+
+def _value(
+    value: Any,
+    raw: dict[str, NDArray[np.uint8]],
+    order: _Order,
+    values: dict[Storage, NDArray[Any]],
+    depth: int,
+    seen: Iterator[int],
+) -> Any:
+    """A value with its tensors as arrays; `values` are those of the storages that were read already."""
+    if depth < 0 or next(seen) > _MOST_TENSORS:
+        raise Problem(f"lists and dicts are more than {_DEEPEST} deep, or hold too many values")
+    below = (raw, order, values, depth - 1, seen)
+    if type(value) is Tensor:
+        storage = value.storage
+        if storage not in values:
+            values[storage] = _read_storage(storage, raw[storage.key], order)
+        return _lay_over("", value, values[storage])
+    if type(value) is Dict:
+        return {key: _value(part, *below) for key, part in _keys(value)}
+    if isinstance(value, list | tuple):
+        return [_value(part, *below) for part in value]
+    if type(value) in (str, int, float, bool, NoneType):
+        return value
+    raise Problem(f"holds {short(getattr(value, 'name', value))}, which is no text, number or tensor")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from gpt2np.cli.terminal import moving_bars, tell
 from gpt2np.cli.texts import a_text, as_unicode, read_text
 from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
-from gpt2np.outputs import check_destinations
+from gpt2np.outputs import check_destinations, make_parents
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,6 +109,7 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
     """Refuse files to be written that are there, unless `--force` is given, and those that the command reads.
 
     Without `out` they are what the options of `add_outputs` name; with `files` it is the folder of those.
+    Folders for them are made; if they are empty after the command, it removes them again.
     """
     if out == "":
         raise InputError("the name of what is to be written is empty")
@@ -116,6 +117,7 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
     if out is not None:
         paths = [os.path.join(out, name) for name in files if os.path.isdir(out)] if files else [out]
     args.written = paths  # `load_model` looks whether a model is read from them
+    args.new_folders += make_parents(*paths)
     check_destinations(*paths, inputs=_read_by(args), overwrite=getattr(args, "force", True))
 
 

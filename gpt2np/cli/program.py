@@ -5,6 +5,7 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 
 import argparse
 import sys
+from pathlib import Path
 
 from gpt2np.cli.arguments import Parser, check_outputs
 from gpt2np.cli.terminal import give_up_stdout, screens, tell
@@ -29,15 +30,17 @@ from gpt2np.cli.verbs import (
     view,
 )
 from gpt2np.errors import Gpt2npError, printable
+from gpt2np.outputs import remove_empty
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code, and lets a KeyboardInterrupt through."""
+    new_folders: list[Path] = []
     with screens():
         try:
-            args = build_parser().parse_args(argv)
+            args = build_parser().parse_args(argv, argparse.Namespace(new_folders=new_folders))
             check_outputs(args)
             code: int = args.run(args)
             sys.stdout.flush()
@@ -50,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
             if not isinstance(error, Gpt2npError):
                 give_up_stdout()
             return 2
+        finally:
+            remove_empty(new_folders)
 
 
 def _told(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.capture.capture_files import PLACES
 from gpt2np.errors import TokenizerError
 from gpt2np.tables import number, quoted, strict_json, table
 from gpt2np.tracing.plan import human_bytes
@@ -158,12 +159,13 @@ def model_text(facts: dict[str, Any]) -> str:
 def markdown_table(table: SiteTable) -> str:
     """The sites of an architecture as the README shows them."""
     lines = [
-        "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c | captures |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for site in table:
         elsewhere = [f"`{n}`" if (n := site.dialect_name(d, None)) else "-" for d in DIALECTS]
         elsewhere = [n.replace("None", "i") for n in elsewhere]
+        elsewhere.append(", ".join(f"`{place}`" for place in PLACES.get(site.name, ())) or "-")
         name = f"`{site.full_name(None).replace('None', 'i')}`" + (" *" if site.derived else "")
         lines.append(f"| {name} | {site.axes} | {site.doc} | {' | '.join(elsewhere)} |")
     return "\n".join([*lines, "", "\\* derived on access, stored only when asked for by name", ""])

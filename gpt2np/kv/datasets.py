@@ -1,13 +1,16 @@
 """Many KV files in a folder: one a prompt, and an index that lists a file only once it is whole.
 
 `index.jsonl` holds a line of JSON for the model and one for each file, in the order of writing. A run that
-was interrupted, even killed, goes on where it stopped when it is started again. All `*.json` are KV files.
+was interrupted, even killed, goes on where it stopped when it is started again; other prompts get the next
+numbers. All `*.json` are KV files.
 """
 
 import contextlib
 import filecmp
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +90,11 @@ def write_dataset(
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     """Write what is not there yet; yields each file's line of the index, and whether it was written now.
 
+    Prompts that the folder lists already keep their files; the others get the next numbers.
+
     Raises:
-        InputError: the folder cannot be written to, holds another dataset, or another run is writing to it.
+        InputError: the folder cannot be written to, holds files of another model, format or `top_k`, or
+            another run is writing to it.
         TraceError: a `.safetensors` file cannot be written.
     """
     header = {
@@ -98,13 +104,12 @@ def write_dataset(
         "format": suffix.removeprefix("."),
         "top_k": whole_number("top_k", top_k, 1),
     }
-    names = [f"kv_{number:05}{suffix}" for number in range(len(sources))]
     if "\0" in str(folder):
         raise InputError(f"{folder}: cannot be written (embedded null byte)")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            yield from _write_missing(model, sources, folder, header, names)
+            yield from _write_missing(model, sources, folder, header)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 
@@ -127,12 +132,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _write_missing(
-    model: Model, sources: list[Source], folder: Path, header: dict[str, Any], names: list[str]
+    model: Model, sources: list[Source], folder: Path, header: dict[str, Any]
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    listed = _read_index(folder, header, names)
-    for name, source in zip(names, sources, strict=True):
-        if name in listed and listed[name]["source"] != source.facts():
-            raise InputError(f"{folder / name} is of another prompt: choose another folder")
+    listed = _read_index(folder, header, len(sources))
+    names = _names(listed, sources, header["format"])
     for name, source in zip(names, sources, strict=True):
         path, entry = folder / name, listed.get(name)
         if path.is_symlink():
@@ -157,6 +160,24 @@ def _write_missing(
         yield entry, True
 
 
+def _names(listed: dict[str, dict[str, Any]], sources: list[Source], suffix: str) -> list[str]:
+    """The file of each prompt: that which is listed for it, else the next number."""
+    numbers = [int(found[1]) for name in listed if (found := _NAME.fullmatch(name))]
+    following = itertools.count(max(numbers, default=-1) + 1)
+    own: dict[str, list[str]] = {}
+    for name, entry in listed.items():
+        own.setdefault(json.dumps(entry["source"], sort_keys=True), []).append(name)
+    names = []
+    for source in sources:
+        same = own.get(json.dumps(source.facts(), sort_keys=True))
+        names.append(same.pop(0) if same else _name(next(following), suffix))
+    return names
+
+
+def _name(number: int, suffix: str) -> str:
+    return f"kv_{number:05}.{suffix}"
+
+
 def _extract(model: Model, source: Source, path: Path, top_k: int, listed: bool) -> dict[str, Any]:
     """Write a file; one that is there unlisted must be this very one, of a run killed before listing it."""
     prompt = source.prompt(model)
@@ -172,12 +193,13 @@ def _extract(model: Model, source: Source, path: Path, top_k: int, listed: bool)
     return facts
 
 
-def _read_index(folder: Path, header: dict[str, Any], names: list[str]) -> dict[str, dict[str, Any]]:
-    """The files that are listed already, by name; starts the index if there is none."""
+def _read_index(folder: Path, header: dict[str, Any], n: int) -> dict[str, dict[str, Any]]:
+    """The files that are listed already, by name; starts the index, for n files, if there is none."""
     path = folder / INDEX
     content = read_bytes(path) if os.path.lexists(path) else b""
     whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by an interruption
     if not whole and _line(header).startswith(content):
+        names = (_name(number, header["format"]) for number in range(n))
         taken = next((name for name in names if (folder / name).exists()), None)
         if taken is not None:
             raise InputError(f"{folder / taken} is not from this dataset: choose another folder")
@@ -221,8 +243,9 @@ _SOURCE: Table = {
     "special": optional(FLAG),
     "random_tokens": optional(FLAG),
 }
+_NAME = re.compile(r"kv_([0-9]{5,9})\.(?:json|safetensors)")  # what may be read and written again
 _ENTRY: Table = {
-    "file": TEXT,
+    "file": Kind("a name such as kv_00000.json", lambda x: type(x) is str and bool(_NAME.fullmatch(x))),
     "source": fields_of(_SOURCE),
     "input_text": or_null(TEXT),
     "tokens": whole(1),

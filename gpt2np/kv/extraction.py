@@ -10,6 +10,8 @@ keys and values. Of a model that is no GPT-2 the metadata also say how many head
 """
 
 import json
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.checkpoints.checkpoint import default_name
-from gpt2np.errors import InputError, short, whole_number
+from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.kv.queries import KV, check_coordinate
 from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_positions
 from gpt2np.loading import load
@@ -26,7 +28,8 @@ from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import stored_for
-from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.trace import Trace, run_metadata
 
 SAMPLE_PROMPTS = Path(__file__).parent / "sample_prompts.txt"
 TOLERANCE = 1e-3  # between a number in a file and the same computed again: other machines round otherwise
@@ -45,7 +48,7 @@ class GPT2KVCacheExtractor:
     """
 
     def __init__(self, model_name: "str | PathLike[str] | Model | None" = None) -> None:
-        """Takes a name, a folder or a Model; without one `$GPT2NP_MODEL`, else `tiny`.
+        """Takes a name, a folder or a Model; without one `$GPT2NP_MODEL`, else `tiny`, with a warning.
 
         Raises:
             InputError: it is something else. As `gpt2np.load` where the model cannot be loaded.
@@ -56,6 +59,9 @@ class GPT2KVCacheExtractor:
             raise InputError(f"model_name must be a name, a folder or a Model, not {short(model_name)}")
         else:
             self.model = load(default_name() if model_name is None else model_name)
+            if model_name is None and not os.environ.get("GPT2NP_MODEL"):
+                note = "no model given: this is tiny; the real GPT-2 is GPT2KVCacheExtractor('gpt2')"
+                warnings.warn(note, stacklevel=2)
 
     def extract_kv_cache(self, text: Prompt, top_k: int = 5, *, special: bool = False) -> dict[str, Any]:
         """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
@@ -234,22 +240,52 @@ def extract_to_file(
     check_suffix(path)
     check_not_read(path, model.checkpoint.source_files())
     whole_number("top_k", top_k, 1)
+    keep = keys_and_values(model.config)
+    if Path(path).suffix == ".safetensors":
+        keep = list(model.config.architecture.cache)
+    trace = model.trace(prompt, keep=keep, special=special)
+    return trace_to_file(trace, path, top_k)
+
+
+def trace_to_file(trace: Trace, path: str | PathLike[str], top_k: int = 5) -> dict[str, Any]:
+    """Write keys and values of a trace with its model, such as a saved generation; returns the other facts.
+
+    The predicted token is not in the file if the trace has neither logits nor what they are computed from.
+
+    Raises:
+        InputError: the file cannot be written.
+        TraceError: the trace lacks some keys or values, or was kept in float16.
+    """
+    check_suffix(path)
+    try:
+        prediction = predicted(trace, top_k)
+    except TraceError:
+        prediction = None
+    kv = KV.of(trace, prediction)
+    if not kv.exact:
+        raise TraceError("the trace was kept in float16, of which no KV file is made: keep it in float32")
+    text = trace.prompt if "n_prompt" not in trace.metadata else None
+    text = trace.model.decode(trace.token_ids) if text is None else text
+    edited = bool(trace.metadata.get("edits"))  # then it is not what the model of this fingerprint computes
+    kv = replace(kv, digest=kv.computed_digest(), fingerprint=None if edited else kv.fingerprint)
+    facts = document(kv, text)
     if Path(path).suffix == ".json":
-        result = GPT2KVCacheExtractor(model).extract_kv_cache(prompt, top_k, special=special)
-        write_json(result, path)
-        del result["kv_cache"]
-        return result
-    trace = model.trace(prompt, keep=list(model.config.architecture.cache), special=special)
-    trace.metadata["predicted_next_token"] = predicted(trace, top_k)
-    trace.metadata["digest"] = KV.of(trace).computed_digest()
-    trace.metadata |= of_keys(KV.of(trace))
-    if not isinstance(prompt, str):
-        trace.metadata["prompt"] = model.decode(trace.token_ids)
-    trace.save(path)
-    kv = KV.of(trace)
-    facts = document(kv, kv.text)
+        write_json(facts, path)
+    else:
+        _only_keys_and_values(trace, kv, text).save(Path(path))
     del facts["kv_cache"]
     return facts
+
+
+def _only_keys_and_values(trace: Trace, kv: KV, text: str) -> Trace:
+    """The trace as a run of the whole text that kept nothing else, with what a KV file says of itself."""
+    keep = list(trace.config.architecture.cache)
+    plan = Plan(trace.config, trace.plan.length, keep, trace.plan.dtype.name)
+    arrays = {entry.name: trace[entry.name] for entry in plan.entries}
+    metadata = {key: value for key, value in trace.metadata.items() if key not in ("n_prompt", "generation")}
+    metadata |= run_metadata(plan, trace.token_ids, trace.tokens, prompt=text, digest=kv.digest)
+    metadata |= {"predicted_next_token": kv.prediction, **of_keys(kv)}
+    return Trace(plan, arrays, trace.token_ids, metadata, trace.model)
 
 
 def check_suffix(path: str | PathLike[str]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.outputs import whole_file
+from gpt2np.text.token_search import bytes_of_tokens, find_text
 from gpt2np.tracing.trace import Trace
 
 PARTS = ("key", "value")
@@ -83,7 +84,9 @@ class KV:
         keys, values = architecture.cache
         layers = [(trace[f"h.{i}.{keys}"], trace[f"h.{i}.{values}"]) for i in range(config.n_layer)]
         silent = architecture.keys is None
-        text = trace.prompt if "n_prompt" not in facts else None  # else it is the text before the response
+        text = trace.prompt
+        if "n_prompt" in facts:  # then that is the text before the response
+            text = b"".join(bytes_of_tokens(trace.tokens)).decode(errors="replace")
         prediction = prediction or facts.get("predicted_next_token")
         return cls(
             str(facts.get("model")),
@@ -123,21 +126,14 @@ class KV:
             check_coordinate(axis, given, limit)
 
     def find(self, text: str) -> list[range]:
-        """Where a text stands, case-insensitive: the token that contains it, or the tokens that spell it.
+        """Where a text stands, whatever its case: the token that contains it, or the tokens that spell it.
 
         Raises:
-            InputError: it stands nowhere.
+            InputError: the text is empty.
         """
-        wanted, pieces = text.lower(), [token.lower() for token in self.tokens]
-        ends = np.cumsum([len(piece) for piece in pieces])
-        whole, found, at = "".join(pieces), [], -1
-        while wanted and (at := whole.find(wanted, at + 1)) >= 0:
-            first, last = np.searchsorted(ends, [at, at + len(wanted) - 1], side="right").tolist()
-            if range(first, last + 1) not in found:
-                found.append(range(first, last + 1))
-        if not found:
-            raise InputError(f"{short(text)} is in none of the {len(pieces)} tokens (nor across them)")
-        return found
+        if not text:
+            raise InputError("the text to look for is empty")
+        return find_text(text, self.tokens, self.text)
 
     def summary(self, layer: int) -> list[dict[str, Any]]:
         """For each head of a layer the mean, smallest and largest norm of its keys and of its values."""
@@ -151,14 +147,23 @@ class KV:
                 }
         return rows
 
+    def range_of_norms(self, part: str) -> tuple[float, float]:
+        """The smallest and the largest norm of all keys, or of all values.
+
+        Raises:
+            InputError: something else than keys and values.
+        """
+        _check_part(part)
+        norms = [self.norms(layer, part) for layer in range(self.n_layer)]
+        return min(float(of.min()) for of in norms), max(float(of.max()) for of in norms)
+
     def between(self, low: float, high: float, part: str) -> "list[Coordinate]":
         """The coordinates whose key or value has a norm of `low` to `high`, in order.
 
         Raises:
             InputError: no such range, or something else than keys and values.
         """
-        if part not in PARTS:
-            raise InputError(f"norms are of key or value, not of {short(part)}")
+        _check_part(part)
         if not low <= high:  # NaN too
             raise InputError(f"the norm's range must go from small to large, not from {low} to {high}")
         found = []
@@ -205,6 +210,11 @@ def check_coordinate(axis: str, given: int, limit: int) -> None:
     """
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 0 <= given < limit:
         raise InputError(f"{axis} {short(given)} is not one of 0 to {limit - 1}")
+
+
+def _check_part(part: str) -> None:
+    if part not in PARTS:
+        raise InputError(f"norms are of key or value, not of {short(part)}")
 
 
 def write_csv(path: str | PathLike[str], columns: list[str], rows: Iterable[dict[str, Any]]) -> int:

@@ -181,11 +181,16 @@ def test_pt_beside_safetensors(run):
     assert assert_listed_is_whole("experiments/x") == 2
 
 
-def test_pt_without_torch(run, monkeypatch):
+def test_pt_needs_no_torch(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    line = refused(run("--prompt", "A", "--experiment", "x", "--format", "pt"))
-    assert "needs torch, which is not installed" in line
-    assert not Path("experiments").exists()
+    argv = ["--prompt", "A", "--experiment", "x", "--max-new-tokens", 3]
+    assert run(*argv, "--format", "pt")[0] == 0
+    assert run(*argv)[0] == 0
+    one, other = (load_capture(f"experiments/x/{RESIDUAL}/prompt/1.{end}") for end in ("pt", "safetensors"))
+    assert one["response"]["tokens"] == other["response"]["tokens"]
+    for layer in "0123":
+        for name, array in one["response"]["activations"][layer].items():
+            np.testing.assert_array_equal(array, other["response"]["activations"][layer][name])
 
 
 def test_a_set_of_ones_own(run, tmp_path):
@@ -317,10 +322,141 @@ def test_another_model_is_refused(run, tmp_path):
     assert "another experiment" in line
 
 
-def test_another_prompt_of_the_same_id_is_refused(run):
+def listed(folder="experiments/x"):
+    return [(entry.id, entry.text, Path(entry.path).name) for entry in read_manifest(Path(folder))]
+
+
+def test_prompts_get_the_next_number(run):
     argv = ["--experiment", "x", "--max-new-tokens", 2, "--prompt"]
+    for text, id, more in (
+        ("Elizabeth", 1, []),
+        ("Darcy", 2, []),
+        ("Elizabeth", 1, []),  # is there
+        ("Darcy", 2, ["--layer-internals", "3"]),
+        ("Jane", 9, ["--id", "9"]),
+        ("Bingley", 10, []),
+        ("Lydia", "mr.w", ["--id", "mr.w"]),
+        ("Kitty", 11, ["--layer-internals", "0"]),
+        ("Lydia", "mr.w", []),
+        ("Jane", 9, ["--id", "9"]),
+        ("Jane", 12, ["--id", "12"]),  # said so
+    ):
+        before = state("experiments/x") if Path("experiments").exists() else {}
+        code, out, err = run(*argv, text, *more, "--json")
+        assert code == 0, err
+        (entry,) = json.loads(out)["files"]
+        assert (entry["id"], entry["text"]) == (id, text)
+        assert {path: state("experiments/x")[path] for path in before} == before
+    assert len(listed()) == assert_listed_is_whole("experiments/x") == 8
+
+
+def test_an_id_of_the_manifest_that_is_a_path(run):
+    argv = ["--experiment", "x", "--max-new-tokens", 2, "--prompt", "Elizabeth"]
+    assert run(*argv)[0] == 0
+    manifest = Path("experiments/x/manifest.jsonl")
+    row = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(row | {"id": "../../../../mine"}) + "\n")
+    before = sorted(Path().rglob("*"))
+    assert "manifest.jsonl: the id '../../../../mine' must consist of" in refused(run(*argv))
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("id", ["1", "x-1"])
+def test_another_prompt_of_the_same_id_is_refused(run, id):
+    argv = ["--experiment", "x", "--max-new-tokens", 2, "--id", id, "--prompt"]
     assert run(*argv, "Elizabeth")[0] == 0
-    assert "1.safetensors is of another prompt, 'Elizabeth'" in refused(run(*argv, "Darcy"))
+    line = refused(run(*argv, "Darcy"))
+    assert f"{id}.safetensors is of another prompt, 'Elizabeth': take another id, or another exp" in line
+    assert len(listed()) == 1
+
+
+# -- saved generations ----------------------------------------------------------------------------
+
+
+def generate(run, text, name, *more):
+    from gpt2np.cli import main
+
+    assert main(["generate", text, "--max-new-tokens", "3", "--out", name, *more]) == 0
+
+
+@pytest.mark.parametrize("format", ["safetensors", "pt"])
+@pytest.mark.parametrize("layers", [[], ["--layer-internals"], ["--layer-internals", "all"]])
+def test_a_saved_generation(run, capsys, format, layers):
+    generate(run, "Elizabeth was", "g.safetensors")
+    capsys.readouterr()
+    options = [*layers, "--format", format, "--json"]
+    code, out, err = run("--trace", "g.safetensors", "--experiment", "x", *options)
+    assert code == 0, err
+    asked = ["--prompt", "Elizabeth was", "--max-new-tokens", 3, "--experiment", "y", *options]
+    expected = json.loads(run(*asked)[1])["files"]
+    found = json.loads(out)["files"]
+    assert [e["path"] for e in found] == [e["path"] for e in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert_same(*(load_capture(f"experiments/{x}/{e['path']}") for x, e in (("x", one), ("y", other))))
+        for key in ("id", "text", "layer", "prompt_tokens", "response_tokens"):
+            assert one[key] == other[key]
+        assert one["model"]["fingerprint"] == other["model"]["fingerprint"]
+    assert run("--trace", "g.safetensors", "--experiment", "x", *options)[0] == 0
+    assert len(listed()) == assert_listed_is_whole("experiments/x") == len(found)
+
+
+def assert_same(one, other):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        one, other = list(one.values()), list(other.values())
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, other)
+    else:
+        assert one == other
+
+
+def test_several_saved_generations(run):
+    for seed in "12":
+        generate(run, "Elizabeth", f"{seed}.safetensors", "--temperature", "1.5", "--seed", seed)
+    generate(run, "Darcy", "3.safetensors", "--temperature", "1.5", "--seed", "1")
+    generate(run, "Darcy", "greedy.safetensors")
+    for name, id in (("1", 1), ("2", 2), ("3", 3), ("2", 2)):
+        code, out, err = run("--trace", f"{name}.safetensors", "--experiment", "x")
+        assert code == 0, err
+        assert f"1 of {name}.safetensors" in out
+        assert listed()[-1 if name == "3" else id - 1][0] == id
+    assert len(listed()) == 3
+    line = refused(run("--trace", "2.safetensors", "--experiment", "x", "--id", "1"))
+    assert "is of another generation of the prompt, 'Elizabeth'" in line
+    assert "was captured with sampling {" in refused(
+        run("--trace", "greedy.safetensors", "--experiment", "x")
+    )
+    line = refused(run("--prompt", "A", "--experiment", "x"))
+    assert "was captured without max_new_tokens, this run has 50" in line
+    assert run("--prompt", "A", "--max-new-tokens", 1, "--experiment", "y")[0] == 0
+    line = refused(run("--trace", "2.safetensors", "--experiment", "y"))
+    assert "was captured without saved, this run has True" in line
+
+
+def test_traces_that_are_no_whole_generation(run, tiny):
+    tiny.trace("Elizabeth").save("text.safetensors")
+    tiny.generate("Elizabeth", max_new_tokens=2, keep="attn.pattern").finish().trace.save("few.safetensors")
+    trace = tiny.generate("Elizabeth", max_new_tokens=2, keep="*").finish().trace
+    del trace.metadata["generation"]
+    trace.save("old.safetensors")
+    Path("junk.safetensors").write_bytes(b"junk")
+    for name, message in (
+        ("text", "is of a text that was read, not of a generation"),
+        ("few", "few.safetensors: h.0.resid_pre is derived: embed is not in this trace"),
+        ("old", "does not have the last token"),
+        ("junk", "junk.safetensors: "),
+        ("none", "none.safetensors: no such file"),
+    ):
+        assert message in refused(run("--trace", f"{name}.safetensors", "--experiment", "x"))
+    trace.save("g.safetensors")
+    for option, value in (("--max-new-tokens", 5), ("--temperature", 1), ("--seed", 1)):
+        line = refused(run("--trace", "g.safetensors", "--experiment", "x", option, value))
+        assert f"{option} is of generating, and --trace was generated" in line
+    assert not Path("experiments").exists()
 
 
 # -- wrong input ----------------------------------------------------------------------------------
@@ -329,6 +465,9 @@ X = ["--experiment", "x"]
 WRONG = {
     "nothing": ([], "give --prompt TEXT or --prompt-set"),
     "no prompt": (X, "give --prompt TEXT or --prompt-set"),
+    "an id that is a path": ([*X, "--prompt", "A", "--id", "../a"], "--id '../a' must consist"),
+    "an id of a set": ([*X, "--prompt-set", "dynamic", "--id", "1"], "--id goes with --prompt or --trace"),
+    "a prompt and a trace": ([*X, "--prompt", "A", "--trace", "g.safetensors"], "not allowed with"),
     "no experiment": (["--prompt", "A"], "--experiment NAME is needed"),
     "two prompts": ([*X, "--prompt", "A", "--prompt-set", "dynamic"], "not allowed with"),
     "an experiment that is a path": (["--prompt", "A", "--experiment", "../x"], "'../x' must consist"),
@@ -336,8 +475,12 @@ WRONG = {
     "an unknown set": ([*X, "--prompt-set", "dynamics"], "'dynamics': the nearest is 'dynamic'"),
     "a very unknown set": ([*X, "--prompt-set", "q"], "no prompt set 'q': there are single_trait, multi"),
     "no file": ([*X, "--prompt-set", "no.json"], "no.json: no such file"),
-    "an empty prompt": ([*X, "--prompt", ""], "prompt 1 of prompt: the prompt is empty"),
-    "a long prompt": ([*X, "--prompt", "the " * 300], "prompt 1 of prompt: 3"),
+    "a file of a shipped set": (
+        [*X, "--prompt-set", "inference/prompts/dynamic.json"],
+        "prompts/dynamic.json: no such file; the set that comes with gpt2np is called dynamic",
+    ),
+    "an empty prompt": ([*X, "--prompt", ""], "the prompt: the prompt is empty"),
+    "a long prompt": ([*X, "--prompt", "the " * 300], "the prompt: 3"),
     "a long response": ([*X, "--prompt", "A", "--max-new-tokens", "257"], "257 new ones take 257 positions"),
     "no response": ([*X, "--prompt", "A", "--max-new-tokens", "0"], "not a whole number of at least 1"),
     "no such layer": ([*X, "--prompt", "A", "--layer-internals", "4"], "layer=4: must be"),

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -61,51 +60,6 @@ def file(request, tiny, capsys):
     return request.param
 
 
-# -- the document's own lines -------------------------------------------------------------------------
-
-LINES = """
-python3 src/gpt2_kvcache.py
-python3 tools/dataset_generator.py --text-file data/sample_prompts.txt --output-dir data/datasets/
-python3 tools/kvcache_query.py data/kv_cache_output.json --info
-python3 tools/kvcache_query.py data/kv_cache_output.json --coordinate 0 0 0
-python3 tools/kvcache_query.py data/kv_cache_output.json --token-search "fox"
-python3 tools/kvcache_query.py data/kv_cache_output.json --layer-summary 0
-python3 tools/kvcache_query.py data/kv_cache_output.json --search-norm 0.5 1.0 key --export-csv results.csv
-python3 tools/dataset_generator.py --prompts "Hello world" "Machine learning" --output-dir data/datasets/
-python3 tools/dataset_generator.py --random 100 --output-dir data/random/
-python3 tools/dataset_generator.py --random 10 --output-dir data/batch/
-""".strip().splitlines()
-OURS = {
-    "python3 src/gpt2_kvcache.py": "extract",
-    "python3 tools/kvcache_query.py": "query",
-    "python3 tools/dataset_generator.py": "dataset",
-}
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_the_documents_command_lines(capsys, line):
-    Path("data").mkdir()
-    Path("data/sample_prompts.txt").write_text(SAMPLE_PROMPTS.read_text("utf-8"), "utf-8")
-    assert run(capsys, "extract", "--out", "data/kv_cache_output.json")[0] == 0
-    script = next(script for script in OURS if line.startswith(script))
-    code, out, err = run(capsys, OURS[script], *shlex.split(line.removeprefix(script)))
-    assert code == 0, err
-    assert max(cell_width(text) for text in out.splitlines()) <= 80
-    assert all(text == text.rstrip() for text in out.splitlines())
-    if "extract" in OURS[script]:
-        assert read_kv("kv_cache_output.json").text == TEXT
-    if "--export-csv" in line:
-        assert Path("results.csv").read_text().startswith("query,layer,head,")
-
-
-def test_example_3_analyses_all_generated_files(capsys):
-    assert run(capsys, "dataset", "--random", "3", "--output-dir", "data/batch/")[0] == 0
-    files = sorted(Path("data/batch").glob("*.json"))
-    assert len(files) == 3
-    for path in files:
-        assert run(capsys, "query", path, "--info")[0] == 0
-
-
 # -- extract ------------------------------------------------------------------------------------------
 
 
@@ -135,9 +89,44 @@ def test_extract_as_json_from_ids_and_from_stdin(capsys, monkeypatch):
 
 def test_extract_without_a_text_says_which(capsys):
     _, out, err = run(capsys, "extract")
+    assert read_kv("data/kv_cache_output.json").text == TEXT
     assert "no TEXT" in err
     assert str(SAMPLE_PROMPTS) in err
     assert TEXT in out
+
+
+@pytest.mark.parametrize("name", ["new/kv.json", "new/kv.safetensors"])
+@pytest.mark.parametrize("keep", ["*", "attn.qkv", ["attn.k", "attn.v"]], ids=str)
+def test_extract_of_a_saved_generation(capsys, tiny, name, keep):
+    done = tiny.generate("Elizabeth was", max_new_tokens=5, keep=keep).finish()
+    done.trace.save("g.safetensors")
+    code, out, err = run(capsys, "extract", "--trace", "g.safetensors", "--out", name)
+    assert code == 0, err
+    kv = read_kv(name)
+    assert kv.token_ids == done.token_ids[:-1]
+    assert kv.text == tiny.decode(kv.token_ids) == load_kv(name, tiny).kv.text
+    for layer, (keys, values) in enumerate(kv.layers):
+        for part, array in (("k", keys), ("v", values)):
+            assert np.array_equal(array, done.trace[f"h.{layer}.attn.{part}"])
+    if keep == "*":
+        assert kv.prediction["token_id"] == done.token_ids[-1]
+        assert f"|{done.tokens[-1]}|" in out
+    else:
+        assert kv.prediction is None
+        assert "not in this file" in out
+    more = load_kv(name, tiny).generate(max_new_tokens=3).finish()
+    assert more.token_ids == tiny.generate("Elizabeth was", max_new_tokens=8).finish().token_ids[: 5 + 5]
+
+
+def test_extract_of_a_text_or_an_edited_run(capsys, tiny):
+    tiny.trace("Elizabeth was").save("t.safetensors")
+    assert run(capsys, "extract", "--trace", "t.safetensors", "--out", "a.json")[0] == 0
+    assert run(capsys, "extract", "Elizabeth was", "--out", "b.json")[0] == 0
+    assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+    tiny.trace("Elizabeth was", edits={"h.0.mlp.out": lambda x: 0 * x}).save("e.safetensors")
+    assert run(capsys, "extract", "--trace", "e.safetensors", "--out", "c.json")[0] == 0
+    with pytest.raises(gpt2np.Gpt2npError, match="is damaged, or of another model"):
+        load_kv("c.json", tiny)
 
 
 # -- query --------------------------------------------------------------------------------------------
@@ -179,6 +168,68 @@ def test_token_search(capsys, file, text, places):
     _, out, _ = run(capsys, "query", file, "--token-search", text)
     assert "case-insensitive" in out
     assert f"{len(places)} found" in out
+
+
+STRANGE = "Tokyo 日本語, 😀 and naïve Straße; \\xe6 日本"
+
+
+@pytest.fixture(params=["kv.json", "kv.safetensors", "trace.safetensors", "generation.safetensors"])
+def strange(request, tiny, capsys):
+    """A text with characters of several tokens."""
+    if request.param == "trace.safetensors":
+        tiny.trace(STRANGE).save(request.param)
+    elif request.param == "generation.safetensors":
+        tiny.generate(STRANGE, max_new_tokens=2, keep="*").finish().trace.save(request.param)
+    else:
+        assert run(capsys, "extract", STRANGE, "--out", request.param)[0] == 0
+    return request.param
+
+
+@pytest.mark.parametrize(
+    "text", ["日本", "日", "本語", "😀", "ïve", "strasse", "ß", "\\xe6", "TOKYO 日", ", "]
+)
+def test_token_search_by_bytes(capsys, tiny, strange, text):
+    found = facts(capsys, "query", strange, "--token-search", text)["token_search"]["found"]
+    ids = tiny.tokenizer.encode(STRANGE)
+    whole = [tiny.tokenizer.token_bytes(i) for i in ids]
+    ends = np.cumsum([len(piece) for piece in whole])
+    expected = []
+    for start in range(len(STRANGE)):  # by hand: from every character of the text to every other
+        for stop in range(start + 1, len(STRANGE) + 1):
+            if STRANGE[start:stop].casefold() == text.casefold():
+                first, last = (len(STRANGE[:n].encode()) for n in (start, stop))
+                tokens = np.searchsorted(ends, [first, last - 1], side="right").tolist()
+                expected.append(list(range(tokens[0], tokens[1] + 1)))
+    assert [place["token_idx"] for place in found] == expected
+    assert len(expected) == (2 if text in ("日本", "日") else len(expected)) > 0
+
+
+def test_questions_that_find_nothing_and_those_beside_them(capsys, file):
+    asked = [
+        "--info",
+        "--token-search",
+        "zebra",
+        "--search-norm",
+        "1e6",
+        "1e7",
+        "value",
+        "--layer-summary",
+        "1",
+    ]
+    code, out, _ = run(capsys, "query", file, *asked, "--export-csv", "all.csv")
+    assert code == 0
+    assert "|zebra|: 0 found\n" in out
+    assert "layer 1, norms over its tokens" in out
+    assert {row["query"] for row in rows_of("all.csv")} == {"layer-summary"}
+    found = facts(capsys, "query", file, *asked)
+    assert list(found) == ["info", "token_search", "layer_summary", "search_norm"]
+    assert (found["token_search"]["found"], found["search_norm"]["found"]) == ([], 0)
+    every = facts(capsys, "query", file, "--search-norm", 0, 1e9, "value")["search_norm"]
+    norms = [row["value_norm"] for row in every["rows"]]
+    for answer in (every, found["search_norm"]):
+        assert (answer["smallest"], answer["largest"]) == (min(norms), max(norms))
+    shown = [float(number) for number in re.search(r"they go from (\S+) to (\S+)", out).groups()]
+    assert shown == pytest.approx([min(norms), max(norms)], rel=1e-2)
 
 
 def test_layer_summary(capsys, file, tiny):
@@ -333,8 +384,15 @@ WRONG = [
     ["nothing"],
     ["extract", "a", "--out", "kv.txt"],
     ["extract", "a", "--out", ""],
-    ["extract", "a", "--out", "/nowhere/kv.json"],
-    ["extract", "a", "--out", "/nowhere/kv.safetensors"],
+    ["extract", "a", "--out", "foreign.json/kv.json"],
+    ["extract", "a", "--out", "foreign.json/new/kv.safetensors"],
+    ["extract", "a", "--trace", "kv.safetensors", "--out", "new/kv.json"],
+    ["extract", "--trace", "weights.safetensors", "--out", "new/kv.json"],
+    ["extract", "--trace", "none.safetensors", "--out", "new/kv.json"],
+    ["extract", "--trace", "kv.json", "--out", "new/kv.json"],
+    ["extract", "--trace", "half.safetensors", "--out", "new/kv.json"],
+    ["extract", "--trace", "patterns.safetensors", "--out", "new/kv.json"],
+    ["extract", "--trace", "kv.safetensors", "--out", "kv.safetensors", "--force"],
     ["extract", ""],
     ["extract", "a " * 3000],
     ["extract", "a", "--tokens", "1"],
@@ -355,7 +413,6 @@ WRONG = [
     [*GOOD, "--coordinate", "0", "0", "3"],
     [*GOOD, "--coordinate", "0", "0", "-1"],
     [*GOOD, "--coordinate", "0", "a", "0"],
-    [*GOOD, "--token-search", "zebra"],
     [*GOOD, "--token-search", ""],
     [*GOOD, "--layer-summary", "4"],
     [*GOOD, "--layer-summary", "first"],
@@ -363,8 +420,8 @@ WRONG = [
     [*GOOD, "--search-norm", "2", "1", "key"],
     [*GOOD, "--search-norm", "a", "1", "key"],
     [*GOOD, "--search-norm", "nan", "1", "key"],
-    [*GOOD, "--info", "--export-csv", "/nowhere/all.csv"],
-    [*GOOD, "--info", "--token-search", "zebra", "--export-csv", "all.csv"],
+    [*GOOD, "--info", "--export-csv", "foreign.json/all.csv"],
+    [*GOOD, "--info", "--export-csv", "new/all.csv", "--layer-summary", "4"],
     ["dataset", "--random", "3"],
     ["dataset", "--random", "0", "--output-dir", "d"],
     ["dataset", "--random", "3", "--seed", "-1", "--output-dir", "d"],
@@ -391,6 +448,10 @@ def material(tmp_path_factory, tiny):
         (folder / f"cut{suffix}").write_bytes(content[: len(content) // 2])
     (folder / "foreign.json").write_text('{"model": "gpt2"}')
     (folder / "empty.txt").touch()
+    tiny.trace("Elizabeth was", keep={"patterns": "attn.qkv", "dtype": "float16"}).save(
+        folder / "half.safetensors"
+    )
+    tiny.trace("Elizabeth was", keep="attn.pattern").save(folder / "patterns.safetensors")
     (folder / "weights.safetensors").write_bytes((tiny.checkpoint.folder / "model.safetensors").read_bytes())
     return folder
 
@@ -432,7 +493,13 @@ def test_dataset_from_prompts_a_file_or_the_samples(capsys, tiny):
         texts = [load_kv(f"{folder}/kv_0000{i}.json", tiny).kv.text for i in (0, 1)]
         assert texts == ["Hello world", "Machine learning"]
     assert Path("a/kv_00001.json").read_bytes() == Path("b/kv_00001.json").read_bytes()
+    code, _, err = run(capsys, "dataset", "--text-file", "data/sample_prompts.txt", "--output-dir", "s")
+    assert (
+        code,
+        f"there is no data/sample_prompts.txt: the prompts are those of {SAMPLE_PROMPTS}" in err,
+    ) == (0, True)
     found = facts(capsys, "dataset", "--format", "safetensors", "--output-dir", "c")
+    assert [e["input_text"] for e in index_of("s").values()] == [e["input_text"] for e in found["files"]]
     assert len(found["files"]) == found["written"] == len(SAMPLE_PROMPTS.read_text("utf-8").splitlines())
     assert read_kv("c/kv_00000.safetensors").text == TEXT
 
@@ -529,13 +596,54 @@ def test_an_index_cut_in_the_middle_of_a_line(capsys, share):
         assert sorted(os.listdir("d")) == ["index.jsonl", "kv_00000.json", "kv_00001.json"]
 
 
+ADDED = {
+    "--prompts three": ["one", "two", "three"],
+    "--prompts three two one two": ["one", "two", "three", "two"],
+    "--prompts one one": ["one", "two", "one"],
+    "--prompts two": ["one", "two"],
+    "--text-file new.txt": ["one", "two", "four"],
+    "--prompts one --special": ["one", "two", "one"],  # read otherwise: another prompt
+    "--random 2 --random-tokens": ["one", "two", (0, 0), (1, 0)],
+    "--random 2 --random-tokens --seed 1": ["one", "two", (0, 1), (1, 1)],
+}
+
+
+@pytest.mark.parametrize("more", ADDED)
+def test_other_prompts_get_the_next_numbers(capsys, tiny, more):
+    run(capsys, "dataset", "--prompts", "one", "two", "--output-dir", "d")
+    Path("new.txt").write_text("two\nfour\n")
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in Path("d").glob("*.json")}
+    for n_new in (len(ADDED[more]) - 2, 0):
+        code, _, err = run(capsys, "dataset", *more.split(), "--output-dir", "d")
+        assert code == 0, err
+        assert f"wrote {n_new} of " in err
+    listed = index_of("d")
+    assert list(listed) == [f"kv_{i:05}.json" for i in range(len(ADDED[more]))]
+    assert sorted(os.listdir("d")) == ["index.jsonl", *listed]
+    for entry, source in zip(listed.values(), ADDED[more], strict=True):
+        found = entry["source"]
+        assert found.get("text", (found.get("random"), found.get("seed"))) == source
+        assert load_kv(Path("d", entry["file"]), tiny).kv.text == entry["input_text"]
+    for name, (changed, content) in before.items():
+        assert (Path("d", name).stat().st_mtime_ns, Path("d", name).read_bytes()) == (changed, content)
+
+
+def test_an_interrupted_run_goes_on_after_another_one(capsys, tiny):
+    first = ["dataset", "--prompts", "one", "two", "three", "--output-dir", "d"]
+    started = write_dataset(tiny, [Source(text) for text in first[2:5]], Path("d"))
+    next(started)
+    started.close()
+    assert run(capsys, "dataset", "--prompts", "four", "--output-dir", "d")[0] == 0
+    assert "wrote 2 of 3" in run(capsys, *first)[2]
+    assert [entry["input_text"] for entry in index_of("d").values()] == ["one", "four", "two", "three"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        ["--prompts", "one", "three"],
         ["--prompts", "one", "two", "--format", "safetensors"],
         ["--prompts", "one", "two", "--top", "3"],
-        ["--random", "2"],
+        ["--random", "2", "--top", "3"],
     ],
     ids=" ".join,
 )

@@ -76,10 +76,40 @@ def test_an_existing_file_stays_unless_forced(run, tmp_path, argv, option, name)
     assert not [path for path in os.listdir() if path.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    ("argv", "option", "name"),
+    WRITES,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_missing_folders_are_made_and_stay_only_with_something_in_them(run, tmp_path, argv, option, name):
+    gpt2np.load("tiny").trace("Elizabeth was").save(tmp_path / "in.safetensors")
+    Path("there").mkdir()
+    for folder in ("new/newer", "there/new", "new/../new"):
+        for wrong in (["--no-such-option"], ["--model", "./nothing"]):
+            code, _, _ = run(*argv, option, f"{folder}/{name}", *wrong)
+            assert code == 2 or argv[0] in ("stats", "export", "kv")  # which may need no model
+            if code == 0:
+                shutil.rmtree(folder.split("/..")[0].removesuffix("/newer"))
+            assert sorted(os.listdir()) == ["in.safetensors", "there"]
+            assert os.listdir("there") == []
+    code, _, err = run(*argv, option, f"new/newer/{name}")
+    assert code == 0, err
+    assert os.listdir("new/newer") == [name]
+
+
+def test_a_folder_that_cannot_be_made(run):
+    Path("file").touch()
+    for path in ("file/new/kv.json", "new/\0/kv.json", "file/kv.json"):
+        code, out, err = run("kv", "extract", "a", "--out", path)
+        assert (code, out) == (2, "")
+        assert "cannot be written" in err.splitlines()[-1]
+        assert os.listdir() == ["file"]
+
+
 def test_default_names_are_no_exception(run):
     for argv, name in (
         (["view", "To be", "--no-open"], "gpt2np-view.html"),
-        (["kv", "extract", "To be"], "kv_cache_output.json"),
+        (["kv", "extract", "To be"], "data/kv_cache_output.json"),
     ):
         assert run(*argv)[0] == 0
         before = Path(name).read_bytes()
@@ -128,6 +158,7 @@ def test_folders(run, tmp_path, argv, files):
         (["generate", "x", "--max-new-tokens", "1", "--model", "./m"], "--out"),
         (["generate", "x", "--max-new-tokens", "1", "--model", "./m"], "--ledger"),
         (["kv", "extract", "x", "--model", "./m"], "--out"),
+        (["kv", "extract", "--trace", "FILE"], "--out"),
         (["view", "x", "--model", "./m", "--no-open"], "--out"),
         (["compare", "other.safetensors", "--model", "./m"], "--html"),
         (["view", "--trace", "other.safetensors", "--model", "./m", "--no-open"], "--out"),

@@ -124,7 +124,7 @@ WRONG = [
     ["trace", "a", "--top", "0"],
     ["trace", "a", "--dtype", "float16"],
     ["trace", "a", "--model", "./nowhere"],
-    ["trace", "a", "--out", "/nowhere/t.safetensors"],
+    ["trace", "a", "--out", "/dev/null/t.safetensors"],
     ["trace", "a", "--out", "/"],
     ["plan", "0"],
     ["plan", "257"],

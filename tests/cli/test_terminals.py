@@ -229,7 +229,7 @@ def shell(line, **environment):
         ("gpt2np sites >&-", 0),
         ("gpt2np trace x 2>&-", 0),
         ("gpt2np trace x >&- 2>&- <&-", 0),
-        ("gpt2np trace x --out NO/FILE 2>&-", 2),
+        ("gpt2np trace x --out /dev/null/FILE 2>&-", 2),
         ("gpt2np sites >/dev/full", 2),
         ("gpt2np sites 2>/dev/full", 0),
         ("gpt2np sites >/dev/full 2>/dev/full", 2),

@@ -40,7 +40,16 @@ def resumed(model, folder, rows):
 
 
 WRONG = {
-    "file": (5, None, ["kv_00000.safetensors"], {}),
+    "file": (
+        5,
+        None,
+        ["kv_00000.safetensors"],
+        {},
+        "../kv_00000.json",
+        "/tmp/kv_00000.json",
+        "mine.json",
+        "kv_1.json",
+    ),
     "source": ("the a", None, [], {"text": 5}, {"text": "the a", "more": 1}, {"random": "0"}, {"seed": 1.5}),
     "input_text": (5, [], True),
     "tokens": ("2", 0, 1.5, None, [2], True, 2**70),

@@ -87,7 +87,8 @@ def test_numbers_are_as_short_as_numpy_makes_them():
 
 def test_example_1(monkeypatch, capsys):
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)
-    extractor = GPT2KVCacheExtractor()
+    with pytest.warns(UserWarning, match="this is tiny; the real GPT-2 is"):
+        extractor = gpt2np.GPT2KVCacheExtractor()
     result = extractor.extract_kv_cache("Hello world")
     print(f"Predicted next token: {result['predicted_next_token']['token']}")
     assert (
@@ -115,12 +116,15 @@ def test_quick_start(tiny, tmp_path, monkeypatch):
     assert json.loads(Path("output.json").read_text("utf-8"))["model"] == "tiny"
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_name_a_folder_a_model_or_the_variable(tiny, monkeypatch):
     folder = tiny.checkpoint.folder
     monkeypatch.setenv("GPT2NP_MODEL", str(folder))
     for given in (None, folder, str(folder), "tiny", tiny):
         assert GPT2KVCacheExtractor(given).model.config == tiny.config
     assert GPT2KVCacheExtractor().model.name == str(folder)
+    monkeypatch.setenv("GPT2NP_MODEL", "tiny")
+    assert GPT2KVCacheExtractor().model.name == "tiny"
 
 
 def test_the_json_is_the_documents_key_for_key(saved, tiny):

@@ -129,8 +129,8 @@ def test_a_dataset_knows_how_its_texts_were_read(model, tmp_path):
     assert [(entry["tokens"], new) for entry, new in entries] == [
         (len(model.token_ids(TEXT, special=True)), False)
     ]
-    with pytest.raises(InputError, match="another prompt"):
-        list(datasets.write_dataset(model, datasets.texts([TEXT], model), folder))
+    ((entry, new),) = datasets.write_dataset(model, datasets.texts([TEXT], model), folder)
+    assert (entry["file"], entry["tokens"], new) == ("kv_00001.json", len(model.token_ids(TEXT)), True)
 
 
 def test_an_experiment_knows_how_its_texts_were_read(model, tmp_path):

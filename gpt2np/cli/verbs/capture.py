@@ -3,15 +3,21 @@
 import argparse
 import contextlib
 import importlib
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2np.cli.arguments import add_model, add_special, add_verb, count, integer, load_model
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, TraceError, short
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpt2np.capture.manifest import Entry
 
 
 def register(verbs: Any) -> None:
@@ -20,7 +26,9 @@ def register(verbs: Any) -> None:
         verbs, "capture", capture, "capture activations of prompts and responses, a file for each"
     )
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--prompt", type=a_text, metavar="TEXT", help="one prompt: id 1 of the set 'prompt'")
+    what.add_argument("--prompt", type=a_text, metavar="TEXT", help="one prompt, of the set 'prompt'")
+    help = "the trace of a generation, which generate --out saved, instead of running one; needs no model"
+    what.add_argument("--trace", metavar="FILE", help=help)
     what.add_argument(
         "--prompt-set", metavar="NAME|FILE", help="a shipped set, or your own .json (see --list)"
     )
@@ -32,15 +40,16 @@ def register(verbs: Any) -> None:
         help="all parts of these layers, a file for each; all: of every layer; no number: of the middle one "
         "(without this option: the residual stream and mean attention of all layers, in one file)",
     )
+    help = "of --prompt or --trace (default: that which the experiment has for it, else the next number)"
+    verb.add_argument("--id", metavar="ID", help=help)
     verb.add_argument("--experiment", metavar="NAME", help="the folder that everything goes into")
     verb.add_argument(
         "--output", metavar="DIR", default="experiments", help="where experiments are (default: %(default)s)"
     )
-    verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help="pt needs torch")
-    verb.add_argument(
-        "--max-new-tokens", type=count, default=50, metavar="N", help="of the response (default 50)"
-    )
-    verb.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default: greedy")
+    help = "pt: for torch.load (default %(default)s)"
+    verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help=help)
+    verb.add_argument("--max-new-tokens", type=count, metavar="N", help="of the response (default 50)")
+    verb.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
     verb.add_argument("--seed", type=int, help="of sampling (default 0)")
     add_special(verb)
     add_model(verb)
@@ -52,28 +61,55 @@ def capture(args: argparse.Namespace) -> int:
 
     from gpt2np.capture.capture_files import check_format
     from gpt2np.capture.manifest import NAME
-    from gpt2np.capture.prompt_set import Prompt, PromptSet, check_name, load_prompt_set
-    from gpt2np.capture.runs import Options, capture_prompts
+    from gpt2np.capture.prompt_set import check_name
     from gpt2np.tables import strict_json, table
     from gpt2np.tracing.plan import human_bytes
 
     if args.list:
         return _list(args)
-    if args.prompt is None and args.prompt_set is None:
+    if args.prompt is None and args.prompt_set is None and args.trace is None:
         raise InputError("give --prompt TEXT or --prompt-set NAME|FILE; --list shows the shipped sets")
     if args.experiment is None:
         raise InputError("--experiment NAME is needed: the folder that everything goes into")
+    if args.id is not None and args.prompt_set is not None:
+        raise InputError("--id goes with --prompt or --trace; the prompts of a set have their own")
     check_name(args.experiment, "--experiment")
+    if args.id is not None:
+        check_name(args.id, "--id")
     check_format(args.format)
+    folder = Path(args.output) / args.experiment
+    capture = _run if args.trace is None else _saved
+    what, (files, new) = capture(args, folder)
+    if args.json:
+        rows = [entry.row() for entry in files]
+        print(strict_json({"folder": str(folder), "manifest": NAME, "new": new, "files": rows}))
+        return 0
+    lengths = [[entry.prompt_tokens for entry in files], [entry.response_tokens for entry in files]]
+    shown = [
+        ["prompts", f"{what}, {_span(lengths[0])} tokens"],
+        ["responses", f"{_span(lengths[1])} tokens"],
+        ["files", f"{len(files)} ({new} new), {human_bytes(sum(entry.bytes for entry in files))}"],
+        ["in", str(Path(files[0].path).parent)],
+        ["manifest", NAME],
+    ]
+    print(table(shown, "<<", indent=0))
+    tell(f"everything is in {folder}")
+    return 0
+
+
+def _run(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[Entry], int]]":
+    """Run the prompts; what they are, their files, and how many of these are new."""
+    from gpt2np.capture.prompt_set import Prompt, PromptSet, load_prompt_set
+    from gpt2np.capture.runs import Options, capture_prompts
+
     if args.prompt is not None:
-        prompts = PromptSet("prompt", (Prompt(1, args.prompt),))
+        prompts = PromptSet("prompt", (Prompt(_id(args.id), args.prompt),))
     else:
         prompts = load_prompt_set(args.prompt_set)
     model = load_model(args, *(prompt.text for prompt in prompts.prompts))
-    folder = Path(args.output) / args.experiment
-    options = Options(args.max_new_tokens, args.temperature, args.seed, args.special)
+    options = Options(args.max_new_tokens or 50, args.temperature or 0.0, args.seed, args.special)
     with _progress(len(prompts.prompts)) as advance:
-        files, new = capture_prompts(
+        done = capture_prompts(
             model,
             prompts,
             folder,
@@ -82,21 +118,30 @@ def capture(args: argparse.Namespace) -> int:
             options=options,
             advance=advance,
         )
-    if args.json:
-        facts = {"folder": str(folder), "manifest": NAME, "new": new, "files": [vars(e) for e in files]}
-        print(strict_json(facts))
-        return 0
-    lengths = [[entry.prompt_tokens for entry in files], [entry.response_tokens for entry in files]]
-    rows = [
-        ["prompts", f"{len(prompts.prompts)} of {prompts.name}, {_span(lengths[0])} tokens"],
-        ["responses", f"{_span(lengths[1])} tokens"],
-        ["files", f"{len(files)} ({new} new), {human_bytes(sum(entry.bytes for entry in files))}"],
-        ["in", str(Path(files[0].path).parent)],
-        ["manifest", NAME],
-    ]
-    print(table(rows, "<<", indent=0))
-    tell(f"everything is in {folder}")
-    return 0
+    return f"{len(prompts.prompts)} of {prompts.name}", done
+
+
+def _saved(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[Entry], int]]":
+    """The same of a saved generation."""
+    from gpt2np.capture.runs import capture_generation
+    from gpt2np.tracing.trace import Trace
+
+    for option in ("max_new_tokens", "temperature", "seed"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')} is of generating, and --trace was generated")
+    trace = Trace.open(args.trace)
+    layers = _layers(args.layer_internals, trace.config.n_layer)
+    try:
+        done = capture_generation(trace, folder, id=_id(args.id), layers=layers, format=args.format)
+    except TraceError as error:
+        raise error if args.trace in str(error) else TraceError(f"{args.trace}: {error}") from None
+    return f"1 of {args.trace}", done
+
+
+def _id(given: str | None) -> int | str | None:
+    """An id as a prompt set has it: a number, if it is written like one."""
+    is_number = given is not None and re.fullmatch("0|[1-9][0-9]{0,17}", given)
+    return int(given) if given is not None and is_number else given
 
 
 def _layers(given: list[str] | None, n_layer: int) -> list[int] | None:

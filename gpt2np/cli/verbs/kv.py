@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2np.cli.arguments import (
     add_model,
@@ -21,6 +21,11 @@ from gpt2np.cli.texts import a_text, read_lines
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError, short
 
+if TYPE_CHECKING:
+    from gpt2np.kv.queries import KV, Coordinate
+
+_Answer = tuple[dict[str, Any], "list[Coordinate]"]  # what is printed, and what goes into the CSV
+OUTPUT = "data/kv_cache_output.json"
 SHOWN = 20  # rows of a search on a terminal; --json and --export-csv have all
 FORMATS = "A .safetensors file has a third of the size of a .json file and needs no parsing: at 1,024 tokens \
 of GPT-2 small, a query takes 0.3 s instead of 5 s."
@@ -30,18 +35,27 @@ def register(verbs: Any) -> None:
     """Add these verbs to the command line."""
     kv = add_verb(verbs, "kv", extract, "keys and values of a text: write them, query them, many at once")
     parts = kv.add_subparsers(title="verbs", metavar="VERB", required=True, help="what to do")
+    _add_extract(parts)
+    _add_query(parts)
+    _add_dataset(parts)
 
+
+def _add_extract(parts: Any) -> None:
     verb = add_verb(
         parts, "extract", extract, "write keys and values of a text, and the predicted next token"
     )
     verb.epilog = f"Without a TEXT the first of the sample prompts is taken. {FORMATS}"
     add_prompt(verb)
     add_model(verb, dtype=False)
-    help = "kv_cache_output.json if not given; .safetensors: a third of the size, and nothing to parse"
-    verb.add_argument("--out", default="kv_cache_output.json", metavar="FILE", help=help)
+    help = "a saved trace, such as one of generate --out, instead of a text: nothing is run again"
+    verb.add_argument("--trace", metavar="FILE", help=help)
+    help = f"{OUTPUT} if not given; .safetensors: a third of the size, and nothing to parse"
+    verb.add_argument("--out", default=OUTPUT, metavar="FILE", help=help)
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
     add_outputs(verb, "out")
 
+
+def _add_query(parts: Any) -> None:
     verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
     verb.epilog = f"Questions can be combined. {FORMATS}"
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
@@ -61,8 +75,13 @@ def register(verbs: Any) -> None:
     verb.add_argument("--json", action="store_true", help="for machines")
     add_outputs(verb, "export_csv", more="; read a FILE that takes more than 1 GB of memory")
 
-    verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes")
-    verb.epilog = f"Without prompts the sample prompts are taken. {FORMATS}"
+
+def _add_dataset(parts: Any) -> None:
+    verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes, and adds")
+    verb.epilog = (
+        f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
+and options, only what it does not list yet is written, under the next numbers. {FORMATS}"
+    )
     source = verb.add_mutually_exclusive_group()
     source.add_argument("--text-file", metavar="FILE", help="one prompt a line; - reads stdin")
     source.add_argument("--prompts", nargs="+", type=a_text, metavar="TEXT", help="the prompts themselves")
@@ -78,16 +97,23 @@ def register(verbs: Any) -> None:
 
 def extract(args: argparse.Namespace) -> int:
     """`gpt2np kv extract`."""
-    from gpt2np.kv.extraction import SAMPLE_PROMPTS, check_suffix, extract_to_file
+    from gpt2np.kv.extraction import SAMPLE_PROMPTS, check_suffix, extract_to_file, trace_to_file
     from gpt2np.tables import strict_json
+    from gpt2np.tracing.trace import Trace
 
     check_suffix(args.out)
-    if args.text is None and args.tokens is None:
-        args.text = read_lines(str(SAMPLE_PROMPTS))[0]
-        tell(f"no TEXT given: the first of {SAMPLE_PROMPTS}")
-    prompt = read_prompt(args)
-    model = load_model(args, prompt)
-    facts = extract_to_file(model, prompt, args.out, args.top, special=args.special)
+    if args.trace is not None:
+        if args.text is not None or args.tokens is not None:
+            raise InputError("--trace is instead of a text: give neither TEXT nor --tokens")
+        trace = Trace.open(args.trace, load_model(args))
+        facts = trace_to_file(trace, args.out, args.top)
+    else:
+        if args.text is None and args.tokens is None:
+            args.text = read_lines(str(SAMPLE_PROMPTS))[0]
+            tell(f"no TEXT given: the first of {SAMPLE_PROMPTS}")
+        prompt = read_prompt(args)
+        model = load_model(args, prompt)
+        facts = extract_to_file(model, prompt, args.out, args.top, special=args.special)
     facts |= {"file": args.out, "bytes": Path(args.out).stat().st_size}
     print(strict_json(facts) if args.json else kv_tables.about(facts))
     return 0
@@ -96,8 +122,7 @@ def extract(args: argparse.Namespace) -> int:
 def query(args: argparse.Namespace) -> int:
     """`gpt2np kv query`."""
     from gpt2np.files import MAX_BYTES
-    from gpt2np.kv.extraction import document
-    from gpt2np.kv.queries import COLUMNS, Coordinate, write_csv
+    from gpt2np.kv.queries import COLUMNS, write_csv
     from gpt2np.kv.reading import read_kv
     from gpt2np.tables import strict_json
 
@@ -108,38 +133,17 @@ def query(args: argparse.Namespace) -> int:
     facts: dict[str, Any] = {}
     found: dict[str, list[Coordinate]] = {}  # by question: what goes into the CSV
     if args.info:
-        info = document(kv, kv.text)
-        del info["kv_cache"]
-        facts["info"] = info | {"file": args.file, "bytes": Path(args.file).stat().st_size}
+        facts["info"] = _info(kv, args.file)
     if args.coordinate is not None:
-        at = Coordinate(*(integer(text, axis) for axis, text in zip("LHT", args.coordinate, strict=True)))
-        kv.check(*at)
-        found["coordinate"] = [at]
-        keys, values = kv.layers[at.layer]
-        vectors = {"key": keys[at.token, at.head].tolist(), "value": values[at.token, at.head].tolist()}
-        facts["coordinate"] = next(kv.rows([at])) | vectors
+        facts["coordinate"], found["coordinate"] = _coordinate(kv, args.coordinate)
     if args.token_search is not None:
-        matches = kv.find(args.token_search)
-        positions = sorted({position for match in matches for position in match})
-        found["token-search"] = list(kv.coordinates(tokens=positions))
-        places = [{"token_idx": list(match), "tokens": [kv.tokens[i] for i in match]} for match in matches]
-        facts["token_search"] = {"text": args.token_search, "case_sensitive": False, "found": places}
+        facts["token_search"], found["token-search"] = _token_search(kv, args.token_search)
     if args.layer_summary is not None:
         layer = integer(args.layer_summary, "L")
         facts["layer_summary"] = {"layer": layer, "heads": kv.summary(layer)}
         found["layer-summary"] = list(kv.coordinates(layers=[layer]))
     if args.search_norm is not None:
-        low, high = (
-            _number(name, text) for name, text in zip(("MIN", "MAX"), args.search_norm, strict=False)
-        )
-        found["search-norm"] = kv.between(low, high, args.search_norm[2])
-        n = len(found["search-norm"]) if args.json else SHOWN
-        facts["search_norm"] = {
-            "range": [low, high, args.search_norm[2]],
-            "found": len(found["search-norm"]),
-            "of": kv.n_layer * kv.n_head * len(kv.tokens),
-            "rows": list(kv.rows(found["search-norm"][:n])),
-        }
+        facts["search_norm"], found["search-norm"] = _search_norm(kv, args.search_norm, args.json)
     if args.export_csv:
         rows = (
             {"query": question} | row
@@ -153,16 +157,56 @@ def query(args: argparse.Namespace) -> int:
     return 0
 
 
+def _info(kv: "KV", file: str) -> dict[str, Any]:
+    from gpt2np.kv.extraction import document
+
+    info = document(kv, kv.text)
+    del info["kv_cache"]
+    return info | {"file": file, "bytes": Path(file).stat().st_size}
+
+
+def _coordinate(kv: "KV", given: list[str]) -> _Answer:
+    from gpt2np.kv.queries import Coordinate
+
+    at = Coordinate(*(integer(text, axis) for axis, text in zip("LHT", given, strict=True)))
+    kv.check(*at)
+    keys, values = kv.layers[at.layer]
+    vectors = {"key": keys[at.token, at.head].tolist(), "value": values[at.token, at.head].tolist()}
+    return next(kv.rows([at])) | vectors, [at]
+
+
+def _token_search(kv: "KV", text: str) -> _Answer:
+    matches = kv.find(text)
+    places = [{"token_idx": list(match), "tokens": [kv.tokens[i] for i in match]} for match in matches]
+    positions = sorted({position for match in matches for position in match})
+    found = list(kv.coordinates(tokens=positions))
+    return {"text": text, "case_sensitive": False, "found": places}, found
+
+
+def _search_norm(kv: "KV", given: list[str], whole: bool) -> _Answer:
+    low, high = (_number(name, text) for name, text in zip(("MIN", "MAX"), given, strict=False))
+    found = kv.between(low, high, given[2])
+    smallest, largest = kv.range_of_norms(given[2])
+    facts = {
+        "range": [low, high, given[2]],
+        "found": len(found),
+        "of": kv.n_layer * kv.n_head * len(kv.tokens),
+        "smallest": smallest,
+        "largest": largest,
+        "rows": list(kv.rows(found if whole else found[:SHOWN])),
+    }
+    return facts, found
+
+
 def dataset(args: argparse.Namespace) -> int:
     """`gpt2np kv dataset`."""
     from gpt2np.kv import datasets
-    from gpt2np.kv.extraction import SAMPLE_PROMPTS
     from gpt2np.tables import stream_of_bars, strict_json
 
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
-    given = read_lines(args.text_file or str(SAMPLE_PROMPTS)) if from_file else args.prompts
+    given = _lines_of(args.text_file) if from_file else args.prompts
     model = load_model(args, *(() if args.random else given))
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
@@ -183,9 +227,19 @@ def dataset(args: argparse.Namespace) -> int:
         )
         return 0
     print(kv_tables.files([entry for entry, _ in entries]))
-    note = f"wrote {n_new} of {len(entries)} files (the others were there), listed in {index}"
-    tell(f"{note}")
+    there = " (the others were there)" if n_new < len(entries) else ""
+    tell(f"wrote {n_new} of {len(entries)} files{there}, listed in {index}")
     return 0
+
+
+def _lines_of(path: str | None) -> list[str]:
+    """The lines of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
+    from gpt2np.kv.extraction import SAMPLE_PROMPTS
+
+    if path is not None and Path(path).name == SAMPLE_PROMPTS.name and not Path(path).exists():
+        tell(f"note: there is no {path}: the prompts are those of {SAMPLE_PROMPTS}")
+        path = None
+    return read_lines(path or str(SAMPLE_PROMPTS))
 
 
 # -- reading arguments ---------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def _token_search(found: dict[str, Any]) -> str:
         if len(shown) > 3:
             shown[1:-1] = ["..."]
         rows.append([str(first) if first == last else f"{first}-{last}", " ".join(shown)])
+    if not rows:
+        return f"{quoted(found['text'], 60)}: 0 found"
     heading = "tokens that contain it (case-insensitive), or that spell it together"
     return f"{quoted(found['text'], 60)}: {len(rows)} found\n{heading}\n{table(rows, '><')}"
 
@@ -80,6 +82,8 @@ def _layer_summary(found: dict[str, Any]) -> str:
 def _search_norm(found: dict[str, Any]) -> str:
     low, high, part = found["range"]
     text = f"{found['found']:,} of {found['of']:,} coordinates have a {part} norm of {low:g} to {high:g}"
+    if not found["found"]:
+        return f"{text}\n  they go from {number(found['smallest'])} to {number(found['largest'])}"
     rows = [["layer", "head", "token", "text", "key norm", "value norm"]]
     for row in found["rows"]:
         at = [str(row[axis]) for axis in ("layer", "head", "token_idx")]

@@ -17,6 +17,7 @@ def register(verbs: Any) -> None:
 
 def sites(args: argparse.Namespace) -> int:
     """`gpt2np sites`."""
+    from gpt2np.capture.capture_files import PLACES
     from gpt2np.cli.report import markdown_table
     from gpt2np.tables import WIDTH, strict_json
 
@@ -31,6 +32,7 @@ def sites(args: argparse.Namespace) -> int:
             "derived": site.derived,
             "doc": site.doc,
             "elsewhere": {dialect: names[0] for dialect, names in site.names.items()},
+            "captures": list(PLACES.get(site.name, ())),
         }
         for site in table
     ]
@@ -40,7 +42,8 @@ def sites(args: argparse.Namespace) -> int:
     for row in rows:
         print(f"{row['name']:<24}[{' '.join(row['axes'])}]" + ("  derived" if row["derived"] else ""))
         print(textwrap.fill(row["doc"], WIDTH, initial_indent="    ", subsequent_indent="    "))
-        names = "; ".join(f"{dialect} {name}" for dialect, name in row["elsewhere"].items())
+        names = [f"{dialect} {name}" for dialect, name in row["elsewhere"].items()]
+        names += [f"captures {', '.join(row['captures'])}"] if row["captures"] else []
         if names:
-            print(textwrap.fill(names, WIDTH, initial_indent="    = ", subsequent_indent="      "))
+            print(textwrap.fill("; ".join(names), WIDTH, initial_indent="    = ", subsequent_indent="      "))
     return 0

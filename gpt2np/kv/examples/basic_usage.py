@@ -8,13 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gpt2np.checkpoints.checkpoint import default_name
 from gpt2np.kv.extraction import SAMPLE_PROMPTS, GPT2KVCacheExtractor
 from gpt2np.kv.resume import load_kv
 
 
 def main(model_name: str | None = None) -> None:
     """Four steps, on the first of the sample prompts."""
-    extractor = GPT2KVCacheExtractor(model_name)  # "gpt2", "gpt2-xl", a folder; None is the shipped `tiny`
+    extractor = GPT2KVCacheExtractor(model_name or default_name())  # "gpt2", "gpt2-xl", a folder
     text = SAMPLE_PROMPTS.read_text("utf-8").splitlines()[0]
 
     # 1. Run the text. The result is the dict that the JSON file will hold.
