@@ -14,7 +14,8 @@ from gpt2np.ops import Array
 from gpt2np.ops import softmax as softmax_op
 from gpt2np.reference.attention_future import FILL
 from gpt2np.reference.axis_layouts import seen
-from gpt2np.reference.diagnosis import Candidate, Diagnosis
+from gpt2np.reference.candidates import Candidate
+from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.error_measure import Measure, difference, measure
 from gpt2np.reference.mistake_replay import until_step
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN
