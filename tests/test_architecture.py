@@ -39,8 +39,8 @@ ORDER = {
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
         attention_future layout_choice array_requests layer_numbers unknown_names placement error_measure
         position_alignment precision noise_bands conventions mistakes mistake_replay mistake_fit
-        token_recovery other_prompts search_limit consequences diagnosis judgement comparison step_check
-        report_text token_comparison fixture""",
+        token_recovery other_prompts search_limit consequences candidates diagnosis judgement comparison
+        step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data

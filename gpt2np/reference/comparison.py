@@ -11,7 +11,8 @@ from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.reference.diagnosis import Candidate, Diagnosis
+from gpt2np.reference.candidates import Candidate
+from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
 from gpt2np.reference.judgement import Bands, Judgement, SiteReport
 from gpt2np.reference.placement import Placement, place

@@ -8,10 +8,11 @@ import numpy as np
 
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.reference.candidates import SLUGS, Candidate, ranked
 from gpt2np.reference.error_measure import Measure, difference
 from gpt2np.reference.mistake_fit import Fits
 from gpt2np.reference.mistake_replay import Replays, Scope, until_step
-from gpt2np.reference.mistakes import CATALOGUE, KNOWN, Mistake, Seen
+from gpt2np.reference.mistakes import CATALOGUE, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.other_prompts import OtherPrompts
 from gpt2np.reference.search_limit import SearchLimit
@@ -21,8 +22,6 @@ from gpt2np.tracing.sites import Site
 
 _LAST = 0.5  # as if so much were unexplained: what replays explain comes before what is only recognised
 _SINGLE = 6  # steps that may have the mistake, up to which each is tried alone
-_NOTHING = 1e-4  # of an error: so little that is unexplained is noise
-_SLUGS = [mistake.slug for mistake in KNOWN]
 _REORDERED = 64  # rows of a cache that are looked at, if their order may be another
 _SOON = 4  # positions that look right although a cache is in use
 _PARTLY = 2000  # forms of mistakes in some heads or at some positions that are tried
@@ -36,33 +35,6 @@ USUAL = tuple(
 )
 _RANK = {slug: rank for rank, slug in enumerate(USUAL)}
 _PER_HEAD = frozenset(("attn.qkv", "attn.scores", "attn.pattern", "attn.z"))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A mistake that fits: the layers, and the heads and positions, in which it explains the dump."""
-
-    slug: str
-    explanation: str
-    cure: str
-    detail: str
-    layer: int | None
-    heads: tuple[int, ...] | None
-    rows: slice
-    contradicted: float  # share of what the mistake changes that looks right in the dump
-    unexplained: float  # share of the error that the replay leaves
-
-    def to_dict(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "mistake": self.slug,
-            "detail": self.detail,
-            "layer": self.layer,
-            "heads": None if self.heads is None else list(self.heads),
-            "explanation": self.explanation,
-            "cure": self.cure,
-            "unexplained": self.unexplained,
-        }
 
 
 @dataclass(frozen=True)
@@ -117,7 +89,7 @@ class Diagnosis:
         self.ids = tuple(self.truth.token_ids)
         self.prefill, self._at_once = prefill or len(self.ids), prefill == len(self.ids)
         self.limit, self._everywhere = limit or SearchLimit(0), everywhere
-        self._only = _SLUGS if only is None else only
+        self._only = SLUGS if only is None else only
         self._fits = Fits(self.truth, expected.bands, arrays)
         self.replays = Replays(model, self.truth, self.prefill)
         self._quick = Replays(model if quick is None else quick, self.truth, self.prefill)
@@ -140,7 +112,7 @@ class Diagnosis:
         self.limit.begin()
         found = list(self._prompts(self._checks))
         if self.arrays[self.first].shape != self.truth[self.first].shape:
-            return _ranked(found)
+            return ranked(found)
         fitting = self._search([Scope()])
         if found and fitting and self._after():  # a token in front is like positions one too large
             found = list(self._prompts([*self._checks, *self._after()]))
@@ -152,7 +124,7 @@ class Diagnosis:
         if not (found or fitting or recognised):
             fitting = self._search(scopes)
         fitting = [self._narrowed(*one, scopes) for one in fitting]
-        return _ranked([*self._told_apart(fitting), *found, *recognised])
+        return ranked([*self._told_apart(fitting), *found, *recognised])
 
     def _says_something(self) -> bool:
         """Whether anything that is wrong is a number: what is none says nothing about how it came about."""
@@ -312,8 +284,11 @@ class Diagnosis:
         fit = self._fits.fit(replayed, h.mistake.unseen, [*checks, *after])
         return None if fit is None else h.candidate(*fit)
 
-    def _after(self) -> list[str]:
-        """Sites of the dump behind the first wrong one, to the end of its layer, or the next one."""
+    def _after(self, further: bool = False) -> list[str]:
+        """Sites of the dump behind the first wrong one, to the end of its layer, or the next one.
+
+        With `further` also the one behind that layer.
+        """
         names = list(self.arrays)
         layer = self._resolve(self.first)[1]
         after = [
@@ -321,7 +296,9 @@ class Diagnosis:
         ]
         ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
         near = [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
-        return near or after[:1]
+        return (
+            [*near, *(n for n in after if n not in near)][: len(near) + 1] if further else near or after[:1]
+        )
 
     def _from_here_on(self, steps: list[str]) -> list[str]:
         """The same steps in this layer and all that follow."""
@@ -330,16 +307,17 @@ class Diagnosis:
         return [name for name in self._order[start:] if self._resolve(name)[0].name in kinds]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
-        """Of several mistakes that explain the first wrong site those that explain the whole layer."""
-        several = len({candidate.slug for _, candidate in fitting}) > 1
-        still = self._explaining_the_rest(fitting) if several else []
-        return [candidate for _, candidate in still or fitting]
+        """Of several mistakes that explain the first wrong site those that explain the layer, and more."""
+        for further in (False, True):
+            if len({candidate.slug for _, candidate in fitting}) > 1:
+                fitting = self._explaining_the_rest(fitting, further) or fitting
+        return [candidate for _, candidate in fitting]
 
     def _explaining_the_rest(
-        self, fitting: list[tuple[_Hypothesis, Candidate]]
+        self, fitting: list[tuple[_Hypothesis, Candidate]], further: bool = False
     ) -> list[tuple[_Hypothesis, Candidate]]:
         """Those that explain the sites behind the first wrong one too."""
-        after, still = self._after(), []
+        after, still = self._after(further), []
         for hypothesis, _ in fitting if after else ():
             for steps in (hypothesis.steps, self._from_here_on(hypothesis.steps)):
                 made = replace(hypothesis, steps=steps)
@@ -379,20 +357,3 @@ def _may_be_in(scope: Scope, mistake: Mistake) -> bool:
     if scope == Scope():
         return True
     return not mistake.whole and (scope.heads is None or _PER_HEAD.issuperset(mistake.steps))
-
-
-def _ranked(candidates: list[Candidate]) -> list[Candidate]:
-    """The best of each slug: what the dump does not contradict, then what leaves the least unexplained.
-
-    Of those that leave as little as each other the first in the catalogue is taken for the simplest.
-    """
-
-    def badness(c: Candidate) -> tuple[float, float]:
-        return (round(c.contradicted, 2), max(c.unexplained, _NOTHING))
-
-    best: dict[str, Candidate] = {}
-    for candidate in sorted(candidates, key=badness):
-        best.setdefault(candidate.slug, candidate)
-    least = min(map(badness, best.values()), default=(0.0, 0.0))
-    alike = [c for c in best.values() if badness(c) <= (least[0], 2 * least[1])]
-    return [*sorted(alike, key=lambda c: _SLUGS.index(c.slug)), *(c for c in best.values() if c not in alike)]

@@ -1,5 +1,6 @@
 """Judges a single step: one array, as it is, against one site; and names the mistake that explains it."""
 
+import itertools
 import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +15,8 @@ from gpt2np.ops import Array
 from gpt2np.ops import softmax as softmax_op
 from gpt2np.reference.attention_future import FILL
 from gpt2np.reference.axis_layouts import seen
-from gpt2np.reference.diagnosis import Candidate, Diagnosis
+from gpt2np.reference.candidates import Candidate
+from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.error_measure import Measure, difference, measure
 from gpt2np.reference.mistake_replay import until_step
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN
@@ -251,15 +253,15 @@ class _Step:
         With bands that are smaller by `fine` it must explain all but a little of the error.
         """
         expected = Expected(self.expected.truth, _Scaled(self.expected.bands, fine))
-        for before in self._right_before(name):
+        ids, scopes = expected.truth.token_ids, (True, False) if fine == 1 else (True,)
+        for everywhere, before in itertools.product(scopes, list(self._right_before(name))):
             arrays = {earlier: expected.truth[earlier] for earlier in before} | {name: values}
-            ids = expected.truth.token_ids
             diagnosis = Diagnosis(
                 *(self.model, expected, arrays, arrays, {name: held}, name, ids),
                 None if self.cached else len(ids),
                 limit=self.limit,
                 only=self.only,
-                everywhere=fine < 1,
+                everywhere=everywhere,
             )
             found = diagnosis.candidates()
             if found and _sure(found[0], fine):

@@ -28,14 +28,15 @@ PAGE = (Path(__file__).parent / "mutations.md").read_text("utf-8")
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_planted_mistake_is_found_and_named(part):
+    """Every mistake once, with every site in the dump or with half of them."""
     cases = [case_of(slug, PLACEMENTS) for slug in slugs()[part::PARTS]]  # none of the page's
-    for name, judged in (("whole", map(judge, cases)), ("half", (judge(case.half()) for case in cases))):
-        outcomes = list(judged)
-        found, shown = score(outcome.kind for outcome in outcomes)
-        missed = [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.kind == "missed"]
-        assert shown >= 15
-        assert shown - found <= 1, f"{name}: {missed}"
-        assert [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.wrong_name] == []
+    outcomes = [judge(case.half() if (part + i) % 2 else case) for i, case in enumerate(cases)]
+    found, shown = score(outcome.kind for outcome in outcomes)
+    assert shown >= 15
+    assert shown - found <= 1, [
+        f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.kind == "missed"
+    ]
+    assert [f"{o.case.slug}, {o.case.where}: {o.said}" for o in outcomes if o.wrong_name] == []
 
 
 @pytest.mark.parametrize("seed", [SEEDS])

@@ -15,8 +15,8 @@ from support.random_model import random_model
 
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.model import Model
+from gpt2np.reference.candidates import Candidate
 from gpt2np.reference.comparison import Comparison, compare
-from gpt2np.reference.diagnosis import Candidate
 from gpt2np.reference.error_measure import difference
 from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, PROMPT_MISTAKES, Mistake
