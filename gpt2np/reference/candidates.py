@@ -6,6 +6,7 @@ from typing import Any
 from gpt2np.reference.mistakes import KNOWN
 
 SLUGS = [mistake.slug for mistake in KNOWN]
+CONTRADICTED = 0.05  # of what a mistake changes, what may look right
 _NOTHING = 1e-4  # of an error: so little that is unexplained is noise
 
 
@@ -22,6 +23,7 @@ class Candidate:
     rows: slice
     contradicted: float  # share of what the mistake changes that looks right in the dump
     unexplained: float  # share of the error that the replay leaves
+    denied: float = 0.0  # share of what it changes that looks right in a site that is wrong
 
     def to_dict(self) -> dict[str, Any]:
         """For machines."""

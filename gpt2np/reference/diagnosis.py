@@ -8,9 +8,9 @@ import numpy as np
 
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.reference.candidates import SLUGS, Candidate, ranked
+from gpt2np.reference.candidates import CONTRADICTED, SLUGS, Candidate, ranked
 from gpt2np.reference.error_measure import Measure, difference
-from gpt2np.reference.mistake_fit import Fits
+from gpt2np.reference.mistake_fit import Fit, Fits
 from gpt2np.reference.mistake_replay import Replays, Scope, until_step
 from gpt2np.reference.mistakes import CATALOGUE, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
@@ -48,11 +48,11 @@ class _Hypothesis:
     scope: Scope
     late: tuple[int, ...] = ()  # what is smaller is tried first
 
-    def candidate(self, contradicted: float, unexplained: float) -> Candidate:
+    def candidate(self, fit: Fit) -> Candidate:
         m, scope = self.mistake, self.scope
         detail = m.detail(self.variant)
         about = m.slug, m.explanation, m.cure, detail, self.layer, scope.heads, scope.rows
-        return Candidate(*about, contradicted, unexplained)
+        return Candidate(*about, fit.contradicted, fit.unexplained, fit.denied)
 
 
 class Diagnosis:
@@ -121,9 +121,9 @@ class Diagnosis:
         if recognised and self._after():  # in an array of its own it does not look like this further on
             fitting = self._explaining_the_rest(fitting)
         scopes = [] if self._everywhere else list(self._scopes(self.measures[self.first]))
+        fitting = self._not_contradicted(fitting, scopes)
         if not (found or fitting or recognised):
-            fitting = self._search(scopes)
-        fitting = [self._narrowed(*one, scopes) for one in fitting]
+            fitting = self._not_contradicted(self._search(scopes), scopes)
         return ranked([*self._told_apart(fitting), *found, *recognised])
 
     def _says_something(self) -> bool:
@@ -241,6 +241,13 @@ class Diagnosis:
         replay = self._quick.replay(h.mistake, h.variant, h.steps, h.scope, self.first, only)[self.first]
         return self._fits.rejects(self.first, replay if only is not None else replay[..., columns])
 
+    def _not_contradicted(
+        self, fitting: list[tuple[_Hypothesis, Candidate]], scopes: Sequence[Scope]
+    ) -> list[tuple[_Hypothesis, Candidate]]:
+        """Mistakes in the heads and at the positions where they show, if all that they change is wrong."""
+        narrowed = [self._narrowed(*one, scopes) for one in fitting]
+        return [(made, candidate) for made, candidate in narrowed if candidate.denied <= CONTRADICTED]
+
     def _narrowed(
         self, hypothesis: _Hypothesis, candidate: Candidate, scopes: Sequence[Scope]
     ) -> tuple[_Hypothesis, Candidate]:
@@ -282,7 +289,7 @@ class Diagnosis:
         replayed = self.replays.replay(h.mistake, h.variant, h.steps, h.scope, [self.first, *after][-1])
         checks = [*self._before(), self.first] if h.mistake.in_all(h.variant) else self._checks
         fit = self._fits.fit(replayed, h.mistake.unseen, [*checks, *after])
-        return None if fit is None else h.candidate(*fit)
+        return None if fit is None else h.candidate(fit)
 
     def _after(self, further: bool = False) -> list[str]:
         """Sites of the dump behind the first wrong one, to the end of its layer, or the next one.
@@ -300,10 +307,9 @@ class Diagnosis:
             [*near, *(n for n in after if n not in near)][: len(near) + 1] if further else near or after[:1]
         )
 
-    def _from_here_on(self, steps: list[str]) -> list[str]:
-        """The same steps in this layer and all that follow."""
-        kinds = {self._resolve(name)[0].name for name in steps}
-        start = self._index[steps[0]]
+    def _from_here_on(self, h: _Hypothesis, kinds: Collection[str]) -> list[str]:
+        """These steps in the layer of a hypothesis and all that follow."""
+        start = self._index[h.steps[0]]
         return [name for name in self._order[start:] if self._resolve(name)[0].name in kinds]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
@@ -319,7 +325,11 @@ class Diagnosis:
         """Those that explain the sites behind the first wrong one too."""
         after, still = self._after(further), []
         for hypothesis, _ in fitting if after else ():
-            for steps in (hypothesis.steps, self._from_here_on(hypothesis.steps)):
+            kinds = [self._resolve(name)[0].name for name in hypothesis.steps]
+            wider = (
+                self._from_here_on(hypothesis, of) for of in (kinds, self._catalogue[hypothesis.mistake])
+            )
+            for steps in (hypothesis.steps, *wider):
                 made = replace(hypothesis, steps=steps)
                 found = self._fit(made, after)
                 if found is not None:

@@ -26,7 +26,20 @@ _NUMBER, _LAYER = re.compile(r"\d{1,9}"), "#"
 _CACHE = re.compile(
     r"(?:past_key_values?|past|kv_cache|cache)\W*(\d{1,9})(?:\W*(0|1|k|v|keys?|values?))?\W*", re.IGNORECASE
 )
-_STATES = re.compile(r"(?:all_)?hidden_states\W*_?(\d{1,9})\W*", re.IGNORECASE)
+STATES = re.compile(r"(?:all_)?hidden_states\W*_?(\d{1,9})\W*", re.IGNORECASE)
+NORMS = re.compile(r"((?:ln|norm|layer_?norm)_?)(\d)(?!\d)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What the numbers in a dump's names begin with: layers with 0 or 1, the two norms of a layer too.
+
+    `states` is 1 where the first entry of hidden_states is not the embedding but what the first block left.
+    """
+
+    layers: int = 0
+    norms: int = 1
+    states: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,15 +70,19 @@ class Meaning:
 
 
 class Names:
-    """Finds out what names mean, for a model and a user's map; `base` is the number of their first layer.
+    """Finds out what names mean, for a model and a user's map, with numbers that begin as `counting` says.
 
     Raises:
         InputError: the map is malformed.
         UnknownSiteError: the map's right side is no site.
     """
 
-    def __init__(self, config: ModelConfig, given: Mapping[str, str] | None = None, base: int = 0) -> None:
-        self.config, self._sites, self.base = config, config.architecture.sites, base
+    def __init__(
+        self, config: ModelConfig, given: Mapping[str, str] | None = None, counting: Counting | None = None
+    ) -> None:
+        self.config, self._sites = config, config.architecture.sites
+        self.counting = counting or Counting()
+        self.base = base = self.counting.layers
         self._index = _spellings(config)
         self._given = [(theirs, _pattern(theirs), ours) for theirs, ours in (given or {}).items()]
         for theirs, _, ours in self._given:
@@ -86,6 +103,8 @@ class Names:
                 declared = self._declared(theirs, ours, int(match[1]) if match.groups() else None)
                 return replace(declared, mapped=True)
         name = _QUOTED.sub(r".\2", name).lstrip(".")
+        if self.counting.norms == 0:
+            name = NORMS.sub(lambda match: match[1] + str(int(match[2]) + 1), name)
         found = next((m for spelled in _variants(name) if (m := self._known(spelled)) is not None), None)
         if found is None and _INPUT.search(name):
             return self._read_by(_INPUT.sub("", name))
@@ -114,8 +133,8 @@ class Names:
             if match[2] is None:  # keys and values of a layer in one
                 return Meaning(parts=tuple(Meaning(self._sites[part], layer) for part in cache))
             return Meaning(self._sites[cache[match[2].lower()[0] not in "0k"]], layer)
-        if match := _STATES.fullmatch(name):
-            return self._state(int(match[1]))
+        if match := STATES.fullmatch(name):
+            return self._state(int(match[1]) + self.counting.states)
         plain = _plain(name)
         if plain in ("hiddenstates", "allhiddenstates"):
             states = [self._state(i) for i in range(n_layer + 1)]

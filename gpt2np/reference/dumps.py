@@ -195,6 +195,8 @@ def _kind_of(path: str) -> str:
         return "npy"
     if start.startswith(_LEGACY_TORCH) or suffix in (".pt", ".pth", ".ckpt", ".pkl", ".pickle"):
         return "torch"
+    if start.startswith(b"PK\5\6"):
+        raise InputError(f"{path}: is an empty zip file: it holds no arrays")
     if suffix == ".npz":
         raise InputError(f"{path}: is called .npz, but is no zip file")
     if suffix == ".safetensors" or (start[8:10] == b'{"' and start[4:8] == bytes(4)):

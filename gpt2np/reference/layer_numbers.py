@@ -1,4 +1,4 @@
-"""Whether a program counts its layers from 0, as GPT-2's checkpoint does, or from 1."""
+"""Whether a program counts its layers, norms and hidden states as Hugging Face does, or otherwise."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import numpy as np
 from gpt2np.errors import Gpt2npError
 from gpt2np.ops import Array
 from gpt2np.reference.axis_layouts import layouts
-from gpt2np.reference.dump_names import Meaning, Names
+from gpt2np.reference.dump_names import NORMS, STATES, Counting, Meaning, Names
 from gpt2np.reference.dumps import Dump
 from gpt2np.reference.layout_choice import AGREES, likeness
 from gpt2np.tracing.contract import ModelConfig
@@ -15,7 +15,29 @@ from gpt2np.tracing.contract import ModelConfig
 _CLEARLY = 4.0  # times nearer
 
 
-def first_layer(
+def counting(
+    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
+) -> Counting:
+    """What the numbers in the names of a dump begin with."""
+    norms = int(not any(match[2] == "0" for name in dump.arrays if (match := NORMS.search(name))))
+    return Counting(_first_layer(dump, truth, config, given), norms, _first_state(dump, truth, config))
+
+
+def _first_state(dump: Dump, truth: Mapping[str, Array], config: ModelConfig) -> int:
+    """1 where hidden_states are as many as there are blocks, and hold what these left."""
+    found = {int(match[1]): name for name in dump.arrays if (match := STATES.fullmatch(name))}
+    if set(found) != set(range(config.n_layer)):
+        return 0
+    post, apart = config.architecture.sites["resid_post"], []
+    for i, name in found.items():
+        layers = (i, i - 1) if i else (i,)
+        own, *before = (_error(dump.arrays[name], Meaning(post, j), truth, config) for j in layers)
+        if min([own, *before]) < AGREES:
+            apart.append(own < min(before, default=np.inf) / _CLEARLY)
+    return int(bool(apart) and all(apart))
+
+
+def _first_layer(
     dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
 ) -> int:
     """The number of the first layer in the names of a dump: 0 or 1.
@@ -28,7 +50,7 @@ def first_layer(
     states = "hidden_states"  # which are numbered from 0 anyway
     if any(m is not None and m.layer == 0 and states not in name.lower() for name, m in first.items()):
         return 0
-    one = Names(config, given, 1)
+    one = Names(config, given, Counting(layers=1))
     numbered: dict[str, tuple[Meaning | None, Meaning]] = {}
     for name, from_0 in first.items():
         from_1 = _layered(one, name)

@@ -20,6 +20,19 @@ _FEW = 160  # columns of a wide site that are looked at first
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How well a replay explains a dump.
+
+    Of the rows that it changes `contradicted` is the share that is right in the dump, `denied` the largest
+    such share in one of the wrong sites; `unexplained` is the share of the error that it leaves.
+    """
+
+    contradicted: float
+    denied: float
+    unexplained: float
+
+
+@dataclass(frozen=True)
 class _Held:
     """An array of the dump beside the truth, as far as no replay changes it; errors have two axes or more."""
 
@@ -48,15 +61,12 @@ class Fits:
         self._truth, self._bands, self._arrays = truth, bands, arrays
         self._known: dict[str, _Held] = {}
 
-    def fit(
-        self, replayed: Replayed, unseen: tuple[str, ...], checks: Sequence[str]
-    ) -> tuple[float, float] | None:
-        """How well a replay explains these arrays: (contradicted, unexplained), None where it does not.
+    def fit(self, replayed: Replayed, unseen: tuple[str, ...], checks: Sequence[str]) -> Fit | None:
+        """How well a replay explains these arrays; None where it does not.
 
-        Contradicted is the share of what the replay changes that is right in the dump, unexplained that of
-        the error that it leaves.
+        A site that is right altogether, and would not be with the mistake, shows that it was not made.
         """
-        changed = contradicted = 0
+        changed, contradicted, denied = 0, 0, 0.0
         left = total = 0.0
         evidence = False
         for name in checks:
@@ -73,26 +83,22 @@ class Fits:
             if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
                 return None
             if held.site.name not in unseen:
-                moved = _rows(difference(replay, truth, held.site))
-                affected = (moved > 4 * band).any(axis=-1, keepdims=True)
-                if not wrong.any() and self._contradicts(held.site, replay, moved > 4 * band):
-                    return None
+                moved = _rows(difference(replay, truth, held.site)) > 4 * band
+                affected = moved.any(axis=-1, keepdims=True)
                 changed += int(affected.sum())
                 contradicted += int((affected & ~wrong).sum())
+                if not wrong.any():
+                    moved &= np.isfinite(_rows(replay))  # scores may be recorded before they are masked
+                    if not _undone(held.site) and moved.any():
+                        return None
+                elif not _undone(held.site):
+                    denied = max(denied, float((affected & ~wrong).sum() / max(affected.sum(), 1)))
             where = np.broadcast_to(wrong, error.shape) & np.isfinite(error)
             left += float(np.sum(np.square(rest[where])))
             total += float(np.sum(np.square(error[where])))
         if not evidence:  # what is not a number says nothing about how it came about
             return None
-        return contradicted / max(changed, 1), float(np.sqrt(left / total)) if total else 0.0
-
-    def _contradicts(self, site: Site, replay: Array, affected: Array) -> bool:
-        """Whether a site that is right shows that the mistake was not made: it would have changed it.
-
-        Scores may be recorded before they are masked; what is derived from a norm is computed from what the
-        norm gave, not from what it did.
-        """
-        return not site.derived and bool((affected & np.isfinite(_rows(replay))).any())
+        return Fit(contradicted / max(changed, 1), denied, float(np.sqrt(left / total)) if total else 0.0)
 
     def few_columns(self, name: str) -> Array:
         """The columns by which `rejects` judges."""
@@ -128,6 +134,11 @@ class Fits:
             cap = np.maximum(most / 3, band / 2)
             self._known[name] = _Held(site, error, band, wrong, evidence, most, cap, _norm(_rows(truth)))
         return self._known[name]
+
+
+def _undone(site: Site) -> bool:
+    """Whether a site is computed back from what a norm gave, not from what it did."""
+    return site.derived and site.name.startswith("ln_")
 
 
 def _rows(x: Array) -> Array:

@@ -17,7 +17,7 @@ from gpt2np.reference.attention_future import normalise_future
 from gpt2np.reference.axis_layouts import Layout
 from gpt2np.reference.dump_names import Meaning, Names
 from gpt2np.reference.dumps import Dump, is_fact
-from gpt2np.reference.layer_numbers import first_layer
+from gpt2np.reference.layer_numbers import counting
 from gpt2np.reference.layout_choice import AGREES, choose, likeness
 from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
@@ -86,8 +86,7 @@ class _Placing:
     ) -> None:
         self.dump, self.truth, self.config = dump, truth, config
         self.length = len(truth["embed"])
-        base = first_layer(dump, truth, config, given)
-        self.names = Names(config, given, base)
+        self.names = Names(config, given, counting(dump, truth, config, given))
         self.asked = Requests(dump, config, self.names, self.length)
         self.refused = self.asked.refused
         self.notes = list(self.names.unused(dump.arrays))

@@ -15,7 +15,7 @@ from gpt2np.ops import Array
 from gpt2np.ops import softmax as softmax_op
 from gpt2np.reference.attention_future import FILL
 from gpt2np.reference.axis_layouts import seen
-from gpt2np.reference.candidates import Candidate
+from gpt2np.reference.candidates import CONTRADICTED, Candidate
 from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.error_measure import Measure, difference, measure
 from gpt2np.reference.mistake_replay import until_step
@@ -30,7 +30,6 @@ _HINTS = {mistake.slug: tuple(mistake.hints) for mistake in KNOWN}
 _DOUBLE = 2.0**-27  # of a band of float32: 4 times what arithmetic in float64 explains
 _QUARTER = 0.25  # of a band of float32: what a run without a mistake seldom reaches
 _SURE = 0.3  # of an error within the band, what a mistake that is named may leave unexplained
-_CONTRADICTED = 0.05  # of what a mistake changes, what may look right
 _KEPT = 4  # prompts whose truth and noise are remembered
 
 
@@ -286,7 +285,7 @@ class _Step:
 
 def _sure(candidate: Candidate, fine: float) -> bool:
     """Whether a mistake may be named."""
-    if candidate.contradicted > _CONTRADICTED:
+    if candidate.contradicted > CONTRADICTED:
         return False
     return fine == 1 or candidate.unexplained < _SURE
 

@@ -121,3 +121,24 @@ def test_two_mistakes_with_the_same_numbers_are_both_listed(model):
     dump = plant(model, IDS, MISTAKES["position-constant"], 0)
     found = compare(dump, model, IDS, search=0)
     assert [c.slug for c in found.candidates] == ["position-restart", "position-constant"]
+
+
+@pytest.mark.parametrize("start", [6, 7, 8])
+def test_a_mistake_of_other_rows_is_not_named(model, start):
+    """From a later position on than any form of the catalogue has it: some that it would change is right."""
+    mistake = MISTAKES["cache-not-used"]
+    variant = next(
+        v for v in mistake.variants(model.config, len(IDS), [4]) if "new tokens" in mistake.detail(v)
+    )
+    whole, dump = plant(model, IDS, mistake, variant, 0), plant(model, IDS)
+    for name in ("attn.scores", "attn.pattern"):
+        dump[f"h.0.{name}"][:, start:] = whole[f"h.0.{name}"][:, start:]
+    found = compare({name: dump[name] for name in dump if name.startswith("h.0.attn")}, model, IDS, search=0)
+    assert (found.site, found.mistake) == ("h.0.attn.scores", None)
+
+
+def test_a_factor_that_a_norm_hides_is_told_by_what_follows(model):
+    scaled = MISTAKES["residual-scaled"]
+    dump = plant(model, IDS, scaled, next(iter(scaled.variants(model.config, len(IDS), []))))
+    kept = {name: dump[name] for name in dump if name.endswith(("attn.out", "ln_2", "resid_post"))}
+    assert compare(kept, model, IDS, search=0).mistake == "residual-scaled"

@@ -432,3 +432,30 @@ def test_half_arrays_that_were_only_stored_so_hide_nothing():
         dump[name] = dump[name].astype(np.float16)
     found = hold(dump)
     assert (found.site, found.mistake) == ("h.1.mlp.post", "gelu-erf")
+
+
+# -- other ways of counting -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["hidden_states.{}", "hidden_states_{}"])
+def test_hidden_states_without_the_embedding(form):
+    n = model().config.n_layer
+    dump = {form.format(i): trace()[f"h.{i}.resid_post"] for i in range(n)}
+    for more in ({}, {"logits": trace()["logits"]}):
+        found = compare(dump | more, model(), IDS)
+        assert (found.verdict, len(found.sites)) == ("within-noise", n + len(more))
+
+
+@pytest.mark.parametrize("form", ["Block_{}/LayerNorm_{}/__call__/0", "h.{}.ln_{}", "blocks.{}.norm{}"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_norms_counted_from_0_or_from_1(form, first):
+    n = model().config.n_layer
+    dump = {form.format(i, first + k): trace()[f"h.{i}.ln_{k + 1}"] for i in range(n) for k in (0, 1)}
+    found = compare(dump, model(), IDS)
+    assert (found.verdict, len(found.sites), found.unknown) == ("within-noise", 2 * n, ())
+
+
+def test_an_empty_archive_holds_no_arrays(tmp_path):
+    np.savez(tmp_path / "empty.npz")
+    with pytest.raises(InputError, match="empty zip file: it holds no arrays"):
+        compare(str(tmp_path / "empty.npz"), model(), IDS)

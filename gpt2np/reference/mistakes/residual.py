@@ -60,6 +60,7 @@ class WrongResidualBranch(Mistake):
         "Which vector comes in here: an old one or the latest?",
     )
     steps = ("ln_2", "resid_post")
+    together = True
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("adds to", "reads", "reads the output of attention alone, without")
