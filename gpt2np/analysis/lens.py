@@ -23,6 +23,7 @@ from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.lines import unembedding_table
 from gpt2np.tracing.replay import read_out
+from gpt2np.tracing.trace import Trace
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
@@ -36,7 +37,7 @@ def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
 
 
 @np.errstate(under="ignore")
-def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
+def predictions(trace: Trace, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
     """For the embedding and the residual after each layer: the k likeliest next tokens at the last position.
 
     Returns (site, [(token, id, probability), ...]) from the first to the last layer; the last one is the
@@ -87,7 +88,7 @@ class LogitLens:
 
 
 @np.errstate(under="ignore")
-def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
+def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
     """ln_f and the unembedding applied to the residual stream at every point and position, or at one `pos`.
 
     `token` is the one whose probability and rank are followed, as text or id; None follows at each position
@@ -100,7 +101,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
     """
     parameters = parameters_of_the_end(trace, "the lens")
     k = whole_number("k", k, 1)
-    wanted = None if token is None else token_id(trace.model, token)
+    wanted = None if token is None else token_id(trace.model_for("the lens"), token)
     rows = rows_of(trace, pos)
     blocks = range(trace.config.n_layer)
     sites = ["embed", *(f"h.{layer}.{at}" for layer in blocks for at in ("resid_mid", "resid_post"))]
@@ -158,7 +159,7 @@ class AttentionLens:
 
 
 @np.errstate(under="ignore")
-def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
+def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
     """Each head's output at a position through ln_f, its scale held fixed, and the unembedding.
 
     Of one layer or of all. A contribution is the same number as in `attribution` to that token.

@@ -1,6 +1,6 @@
 """What neurons are for: the tokens that excite them, what they write, and how few of them fire."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,10 +9,12 @@ from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
 from gpt2np.errors import InputError, short, whole_number
+from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.ops.norms import folded, shift
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import lines, matrix_of, norm_of
+from gpt2np.tracing.trace import Trace
 
 
 class Neuron(NamedTuple):
@@ -31,7 +33,7 @@ class Neuron(NamedTuple):
 
 
 @np.errstate(under="ignore")
-def neuron(model: Any, layer: int, i: int, k: int = 5) -> Neuron:
+def neuron(model: Model, layer: int, i: int, k: int = 5) -> Neuron:
     """What an MLP neuron looks for and what it writes, in vocabulary terms.
 
     The column of the matrix that makes `mlp.pre`, what is linear in ln_2 folded in, against every token's
@@ -57,7 +59,7 @@ def neuron(model: Any, layer: int, i: int, k: int = 5) -> Neuron:
     return Neuron(reads, writes, bias, *both)
 
 
-def neuron_activations(trace: Any, layer: int, i: int) -> NamedArray:
+def neuron_activations(trace: Trace, layer: int, i: int) -> NamedArray:
     """How active a neuron is at every token of a text: `mlp.post` of it, [pos].
 
     Raises:
@@ -70,7 +72,7 @@ def neuron_activations(trace: Any, layer: int, i: int) -> NamedArray:
     return NamedArray(post, ("pos",), {"pos": pos_labels(trace, rows)}, f"activation of neuron {layer}.{i}")
 
 
-def most_active(trace: Any, k: int = 10, pos: int = -1) -> NamedArray:
+def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
     """The k most active neurons of all layers at a position, largest first: [neuron], named `layer.i`.
 
     Raises:
@@ -86,7 +88,7 @@ def most_active(trace: Any, k: int = 10, pos: int = -1) -> NamedArray:
     return NamedArray(post.ravel()[best], ("neuron",), {"neuron": names}, title)
 
 
-def sparsity(trace: Any, threshold: float = 0.01) -> NamedArray:
+def sparsity(trace: Trace, threshold: float = 0.01) -> NamedArray:
     """Fractions of a layer's neurons and positions that are nearly silent, and active: [layer, measure].
 
     `near 0`: `mlp.post` is at most `threshold` in magnitude; `positive`: above it. The rest are negative:

@@ -7,7 +7,7 @@ ones, into one trace, and attention reads the keys and values of the past from t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from gpt2np.errors import InputError, short
 from gpt2np.generation.beam import BeamSearch
 from gpt2np.generation.generated import Generated, Token
-from gpt2np.generation.options import Sampling
+from gpt2np.generation.options import Ledger, Sampling
 from gpt2np.generation.sampling import LedgerEntry, choose, draws
 from gpt2np.generation.saved_generation import generation_metadata
 from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.ops import Array
+from gpt2np.text.prompts import Prompt
 from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.edits import Edits, facts
@@ -31,6 +32,10 @@ from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace, run_metadata
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
+
+_Finished = TypeVar("_Finished")  # a Generated, or for several prompts a list of them
 LONGEST_NGRAM = 3  # prompt lookup: how many of the last tokens must have stood in the text before
 
 
@@ -43,7 +48,7 @@ class Options:
     stop_ids: frozenset[int]
     stop: tuple[str, ...]
     keep: Keep | None
-    ledger: bool | str
+    ledger: Ledger
     lookup: int
     slide: bool
     past: Past | None = None
@@ -97,14 +102,19 @@ class Row:
         return self.prompt_text + self.text + self.held
 
 
-class Generation:
+class Generation(Generic[_Finished]):
     """Tokens as they are chosen: iterate for them one by one, `finish()` for the whole result.
 
     Make one with `Model.generate`.
     """
 
     def __init__(
-        self, model: Any, prompts: list[Any], several: bool, seeds: Sequence[int | None], options: Options
+        self,
+        model: "Model",
+        prompts: Sequence[Prompt],
+        several: bool,
+        seeds: Sequence[int | None],
+        options: Options,
     ) -> None:
         options.check()
         self.model, self.options, self._several = model, options, several
@@ -121,7 +131,7 @@ class Generation:
         """The next token; with several prompts, the next of any of them."""
         return next(self._tokens)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise InputError(
             "a generation that runs can be neither pickled nor copied: finish() it, and pickle the result"
         )
@@ -139,16 +149,16 @@ class Generation:
         """The text of each prompt."""
         return [row.prompt_text for row in self._rows]
 
-    def finish(self) -> Any:
+    def finish(self) -> _Finished:
         """Choose all remaining tokens; a `Generated`, or for several prompts a list of them."""
         for _ in self:
             pass
         finished = [self._generated(row) for row in self._rows]
-        return finished if self._several else finished[0]
+        return cast(_Finished, finished if self._several else finished[0])
 
     # -- setting up -------------------------------------------------------------------------------
 
-    def _row(self, index: int, prompt: Any, seed: int | None) -> Row:
+    def _row(self, index: int, prompt: Prompt, seed: int | None) -> Row:
         model, o = self.model, self.options
         config = model.config
         ids = model.token_ids(prompt, limit=not o.slide, special=o.special)
@@ -229,7 +239,7 @@ class Generation:
                     context=row.context,
                     prompt_length=row.n_prompt,
                     uniform=uniform,
-                    ledger=o.ledger,  # type: ignore[arg-type]
+                    ledger=o.ledger,
                 )
             except InputError as error:
                 raise InputError(f"prompt {row.index}: {error}" if self._several else str(error)) from None

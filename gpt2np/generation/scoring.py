@@ -1,7 +1,7 @@
 """How well a model predicts a text: the log-probability of every token, loss and perplexity."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Score:
         return float(np.exp(self.loss))
 
 
-def score(model: Any, ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:
+def score(model: "Model", ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:
     """Score a text of any length by a window of `n_positions` that moves on by `stride` tokens.
 
     The windows are those of Hugging Face's guide "Perplexity of fixed-length models": each one predicts the

@@ -265,7 +265,8 @@ def trace_to_file(trace: Trace, path: str | PathLike[str], top_k: int = 5) -> di
     if not kv.exact:
         raise TraceError("the trace was kept in float16, of which no KV file is made: keep it in float32")
     text = trace.prompt if "n_prompt" not in trace.metadata else None
-    text = trace.model.decode(trace.token_ids) if text is None else text
+    if text is None:
+        text = "".join(trace.tokens) if trace.model is None else trace.model.decode(trace.token_ids)
     edited = bool(trace.metadata.get("edits"))  # then it is not what the model of this fingerprint computes
     kv = replace(kv, digest=kv.computed_digest(), fingerprint=None if edited else kv.fingerprint)
     facts = document(kv, text)

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
 from gpt2np.files import MAX_BYTES
 from gpt2np.generation.decoding import Generation
+from gpt2np.generation.generated import Generated
+from gpt2np.generation.options import DecodingOptions
 from gpt2np.kv.extraction import TOLERANCE
 from gpt2np.kv.queries import KV
 from gpt2np.kv.reading import read_kv
@@ -35,8 +37,8 @@ class KVCache:
         return self.kv[name]
 
     def generate(
-        self, more: "str | Sequence[int]" = (), *, special: bool = False, **options: Any
-    ) -> Generation:
+        self, more: "str | Sequence[int]" = (), *, special: bool = False, **options: Unpack[DecodingOptions]
+    ) -> "Generation[Generated]":
         """`Model.generate` on this text, with `more` behind it if given; only what is new is run.
 
         The text's last token is run again, for its logits; a trace (`keep=`) has the positions from there.

@@ -10,7 +10,6 @@ import numpy as np
 from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
 from gpt2np.model import Model
-from gpt2np.ops import Array
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
 from gpt2np.reference.judgement import Bands, Judgement, SiteReport
@@ -191,9 +190,7 @@ def _model(given: Model | str | os.PathLike[str] | None) -> Model:
     return given if isinstance(given, Model) else load(given)
 
 
-def _placement(
-    read: Dump, truth: Mapping[str, Array], model: Model, names: Mapping[str, str] | None
-) -> Placement:
+def _placement(read: Dump, truth: Trace, model: Model, names: Mapping[str, str] | None) -> Placement:
     """The arrays of a dump as sites, of which there must be one."""
     placement = place(read, truth, model.config, names=names)
     if not placement.placed:

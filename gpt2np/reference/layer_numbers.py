@@ -11,13 +11,12 @@ from gpt2np.reference.dump_names import Meaning, Names
 from gpt2np.reference.dumps import Dump
 from gpt2np.reference.layout_choice import AGREES, likeness
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.trace import Trace
 
 _CLEARLY = 4.0  # times nearer
 
 
-def first_layer(
-    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
-) -> int:
+def first_layer(dump: Dump, truth: Trace, config: ModelConfig, given: Mapping[str, str] | None) -> int:
     """The number of the first layer in the names of a dump: 0 or 1.
 
     It is 1 where there is a layer of the number n_layer and none of the number 0; and where there are several
@@ -55,7 +54,7 @@ def _layered(names: Names, name: str) -> Meaning | None:
     return meaning if meaning is not None and meaning.site is not None and meaning.layer is not None else None
 
 
-def _error(array: Array, meaning: Meaning, truth: Mapping[str, Array], config: ModelConfig) -> float:
+def _error(array: Array, meaning: Meaning, truth: Trace, config: ModelConfig) -> float:
     """How far the array is from a site, in the layout that fits best."""
     assert meaning.site is not None
     if array.dtype.kind != "f" or meaning.layer is None:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import TOP_K
+
+if TYPE_CHECKING:
+    from gpt2np.export.dialects.dialect import Dialect
+    from gpt2np.model import Model
+    from gpt2np.tracing.verify import Verification
 
 SCHEMA = "gpt2np.trace/1"
 
@@ -35,7 +40,7 @@ class Trace:
         arrays: Mapping[str, Array],
         token_ids: Sequence[int],
         metadata: Mapping[str, Any],
-        model: Any = None,
+        model: "Model | None" = None,
         last_logits: Array | None = None,
         timings: dict[str, float] | None = None,
     ) -> None:
@@ -201,11 +206,19 @@ class Trace:
         Raises:
             TraceError: the trace was opened without its model.
         """
+        return self.model_for(needed_for).parameters
+
+    def model_for(self, needed_for: str) -> "Model":
+        """The model that ran.
+
+        Raises:
+            TraceError: the trace was opened without its model.
+        """
         if self.model is None:
             raise TraceError(f"{needed_for} needs the model's weights: Trace.open(path, model=...)")
-        return self.model.parameters
+        return self.model
 
-    def verify(self, model: Any = None) -> Any:
+    def verify(self, model: "Model | None" = None) -> "Verification":
         """Check every identity that must hold inside a trace; see `tracing.verify`.
 
         An opened trace needs its model for the identities in which weights occur, here or in `open`.
@@ -220,7 +233,7 @@ class Trace:
         self.check_model(model, "verify")
         return verify(Trace(self.plan, self._arrays, self.token_ids, self.metadata, model))
 
-    def to(self, dialect: str) -> Mapping[str, Any]:
+    def to(self, dialect: str) -> "Dialect":
         """The trace as another program has it: `guide`, `hf`, `transformer_lens` or `llm.c`.
 
         Raises:
@@ -248,7 +261,7 @@ class Trace:
         return [*filter(None, [self._source]), *of_model]
 
     @classmethod
-    def open(cls, path: str | Path, model: Any = None) -> "Trace":
+    def open(cls, path: str | Path, model: "Model | None" = None) -> "Trace":
         """A saved trace, its arrays mapped from the file and read when touched.
 
         Raises:
@@ -263,7 +276,7 @@ class Trace:
             trace.check_model(model, path)
         return trace
 
-    def check_model(self, model: Any, where: Any) -> None:
+    def check_model(self, model: "Model", where: object) -> None:
         """Refuse a model that did not make this trace, as far as config and recorded embeddings tell.
 
         The fingerprint alone refuses nothing: a copy of the same weights has another one.

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpt2np.errors import InputError
 from gpt2np.generation.generated import Generated
+from gpt2np.model import Model
 from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
@@ -58,7 +58,7 @@ class Page:
         return f"<Page: {len(self.html.encode('utf-8')):,} bytes of HTML>"
 
 
-def view(run: Trace | Generated, out: str | Path | None = None, model: Any = None) -> Page:
+def view(run: Trace | Generated, out: str | Path | None = None, model: Model | None = None) -> Page:
     """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
 
     What was not kept is left out, and so is what needs weights where there is no model.
@@ -80,7 +80,7 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
     return page
 
 
-def _with_model(run: Any, model: Any) -> tuple[Trace, Trace | Generated]:
+def _with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
     trace = checked(run)
     if model is not None and trace.model is None:
         trace.check_model(model, "view")
