@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
@@ -13,7 +13,7 @@ from gpt2np.checkpoints.weights import Weights, with_weights
 from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.ops import Array
-from gpt2np.text.prompts import Encoded, Prompt, as_ids, as_prompts, checked_ids
+from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
 from gpt2np.tracing.edits import EditsLike, compiled
@@ -124,11 +124,11 @@ class Model:
     @overload
     def trace(self, prompt: Encoded, **options: Unpack[TraceOptions]) -> Any: ...
     @overload
-    def trace(self, prompt: Iterable[Prompt], **options: Unpack[TraceOptions]) -> list[Trace]: ...
+    def trace(self, prompt: Prompts, **options: Unpack[TraceOptions]) -> list[Trace]: ...
     @answers(OF_A_CALL)
     def trace(
         self,
-        prompt: Prompt | Encoded | Iterable[Prompt],
+        prompt: Prompt | Encoded | Prompts,
         *,
         keep: KeepLike | Keep = "*",
         out: str | os.PathLike[str] | None = None,
@@ -202,12 +202,12 @@ class Model:
     def generate(self, prompt: Encoded, **options: Unpack["GenerateOptions"]) -> "Generation[Any]": ...
     @overload
     def generate(
-        self, prompt: Iterable[Prompt], **options: Unpack["GenerateOptions"]
+        self, prompt: Prompts, **options: Unpack["GenerateOptions"]
     ) -> "Generation[list[Generated]]": ...
     @answers(OF_GENERATE)
     def generate(
         self,
-        prompt: Prompt | Encoded | Iterable[Prompt],
+        prompt: Prompt | Encoded | Prompts,
         *,
         max_new_tokens: int = 50,
         seed: int | Sequence[int | None] | None = None,

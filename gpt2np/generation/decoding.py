@@ -30,7 +30,8 @@ from gpt2np.tracing.recording import Recording, arena, with_bases
 from gpt2np.tracing.resume import Past, fill, keep_from, known_positions
 from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
-from gpt2np.tracing.trace import Trace, run_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import run_metadata
 
 if TYPE_CHECKING:
     from gpt2np.model import Model

@@ -29,7 +29,8 @@ from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import stored_for
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.trace import Trace, run_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import run_metadata
 
 SAMPLE_PROMPTS = Path(__file__).parent / "sample_prompts.txt"
 TOLERANCE = 1e-3  # between a number in a file and the same computed again: other machines round otherwise

@@ -27,7 +27,8 @@ from gpt2np.reference.noise_bands import expect
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import file_metadata, run_metadata
 
 SCHEMA = "gpt2np.fixture/1"
 FACTS = "fixture.json"

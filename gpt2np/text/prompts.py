@@ -3,7 +3,7 @@
 import io
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, SupportsIndex
 
@@ -21,6 +21,7 @@ class SupportsArray(Protocol):
 
 
 Prompt = str | Sequence[SupportsIndex] | Array | SupportsArray
+Prompts = Sequence[Prompt] | Iterator[Prompt] | ValuesView[Prompt]
 Encoded = Mapping[str, Any]  # what a tokenizer of Hugging Face's returns: `input_ids`, of one text or several
 
 

@@ -1,8 +1,7 @@
 """A trace: every kept array of one run, in one block of memory or one file, under every name it has."""
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +12,24 @@ from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.outputs import check_not_read
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.derived import log_probabilities, top_k_tokens
-from gpt2np.tracing.metadata_fields import parse_metadata
+from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
-from gpt2np.tracing.sites import TOP_K
+from gpt2np.tracing.sites import TOP_K, Site
+from gpt2np.tracing.trace_metadata import file_metadata, read_metadata
 
 if TYPE_CHECKING:
     from gpt2np.export.dialects.dialect import Dialect
     from gpt2np.model import Model
     from gpt2np.tracing.verify import Verification
 
-SCHEMA = "gpt2np.trace/1"
-
 
 class Trace:
     """What one run computed. `trace["h.3.attn.pattern"]` is an array [head, query, key], read-only.
 
     Any name of the site table works, in any dialect, with the layer inside or beside it:
-    `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`.
+    `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`, `trace["pattern", -1]` (the last
+    layer). As a mapping it has the stored arrays only: `len(trace)`, `keys()`, `for name in trace`.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Trace:
             return self.config.architecture.derived[site].compute(source, layer)
 
     def __contains__(self, key: object) -> bool:
-        """Whether `trace[key]` is there, stored or derivable."""
+        """Whether `trace[key]` is there, stored or derivable, under any name."""
         try:
             self[key]  # type: ignore[index]
         except (TraceError, UnknownSiteError, TypeError):
@@ -94,6 +92,43 @@ class Trace:
     def names(self) -> list[str]:
         """Full names of the stored arrays, in execution order."""
         return list(self._arrays)
+
+    def keys(self) -> KeysView[str]:
+        """The same as a view."""
+        return self._arrays.keys()
+
+    def values(self) -> ValuesView[Array]:
+        """The stored arrays, in execution order."""
+        return self._arrays.values()
+
+    def items(self) -> ItemsView[str, Array]:
+        """Full name and array of each stored array, in execution order."""
+        return self._arrays.items()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __bool__(self) -> bool:
+        """True, even if nothing was kept."""
+        return True
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        """What Tab offers after `trace[`: full names, stored or derivable, and short names with a layer."""
+        rows = list(self.config.architecture.sites.expand(self.config.n_layer))
+        there = [(name, site, layer) for name, site, layer in rows if self._has(name, site, layer)]
+        short = {site.name: name for name, site in self.config.architecture.sites.short_names.items()}
+        beside = [(short.get(site.name, site.name), layer) for _, site, layer in there if layer is not None]
+        return [*(name for name, _, _ in there), *beside]
+
+    def _has(self, full_name: str, site: Site, layer: int | None) -> bool:
+        """Whether a site was stored, or all that it is computed from."""
+        stored = stored_for(self.config, site.name, layer)
+        weights = site.derived and self.config.architecture.derived[site.name].needs_weights
+        derivable = all(name in self._arrays for name in stored) and not (weights and self.model is None)
+        return full_name in self._arrays or derivable
 
     @property
     def dims(self) -> dict[str, str]:
@@ -268,7 +303,7 @@ class Trace:
             TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.
         """
         file = tensorfile.open_tensors(Path(path), error=TraceError)
-        plan, metadata = _read_metadata(file)
+        plan, metadata = read_metadata(file)
         arrays = {entry.name: file[entry.name] for entry in plan.entries}
         trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
         trace._source = Path(os.path.abspath(path))
@@ -315,50 +350,6 @@ class _Widened:
 
     def __getitem__(self, name: str) -> Array:
         return self._trace[name].astype(np.float32)
-
-
-def run_metadata(
-    plan: Plan, token_ids: Sequence[int], tokens: list[str] | None, **facts: Any
-) -> dict[str, Any]:
-    """What a trace says of itself: enough to run it again and to know that it is the same."""
-    from gpt2np import __version__
-
-    return {
-        "schema": SCHEMA,
-        "gpt2np": __version__,
-        "numpy": np.__version__,
-        **facts,
-        "config": plan.config.to_dict(),
-        "token_ids": [int(i) for i in token_ids],
-        "tokens": tokens,
-        "dtype": plan.dtype.name,
-        "stored_dtype": plan.keep.dtype,
-        "positions": [plan.keep.positions.start, plan.keep.positions.stop, plan.keep.positions.step],
-        "stop_at_layer": plan.stop_at_layer,
-    }
-
-
-def file_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The same as safetensors wants it: strings to strings."""
-    return {"gpt2np": json.dumps(metadata, ensure_ascii=False)}
-
-
-def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
-    """Check a file's metadata against its own header."""
-    where = file.path
-    if "gpt2np" not in file.metadata:
-        raise TraceError(f"{where}: is not a trace (no 'gpt2np' in its metadata)")
-    metadata = parse_metadata(file.metadata["gpt2np"], where, SCHEMA)
-    plan = Plan.from_metadata(where, metadata, file.names)
-    for name in file.names:
-        entry = plan.by_name.get(name)
-        if entry is None:
-            raise TraceError(f"{where}: {short(name)} is not a site of this model")
-        if file.shape(name) != entry.shape:
-            raise TraceError(f"{where}: {name} has shape {file.shape(name)}, expected {entry.shape}")
-        if file[name].dtype != entry.dtype:
-            raise TraceError(f"{where}: {name} is {file[name].dtype}, expected {entry.dtype}")
-    return plan, metadata
 
 
 def _read_only(array: Array) -> Array:

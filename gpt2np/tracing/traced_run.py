@@ -16,8 +16,9 @@ from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording, arena, arenas, with_bases
 from gpt2np.tracing.step import Pass
 from gpt2np.tracing.step import Sequence as PackedSequence
-from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
+from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.trace_folder import trace_paths
+from gpt2np.tracing.trace_metadata import file_metadata, run_metadata
 
 if TYPE_CHECKING:
     from gpt2np.model import Model

@@ -20,7 +20,8 @@ from gpt2np.tracing.derived import bases, views_of
 from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan, human_bytes
 from gpt2np.tracing.sites import Site
-from gpt2np.tracing.trace import SCHEMA, Trace
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import SCHEMA
 
 DIALECT_SCHEMA = "gpt2np.dialect/1"
 METADATA = "gpt2np"  # the entry of a file that says what it is
