@@ -1,22 +1,24 @@
 """What heads do: where they look on repeated random tokens, and what they read and write in words."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short, whole_number
-from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import token_table, unembedding_table
 from gpt2np.tracing.trace import Trace
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
+
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
-def head_scores(model: Model, n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
+def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
     """Where every head looks on n random tokens said twice: [score, layer, head], mean attention from 0 to 1.
 
     `previous`: to the token before; `first`: to the first token (both at every position but the first);
@@ -82,7 +84,7 @@ class Near(NamedTuple):
 
 
 @np.errstate(under="ignore")
-def nearest_tokens(model: Model, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
+def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """The k tokens whose unembedding is nearest to a vector [n_embd], by dot product or by cosine.
 
     The dot product is a logit if the vector comes out of ln_f; `through_ln_f` does that to a part of the
@@ -95,7 +97,7 @@ def nearest_tokens(model: Model, vector: Array, k: int = 5, by: str = "dot") -> 
 
 
 @np.errstate(under="ignore")
-def tokens_read(model: Model, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
+def tokens_read(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """The k tokens whose embedding is nearest to a vector [n_embd]: those that a reader of it responds to.
 
     Raises:
@@ -104,7 +106,7 @@ def tokens_read(model: Model, vector: Array, k: int = 5, by: str = "dot") -> lis
     return _nearest(model, token_table(model.config, model.parameters), vector, k, by)
 
 
-def _nearest(model: Model, table: Array, vector: Array, k: int, by: str) -> list[Near]:
+def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> list[Near]:
     vector = np.asarray(vector)
     if vector.shape != table.shape[1:]:
         raise InputError(f"a vector of the residual stream is [{table.shape[1]}], not {list(vector.shape)}")
@@ -137,7 +139,9 @@ class Direction(NamedTuple):
 
 
 @np.errstate(under="ignore")
-def reads_and_writes(model: Model, layer: int, head: int, directions: int = 3, k: int = 5) -> list[Direction]:
+def reads_and_writes(
+    model: "Model", layer: int, head: int, directions: int = 3, k: int = 5
+) -> list[Direction]:
     """What a head reads and writes in vocabulary terms: the strongest directions of QK, then those of OV.
 
     Singular vectors of W_QK and W_OV with ln_1 (and ln_f, where written) folded in, held against the

@@ -1,6 +1,6 @@
 """What neurons are for: the tokens that excite them, what they write, and how few of them fire."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -9,12 +9,14 @@ from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
 from gpt2np.errors import InputError, short, whole_number
-from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.ops.norms import folded, shift
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import lines, matrix_of, norm_of
 from gpt2np.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 
 class Neuron(NamedTuple):
@@ -33,7 +35,7 @@ class Neuron(NamedTuple):
 
 
 @np.errstate(under="ignore")
-def neuron(model: Model, layer: int, i: int, k: int = 5) -> Neuron:
+def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
     """What an MLP neuron looks for and what it writes, in vocabulary terms.
 
     The column of the matrix that makes `mlp.pre`, what is linear in ln_2 folded in, against every token's

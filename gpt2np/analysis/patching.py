@@ -9,7 +9,7 @@ and the runs of a layer are packed into one pass.
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from gpt2np.analysis.interventions import Some, patch
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
 from gpt2np.errors import InputError, TraceError, short, whole_number
-from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tables import quoted, stream_of_bars
 from gpt2np.text.prompts import Prompt
@@ -28,6 +27,9 @@ from gpt2np.tracing.sites import Site
 from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 _T = TypeVar("_T")
 Run = Trace | Prompt
@@ -49,7 +51,7 @@ def sweep(
     metric: Metric,
     over: str = "h.*.attn.z",
     *,
-    model: Model | None = None,
+    model: "Model | None" = None,
     by: str | None = None,
     direct: bool = False,
     progress: bool | None = None,
@@ -93,7 +95,7 @@ def path_sweep(
     over: str = "h.*.attn.z",
     *,
     receiver_heads: Some = None,
-    model: Model | None = None,
+    model: "Model | None" = None,
     by: str | None = None,
     progress: bool | None = None,
 ) -> NamedArray:
@@ -150,7 +152,7 @@ def path_patch(
     receiver_heads: Some = None,
     sender_positions: Some = None,
     receiver_positions: Some = None,
-    model: Model | None = None,
+    model: "Model | None" = None,
 ) -> float:
     """The metric of `corrupt` when only the path from one site straight to another carries values of `clean`.
 
@@ -219,7 +221,7 @@ def _map(
 
 
 def _patched(
-    clean: Trace, corrupt: Trace, model: Model, names: list[str], layers: list[int], by: str, n: int
+    clean: Trace, corrupt: Trace, model: "Model", names: list[str], layers: list[int], by: str, n: int
 ) -> Iterator[Array]:
     """Logits [vocab] of each run, layer by layer."""
     ids, scratch = np.array(corrupt.token_ids), Scratch()
@@ -237,7 +239,7 @@ def _patched(
 
 
 def _direct(
-    clean: Trace, corrupt: Trace, model: Model, site: str, layers: list[int], by: str, n: int
+    clean: Trace, corrupt: Trace, model: "Model", site: str, layers: list[int], by: str, n: int
 ) -> Iterator[Array]:
     """Logits [vocab] when only what a value adds to the last position's final residual stream changes."""
     if site not in DIRECT:
@@ -264,8 +266,8 @@ def _direct(
 
 
 def _runs(
-    clean: Run, corrupt: Run, model: Model | None, keep: Callable[[ModelConfig], list[str]]
-) -> tuple[Trace, Trace, Model]:
+    clean: Run, corrupt: Run, model: "Model | None", keep: Callable[[ModelConfig], list[str]]
+) -> "tuple[Trace, Trace, Model]":
     """Both runs as traces, and their model."""
     for run in (clean, corrupt):
         model = model or getattr(run, "model", None)

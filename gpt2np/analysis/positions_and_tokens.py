@@ -1,19 +1,21 @@
 """What an analysis is told, which token and which position, and how it reads a trace there."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.trace import Trace
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
-def token_id(model: Model, token: str | int) -> int:
+
+def token_id(model: "Model", token: str | int) -> int:
     """The id of a token given as its whole text (mind the space in " France") or as the id itself.
 
     Raises:

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from gpt2np.errors import InputError, nearest, short
-from gpt2np.tracing.edits import EditsLike
-from gpt2np.tracing.keep import Keep, KeepLike
-from gpt2np.tracing.resume import Past
+
+if TYPE_CHECKING:
+    from gpt2np.tracing.edits import EditsLike
+    from gpt2np.tracing.keep import Keep, KeepLike
+    from gpt2np.tracing.resume import Past
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,17 @@ class DecodingOptions(SamplingOptions, total=False):
     eos: EndOfText
     stop: str | Sequence[str]
     stop_tokens: Sequence[int]
-    keep: KeepLike | Keep | None
+    keep: "KeepLike | Keep | None"
     ledger: Ledger
     lookup: int
     on_overflow: OnOverflow
-    edits: EditsLike | None
+    edits: "EditsLike | None"
 
 
 class GenerateOptions(DecodingOptions, total=False):
     """The keyword arguments of `Model.generate`."""
 
-    past: Past | None
+    past: "Past | None"
     special: bool
 
 
