@@ -12,6 +12,7 @@ from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.checkpoints.weights import Weights, with_weights
 from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
+from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
@@ -97,6 +98,15 @@ class Model:
         return (
             f"<Model {self.name}: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, "
             f"{self.n_parameters:,} parameters, {self.dtype.name}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The model's numbers."""
+        sizes = {name: f"{size:,}" for name, size in self.config.dims.items()}
+        facts = {"layers": str(self.config.n_layer), **sizes, "context": f"{self.config.n_positions:,}"}
+        facts |= {"parameters": f"{self.n_parameters:,}", "precision": self.dtype.name}
+        return plain_table(
+            [["", ""], *([name, value] for name, value in facts.items())], f"Model {self.name}"
         )
 
     # -- running ----------------------------------------------------------------------------------
@@ -239,8 +249,8 @@ class Model:
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
-        from gpt2np.generation.decoding import Generation, Options
-        from gpt2np.generation.options import sampling_options, seeds_of
+        from gpt2np.generation.decoding import Generation
+        from gpt2np.generation.options import Options, sampling_options, seeds_of
         from gpt2np.generation.stopping import end_tokens, stop_strings
 
         prompts, several = as_prompts(prompt)

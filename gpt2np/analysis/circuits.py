@@ -16,6 +16,7 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array, Norm, linear
 from gpt2np.ops.norms import factor, folded, held, normed, shift
+from gpt2np.tables import by_shape
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import (
@@ -45,6 +46,9 @@ class LowRank:
     left: Array
     right: Array
     __array_ufunc__ = None  # so that `array @ low_rank` comes to __rmatmul__
+
+    def __repr__(self) -> str:
+        return f"<LowRank {list(self.shape)} of rank {self.left.shape[1]}>"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -108,6 +112,9 @@ class HeadWeights(NamedTuple):
     b_Q: Array
     b_K: Array
     b_V: Array
+
+    def __repr__(self) -> str:
+        return by_shape(self)
 
     @property
     def qk(self) -> LowRank:

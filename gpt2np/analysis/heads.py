@@ -8,6 +8,7 @@ from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
+from gpt2np.tables import number, quoted
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import token_table, unembedding_table
 from gpt2np.tracing.trace import Trace
@@ -125,6 +126,11 @@ def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> li
     ]
 
 
+def listed(near: list[Near]) -> str:
+    """The tokens on one line, each between bars."""
+    return " ".join(quoted(token.token) for token in near)
+
+
 class Direction(NamedTuple):
     """One singular direction of a circuit, in tokens: a vector that is read, and what it brings about.
 
@@ -136,6 +142,9 @@ class Direction(NamedTuple):
     strength: float
     reads: list[Near]
     writes: list[Near]
+
+    def __repr__(self) -> str:
+        return f"<{self.circuit} {number(self.strength)}: {listed(self.reads)} -> {listed(self.writes)}>"
 
 
 @np.errstate(under="ignore")

@@ -50,6 +50,12 @@ class Intervention:
         for name in ("positions", "heads", "neurons", "steps"):
             self._checked[name] = _choice(name, getattr(self, name))
 
+    def __repr__(self) -> str:
+        what = getattr(self.value, "__qualname__", "edit").partition(".")[0]
+        chosen = {name: getattr(self, name) for name in ("positions", "heads", "neurons", "steps")}
+        where = [f"{name}={short(value)}" for name, value in chosen.items() if value is not None]
+        return f"<Intervention {what}: {', '.join(where) or 'everywhere'}>"
+
     def __call__(self, array: Array, where: Where) -> Array:
         """The array with the chosen part replaced."""
         axes = where.site.axis_names

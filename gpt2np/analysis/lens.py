@@ -1,6 +1,7 @@
 """The logit lens: what the model would predict if it stopped early (nostalgebraist 2020)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from gpt2np.analysis.positions_and_tokens import (
     token_id,
 )
 from gpt2np.errors import whole_number
+from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
-from gpt2np.tables import quoted
+from gpt2np.tables import first_lines, quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.lines import unembedding_table
@@ -68,6 +70,7 @@ class LogitLens:
     `top_ids` and `top_probabilities` [site, pos, k] are the likeliest next tokens; `probability` and `rank`
     [site, pos] are those of `chosen`, one id for each position, and rank 0 is the likeliest; `entropy`
     [site, pos] is in nats; `kl` [site, pos] is KL(final || here) in nats, what would be lost by stopping.
+    `tokens` has the text of each of these ids.
     """
 
     top_ids: NamedArray
@@ -77,6 +80,7 @@ class LogitLens:
     rank: NamedArray
     entropy: NamedArray
     kl: NamedArray
+    tokens: Mapping[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For `tables.strict_json`."""
@@ -85,6 +89,24 @@ class LogitLens:
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, (self.probability, self.rank, self.entropy, self.kl)))
+
+    def __repr__(self) -> str:
+        n_sites, n_pos = self.top_ids.array.shape[:2]
+        size = f"{n_sites} sites, {n_pos} positions; also rank, entropy, kl, top_ids"
+        return f"<LogitLens: {size}>\n{first_lines(str(self.probability))}"
+
+    def _repr_html_(self) -> str:
+        """The likeliest next token at every site and position, coloured by its probability."""
+        ids, labels = self.top_ids.array[:, :, 0], self.top_ids.labels
+        return heat_table(
+            self.top_probabilities.array[:, :, 0],
+            labels["site"],
+            labels["pos"],
+            "Logit lens: the likeliest next token, and how likely it is",
+            "site \\ pos",
+            texts=lambda i, j: quoted(self.tokens.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14),
+            most=1.0,
+        )
 
 
 @np.errstate(under="ignore")
@@ -138,6 +160,7 @@ def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: in
         named(rank, f"rank of {what} (0 is the likeliest)"),
         named(entropy, "entropy of the prediction (nats)"),
         named(kl, "KL(final || here) (nats)"),
+        {i: trace.token(i) for i in sorted({*top_ids.ravel().tolist(), *chosen})},
     )
 
 
@@ -149,13 +172,29 @@ class AttentionLens:
     raised: NamedArray
     lowered_ids: NamedArray
     lowered: NamedArray
+    tokens: Mapping[int, str] = field(default_factory=dict)  # the text of each of these ids
 
     def to_json(self) -> dict[str, Any]:
         """For `tables.strict_json`."""
-        return {name: getattr(self, name).to_json() for name in self.__dataclass_fields__}
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: p.to_json() if isinstance(p, NamedArray) else p for name, p in parts.items()}
 
     def __str__(self) -> str:
         return f"{self.raised}\n\n{self.lowered}"
+
+    def __repr__(self) -> str:
+        return first_lines(str(self))
+
+    def _repr_html_(self) -> str:
+        """The tokens that each head raises most and lowers most, coloured by how far."""
+        n_layer, n_head, k = self.raised.array.shape
+        ids = np.concatenate([self.raised_ids.array, self.lowered_ids.array], axis=-1).reshape(-1, 2 * k)
+        values = np.concatenate([self.raised.array, self.lowered.array], axis=-1).reshape(-1, 2 * k)
+        heads = [f"{self.raised.label('layer', i)}.{j}" for i in range(n_layer) for j in range(n_head)]
+        columns = [f"{does} {i + 1}" for does in ("raises", "lowers") for i in range(k)]
+        title = "What each head raises and lowers most, by how much a logit"
+        texts = lambda i, j: quoted(self.tokens.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14)  # noqa: E731
+        return heat_table(values, heads, columns, title, "head", texts=texts)
 
 
 @np.errstate(under="ignore")
@@ -183,6 +222,8 @@ def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int
         f"{what} each head {does}" for does in ("raises", "lowers") for what in ("ids that", "how much")
     ]
     parts = (np.stack(each) for each in zip(*found, strict=True))
-    return AttentionLens(
-        *(NamedArray(p, ("layer", "head", "k"), labels, t) for p, t in zip(parts, titles, strict=True))
+    raised_ids, raised, lowered_ids, lowered = (
+        NamedArray(p, ("layer", "head", "k"), labels, t) for p, t in zip(parts, titles, strict=True)
     )
+    ids = sorted({*raised_ids.array.ravel().tolist(), *lowered_ids.array.ravel().tolist()})
+    return AttentionLens(raised_ids, raised, lowered_ids, lowered, {i: trace.token(i) for i in ids})

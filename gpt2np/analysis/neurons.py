@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpt2np.analysis.circuits import check_index, through_ln_f
-from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
+from gpt2np.analysis.heads import Near, listed, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
 from gpt2np.errors import InputError, short, whole_number
+from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
 from gpt2np.ops.norms import folded, shift
+from gpt2np.tables import number, quoted, table
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import lines, matrix_of, norm_of
 from gpt2np.tracing.trace import Trace
@@ -32,6 +34,22 @@ class Neuron(NamedTuple):
     inhibited_by: list[Near]
     raises: list[Near]
     lowers: list[Near]
+
+    def __repr__(self) -> str:
+        rows = [[name.replace("_", " "), listed(near)] for name, near in self._lists().items()]
+        return f"<Neuron with bias {number(self.bias)}>\n{table(rows, '<<')}"
+
+    def _repr_html_(self) -> str:
+        """The tokens of each list, coloured by their dot products."""
+        lists = self._lists()
+        values = np.array([[near.dot for near in row] for row in lists.values()])
+        names, rows = [name.replace("_", " ") for name in lists], list(lists.values())
+        columns = [str(i + 1) for i in range(values.shape[1])]
+        title = f"Neuron with bias {number(self.bias)}"
+        return heat_table(values, names, columns, title, texts=lambda i, j: quoted(rows[i][j].token))
+
+    def _lists(self) -> dict[str, list[Near]]:
+        return {name: getattr(self, name) for name in ("excited_by", "inhibited_by", "raises", "lowers")}
 
 
 @np.errstate(under="ignore")

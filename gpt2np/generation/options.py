@@ -10,7 +10,7 @@ import numpy as np
 from gpt2np.errors import InputError, nearest, short
 
 if TYPE_CHECKING:
-    from gpt2np.tracing.edits import EditsLike
+    from gpt2np.tracing.edits import Edits, EditsLike
     from gpt2np.tracing.keep import Keep, KeepLike
     from gpt2np.tracing.resume import Past
 
@@ -108,6 +108,38 @@ class GenerateOptions(DecodingOptions, total=False):
 
     past: "Past | None"
     special: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Model.generate` was asked for, apart from the prompts and their seeds."""
+
+    max_new_tokens: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    stop: tuple[str, ...]
+    keep: "Keep | None"
+    ledger: Ledger
+    lookup: int
+    slide: bool
+    past: "Past | None" = None
+    edits: "Edits | None" = None
+    special: bool = False
+
+    def check(self) -> None:
+        """Refuse what does not go together."""
+        if not isinstance(self.ledger, bool | str) or self.ledger not in (False, True, "full"):
+            raise InputError(f"ledger={short(self.ledger)}: must be True, False or 'full'")
+        if self.lookup and self.sampling.temperature > 0:
+            raise InputError("lookup is for greedy decoding: it needs temperature 0")
+        if self.sampling.num_beams > 1 and (self.lookup or self.ledger or self.stop or self.slide):
+            raise InputError(
+                "num_beams above 1 goes with neither lookup, ledger, stop nor on_overflow='slide'"
+            )
+        if self.keep is not None:
+            p = self.keep.positions
+            if (p.start or 0) < 0 or (p.stop or 0) < 0:
+                raise InputError("keep's positions count from the start: a generation may end early")
 
 
 def sampling_options(given: Mapping[str, Any]) -> Sampling:

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.errors import InputError, whole_number
+from gpt2np.html_tables import shaded_text
+from gpt2np.tables import number
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.step import Pass, Scratch
@@ -47,6 +49,15 @@ class Score:
     def perplexity(self) -> float:
         """exp(loss)."""
         return float(np.exp(self.loss))
+
+    def __repr__(self) -> str:
+        n = len(self.token_ids)
+        return f"<Score of {n} tokens: loss {number(self.loss)}, perplexity {number(self.perplexity)}>"
+
+    def _repr_html_(self) -> str:
+        """The text with each token coloured by its loss."""
+        title = repr(self).strip("<>")
+        return shaded_text(self.tokens, self.losses.tolist(), title, "loss of each token, in nats")
 
 
 def score(model: "Model", ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:

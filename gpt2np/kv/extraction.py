@@ -64,6 +64,9 @@ class GPT2KVCacheExtractor:
                 note = "no model given: this is tiny; the real GPT-2 is GPT2KVCacheExtractor('gpt2')"
                 warnings.warn(note, stacklevel=2)
 
+    def __repr__(self) -> str:
+        return f"<GPT2KVCacheExtractor of {self.model!r}>"
+
     def extract_kv_cache(self, text: Prompt, top_k: int = 5, *, special: bool = False) -> dict[str, Any]:
         """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
 

@@ -42,6 +42,14 @@ class KV:
     keys: str | None = None
     sites: tuple[str, ...] = ("attn.k", "attn.v")
 
+    def __repr__(self) -> str:
+        size = f"{self.n_layer} layers, {self.n_head} heads, d_head {self.d_head}"
+        return f"<KV of {len(self.tokens)} tokens by {self.model}: {size}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What Tab offers after `kv[`."""
+        return [f"h.{layer}.{site}" for layer in range(self.n_layer) for site in self.sites]
+
     @property
     def n_layer(self) -> int:
         """Number of layers."""

@@ -1,6 +1,7 @@
 """Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
+from gpt2np.html_tables import heat_table, plain_table
 from gpt2np.model import Model
 from gpt2np.reference.diagnosis import Candidate, Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
@@ -127,6 +129,36 @@ class Comparison:
             "token_ids": list(self.token_ids),
         }
 
+    def __repr__(self) -> str:
+        where = "" if self.site is None else f" at {self.site}"
+        why = "" if self.mistake is None else f", {self.mistake}"
+        return (
+            f"<Comparison with {self.model}: {self.verdict}{where}{why}; {len(self.sites)} arrays compared>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The verdict, the first wrong site and what explains it, and the error of each site over its noise."""
+        best = self.candidates[0] if self.candidates else None
+        facts = {
+            "verdict": self.verdict,
+            "first wrong": None if self.first is None else f"{self.site}, {self.first.measure.pattern}",
+            "mistake": None if best is None else f"{best.slug}: {best.explanation}",
+            "cure": None if best is None else best.cure,
+        }
+        rows = [[name, value] for name, value in facts.items() if value]
+        return plain_table([["", ""], *rows], repr(self).strip("<>")) + self._map()
+
+    def _map(self) -> str:
+        """Error over noise of every site, layers across."""
+        layers = sorted({site.layer for site in self.sites if site.layer is not None})
+        names = list(dict.fromkeys(_in_layer(site.site) for site in self.sites))
+        ratios = np.full((len(names), 1 + len(layers)), np.nan)
+        for site in self.sites:
+            column = 0 if site.layer is None else 1 + layers.index(site.layer)
+            ratios[names.index(_in_layer(site.site)), column] = min(site.measure.ratio, 1e9)
+        columns = ["outside", *(f"layer {layer}" for layer in layers)]
+        return heat_table(ratios, names, columns, "error over noise, up to 1 is right", most=4.0)
+
     def __str__(self) -> str:
         from gpt2np.reference.report_text import text
 
@@ -181,6 +213,11 @@ def compare(
     bands = Bands(placement, truth, model, rtol, atol)
     judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
     return _found(read, placement, model, judged, whole)
+
+
+def _in_layer(name: str) -> str:
+    """The name of a site without its layer."""
+    return re.sub(r"^h\.\d+\.", "", name)
 
 
 def _model(given: Model | str | os.PathLike[str] | None) -> Model:

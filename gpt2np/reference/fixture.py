@@ -91,6 +91,9 @@ class Fixture:
     trace: Trace
     bands: dict[str, Array]
 
+    def __repr__(self) -> str:
+        return f"<Fixture of seed {self.seed}: {self.model!r}, {self.trace!r}>"
+
 
 def make_fixture(seed: int = 0) -> Fixture:
     """The fixture of a seed: the same seed gives the same fixture.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
+from gpt2np.html_tables import text_block
 from gpt2np.tracing.cache import cache_nbytes
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.keep import Keep, KeepLike
@@ -128,6 +129,10 @@ class Plan:
 
     def __str__(self) -> str:
         return plan_table([self])
+
+    def _repr_html_(self) -> str:
+        """The table that `str` gives."""
+        return text_block(str(self))
 
     def __repr__(self) -> str:
         return f"<Plan: {len(self.entries)} arrays, {self.length} positions, {self.nbytes:,} bytes>"

@@ -17,6 +17,7 @@ from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import TOP_K, Site
 from gpt2np.tracing.trace_metadata import file_metadata, read_metadata
+from gpt2np.tracing.trace_summary import summary
 
 if TYPE_CHECKING:
     from gpt2np.export.dialects.dialect import Dialect
@@ -330,10 +331,8 @@ class Trace:
             raise TraceError(f"{where}: this trace is of another model than {model.name}")
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the map of this run and its attention, `gpt2np.view(trace)` in small."""
-        from gpt2np.viewer.notebook import compact_html
-
-        return compact_html(self)
+        """What a notebook shows: tokens, prediction and sites; `gpt2np.view(trace)` is the whole page."""
+        return summary(self)
 
     def __repr__(self) -> str:
         text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
