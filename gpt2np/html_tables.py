@@ -133,8 +133,9 @@ def caption(title: str, note: str = "") -> str:
     """A line above a table: what it shows, and how to read it; of several lines the first is the title."""
     first, _, rest = title.partition("\n")
     small = "; ".join(filter(None, [" ".join(rest.split()), note]))
-    parts = [f"<b>{escaped(first, 200)}</b>" if first else "", f"<small>{escaped(small, 200)}</small>"]
-    return f"<div>{' '.join(parts)}</div>" if first or small else ""
+    parts = [f"<b>{escaped(first, 200)}</b>"] if first else []
+    parts += [f"<small>{escaped(small, 200)}</small>"] if small else []
+    return f"<div>{' '.join(parts)}</div>" if parts else ""
 
 
 def cut(n: int, most: int) -> list[int | None]:

@@ -19,7 +19,8 @@ ORDER = {
         cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
-        recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume verify""",
+        recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
+        verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file

@@ -34,7 +34,7 @@ class Weights(Mapping[str, Array]):
         try:
             return self._arrays[name]
         except KeyError:
-            near = nearest(name, self._arrays) if isinstance(name, str) else None
+            near = nearest(name, self._arrays, cutoff=0.4) if isinstance(name, str) else None
             hint = f"the nearest is {short(near)}" if near else "model.weights.keys() has the names"
             raise UnknownWeightError(f"no weight is called {short(name)}; {hint}") from None
 

@@ -137,7 +137,7 @@ class Comparison:
         )
 
     def _repr_html_(self) -> str:
-        """The verdict, the first wrong site and what explains it, and the error of each site over its noise."""
+        """The verdict, the first wrong site, what explains it, and the error of each site."""
         best = self.candidates[0] if self.candidates else None
         facts = {
             "verdict": self.verdict,

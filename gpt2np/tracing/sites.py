@@ -75,7 +75,7 @@ def names_of(
 
 
 TOP_K = 10  # the length of axis k
-_LAYER = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
+_LAYER = re.compile(r"(?<!\d)(?:(?<=[._\[])-)?\d{1,9}(?!\d)")
 _FROM_THE_END = re.compile(r"(?<=[._\[])-(\d{1,9})(?=[._\]])")
 OF_TOKENS = ("token_ids", "tokens", "attention_mask", "position_ids")  # attributes of a trace, no sites
 
@@ -105,6 +105,9 @@ class SiteTable:
         self.quadratic = tuple(site.name for site in self.sites if site.quadratic)  # scores and pattern
         self.short_names = self._short_names()
         self._index = self._names()
+
+    def __repr__(self) -> str:
+        return f"<SiteTable of {len(self.sites)} sites>"
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.sites)
@@ -162,7 +165,7 @@ class SiteTable:
         name = key = counted_from_the_start(name, n_layer)
         if layer is not None and -n_layer <= layer < 0:
             layer = n_layer + int(layer)
-        if bracket := re.fullmatch(r"(.+)\[(\d{1,9})\]", name):
+        if bracket := re.fullmatch(r"(.+)\[(-?\d{1,9})\]", name):
             key, layer = bracket[1], int(bracket[2])
         elif name not in self._index and (digits := _LAYER.search(name)):
             key, inside = name[: digits.start()] + "{i}" + name[digits.end() :], int(digits[0])
