@@ -68,6 +68,11 @@ def by_shape(arrays: tuple[Any, ...]) -> str:
     return f"{type(arrays).__name__}({', '.join(parts)})"
 
 
+def counted(n: int, thing: str) -> str:
+    """A number of things: "1 token", "1,200 tokens"."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
 def number(value: float) -> str:
     """Four significant digits, never wider than 10 characters."""
     return f"{value:.4g}"

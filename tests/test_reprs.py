@@ -200,6 +200,16 @@ def test_any_array_shows_itself(shape, values):
     assert len(repr(named).splitlines()) <= 20
 
 
+def test_one_is_not_plural(tiny):
+    run = tiny.generate([5], max_new_tokens=1, keep="wte")
+    assert "1 prompt," in repr(run)
+    done = run.finish()
+    for shown in (repr(done), repr(done.trace), repr(done.prompt), repr(done.trace.plan)):
+        assert "1 tokens" not in shown
+        assert "1 arrays" not in shown
+        assert "1 positions" not in shown
+
+
 def test_colours():
     assert coloured(0.0, 1.0) == "background:#ffffff;color:#000"
     assert coloured(1.0, 1.0) == "background:#b2182b;color:#fff"

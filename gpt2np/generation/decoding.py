@@ -21,6 +21,7 @@ from gpt2np.generation.saved_generation import generation_metadata
 from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.html_tables import text_block
 from gpt2np.ops import Array
+from gpt2np.tables import counted
 from gpt2np.text.prompts import Prompt
 from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
@@ -104,7 +105,7 @@ class Generation(Generic[_Finished]):
     def __repr__(self) -> str:
         done = sum(row.stopped_by is not None for row in self._rows)
         chosen = sum(row.n - row.n_prompt for row in self._rows)
-        of = f"{len(self._rows)} prompt{'' if len(self._rows) == 1 else 's'}, {done} done"
+        of = f"{counted(len(self._rows), 'prompt')}, {done} done"
         most = self.options.max_new_tokens * len(self._rows)
         return f"<Generation of {of}: {chosen} of at most {most} tokens; finish() chooses the rest>"
 

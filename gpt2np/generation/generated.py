@@ -13,6 +13,7 @@ from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry
 from gpt2np.html_tables import heat_table, shaded_text, text_block
 from gpt2np.ops import Array
+from gpt2np.tables import counted
 from gpt2np.tracing.trace import Trace
 
 
@@ -50,7 +51,7 @@ class Rows:
     tokens: list[str]
 
     def __repr__(self) -> str:
-        return f"<Rows of {_number_of(self.token_ids, 'token')}: {_cut(self.text)}>"
+        return f"<Rows of {counted(len(self.token_ids), 'token')}: {_cut(self.text)}>"
 
     def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
         """What Tab offers after `rows[`."""
@@ -214,18 +215,14 @@ class Generated:
         return _kept(self.trace).config.n_layer
 
     def __repr__(self) -> str:
-        chosen = _number_of(self.probabilities, "token")
+        chosen = counted(len(self.probabilities), "token")
         return f"<Generated {_cut(self.text, 200)}: {chosen}, stopped by {self.stopped_by}>"
 
     def _repr_html_(self) -> str:
         """The text, with each chosen token coloured by its probability."""
         values = [float("nan")] * self.n_prompt + self.probabilities
-        title = f"{_number_of(self.probabilities, 'token')} generated, stopped by {self.stopped_by}"
+        title = f"{counted(len(self.probabilities), 'token')} generated, stopped by {self.stopped_by}"
         return shaded_text(self.tokens, values, title, "probability of each chosen token", most=1.0)
-
-
-def _number_of(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _cut(text: str, most: int = 60) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gpt2np.errors import InputError, whole_number
 from gpt2np.html_tables import shaded_text
-from gpt2np.tables import number
+from gpt2np.tables import counted, number
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.step import Pass, Scratch
@@ -51,8 +51,8 @@ class Score:
         return float(np.exp(self.loss))
 
     def __repr__(self) -> str:
-        n = len(self.token_ids)
-        return f"<Score of {n} tokens: loss {number(self.loss)}, perplexity {number(self.perplexity)}>"
+        n = counted(len(self.token_ids), "token")
+        return f"<Score of {n}: loss {number(self.loss)}, perplexity {number(self.perplexity)}>"
 
     def _repr_html_(self) -> str:
         """The text with each token coloured by its loss."""

@@ -13,6 +13,7 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.outputs import whole_file
+from gpt2np.tables import counted
 from gpt2np.text.token_search import bytes_of_tokens, find_text
 from gpt2np.tracing.trace import Trace
 
@@ -44,7 +45,7 @@ class KV:
 
     def __repr__(self) -> str:
         size = f"{self.n_layer} layers, {self.n_head} heads, d_head {self.d_head}"
-        return f"<KV of {len(self.tokens)} tokens by {self.model}: {size}>"
+        return f"<KV of {counted(len(self.tokens), 'token')} by {self.model}: {size}>"
 
     def _ipython_key_completions_(self) -> list[str]:
         """What Tab offers after `kv[`."""

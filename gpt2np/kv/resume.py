@@ -16,6 +16,7 @@ from gpt2np.kv.extraction import TOLERANCE
 from gpt2np.kv.queries import KV
 from gpt2np.kv.reading import read_kv
 from gpt2np.model import Model
+from gpt2np.tables import counted
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.keep import Keep
@@ -53,7 +54,7 @@ class KVCache:
         return self.model.generate(self.token_ids + new, past=self, **options)
 
     def __repr__(self) -> str:
-        return f"<KVCache of {len(self.token_ids)} tokens for {self.model!r}>"
+        return f"<KVCache of {counted(len(self.token_ids), 'token')} for {self.model!r}>"
 
 
 def load_kv(path: str | PathLike[str], model: Model, *, max_bytes: int | None = MAX_BYTES) -> KVCache:

@@ -18,6 +18,7 @@ from gpt2np.reference.judgement import Bands, Judgement, SiteReport
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SECONDS, SearchLimit
+from gpt2np.tables import counted
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.trace import Trace
 
@@ -132,9 +133,7 @@ class Comparison:
     def __repr__(self) -> str:
         where = "" if self.site is None else f" at {self.site}"
         why = "" if self.mistake is None else f", {self.mistake}"
-        return (
-            f"<Comparison with {self.model}: {self.verdict}{where}{why}; {len(self.sites)} arrays compared>"
-        )
+        return f"<Comparison with {self.model}: {self.verdict}{where}{why}; {counted(len(self.sites), 'array')} compared>"
 
     def _repr_html_(self) -> str:
         """The verdict, the first wrong site, what explains it, and the error of each site."""

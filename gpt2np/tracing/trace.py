@@ -11,6 +11,7 @@ from gpt2np import tensorfile
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.outputs import check_not_read
+from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
 from gpt2np.tracing.plan import Plan
@@ -105,6 +106,13 @@ class Trace:
     def items(self) -> ItemsView[str, Array]:
         """Full name and array of each stored array, in execution order."""
         return self._arrays.items()
+
+    def get(self, key: str | tuple[str, int], default: Array | None = None) -> Array | None:
+        """`trace[key]`, or `default` where that is not there."""
+        try:
+            return self[key]
+        except (TraceError, UnknownSiteError):
+            return default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -336,7 +344,9 @@ class Trace:
 
     def __repr__(self) -> str:
         text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
-        counts = f"{len(self.token_ids)} tokens, {len(self._arrays)} arrays, {self.nbytes:,} bytes"
+        counts = (
+            f"{counted(len(self.token_ids), 'token')}, {counted(len(self), 'array')}, {self.nbytes:,} bytes"
+        )
         return f"<Trace of {text!r}: {counts}>"
 
 
