@@ -133,7 +133,8 @@ class Comparison:
     def __repr__(self) -> str:
         where = "" if self.site is None else f" at {self.site}"
         why = "" if self.mistake is None else f", {self.mistake}"
-        return f"<Comparison with {self.model}: {self.verdict}{where}{why}; {counted(len(self.sites), 'array')} compared>"
+        compared = counted(len(self.sites), "array")
+        return f"<Comparison with {self.model}: {self.verdict}{where}{why}; {compared} compared>"
 
     def _repr_html_(self) -> str:
         """The verdict, the first wrong site, what explains it, and the error of each site."""
