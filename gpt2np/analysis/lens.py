@@ -70,7 +70,7 @@ class LogitLens:
     `top_ids` and `top_probabilities` [site, pos, k] are the likeliest next tokens; `probability` and `rank`
     [site, pos] are those of `chosen`, one id for each position, and rank 0 is the likeliest; `entropy`
     [site, pos] is in nats; `kl` [site, pos] is KL(final || here) in nats, what would be lost by stopping.
-    `tokens` has the text of each of these ids.
+    `texts` has the text of each of these ids.
     """
 
     top_ids: NamedArray
@@ -80,7 +80,7 @@ class LogitLens:
     rank: NamedArray
     entropy: NamedArray
     kl: NamedArray
-    tokens: Mapping[int, str] = field(default_factory=dict)
+    texts: Mapping[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For `tables.strict_json`."""
@@ -104,7 +104,7 @@ class LogitLens:
             labels["pos"],
             "Logit lens: the likeliest next token, and how likely it is",
             "site \\ pos",
-            texts=lambda i, j: quoted(self.tokens.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14),
+            texts=lambda i, j: quoted(self.texts.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14),
             most=1.0,
         )
 
@@ -172,7 +172,7 @@ class AttentionLens:
     raised: NamedArray
     lowered_ids: NamedArray
     lowered: NamedArray
-    tokens: Mapping[int, str] = field(default_factory=dict)  # the text of each of these ids
+    texts: Mapping[int, str] = field(default_factory=dict)  # the text of each of these ids
 
     def to_json(self) -> dict[str, Any]:
         """For `tables.strict_json`."""
@@ -193,7 +193,7 @@ class AttentionLens:
         heads = [f"{self.raised.label('layer', i)}.{j}" for i in range(n_layer) for j in range(n_head)]
         columns = [f"{does} {i + 1}" for does in ("raises", "lowers") for i in range(k)]
         title = "What each head raises and lowers most, by how much a logit"
-        texts = lambda i, j: quoted(self.tokens.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14)  # noqa: E731
+        texts = lambda i, j: quoted(self.texts.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14)  # noqa: E731
         return heat_table(values, heads, columns, title, "head", texts=texts)
 
 
