@@ -193,8 +193,11 @@ class AttentionLens:
         heads = [f"{self.raised.label('layer', i)}.{j}" for i in range(n_layer) for j in range(n_head)]
         columns = [f"{does} {i + 1}" for does in ("raises", "lowers") for i in range(k)]
         title = "What each head raises and lowers most, by how much a logit"
-        texts = lambda i, j: quoted(self.texts.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14)  # noqa: E731
-        return heat_table(values, heads, columns, title, "head", texts=texts)
+
+        def shown(i: int, j: int) -> str:
+            return quoted(self.texts.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14)
+
+        return heat_table(values, heads, columns, title, "head", texts=shown)
 
 
 @np.errstate(under="ignore")
