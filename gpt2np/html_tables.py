@@ -61,7 +61,8 @@ def heat_table(
         if i is None or j is None:
             return "<td>…</td>"
         value = float(values[i, j])
-        text = number(value) if texts is None else escaped(texts(i, j))
+        plain = "" if math.isnan(value) else number(value)
+        text = plain if texts is None else escaped(texts(i, j))
         return f'<td style="{coloured(value, full)}">{text}</td>'
 
     def made(n_cells: int) -> str:

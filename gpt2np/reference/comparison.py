@@ -156,7 +156,7 @@ class Comparison:
         for site in self.sites:
             column = 0 if site.layer is None else 1 + layers.index(site.layer)
             ratios[names.index(_in_layer(site.site)), column] = min(site.measure.ratio, 1e9)
-        columns = ["outside", *(f"layer {layer}" for layer in layers)]
+        columns = ["no layer", *(f"layer {layer}" for layer in layers)]
         return heat_table(ratios, names, columns, "error over noise, up to 1 is right", most=4.0)
 
     def __str__(self) -> str:
