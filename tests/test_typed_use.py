@@ -1,5 +1,7 @@
 """A user's script under type checkers: each right line has its type, each wrong one is found."""
 
+import dataclasses
+import inspect
 import json
 import re
 import subprocess
@@ -9,6 +11,11 @@ from pathlib import Path
 
 import pytest
 from support.needs import pyright
+
+import gpt2np
+from gpt2np.analysis.interventions import Chosen, Intervention
+from gpt2np.generation.options import GenerateOptions, Sampling, SamplingOptions
+from gpt2np.tracing.traced_run import TraceOptions
 
 SCRIPT = Path(__file__).parent / "support" / "typed_use.py"
 ROOT = Path(__file__).parents[1]
@@ -52,3 +59,19 @@ def test_pyright_finds_each_mistake_and_nothing_else():
     for problem in json.loads(done.stdout)["generalDiagnostics"]:
         found[problem["range"]["start"]["line"] + 1].add(problem["rule"])
     held_against_marks(found, "pyright")
+
+
+def arguments_of(method):
+    """The names of a method's keyword arguments, without those that it passes on."""
+    kinds = inspect.signature(method).parameters.values()
+    return {p.name for p in kinds if p.kind is p.KEYWORD_ONLY}
+
+
+def test_typed_options_are_the_arguments():
+    chosen = {f.name for f in dataclasses.fields(Sampling)}
+    assert set(SamplingOptions.__annotations__) == chosen
+    assert TraceOptions.__optional_keys__ == arguments_of(gpt2np.Model.trace)
+    assert GenerateOptions.__optional_keys__ == arguments_of(gpt2np.Model.generate) | chosen
+    assert set(Chosen.__annotations__) == {f.name for f in dataclasses.fields(Intervention) if f.init} - {
+        "value"
+    }
