@@ -1,12 +1,11 @@
 """What a notebook shows for a trace: its text, its prediction and what was recorded, in less than 20 kB."""
 
-import html
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpt2np.errors import TraceError
-from gpt2np.html_tables import caption, cut, escaped, heat_table, plain_table
+from gpt2np.html_tables import caption, cut, escaped, heat_table, markup, plain_table
 from gpt2np.tracing.plan import Entry
 
 if TYPE_CHECKING:
@@ -56,5 +55,5 @@ def _sites(trace: "Trace") -> str:
         for name, entry in entries.items()
     ]
     derived = [site.name for site in trace.config.architecture.sites if site.derived]
-    note = f"<div><small>computed when asked for: {html.escape(', '.join(derived))}</small></div>"
+    note = f"<div><small>computed when asked for: {markup(', '.join(derived))}</small></div>"
     return plain_table([["site", "axes", "shape"], *rows], "Recorded") + note
