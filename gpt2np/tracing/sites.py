@@ -14,6 +14,7 @@ from gpt2np.errors import UnknownSiteError, nearest, short
 
 DIALECTS = ("guide", "hf", "transformer_lens", "llm.c")
 _PREFIXES = ("transformer.", "blocks.{i}.", "model.layers.{i}.", "model.")  # often left out
+_ALIASES = {"attn_logits": "attn_scores", "mlp_pre": "pre", "mlp_post": "post"}  # as TransformerLens has them
 TYPESCRIPT = "typescript"  # not a program's names for its own arrays: the properties of a file that we write
 
 
@@ -195,7 +196,8 @@ class SiteTable:
         for site in self.sites:
             for name in (site.name, *site.names.get("transformer_lens", ())):
                 found.setdefault(name.rpartition(".")[2].removeprefix("hook_"), set()).add(site.name)
-        return {name: self.by_name[sites.pop()] for name, sites in found.items() if len(sites) == 1}
+        short = {name: self.by_name[sites.pop()] for name, sites in found.items() if len(sites) == 1}
+        return short | {alias: short[name] for alias, name in _ALIASES.items() if name in short}
 
     def _names(self) -> dict[str, Site]:
         """Every name in every dialect, `{i}` for the layer, to its site; our own names come first."""
