@@ -1,7 +1,23 @@
-"""The GPT-2 that can be seen through: from scratch in NumPy, every intermediate tensor recorded."""
+"""GPT-2 from scratch in NumPy, with every intermediate tensor recorded.
+
+>>> import gpt2np
+>>> model = gpt2np.load("tiny")  # or "gpt2", "gpt2-medium", a folder, a Hub id
+>>> trace = model.trace("Elizabeth was")
+>>> trace.top(1)  # the likeliest next token: (token, id, probability)
+>>> trace["h.3.attn.pattern"]  # [head, query, key]; every site: trace.keys(), `gpt2np sites`
+>>> trace["pattern", -1]  # the same of the last layer, by its short name
+>>> gpt2np.view(trace, out="elizabeth.html")  # one page that shows the whole run
+>>> model.generate("Elizabeth was", max_new_tokens=20, temperature=0.8, seed=1).finish().text
+>>> gpt2np.analysis.lens.logit_lens(trace)  # and heads, attribution, patching, ...
+>>> gpt2np.compare("dump.npz", model, "Elizabeth was")  # is another implementation right?
+
+`help(gpt2np.Model.trace)` and `help(gpt2np.Model.generate)` list what can be asked for. On the command line:
+`gpt2np --help`.
+"""
 
 TYPE_CHECKING = False  # as type checkers know it, without an import: a Ctrl-C in one would be loud
 if TYPE_CHECKING:
+    from gpt2np import analysis as analysis
     from gpt2np.architectures.gpt2.config import Config
     from gpt2np.checkpoints.config_file import read_config
     from gpt2np.errors import Gpt2npError
@@ -42,21 +58,23 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """A name, or a module of the package, that is not imported until somebody asks for it."""
-    import importlib
+if not TYPE_CHECKING:  # for which a name that is not there is a mistake
 
-    if name in _LATER:
-        found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
-        return found
-    if not name.startswith("_"):
-        try:
-            return importlib.import_module(f"gpt2np.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"gpt2np.{name}":
-                raise
-    raise AttributeError(f"module 'gpt2np' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """A name, or a module of the package, that is not imported until somebody asks for it."""
+        import importlib
+
+        if name in _LATER:
+            found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+            return found
+        if not name.startswith("_"):
+            try:
+                return importlib.import_module(f"gpt2np.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"gpt2np.{name}":
+                    raise
+        raise AttributeError(f"module 'gpt2np' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__", "analysis"])

@@ -68,6 +68,13 @@ class UnknownSiteError(TraceError, KeyError):
         return printable(str(self.args[0]))
 
 
+class UnknownWeightError(CheckpointError, KeyError):
+    """A name that no weight of this model has."""
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return printable(str(self.args[0]))
+
+
 def short(value: object) -> str:
     """Whatever a file holds, as part of a message: on one line, and cut if it is long."""
     try:

@@ -1,36 +1,35 @@
 """Model: a checkpoint that can be run, traced and planned."""
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpt2np import tensorfile
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.checkpoints.weights import Weights, with_weights
 from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
+from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
-from gpt2np.text.prompts import Prompt, as_ids, as_prompts, checked_ids
+from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
-from gpt2np.tracing.edits import Edits, EditsLike, compiled, facts
+from gpt2np.tracing.edits import EditsLike, compiled
 from gpt2np.tracing.keep import Keep, KeepLike
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.recording import Recording, arena, arenas, with_bases
 from gpt2np.tracing.resume import Past
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
-from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
-from gpt2np.tracing.trace_folder import trace_paths
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.traced_run import Prompted, TraceOptions, traced_run
 
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
     from gpt2np.generation.decoding import Generation
+    from gpt2np.generation.generated import Generated
+    from gpt2np.generation.options import EndOfText, GenerateOptions, Ledger, OnOverflow, SamplingOptions
     from gpt2np.generation.scoring import Score
 
 
@@ -101,6 +100,15 @@ class Model:
             f"{self.n_parameters:,} parameters, {self.dtype.name}>"
         )
 
+    def _repr_html_(self) -> str:
+        """The model's numbers."""
+        sizes = {name: f"{size:,}" for name, size in self.config.dims.items()}
+        facts = {"layers": str(self.config.n_layer), **sizes, "context": f"{self.config.n_positions:,}"}
+        facts |= {"parameters": f"{self.n_parameters:,}", "precision": self.dtype.name}
+        return plain_table(
+            [["", ""], *([name, value] for name, value in facts.items())], f"Model {self.name}"
+        )
+
     # -- running ----------------------------------------------------------------------------------
 
     @answers(OF_A_CALL)
@@ -119,10 +127,18 @@ class Model:
         logits = self.run_pass(Pass(self.config, self.dtype, [sequence], last_only=last))
         return logits[0] if last else logits
 
+    @overload
+    def trace(  # type: ignore[overload-overlap]  # a text is an iterable of texts, too, and taken as one
+        self, prompt: Prompt, **options: Unpack[TraceOptions]
+    ) -> Trace: ...
+    @overload
+    def trace(self, prompt: Encoded, **options: Unpack[TraceOptions]) -> Any: ...
+    @overload
+    def trace(self, prompt: Prompts, **options: Unpack[TraceOptions]) -> list[Trace]: ...
     @answers(OF_A_CALL)
     def trace(
         self,
-        prompt: Prompt | Iterable[Prompt],
+        prompt: Prompt | Encoded | Prompts,
         *,
         keep: KeepLike | Keep = "*",
         out: str | os.PathLike[str] | None = None,
@@ -130,7 +146,7 @@ class Model:
         timings: bool = False,
         special: bool = False,
         edits: EditsLike | None = None,
-    ) -> Any:
+    ) -> Trace | list[Trace]:
         """Run a prompt and record what `keep` asks for: a Trace; for several prompts a list of them.
 
         `keep` is a shell-style pattern on site names (`"attn.*"`, `"h.3.*"`), a list of patterns, a predicate
@@ -155,33 +171,11 @@ class Model:
         plan_of = {
             n: Plan(self.config, n, keep, self.dtype.name, stop_at_layer) for n in {*map(len, all_ids)}
         }
-        plans = [plan_of[len(ids)] for ids in all_ids]
-        texts = [p if isinstance(p, str) else None for p in prompts]
-        metadata = [
-            run_metadata(plan, ids, self.tokens(ids), prompt=text, **self.origin(), **facts(changes))
-            for plan, ids, text in zip(plans, all_ids, texts, strict=True)
+        runs = [
+            Prompted(p if isinstance(p, str) else None, ids, plan_of[len(ids)])
+            for p, ids in zip(prompts, all_ids, strict=True)
         ]
-        spent: dict[str, float] | None = {} if timings else None
-        with contextlib.ExitStack() as files:
-            together: dict[str, Array] = {}
-            if out is None:
-                stores, together = arenas(plans)
-            else:
-                read = self.checkpoint.source_files()
-                paths = files.enter_context(trace_paths(Path(out), several, plans, metadata, read))
-                stores = [
-                    files.enter_context(
-                        tensorfile.create_tensors(
-                            path, [(e.name, e.dtype, e.shape) for e in plan.entries], file_metadata(facts)
-                        )
-                    ).arrays
-                    for path, plan, facts in zip(paths, plans, metadata, strict=True)
-                ]
-            last = self._record(plans, stores, together, all_ids, spent, changes)
-        traces = [
-            Trace(plan, store, ids, facts, self, row, spent)
-            for plan, store, ids, facts, row in zip(plans, stores, all_ids, metadata, last, strict=True)
-        ]
+        traces = traced_run(self, runs, changes, {} if timings else None, out, several)
         return traces if several else traces[0]
 
     def plan(
@@ -210,25 +204,35 @@ class Model:
             )
         return Plan(self.config, n, keep, self.dtype.name, self._stop(stop_at_layer), generating)
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, **options: Unpack["GenerateOptions"]
+    ) -> "Generation[Generated]": ...
+    @overload
+    def generate(self, prompt: Encoded, **options: Unpack["GenerateOptions"]) -> "Generation[Any]": ...
+    @overload
+    def generate(
+        self, prompt: Prompts, **options: Unpack["GenerateOptions"]
+    ) -> "Generation[list[Generated]]": ...
     @answers(OF_GENERATE)
     def generate(
         self,
-        prompt: Prompt | Iterable[Prompt],
+        prompt: Prompt | Encoded | Prompts,
         *,
         max_new_tokens: int = 50,
         seed: int | Sequence[int | None] | None = None,
-        eos: int | str | Sequence[int] | None = "config",
+        eos: "EndOfText" = "config",
         stop: str | Sequence[str] = (),
         stop_tokens: Sequence[int] = (),
         keep: KeepLike | Keep | None = None,
-        ledger: bool | str = False,
+        ledger: "Ledger" = False,
         lookup: int = 0,
-        on_overflow: str = "refuse",
+        on_overflow: "OnOverflow" = "refuse",
         past: Past | None = None,
         special: bool = False,
         edits: EditsLike | None = None,
-        **sampling: Any,
-    ) -> "Generation":
+        **sampling: Unpack["SamplingOptions"],
+    ) -> "Generation[Any]":
         """Continue a prompt, or several: an iterator of tokens, with `finish()` for the whole result.
 
         Greedy unless `temperature` is above 0; the other options of choosing (`top_k`, `top_p`, `min_p`,
@@ -245,8 +249,8 @@ class Model:
         Raises:
             InputError: an option is malformed, or prompt and response do not fit into the context.
         """
-        from gpt2np.generation.decoding import Generation, Options
-        from gpt2np.generation.options import sampling_options, seeds_of
+        from gpt2np.generation.decoding import Generation
+        from gpt2np.generation.options import Options, sampling_options, seeds_of
         from gpt2np.generation.stopping import end_tokens, stop_strings
 
         prompts, several = as_prompts(prompt)
@@ -360,41 +364,3 @@ class Model:
         if where is not None:
             raise self.checkpoint.not_finite(where)
         return result
-
-    def _record(
-        self,
-        plans: list[Plan],
-        stores: list[dict[str, Array]],
-        together: dict[str, Array],
-        all_ids: list[list[int]],
-        timings: dict[str, float] | None,
-        edits: Edits | None,
-    ) -> list[Array | None]:
-        """Run packed prompts into their stores; the logits of each one's last position."""
-        recordings = [Recording(plan, store) for plan, store in zip(plans, stores, strict=True)]
-        wide = [with_bases(plan) for plan in plans]  # derived sites are stored in a second step
-        first = [
-            recording if plan is None else Recording(plan, arena(plan))
-            for plan, recording in zip(wide, recordings, strict=True)
-        ]
-        pairs = zip(all_ids, first, strict=True)
-        sequences = [PackedSequence(np.array(ids), recording=r, edits=edits) for ids, r in pairs]
-        stop = plans[0].stop_at_layer
-        all_logits = any("logits" in recording.arrays for recording in first)
-        run = Pass(
-            self.config,
-            self.dtype,
-            sequences,
-            last_only=not all_logits,
-            stop_at_layer=stop,
-            timings=timings,
-            together={} if any(wide) else together,
-        )
-        result = self.run_pass(run)
-        for plan, target, source, ids in zip(wide, recordings, first, all_ids, strict=True):
-            if plan is not None:
-                target.copy(Trace(plan, source.arrays, ids, {}, self))
-        if stop is not None:
-            return [None] * len(plans)
-        last = result[[s.rows.stop - 1 for s in sequences]] if all_logits else result.copy()
-        return list(last)

@@ -47,6 +47,32 @@ def quoted(token: str, width: int = 20) -> str:
     return f"|{shown}|"
 
 
+def first_lines(text: str, most: int = 20) -> str:
+    """A text of many lines cut to its first ones, with a line that says how to see the others."""
+    lines = text.splitlines()
+    if len(lines) <= most:
+        return text
+    return "\n".join([*lines[: most - 1], f"  ... {len(lines) - most + 1} more lines: print() shows all"])
+
+
+def by_shape(arrays: tuple[Any, ...]) -> str:
+    """A NamedTuple of arrays: each name with a shape, and with what else is there as it is."""
+    parts = []
+    for name, value in zip(arrays._fields, arrays, strict=True):  # type: ignore[attr-defined]
+        if hasattr(value, "shape"):
+            parts.append(f"{name} {list(value.shape)}")
+        elif type(value) is tuple:
+            parts.append(f"{name}: {len(value)} times {type(value[0]).__name__}")
+        else:
+            parts.append(f"{name} {value!r}")
+    return f"{type(arrays).__name__}({', '.join(parts)})"
+
+
+def counted(n: int, thing: str) -> str:
+    """A number of things: "1 token", "1,200 tokens"."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
 def number(value: float) -> str:
     """Four significant digits, never wider than 10 characters."""
     return f"{value:.4g}"

@@ -14,11 +14,13 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 # Each folder's files and folders, from the first that is read to the last. The package's own first.
 ORDER = {
-    "": """errors tables files json_fields outputs tensorfile npzfile threads ops tracing architectures
-        checkpoints text generation model loading analysis export capture kv reference viewer cli __main__""",
+    "": """errors tables html_tables files json_fields outputs tensorfile npzfile threads ops tracing
+        architectures checkpoints text generation model loading analysis export capture kv reference viewer
+        cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
-        recording edits step replay lines trace trace_folder resume verify""",
+        recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
+        verify""",
     "architectures": "gpt2",
     "architectures/gpt2": "config sites weights forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
@@ -44,7 +46,7 @@ ORDER = {
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
-        page notebook comparison_page""",
+        page comparison_page""",
     "cli": "terminal texts arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
         download heads_and_lens circuits stats patch compare capture kv export fixture view""",
@@ -55,7 +57,6 @@ ORDER = {folder: names.split() for folder, names in ORDER.items()}
 CONVENIENCE = {
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
-    ("tracing/trace", "_repr_html_"),
     ("reference/comparison", "__str__"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,7 +9,6 @@ An edit of the stream itself, such as a steering vector added to a `resid_post`,
 
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from gpt2np.ops.norms import factor, held, shift
 from gpt2np.tables import quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import embedding_parts, final_norm, unembedding_table
+from gpt2np.tracing.trace import Trace
 
 
 def keep(config: ModelConfig) -> list[str]:
@@ -37,7 +37,7 @@ def keep(config: ModelConfig) -> list[str]:
 
 
 @np.errstate(under="ignore")
-def components(trace: Any, layer: int | None = None, pos: int | None = None) -> NamedArray:
+def components(trace: Trace, layer: int | None = None, pos: int | None = None) -> NamedArray:
     """The vectors whose sum is the residual stream: [component, pos, n_embd].
 
     They are `wte` and `wpe` (what adds up to `embed`, or `embed` itself), and of each block the heads
@@ -63,7 +63,7 @@ def components(trace: Any, layer: int | None = None, pos: int | None = None) -> 
     )
 
 
-def _parts(trace: Any, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Array]]:
+def _parts(trace: Trace, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Array]]:
     """Label and vector [pos, n_embd] of every component, in the order in which they are written."""
 
     def read(site: str) -> Array:
@@ -99,7 +99,7 @@ def _parts(trace: Any, n_layer: int, rows: list[int]) -> Iterator[tuple[str, Arr
 
 
 @np.errstate(under="ignore")
-def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
+def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
     """What each component adds to the logit of a token, or to the difference of two: [component].
 
     The scale of the final norm is held at what it was in the run; subtracting the mean and multiplying by
@@ -116,7 +116,7 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
     tokens = token if isinstance(token, tuple) else (token,)
     if len(tokens) not in (1, 2):
         raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
-    ids = [token_id(trace.model, t) for t in tokens]
+    ids = [token_id(trace.model_for("the attribution"), t) for t in tokens]
     table = unembedding_table(trace.config, parameters)
     direction = table[ids[0]].astype(np.float64)  # [n_embd]
     if len(ids) == 2:
@@ -137,7 +137,7 @@ def attribution(trace: Any, token: str | int | tuple[str | int, str | int], pos:
 
 
 @np.errstate(under="ignore")
-def frozen_ln_f(trace: Any, x: Array, row: int) -> Array:
+def frozen_ln_f(trace: Trace, x: Array, row: int) -> Array:
     """ln_f without its bias and with the scale that it had in the run at a row: linear in x [..., n_embd].
 
     Raises:
@@ -162,7 +162,7 @@ def head_grid(attributed: NamedArray) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def writers(trace: Any, pos: int = -1) -> NamedArray:
+def writers(trace: Trace, pos: int = -1) -> NamedArray:
     """How much each component writes at a position, and which way: [component, measure].
 
     `norm` is the length of its vector, `cosine` that of its angle to the sum of all, and `share` its
@@ -188,7 +188,7 @@ def writers(trace: Any, pos: int = -1) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def similarity(trace: Any, pos: int = -1) -> NamedArray:
+def similarity(trace: Trace, pos: int = -1) -> NamedArray:
     """Cosines between what the components write at a position: [component, other].
 
     Raises:

@@ -6,9 +6,9 @@ checkpoints: a query x and a key y score `x W_Q W_K^T y^T`, and y hands over `y 
 are [n_embd, n_embd] but of rank d_head only, so they stay in two factors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array, Norm, linear
 from gpt2np.ops.norms import factor, folded, held, normed, shift
+from gpt2np.tables import by_shape
+from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import (
     final_norm,
@@ -26,6 +28,9 @@ from gpt2np.tracing.lines import (
     token_table,
     unembedding_table,
 )
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,9 @@ class LowRank:
     left: Array
     right: Array
     __array_ufunc__ = None  # so that `array @ low_rank` comes to __rmatmul__
+
+    def __repr__(self) -> str:
+        return f"<LowRank {list(self.shape)} of rank {self.left.shape[1]}>"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,6 +113,9 @@ class HeadWeights(NamedTuple):
     b_K: Array
     b_V: Array
 
+    def __repr__(self) -> str:
+        return by_shape(self)
+
     @property
     def qk(self) -> LowRank:
         """Where to look: `x @ qk @ y` is the score of query x and key y, before scale and biases."""
@@ -116,7 +127,7 @@ class HeadWeights(NamedTuple):
         return LowRank(self.W_V, self.W_O)
 
 
-def head_weights(model: Any, layer: int, head: int) -> HeadWeights:
+def head_weights(model: "Model", layer: int, head: int) -> HeadWeights:
     """One head's weights as the checkpoint has them: views, nothing is copied.
 
     Raises:
@@ -134,7 +145,7 @@ def _head_matrices(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
 
 
 @np.errstate(under="ignore")
-def folded_weights(model: Any, layer: int, head: int) -> HeadWeights:
+def folded_weights(model: "Model", layer: int, head: int) -> HeadWeights:
     """The same with all that is linear in ln_1 multiplied into what reads it.
 
     `ln_1.rstd * (resid_pre @ W_Q) + b_Q` is then the query: only the scale of each position is left out.
@@ -154,7 +165,7 @@ def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
     return HeadWeights(w_q, w_k, w_v, raw.W_O, b_q, b_k, b_v)
 
 
-def every_head(model: Any) -> list[list[HeadWeights]]:
+def every_head(model: "Model") -> list[list[HeadWeights]]:
     """`folded_weights` of all heads: [layer][head]."""
     config, of = model.config, norms(model.config, model.parameters)
     return [
@@ -163,7 +174,7 @@ def every_head(model: Any) -> list[list[HeadWeights]]:
     ]
 
 
-def check_head(config: Any, layer: int, head: int) -> tuple[int, int]:
+def check_head(config: ModelConfig, layer: int, head: int) -> tuple[int, int]:
     """The two as integers, if there are such a layer and such a head.
 
     Raises:
@@ -185,7 +196,7 @@ def check_index(what: str, value: Any, n: int) -> int:
     return int(value)
 
 
-def head_labels(config: Any) -> list[str]:
+def head_labels(config: ModelConfig) -> list[str]:
     """`layer.head` of every head, in order."""
     return [f"{layer}.{head}" for layer in range(config.n_layer) for head in range(config.n_head)]
 
@@ -194,7 +205,7 @@ def head_labels(config: Any) -> list[str]:
 
 
 @np.errstate(under="ignore")
-def circuit_norms(model: Any) -> NamedArray:
+def circuit_norms(model: "Model") -> NamedArray:
     """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
     found = np.empty((2, n_layer, n_head))
@@ -205,7 +216,7 @@ def circuit_norms(model: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
+def copying_scores(model: "Model", embedding: Array | None = None) -> NamedArray:
     """Whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
 
     Sum over sum of magnitudes of the eigenvalues of W_E W_OV W_U [vocab, vocab], both norms folded
@@ -232,7 +243,7 @@ def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def effective_embedding(model: Any) -> Array:
+def effective_embedding(model: "Model") -> Array:
     """Each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
     Tied weights make the table say which token comes next; the first MLP turns that into which token this is.
@@ -248,7 +259,7 @@ def effective_embedding(model: Any) -> Array:
 
 
 @np.errstate(under="ignore")
-def composition_scores(model: Any, kind: str) -> NamedArray:
+def composition_scores(model: "Model", kind: str) -> NamedArray:
     """How much of what one head writes a later head reads, as query, key or value: [writer, reader].
 
     `|W_OV M| / (|W_OV| |M|)` in Frobenius norms, W_OV the writer's, M the reader's W_QK (`kind="q"`), its
@@ -283,7 +294,7 @@ def composition_scores(model: Any, kind: str) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
+def token_scores(model: "Model", layer: int, head: int, tokens: Prompt) -> NamedArray:
     """Full QK circuit: attention scores between token embeddings without positions: [query, key].
 
     Biases, ln_1 and scale are those of a run: in layer 0 it is `attn.scores` if positions are 0. Nothing is
@@ -303,7 +314,7 @@ def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
+def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> NamedArray:
     """Full OV circuit: what attending to one token does to the logit of another: [source, logit].
 
     Token embeddings without positions through ln_1, W_V, W_O, and the unembedding with ln_f folded in; its
@@ -322,13 +333,13 @@ def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def normalised_embedding(model: Any, ids: Any) -> Array:
+def normalised_embedding(model: "Model", ids: Sequence[int]) -> Array:
     """Token embeddings over their standard deviation (or root mean square), as in ln_1: [token, n_embd]."""
     x = token_table(model.config, model.parameters)[ids]
     return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 
 @np.errstate(under="ignore")
-def through_ln_f(model: Any, vectors: Array) -> Array:
+def through_ln_f(model: "Model", vectors: Array) -> Array:
     """What ln_f makes of a part of the residual stream, but for its scale: [..., n_embd] -> [..., n_embd]."""
     return held(vectors, final_norm(model.config, model.parameters))

@@ -6,7 +6,7 @@ are drawn at random.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +17,15 @@ from gpt2np.ops import Array
 from gpt2np.ops.norms import folded
 from gpt2np.tracing.lines import lines, matrix_of, norm_of, token_table
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
+
 INTERFERENCE = ("directions", "rms cosine", "chance", "nearest", "nearest by chance")
 _BLOCK = 4096  # directions that are held against the sample at a time
 
 
 @np.errstate(under="ignore")
-def interference(model: Any, sample: int = 256, seed: int = 0) -> NamedArray:
+def interference(model: "Model", sample: int = 256, seed: int = 0) -> NamedArray:
     """How much directions of the residual stream overlap, beside random ones: [set, measure].
 
     The sets are the token embeddings, the probes of each layer's neurons (columns of the up projection, ln_2
@@ -50,7 +53,7 @@ def interference(model: Any, sample: int = 256, seed: int = 0) -> NamedArray:
     return NamedArray(np.array(found), ("set", "measure"), labels, "cosines between directions")
 
 
-def _sets(model: Any) -> Iterator[tuple[str, Array]]:
+def _sets(model: "Model") -> Iterator[tuple[str, Array]]:
     """The sets of directions, one below the other in an array: [direction, n_embd]."""
     config, every = model.config, lines(model.config, model.parameters)
     yield "token embeddings", token_table(config, model.parameters)
@@ -99,7 +102,7 @@ def _nearest_by_chance(n: int, width: int, n_chosen: int, seed: int) -> float:
 
 
 @np.errstate(under="ignore")
-def subspace_overlap(model: Any, kind: str) -> NamedArray:
+def subspace_overlap(model: "Model", kind: str) -> NamedArray:
     """How far a later head reads the very subspace that an earlier one writes: [writer, reader], 0 to 1.
 
     The mean squared cosine of the principal angles between the d_head dimensions that the writer's W_O spans

@@ -1,6 +1,6 @@
 """What heads do: where they look on repeated random tokens, and what they read and write in words."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -8,13 +8,18 @@ from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
+from gpt2np.tables import number, quoted
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import token_table, unembedding_table
+from gpt2np.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
-def head_scores(model: Any, n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
+def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
     """Where every head looks on n random tokens said twice: [score, layer, head], mean attention from 0 to 1.
 
     `previous`: to the token before; `first`: to the first token (both at every position but the first);
@@ -54,7 +59,7 @@ def _along(pattern: Array, offset: int) -> Array:
 
 
 @np.errstate(under="ignore")
-def attention_scores(trace: Any) -> NamedArray:
+def attention_scores(trace: Trace) -> NamedArray:
     """Mean attention to the previous and to the first token in one text: [score, layer, head].
 
     Raises:
@@ -80,7 +85,7 @@ class Near(NamedTuple):
 
 
 @np.errstate(under="ignore")
-def nearest_tokens(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
+def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """The k tokens whose unembedding is nearest to a vector [n_embd], by dot product or by cosine.
 
     The dot product is a logit if the vector comes out of ln_f; `through_ln_f` does that to a part of the
@@ -93,7 +98,7 @@ def nearest_tokens(model: Any, vector: Array, k: int = 5, by: str = "dot") -> li
 
 
 @np.errstate(under="ignore")
-def tokens_read(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
+def tokens_read(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """The k tokens whose embedding is nearest to a vector [n_embd]: those that a reader of it responds to.
 
     Raises:
@@ -102,7 +107,7 @@ def tokens_read(model: Any, vector: Array, k: int = 5, by: str = "dot") -> list[
     return _nearest(model, token_table(model.config, model.parameters), vector, k, by)
 
 
-def _nearest(model: Any, table: Array, vector: Array, k: int, by: str) -> list[Near]:
+def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> list[Near]:
     vector = np.asarray(vector)
     if vector.shape != table.shape[1:]:
         raise InputError(f"a vector of the residual stream is [{table.shape[1]}], not {list(vector.shape)}")
@@ -121,6 +126,11 @@ def _nearest(model: Any, table: Array, vector: Array, k: int, by: str) -> list[N
     ]
 
 
+def listed(near: list[Near]) -> str:
+    """The tokens on one line, each between bars."""
+    return " ".join(quoted(token.token) for token in near)
+
+
 class Direction(NamedTuple):
     """One singular direction of a circuit, in tokens: a vector that is read, and what it brings about.
 
@@ -133,9 +143,14 @@ class Direction(NamedTuple):
     reads: list[Near]
     writes: list[Near]
 
+    def __repr__(self) -> str:
+        return f"<{self.circuit} {number(self.strength)}: {listed(self.reads)} -> {listed(self.writes)}>"
+
 
 @np.errstate(under="ignore")
-def reads_and_writes(model: Any, layer: int, head: int, directions: int = 3, k: int = 5) -> list[Direction]:
+def reads_and_writes(
+    model: "Model", layer: int, head: int, directions: int = 3, k: int = 5
+) -> list[Direction]:
     """What a head reads and writes in vocabulary terms: the strongest directions of QK, then those of OV.
 
     Singular vectors of W_QK and W_OV with ln_1 (and ln_f, where written) folded in, held against the

@@ -8,7 +8,7 @@ in a generation; `path_patch` refuses them.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -20,6 +20,17 @@ from gpt2np.tracing.edits import Where
 from gpt2np.tracing.trace import Trace
 
 Some = int | slice | Iterable[int] | None  # which indices; None: all
+
+
+class Chosen(TypedDict, total=False):
+    """What an edit is restricted to, as keyword arguments."""
+
+    positions: Some
+    heads: Some
+    neurons: Some
+    steps: Some
+
+
 # A function of (the chosen rows, where, which rows they are) that returns their new values.
 Value = Callable[[Array, Where, list[int]], Array]
 
@@ -38,6 +49,12 @@ class Intervention:
     def __post_init__(self) -> None:
         for name in ("positions", "heads", "neurons", "steps"):
             self._checked[name] = _choice(name, getattr(self, name))
+
+    def __repr__(self) -> str:
+        what = getattr(self.value, "__qualname__", "edit").partition(".")[0]
+        chosen = {name: getattr(self, name) for name in ("positions", "heads", "neurons", "steps")}
+        where = [f"{name}={short(value)}" for name, value in chosen.items() if value is not None]
+        return f"<Intervention {what}: {', '.join(where) or 'everywhere'}>"
 
     def __call__(self, array: Array, where: Where) -> Array:
         """The array with the chosen part replaced."""
@@ -87,18 +104,18 @@ class Intervention:
         return mask.reshape([n if i == at else 1 for i in range(len(shape))])
 
 
-def zero(**where: Any) -> Intervention:
+def zero(**where: Unpack[Chosen]) -> Intervention:
     """Replace by zeros."""
     return Intervention(lambda array, *_: np.zeros_like(array), **where)
 
 
-def scale(factor: float, **where: Any) -> Intervention:
+def scale(factor: float, **where: Unpack[Chosen]) -> Intervention:
     """Multiply by a factor."""
     _finite("scale", factor)
     return Intervention(lambda array, *_: array * factor, **where)
 
 
-def _check_trace(name: str, trace: Any) -> None:
+def _check_trace(name: str, trace: object) -> None:
     if not isinstance(trace, Trace):
         raise InputError(f"{name} takes a trace, as model.trace(text) gives one, not {short(trace)}")
 
@@ -110,7 +127,7 @@ def _finite(name: str, value: Any) -> Array:
     return numbers
 
 
-def steer(vector: Array, coefficient: float = 1.0, **where: Any) -> Intervention:
+def steer(vector: Array, coefficient: float = 1.0, **where: Unpack[Chosen]) -> Intervention:
     """Add `coefficient * vector` to every row, such as a trait's vector [n_embd] to `h.6.resid_post`."""
     direction = _finite("steer", vector)
     _finite("steer", coefficient)
@@ -124,7 +141,7 @@ def steer(vector: Array, coefficient: float = 1.0, **where: Any) -> Intervention
     return Intervention(value, **where)
 
 
-def mean(traces: Trace | Sequence[Trace], **where: Any) -> Intervention:
+def mean(traces: Trace | Sequence[Trace], **where: Unpack[Chosen]) -> Intervention:
     """Replace by the mean over all positions of a reference set: every row becomes the same.
 
     Raises:
@@ -151,7 +168,7 @@ def mean(traces: Trace | Sequence[Trace], **where: Any) -> Intervention:
     return Intervention(value, **where)
 
 
-def patch(trace: Trace, **where: Any) -> Intervention:
+def patch(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
     """Replace by what another run had at the same positions.
 
     Raises:
@@ -180,7 +197,7 @@ def patch(trace: Trace, **where: Any) -> Intervention:
     return Intervention(value, **where)
 
 
-def freeze(trace: Trace, **where: Any) -> Intervention:
+def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
     """Hold an attention pattern, or the scale of a norm, at what it was in another run.
 
     A norm with its scale frozen is linear: a mean is still subtracted, weight and bias still apply.

@@ -1,6 +1,6 @@
 """What each norm has learned for every dimension: a scale (gamma), and a LayerNorm also a shift (beta)."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,10 +8,13 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.ops.norms import shift
 from gpt2np.tracing.lines import norms
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
+
 MEASURES = ("mean", "std", "min", "max", "largest at")
 
 
-def norm_parameters(model: Any) -> NamedArray:
+def norm_parameters(model: "Model") -> NamedArray:
     """Scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
 
     A norm gives `normalized * scale + shift`: it multiplies what has variance 1 (mean square 1) by its scale
@@ -38,7 +41,7 @@ def norm_parameters(model: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def norm_statistics(model: Any) -> NamedArray:
+def norm_statistics(model: "Model") -> NamedArray:
     """How scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
 
     `std` divides by n; `largest at` is the dimension of the largest magnitude.

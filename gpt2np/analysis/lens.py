@@ -1,6 +1,7 @@
 """The logit lens: what the model would predict if it stopped early (nostalgebraist 2020)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from gpt2np.analysis.positions_and_tokens import (
     token_id,
 )
 from gpt2np.errors import whole_number
+from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
-from gpt2np.tables import quoted
+from gpt2np.tables import first_lines, quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.lines import unembedding_table
 from gpt2np.tracing.replay import read_out
+from gpt2np.tracing.trace import Trace
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
@@ -36,7 +39,7 @@ def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
 
 
 @np.errstate(under="ignore")
-def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
+def predictions(trace: Trace, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
     """For the embedding and the residual after each layer: the k likeliest next tokens at the last position.
 
     Returns (site, [(token, id, probability), ...]) from the first to the last layer; the last one is the
@@ -67,6 +70,7 @@ class LogitLens:
     `top_ids` and `top_probabilities` [site, pos, k] are the likeliest next tokens; `probability` and `rank`
     [site, pos] are those of `chosen`, one id for each position, and rank 0 is the likeliest; `entropy`
     [site, pos] is in nats; `kl` [site, pos] is KL(final || here) in nats, what would be lost by stopping.
+    `texts` has the text of each of these ids.
     """
 
     top_ids: NamedArray
@@ -76,6 +80,7 @@ class LogitLens:
     rank: NamedArray
     entropy: NamedArray
     kl: NamedArray
+    texts: Mapping[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For `tables.strict_json`."""
@@ -85,9 +90,27 @@ class LogitLens:
     def __str__(self) -> str:
         return "\n\n".join(map(str, (self.probability, self.rank, self.entropy, self.kl)))
 
+    def __repr__(self) -> str:
+        n_sites, n_pos = self.top_ids.array.shape[:2]
+        size = f"{n_sites} sites, {n_pos} positions; also rank, entropy, kl, top_ids"
+        return f"<LogitLens: {size}>\n{first_lines(str(self.probability))}"
+
+    def _repr_html_(self) -> str:
+        """The likeliest next token at every site and position, coloured by its probability."""
+        ids, labels = self.top_ids.array[:, :, 0], self.top_ids.labels
+        return heat_table(
+            self.top_probabilities.array[:, :, 0],
+            labels["site"],
+            labels["pos"],
+            "Logit lens: the likeliest next token, and how likely it is",
+            "site \\ pos",
+            texts=lambda i, j: quoted(self.texts.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14),
+            most=1.0,
+        )
+
 
 @np.errstate(under="ignore")
-def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
+def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
     """ln_f and the unembedding applied to the residual stream at every point and position, or at one `pos`.
 
     `token` is the one whose probability and rank are followed, as text or id; None follows at each position
@@ -100,7 +123,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
     """
     parameters = parameters_of_the_end(trace, "the lens")
     k = whole_number("k", k, 1)
-    wanted = None if token is None else token_id(trace.model, token)
+    wanted = None if token is None else token_id(trace.model_for("the lens"), token)
     rows = rows_of(trace, pos)
     blocks = range(trace.config.n_layer)
     sites = ["embed", *(f"h.{layer}.{at}" for layer in blocks for at in ("resid_mid", "resid_post"))]
@@ -137,6 +160,7 @@ def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int 
         named(rank, f"rank of {what} (0 is the likeliest)"),
         named(entropy, "entropy of the prediction (nats)"),
         named(kl, "KL(final || here) (nats)"),
+        {i: trace.token(i) for i in sorted({*top_ids.ravel().tolist(), *chosen})},
     )
 
 
@@ -148,17 +172,36 @@ class AttentionLens:
     raised: NamedArray
     lowered_ids: NamedArray
     lowered: NamedArray
+    texts: Mapping[int, str] = field(default_factory=dict)  # the text of each of these ids
 
     def to_json(self) -> dict[str, Any]:
         """For `tables.strict_json`."""
-        return {name: getattr(self, name).to_json() for name in self.__dataclass_fields__}
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: p.to_json() if isinstance(p, NamedArray) else p for name, p in parts.items()}
 
     def __str__(self) -> str:
         return f"{self.raised}\n\n{self.lowered}"
 
+    def __repr__(self) -> str:
+        return first_lines(str(self))
+
+    def _repr_html_(self) -> str:
+        """The tokens that each head raises most and lowers most, coloured by how far."""
+        n_layer, n_head, k = self.raised.array.shape
+        ids = np.concatenate([self.raised_ids.array, self.lowered_ids.array], axis=-1).reshape(-1, 2 * k)
+        values = np.concatenate([self.raised.array, self.lowered.array], axis=-1).reshape(-1, 2 * k)
+        heads = [f"{self.raised.label('layer', i)}.{j}" for i in range(n_layer) for j in range(n_head)]
+        columns = [f"{does} {i + 1}" for does in ("raises", "lowers") for i in range(k)]
+        title = "What each head raises and lowers most, by how much a logit"
+
+        def shown(i: int, j: int) -> str:
+            return quoted(self.texts.get(int(ids[i, j]), f"<{ids[i, j]}>"), 14)
+
+        return heat_table(values, heads, columns, title, "head", texts=shown)
+
 
 @np.errstate(under="ignore")
-def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
+def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
     """Each head's output at a position through ln_f, its scale held fixed, and the unembedding.
 
     Of one layer or of all. A contribution is the same number as in `attribution` to that token.
@@ -182,6 +225,8 @@ def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int =
         f"{what} each head {does}" for does in ("raises", "lowers") for what in ("ids that", "how much")
     ]
     parts = (np.stack(each) for each in zip(*found, strict=True))
-    return AttentionLens(
-        *(NamedArray(p, ("layer", "head", "k"), labels, t) for p, t in zip(parts, titles, strict=True))
+    raised_ids, raised, lowered_ids, lowered = (
+        NamedArray(p, ("layer", "head", "k"), labels, t) for p, t in zip(parts, titles, strict=True)
     )
+    ids = sorted({*raised_ids.array.ravel().tolist(), *lowered_ids.array.ravel().tolist()})
+    return AttentionLens(raised_ids, raised, lowered_ids, lowered, {i: trace.token(i) for i in ids})

@@ -1,7 +1,7 @@
 """What a text costs a model from which something is taken: the order of the tokens, or the norms' scale."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from gpt2np.ops.norms import factor, held, shift
 from gpt2np.tracing.edits import Where
 from gpt2np.tracing.lines import norms
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
-def loss_without_positions(model: Any, text: str | Sequence[int], stride: int | None = None) -> Score:
+
+def loss_without_positions(model: "Model", text: str | Sequence[int], stride: int | None = None) -> Score:
     """The score of a text when no position embedding is added: what knowing the order is worth.
 
     Attention still sees the past only, from which a model can tell something of the order.
@@ -29,7 +32,7 @@ def loss_without_positions(model: Any, text: str | Sequence[int], stride: int | 
     return score
 
 
-def loss_with_held_norms(model: Any, text: str | Sequence[int], stride: int | None = None) -> Score:
+def loss_with_held_norms(model: "Model", text: str | Sequence[int], stride: int | None = None) -> Score:
     """The score of a text when every norm multiplies by one number instead of by 1 / standard deviation.
 
     That number is the mean of what the norm multiplies by over the positions of the text's first window, so

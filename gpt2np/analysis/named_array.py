@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError
+from gpt2np.html_tables import MOST_CELLS, MOST_COLUMNS, caption, heat_table, largest, text_block
 from gpt2np.ops import Array
-from gpt2np.tables import WIDTH, cell_width, number, quoted, table
+from gpt2np.tables import WIDTH, cell_width, first_lines, number, quoted, table
 
 MOST_ROWS = 60
 
@@ -60,6 +61,30 @@ class NamedArray:
         """For `tables.strict_json`."""
         labels = {axis: list(labels) for axis, labels in self.labels.items()}
         return {"title": self.title, "axes": self.axes, "labels": labels, "values": self.array.tolist()}
+
+    def __repr__(self) -> str:
+        return first_lines(str(self))
+
+    def _repr_html_(self) -> str:
+        """The entries as a table with coloured cells; of an array too large for that, the largest ones."""
+        array, axes = np.asarray(self.array, np.float64), self.axes
+        names = [self._names(axis) for axis in axes]
+        corner = " \\ ".join(axes[-2:])
+        if array.ndim == 2:
+            return heat_table(array, names[0], names[1], self.title, corner)
+        if array.ndim == 1:
+            return heat_table(array[:, None], names[0], ["value"], self.title, axes[0])
+        if array.ndim == 3 and array.size <= MOST_CELLS and array.shape[2] <= MOST_COLUMNS:
+            grids = [
+                heat_table(part, names[1], names[2], f"{axes[0]} {name}", corner, most=largest(array))
+                for part, name in zip(array, names[0], strict=True)
+            ]
+            return caption(self.title) + "".join(grids)
+        return text_block(str(self))
+
+    def _names(self, axis: str) -> list[str]:
+        """The name of each entry along an axis."""
+        return [self.label(axis, i) for i in range(self.array.shape[self.axes.index(axis)])]
 
     def __str__(self) -> str:
         body = self._grid() if self.array.ndim == 2 else None

@@ -1,18 +1,24 @@
 """What neurons are for: the tokens that excite them, what they write, and how few of them fire."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpt2np.analysis.circuits import check_index, through_ln_f
-from gpt2np.analysis.heads import Near, nearest_tokens, tokens_read
+from gpt2np.analysis.heads import Near, listed, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
 from gpt2np.errors import InputError, short, whole_number
+from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
 from gpt2np.ops.norms import folded, shift
+from gpt2np.tables import number, quoted, table
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import lines, matrix_of, norm_of
+from gpt2np.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 
 class Neuron(NamedTuple):
@@ -29,9 +35,25 @@ class Neuron(NamedTuple):
     raises: list[Near]
     lowers: list[Near]
 
+    def __repr__(self) -> str:
+        rows = [[name.replace("_", " "), listed(near)] for name, near in self._lists().items()]
+        return f"<Neuron with bias {number(self.bias)}>\n{table(rows, '<<')}"
+
+    def _repr_html_(self) -> str:
+        """The tokens of each list, coloured by their dot products."""
+        lists = self._lists()
+        values = np.array([[near.dot for near in row] for row in lists.values()])
+        names, rows = [name.replace("_", " ") for name in lists], list(lists.values())
+        columns = [str(i + 1) for i in range(values.shape[1])]
+        title = f"Neuron with bias {number(self.bias)}"
+        return heat_table(values, names, columns, title, texts=lambda i, j: quoted(rows[i][j].token))
+
+    def _lists(self) -> dict[str, list[Near]]:
+        return {name: getattr(self, name) for name in ("excited_by", "inhibited_by", "raises", "lowers")}
+
 
 @np.errstate(under="ignore")
-def neuron(model: Any, layer: int, i: int, k: int = 5) -> Neuron:
+def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
     """What an MLP neuron looks for and what it writes, in vocabulary terms.
 
     The column of the matrix that makes `mlp.pre`, what is linear in ln_2 folded in, against every token's
@@ -57,7 +79,7 @@ def neuron(model: Any, layer: int, i: int, k: int = 5) -> Neuron:
     return Neuron(reads, writes, bias, *both)
 
 
-def neuron_activations(trace: Any, layer: int, i: int) -> NamedArray:
+def neuron_activations(trace: Trace, layer: int, i: int) -> NamedArray:
     """How active a neuron is at every token of a text: `mlp.post` of it, [pos].
 
     Raises:
@@ -70,7 +92,7 @@ def neuron_activations(trace: Any, layer: int, i: int) -> NamedArray:
     return NamedArray(post, ("pos",), {"pos": pos_labels(trace, rows)}, f"activation of neuron {layer}.{i}")
 
 
-def most_active(trace: Any, k: int = 10, pos: int = -1) -> NamedArray:
+def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
     """The k most active neurons of all layers at a position, largest first: [neuron], named `layer.i`.
 
     Raises:
@@ -86,7 +108,7 @@ def most_active(trace: Any, k: int = 10, pos: int = -1) -> NamedArray:
     return NamedArray(post.ravel()[best], ("neuron",), {"neuron": names}, title)
 
 
-def sparsity(trace: Any, threshold: float = 0.01) -> NamedArray:
+def sparsity(trace: Trace, threshold: float = 0.01) -> NamedArray:
     """Fractions of a layer's neurons and positions that are nearly silent, and active: [layer, measure].
 
     `near 0`: `mlp.post` is at most `threshold` in magnitude; `positive`: above it. The rest are negative:

@@ -9,16 +9,18 @@ and the runs of a layer are packed into one pass.
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from gpt2np.analysis.interventions import patch
+from gpt2np.analysis.interventions import Some, patch
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
 from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import quoted, stream_of_bars
+from gpt2np.text.prompts import Prompt
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.lines import lines, matrix_of
 from gpt2np.tracing.sites import Site
@@ -26,8 +28,11 @@ from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
+
 _T = TypeVar("_T")
-Run = Any  # a Trace, or a prompt: text or token ids
+Run = Trace | Prompt
 Metric = Callable[[Array], float]  # of the logits of the last position [vocab]
 
 ROWS_A_PASS = 1024  # positions that are packed into one pass, so that memory stays small
@@ -46,7 +51,7 @@ def sweep(
     metric: Metric,
     over: str = "h.*.attn.z",
     *,
-    model: Any = None,
+    model: "Model | None" = None,
     by: str | None = None,
     direct: bool = False,
     progress: bool | None = None,
@@ -89,8 +94,8 @@ def path_sweep(
     receiver: str | Sequence[str],
     over: str = "h.*.attn.z",
     *,
-    receiver_heads: Any = None,
-    model: Any = None,
+    receiver_heads: Some = None,
+    model: "Model | None" = None,
     by: str | None = None,
     progress: bool | None = None,
 ) -> NamedArray:
@@ -116,9 +121,18 @@ def path_sweep(
     if not names:
         raise InputError(f"no layer of {short(over)} comes before {order[first]}")
     n = len(corrupt.token_ids) if by == "pos" else model.config.dims[by]
-    which = "sender_positions" if by == "pos" else "sender_heads"
+    of_position = by == "pos"
     paths = (
-        path_patch(clean, corrupt, metric, name, receiver, receiver_heads=receiver_heads, **{which: i})
+        path_patch(
+            clean,
+            corrupt,
+            metric,
+            name,
+            receiver,
+            sender_positions=i if of_position else None,
+            sender_heads=None if of_position else i,
+            receiver_heads=receiver_heads,
+        )
         for name in names
         for i in range(n)
     )
@@ -134,11 +148,11 @@ def path_patch(
     sender: str,
     receiver: str | Sequence[str],
     *,
-    sender_heads: Any = None,
-    receiver_heads: Any = None,
-    sender_positions: Any = None,
-    receiver_positions: Any = None,
-    model: Any = None,
+    sender_heads: Some = None,
+    receiver_heads: Some = None,
+    sender_positions: Some = None,
+    receiver_positions: Some = None,
+    model: "Model | None" = None,
 ) -> float:
     """The metric of `corrupt` when only the path from one site straight to another carries values of `clean`.
 
@@ -178,7 +192,7 @@ def path_patch(
     return _number(metric, model(corrupt.token_ids, last=True, edits=arrived))
 
 
-def _swept(over: str, by: str | None, config: Any) -> tuple[list[str], Site, str]:
+def _swept(over: str, by: str | None, config: ModelConfig) -> tuple[list[str], Site, str]:
     """Full names of the site of each layer that `over` means, that site, and along which axis it is swept."""
     names = _meant(over, config)
     sites = {name.split(".", 2)[2] if name.startswith("h.") else name for name in names}
@@ -207,7 +221,7 @@ def _map(
 
 
 def _patched(
-    clean: Trace, corrupt: Trace, model: Any, names: list[str], layers: list[int], by: str, n: int
+    clean: Trace, corrupt: Trace, model: "Model", names: list[str], layers: list[int], by: str, n: int
 ) -> Iterator[Array]:
     """Logits [vocab] of each run, layer by layer."""
     ids, scratch = np.array(corrupt.token_ids), Scratch()
@@ -225,7 +239,7 @@ def _patched(
 
 
 def _direct(
-    clean: Trace, corrupt: Trace, model: Any, site: str, layers: list[int], by: str, n: int
+    clean: Trace, corrupt: Trace, model: "Model", site: str, layers: list[int], by: str, n: int
 ) -> Iterator[Array]:
     """Logits [vocab] when only what a value adds to the last position's final residual stream changes."""
     if site not in DIRECT:
@@ -251,7 +265,9 @@ def _direct(
         )
 
 
-def _runs(clean: Run, corrupt: Run, model: Any, keep: Callable[[Any], list[str]]) -> tuple[Trace, Trace, Any]:
+def _runs(
+    clean: Run, corrupt: Run, model: "Model | None", keep: Callable[[ModelConfig], list[str]]
+) -> "tuple[Trace, Trace, Model]":
     """Both runs as traces, and their model."""
     for run in (clean, corrupt):
         model = model or getattr(run, "model", None)
@@ -319,7 +335,7 @@ def _position_labels(clean: Trace, corrupt: Trace) -> list[str]:
     return labels
 
 
-def _meant(names: str | Sequence[str], config: Any) -> list[str]:
+def _meant(names: str | Sequence[str], config: ModelConfig) -> list[str]:
     """Full names of the sites that names or patterns mean, as in `edits=`."""
     keys = [names] if isinstance(names, str) else names
     return Edits(dict.fromkeys(keys, np.asarray), config).names

@@ -1,7 +1,7 @@
 """What an analysis is told, which token and which position, and how it reads a trace there."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,9 +9,13 @@ from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 
-def token_id(model: Any, token: str | int) -> int:
+def token_id(model: "Model", token: str | int) -> int:
     """The id of a token given as its whole text (mind the space in " France") or as the id itself.
 
     Raises:
@@ -32,7 +36,7 @@ def token_id(model: Any, token: str | int) -> int:
     return int(found)
 
 
-def row_of(trace: Any, pos: int) -> int:
+def row_of(trace: Trace, pos: int) -> int:
     """The row of a position in the arrays of a trace; a negative one counts from the end of the text.
 
     Raises:
@@ -47,14 +51,14 @@ def row_of(trace: Any, pos: int) -> int:
     return int(trace.positions.index(pos % n))
 
 
-def rows_of(trace: Any, pos: int | None) -> list[int]:
+def rows_of(trace: Trace, pos: int | None) -> list[int]:
     """The row of one position, or with None all rows; raises as `row_of`."""
     if not trace.positions:
         raise TraceError("this trace kept no position")
     return list(range(len(trace.positions))) if pos is None else [row_of(trace, pos)]
 
 
-def parameters_of_the_end(trace: Any, needed_for: str) -> Any:
+def parameters_of_the_end(trace: Trace, needed_for: str) -> Any:
     """The model's parameters, for what applies ln_f and the unembedding to a trace itself.
 
     Raises:
@@ -66,13 +70,13 @@ def parameters_of_the_end(trace: Any, needed_for: str) -> Any:
     return trace.parameters(needed_for)
 
 
-def pos_labels(trace: Any, rows: list[int]) -> list[str]:
+def pos_labels(trace: Trace, rows: list[int]) -> list[str]:
     """Position and token of each row: "2 | was|"."""
     tokens = trace.tokens
     return [f"{trace.positions[row]} {quoted(tokens[trace.positions[row]])}" for row in rows]
 
 
-def recorded(trace: Any, name: str, rows: list[int]) -> Array:
+def recorded(trace: Trace, name: str, rows: list[int]) -> Array:
     """Rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
     array = trace[name][rows]
     return np.asarray(array.astype(np.float32) if array.dtype == np.float16 else array)

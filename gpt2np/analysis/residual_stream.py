@@ -1,19 +1,18 @@
 """What becomes of what the residual stream was told: dimensions that stand out, parts erased or amplified."""
 
-from typing import Any
-
 import numpy as np
 
 from gpt2np.analysis.attribution import components
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.ops import Array
+from gpt2np.tracing.trace import Trace
 
 # In which order the components of a block write; heads and bias of an attention at once.
 _WRITERS = ("attn.head", "attn.out.edit", "resid_mid.edit", "mlp", "resid_post.edit")
 
 
 @np.errstate(under="ignore")
-def magnitude_ratios(trace: Any) -> NamedArray:
+def magnitude_ratios(trace: Trace) -> NamedArray:
     """How large each dimension of the residual stream is against the usual one: [residual, n_embd].
 
     The mean magnitude of a dimension over positions, divided by the median of those of all dimensions;
@@ -31,7 +30,7 @@ def magnitude_ratios(trace: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def basis_alignment(trace: Any) -> NamedArray:
+def basis_alignment(trace: Trace) -> NamedArray:
     """Whether single dimensions stand out in the residual stream: [residual, measure].
 
     `kurtosis` of the n_embd numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation
@@ -53,7 +52,7 @@ def basis_alignment(trace: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def kurtosis(trace: Any) -> NamedArray:
+def kurtosis(trace: Trace) -> NamedArray:
     """How basis-aligned neurons are beside the residual stream that they read and write: [layer, site].
 
     The kurtosis of the numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation leaves
@@ -80,7 +79,7 @@ def _kurtosis(x: Array) -> Array:
     return np.asarray(fourth / np.maximum(second**2, np.finfo(float).tiny))
 
 
-def _residuals(trace: Any) -> tuple[list[str], Array]:
+def _residuals(trace: Trace) -> tuple[list[str], Array]:
     """Every point of the residual stream in double precision: names, and [residual, pos, n_embd]."""
     ran = trace.config.n_layer if trace.plan.stop_at_layer is None else trace.plan.stop_at_layer
     names = ["embed", *(f"h.{i}.{site}" for i in range(ran) for site in ("resid_mid", "resid_post"))]
@@ -88,7 +87,7 @@ def _residuals(trace: Any) -> tuple[list[str], Array]:
 
 
 @np.errstate(under="ignore")
-def erasure(trace: Any) -> NamedArray:
+def erasure(trace: Trace) -> NamedArray:
     """How much of what a component wrote a later one takes back: [writer, eraser], at least 0.
 
     Minus the projection of what the eraser writes onto what the writer wrote at the same position, as a
@@ -103,7 +102,7 @@ def erasure(trace: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def opposition(trace: Any) -> NamedArray:
+def opposition(trace: Trace) -> NamedArray:
     """Minus the cosine between what a component wrote and what a later one writes: [writer, eraser], 0 to 1.
 
     As `erasure`, but whatever the sizes of both: 1 is the exact opposite.
@@ -115,7 +114,7 @@ def opposition(trace: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def amplification(trace: Any) -> NamedArray:
+def amplification(trace: Trace) -> NamedArray:
     """How much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
 
     The other sign of `erasure`: 1 writes as much again, 0 adds nothing or takes away.
@@ -127,7 +126,7 @@ def amplification(trace: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def agreement(trace: Any) -> NamedArray:
+def agreement(trace: Trace) -> NamedArray:
     """The cosine between what a component wrote and what a later one writes: [writer, amplifier], 0 to 1.
 
     As `amplification`, but whatever the sizes of both: 1 is the same direction.
@@ -139,7 +138,7 @@ def agreement(trace: Any) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def memory(trace: Any) -> dict[str, NamedArray]:
+def memory(trace: Trace) -> dict[str, NamedArray]:
     """`erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
 
     Raises:

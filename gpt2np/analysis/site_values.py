@@ -1,7 +1,5 @@
 """The values of one site of a run, every entry under its name."""
 
-from typing import Any
-
 import numpy as np
 
 from gpt2np.analysis.circuits import check_index
@@ -11,11 +9,12 @@ from gpt2np.errors import InputError
 from gpt2np.tables import quoted
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.sites import Site
+from gpt2np.tracing.trace import Trace
 
 
 @np.errstate(under="ignore")
 def site_values(
-    trace: Any, name: str, head: int | None = None, pos: int | None = None, k: int | None = None
+    trace: Trace, name: str, head: int | None = None, pos: int | None = None, k: int | None = None
 ) -> NamedArray:
     """An array of a trace under any name that `trace[name]` takes, its axes and entries named.
 
@@ -35,8 +34,8 @@ def site_values(
     """
     site, layer = trace.config.architecture.sites.resolve(name, None, trace.config.n_layer)
     full_name = site.full_name(layer)
-    of_k = k is not None and "k" in site.axis_names
-    array, axes, title = trace.top_k_tokens(k) if of_k else trace[full_name], list(site.axis_names), full_name
+    axes, title = list(site.axis_names), full_name
+    array = trace.top_k_tokens(k) if k is not None and "k" in axes else trace[full_name]
     if array.dtype == np.float16:
         array = array.astype(np.float32)
     labels = {axis: found for axis in axes if (found := _labels(trace, axis)) is not None}
@@ -75,7 +74,7 @@ def has_sign(site: Site) -> bool:
     )
 
 
-def _labels(trace: Any, axis: str) -> list[str] | None:
+def _labels(trace: Trace, axis: str) -> list[str] | None:
     """The names of the entries along an axis; None where they only have numbers."""
     if axis in ("pos", "query"):
         return pos_labels(trace, rows_of(trace, None))

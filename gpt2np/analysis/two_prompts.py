@@ -1,20 +1,19 @@
 """Two prompts beside each other: how far apart their runs are, layer by layer, and what each predicts."""
 
-from typing import Any
-
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import row_of
 from gpt2np.errors import InputError
 from gpt2np.tracing.derived import log_probabilities
+from gpt2np.tracing.trace import Trace
 
 DISTANCE = ("cosine", "distance", "norm", "norm of the other")
 PREDICTION = ("here", "of the other", "difference")
 
 
 @np.errstate(under="ignore")
-def stream_distance(trace: Any, other: Any, pos: int = -1) -> NamedArray:
+def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
     """How far apart two runs are at a position, along the residual stream: [residual, measure].
 
     The cosine of the two vectors; the length of their difference as a share of the mean of their lengths;
@@ -38,7 +37,7 @@ def stream_distance(trace: Any, other: Any, pos: int = -1) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def attention_difference(trace: Any, other: Any, pos: int = -1) -> NamedArray:
+def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
     """How differently each head looks back from a position of two equally long prompts: [layer, head].
 
     Half the sum of the magnitudes of the differences: 0 if it attends alike, 1 if to other tokens only.
@@ -57,7 +56,7 @@ def attention_difference(trace: Any, other: Any, pos: int = -1) -> NamedArray:
 
 
 @np.errstate(under="ignore")
-def prediction_difference(trace: Any, other: Any, pos: int = -1, k: int = 10) -> NamedArray:
+def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10) -> NamedArray:
     """The k tokens whose probability differs most between two runs: [token, measure].
 
     Raises:
@@ -76,7 +75,7 @@ def prediction_difference(trace: Any, other: Any, pos: int = -1, k: int = 10) ->
 
 
 @np.errstate(under="ignore")
-def divergence(trace: Any, other: Any, pos: int = -1) -> float:
+def divergence(trace: Trace, other: Trace, pos: int = -1) -> float:
     """Kullback-Leibler divergence of the other run's prediction from this one's, in nats: 0 if equal.
 
     Raises:
@@ -91,7 +90,7 @@ def divergence(trace: Any, other: Any, pos: int = -1) -> float:
     return float((np.exp(here) * (here - there)).sum())
 
 
-def _rows(trace: Any, other: Any, pos: int) -> tuple[int, int]:
+def _rows(trace: Trace, other: Trace, pos: int) -> tuple[int, int]:
     """The row of the position in each run."""
     if trace.config != other.config:
         raise InputError("the two runs are of different models")

@@ -35,6 +35,9 @@ class PromptSet:
     prompts: tuple[Prompt, ...]
     description: str = ""
 
+    def __repr__(self) -> str:
+        return f"<PromptSet {self.name}: {len(self.prompts)} prompts>"
+
 
 def load_prompt_set(name: str) -> PromptSet:
     """A shipped prompt set by its name, or one of your own: a file that ends in `.json`, named like the set.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from gpt2np.checkpoints.watched_file import WatchedFile
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, UnknownWeightError, nearest, short
+from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ class Weights(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         for file in self._watched:
             file.check()
-        return self._arrays[name]
+        try:
+            return self._arrays[name]
+        except KeyError:
+            near = nearest(name, self._arrays, cutoff=0.4) if isinstance(name, str) else None
+            hint = f"the nearest is {short(near)}" if near else "model.weights.keys() has the names"
+            raise UnknownWeightError(f"no weight is called {short(name)}; {hint}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -46,6 +52,15 @@ class Weights(Mapping[str, Array]):
 
     def __repr__(self) -> str:
         return f"<Weights: {len(self)} arrays, {sum(array.size for array in self.values()):,} parameters>"
+
+    def _repr_html_(self) -> str:
+        """Name, shape and type of each array."""
+        rows = [[name, " x ".join(map(str, a.shape)), a.dtype.name] for name, a in self._arrays.items()]
+        return plain_table([["name", "shape", "type"], *rows], repr(self).strip("<>"))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What Tab offers after `weights[`."""
+        return list(self._arrays)
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise InputError(

@@ -26,8 +26,10 @@ from gpt2np.architectures.gpt2.config import Config, gpt2_only
 from gpt2np.errors import InputError, TokenizerError, TraceError
 from gpt2np.export.dialects.dialect import Dialect
 from gpt2np.export.dialects.llmc import LLMC_ORDER
+from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.outputs import whole_binary_file, whole_folder
+from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
@@ -63,8 +65,7 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
         >>> sorted(write_llmc(load("tiny").trace("Elizabeth was"), "out"))[2:4]
         ['gpt2_2M.bin', 'gpt2_2M_debug_state.bin']
     """
-    trace.parameters("an export to llm.c")
-    model = trace.model
+    model = trace.model_for("an export to llm.c")
     check_model(model)
     inputs, targets = trace.token_ids, [*trace.token_ids[1:], last_target(model, target)]
     arrays = _whole_run(trace)
@@ -82,13 +83,15 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
             return stack.enter_context(whole_binary_file(making / name))
 
         _write_model(create(f"gpt2_{size}.bin"), model)
-        if (end := end_of_text(model)) is not None and model.usable_tokenizer is not None:
-            _write_tokenizer(create("gpt2_tokenizer.bin"), model, end)
+        if (end := end_of_text(model)) is not None and (tokenizer := model.usable_tokenizer) is not None:
+            _write_tokenizer(create("gpt2_tokenizer.bin"), tokenizer, model.config.vocab_size, end)
         tokens = create("tokens.bin")
         tokens.write(_header(TOKENS_MAGIC, TOKENS_VERSION, len(inputs) + 1))
         tokens.write(np.array([*inputs, targets[-1]], "<u2").tobytes())
         state = create(f"gpt2_{size}_debug_state.bin")
-        _write_state(state, model.config, inputs, targets, trace["logits"], losses)
+        _write_state(
+            state, gpt2_only(model.config, "files of llm.c"), inputs, targets, trace["logits"], losses
+        )
         data = create("activations.bin")
         for tensor in index["tensors"]:
             array = losses[None] if tensor["name"] == "losses" else arrays[tensor["name"]]
@@ -97,7 +100,7 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
     return {name: (out / name).stat().st_size for name in file_names(model)}
 
 
-def file_names(model: Any) -> list[str]:
+def file_names(model: Model) -> list[str]:
     """The files that `write_llmc` writes of a model, in its order."""
     size = size_name(model.n_parameters)
     vocabulary = (
@@ -107,7 +110,7 @@ def file_names(model: Any) -> list[str]:
     return [f"gpt2_{size}.bin", *vocabulary, *run]
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Model) -> None:
     """Refuse, by name, a model that llm.c's files cannot express.
 
     Raises:
@@ -140,7 +143,7 @@ def size_name(n_parameters: int) -> str:
     return f"{n_parameters / unit:.0f}{letter}"
 
 
-def end_of_text(model: Any) -> int | None:
+def end_of_text(model: Model) -> int | None:
     """The id of the end-of-text token: the vocabulary's, else the checkpoint's first; None if none."""
     tokenizer = model.usable_tokenizer
     found = None if tokenizer is None else tokenizer.end_of_text_id
@@ -148,7 +151,7 @@ def end_of_text(model: Any) -> int | None:
     return found if found is not None and 0 <= found < model.config.vocab_size else None
 
 
-def last_target(model: Any, target: int | None = None) -> int:
+def last_target(model: Model, target: int | None = None) -> int:
     """The id that the last input is to be followed by: `target`, else the end-of-text token.
 
     Raises:
@@ -231,7 +234,7 @@ def _padded(array: Array, shape: Sequence[int]) -> Array:
     return whole
 
 
-def _parameter_tensors(model: Any) -> Iterator[Array]:
+def _parameter_tensors(model: Model) -> Iterator[Array]:
     """Every parameter in llm.c's order, one layer at a time; matrices turned, the vocabulary padded."""
     weights, c = model.weights, model.config
     yield weights["wte.weight"]
@@ -244,7 +247,7 @@ def _parameter_tensors(model: Any) -> Iterator[Array]:
     yield weights["ln_f.bias"]
 
 
-def _write_model(file: IO[bytes], model: Any) -> None:
+def _write_model(file: IO[bytes], model: Model) -> None:
     c = model.config
     sizes = (c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, padded_vocabulary(c))
     file.write(_header(MODEL_MAGIC, MODEL_VERSION, *sizes))
@@ -252,13 +255,12 @@ def _write_model(file: IO[bytes], model: Any) -> None:
         file.write(np.ascontiguousarray(tensor, "<f4").data)
 
 
-def _write_tokenizer(file: IO[bytes], model: Any, end: int) -> None:
-    """The bytes of each id of the model's vocabulary; ids without a token are named, as in `<50300>`."""
-    n = model.config.vocab_size
+def _write_tokenizer(file: IO[bytes], tokenizer: Tokenizer, n: int, end: int) -> None:
+    """The bytes of each of n ids; those without a token are named, as in `<50300>`."""
     file.write(_header(TOKENIZER_MAGIC, TOKENIZER_VERSION, n, end))
     for id in range(n):
         try:
-            raw = model.tokenizer.token_bytes(id)
+            raw = tokenizer.token_bytes(id)
         except TokenizerError:
             raw = f"<{id}>".encode()
         if not 1 <= len(raw) <= 255:

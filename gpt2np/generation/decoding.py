@@ -7,7 +7,7 @@ ones, into one trace, and attention reads the keys and values of the past from t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,55 +15,31 @@ from numpy.typing import NDArray
 from gpt2np.errors import InputError, short
 from gpt2np.generation.beam import BeamSearch
 from gpt2np.generation.generated import Generated, Token
-from gpt2np.generation.options import Sampling
+from gpt2np.generation.options import Options
 from gpt2np.generation.sampling import LedgerEntry, choose, draws
 from gpt2np.generation.saved_generation import generation_metadata
 from gpt2np.generation.stopping import before_stop, may_begin_stop
+from gpt2np.html_tables import text_block
 from gpt2np.ops import Array
+from gpt2np.tables import counted
+from gpt2np.text.prompts import Prompt
 from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
-from gpt2np.tracing.edits import Edits, facts
+from gpt2np.tracing.edits import facts
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording, arena, with_bases
-from gpt2np.tracing.resume import Past, fill, keep_from, known_positions
+from gpt2np.tracing.resume import fill, keep_from, known_positions
 from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
-from gpt2np.tracing.trace import Trace, run_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import run_metadata
 
+if TYPE_CHECKING:
+    from gpt2np.model import Model
+
+_Finished = TypeVar("_Finished")  # a Generated, or for several prompts a list of them
 LONGEST_NGRAM = 3  # prompt lookup: how many of the last tokens must have stood in the text before
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `Model.generate` was asked for, apart from the prompts and their seeds."""
-
-    max_new_tokens: int
-    sampling: Sampling
-    stop_ids: frozenset[int]
-    stop: tuple[str, ...]
-    keep: Keep | None
-    ledger: bool | str
-    lookup: int
-    slide: bool
-    past: Past | None = None
-    edits: Edits | None = None
-    special: bool = False
-
-    def check(self) -> None:
-        """Refuse what does not go together."""
-        if not isinstance(self.ledger, bool | str) or self.ledger not in (False, True, "full"):
-            raise InputError(f"ledger={short(self.ledger)}: must be True, False or 'full'")
-        if self.lookup and self.sampling.temperature > 0:
-            raise InputError("lookup is for greedy decoding: it needs temperature 0")
-        if self.sampling.num_beams > 1 and (self.lookup or self.ledger or self.stop or self.slide):
-            raise InputError(
-                "num_beams above 1 goes with neither lookup, ledger, stop nor on_overflow='slide'"
-            )
-        if self.keep is not None:
-            p = self.keep.positions
-            if (p.start or 0) < 0 or (p.stop or 0) < 0:
-                raise InputError("keep's positions count from the start: a generation may end early")
 
 
 @dataclass
@@ -97,14 +73,19 @@ class Row:
         return self.prompt_text + self.text + self.held
 
 
-class Generation:
+class Generation(Generic[_Finished]):
     """Tokens as they are chosen: iterate for them one by one, `finish()` for the whole result.
 
     Make one with `Model.generate`.
     """
 
     def __init__(
-        self, model: Any, prompts: list[Any], several: bool, seeds: Sequence[int | None], options: Options
+        self,
+        model: "Model",
+        prompts: Sequence[Prompt],
+        several: bool,
+        seeds: Sequence[int | None],
+        options: Options,
     ) -> None:
         options.check()
         self.model, self.options, self._several = model, options, several
@@ -121,7 +102,19 @@ class Generation:
         """The next token; with several prompts, the next of any of them."""
         return next(self._tokens)
 
-    def __reduce__(self) -> Any:
+    def __repr__(self) -> str:
+        done = sum(row.stopped_by is not None for row in self._rows)
+        chosen = sum(row.n - row.n_prompt for row in self._rows)
+        of = f"{counted(len(self._rows), 'prompt')}, {done} done"
+        most = self.options.max_new_tokens * len(self._rows)
+        return f"<Generation of {of}: {chosen} of at most {most} tokens; finish() chooses the rest>"
+
+    def _repr_html_(self) -> str:
+        """The text of each prompt as far as it is."""
+        texts = (f"{row.index}: {row.whole_text}" for row in self._rows)
+        return text_block("\n".join([repr(self), *map(short, texts)]))
+
+    def __reduce__(self) -> NoReturn:
         raise InputError(
             "a generation that runs can be neither pickled nor copied: finish() it, and pickle the result"
         )
@@ -139,16 +132,16 @@ class Generation:
         """The text of each prompt."""
         return [row.prompt_text for row in self._rows]
 
-    def finish(self) -> Any:
+    def finish(self) -> _Finished:
         """Choose all remaining tokens; a `Generated`, or for several prompts a list of them."""
         for _ in self:
             pass
         finished = [self._generated(row) for row in self._rows]
-        return finished if self._several else finished[0]
+        return cast(_Finished, finished if self._several else finished[0])
 
     # -- setting up -------------------------------------------------------------------------------
 
-    def _row(self, index: int, prompt: Any, seed: int | None) -> Row:
+    def _row(self, index: int, prompt: Prompt, seed: int | None) -> Row:
         model, o = self.model, self.options
         config = model.config
         ids = model.token_ids(prompt, limit=not o.slide, special=o.special)
@@ -229,7 +222,7 @@ class Generation:
                     context=row.context,
                     prompt_length=row.n_prompt,
                     uniform=uniform,
-                    ledger=o.ledger,  # type: ignore[arg-type]
+                    ledger=o.ledger,
                 )
             except InputError as error:
                 raise InputError(f"prompt {row.index}: {error}" if self._several else str(error)) from None

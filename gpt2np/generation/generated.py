@@ -11,7 +11,9 @@ from gpt2np.errors import TraceError
 from gpt2np.generation.filters import penalties, probabilities, warpers
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry
+from gpt2np.html_tables import heat_table, shaded_text, text_block
 from gpt2np.ops import Array
+from gpt2np.tables import counted
 from gpt2np.tracing.trace import Trace
 
 
@@ -30,6 +32,9 @@ class Token:
     prompt: int = 0  # index of the prompt that it continues
     ledger: LedgerEntry | None = None
 
+    def __repr__(self) -> str:
+        return f"<Token {self.text!r}: id {self.id}, probability {self.probability:.4g}, step {self.step}>"
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -44,6 +49,13 @@ class Rows:
     text: str
     token_ids: list[int]
     tokens: list[str]
+
+    def __repr__(self) -> str:
+        return f"<Rows of {counted(len(self.token_ids), 'token')}: {_cut(self.text)}>"
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        """What Tab offers after `rows[`."""
+        return [] if self.trace is None else self.trace._ipython_key_completions_()
 
     def __getitem__(self, key: str | tuple[str, int]) -> Array:
         """The rows of a site, a view of the trace: those of these positions that were kept."""
@@ -65,6 +77,20 @@ class Step(Rows):
     sampling: Sampling = field(default_factory=Sampling)
     context: Sequence[int] = ()
     prompt_length: int = 0
+
+    def __repr__(self) -> str:
+        step = len(self.context) - self.prompt_length
+        return f"<Step {step}: {_cut(self.text)} -> {self.token!r}, probability {self.probability:.4g}>"
+
+    def _repr_html_(self) -> str:
+        """The tokens that it was chosen from, the likeliest first, where the logits were kept."""
+        try:
+            chances = self.distribution
+        except TraceError:
+            return text_block(repr(self))
+        ids = np.argsort(-chances, kind="stable")[:10].tolist()
+        names = [_kept(self.trace).token(i) + (" (chosen)" if i == self.token_id else "") for i in ids]
+        return heat_table(chances[ids][:, None], names, ["probability"], repr(self).strip("<>"), most=1.0)
 
     @property
     def distribution(self) -> NDArray[np.float64]:
@@ -189,7 +215,18 @@ class Generated:
         return _kept(self.trace).config.n_layer
 
     def __repr__(self) -> str:
-        return f"<Generated {self.text!r}: {len(self.probabilities)} tokens, stopped by {self.stopped_by}>"
+        chosen = counted(len(self.probabilities), "token")
+        return f"<Generated {_cut(self.text, 200)}: {chosen}, stopped by {self.stopped_by}>"
+
+    def _repr_html_(self) -> str:
+        """The text, with each chosen token coloured by its probability."""
+        values = [float("nan")] * self.n_prompt + self.probabilities
+        title = f"{counted(len(self.probabilities), 'token')} generated, stopped by {self.stopped_by}"
+        return shaded_text(self.tokens, values, title, "probability of each chosen token", most=1.0)
+
+
+def _cut(text: str, most: int = 60) -> str:
+    return repr(text if len(text) <= most else "..." + text[-most:])
 
 
 def _kept(trace: Trace | None) -> Trace:

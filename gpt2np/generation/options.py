@@ -1,13 +1,18 @@
 """The options of choosing tokens, and what each may be."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from gpt2np.errors import InputError, nearest, short
+
+if TYPE_CHECKING:
+    from gpt2np.tracing.edits import Edits, EditsLike
+    from gpt2np.tracing.keep import Keep, KeepLike
+    from gpt2np.tracing.resume import Past
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Sampling:
     no_repeat_ngram_size: int = 0  # 0: off. Paulus et al. 2017; counts prompt and generated tokens
     num_beams: int = 1  # 1: no beam search
     length_penalty: float = 1.0  # beam search: score = log-probability / length ** length_penalty
-    early_stopping: bool | str = False  # beam search: True, False or "never", as in HF
+    early_stopping: bool | Literal["never"] = False  # beam search: True, False or "never", as in HF
 
     def __post_init__(self) -> None:
         for name, (kind, low, high, allowed) in ALLOWED.items():
@@ -62,7 +67,82 @@ ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
 }
 
 
-def sampling_options(given: dict[str, Any]) -> Sampling:
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling` as keyword arguments."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+
+
+Ledger = bool | Literal["full"]
+OnOverflow = Literal["refuse", "slide"]
+EndOfText = int | Sequence[int] | Literal["config"] | None
+
+
+class DecodingOptions(SamplingOptions, total=False):
+    """The keyword arguments of `Model.generate`, but for what concerns the prompt."""
+
+    max_new_tokens: int
+    seed: int | Sequence[int | None] | None
+    eos: EndOfText
+    stop: str | Sequence[str]
+    stop_tokens: Sequence[int]
+    keep: "KeepLike | Keep | None"
+    ledger: Ledger
+    lookup: int
+    on_overflow: OnOverflow
+    edits: "EditsLike | None"
+
+
+class GenerateOptions(DecodingOptions, total=False):
+    """The keyword arguments of `Model.generate`."""
+
+    past: "Past | None"
+    special: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Model.generate` was asked for, apart from the prompts and their seeds."""
+
+    max_new_tokens: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    stop: tuple[str, ...]
+    keep: "Keep | None"
+    ledger: Ledger
+    lookup: int
+    slide: bool
+    past: "Past | None" = None
+    edits: "Edits | None" = None
+    special: bool = False
+
+    def check(self) -> None:
+        """Refuse what does not go together."""
+        if not isinstance(self.ledger, bool | str) or self.ledger not in (False, True, "full"):
+            raise InputError(f"ledger={short(self.ledger)}: must be True, False or 'full'")
+        if self.lookup and self.sampling.temperature > 0:
+            raise InputError("lookup is for greedy decoding: it needs temperature 0")
+        if self.sampling.num_beams > 1 and (self.lookup or self.ledger or self.stop or self.slide):
+            raise InputError(
+                "num_beams above 1 goes with neither lookup, ledger, stop nor on_overflow='slide'"
+            )
+        if self.keep is not None:
+            p = self.keep.positions
+            if (p.start or 0) < 0 or (p.stop or 0) < 0:
+                raise InputError("keep's positions count from the start: a generation may end early")
+
+
+def sampling_options(given: Mapping[str, Any]) -> Sampling:
     """The options of choosing a token.
 
     Raises:

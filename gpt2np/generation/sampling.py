@@ -71,6 +71,13 @@ class LedgerEntry:
     prompt_ids: tuple[int, ...] | None = None  # this and the next: only with ledger="full"
     raw_logits: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        removed = [f"{removal.name} {removal.count}" for removal in self.removals if removal.count]
+        drawn = "greedy" if self.uniform is None else f"drawn {self.uniform:.4g}"
+        chosen = f"id {self.token_id}, probability {self.probability:.4g}, raw rank {self.raw_rank}"
+        left = f"{self.survivors} left" + (f" (removed by {', '.join(removed)})" if removed else "")
+        return f"<LedgerEntry of step {self.step}: {chosen}; {left}; {drawn}>"
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict for `json.dumps(..., allow_nan=False)`; a raw logit of -inf becomes None."""
         entry = asdict(self)

@@ -1,16 +1,21 @@
 """How well a model predicts a text: the log-probability of every token, loss and perplexity."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.errors import InputError, whole_number
+from gpt2np.html_tables import shaded_text
+from gpt2np.tables import counted, number
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.step import Pass, Scratch
 from gpt2np.tracing.step import Sequence as PackedSequence
+
+if TYPE_CHECKING:
+    from gpt2np.model import Model
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,17 @@ class Score:
         """exp(loss)."""
         return float(np.exp(self.loss))
 
+    def __repr__(self) -> str:
+        n = counted(len(self.token_ids), "token")
+        return f"<Score of {n}: loss {number(self.loss)}, perplexity {number(self.perplexity)}>"
 
-def score(model: Any, ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:
+    def _repr_html_(self) -> str:
+        """The text with each token coloured by its loss."""
+        title = repr(self).strip("<>")
+        return shaded_text(self.tokens, self.losses.tolist(), title, "loss of each token, in nats")
+
+
+def score(model: "Model", ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:
     """Score a text of any length by a window of `n_positions` that moves on by `stride` tokens.
 
     The windows are those of Hugging Face's guide "Perplexity of fixed-length models": each one predicts the

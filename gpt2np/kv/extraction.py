@@ -29,7 +29,8 @@ from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import stored_for
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.trace import Trace, run_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import run_metadata
 
 SAMPLE_PROMPTS = Path(__file__).parent / "sample_prompts.txt"
 TOLERANCE = 1e-3  # between a number in a file and the same computed again: other machines round otherwise
@@ -62,6 +63,9 @@ class GPT2KVCacheExtractor:
             if model_name is None and not os.environ.get("GPT2NP_MODEL"):
                 note = "no model given: this is tiny; the real GPT-2 is GPT2KVCacheExtractor('gpt2')"
                 warnings.warn(note, stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f"<GPT2KVCacheExtractor of {self.model!r}>"
 
     def extract_kv_cache(self, text: Prompt, top_k: int = 5, *, special: bool = False) -> dict[str, Any]:
         """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
@@ -265,7 +269,8 @@ def trace_to_file(trace: Trace, path: str | PathLike[str], top_k: int = 5) -> di
     if not kv.exact:
         raise TraceError("the trace was kept in float16, of which no KV file is made: keep it in float32")
     text = trace.prompt if "n_prompt" not in trace.metadata else None
-    text = trace.model.decode(trace.token_ids) if text is None else text
+    if text is None:
+        text = "".join(trace.tokens) if trace.model is None else trace.model.decode(trace.token_ids)
     edited = bool(trace.metadata.get("edits"))  # then it is not what the model of this fingerprint computes
     kv = replace(kv, digest=kv.computed_digest(), fingerprint=None if edited else kv.fingerprint)
     facts = document(kv, text)

@@ -13,6 +13,7 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.outputs import whole_file
+from gpt2np.tables import counted
 from gpt2np.text.token_search import bytes_of_tokens, find_text
 from gpt2np.tracing.trace import Trace
 
@@ -41,6 +42,14 @@ class KV:
     n_query_head: int | None = None
     keys: str | None = None
     sites: tuple[str, ...] = ("attn.k", "attn.v")
+
+    def __repr__(self) -> str:
+        size = f"{self.n_layer} layers, {self.n_head} heads, d_head {self.d_head}"
+        return f"<KV of {counted(len(self.tokens), 'token')} by {self.model}: {size}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What Tab offers after `kv[`."""
+        return [f"h.{layer}.{site}" for layer in range(self.n_layer) for site in self.sites]
 
     @property
     def n_layer(self) -> int:

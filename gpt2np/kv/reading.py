@@ -20,7 +20,7 @@ from gpt2np.kv.queries import KV
 from gpt2np.ops import Array
 from gpt2np.tracing.metadata_fields import PREDICTION
 from gpt2np.tracing.plan import human_bytes
-from gpt2np.tracing.trace import SCHEMA as TRACE_SCHEMA
+from gpt2np.tracing.trace_metadata import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
 _NUMBERS = 1024  # of a vector: no more of them are taken to become an array as soon as they are read

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
 from gpt2np.files import MAX_BYTES
 from gpt2np.generation.decoding import Generation
+from gpt2np.generation.generated import Generated
+from gpt2np.generation.options import DecodingOptions
 from gpt2np.kv.extraction import TOLERANCE
 from gpt2np.kv.queries import KV
 from gpt2np.kv.reading import read_kv
 from gpt2np.model import Model
+from gpt2np.tables import counted
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.keep import Keep
@@ -35,8 +38,8 @@ class KVCache:
         return self.kv[name]
 
     def generate(
-        self, more: "str | Sequence[int]" = (), *, special: bool = False, **options: Any
-    ) -> Generation:
+        self, more: "str | Sequence[int]" = (), *, special: bool = False, **options: Unpack[DecodingOptions]
+    ) -> "Generation[Generated]":
         """`Model.generate` on this text, with `more` behind it if given; only what is new is run.
 
         The text's last token is run again, for its logits; a trace (`keep=`) has the positions from there.
@@ -51,7 +54,7 @@ class KVCache:
         return self.model.generate(self.token_ids + new, past=self, **options)
 
     def __repr__(self) -> str:
-        return f"<KVCache of {len(self.token_ids)} tokens for {self.model!r}>"
+        return f"<KVCache of {counted(len(self.token_ids), 'token')} for {self.model!r}>"
 
 
 def load_kv(path: str | PathLike[str], model: Model, *, max_bytes: int | None = MAX_BYTES) -> KVCache:

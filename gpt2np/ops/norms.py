@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2np.ops.blocks import Array, row_blocks
+from gpt2np.tables import by_shape
 from gpt2np.threads import each
 
 
@@ -14,6 +15,9 @@ class LayerNorm(NamedTuple):
     weight: Array
     bias: Array
     epsilon: float
+
+    def __repr__(self) -> str:
+        return by_shape(self)
 
 
 def layer_norm(x: Array, p: LayerNorm, *, out: Array) -> None:
@@ -38,6 +42,9 @@ class RMSNorm(NamedTuple):
 
     weight: Array
     epsilon: float
+
+    def __repr__(self) -> str:
+        return by_shape(self)
 
 
 Norm = LayerNorm | RMSNorm

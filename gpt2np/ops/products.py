@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces
+from gpt2np.tables import by_shape
 from gpt2np.threads import each
 
 _PART_BYTES = 1 << 22  # of a weight; large enough for BLAS to share between its threads
@@ -15,6 +16,9 @@ class Linear(NamedTuple):
 
     weight: Array
     bias: Array
+
+    def __repr__(self) -> str:
+        return by_shape(self)
 
 
 def linear(x: Array, p: Linear, *, out: Array) -> None:

@@ -1,6 +1,7 @@
 """Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,8 @@ import numpy as np
 
 from gpt2np.errors import ComparisonError, InputError, short
 from gpt2np.files import MAX_BYTES
+from gpt2np.html_tables import heat_table, plain_table
 from gpt2np.model import Model
-from gpt2np.ops import Array
 from gpt2np.reference.candidates import Candidate
 from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
@@ -18,6 +19,7 @@ from gpt2np.reference.judgement import Bands, Judgement, SiteReport
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SECONDS, SearchLimit
+from gpt2np.tables import counted
 from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.trace import Trace
 
@@ -129,6 +131,35 @@ class Comparison:
             "token_ids": list(self.token_ids),
         }
 
+    def __repr__(self) -> str:
+        where = "" if self.site is None else f" at {self.site}"
+        why = "" if self.mistake is None else f", {self.mistake}"
+        compared = counted(len(self.sites), "array")
+        return f"<Comparison with {self.model}: {self.verdict}{where}{why}; {compared} compared>"
+
+    def _repr_html_(self) -> str:
+        """The verdict, the first wrong site, what explains it, and the error of each site."""
+        best = self.candidates[0] if self.candidates else None
+        facts = {
+            "verdict": self.verdict,
+            "first wrong": None if self.first is None else f"{self.site}, {self.first.measure.pattern}",
+            "mistake": None if best is None else f"{best.slug}: {best.explanation}",
+            "cure": None if best is None else best.cure,
+        }
+        rows = [[name, value] for name, value in facts.items() if value]
+        return plain_table([["", ""], *rows], repr(self).strip("<>")) + self._map()
+
+    def _map(self) -> str:
+        """Error over noise of every site, layers across."""
+        layers = sorted({site.layer for site in self.sites if site.layer is not None})
+        names = list(dict.fromkeys(_in_layer(site.site) for site in self.sites))
+        ratios = np.full((len(names), 1 + len(layers)), np.nan)
+        for site in self.sites:
+            column = 0 if site.layer is None else 1 + layers.index(site.layer)
+            ratios[names.index(_in_layer(site.site)), column] = min(site.measure.ratio, 1e9)
+        columns = ["no layer", *(f"layer {layer}" for layer in layers)]
+        return heat_table(ratios, names, columns, "error over noise, up to 1 is right", most=4.0)
+
     def __str__(self) -> str:
         from gpt2np.reference.report_text import text
 
@@ -185,6 +216,11 @@ def compare(
     return _found(read, placement, model, judged, whole)
 
 
+def _in_layer(name: str) -> str:
+    """The name of a site without its layer."""
+    return re.sub(r"^h\.\d+\.", "", name)
+
+
 def _model(given: Model | str | os.PathLike[str] | None) -> Model:
     """A model as it is, or what `gpt2np.load` makes of it."""
     from gpt2np.loading import load
@@ -192,9 +228,7 @@ def _model(given: Model | str | os.PathLike[str] | None) -> Model:
     return given if isinstance(given, Model) else load(given)
 
 
-def _placement(
-    read: Dump, truth: Mapping[str, Array], model: Model, names: Mapping[str, str] | None
-) -> Placement:
+def _placement(read: Dump, truth: Trace, model: Model, names: Mapping[str, str] | None) -> Placement:
     """The arrays of a dump as sites, of which there must be one."""
     placement = place(read, truth, model.config, names=names)
     if not placement.placed:

@@ -27,7 +27,8 @@ from gpt2np.reference.noise_bands import expect
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.trace import Trace, file_metadata, run_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import file_metadata, run_metadata
 
 SCHEMA = "gpt2np.fixture/1"
 FACTS = "fixture.json"
@@ -89,6 +90,9 @@ class Fixture:
     model: Model
     trace: Trace
     bands: dict[str, Array]
+
+    def __repr__(self) -> str:
+        return f"<Fixture of seed {self.seed}: {self.model!r}, {self.trace!r}>"
 
 
 def make_fixture(seed: int = 0) -> Fixture:

@@ -11,19 +11,18 @@ from gpt2np.reference.dump_names import NORMS, STATES, Counting, Meaning, Names
 from gpt2np.reference.dumps import Dump
 from gpt2np.reference.layout_choice import AGREES, likeness
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.trace import Trace
 
 _CLEARLY = 4.0  # times nearer
 
 
-def counting(
-    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
-) -> Counting:
+def counting(dump: Dump, truth: Trace, config: ModelConfig, given: Mapping[str, str] | None) -> Counting:
     """What the numbers in the names of a dump begin with."""
     norms = int(not any(match[2] == "0" for name in dump.arrays if (match := NORMS.search(name))))
     return Counting(_first_layer(dump, truth, config, given), norms, _first_state(dump, truth, config))
 
 
-def _first_state(dump: Dump, truth: Mapping[str, Array], config: ModelConfig) -> int:
+def _first_state(dump: Dump, truth: Trace, config: ModelConfig) -> int:
     """1 where hidden_states are as many as there are blocks, and hold what these left."""
     found = {int(match[1]): name for name in dump.arrays if (match := STATES.fullmatch(name))}
     if set(found) != set(range(config.n_layer)):
@@ -37,9 +36,7 @@ def _first_state(dump: Dump, truth: Mapping[str, Array], config: ModelConfig) ->
     return int(bool(apart) and all(apart))
 
 
-def _first_layer(
-    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
-) -> int:
+def _first_layer(dump: Dump, truth: Trace, config: ModelConfig, given: Mapping[str, str] | None) -> int:
     """The number of the first layer in the names of a dump: 0 or 1.
 
     It is 1 where there is a layer of the number n_layer and none of the number 0; and where there are several
@@ -77,7 +74,7 @@ def _layered(names: Names, name: str) -> Meaning | None:
     return meaning if meaning is not None and meaning.site is not None and meaning.layer is not None else None
 
 
-def _error(array: Array, meaning: Meaning, truth: Mapping[str, Array], config: ModelConfig) -> float:
+def _error(array: Array, meaning: Meaning, truth: Trace, config: ModelConfig) -> float:
     """How far the array is from a site, in the layout that fits best."""
     assert meaning.site is not None
     if array.dtype.kind != "f" or meaning.layer is None:

@@ -21,6 +21,7 @@ from gpt2np.reference.layer_numbers import counting
 from gpt2np.reference.layout_choice import AGREES, choose, likeness
 from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.trace import Trace
 
 ALSO = "also there as"
 _OFFERED = 24  # unknown names for which sites are looked for
@@ -61,7 +62,7 @@ class Placement:
 
 
 def place(
-    dump: Dump, truth: Mapping[str, Array], config: ModelConfig, *, names: Mapping[str, str] | None = None
+    dump: Dump, truth: Trace, config: ModelConfig, *, names: Mapping[str, str] | None = None
 ) -> Placement:
     """Lay out the arrays of a dump as sites, each under its full name and in its own axes.
 
@@ -82,7 +83,7 @@ def place(
 
 class _Placing:
     def __init__(
-        self, dump: Dump, truth: Mapping[str, Array], config: ModelConfig, given: Mapping[str, str] | None
+        self, dump: Dump, truth: Trace, config: ModelConfig, given: Mapping[str, str] | None
     ) -> None:
         self.dump, self.truth, self.config = dump, truth, config
         self.length = len(truth["embed"])

@@ -13,6 +13,7 @@ import numpy as np
 from gpt2np.errors import InputError, short
 from gpt2np.files import read_bytes
 from gpt2np.reference.dump_formats import read_npy
+from gpt2np.tables import first_lines
 
 Ids = str | os.PathLike[str] | Iterable[Any]  # a file, `464,3139`, or a list
 
@@ -56,6 +57,9 @@ class TokenComparison:
     def to_dict(self) -> dict[str, Any]:
         """Everything, for machines."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        return first_lines(str(self))
 
     def __str__(self) -> str:
         if self.equal:

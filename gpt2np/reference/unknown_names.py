@@ -1,6 +1,5 @@
 """What arrays of unknown names may be: a site with their values, or the sites of their shape."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from gpt2np.errors import Gpt2npError
@@ -8,6 +7,7 @@ from gpt2np.ops import Array
 from gpt2np.reference.axis_layouts import Layout, layouts
 from gpt2np.reference.layout_choice import AGREES, likeness
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.trace import Trace
 
 _MOST = 3  # sites that are named where only the shape tells
 
@@ -31,7 +31,7 @@ class Unknown(NamedTuple):
         return f"{shown}, by its shape {some}" if self.sites else shown
 
 
-def unknown(name: str, array: Array, truth: Mapping[str, Array], config: ModelConfig) -> Unknown:
+def unknown(name: str, array: Array, truth: Trace, config: ModelConfig) -> Unknown:
     """What an array may be, by its values or by its shape."""
     length = len(truth["embed"])
     of_shape: list[str] = []

@@ -3,16 +3,26 @@
 import io
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array
 
-Prompt = str | Sequence[int] | Array
+
+class SupportsArray(Protocol):
+    """What NumPy makes an array of: a tensor of another library."""
+
+    def __array__(self) -> Array:
+        """The ids as an array."""
+
+
+Prompt = str | Sequence[SupportsIndex] | Array | SupportsArray
+Prompts = Sequence[Prompt] | Iterator[Prompt] | ValuesView[Prompt]
+Encoded = Mapping[str, Any]  # what a tokenizer of Hugging Face's returns: `input_ids`, of one text or several
 
 
 def as_prompts(prompt: Any) -> tuple[list[Prompt], bool]:

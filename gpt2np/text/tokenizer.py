@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from gpt2np.errors import TokenizerError, short
+from gpt2np.html_tables import plain_table
+from gpt2np.tables import quoted
 from gpt2np.text.byte_level_bpe import ByteLevelBPE
 from gpt2np.text.merges import Merge
 from gpt2np.text.tokenizer_folder import END_OF_TEXT, engine_of, read_folder
@@ -59,6 +61,24 @@ class Tokenizer:
         """
         files = read_folder(folder)
         return None if files is None else cls(*engine_of(files))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Tokenizer: {self.n_vocab:,} ids, {'byte-level BPE' if self._is_gpt2s else 'from tokenizers'}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What the vocabulary is made of, and its longest tokens."""
+        made = [[name, f"{n:,}"] for name, n in (self.parts() if self._is_gpt2s else {}).items()]
+        ends = [["end of text", str(self.end_of_text_id)]]
+        longest = sorted(self._engine.bytes.items(), key=lambda item: (-len(item[1]), item[0]))[:5]
+        shown = " ".join(quoted(token, 40) for token in self.tokens(id for id, _ in longest))
+        rows = [["", ""], ["ids", f"{self.n_vocab:,}"], *made, *ends, ["longest", shown]]
+        return plain_table(rows, repr(self).strip("<>"))
+
+    @property
+    def _is_gpt2s(self) -> bool:
+        return isinstance(self._engine, ByteLevelBPE)
 
     def encode(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:
         """The ids of a text, with the tokens that the checkpoint puts at its ends (`ends=False`: without).
@@ -129,7 +149,12 @@ class Tokenizer:
         return [f"<{id}>" if raw is None else raw.decode(errors="backslashreplace") for id, raw in found]
 
     def find_id(self, piece: str) -> int | None:
-        """The id of the token whose text is exactly this (mind the space in " France"), or None."""
+        """The id of the token whose text is exactly this, or None: words in a text begin with their space.
+
+        Example:
+            >>> tokenizer.find_id("lord"), tokenizer.find_id(" lord")
+            (None, 1226)
+        """
         return self._id.get(piece.encode(errors="surrogatepass"))
 
     def __contains__(self, id: int) -> bool:

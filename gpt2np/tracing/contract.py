@@ -176,6 +176,9 @@ class Architecture:
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 
+    def __repr__(self) -> str:
+        return f"<Architecture {self.model_type}>"
+
 
 DEFAULT = "gpt2"  # what a config without `model_type` describes
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import InputError, TraceError
+from gpt2np.html_tables import text_block
+from gpt2np.tables import counted
 from gpt2np.tracing.cache import cache_nbytes
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.keep import Keep, KeepLike
@@ -129,8 +131,13 @@ class Plan:
     def __str__(self) -> str:
         return plan_table([self])
 
+    def _repr_html_(self) -> str:
+        """The table that `str` gives."""
+        return text_block(str(self))
+
     def __repr__(self) -> str:
-        return f"<Plan: {len(self.entries)} arrays, {self.length} positions, {self.nbytes:,} bytes>"
+        arrays, positions = counted(len(self.entries), "array"), counted(self.length, "position")
+        return f"<Plan: {arrays}, {positions}, {self.nbytes:,} bytes>"
 
 
 def plan_table(plans: list[Plan]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from gpt2np.errors import UnknownSiteError, short
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.sites import OF_TOKENS, Site, of_tokens
+from gpt2np.tracing.sites import OF_TOKENS, Site, counted_from_the_start, of_tokens
 
 Row = tuple[str, Site, int | None]  # full name, site, layer
 
@@ -29,11 +29,15 @@ def sites_named(config: ModelConfig, pattern: str) -> list[Row]:
         >>> [name for name, _, _ in sites_named(config, "layer_3_Q")]
         ['h.3.attn.q']
     """
-    rows = list(config.architecture.sites.expand(config.n_layer))
+    table = config.architecture.sites
+    rows = list(table.expand(config.n_layer))
+    pattern = counted_from_the_start(pattern, config.n_layer)
     found = [row for row in rows if matches(pattern, row[0], row[1])]
     if not found:
         groups = dict(_groups(config))
         found = [row for row in rows if row[0] in groups.get(pattern, ()) or _called(pattern, *row)]
+    if not found:
+        found = [row for row in rows if row[1] is table.short_names.get(pattern)]
     if not found:
         raise UnknownSiteError(_advice(pattern, config))
     return found
@@ -46,7 +50,8 @@ def own_patterns(config: ModelConfig, patterns: Iterable[str]) -> Iterator[str]:
         UnknownSiteError: a pattern means no site.
     """
     rows = list(config.architecture.sites.expand(config.n_layer))
-    for pattern in patterns:
+    for given in patterns:
+        pattern = counted_from_the_start(given, config.n_layer)
         if any(matches(pattern, name, site) for name, site, _ in rows):
             yield pattern
         else:
@@ -90,8 +95,8 @@ def _called(pattern: str, full_name: str, site: Site, layer: int | None) -> bool
 
 def layer_out_of_range(name: str, n_layer: int) -> str:
     """What is wrong with a name that has the number of no layer; empty where it has none, or one of them."""
-    layer = re.match(r"(?:h\.|layer_|blocks\.|transformer\.h\.|\w+\[)(\d+)(?:\.|_|\])", name)
-    if layer is None or (len(layer[1]) < 10 and int(layer[1]) < n_layer):
+    layer = re.match(r"(?:h\.|layer_|blocks\.|transformer\.h\.|\w+\[)(-?\d+)(?:\.|_|\])", name)
+    if layer is None or (len(layer[1]) < 10 and 0 <= int(layer[1]) < n_layer):
         return ""
     return f"layer {layer[1][:20]} is not one of 0 to {n_layer - 1}"
 

@@ -14,6 +14,7 @@ from gpt2np.errors import UnknownSiteError, nearest, short
 
 DIALECTS = ("guide", "hf", "transformer_lens", "llm.c")
 _PREFIXES = ("transformer.", "blocks.{i}.", "model.layers.{i}.", "model.")  # often left out
+_ALIASES = {"attn_logits": "attn_scores", "mlp_pre": "pre", "mlp_post": "post"}  # as TransformerLens has them
 TYPESCRIPT = "typescript"  # not a program's names for its own arrays: the properties of a file that we write
 
 
@@ -75,13 +76,23 @@ def names_of(
 
 
 TOP_K = 10  # the length of axis k
-_LAYER = re.compile(r"(?<!\d)\d{1,9}(?!\d)")
+_LAYER = re.compile(r"(?<!\d)(?:(?<=[._\[])-)?\d{1,9}(?!\d)")
+_FROM_THE_END = re.compile(r"(?<=[._\[])-(\d{1,9})(?=[._\]])")
 OF_TOKENS = ("token_ids", "tokens", "attention_mask", "position_ids")  # attributes of a trace, no sites
 
 
 def of_tokens(name: str) -> str:
     """Where to find what comes from the tokens alone."""
     return f"{short(name)} is no site, and every trace has it: trace.{name}, `gpt2np tokenize`"
+
+
+def counted_from_the_start(name: str, n_layer: int) -> str:
+    """A name or pattern with the number of its layer counted from the start: `h.-1.ln_1` is `h.11.ln_1`."""
+
+    def positive(found: re.Match[str]) -> str:
+        return str(n_layer - int(found[1])) if 1 <= int(found[1]) <= n_layer else found[0]
+
+    return _FROM_THE_END.sub(positive, name)
 
 
 class SiteTable:
@@ -93,7 +104,11 @@ class SiteTable:
         layered = [i for i, site in enumerate(self.sites) if site.layered]
         self._layers = slice(layered[0], layered[-1] + 1)
         self.quadratic = tuple(site.name for site in self.sites if site.quadratic)  # scores and pattern
+        self.short_names = self._short_names()
         self._index = self._names()
+
+    def __repr__(self) -> str:
+        return f"<SiteTable of {len(self.sites)} sites>"
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.sites)
@@ -127,7 +142,8 @@ class SiteTable:
     def resolve(self, name: str, layer: int | None, n_layer: int) -> tuple[Site, int | None]:
         """The site and layer that a name of any dialect means.
 
-        The layer stands in the name (`h.3.ln_1`, `blocks.3.hook_resid_mid`, `attentions[3]`) or beside it.
+        The layer stands in the name (`h.3.ln_1`, `blocks.3.hook_resid_mid`, `attentions[3]`) or beside it; -1
+        is the last one.
 
         Raises:
             UnknownSiteError: no site has this name, or the layer is missing, superfluous or out of range.
@@ -147,8 +163,10 @@ class SiteTable:
             )
         if name in OF_TOKENS:
             raise UnknownSiteError(of_tokens(name))
-        key = name
-        if bracket := re.fullmatch(r"(.+)\[(\d{1,9})\]", name):
+        name = key = counted_from_the_start(name, n_layer)
+        if layer is not None and -n_layer <= layer < 0:
+            layer = n_layer + int(layer)
+        if bracket := re.fullmatch(r"(.+)\[(-?\d{1,9})\]", name):
             key, layer = bracket[1], int(bracket[2])
         elif name not in self._index and (digits := _LAYER.search(name)):
             key, inside = name[: digits.start()] + "{i}" + name[digits.end() :], int(digits[0])
@@ -172,6 +190,15 @@ class SiteTable:
             raise UnknownSiteError(f"{short(name)}: layer {layer} is not one of 0 to {n_layer - 1}")
         return site, layer
 
+    def _short_names(self) -> dict[str, Site]:
+        """Ends of names, ours or TransformerLens', that only one site has: `pattern`, `attn_out`."""
+        found: dict[str, set[str]] = {}
+        for site in self.sites:
+            for name in (site.name, *site.names.get("transformer_lens", ())):
+                found.setdefault(name.rpartition(".")[2].removeprefix("hook_"), set()).add(site.name)
+        short = {name: self.by_name[sites.pop()] for name, sites in found.items() if len(sites) == 1}
+        return short | {alias: short[name] for alias, name in _ALIASES.items() if name in short}
+
     def _names(self) -> dict[str, Site]:
         """Every name in every dialect, `{i}` for the layer, to its site; our own names come first."""
         index = {site.name: site for site in self.sites}
@@ -179,6 +206,8 @@ class SiteTable:
         for site in self.sites:
             for name in site.names_elsewhere():
                 index.setdefault(name, site)
+        for name, site in self.short_names.items():
+            index.setdefault(name, site)
         return index
 
     def _suggestion(self, name: str) -> str:

@@ -1,10 +1,9 @@
 """A trace: every kept array of one run, in one block of memory or one file, under every name it has."""
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,21 +11,27 @@ from gpt2np import tensorfile
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.outputs import check_not_read
+from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.derived import log_probabilities, top_k_tokens
-from gpt2np.tracing.metadata_fields import parse_metadata
+from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
-from gpt2np.tracing.sites import TOP_K
+from gpt2np.tracing.sites import TOP_K, Site
+from gpt2np.tracing.trace_metadata import file_metadata, read_metadata
+from gpt2np.tracing.trace_summary import summary
 
-SCHEMA = "gpt2np.trace/1"
+if TYPE_CHECKING:
+    from gpt2np.export.dialects.dialect import Dialect
+    from gpt2np.model import Model
+    from gpt2np.tracing.verify import Verification
 
 
 class Trace:
     """What one run computed. `trace["h.3.attn.pattern"]` is an array [head, query, key], read-only.
 
     Any name of the site table works, in any dialect, with the layer inside or beside it:
-    `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`.
+    `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`, `trace["pattern", -1]` (the last
+    layer). As a mapping it has the stored arrays only: `len(trace)`, `keys()`, `for name in trace`.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class Trace:
         arrays: Mapping[str, Array],
         token_ids: Sequence[int],
         metadata: Mapping[str, Any],
-        model: Any = None,
+        model: "Model | None" = None,
         last_logits: Array | None = None,
         timings: dict[str, float] | None = None,
     ) -> None:
@@ -79,7 +84,7 @@ class Trace:
             return self.config.architecture.derived[site].compute(source, layer)
 
     def __contains__(self, key: object) -> bool:
-        """Whether `trace[key]` is there, stored or derivable."""
+        """Whether `trace[key]` is there, stored or derivable, under any name."""
         try:
             self[key]  # type: ignore[index]
         except (TraceError, UnknownSiteError, TypeError):
@@ -89,6 +94,50 @@ class Trace:
     def names(self) -> list[str]:
         """Full names of the stored arrays, in execution order."""
         return list(self._arrays)
+
+    def keys(self) -> KeysView[str]:
+        """The same as a view."""
+        return self._arrays.keys()
+
+    def values(self) -> ValuesView[Array]:
+        """The stored arrays, in execution order."""
+        return self._arrays.values()
+
+    def items(self) -> ItemsView[str, Array]:
+        """Full name and array of each stored array, in execution order."""
+        return self._arrays.items()
+
+    def get(self, key: str | tuple[str, int], default: Array | None = None) -> Array | None:
+        """`trace[key]`, or `default` where that is not there."""
+        try:
+            return self[key]
+        except (TraceError, UnknownSiteError):
+            return default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __bool__(self) -> bool:
+        """True, even if nothing was kept."""
+        return True
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        """What Tab offers after `trace[`: full names, stored or derivable, and short names with a layer."""
+        rows = list(self.config.architecture.sites.expand(self.config.n_layer))
+        there = [(name, site, layer) for name, site, layer in rows if self._has(name, site, layer)]
+        short = {site.name: name for name, site in self.config.architecture.sites.short_names.items()}
+        beside = [(short.get(site.name, site.name), layer) for _, site, layer in there if layer is not None]
+        return [*(name for name, _, _ in there), *beside]
+
+    def _has(self, full_name: str, site: Site, layer: int | None) -> bool:
+        """Whether a site was stored, or all that it is computed from."""
+        stored = stored_for(self.config, site.name, layer)
+        weights = site.derived and self.config.architecture.derived[site.name].needs_weights
+        derivable = all(name in self._arrays for name in stored) and not (weights and self.model is None)
+        return full_name in self._arrays or derivable
 
     @property
     def dims(self) -> dict[str, str]:
@@ -201,11 +250,19 @@ class Trace:
         Raises:
             TraceError: the trace was opened without its model.
         """
+        return self.model_for(needed_for).parameters
+
+    def model_for(self, needed_for: str) -> "Model":
+        """The model that ran.
+
+        Raises:
+            TraceError: the trace was opened without its model.
+        """
         if self.model is None:
             raise TraceError(f"{needed_for} needs the model's weights: Trace.open(path, model=...)")
-        return self.model.parameters
+        return self.model
 
-    def verify(self, model: Any = None) -> Any:
+    def verify(self, model: "Model | None" = None) -> "Verification":
         """Check every identity that must hold inside a trace; see `tracing.verify`.
 
         An opened trace needs its model for the identities in which weights occur, here or in `open`.
@@ -220,7 +277,7 @@ class Trace:
         self.check_model(model, "verify")
         return verify(Trace(self.plan, self._arrays, self.token_ids, self.metadata, model))
 
-    def to(self, dialect: str) -> Mapping[str, Any]:
+    def to(self, dialect: str) -> "Dialect":
         """The trace as another program has it: `guide`, `hf`, `transformer_lens` or `llm.c`.
 
         Raises:
@@ -248,14 +305,14 @@ class Trace:
         return [*filter(None, [self._source]), *of_model]
 
     @classmethod
-    def open(cls, path: str | Path, model: Any = None) -> "Trace":
+    def open(cls, path: str | Path, model: "Model | None" = None) -> "Trace":
         """A saved trace, its arrays mapped from the file and read when touched.
 
         Raises:
             TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.
         """
         file = tensorfile.open_tensors(Path(path), error=TraceError)
-        plan, metadata = _read_metadata(file)
+        plan, metadata = read_metadata(file)
         arrays = {entry.name: file[entry.name] for entry in plan.entries}
         trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
         trace._source = Path(os.path.abspath(path))
@@ -263,7 +320,7 @@ class Trace:
             trace.check_model(model, path)
         return trace
 
-    def check_model(self, model: Any, where: Any) -> None:
+    def check_model(self, model: "Model", where: object) -> None:
         """Refuse a model that did not make this trace, as far as config and recorded embeddings tell.
 
         The fingerprint alone refuses nothing: a copy of the same weights has another one.
@@ -282,14 +339,14 @@ class Trace:
             raise TraceError(f"{where}: this trace is of another model than {model.name}")
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the map of this run and its attention, `gpt2np.view(trace)` in small."""
-        from gpt2np.viewer.notebook import compact_html
-
-        return compact_html(self)
+        """What a notebook shows: tokens, prediction and sites; `gpt2np.view(trace)` is the whole page."""
+        return summary(self)
 
     def __repr__(self) -> str:
         text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
-        counts = f"{len(self.token_ids)} tokens, {len(self._arrays)} arrays, {self.nbytes:,} bytes"
+        counts = (
+            f"{counted(len(self.token_ids), 'token')}, {counted(len(self), 'array')}, {self.nbytes:,} bytes"
+        )
         return f"<Trace of {text!r}: {counts}>"
 
 
@@ -302,50 +359,6 @@ class _Widened:
 
     def __getitem__(self, name: str) -> Array:
         return self._trace[name].astype(np.float32)
-
-
-def run_metadata(
-    plan: Plan, token_ids: Sequence[int], tokens: list[str] | None, **facts: Any
-) -> dict[str, Any]:
-    """What a trace says of itself: enough to run it again and to know that it is the same."""
-    from gpt2np import __version__
-
-    return {
-        "schema": SCHEMA,
-        "gpt2np": __version__,
-        "numpy": np.__version__,
-        **facts,
-        "config": plan.config.to_dict(),
-        "token_ids": [int(i) for i in token_ids],
-        "tokens": tokens,
-        "dtype": plan.dtype.name,
-        "stored_dtype": plan.keep.dtype,
-        "positions": [plan.keep.positions.start, plan.keep.positions.stop, plan.keep.positions.step],
-        "stop_at_layer": plan.stop_at_layer,
-    }
-
-
-def file_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The same as safetensors wants it: strings to strings."""
-    return {"gpt2np": json.dumps(metadata, ensure_ascii=False)}
-
-
-def _read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
-    """Check a file's metadata against its own header."""
-    where = file.path
-    if "gpt2np" not in file.metadata:
-        raise TraceError(f"{where}: is not a trace (no 'gpt2np' in its metadata)")
-    metadata = parse_metadata(file.metadata["gpt2np"], where, SCHEMA)
-    plan = Plan.from_metadata(where, metadata, file.names)
-    for name in file.names:
-        entry = plan.by_name.get(name)
-        if entry is None:
-            raise TraceError(f"{where}: {short(name)} is not a site of this model")
-        if file.shape(name) != entry.shape:
-            raise TraceError(f"{where}: {name} has shape {file.shape(name)}, expected {entry.shape}")
-        if file[name].dtype != entry.dtype:
-            raise TraceError(f"{where}: {name} is {file[name].dtype}, expected {entry.dtype}")
-    return plan, metadata
 
 
 def _read_only(array: Array) -> Array:

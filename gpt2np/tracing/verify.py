@@ -269,7 +269,7 @@ def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterat
         assert layer is not None, "heads are in layers"
         bias = trace.config.architecture.attention_bias
         heads = trace[f"{h}attn.heads"].sum(1)
-        return heads if bias is None else heads + bias(trace.model.parameters, layer), trace[name]
+        return heads if bias is None else heads + bias(trace.parameters(), layer), trace[name]
 
     if site.unseen is not None:
         yield f"{name} is {site.unseen:g} where a key is not seen", (name,), False, unseen_keys

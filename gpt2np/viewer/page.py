@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpt2np.errors import InputError
 from gpt2np.generation.generated import Generated
+from gpt2np.model import Model
 from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
@@ -24,6 +24,7 @@ MODULES = (
     "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid attention "
     "logit_lens contributions mlp residual generation tabs main"
 ).split()
+HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
@@ -33,7 +34,7 @@ DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w
 class Page:
     """One HTML page. `html` is its text; in a notebook it shows itself."""
 
-    def __init__(self, text: str, height: int = 760, inputs: Iterable[Path] = ()) -> None:
+    def __init__(self, text: str, height: int = HEIGHT, inputs: Iterable[Path] = ()) -> None:
         """`inputs` are the files that what it shows was read from, which no page may replace."""
         self.html, self._height, self._inputs = text, height, tuple(inputs)
 
@@ -58,10 +59,17 @@ class Page:
         return f"<Page: {len(self.html.encode('utf-8')):,} bytes of HTML>"
 
 
-def view(run: Trace | Generated, out: str | Path | None = None, model: Any = None) -> Page:
+def view(
+    run: Trace | Generated,
+    out: str | Path | None = None,
+    model: Model | None = None,
+    *,
+    compact: bool = False,
+) -> Page:
     """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
 
-    What was not kept is left out, and so is what needs weights where there is no model.
+    What was not kept is left out, and so is what needs weights where there is no model. With `compact` it has
+    the map and the attention only, in a smaller frame, for a notebook with many pages.
 
     Raises:
         InputError: this is neither, or `out` cannot be written, or is what the run was read from.
@@ -74,13 +82,13 @@ def view(run: Trace | Generated, out: str | Path | None = None, model: Any = Non
     inputs = [*checked(run).source_files(), *trace.source_files()]
     if out is not None:
         check_not_read(out, inputs)
-    page = Page(rendered(trace, shown), inputs=inputs)
+    page = Page(rendered(trace, shown, compact), COMPACT_HEIGHT if compact else HEIGHT, inputs)
     if out is not None:
         page.save(out)
     return page
 
 
-def _with_model(run: Any, model: Any) -> tuple[Trace, Trace | Generated]:
+def _with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
     trace = checked(run)
     if model is not None and trace.model is None:
         trace.check_model(model, "view")

@@ -287,7 +287,7 @@ def sizes_of(trace: Trace) -> Sizes:
     return Sizes(trace.config, len(trace.token_ids), n_layer if stop is None else stop)
 
 
-def checked(run: Any) -> Trace:
+def checked(run: object) -> Trace:
     """The trace of what shall be shown.
 
     Raises:

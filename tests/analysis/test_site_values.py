@@ -260,7 +260,7 @@ MATPLOTLIB = pytest.mark.needs("matplotlib")
 WRONG = [
     (["--show", "h.1.attn.patern"], "the nearest is"),
     (["--show", "h.4.attn.z"], "layer 4 is not one of 0 to 3"),
-    (["--show", "q"], "the nearest is 'Q'"),
+    (["--show", "patern"], "the nearest is 'pattern'"),
     (["--show", ""], "no site is called"),
     (["--show", "hidden_states[5]"], "layer 5 is not one of 0 to 3"),
     (["--show", "token_ids"], "`gpt2np tokenize`"),

@@ -13,7 +13,7 @@ from gpt2np.analysis import baseline_notebook
 from gpt2np.cli import main
 from gpt2np.errors import TraceError
 from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
-from gpt2np.tracing.trace import SCHEMA
+from gpt2np.tracing.trace_metadata import SCHEMA
 
 KINDS = {
     "greedy": {},

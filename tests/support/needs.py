@@ -45,6 +45,11 @@ def tsc() -> str | None:
     return os.environ.get("GPT2NP_TSC") or shutil.which("tsc")
 
 
+def pyright() -> str | None:
+    """Where the type checker pyright is."""
+    return os.environ.get("GPT2NP_PYRIGHT") or shutil.which("pyright")
+
+
 def _package(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
@@ -71,6 +76,10 @@ NEEDS = {
     "nnsight": Need(_package("nnsight"), "pip install '.[peers]'", peer=True),
     "chromium": Need(lambda: bool(chromium()), "apt-get install chromium, or its place in GPT2NP_CHROMIUM"),
     "tsc": Need(lambda: bool(tsc()), "npm install typescript, and its place on PATH or in GPT2NP_TSC"),
+    "pyright": Need(
+        lambda: bool(pyright()), "npm install pyright, and its place on PATH or in GPT2NP_PYRIGHT"
+    ),
+    "IPython": Need(_package("IPython"), "pip install '.[notebook]'"),
     "node": Need(_program("node"), "apt-get install nodejs"),
     "cc": Need(_program("cc"), "apt-get install gcc"),
     "c++": Need(_program("c++"), "apt-get install g++"),

@@ -276,7 +276,7 @@ def test_wrong_edits(model, edits, message):
 
 
 @pytest.mark.parametrize(
-    "key", ["h.0.attn.zz", "h.2.attn.z", "h.*.zz", "nothing", "", 3, None, "q", "hidden_states", "layer_9_Q"]
+    "key", ["h.0.attn.zz", "h.2.attn.z", "h.*.zz", "nothing", "", 3, None, "qq", "hidden_states", "layer_9_Q"]
 )
 def test_unknown_sites(model, key):
     with pytest.raises(UnknownSiteError):

@@ -98,7 +98,7 @@ def test_what_is_kept_by_a_name_is_found_by_it(tiny):
 
 
 MISSES = {
-    "q": "the nearest is 'Q'",
+    "patern": "the nearest is 'pattern'",
     "layer_3_q": "the nearest is 'layer_3_Q'",
     "Attention_Weights": "the nearest is 'attention_weights'",
     "atention_weights": "the nearest is 'attention_weights'",

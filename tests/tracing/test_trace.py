@@ -454,7 +454,7 @@ def test_names_with_the_layer_inside_and_beside(trace):
     [
         ("h.9.*", "layer 9 is not one of 0 to 3"),
         ("ln_f.*", "derived sites only"),
-        ("q", "the nearest is 'Q'"),
+        ("qq", "nearest"),
         ("blocks.9.attn.hook_pattern", "layer 9 is not one of 0 to 3"),
         ("attn.z,wte", "a list"),
         ("attn.patern", "nearest"),

@@ -309,7 +309,8 @@ def test_it_fits_a_phone_and_a_projector_in_light_and_dark(chromium, path):
 
 
 def test_the_compact_view_works_inside_a_sandboxed_frame(chromium, trace, tmp_path):
-    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{trace._repr_html_()}")
+    shown = gpt2np.view(trace, compact=True)._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{shown}")
     page = chromium.new_context(offline=True).new_page()
     page.goto((tmp_path / "notebook.html").as_uri())
     frame = page.frame_locator("iframe")

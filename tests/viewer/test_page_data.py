@@ -291,12 +291,10 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tiny, tmp_path):
 
 def test_notebooks_show_a_frame(tiny):
     trace = tiny.trace("Elizabeth was")
-    shown = trace._repr_html_()
+    shown = gpt2np.view(trace, compact=True)._repr_html_()
     assert shown.startswith('<iframe sandbox="allow-scripts"')
     assert len(shown) <= 1.1 * 500_000
     assert "<script" not in shown  # all of it is inside an attribute
-    part = tiny.trace("<b>", keep={"positions": slice(1, None)})
-    assert part._repr_html_().startswith("<pre>&lt;Trace of")
     assert "sandbox" in gpt2np.view(trace)._repr_html_()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.ops import Array, LayerNorm, Linear
+from gpt2np.tables import by_shape
 from gpt2np.tracing.contract import CheckpointNaming, TrainingNaming
 
 # How nanoGPT, minGPT and the scripts made of them store a GPT-2, which they build of torch's own modules.
@@ -94,6 +95,9 @@ class Block(NamedTuple):
     ln_2: LayerNorm
     mlp: MLP
 
+    def __repr__(self) -> str:
+        return by_shape(self)
+
 
 class GPT2(NamedTuple):
     """All parameters; lm_head [vocab, n_embd] is wte itself unless the checkpoint has one of its own."""
@@ -103,6 +107,9 @@ class GPT2(NamedTuple):
     h: Sequence[Block]
     ln_f: LayerNorm
     lm_head: Array
+
+    def __repr__(self) -> str:
+        return by_shape(self)
 
 
 def parameters(weights: Mapping[str, Array], cfg: Config) -> GPT2:

@@ -112,6 +112,10 @@ class Dialect(Mapping[str, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What Tab offers after the bracket."""
+        return list(self)
+
     def __repr__(self) -> str:
         return f"<{self.name} names of {self.trace!r}>"
 

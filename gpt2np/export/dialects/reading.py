@@ -13,20 +13,22 @@ from gpt2np.errors import TraceError, short
 from gpt2np.export.dialects.naming import Item, Naming
 from gpt2np.export.dialects.registry import NAMES, naming_of
 from gpt2np.files import MAX_BYTES, text_kind
+from gpt2np.model import Model
 from gpt2np.npzfile import NpzFile
 from gpt2np.ops import Array
 from gpt2np.tracing.derived import bases, views_of
 from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan, human_bytes
 from gpt2np.tracing.sites import Site
-from gpt2np.tracing.trace import SCHEMA, Trace
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import SCHEMA
 
 DIALECT_SCHEMA = "gpt2np.dialect/1"
 METADATA = "gpt2np"  # the entry of a file that says what it is
 _MOST_METADATA = 1 << 24  # bytes of that entry, which has four of them for a character
 
 
-def read_dialect(path: str | Path, model: Any = None, *, max_bytes: int | None = MAX_BYTES) -> Trace:
+def read_dialect(path: str | Path, model: Model | None = None, *, max_bytes: int | None = MAX_BYTES) -> Trace:
     """A trace from a `.npz` or `.safetensors` file that `gpt2np export` wrote, in any dialect.
 
     It holds whatever the file's names can be turned back into: queries, keys and values that stand alone

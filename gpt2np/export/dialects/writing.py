@@ -25,7 +25,8 @@ from gpt2np.export.dialects.reading import DIALECT_SCHEMA, METADATA
 from gpt2np.ops import Array
 from gpt2np.outputs import check_not_read, whole_binary_file, whole_file
 from gpt2np.tensorfile import save_tensors
-from gpt2np.tracing.trace import Trace, file_metadata
+from gpt2np.tracing.trace import Trace
+from gpt2np.tracing.trace_metadata import file_metadata
 
 _NOT_FINITE = re.compile(r"-?inf|nan")
 
