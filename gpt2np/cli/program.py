@@ -7,8 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from gpt2np.cli.arguments import Parser, check_outputs
-from gpt2np.cli.terminal import give_up_stdout, screens, tell
+from gpt2np.cli.arguments import check_outputs
+from gpt2np.cli.parser import Parser
+from gpt2np.cli.terminal import give_up_stdout, screens, tell, ticking
 from gpt2np.cli.verbs import (
     capture,
     circuits,
@@ -33,6 +34,12 @@ from gpt2np.errors import Gpt2npError, printable
 from gpt2np.outputs import remove_empty
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
+GROUPS = {
+    "look at a run": "trace generate view tokenize score",
+    "take it apart": "lens heads circuits stats patch",
+    "check your own implementation": "compare fixture",
+    "models and data": "info download sites plan capture kv export",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             args = build_parser().parse_args(argv, argparse.Namespace(new_folders=new_folders))
             check_outputs(args)
-            code: int = args.run(args)
+            with ticking(args.run.__name__):
+                code: int = args.run(args)
             sys.stdout.flush()
             return code
         except BrokenPipeError:  # `gpt2np sites | head`
@@ -70,7 +78,7 @@ def _told(error: BaseException) -> str:
     return f"cannot write the results: {printable(str(error))}; set PYTHONIOENCODING=utf-8"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line."""
     from gpt2np import __version__
 
@@ -98,4 +106,5 @@ def build_parser() -> argparse.ArgumentParser:
         view,
     ):
         verb_file.register(verbs)
+    parser.groups = GROUPS
     return parser

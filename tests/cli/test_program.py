@@ -37,9 +37,7 @@ def test_output_is_calm(capsys, argv, monkeypatch):
         assert max(cell_width(line) for line in out.splitlines()) <= 80
     assert all(line == line.rstrip() for line in out.splitlines())
     assert "\x07" not in out
-    if argv[0] != "sites":
-        assert err.startswith("gpt2np: model ")
-        assert "--model gpt2" in err or "gpt2-xl" in err
+    assert err == ""
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv)[:40])
@@ -143,7 +141,7 @@ def test_wrong_input_is_one_line_and_exit_2(capsys, argv):
     assert out == ""
     assert "Traceback" not in err
     lines = err.strip().splitlines()
-    assert len([line for line in lines if not line.startswith("gpt2np: model ")]) == 1
+    assert len(lines) == 1
     assert lines[-1].startswith("gpt2np")
     assert len(lines[-1]) > 20
 

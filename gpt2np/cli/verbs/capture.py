@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.cli.arguments import add_model, add_special, add_verb, count, integer, load_model
+from gpt2np.cli.arguments import add_model, add_special, count, integer, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError, TraceError, short
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(
-        verbs, "capture", capture, "capture activations of prompts and responses, a file for each"
+        verbs,
+        "capture",
+        capture,
+        "capture activations of prompts and responses, a file for each",
+        "capture --prompt 'Elizabeth was' --experiment first",
+        "capture --prompt-set prompts.txt --experiment mine --layer-internals 2",
+        "capture --list",
     )
     what = verb.add_mutually_exclusive_group()
     what.add_argument("--prompt", type=a_text, metavar="TEXT", help="one prompt, of the set 'prompt'")

@@ -7,13 +7,14 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
+    add_picture,
     add_prompt,
-    add_verb,
     count,
     load_model,
     load_sizes,
     read_prompt,
 )
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.verbs.circuits_weights import head_weights, interference, norms, parameters
 from gpt2np.cli.verbs.printed_arrays import Shown
@@ -35,6 +36,10 @@ def register(verbs: Any) -> None:
         circuits,
         "what heads and neurons are for: without options a table of all heads; with a TEXT what its neurons "
         "and its residual stream do",
+        "circuits",
+        "circuits --head 1.2",
+        "circuits 'Elizabeth was'",
+        "circuits --composition k --top 5",
     )
     add_prompt(verb)
     what = verb.add_mutually_exclusive_group()
@@ -71,7 +76,7 @@ def register(verbs: Any) -> None:
         "--top", type=count, metavar="K", help="how many tokens (default 5) or rows (default 10; all heads)"
     )
     add_model(verb)
-    verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_picture(verb)
     add_outputs(verb, "png")
 
 

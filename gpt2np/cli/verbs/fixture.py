@@ -3,14 +3,15 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_outputs, add_verb, check_outputs
+from gpt2np.cli.arguments import add_outputs, check_outputs
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     text = "write a tiny random GPT-2 with a full trace and error bands, for those who write their own"
-    verb = add_verb(verbs, "fixture", fixture, text)
+    verb = add_verb(verbs, "fixture", fixture, text, "fixture --out fx", "fixture --out fx2 --seed 1")
     verb.add_argument("--out", "-o", required=True, metavar="DIR", help="the folder; made if need be")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="another one for each N (default 0)")
     verb.add_argument("--json", action="store_true", help="what was written, for machines")

@@ -7,13 +7,14 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
+    add_picture,
     add_prompt,
-    add_verb,
     count,
     given_token,
     load_model,
     read_prompt,
 )
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError, short
@@ -26,6 +27,8 @@ def register(verbs: Any) -> None:
         "heads",
         heads,
         "what each head and MLP adds to the logit of a token, or to a difference of two",
+        "heads 'Elizabeth was'",
+        "heads 'Elizabeth was' --token ' not' --against ' in'",
     )
     _add_trace(verb)
     verb.add_argument(
@@ -37,7 +40,14 @@ def register(verbs: Any) -> None:
     verb.add_argument("--pos", type=int, default=-1, metavar="N", help="position (default -1, the last)")
     verb.add_argument("--top", type=count, default=10, metavar="K", help="how many components (default 10)")
 
-    verb = add_verb(verbs, "lens", lens, "what the model would predict if it stopped early, layer by layer")
+    verb = add_verb(
+        verbs,
+        "lens",
+        lens,
+        "what the model would predict if it stopped early, layer by layer",
+        "lens 'Elizabeth was'",
+        "lens 'Elizabeth was' --pos all --png lens.png",
+    )
     _add_trace(verb)
     verb.add_argument(
         "--token", type=a_text, metavar="T", help="the token to follow: text or id (default: the prediction)"
@@ -53,7 +63,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     add_prompt(parser)
     parser.add_argument("--trace", metavar="FILE", help="a saved trace of the model instead of a text")
     add_model(parser)
-    parser.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_picture(parser)
     add_outputs(parser, "png")
 
 

@@ -3,14 +3,17 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.cli.arguments import add_model, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.errors import TokenizerError
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "info", info, "config, parameters by component, where the weights lie")
+    verb = add_verb(
+        verbs, "info", info, "config, parameters by component, where the weights lie", "info --model gpt2"
+    )
     add_model(verb, dtype=False)
     verb.add_argument("--hash", action="store_true", help="also SHA-256 of the whole weight files")
 

@@ -10,12 +10,12 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_special,
-    add_verb,
     count,
     integer,
     load_model,
     read_prompt,
 )
+from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text, read_lines
 from gpt2np.cli.verbs import kv_tables
@@ -33,7 +33,15 @@ of GPT-2 small, a query takes 0.3 s instead of 5 s."
 
 def register(verbs: Any) -> None:
     """Add these verbs to the command line."""
-    kv = add_verb(verbs, "kv", extract, "keys and values of a text: write them, query them, many at once")
+    kv = add_verb(
+        verbs,
+        "kv",
+        extract,
+        "keys and values of a text: write them, query them, many at once",
+        "kv extract 'Elizabeth was' --out kv.json",
+        "kv query kv.json --info",
+        "kv dataset --text-file prompts.txt --output-dir kvs",
+    )
     parts = kv.add_subparsers(title="verbs", metavar="VERB", required=True, help="what to do")
     _add_extract(parts)
     _add_query(parts)
@@ -42,22 +50,33 @@ def register(verbs: Any) -> None:
 
 def _add_extract(parts: Any) -> None:
     verb = add_verb(
-        parts, "extract", extract, "write keys and values of a text, and the predicted next token"
+        parts,
+        "extract",
+        extract,
+        "write keys and values of a text, and the predicted next token",
+        "kv extract 'Elizabeth was' --out kv.json",
     )
-    verb.epilog = f"Without a TEXT the first of the sample prompts is taken. {FORMATS}"
+    add_note(verb, f"Without a TEXT the first of the sample prompts is taken. {FORMATS}")
     add_prompt(verb)
     add_model(verb, dtype=False)
     help = "a saved trace, such as one of generate --out, instead of a text: nothing is run again"
     verb.add_argument("--trace", metavar="FILE", help=help)
-    help = f"{OUTPUT} if not given; .safetensors: a third of the size, and nothing to parse"
+    help = f".json or .safetensors (default {OUTPUT})"
     verb.add_argument("--out", default=OUTPUT, metavar="FILE", help=help)
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
     add_outputs(verb, "out")
 
 
 def _add_query(parts: Any) -> None:
-    verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
-    verb.epilog = f"Questions can be combined. {FORMATS}"
+    verb = add_verb(
+        parts,
+        "query",
+        query,
+        "look into a KV file, or into any trace that kept keys and values",
+        "kv query kv.json --info",
+        "kv query kv.json --coordinate 0 0 0 --token-search eliza",
+    )
+    add_note(verb, f"Questions can be combined. {FORMATS}")
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
     verb.add_argument("--info", action="store_true", help="model, text, sizes, predicted next token")
     help = "key and value of layer L, head H, token T; each counts from 0"
@@ -77,10 +96,18 @@ def _add_query(parts: Any) -> None:
 
 
 def _add_dataset(parts: Any) -> None:
-    verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes, and adds")
-    verb.epilog = (
+    verb = add_verb(
+        parts,
+        "dataset",
+        dataset,
+        "write a KV file for each of many prompts; resumes, and adds",
+        "kv dataset --text-file prompts.txt --output-dir kvs",
+        "kv dataset --random 10 --output-dir kvs",
+    )
+    add_note(
+        verb,
         f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
-and options, only what it does not list yet is written, under the next numbers. {FORMATS}"
+and options, only what it does not list yet is written, under the next numbers. {FORMATS}",
     )
     source = verb.add_mutually_exclusive_group()
     source.add_argument("--text-file", metavar="FILE", help="one prompt a line; - reads stdin")

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_special, add_verb, given_token, load_model
+from gpt2np.cli.arguments import add_model, add_outputs, add_picture, add_special, given_token, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
@@ -17,6 +18,8 @@ def register(verbs: Any) -> None:
         patch,
         "activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or "
         "position of each layer, and see how much of the difference between the two comes back",
+        "patch 'Elizabeth was very' 'Elizabeth had very' --answer ' much' --wrong ' good'",
+        "patch 'A B C' 'A D C' --answer ' B' --wrong ' D' --over resid_post",
     )
     verb.add_argument(
         "clean", type=a_text, metavar="CLEAN", help="a text after which the model answers right"
@@ -44,7 +47,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
     add_special(verb)
     add_model(verb)
-    verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_picture(verb)
     add_outputs(verb, "png")
 
 

@@ -3,13 +3,21 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_sizes
+from gpt2np.cli.arguments import add_model, count, load_sizes
+from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "plan", plan, "bytes of a trace, before running it")
+    verb = add_verb(
+        verbs,
+        "plan",
+        plan,
+        "bytes of a trace, before running it",
+        "plan 100 1024 --model gpt2",
+        "plan 1024 --model gpt2 --keep 'attn.*'",
+    )
     verb.add_argument("lengths", nargs="+", type=count, metavar="N", help="number of tokens")
     add_model(verb)
     verb.add_argument("--generating", action="store_true", help="also the cache of a generation")

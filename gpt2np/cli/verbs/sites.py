@@ -4,12 +4,15 @@ import argparse
 import textwrap
 from typing import Any
 
-from gpt2np.cli.arguments import add_model_name, add_verb, config_of
+from gpt2np.cli.arguments import add_model_name, config_of
+from gpt2np.cli.parser import add_verb
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "sites", sites, "every array that a trace can hold, and what it tells you")
+    verb = add_verb(
+        verbs, "sites", sites, "every array that a trace can hold, and what it tells you", "sites"
+    )
     add_model_name(verb)
     verb.add_argument("--markdown", action="store_true", help="as a table in Markdown")
     verb.add_argument("--json", action="store_true", help="for machines")

@@ -4,7 +4,8 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, count, load_model, read_prompt
+from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED
@@ -23,9 +24,14 @@ gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(
-        verbs, "stats", stats, "statistics of attention and hidden states, as the baseline notebook prints"
+        verbs,
+        "stats",
+        stats,
+        "statistics of attention and hidden states, as the baseline notebook prints",
+        "stats 'Elizabeth was'",
+        "stats 'Elizabeth was' --max-new-tokens 10",
     )
-    verb.epilog = EPILOG
+    add_note(verb, EPILOG)
     add_prompt(verb)
     verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text; needs no model")
     verb.add_argument(

@@ -3,13 +3,22 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, load_model, read_prompt
+from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "tokenize", tokenize, "cut a text into tokens, or join ids to a text")
+    verb = add_verb(
+        verbs,
+        "tokenize",
+        tokenize,
+        "cut a text into tokens, or join ids to a text",
+        "tokenize 'Elizabeth was'",
+        "tokenize --tokens 36,1116,340",
+        "tokenize Elizabeth --merges",
+    )
     add_prompt(verb)
     verb.add_argument(
         "--merges", action="store_true", help="also which pairs of pieces are joined to each token, in order"

@@ -7,13 +7,14 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
+    add_picture,
     add_prompt,
-    add_verb,
     check_ending,
     count,
     load_model,
     read_prompt,
 )
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
@@ -21,7 +22,15 @@ from gpt2np.errors import InputError
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "trace", trace, "run a prompt and show what the model saw, computed and predicts")
+    verb = add_verb(
+        verbs,
+        "trace",
+        trace,
+        "run a prompt and show what the model saw, computed and predicts",
+        "trace 'Elizabeth was'",
+        "trace 'Elizabeth was' --show h.1.attn.pattern --head 0",
+        "trace 'Elizabeth was' --keep 'attn.*' --out t.safetensors",
+    )
     add_prompt(verb)
     add_model(verb)
     verb.add_argument(
@@ -45,7 +54,7 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--pos", type=int, metavar="N", help="with --show: of this position (query) only; -1 is the last"
     )
-    verb.add_argument("--png", metavar="FILE", help="with --show: also draw a picture (needs matplotlib)")
+    add_picture(verb, "with --show: also draw a picture")
     add_outputs(verb, "out", "png")
 
 
