@@ -362,9 +362,9 @@ def test_a_dialect_file_is_no_saved_trace(trace, tmp_path):
 @pytest.mark.parametrize("to", ["npz", "json", "csv", "safetensors", "ts"])
 @pytest.mark.parametrize("prompt", [["Elizabeth was"], ["--tokens", "36,1116,340"]])
 def test_a_text_is_run_and_written_as_its_saved_trace_is(capsys, tmp_path, to, prompt):
-    run(capsys, "trace", "Elizabeth was", "--out", tmp_path / "t.safetensors")
+    command_line.run(capsys, "trace", "Elizabeth was", "--out", tmp_path / "t.safetensors")
     for out, what in ("saved", [tmp_path / "t.safetensors"]), ("ran", prompt):
-        assert run(capsys, "export", *what, "--to", to, "-o", tmp_path / out)[0] == 0
+        assert run(capsys, *what, "--to", to, "-o", tmp_path / out)[0] == 0
     if prompt == ["Elizabeth was"] and to != "npz":  # which holds times
         parts = sorted(tmp_path.glob("saved/*")) or [tmp_path / "saved"]
         for part in parts:
@@ -374,7 +374,7 @@ def test_a_text_is_run_and_written_as_its_saved_trace_is(capsys, tmp_path, to, p
 
 def test_a_text_is_run_for_the_sites_that_are_asked_for(capsys, tmp_path):
     code, _, err = run(
-        capsys, "export", "Elizabeth was", "--keep", "attn.pattern", "--to", "npz", "-o", tmp_path / "t.npz"
+        capsys, "Elizabeth was", "--keep", "attn.pattern", "--to", "npz", "-o", tmp_path / "t.npz"
     )
     assert (code, err) == (
         0,
