@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt2np.capture.capture_files import PLACES
 from gpt2np.errors import TokenizerError
-from gpt2np.tables import number, quoted, strict_json, table
+from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.sites import DIALECTS, SiteTable
 
@@ -76,15 +76,16 @@ def trace_text(facts: dict[str, Any]) -> str:
     """The facts of a trace for a terminal of 80 columns."""
     m = facts["model"]
     head = f"{m['name']}: {m['layers']} layers, {m['heads']} heads, n_embd {m['n_embd']}, vocab {m['vocab']}"
-    parts = [f"model  {head}, {m['dtype']}"]
+    parts = [wrapped(f"model  {head}, {m['dtype']}")]
     tokens = [[str(i), str(t["id"]), quoted(t["token"])] for i, t in enumerate(facts["tokens"])]
-    parts.append("tokens\n" + table([["pos", "id", "token"], *_shortened(tokens)], ">><"))
+    parts.append("tokens\n" + fitted([["pos", "id", "token"], *_shortened(tokens)], ">><"))
     top = [[quoted(t["token"]), str(t["id"]), f"{t['probability']:.2%}"] for t in facts["top"]]
-    parts.append("next token\n" + table([["token", "id", "probability"], *top], "<>>"))
+    parts.append("next token\n" + fitted([["token", "id", "probability"], *top], "<>>"))
     lens = [[r["site"], quoted(r["token"]), str(r["id"]), f"{r['probability']:.2%}"] for r in facts["lens"]]
     parts.append(
-        "what it would predict if it stopped here (ln_f and unembedding of the residual)\n"
-        + table([["after", "token", "id", "probability"], *lens], "<<>>")
+        wrapped("what it would predict if it stopped here (ln_f and unembedding of the residual)")
+        + "\n"
+        + fitted([["after", "token", "id", "probability"], *lens], "<<>>")
     )
     sites = []
     for row in facts["sites"]:
@@ -93,7 +94,7 @@ def trace_text(facts: dict[str, Any]) -> str:
         sites.append([row["site"], " ".join(row["axes"]), shape, human_bytes(row["bytes"]), low, high])
     title = f"recorded: {human_bytes(facts['bytes'])} (h.* stands for every layer; the shape is one layer's)"
     header = ["site", "axes", "shape", "bytes", "min", "max"]
-    parts.append(f"{title}\n" + table([header, *sites], "<<<>>>"))
+    parts.append(f"{wrapped(title)}\n" + fitted([header, *sites], "<<<>>>"))
     return "\n\n".join(parts)
 
 
@@ -149,9 +150,9 @@ def model_text(facts: dict[str, Any]) -> str:
     parts = [[name, f"{n:,}", f"{n / total:.1%}"] for name, n in facts["parameters_by_component"].items()]
     return "\n\n".join(
         [
-            f"model {facts['name']}\n" + table(where, "<<"),
-            "config\n" + table(config, "<<"),
-            "parameters\n" + table([*parts, ["total", f"{total:,}", ""]], "<>>"),
+            f"model {facts['name']}\n" + fitted(where, "<<"),
+            "config\n" + fitted(config, "<<"),
+            "parameters\n" + fitted([*parts, ["total", f"{total:,}", ""]], "<>>"),
         ]
     )
 

@@ -69,7 +69,7 @@ def capture(args: argparse.Namespace) -> int:
     from gpt2np.capture.capture_files import check_format
     from gpt2np.capture.manifest import NAME
     from gpt2np.capture.prompt_set import check_name
-    from gpt2np.tables import strict_json, table
+    from gpt2np.tables import fitted, strict_json
     from gpt2np.tracing.plan import human_bytes
 
     if args.list:
@@ -99,7 +99,7 @@ def capture(args: argparse.Namespace) -> int:
         ["in", str(Path(files[0].path).parent)],
         ["manifest", NAME],
     ]
-    print(table(shown, "<<", indent=0))
+    print(fitted(shown, "<<", indent=0))
     tell(f"everything is in {folder}")
     return 0
 
@@ -183,7 +183,7 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
 def _list(args: argparse.Namespace) -> int:
     """`gpt2np capture --list`."""
     from gpt2np.capture.prompt_set import SHIPPED, load_prompt_set
-    from gpt2np.tables import WIDTH, quoted, strict_json, table
+    from gpt2np.tables import fitted, quoted, screen_width, strict_json
 
     model = load_model(args)
     sets = [load_prompt_set(name) for name in SHIPPED]
@@ -201,7 +201,10 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     for i, (s, lengths) in enumerate(zip(sets, counts, strict=True)):
         title = f"{s.name}, {len(s.prompts)} prompts: {s.description}"
-        print(("\n" if i else "") + textwrap.fill(title, WIDTH))
-        rows = [[str(p.id), str(n), quoted(p.text, 62)] for p, n in zip(s.prompts, lengths, strict=True)]
-        print(table([["id", "tokens", "text"], *rows], ">><"))
+        print(("\n" if i else "") + textwrap.fill(title, screen_width()))
+        rows = [
+            [str(p.id), str(n), quoted(p.text, screen_width() - 18)]
+            for p, n in zip(s.prompts, lengths, strict=True)
+        ]
+        print(fitted([["id", "tokens", "text"], *rows], ">><"))
     return 0

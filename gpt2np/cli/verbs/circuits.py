@@ -19,13 +19,14 @@ from gpt2np.cli.terminal import tell
 from gpt2np.cli.verbs.circuits_weights import head_weights, interference, norms, parameters
 from gpt2np.cli.verbs.printed_arrays import Shown
 from gpt2np.errors import InputError, short
+from gpt2np.tables import fitted, wrapped
 
 OF_WEIGHTS = ("composition", "overlap", "interference", "parameters", "norms", "weights")
 SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
-EXPLAINED = """\
-previous, duplicate, induction, first: mean attention on random tokens said
-twice; copying: eigenvalues of the OV circuit from tokens to logits, -1 to 1;
-QK, OV: Frobenius norms, ln_1 folded in"""
+EXPLAINED = (
+    "previous, duplicate, induction, first: mean attention on random tokens said twice; copying: eigenvalues "
+    "of the OV circuit from tokens to logits, -1 to 1; QK, OV: Frobenius norms, ln_1 folded in"
+)
 
 
 def register(verbs: Any) -> None:
@@ -145,7 +146,6 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     from gpt2np.analysis import circuits as c
     from gpt2np.analysis.heads import head_scores
     from gpt2np.analysis.named_array import NamedArray
-    from gpt2np.tables import table
 
     n = max(2, min(64, model.config.n_positions // 2))
     copies, norms, looks = c.copying_scores(model), c.circuit_norms(model), head_scores(model, n=n)
@@ -159,7 +159,7 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     )
     rows = [[names[i], *(f"{x:.2f}" for x in by_head[i])] for i in order[: args.top]]
     text = f"{looks.title.replace('mean attention on', 'all heads;')}\n"
-    text += table([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + EXPLAINED
+    text += fitted([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + wrapped(EXPLAINED)
     title = f"{args.score or 'induction'} of each head"
     picture = NamedArray(scores[SCORES.index(args.score or "induction")], ("layer", "head"), {}, title)
     every = NamedArray(scores, ("score", "layer", "head"), {"score": SCORES}, looks.title)
@@ -173,7 +173,7 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
 
     layer, head = map(int, args.head.split("."))
     directions = reads_and_writes(model, layer, head, k=args.top or 5)
-    lines = [f"head {layer}.{head}: tokens along the strongest singular directions of its circuits"]
+    lines = [wrapped(f"head {layer}.{head}: tokens along the strongest singular directions of its circuits")]
     for d in directions:
         ends = ("queries", "keys") if d.circuit == "QK" else ("reads", "writes")
         lines.append(f"  {d.circuit}  strength {d.strength:.3g}")
@@ -194,7 +194,8 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     layer, i = map(int, args.neuron.split("."))
     found = neurons.neuron(model, layer, i, k=args.top or 5)
     sides = ("excited_by", "inhibited_by", "raises", "lowers")
-    lines = [f"neuron {layer}.{i}, bias {found.bias:.3g}: tokens that excite it, and logits that it raises"]
+    title = f"neuron {layer}.{i}, bias {found.bias:.3g}: tokens that excite it, and logits that it raises"
+    lines = [wrapped(title)]
     lines += [_words(side.replace("_", " "), getattr(found, side)) for side in sides]
     facts: dict[str, Any] = {"model": model.name, "neuron": args.neuron, "bias": found.bias}
     facts |= {side: [near._asdict() for near in getattr(found, side)] for side in sides}
@@ -225,11 +226,9 @@ def _pairs_of_heads(args: argparse.Namespace, model: Any, name: str, found: Any)
     """Pairs of heads, the strongest first."""
     import numpy as np
 
-    from gpt2np.tables import table
-
     pairs = found.largest(min(args.top or 10, int(np.isfinite(found.array).sum())))
     rows = [[writer, reader, f"{value:.3f}"] for (writer, reader), value in pairs]
-    text = f"{found.title}\n" + table([["writer", "reader", "score"], *rows], "<<>")
+    text = f"{wrapped(found.title)}\n" + fitted([["writer", "reader", "score"], *rows], "<<>")
     return Shown(text, {"model": model.name, name: found.to_json()}, found, signed=False)
 
 
@@ -259,7 +258,7 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
 
 def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:
     """The pairs of components with the largest cosines, and their shares."""
-    from gpt2np.tables import number, table
+    from gpt2np.tables import fitted, number
 
     index = {name: i for i, name in enumerate(shares.labels["writer"])}
     rows = [
@@ -267,7 +266,7 @@ def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:
         for (first, second), cosine in cosines.largest(k)
         if cosine > 0
     ]
-    return f"{title}\n" + table([[*cosines.axes, heading, "share"], *rows], "<<>>")
+    return f"{wrapped(title)}\n" + fitted([[*cosines.axes, heading, "share"], *rows], "<<>>")
 
 
 def _direction(direction: Any) -> dict[str, Any]:
@@ -277,12 +276,12 @@ def _direction(direction: Any) -> dict[str, Any]:
 
 def _words(name: str, near: Any) -> str:
     """Tokens in as many lines of a terminal as they need."""
-    from gpt2np.tables import WIDTH, cell_width, quoted
+    from gpt2np.tables import cell_width, quoted, screen_width
 
     lines = [f"    {name:<12}"]
     for token in near:
         piece = f" {quoted(token.token, 14)}"
-        if cell_width(lines[-1] + piece) > WIDTH:
+        if cell_width(lines[-1] + piece) > screen_width():
             lines.append(" " * 16)
         lines[-1] += piece
     return "\n".join(lines)

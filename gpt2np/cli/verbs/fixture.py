@@ -21,13 +21,13 @@ def register(verbs: Any) -> None:
 def fixture(args: argparse.Namespace) -> int:
     """`gpt2np fixture`."""
     from gpt2np.reference.fixture import FILES, write_fixture
-    from gpt2np.tables import strict_json, table
+    from gpt2np.tables import fitted, strict_json
 
     check_outputs(args, args.out, FILES)
     written = write_fixture(args.out, args.seed)
     if args.json:
         print(strict_json({"out": args.out, "seed": args.seed, "files": written}))
     else:
-        print(table([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
+        print(fitted([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
     tell(f"wrote {args.out}; its README.txt says how to use it")
     return 0

@@ -19,6 +19,11 @@ from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError, short
 
+OF_LENS = (
+    "p and rank of that token (1 is the likeliest); entropy of the prediction and KL(final || here) in nats"
+)
+OF_HEADS = "norm: length of what it writes; cosine: with the sum of all that is written"
+
 
 def register(verbs: Any) -> None:
     """Add these verbs to the command line."""
@@ -71,7 +76,7 @@ def heads(args: argparse.Namespace) -> int:
     """`gpt2np heads`."""
     from gpt2np.analysis import attribution
     from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
-    from gpt2np.tables import number, strict_json, table
+    from gpt2np.tables import fitted, number, strict_json, wrapped
 
     _check(args)
     model, trace = _read_trace(args, attribution.keep)
@@ -99,8 +104,8 @@ def heads(args: argparse.Namespace) -> int:
     rows = [row + [""] * (4 - len(row)) for row in rows]
     print(f"{found.title}\nat position {where}, the {len(largest)} largest of {len(found.array)}")
     rows.append(["all together", number(total), "", ""])
-    print(table([["component", "adds", "norm", "cosine"], *rows], "<>>>"))
-    print("norm: length of what it writes; cosine: with the sum of all that is written\n")
+    print(fitted([["component", "adds", "norm", "cosine"], *rows], "<>>>"))
+    print(wrapped(OF_HEADS) + "\n")
     print("the heads alone")
     print(_grid(grid))
     return 0
@@ -109,7 +114,7 @@ def heads(args: argparse.Namespace) -> int:
 def lens(args: argparse.Namespace) -> int:
     """`gpt2np lens`."""
     from gpt2np.analysis import lens as lenses
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import strict_json, wrapped
 
     _check(args)
     pos = None if args.pos == "all" else _position(args.pos)
@@ -141,8 +146,8 @@ def lens(args: argparse.Namespace) -> int:
         return 0
     for column in range(len(found.chosen)):
         print(("\n" if column else "") + _lens_text(trace, found, column))
-    print("\np and rank of that token (0 is the likeliest); entropy of the prediction and")
-    print("KL(final || here) in nats")
+    print()
+    print(wrapped(OF_LENS))
     return 0
 
 
@@ -197,7 +202,7 @@ def _draw(named: Any, path: str, *, signed: bool) -> None:
 
 def _grid(named: Any) -> str:
     """Layers down and heads across with as many digits as fit; where none do, the largest entries."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, fitted, screen_width
 
     for digits in (3, 2, 1):
         rows = [
@@ -205,17 +210,17 @@ def _grid(named: Any) -> str:
             for i, row in enumerate(named.array.tolist())
         ]
         head = ["layer\\head", *map(str, range(named.array.shape[1]))]
-        text = table([head, *rows], ">" * len(head))
+        text = fitted([head, *rows], ">" * len(head))
         if digits == 1:
-            text = table([["", *head[1:]], *rows], ">" * len(head), indent=0)
-        if max(map(cell_width, text.splitlines())) <= WIDTH:
+            text = fitted([["", *head[1:]], *rows], ">" * len(head), indent=0)
+        if max(map(cell_width, text.splitlines())) <= screen_width():
             return text
     return str(named).partition("\n")[2]
 
 
 def _lens_text(trace: Any, found: Any, column: int) -> str:
     """The lens at one position: a row for each site, more below it for further tokens."""
-    from gpt2np.tables import quoted, table
+    from gpt2np.tables import fitted, quoted
 
     rows = []
     for i, site in enumerate(found.kl.labels["site"]):
@@ -229,13 +234,13 @@ def _lens_text(trace: Any, found: Any, column: int) -> str:
     token = found.chosen[column]
     head = ["after", "likeliest", "", "p", "rank", "entropy", "KL"]
     title = f"position {found.kl.labels['pos'][column]}; p and rank of {quoted(trace.token(token))} ({token})"
-    return f"{title}\n" + table([head, *rows], "<<>>>>>")
+    return f"{title}\n" + fitted([head, *rows], "<<>>>>>")
 
 
 def _heads_text(trace: Any, found: Any, pos: int) -> str:
     """For each head what it raises, on the next line what it lowers."""
     from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
-    from gpt2np.tables import WIDTH, cell_width, quoted
+    from gpt2np.tables import cell_width, quoted, screen_width
 
     lines = [f"position {pos_labels(trace, [row_of(trace, pos)])[0]}: what each head adds to which logits"]
     for i, layer in enumerate(found.raised.labels["layer"]):
@@ -249,7 +254,7 @@ def _heads_text(trace: Any, found: Any, pos: int) -> str:
                     ids.array[i, head].tolist(), values.array[i, head].tolist(), strict=True
                 ):
                     piece = f"  {quoted(trace.token(token), 14)} {value:+.2f}"
-                    if cell_width(line + piece) > WIDTH:
+                    if cell_width(line + piece) > screen_width():
                         lines.append(line)
                         line = " " * 19
                     line += piece

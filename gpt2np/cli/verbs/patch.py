@@ -114,7 +114,7 @@ def patch(args: argparse.Namespace) -> int:
 
 def _grid(share: Any) -> str:
     """The map with two decimals, positions down where it has them; the largest entries of one too wide."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, screen_width, table
 
     array, (down, across) = share.array, share.axes
     if across == "pos":
@@ -127,7 +127,7 @@ def _grid(share: Any) -> str:
         for name, row in zip(labels[0], array.tolist(), strict=True)
     ]
     text = table([[f"{down}\\{across}", *labels[1]], *rows], "<" + ">" * len(labels[1]))
-    if max(map(cell_width, text.splitlines())) > WIDTH or len(rows) > 100:
+    if max(map(cell_width, text.splitlines())) > screen_width() or len(rows) > 100:
         return str(share)
     return f"{share.title}\n{text}"
 

@@ -30,7 +30,7 @@ def plan(args: argparse.Namespace) -> int:
     """`gpt2np plan`."""
     from gpt2np.architectures.gpt2.config import RELEASED
     from gpt2np.checkpoints.checkpoint import default_name
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import screen_width, strict_json
     from gpt2np.tracing.plan import Plan, plan_table
 
     name, sizes = args.model or default_name(), load_sizes(args)
@@ -54,6 +54,7 @@ def plan(args: argparse.Namespace) -> int:
         ]
         print(strict_json({"model": name, "dtype": args.dtype, "plans": rows}))
         return 0
-    for start in range(0, len(plans), 4):  # four columns fit into a line
-        print(("\n" if start else "") + plan_table(plans[start : start + 4]))
+    each = max(1, (screen_width() - 35) // 11)  # columns of a table that fits
+    for start in range(0, len(plans), each):
+        print(("\n" if start else "") + plan_table(plans[start : start + each]))
     return 0

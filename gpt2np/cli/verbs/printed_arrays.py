@@ -1,7 +1,6 @@
 """Arrays on a terminal: as many of their values as fit, and a note of what was left out."""
 
 import argparse
-import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -77,6 +76,8 @@ def excerpt(named: Any, lines: int = LINES) -> str:
     """A NamedArray in about so many lines of a terminal: grids of two axes, one for each head."""
     import numpy as np
 
+    from gpt2np.tables import wrapped
+
     axes, left_out = list(named.axes), dict[str, str]()
     if len(axes) < 2:
         body = _numbers(named, lines, left_out)
@@ -94,14 +95,13 @@ def excerpt(named: Any, lines: int = LINES) -> str:
         columns = min(_grid(block, lines, left_out)[1] for block in blocks)  # the same in each
         grids = [_grid(block, lines, left_out, columns)[0] for block in blocks]
         body = "\n\n".join(f"{axis} {named.label(axis, i)}\n{grid}" for i, grid in enumerate(grids))
-    title = "\n".join(line for text in named.title.splitlines() for line in textwrap.wrap(text, 80))
-    note = f"\nshown: {', '.join(left_out.values())}; --json gives all" if left_out else ""
-    return f"{title}\n{body}{note}"
+    note = "\n" + wrapped(f"shown: {', '.join(left_out.values())}; --json gives all") if left_out else ""
+    return f"{wrapped(named.title)}\n{body}{note}"
 
 
 def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
     """One axis, or a single number: a line for each entry that has a name, else several to a line."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, screen_width, table
 
     if not named.axes:
         return f"  {_cell(named.array.item())}"
@@ -118,7 +118,7 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
             cells = [_cell(x.item()) for x in named.array[many * i : many * (i + 1)]]
             rows.append([str(many * i), *cells] if i >= 0 else ["…"])
         text = table([row + [""] * (many + 1 - len(row)) for row in rows], ">" * (many + 1))
-        if max(map(cell_width, text.splitlines())) <= WIDTH:
+        if max(map(cell_width, text.splitlines())) <= screen_width():
             break
     if -1 in shown:
         left_out[axis] = f"{many * (len(shown) - 1)} of {n} {axis}"
@@ -127,7 +127,7 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
 
 def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> tuple[str, int]:
     """Two axes, positions down: whole, or what fits; and the number of its columns."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, screen_width, table
 
     if named.axes[1] in POSITIONS and named.axes[0] not in POSITIONS:
         named = type(named)(named.array.T, named.axes[::-1], named.labels)
@@ -150,7 +150,7 @@ def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> t
         columns = _chosen(named.array[-1], across, n, ignored)
         for short in (False, True):
             text = drawn(columns, short)
-            if max(map(cell_width, text.splitlines())) <= WIDTH:
+            if max(map(cell_width, text.splitlines())) <= screen_width():
                 left_out.update(ignored)
                 return text, n
     return text, 1

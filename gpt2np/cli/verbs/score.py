@@ -34,7 +34,7 @@ def register(verbs: Any) -> None:
 
 def score(args: argparse.Namespace) -> int:
     """`gpt2np score`."""
-    from gpt2np.tables import quoted, strict_json, table
+    from gpt2np.tables import fitted, quoted, strict_json
 
     text = read_text(args.file)
     model = load_model(args, text)
@@ -61,7 +61,7 @@ def score(args: argparse.Namespace) -> int:
         for key, value in facts.items()
         if key != "model"
     ]
-    print(table(shown, "<>", indent=0))
+    print(fitted(shown, "<>", indent=0))
     return 0
 
 

@@ -22,7 +22,7 @@ def sites(args: argparse.Namespace) -> int:
     """`gpt2np sites`."""
     from gpt2np.capture.capture_files import PLACES
     from gpt2np.cli.report import markdown_table
-    from gpt2np.tables import WIDTH, strict_json
+    from gpt2np.tables import screen_width, strict_json
 
     table = config_of(args).architecture.sites
     if args.markdown:
@@ -44,9 +44,10 @@ def sites(args: argparse.Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['name']:<24}[{' '.join(row['axes'])}]" + ("  derived" if row["derived"] else ""))
-        print(textwrap.fill(row["doc"], WIDTH, initial_indent="    ", subsequent_indent="    "))
+        print(textwrap.fill(row["doc"], screen_width(), initial_indent="    ", subsequent_indent="    "))
         names = [f"{dialect} {name}" for dialect, name in row["elsewhere"].items()]
         names += [f"captures {', '.join(row['captures'])}"] if row["captures"] else []
         if names:
-            print(textwrap.fill("; ".join(names), WIDTH, initial_indent="    = ", subsequent_indent="      "))
+            also, width = "; ".join(names), screen_width()
+            print(textwrap.fill(also, width, initial_indent="    = ", subsequent_indent="      "))
     return 0

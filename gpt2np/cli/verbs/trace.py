@@ -91,7 +91,7 @@ def trace(args: argparse.Namespace) -> int:
 def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     """`gpt2np trace TEXT --against OTHER`."""
     from gpt2np.analysis import two_prompts
-    from gpt2np.tables import number, quoted, strict_json, table
+    from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 
     trace, other = (model.trace(text, special=args.special) for text in (prompt, args.against))
     parts = {
@@ -111,7 +111,8 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
         [str(i), *(quoted(run.tokens[i], 30) if i < len(run.tokens) else "" for run in (trace, other))]
         for i in range(n)
     ]
-    print("tokens\n" + table([["pos", "here", "other"], *rows], "><<"))
+    print("tokens\n" + fitted([["pos", "here", "other"], *rows], "><<"))
     print("\n" + "\n\n".join(map(str, parts.values())))
-    print(f"\ndivergence of the predictions: {number(apart[0])} nats, the other way {number(apart[1])}")
+    both = f"{number(apart[0])} nats, the other way {number(apart[1])}"
+    print("\n" + wrapped(f"divergence of the predictions: {both}"))
     return 0
