@@ -46,8 +46,8 @@ ORDER = {
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         page notebook comparison_page""",
     "cli": "terminal texts parser arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
-        download heads_and_lens circuits stats patch compare capture kv export fixture view""",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
+        plan info download heads_and_lens circuits stats patch compare capture kv export fixture view""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

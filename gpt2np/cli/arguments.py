@@ -169,6 +169,21 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 
+def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instead of a text") -> None:
+    """A saved trace in the place of a prompt."""
+    group(parser, "prompt").add_argument("--trace", metavar="FILE", help=help)
+
+
+def check_one_run(args: argparse.Namespace) -> None:
+    """Refuse a saved trace beside a prompt, and neither of them."""
+    if args.trace is not None and (args.text is not None or args.tokens is not None):
+        raise InputError("give a prompt or --trace FILE, not both")
+    if args.trace is None and args.text is None and args.tokens is None:
+        raise InputError(
+            f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"
+        )
+
+
 def integer(text: str, what: str) -> int:
     """A whole number as a user writes it; Python itself reads up to 4,300 digits."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.capture.capture_files import PLACES
-from gpt2np.errors import TokenizerError
+from gpt2np.errors import TokenizerError, TraceError
 from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.sites import DIALECTS, SiteTable
@@ -19,11 +19,19 @@ def trace_facts(model: Any, trace: Any, lens: list[Any], k: int) -> dict[str, An
     return {
         "model": _model_line(model),
         "tokens": [{"token": t, "id": i} for t, i in zip(trace.tokens, trace.token_ids, strict=True)],
-        "top": [_prediction(*top) for top in trace.top(min(k, model.config.vocab_size))],
+        "top": _likeliest(trace, min(k, model.config.vocab_size)),
         "lens": [{"site": site, **_prediction(*tops[0])} for site, tops in lens],
         "sites": site_facts(trace),
         "bytes": trace.nbytes,
     }
+
+
+def _likeliest(trace: Any, k: int) -> list[dict[str, Any]]:
+    """The k likeliest next tokens; none of a saved trace without logits."""
+    try:
+        return [_prediction(*top) for top in trace.top(k)]
+    except TraceError:
+        return []
 
 
 def _prediction(token: str, token_id: int, probability: float) -> dict[str, Any]:
@@ -80,13 +88,12 @@ def trace_text(facts: dict[str, Any]) -> str:
     tokens = [[str(i), str(t["id"]), quoted(t["token"])] for i, t in enumerate(facts["tokens"])]
     parts.append("tokens\n" + fitted([["pos", "id", "token"], *_shortened(tokens)], ">><"))
     top = [[quoted(t["token"]), str(t["id"]), f"{t['probability']:.2%}"] for t in facts["top"]]
-    parts.append("next token\n" + fitted([["token", "id", "probability"], *top], "<>>"))
+    if top:
+        parts.append("next token\n" + fitted([["token", "id", "probability"], *top], "<>>"))
     lens = [[r["site"], quoted(r["token"]), str(r["id"]), f"{r['probability']:.2%}"] for r in facts["lens"]]
-    parts.append(
-        wrapped("what it would predict if it stopped here (ln_f and unembedding of the residual)")
-        + "\n"
-        + fitted([["after", "token", "id", "probability"], *lens], "<<>>")
-    )
+    if lens:
+        title = "what it would predict if it stopped here (ln_f and unembedding of the residual)"
+        parts.append(f"{wrapped(title)}\n" + fitted([["after", "token", "id", "probability"], *lens], "<<>>"))
     sites = []
     for row in facts["sites"]:
         low, high = ("" if row[end] is None else number(row[end]) for end in ("min", "max"))

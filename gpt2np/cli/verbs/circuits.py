@@ -9,6 +9,8 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_picture,
     add_prompt,
+    add_trace,
+    check_one_run,
     count,
     load_model,
     load_sizes,
@@ -43,6 +45,7 @@ def register(verbs: Any) -> None:
         "circuits --composition k --top 5",
     )
     add_prompt(verb)
+    add_trace(verb, "a saved trace of the model instead of a TEXT")
     what = verb.add_mutually_exclusive_group()
     what.add_argument(
         "--head", metavar="L.H", help="tokens that a head reads and writes; with a TEXT also its QK and OV"
@@ -84,9 +87,12 @@ def register(verbs: Any) -> None:
 def circuits(args: argparse.Namespace) -> int:
     """`gpt2np circuits`."""
     from gpt2np.tables import strict_json
+    from gpt2np.tracing.trace import Trace
 
-    has_text = args.text is not None or args.tokens is not None
-    prompt = read_prompt(args) if has_text else None
+    has_text = args.text is not None or args.tokens is not None or args.trace is not None
+    if has_text:
+        check_one_run(args)
+    prompt = read_prompt(args) if has_text and args.trace is None else None
     _check(args, has_text)
     views = {
         head_weights: args.weights,
@@ -101,7 +107,8 @@ def circuits(args: argparse.Namespace) -> int:
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
     model = load_sizes(args) if args.parameters else load_model(args, prompt)
-    text, facts, picture, signed, quantity = show(args, model, prompt)
+    run = prompt if args.trace is None else Trace.open(args.trace, model)
+    text, facts, picture, signed, quantity = show(args, model, run)
     if args.png:
         from gpt2np.analysis.plot import heatmap
 
@@ -181,7 +188,9 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     facts = {"model": model.name, "head": args.head, "directions": [_direction(d) for d in directions]}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    ids = model.token_ids(prompt, limit=False, special=args.special, ends=False)
+    ids = prompt.token_ids if args.trace is not None else None
+    if ids is None:
+        ids = model.token_ids(prompt, limit=False, special=args.special, ends=False)
     qk, ov = (f(model, layer, head, ids) for f in (c.token_scores, c.token_effects))
     facts |= {"qk": qk.to_json(), "ov": ov.to_json()}
     return Shown("\n".join([*lines, "", str(qk), "", str(ov)]), facts, qk)
@@ -202,7 +211,8 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     facts |= {"reads": found.reads.tolist(), "writes": found.writes.tolist()}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    trace = model.trace(prompt, keep="mlp.post", special=args.special)
+    saved = args.trace is not None
+    trace = prompt if saved else model.trace(prompt, keep="mlp.post", special=args.special)
     active = neurons.neuron_activations(trace, layer, i)
     facts["activations"] = active.to_json()
     return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation")
@@ -237,7 +247,8 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     from gpt2np.analysis import neurons, residual_stream
     from gpt2np.analysis.heads import attention_scores
 
-    trace, k = model.trace(prompt, special=args.special), args.top or 10
+    trace = model.trace(prompt, special=args.special) if args.trace is None else prompt
+    k = args.top or 10
     parts = {
         "most_active": neurons.most_active(trace, k),
         "sparsity": neurons.sparsity(trace),

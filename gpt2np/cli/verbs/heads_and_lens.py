@@ -9,6 +9,8 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_picture,
     add_prompt,
+    add_trace,
+    check_one_run,
     count,
     given_token,
     load_model,
@@ -66,7 +68,7 @@ def register(verbs: Any) -> None:
 def _add_trace(parser: argparse.ArgumentParser) -> None:
     """A prompt to run or a saved trace, the model, and where a picture goes."""
     add_prompt(parser)
-    parser.add_argument("--trace", metavar="FILE", help="a saved trace of the model instead of a text")
+    add_trace(parser, "a saved trace of the model instead of a text")
     add_model(parser)
     add_picture(parser)
     add_outputs(parser, "png")
@@ -157,12 +159,7 @@ def _check(args: argparse.Namespace) -> None:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-    if args.trace is not None and (args.text is not None or args.tokens is not None):
-        raise InputError("give a prompt or --trace FILE, not both")
-    if args.trace is None and args.text is None and args.tokens is None:
-        raise InputError(
-            f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"
-        )
+    check_one_run(args)
 
 
 def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> tuple[Any, Any]:

@@ -21,12 +21,9 @@ def register(verbs: Any) -> None:
         "patch 'Elizabeth was very' 'Elizabeth had very' --answer ' much' --wrong ' good'",
         "patch 'A B C' 'A D C' --answer ' B' --wrong ' D' --over resid_post",
     )
-    verb.add_argument(
-        "clean", type=a_text, metavar="CLEAN", help="a text after which the model answers right"
-    )
-    verb.add_argument(
-        "corrupt", type=a_text, metavar="CORRUPT", help="one of as many tokens after which it does not"
-    )
+    help = "a text after which the model answers right, and one of as many tokens after which it does not"
+    verb.add_argument("texts", nargs="+", type=a_text, metavar=("CLEAN", "CORRUPT"), help=help)
+    verb.add_argument("--trace", metavar="FILE", help="the saved trace of CLEAN, instead of that text")
     verb.add_argument(
         "--answer", required=True, type=a_text, metavar="A", help="the right token: its text or id"
     )
@@ -56,6 +53,7 @@ def patch(args: argparse.Namespace) -> int:
     from gpt2np.analysis.named_array import NamedArray
     from gpt2np.analysis.patching import logit_difference, path_sweep, sweep
     from gpt2np.tables import quoted, strict_json
+    from gpt2np.tracing.trace import Trace
 
     if args.to_head is not None and args.to is None:
         raise InputError("--to-head goes with --to SITE")
@@ -63,12 +61,17 @@ def patch(args: argparse.Namespace) -> int:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-    model = load_model(args, args.clean, args.corrupt)
+    wanted = 2 if args.trace is None else 1
+    if len(args.texts) != wanted:
+        given = "CLEAN and CORRUPT" if wanted == 2 else "CORRUPT alone beside --trace"
+        raise InputError(f"give {given}: {len(args.texts)} texts were given")
+    model = load_model(args, *args.texts)
     answer, wrong = given_token(model, args.answer), given_token(model, args.wrong)
     if answer == wrong:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
-    clean, corrupt = (model.trace(text, special=args.special) for text in (args.clean, args.corrupt))
+    runs = [model.trace(text, special=args.special) for text in args.texts]
+    clean, corrupt = runs if args.trace is None else (Trace.open(args.trace, model), *runs)
     if args.to is None:
         found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
     else:

@@ -41,17 +41,22 @@ def check_show(args: argparse.Namespace) -> None:
         check_picture(args.png)
 
 
-def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
+def sites_to_show(args: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """The sites that `--show` names, by their full names."""
+    from gpt2np.tracing.site_patterns import sites_named
+
+    sites = {name: site for given in args.show for name, site, _ in sites_named(config, given)}
+    if args.png and len(sites) > 1:
+        raise InputError(f"--png draws one site: {len(sites)} are to be shown, such as {next(iter(sites))}")
+    return sites
+
+
+def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
     """`gpt2np trace TEXT --show SITE`: the values of sites."""
     from gpt2np.analysis.site_values import has_sign, likeliest, site_values
     from gpt2np.tables import strict_json
-    from gpt2np.tracing.site_patterns import sites_named
 
-    sites = {name: site for given in args.show for name, site, _ in sites_named(model.config, given)}
     names = list(sites)
-    if args.png and len(names) > 1:
-        raise InputError(f"--png draws one site: {len(names)} are to be shown, such as {names[0]}")
-    trace = model.trace(prompt, keep=[*names, "logits"] if args.top else names, special=args.special)
     found = {name: site_values(trace, name, args.head, args.pos, args.top) for name in names}
     if args.png:
         from gpt2np.analysis.plot import heatmap
@@ -66,7 +71,8 @@ def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
         tell(f"wrote {args.png}")
     if args.json:
         values = {name: named.to_json() for name, named in found.items()}
-        print(strict_json({"model": model.name, "tokens": trace.tokens, "sites": values}))
+        name = getattr(trace.model, "name", None)
+        print(strict_json({"model": name, "tokens": trace.tokens, "sites": values}))
     else:
         print("\n\n".join(excerpt(named) for named in found.values()))
     return 0

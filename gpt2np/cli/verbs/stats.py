@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, count, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_trace, count, load_model, read_prompt
 from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
@@ -35,7 +35,7 @@ def register(verbs: Any) -> None:
     )
     add_note(verb, EPILOG)
     add_prompt(verb)
-    verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text; needs no model")
+    add_trace(verb, "a saved trace instead of a text; needs no model")
     verb.add_argument(
         "--notebook", action="store_true", help="print what the notebook's cells print, line by line"
     )

@@ -12,6 +12,7 @@ from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
     add_prompt,
+    add_trace,
     check_ending,
     check_outputs,
     end_of_text,
@@ -43,7 +44,7 @@ def register(verbs: Any) -> None:
     )
     add_prompt(verb)
     add_model(verb)
-    verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text")
+    add_trace(verb)
     verb.add_argument(
         "--generation", metavar="FILE", help="the saved trace of a generation instead of a text"
     )
