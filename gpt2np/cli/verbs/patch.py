@@ -21,15 +21,13 @@ def register(verbs: Any) -> None:
         "patch 'Elizabeth was very' 'Elizabeth had very' --answer ' much' --wrong ' good'",
         "patch 'A B C' 'A D C' --answer ' B' --wrong ' D' --over resid_post",
     )
-    help = "a text after which the model answers right, and one of as many tokens after which it does not"
-    verb.add_argument("texts", nargs="+", type=a_text, metavar=("CLEAN", "CORRUPT"), help=help)
+    help = "a text after which the model answers right"
+    verb.add_argument("clean", nargs="?", type=a_text, metavar="CLEAN", help=help)
+    help = "one of as many tokens after which it does not"
+    verb.add_argument("corrupt", nargs="?", type=a_text, metavar="CORRUPT", help=help)
     verb.add_argument("--trace", metavar="FILE", help="the saved trace of CLEAN, instead of that text")
-    verb.add_argument(
-        "--answer", required=True, type=a_text, metavar="A", help="the right token: its text or id"
-    )
-    verb.add_argument(
-        "--wrong", required=True, type=a_text, metavar="B", help="the wrong token: its text or id"
-    )
+    verb.add_argument("--answer", type=a_text, metavar="A", help="the right token: its text or id")
+    verb.add_argument("--wrong", type=a_text, metavar="B", help="the wrong token: its text or id")
     verb.add_argument(
         "--over", default="attn.z", metavar="SITE", help="what is patched (default attn.z: every head)"
     )
@@ -55,22 +53,19 @@ def patch(args: argparse.Namespace) -> int:
     from gpt2np.tables import quoted, strict_json
     from gpt2np.tracing.trace import Trace
 
+    texts = _texts(args)
     if args.to_head is not None and args.to is None:
         raise InputError("--to-head goes with --to SITE")
     if args.png:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-    wanted = 2 if args.trace is None else 1
-    if len(args.texts) != wanted:
-        given = "CLEAN and CORRUPT" if wanted == 2 else "CORRUPT alone beside --trace"
-        raise InputError(f"give {given}: {len(args.texts)} texts were given")
-    model = load_model(args, *args.texts)
+    model = load_model(args, *texts)
     answer, wrong = given_token(model, args.answer), given_token(model, args.wrong)
     if answer == wrong:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
-    runs = [model.trace(text, special=args.special) for text in args.texts]
+    runs = [model.trace(text, special=args.special) for text in texts]
     clean, corrupt = runs if args.trace is None else (Trace.open(args.trace, model), *runs)
     if args.to is None:
         found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
@@ -113,6 +108,17 @@ def patch(args: argparse.Namespace) -> int:
     print(f"  after CLEAN {ends[0]:.3f}, after CORRUPT {ends[1]:.3f}\n")
     print(_grid(share))
     return 0
+
+
+def _texts(args: argparse.Namespace) -> list[str]:
+    """CLEAN and CORRUPT, or beside a saved trace CORRUPT alone."""
+    texts = [text for text in (args.clean, args.corrupt) if text is not None]
+    if len(texts) != (2 if args.trace is None else 1):
+        raise InputError("give CLEAN and CORRUPT; or --trace FILE, the run on CLEAN, and CORRUPT alone")
+    for option in ("answer", "wrong"):
+        if getattr(args, option) is None:
+            raise InputError(f"--{option} is needed: a token, as its text or id, whose logit is looked at")
+    return texts
 
 
 def _grid(share: Any) -> str:
