@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
 from gpt2np.tracing.contract import ModelConfig
+
+POSITIONS = ("pos", "query", "key")  # axes of the tokens of a text
 
 
 def token_id(model: Any, token: str | int) -> int:
@@ -97,3 +100,10 @@ def heads_of(config: ModelConfig, parameters: Any, layer: int, z: Array) -> Arra
     """What each head adds to the stream, from its results: [pos, head, d_head] -> [pos, head, n_embd]."""
     given = _Given(config, parameters, {f"h.{layer}.attn.z": z})
     return config.architecture.derived["attn.heads"].compute(given, layer)
+
+
+def positions_down(named: NamedArray) -> NamedArray:
+    """Two axes as they are shown: positions go down the page, where the other axis is none of positions."""
+    if named.array.ndim != 2 or named.axes[1] not in POSITIONS or named.axes[0] in POSITIONS:
+        return named
+    return NamedArray(named.array.T, named.axes[::-1], named.labels, named.title)

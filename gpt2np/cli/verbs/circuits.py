@@ -17,9 +17,8 @@ from gpt2np.cli.arguments import (
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
-from gpt2np.cli.terminal import tell
 from gpt2np.cli.verbs.circuits_weights import head_weights, interference, norms, parameters
-from gpt2np.cli.verbs.printed_arrays import Shown
+from gpt2np.cli.verbs.printed_arrays import Shown, draw
 from gpt2np.errors import InputError, short
 from gpt2np.tables import fitted, wrapped
 
@@ -108,13 +107,10 @@ def circuits(args: argparse.Namespace) -> int:
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
     model = load_sizes(args) if args.parameters else load_model(args, prompt)
     run = prompt if args.trace is None else Trace.open(args.trace, model)
-    text, facts, picture, signed, quantity = show(args, model, run)
+    shown = show(args, model, run)
     if args.png:
-        from gpt2np.analysis.plot import heatmap
-
-        heatmap(picture, args.png, signed=signed, quantity=quantity)
-        tell(f"wrote {args.png}")
-    print(strict_json(facts) if args.json else text)
+        draw(shown.picture, args.png, signed=shown.signed, quantity=shown.quantity, run=shown.run)
+    print(strict_json(shown.facts) if args.json else shown.text)
     return 0
 
 
@@ -167,7 +163,7 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     rows = [[names[i], *(f"{x:.2f}" for x in by_head[i])] for i in order[: args.top]]
     text = f"{looks.title.replace('mean attention on', 'all heads;')}\n"
     text += fitted([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + wrapped(EXPLAINED)
-    title = f"{args.score or 'induction'} of each head"
+    title = f"{model.name}: {args.score or 'induction'} score of each head"
     picture = NamedArray(scores[SCORES.index(args.score or "induction")], ("layer", "head"), {}, title)
     every = NamedArray(scores, ("score", "layer", "head"), {"score": SCORES}, looks.title)
     return Shown(text, {"model": model.name, "scores": every.to_json()}, picture, args.score == "copying")
@@ -215,7 +211,7 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     trace = prompt if saved else model.trace(prompt, keep="mlp.post", special=args.special)
     active = neurons.neuron_activations(trace, layer, i)
     facts["activations"] = active.to_json()
-    return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation")
+    return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation", run=trace)
 
 
 def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
@@ -264,7 +260,7 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     title = "who amplifies what: the cosine of the two writes, and the share added again"
     shown.append(_pairs(title, "agreeing", parts["agreement"], parts["amplification"], k))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
-    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False)
+    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False, run=trace)
 
 
 def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gpt2np.cli.arguments import (
@@ -17,8 +18,8 @@ from gpt2np.cli.arguments import (
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
-from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
+from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError, short
 
 OF_LENS = (
@@ -59,7 +60,8 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--token", type=a_text, metavar="T", help="the token to follow: text or id (default: the prediction)"
     )
-    verb.add_argument("--pos", default="-1", metavar="N", help="position, or all (default -1, the last)")
+    help = "position, or all (default -1, the last; in a picture all)"
+    verb.add_argument("--pos", metavar="N", help=help)
     verb.add_argument("--top", type=count, metavar="K", help="how many tokens (default 1; --heads 3)")
     verb.add_argument("--heads", action="store_true", help="instead: what tokens each head's output raises")
     verb.add_argument("--layer", type=int, metavar="L", help="with --heads: only those of this layer")
@@ -89,7 +91,9 @@ def heads(args: argparse.Namespace) -> int:
     found = attribution.attribution(trace, pair, args.pos)
     grid, written = attribution.head_grid(found), attribution.writers(trace, args.pos)
     if args.png:
-        _draw(grid, args.png, signed=True)
+        title = f"{found.title.removesuffix(', by component')}: what each head adds"
+        at = pos_labels(trace, [row_of(trace, args.pos)])[0]
+        draw(replace(grid, title=f"{title} at position {at}"), args.png, signed=True, run=trace)
     where = pos_labels(trace, [row_of(trace, args.pos)])[0]
     total = float(found.array.sum())
     if args.json:
@@ -119,7 +123,7 @@ def lens(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json, wrapped
 
     _check(args)
-    pos = None if args.pos == "all" else _position(args.pos)
+    pos = None if args.pos == "all" else _position(args.pos or "-1")
     if args.heads:
         for option, given in (("--token", args.token), ("--png", args.png)):
             if given is not None:
@@ -130,7 +134,7 @@ def lens(args: argparse.Namespace) -> int:
         raise InputError("--layer goes with --heads")
     model, trace = _read_trace(args, lambda _: lenses.KEEP_HEADS if args.heads else lenses.KEEP)
     if args.heads:
-        at = _position(args.pos)
+        at = _position(args.pos or "-1")
         pushed = lenses.attention_lens(trace, args.layer, at, args.top or 3)
         print(
             strict_json({"model": model.name} | pushed.to_json())
@@ -140,9 +144,8 @@ def lens(args: argparse.Namespace) -> int:
         return 0
     token = None if args.token is None else given_token(model, args.token)
     found = lenses.logit_lens(trace, token, args.top or 1, pos)
-    if args.png:  # one column says little: the picture has every position
-        every = found if pos is None else lenses.logit_lens(trace, token)
-        _draw(every.probability, args.png, signed=False)
+    if args.png:
+        _draw_lens(args, trace, token)
     if args.json:
         print(strict_json({"model": model.name, "tokens": trace.tokens} | found.to_json()))
         return 0
@@ -160,6 +163,30 @@ def _check(args: argparse.Namespace) -> None:
 
         check_picture(args.png)
     check_one_run(args)
+
+
+def _draw_lens(args: argparse.Namespace, trace: Any, token: int | None) -> None:
+    """The likeliest tokens after each layer: of every position, or with --pos the k likeliest of one."""
+    from gpt2np.analysis.lens import logit_lens
+    from gpt2np.analysis.named_array import NamedArray
+    from gpt2np.tables import quoted
+
+    if args.pos in (None, "all"):
+        found = logit_lens(trace, token)
+        shown, ids = found.top_probabilities.array[..., 0], found.top_ids.array[..., 0]
+        across, labels, where = "pos", found.kl.labels, ""
+    else:
+        found = logit_lens(trace, token, max(args.top or 0, 5), _position(args.pos))
+        shown, ids = found.top_probabilities.array[:, 0], found.top_ids.array[:, 0]
+        ranks = [str(i + 1) for i in range(shown.shape[1])]
+        labels = {"site": found.kl.labels["site"], "rank": ranks}
+        across, where = "rank", f" at position {found.kl.labels['pos'][0]}"
+    title, quantity = f"logit lens{where}: the likeliest next tokens after each layer", "probability"
+    if token is not None and across == "pos":
+        shown, quantity = found.probability.array, f"probability of {quoted(trace.token(token))}"
+    texts = [[trace.token(i) for i in row] for row in ids.tolist()]
+    picture = NamedArray(shown, ("site", across), labels, title)
+    draw(picture, args.png, signed=False, run=trace, quantity=quantity, texts=texts)
 
 
 def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> tuple[Any, Any]:
@@ -187,14 +214,6 @@ def _position(given: str) -> int:
         return int(given)
     except ValueError:
         raise InputError(f"--pos takes a whole number or all, not {short(given)}") from None
-
-
-def _draw(named: Any, path: str, *, signed: bool) -> None:
-
-    from gpt2np.analysis.plot import heatmap
-
-    heatmap(named, path, signed=signed)
-    tell(f"wrote {path}")
 
 
 def _grid(named: Any) -> str:

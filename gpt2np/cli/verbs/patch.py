@@ -1,12 +1,13 @@
 """The verb patch: which part of a run on one text makes it predict what a run on another does."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_picture, add_special, given_token, load_model
 from gpt2np.cli.parser import add_verb
-from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
+from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError
 
 
@@ -50,6 +51,7 @@ def patch(args: argparse.Namespace) -> int:
     """`gpt2np patch`."""
     from gpt2np.analysis.named_array import NamedArray
     from gpt2np.analysis.patching import logit_difference, path_sweep, sweep
+    from gpt2np.analysis.positions_and_tokens import positions_down
     from gpt2np.tables import quoted, strict_json
     from gpt2np.tracing.trace import Trace
 
@@ -88,10 +90,9 @@ def patch(args: argparse.Namespace) -> int:
     )
     names = [model.tokens([i])[0] for i in (answer, wrong)]
     if args.png:
-        from gpt2np.analysis.plot import heatmap
-
-        heatmap(share, args.png, signed=True)
-        tell(f"wrote {args.png}")
+        told = f"{model.name}: {quoted(names[0])} against {quoted(names[1])}"
+        picture = replace(share, title=f"{share.title}\n{told}")
+        draw(positions_down(picture), args.png, signed=True, quantity="share brought back")
     if args.json:
         facts: dict[str, Any] = {"model": model.name}
         for which, trace, end in zip(("clean", "corrupt"), (clean, corrupt), ends, strict=True):
@@ -123,11 +124,11 @@ def _texts(args: argparse.Namespace) -> list[str]:
 
 def _grid(share: Any) -> str:
     """The map with two decimals, positions down where it has them; the largest entries of one too wide."""
+    from gpt2np.analysis.positions_and_tokens import positions_down
     from gpt2np.tables import cell_width, screen_width, table
 
+    share = positions_down(share)
     array, (down, across) = share.array, share.axes
-    if across == "pos":
-        array, down, across = array.T, across, down
     labels = [
         [share.label(axis, i) for i in range(n)] for axis, n in zip((down, across), array.shape, strict=True)
     ]

@@ -2,14 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gpt2np.cli.terminal import tell
+from gpt2np.analysis.positions_and_tokens import POSITIONS, positions_down
+from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
 LINES = 60  # of values; --json has all
 BARS = 40  # tokens of the vocabulary that a picture has room for
-POSITIONS = ("pos", "query", "key")
 TOP = "top_k_tokens"  # the site whose length --top says
 
 
@@ -21,6 +22,7 @@ class Shown(NamedTuple):
     picture: Any = None
     signed: bool = True
     quantity: str = "value"
+    run: Any = None
 
 
 def check_show(args: argparse.Namespace) -> None:
@@ -53,22 +55,19 @@ def sites_to_show(args: argparse.Namespace, config: Any) -> dict[str, Any]:
 
 def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
     """`gpt2np trace TEXT --show SITE`: the values of sites."""
-    from gpt2np.analysis.site_values import has_sign, likeliest, site_values
+    from gpt2np.analysis.site_values import has_sign, likeliest, most_active, site_values
     from gpt2np.tables import strict_json
 
     names = list(sites)
     found = {name: site_values(trace, name, args.head, args.pos, args.top) for name in names}
     if args.png:
-        from gpt2np.analysis.plot import heatmap
-
-        picture = likeliest(found[names[0]], BARS)
+        picture = most_active(likeliest(found[names[0]], BARS), BARS)
         if picture.array.ndim not in (1, 2):
             less = "pick a --head" if picture.array.ndim > 2 else "leave out --pos"
             raise InputError(
                 f"--png draws one or two axes, not {' '.join(picture.axes) or 'a number'}: {less}"
             )
-        heatmap(picture, args.png, signed=has_sign(sites[names[0]]))
-        tell(f"wrote {args.png}")
+        draw(positions_down(picture), args.png, signed=has_sign(sites[names[0]]), run=trace)
     if args.json:
         values = {name: named.to_json() for name, named in found.items()}
         name = getattr(trace.model, "name", None)
@@ -76,6 +75,28 @@ def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
     else:
         print("\n\n".join(excerpt(named) for named in found.values()))
     return 0
+
+
+def draw(
+    named: Any,
+    path: str,
+    *,
+    signed: bool,
+    run: Any = None,
+    quantity: str = "value",
+    texts: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Draw a picture whose title stands alone: of a trace, with the model and the text that ran."""
+    from gpt2np.analysis.plot import heatmap
+
+    doing("drawing")
+    if run is not None:
+        text = "".join(run.tokens) if run.prompt is None else run.prompt
+        text = " ".join(text.split())
+        told = f"{run.metadata.get('model')}: {text if len(text) <= 60 else text[:59] + '…'}"
+        named = replace(named, title=f"{named.title}\n{told}")
+    heatmap(named, path, signed=signed, quantity=quantity, texts=texts)
+    tell(f"wrote {path}")
 
 
 def excerpt(named: Any, lines: int = LINES) -> str:
@@ -135,8 +156,7 @@ def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> t
     """Two axes, positions down: whole, or what fits; and the number of its columns."""
     from gpt2np.tables import cell_width, screen_width, table
 
-    if named.axes[1] in POSITIONS and named.axes[0] not in POSITIONS:
-        named = type(named)(named.array.T, named.axes[::-1], named.labels)
+    named = positions_down(named)
     (down, across), n_columns = named.axes, named.array.shape[1]
     rows = _chosen(named.array, down, lines, left_out)
 

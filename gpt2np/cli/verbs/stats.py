@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_trace, count, load_model, read_prompt
 from gpt2np.cli.parser import add_note, add_verb
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED
 from gpt2np.tables import wrapped
@@ -82,8 +82,8 @@ def stats(args: argparse.Namespace) -> int:
         what = args.draw or "entropy"
         options = {"threshold": args.threshold} if what == "saturation" else {}
         drawn = getattr(statistics, what)(run, **options)
-        plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
-        tell(f"wrote {args.png}")
+        picture = statistics.pick(drawn, "step", args.step)
+        draw(picture, args.png, signed=False, run=statistics.trace_of(run))
     if args.notebook:
         print(baseline_notebook.notebook(run))
     else:
