@@ -14,6 +14,7 @@ from gpt2np.cli.verbs import (
     capture,
     circuits,
     compare,
+    completion,
     download,
     export,
     fixture,
@@ -39,6 +40,7 @@ GROUPS = {
     "take it apart": "lens heads circuits stats patch",
     "check your own implementation": "compare fixture",
     "models and data": "info download sites plan capture kv export",
+    "help": "completion",
 }
 
 
@@ -104,6 +106,7 @@ def build_parser() -> Parser:
         export,
         fixture,
         view,
+        completion,
     ):
         verb_file.register(verbs)
     parser.groups = GROUPS

@@ -135,7 +135,7 @@ def test_the_likeliest_of_the_vocabulary(trace):
         order = np.argsort(-trace["logits"][-1 if pos is None else pos])[:5]
         np.testing.assert_array_equal(part.array, whole.array[..., order])
         assert part.labels["vocab"] == trace.model.tokens(order.tolist())
-        assert part.title.endswith("(the 5 largest of 2048)")
+        assert part.title.endswith("the 5 largest of 2048")
     embed = site_values(trace, "embed")
     assert likeliest(embed, 5) is embed
 

@@ -102,8 +102,7 @@ def test_large_grids_and_impossible_cells_have_none(drawn):
     figure, named, _ = drawn("trace", "To be, or not to be: that is the question. " * 2, "--show", "ln_f")
     assert cells(figure, named) is None
     figure, named, _ = drawn("trace", TEXT, "--show", "h.1.attn.scores", "--head", "0")
-    texts = cells(figure, named)
-    assert [[bool(text) for text in row] for row in texts] == np.isfinite(named.array).tolist()
+    assert len(figure.axes[0].texts) == np.isfinite(named.array).sum() == 10
 
 
 def test_texts_in_cells_can_be_read(drawn):
