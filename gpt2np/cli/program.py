@@ -4,7 +4,9 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 """
 
 import argparse
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from gpt2np.cli.arguments import check_outputs
@@ -47,9 +49,10 @@ GROUPS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code, and lets a KeyboardInterrupt through."""
     new_folders: list[Path] = []
+    args = argparse.Namespace(new_folders=new_folders)
     with screens():
         try:
-            args = build_parser().parse_args(argv, argparse.Namespace(new_folders=new_folders))
+            build_parser().parse_args(argv, args)
             check_outputs(args)
             with ticking(args.run.__name__):
                 code: int = args.run(args)
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             give_up_stdout()
             return 0
         except (Gpt2npError, OSError, UnicodeError, MemoryError) as error:
-            tell(f"{_told(error)}")
+            tell(_in_shell(_told(error), vars(args)))
             if not isinstance(error, Gpt2npError):
                 give_up_stdout()
             return 2
@@ -78,6 +81,20 @@ def _told(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{printable(str(error.filename))}: {error.strerror}"
     return f"cannot write the results: {printable(str(error))}; set PYTHONIOENCODING=utf-8"
+
+
+def _in_shell(message: str, options: Collection[str]) -> str:
+    """A message with the arguments of Python in it spelt as the options of the command that ran."""
+
+    def spelt(found: re.Match[str]) -> str:
+        name, value = found[1], re.sub(r"^'([\w.-]+)'$", r"\1", found[2])
+        return f"--{name.replace('_', '-')} {value}".rstrip() if name in options else found[0]
+
+    name, colon, _ = message.partition(":")
+    message = f"--{name.replace('_', '-')}{message[len(name) :]}" if colon and name in options else message
+    message = re.sub(r"\bgenerate\(\.\.\., (\w+=[^)]*)\)", r"\1", message)
+    message = re.sub(r"\btrace\['([^']*)'\]", r"\1", message)
+    return re.sub(r"\b([a-z]\w*)=('[^']*'|[\w.+-]+|(?=\W|$))", spelt, message)
 
 
 def build_parser() -> Parser:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -179,3 +180,29 @@ def test_tables():
     assert strict_json([float("inf"), float("nan"), {"a": -np.inf}, 1.5]).split() == (
         '[ null, null, { "a": null }, 1.5 ]'.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["generate", "the " * 250, "--max-new-tokens", "20"], "(--on-overflow slide goes on"),
+        (["generate", "x", "--num-beams", "2", "--temperature", "1"], "--num-beams 2 with --temperature 1.0"),
+        (["generate", "x", "--temperature", "-1"], "--temperature -1.0"),
+        (["trace", "x", "--keep", "attn.foo"], "--keep: no site"),
+        (["trace", "x", "--show", "attn.pattern.foo"], "attn.pattern"),
+        (["lens", "x", "--pos", "9"], "position 9"),
+        (["patch", "a b", "a c", "--answer", "1", "--wrong", "2", "--over", "ln_f"], "--over ln_f"),
+        (
+            ["patch", "a b", "a c", "--answer", "1", "--wrong", "2", "--by", "head", "--over", "resid_post"],
+            "--by head",
+        ),
+        (["stats", "x", "--threshold", "2"], "--threshold 2.0"),
+        (["trace", "x", "--threads", "9999"], "--threads 9999"),
+        (["info", "--model", "./nowhere", "--revision", "x"], "nowhere"),
+    ],
+)
+def test_hints_are_spelt_as_the_shell_spells_them(capsys, argv, words):
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not re.search(r"\w=['\d\w]|\['|\(\.\.\.", err)

@@ -36,9 +36,8 @@ def register(verbs: Any) -> None:
     what.add_argument("--prompt", type=a_text, metavar="TEXT", help="one prompt, of the set 'prompt'")
     help = "the trace of a generation, which generate --out saved, instead of running one; needs no model"
     what.add_argument("--trace", metavar="FILE", help=help)
-    what.add_argument(
-        "--prompt-set", metavar="NAME|FILE", help="a shipped set, or your own .json (see --list)"
-    )
+    help = "a shipped set (see --list), or your own: lines (.txt), .jsonl or .json"
+    what.add_argument("--prompt-set", metavar="NAME|FILE", help=help)
     what.add_argument("--list", action="store_true", help="show the shipped sets with their token counts")
     verb.add_argument(
         "--layer-internals",

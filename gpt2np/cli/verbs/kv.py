@@ -17,7 +17,7 @@ from gpt2np.cli.arguments import (
 )
 from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import tell
-from gpt2np.cli.texts import a_text, read_lines
+from gpt2np.cli.texts import a_text, read_lines, read_text
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError, short
 
@@ -110,7 +110,11 @@ def _add_dataset(parts: Any) -> None:
 and options, only what it does not list yet is written, under the next numbers. {FORMATS}",
     )
     source = verb.add_mutually_exclusive_group()
-    source.add_argument("--text-file", metavar="FILE", help="one prompt a line; - reads stdin")
+    source.add_argument(
+        "--text-file",
+        metavar="FILE",
+        help="prompts: one a line, JSON lines (.jsonl) or a JSON list (.json); - reads lines from stdin",
+    )
     source.add_argument("--prompts", nargs="+", type=a_text, metavar="TEXT", help="the prompts themselves")
     source.add_argument("--random", type=count, metavar="N", help="N prompts sampled from the model")
     verb.add_argument("--random-tokens", action="store_true", help="with --random: any tokens, equal chances")
@@ -233,7 +237,7 @@ def dataset(args: argparse.Namespace) -> int:
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
-    given = _lines_of(args.text_file) if from_file else args.prompts
+    given = _texts_of(args.text_file) if from_file else args.prompts
     model = load_model(args, *(() if args.random else given))
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
@@ -259,14 +263,16 @@ def dataset(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lines_of(path: str | None) -> list[str]:
-    """The lines of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
+def _texts_of(path: str | None) -> list[str]:
+    """The prompts of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
     from gpt2np.kv.extraction import SAMPLE_PROMPTS
+    from gpt2np.text.prompt_lists import prompt_texts
 
     if path is not None and Path(path).name == SAMPLE_PROMPTS.name and not Path(path).exists():
         tell(f"note: there is no {path}: the prompts are those of {SAMPLE_PROMPTS}")
         path = None
-    return read_lines(path or str(SAMPLE_PROMPTS))
+    path = path or str(SAMPLE_PROMPTS)
+    return prompt_texts(read_text(path), path)
 
 
 # -- reading arguments ---------------------------------------------------------------------------------
