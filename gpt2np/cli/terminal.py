@@ -23,6 +23,9 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 OF_BARS = re.compile("(\r|\x1b\\[A)")  # with which a progress bar writes over itself
 
 
+SECOND = 1.0  # after which a command says what it does, and then again
+
+
 class Ticker:
     """On a terminal, a line that says what a command does and for how long, from its first second on.
 
@@ -42,7 +45,7 @@ class Ticker:
             threading.Thread(target=self._tick, daemon=True).start()
 
     def _tick(self) -> None:
-        while not self._over.wait(1.0):
+        while not self._over.wait(SECOND):
             with self._lock, contextlib.suppress(OSError, ValueError):
                 if not self._over.is_set():
                     text = f"gpt2np: {printable(self.what)}, {time.monotonic() - self._start:.0f} s"
@@ -50,18 +53,23 @@ class Ticker:
                     self._stream.flush()
                     self._shown = len(text)
 
-    def clear(self) -> None:
-        """Take the line away, until the next second."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
+    @contextlib.contextmanager
+    def away(self, for_good: bool) -> Iterator[None]:
+        """While the block runs, the line is gone and does not come back; `for_good`: nor after it."""
+        with self._lock:
+            if for_good:
+                self._over.set()
             if self._shown:
-                self._stream.write(f"\r{'':<{self._shown}}\r")
-                self._stream.flush()
-            self._shown = 0
+                with contextlib.suppress(OSError, ValueError):
+                    self._stream.write(f"\r{'':<{self._shown}}\r")
+                    self._stream.flush()
+                self._shown = 0
+            yield
 
     def stop(self) -> None:
         """Take it away for good."""
-        self._over.set()
-        self.clear()
+        with self.away(for_good=True):
+            pass
 
 
 _ticker: Ticker | None = None  # of the command that runs
@@ -76,11 +84,11 @@ class Screen(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write a text, escaped; returns its length."""
-        if _ticker is not None:
-            (_ticker.clear if self._optional and not self._bars else _ticker.stop)()
-        if self._is_open():
-            with self._forgiving():
-                self._stream.write(shown(text, self.encoding, self._bars))
+        is_note = self._optional and not self._bars
+        with contextlib.nullcontext() if _ticker is None else _ticker.away(for_good=not is_note):
+            if self._is_open():
+                with self._forgiving():
+                    self._stream.write(shown(text, self.encoding, self._bars))
         return len(text)
 
     def flush(self) -> None:

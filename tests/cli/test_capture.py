@@ -512,7 +512,7 @@ BAD_SETS = {
     "a number for a description": ('{"description": 1, "prompts": [{"id": 1, "text": "A"}]}', "must hold"),
     "a list of one without text": ('["A", {"id": 1}]', "prompt 2 must have a 'text'"),
     "an unknown key": ('{"prompts": [{"id": 1, "text": "A", "txt": "B"}]}', "prompt 1 must have"),
-    "no text": ('{"prompts": [{"id": 1, "text": "A"}, {"id": 2, "text": ""}]}', "prompt 2 must have a 'text'"),
+    "no text": ('{"prompts": [{"text": "A"}, {"id": 2, "text": ""}]}', "prompt 2 must have a 'text'"),
     "a number for a text": ('{"prompts": [{"id": 1, "text": 5}]}', "prompt 1 must have a 'text'"),
     "an id that is a list": ('{"prompts": [{"id": [1], "text": "A"}]}', "prompt 1: the id must be"),
     "an id that is true": ('{"prompts": [{"id": true, "text": "A"}]}', "prompt 1: the id must be"),

@@ -55,7 +55,7 @@ _shtab_gpt2np_capture_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--prompt[one prompt, of the set \'prompt\']:TEXT:"
   "--trace[the trace of a generation, which generate --out saved, instead of running one\; needs no model]:FILE:_files"
-  "--prompt-set[a shipped set, or your own .json (see --list)]:NAME|FILE:_gpt2np_sets"
+  "--prompt-set[a shipped set (see --list), or your own\: lines (.txt), .jsonl or .json]:NAME|FILE:_gpt2np_sets"
   "--list[show the shipped sets with their token counts]"
   "--layer-internals[all parts of these layers, a file for each\; all\: of every layer\; no number\: of the middle one (without this option\: the residual stream and mean attention of all layers, in one file)]:L:"
   "--id[of --prompt or --trace (default\: that which the experiment has for it, else the next number)]:ID:"
@@ -266,7 +266,7 @@ _shtab_gpt2np_kv_defaults_added=0
 
 _shtab_gpt2np_kv_dataset_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--text-file[one prompt a line\; - reads stdin]:FILE:_files"
+  "--text-file[prompts\: one a line, JSON lines (.jsonl) or a JSON list (.json)\; - reads lines from stdin]:FILE:_files"
   "--prompts[the prompts themselves]:TEXT:"
   "--random[N prompts sampled from the model]:N:"
   "--random-tokens[with --random\: any tokens, equal chances]"

@@ -92,8 +92,8 @@ def capture(args: argparse.Namespace) -> int:
         return 0
     lengths = [[entry.prompt_tokens for entry in files], [entry.response_tokens for entry in files]]
     shown = [
-        ["prompts", f"{what}, {_span(lengths[0])} tokens"],
-        ["responses", f"{_span(lengths[1])} tokens"],
+        ["prompts", f"{what}, {_span(lengths[0])}"],
+        ["responses", _span(lengths[1])],
         ["files", f"{len(files)} ({new} new), {human_bytes(sum(entry.bytes for entry in files))}"],
         ["in", str(Path(files[0].path).parent)],
         ["manifest", NAME],
@@ -162,8 +162,10 @@ def _layers(given: list[str] | None, n_layer: int) -> list[int] | None:
 
 
 def _span(numbers: list[int]) -> str:
+    from gpt2np.tables import counted
+
     low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+    return counted(low, "token") if low == high else f"{low} to {high} tokens"
 
 
 @contextlib.contextmanager
@@ -182,7 +184,7 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
 def _list(args: argparse.Namespace) -> int:
     """`gpt2np capture --list`."""
     from gpt2np.capture.prompt_set import SHIPPED, load_prompt_set
-    from gpt2np.tables import fitted, quoted, screen_width, strict_json
+    from gpt2np.tables import counted, fitted, quoted, screen_width, strict_json
 
     model = load_model(args)
     sets = [load_prompt_set(name) for name in SHIPPED]
@@ -199,7 +201,7 @@ def _list(args: argparse.Namespace) -> int:
         print(strict_json({"model": model.name, "prompt_sets": facts}))
         return 0
     for i, (s, lengths) in enumerate(zip(sets, counts, strict=True)):
-        title = f"{s.name}, {len(s.prompts)} prompts: {s.description}"
+        title = f"{s.name}, {counted(len(s.prompts), 'prompt')}: {s.description}"
         print(("\n" if i else "") + textwrap.fill(title, screen_width()))
         rows = [
             [str(p.id), str(n), quoted(p.text, screen_width() - 18)]

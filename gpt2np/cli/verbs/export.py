@@ -73,7 +73,7 @@ def _export_trace(args: argparse.Namespace) -> int:
     """`gpt2np export` to a kind that holds a trace."""
     from gpt2np.export.dialects.writing import write_dialect
     from gpt2np.export.typescript import FILES, write_typescript
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import counted, strict_json
 
     saved = _is_saved(args)
     prompt = None if saved else read_prompt(args)
@@ -97,7 +97,7 @@ def _export_trace(args: argparse.Namespace) -> int:
     if args.json:
         facts = {"out": args.out, "to": args.to, "arrays": n_arrays, "bytes": n_bytes}
         print(strict_json(facts | ({} if args.to == "ts" else {"dialect": args.dialect})))
-    tell(f"wrote {args.out}, {n_arrays} arrays, {n_bytes:,} bytes")
+    tell(f"wrote {args.out}, {counted(n_arrays, 'array')}, {n_bytes:,} bytes")
     return 0
 
 

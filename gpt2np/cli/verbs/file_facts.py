@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.errors import InputError, TraceError, short
-from gpt2np.tables import fitted, quoted, screen_width, table
+from gpt2np.tables import counted, fitted, quoted, screen_width, table
 from gpt2np.tracing.plan import human_bytes
 
 MOST = 40  # arrays in the text; --json lists all
@@ -181,7 +181,7 @@ def file_text(facts: dict[str, Any]) -> str:
             rest = f"... {len(cells) - MOST} more"
             cells = [*cells[: MOST // 2], [rest, "", "", ""], *cells[-MOST // 2 :]]
         total = human_bytes(sum(a["bytes"] for a in arrays))
-        title = f"{len(arrays)} {'array' if len(arrays) == 1 else 'arrays'}, {total}"
+        title = f"{counted(len(arrays), 'array')}, {total}"
         parts.append(f"{title}\n" + fitted([["array", "dtype", "shape", "bytes"], *cells], "<<<>"))
     return "\n\n".join([*parts, *([facts["next"]] if "next" in facts else [])])
 

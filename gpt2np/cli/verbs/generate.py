@@ -47,7 +47,7 @@ def generate(args: argparse.Namespace) -> int:
 
     from gpt2np.generation.options import Sampling
     from gpt2np.outputs import whole_file
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import counted, strict_json
 
     check_ending(args.out, ".safetensors")
     prompt = read_prompt(args)
@@ -101,7 +101,7 @@ def generate(args: argparse.Namespace) -> int:
     if args.ledger:
         with whole_file(args.ledger) as file:
             file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
-        tell(f"wrote {args.ledger}, {len(done.ledger)} lines")
+        tell(f"wrote {args.ledger}, {counted(len(done.ledger), 'line')}")
     if args.out and done.trace is None:
         tell(f"no token was chosen, so {args.out} was not written")
     elif args.out:

@@ -155,7 +155,7 @@ def query(args: argparse.Namespace) -> int:
     from gpt2np.files import MAX_BYTES
     from gpt2np.kv.queries import COLUMNS, write_csv
     from gpt2np.kv.reading import read_kv
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import counted, strict_json
 
     asked = (args.coordinate, args.token_search, args.layer_summary, args.search_norm)
     if not args.info and not args.export_csv and all(question is None for question in asked):
@@ -182,7 +182,7 @@ def query(args: argparse.Namespace) -> int:
             for row in kv.rows(coordinates)
         )
         n = write_csv(args.export_csv, ["query", *COLUMNS], rows)
-        tell(f"wrote {args.export_csv}, {n:,} rows")
+        tell(f"wrote {args.export_csv}, {counted(n, 'row')}")
     if facts:
         print(strict_json(facts) if args.json else kv_tables.answers(facts))
     return 0
@@ -232,7 +232,7 @@ def _search_norm(kv: "KV", given: list[str], whole: bool) -> _Answer:
 def dataset(args: argparse.Namespace) -> int:
     """`gpt2np kv dataset`."""
     from gpt2np.kv import datasets
-    from gpt2np.tables import stream_of_bars, strict_json
+    from gpt2np.tables import counted, stream_of_bars, strict_json
 
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
@@ -259,7 +259,7 @@ def dataset(args: argparse.Namespace) -> int:
         return 0
     print(kv_tables.files([entry for entry, _ in entries]))
     there = " (the others were there)" if n_new < len(entries) else ""
-    tell(f"wrote {n_new} of {len(entries)} files{there}, listed in {index}")
+    tell(f"wrote {n_new} of {counted(len(entries), 'file')}{there}, listed in {index}")
     return 0
 
 

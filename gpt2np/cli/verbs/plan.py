@@ -30,7 +30,7 @@ def plan(args: argparse.Namespace) -> int:
     """`gpt2np plan`."""
     from gpt2np.architectures.gpt2.config import RELEASED
     from gpt2np.checkpoints.checkpoint import default_name
-    from gpt2np.tables import screen_width, strict_json
+    from gpt2np.tables import counted, screen_width, strict_json
     from gpt2np.tracing.plan import Plan, plan_table
 
     name, sizes = args.model or default_name(), load_sizes(args)
@@ -38,7 +38,7 @@ def plan(args: argparse.Namespace) -> int:
     for n in args.lengths:
         if n > config.n_positions:
             hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""
-            raise InputError(f"{n} tokens: the context of {name} holds {config.n_positions}{hint}")
+            raise InputError(f"{counted(n, 'token')}: the context of {name} holds {config.n_positions}{hint}")
     plans = [Plan(config, n, args.keep or "*", args.dtype, generating=args.generating) for n in args.lengths]
     if args.json:
         rows = [
