@@ -138,7 +138,7 @@ def test_every_verb_has_an_example_that_its_own_parser_reads(capsys, name):
     examples = re.findall(r"^  gpt2np (.*)", out, re.MULTILINE)
     assert examples
     for example in examples:
-        words = shlex.split(example.partition(" < ")[0])
+        words = shlex.split(re.split(" [<>] ", example)[0])
         assert words[: len(name.split())] == name.split()
         assert build_parser().parse_args(words).run
 

@@ -514,9 +514,7 @@ def lines_over(err):
     return [part.strip() for part in err.split("\r") if part.strip()]
 
 
-@pytest.mark.parametrize(
-    "verb", [["trace", "x"], ["circuits", "x"], ["view", "x", "--no-open"], ["lens", "x"]]
-)
+@pytest.mark.parametrize("verb", ["trace x", "circuits x", "view x --no-open", "lens x"])
 def test_a_command_that_takes_long_says_what_it_does(monkeypatch, tmp_path, verb):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(terminal, "SECOND", 0.001)
