@@ -828,3 +828,11 @@ def test_the_line_of_a_prompt_that_is_too_long_is_told(capsys):
     code, out, err = run(capsys, "dataset", "--text-file", "p.txt", "--output-dir", "long")
     assert (code, out) == (2, "")
     assert "prompt 3: " in err
+
+
+@pytest.mark.parametrize("question", [[], ["--info"]])
+def test_a_file_that_is_not_there_is_told_before_a_question_is_asked_for(capsys, question):
+    code, out, err = run(capsys, "query", "nothere.json", *question)
+    assert (code, out) == (2, "")
+    assert "nothere.json" in err
+    assert "ask something" not in err

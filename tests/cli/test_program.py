@@ -206,3 +206,10 @@ def test_hints_are_spelt_as_the_shell_spells_them(capsys, argv, words):
     assert (code, out) == (2, "")
     assert words in err
     assert not re.search(r"\w=['\d\w]|\['|\(\.\.\.", err)
+
+
+def test_sites_call_a_layer_by_one_name(capsys):
+    _, out, _ = run(capsys, "sites")
+    assert "h.i.attn.pattern" in out
+    assert "blocks.i.attn.hook_pattern" in out
+    assert "{i}" not in out

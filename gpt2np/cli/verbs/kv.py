@@ -152,11 +152,12 @@ def extract(args: argparse.Namespace) -> int:
 
 def query(args: argparse.Namespace) -> int:
     """`gpt2np kv query`."""
-    from gpt2np.files import MAX_BYTES
+    from gpt2np.files import MAX_BYTES, check_regular
     from gpt2np.kv.queries import COLUMNS, write_csv
     from gpt2np.kv.reading import read_kv
     from gpt2np.tables import counted, strict_json
 
+    check_regular(args.file)
     asked = (args.coordinate, args.token_search, args.layer_summary, args.search_norm)
     if not args.info and not args.export_csv and all(question is None for question in asked):
         raise InputError("ask something: --info, --coordinate 0 0 0, --token-search fox, ...")

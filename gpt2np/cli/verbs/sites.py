@@ -45,7 +45,7 @@ def sites(args: argparse.Namespace) -> int:
     for row in rows:
         print(f"{row['name']:<24}[{' '.join(row['axes'])}]" + ("  derived" if row["derived"] else ""))
         print(textwrap.fill(row["doc"], screen_width(), initial_indent="    ", subsequent_indent="    "))
-        names = [f"{dialect} {name}" for dialect, name in row["elsewhere"].items()]
+        names = [f"{dialect} {name}".replace("{i}", "i") for dialect, name in row["elsewhere"].items()]
         names += [f"captures {', '.join(row['captures'])}"] if row["captures"] else []
         if names:
             also, width = "; ".join(names), screen_width()
