@@ -54,9 +54,9 @@ def heatmap(
     `signed` values get a diverging scale centred at zero. Others, which are nonnegative by nature
     (probabilities, attention, norms), a sequential one that begins at 0: one that began at the smallest would
     make 0.90 beside 0.91 look like nothing beside all. (If there is a negative one, it begins there.) NaN and
-    infinities are grey. `quantity` names the scale. `texts` [row][column] stand in the cells of a heatmap;
-    without them those of a small one have their numbers. Up to 160 labels all show: the picture grows with
-    them. Spaces at the ends of a label show as ␣, and characters that are control characters, or in no
+    infinities are grey. `quantity` names the scale. `texts` [row][column] stand in the cells of a heatmap of
+    up to 54 columns; without them those of a small one have their numbers. Up to 160 labels all show: the
+    picture grows with them. Spaces at the ends of a label show as ␣, and control characters, or those in no
     installed font, as escapes. pyplot and its figures are left alone.
 
     Raises:
@@ -89,10 +89,12 @@ def _texts_of_cells(
 ) -> list[list[str]]:
     """What stands in the cells of a heatmap: `texts`, else the numbers of a small one; [] for a large one."""
     if texts is not None:
-        shown = [[labels.cut(text, LONGEST_IN_CELL) for text in row] for row in texts]
         n_rows, n_columns = values.shape
-        fits = n_columns * _cell_width(shown) <= SHEET and n_rows * CELL_HEIGHT <= SHEET
-        return shown if fits else []
+        for longest in range(LONGEST_IN_CELL, 3, -1):
+            shown = [[labels.cut(text, longest) for text in row] for row in texts]
+            if n_columns * _cell_width(shown) <= SHEET and n_rows * CELL_HEIGHT <= SHEET:
+                return shown
+        return []
     if max(values.shape) > MOST_NUMBERS:
         return []
     finite = np.abs(values[np.isfinite(values)])

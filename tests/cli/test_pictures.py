@@ -61,6 +61,15 @@ def test_lens_has_the_likeliest_token_in_each_cell(drawn, tiny):
     assert figure.axes[1].get_ylabel() == "probability"
 
 
+@pytest.mark.parametrize(("n", "tokens"), [(30, True), (54, True), (55, False), (200, False)])
+def test_lens_of_a_long_text_has_shorter_tokens_or_says_where_they_are(drawn, n, tokens):
+    figure, named, _ = drawn("lens", "--tokens", ",".join(str(i) for i in range(300, 300 + n)))
+    assert named.array.shape[1] == n
+    assert bool(figure.axes[0].texts) == tokens
+    assert ("--pos N shows those of one" in figure.get_suptitle()) == (not tokens)
+    assert figure.get_size_inches()[0] < 30
+
+
 def test_lens_at_one_position_has_its_candidates_by_rank(drawn, tiny):
     figure, named, _ = drawn("lens", TEXT, "--pos", "1", "--top", "7")
     found = logit_lens(tiny.trace(TEXT), k=7, pos=1)

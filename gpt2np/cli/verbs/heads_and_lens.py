@@ -22,6 +22,7 @@ from gpt2np.cli.texts import a_text
 from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError, short
 
+MOST_COLUMNS = 54  # of a picture with a token in each cell
 OF_LENS = (
     "p and rank of that token (1 is the likeliest); entropy of the prediction and KL(final || here) in nats"
 )
@@ -185,6 +186,8 @@ def _draw_lens(args: argparse.Namespace, trace: Any, token: int | None) -> None:
     if token is not None and across == "pos":
         shown, quantity = found.probability.array, f"probability of {quoted(trace.token(token))}"
     texts = [[trace.token(i) for i in row] for row in ids.tolist()]
+    if shown.shape[1] > MOST_COLUMNS:
+        title += f"\n{shown.shape[1]} positions have no room for their tokens: --pos N shows those of one"
     picture = NamedArray(shown, ("site", across), labels, title)
     draw(picture, args.png, signed=False, run=trace, quantity=quantity, texts=texts)
 

@@ -48,7 +48,7 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--step", type=int, default=0, metavar="S", help="whose layers are shown (default 0, the prompt)"
     )
-    verb.add_argument("--every", type=count, default=1, metavar="N", help="show every Nth layer (default 1)")
+    verb.add_argument("--every", type=count, metavar="N", help="show every Nth layer (default 1)")
     verb.add_argument(
         "--pos", type=int, default=-1, metavar="P", help="position of the step to compare at (default -1)"
     )
@@ -94,7 +94,13 @@ def stats(args: argparse.Namespace) -> int:
 def _check_notebook(args: argparse.Namespace) -> None:
     """Refuse options that change what the notebook prints."""
     if args.notebook:
-        for option, default in (("step", 0), ("every", 1), ("pos", -1), ("threshold", 0.9), ("json", False)):
+        for option, default in (
+            ("step", 0),
+            ("every", None),
+            ("pos", -1),
+            ("threshold", 0.9),
+            ("json", False),
+        ):
             if getattr(args, option) != default:
                 raise InputError(f"--{option} does not go with --notebook, which prints the notebook's own")
 
@@ -156,7 +162,7 @@ def _text(run: Any, args: argparse.Namespace) -> str:
     from gpt2np.analysis import baseline_notebook
     from gpt2np.analysis import statistics as s
 
-    step, layers = args.step, range(0, s.trace_of(run).config.n_layer, args.every)
+    step, layers = args.step, range(0, s.trace_of(run).config.n_layer, args.every or 1)
     summary = s.attention_summary(run, args.threshold)
     tables = [s.every_nth(s.pick(t, "step", step), layers) for t in (s.attention_statistics(run), summary)]
     parts = [
@@ -165,7 +171,7 @@ def _text(run: Any, args: argparse.Namespace) -> str:
         baseline_notebook.shapes(run, step),
         baseline_notebook.attention_values(run, step),
         *map(str, tables),
-        _hidden_states(run, step, args.every),
+        _hidden_states(run, step, args.every or 1),
         _first_and_last(run, step, args.pos),
     ]
     if s.n_generated(run):
