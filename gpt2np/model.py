@@ -14,7 +14,7 @@ from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
-from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids
+from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids, ids_of_each
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
 from gpt2np.tracing.edits import EditsLike, compiled
@@ -167,7 +167,7 @@ class Model:
         prompts, several = as_prompts(prompt)
         stop_at_layer = self._stop(stop_at_layer)
         keep, changes = Keep.parse(keep), compiled(edits, self.config)
-        all_ids = [self.token_ids(p, special=special) for p in prompts]
+        all_ids = ids_of_each(prompts, lambda p: self.token_ids(p, special=special))
         plan_of = {
             n: Plan(self.config, n, keep, self.dtype.name, stop_at_layer) for n in {*map(len, all_ids)}
         }

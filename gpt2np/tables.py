@@ -1,15 +1,22 @@
-"""Text for terminals: aligned columns within 80 characters, and strict JSON."""
+"""Text for terminals: aligned columns within the width of the screen, and strict JSON."""
 
 import json
 import math
+import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from gpt2np.errors import printable
 
-WIDTH = 80
+WIDTH = 80  # at most
+
+
+def screen_width() -> int:
+    """Columns to print in: those of the terminal, or of `$COLUMNS`, but 40 to 80."""
+    return max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
 def table(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> str:
@@ -30,6 +37,36 @@ def table(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> str:
             cells.append(cell + padding if side == "<" else padding + cell)
         lines.append((" " * indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)
+
+
+def fitted(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> str:
+    """The same, in blocks below each other where it is wider than the screen: each has the first column."""
+    whole = table(rows, align, indent)
+    if len(align) < 3 or max(map(cell_width, whole.splitlines()), default=0) <= screen_width():
+        return whole
+    blocks, columns = [], [0]
+    for i in range(1, len(align)):
+        if len(columns) > 1 and _total(rows, [*columns, i], indent) > screen_width():
+            blocks.append(columns)
+            columns = [0]
+        columns = [*columns, i]
+    parts = [
+        table([[row[i] for i in chosen] for row in rows], "".join(align[i] for i in chosen), indent)
+        for chosen in [*blocks, columns]
+    ]
+    return "\n\n".join(parts)
+
+
+def _total(rows: Sequence[Sequence[str]], columns: Sequence[int], indent: int) -> int:
+    """The width of these columns of a table."""
+    widths = [max(cell_width(printable(row[i])) for row in rows) for i in columns]
+    return indent + sum(widths) + 2 * (len(widths) - 1)
+
+
+def wrapped(text: str) -> str:
+    """Sentences in lines of the screen; the breaks that they have stay."""
+    lines = [textwrap.wrap(line, screen_width(), break_on_hyphens=False) or [""] for line in text.split("\n")]
+    return "\n".join(line for each in lines for line in each)
 
 
 def cell_width(text: str) -> int:
@@ -76,6 +113,11 @@ def counted(n: int, thing: str) -> str:
 def number(value: float) -> str:
     """Four significant digits, never wider than 10 characters."""
     return f"{value:.4g}"
+
+
+def counted(n: int, what: str) -> str:
+    """So many of something: 1 token, 1,024 tokens."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def strict_json(value: Any, indent: int | None = 1) -> str:

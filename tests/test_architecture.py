@@ -26,7 +26,7 @@ ORDER = {
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
         weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
-        prompts token_search""",
+        prompts prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits directions
@@ -47,9 +47,10 @@ ORDER = {
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         page comparison_page""",
-    "cli": "terminal texts arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
-        download heads_and_lens circuits stats patch compare capture kv export fixture view""",
+    "cli": "terminal texts parser arguments report verbs program",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
+        plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
+        completion""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

@@ -181,7 +181,7 @@ def test_every_packed_prompt_must_be_finite(folder):
 def test_numbers_too_large_to_square_warn_nobody(folder, capsys):
     tensors(wte__weight=lambda array: array * np.float32(1e30))(folder)
     assert main(["trace", "a", "--model", str(folder)]) == 0
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert capsys.readouterr().err == ""
     trace = gpt2np.load(folder).trace("a b")
     assert (trace["h.0.ln_1.rstd"] == 0).all()
 

@@ -68,7 +68,7 @@ class LogitLens:
     """What the model would predict at every residual point: sites embed, h.0.resid_mid, h.0.resid_post, ...
 
     `top_ids` and `top_probabilities` [site, pos, k] are the likeliest next tokens; `probability` and `rank`
-    [site, pos] are those of `chosen`, one id for each position, and rank 0 is the likeliest; `entropy`
+    [site, pos] are those of `chosen`, one id for each position, and rank 1 is the likeliest; `entropy`
     [site, pos] is in nats; `kl` [site, pos] is KL(final || here) in nats, what would be lost by stopping.
     `texts` has the text of each of these ids.
     """
@@ -138,11 +138,11 @@ def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: in
         ids = top_k_tokens(logits, k)  # [site, k]
         chosen.append(int(top_k_tokens(logits[-1], 1)[0]) if wanted is None else wanted)
         mine = logits[:, chosen[-1]]  # [site]
-        better = (logits > mine[:, None]).sum(axis=1)
-        better += (logits[:, : chosen[-1]] == mine[:, None]).sum(axis=1)  # of equals the lower id comes first
+        rank = 1 + (logits > mine[:, None]).sum(axis=1)
+        rank += (logits[:, : chosen[-1]] == mine[:, None]).sum(axis=1)  # of equals the lower id comes first
         entropy = np.abs((p * log_p).sum(axis=1))  # abs: a certain token has 0, not -0
         kl = (p[-1] * (log_p[-1] - log_p)).sum(axis=1)
-        found.append((ids, np.take_along_axis(p, ids, 1), p[:, chosen[-1]], better, entropy, kl))
+        found.append((ids, np.take_along_axis(p, ids, 1), p[:, chosen[-1]], rank, entropy, kl))
     top_ids, top_p, probability, rank, entropy, kl = (
         np.stack(each, axis=1) for each in zip(*found, strict=True)
     )
@@ -157,7 +157,7 @@ def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: in
         named(top_p, "probabilities of the likeliest next tokens"),
         chosen,
         named(probability, f"probability of {what}"),
-        named(rank, f"rank of {what} (0 is the likeliest)"),
+        named(rank, f"rank of {what} (1 is the likeliest)"),
         named(entropy, "entropy of the prediction (nats)"),
         named(kl, "KL(final || here) (nats)"),
         {i: trace.token(i) for i in sorted({*top_ids.ravel().tolist(), *chosen})},

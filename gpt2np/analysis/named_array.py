@@ -9,7 +9,7 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.html_tables import MOST_CELLS, MOST_COLUMNS, caption, heat_table, largest, text_block
 from gpt2np.ops import Array
-from gpt2np.tables import WIDTH, cell_width, first_lines, number, quoted, table
+from gpt2np.tables import cell_width, first_lines, fitted, number, quoted, screen_width, table, wrapped
 
 MOST_ROWS = 60
 
@@ -18,8 +18,8 @@ MOST_ROWS = 60
 class NamedArray:
     """`array` with the name of each axis and, where its entries have names, the labels of an axis.
 
-    `str()` is a table of at most 80 columns: one axis down, or two axes as a grid; of a larger array or a
-    wider grid its largest entries by magnitude.
+    `str()` is a table that fits the terminal, at most 80 columns wide: one axis down, or two axes as a grid;
+    of a larger array or a wider grid its largest entries by magnitude.
 
     Example:
         >>> print(NamedArray(np.array([0.5, -2.0]), ("head",), title="score of each head"))
@@ -93,9 +93,9 @@ class NamedArray:
         if body is None:
             n = min(10, self.array.size)
             rows = [[*(_shown(name) for name in names), number(value)] for names, value in self.largest(n)]
-            body = table([[*self.axes, "value"], *rows], "<" * len(self.axes) + ">")
+            body = fitted([[*self.axes, "value"], *rows], "<" * len(self.axes) + ">")
             body = f"  the {n} largest of {' x '.join(map(str, self.array.shape))}\n{body}"
-        return f"{self.title}\n{body}" if self.title else body
+        return f"{wrapped(self.title)}\n{body}" if self.title else body
 
     def _column(self) -> str:
         (axis,) = self.axes
@@ -114,7 +114,7 @@ class NamedArray:
             for i, row in enumerate(self.array.tolist())
         ]
         text = table([head, *rows], "<" + ">" * n_columns)
-        return text if max(map(cell_width, text.splitlines())) <= WIDTH else None
+        return text if max(map(cell_width, text.splitlines())) <= screen_width() else None
 
 
 def _shown(label: str) -> str:

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError
 from gpt2np.outputs import whole_binary_file
+from gpt2np.tables import cell_width
 
 SUFFIXES = (".png", ".svg", ".pdf")
 DIVERGING, SEQUENTIAL = "RdBu_r", "Blues"  # both can be told apart with any colour vision
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"  # the two ends of RdBu_r
 MISSING = "#dddddd"  # NaN and infinities
 LONGEST = 24  # characters of a label
+LONGEST_IN_CELL = 12  # and of a text in a cell
+MOST_NUMBERS = 16  # rows and columns of a heatmap whose cells show their numbers
+CELL_HEIGHT = 0.28  # inches of a cell with a text
 SCREEN, SHEET = 8.5, 26.0  # inches that an axis may take: a plain one, one whose labels need more
 # What else is installed and has the characters that DejaVu Sans, which comes with matplotlib, has not.
 FALLBACKS = """
@@ -38,15 +42,21 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 
 
 def heatmap(
-    named: NamedArray, path: str | os.PathLike[str], *, signed: bool, quantity: str = "value"
+    named: NamedArray,
+    path: str | os.PathLike[str],
+    *,
+    signed: bool,
+    quantity: str = "value",
+    texts: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Draw one axis as bars or two as a heatmap [down, across], and write it to a .png, .svg or .pdf.
 
     `signed` values get a diverging scale centred at zero. Others, which are nonnegative by nature
     (probabilities, attention, norms), a sequential one that begins at 0: one that began at the smallest would
     make 0.90 beside 0.91 look like nothing beside all. (If there is a negative one, it begins there.) NaN and
-    infinities are grey. `quantity` names the axis of bars. Up to 160 labels all show: the picture grows with
-    them. Spaces at the ends of a label show as ␣, and characters that are control characters, or in no
+    infinities are grey. `quantity` names the scale. `texts` [row][column] stand in the cells of a heatmap of
+    up to 54 columns; without them those of a small one have their numbers. Up to 160 labels all show: the
+    picture grows with them. Spaces at the ends of a label show as ␣, and control characters, or those in no
     installed font, as escapes. pyplot and its figures are left alone.
 
     Raises:
@@ -64,7 +74,8 @@ def heatmap(
         figure, labels = _matplotlib("figure").Figure(layout="constrained"), _Labels(named, families)
         axes = figure.add_subplot()
         if values.ndim == 2:
-            width = _grid(figure, axes, named, values, signed, labels)
+            cells = _texts_of_cells(values, texts, labels)
+            width = _grid(figure, axes, named, values, signed, labels, cells, quantity)
         else:
             width = _bars(figure, axes, named, values, signed, labels, quantity)
         lines = [textwrap.fill(labels.shown(line), int(10 * width)) for line in named.title.splitlines()]
@@ -73,14 +84,49 @@ def heatmap(
             figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=150)
 
 
+def _texts_of_cells(
+    values: NDArray[np.float64], texts: Sequence[Sequence[str]] | None, labels: "_Labels"
+) -> list[list[str]]:
+    """What stands in the cells of a heatmap: `texts`, else the numbers of a small one; [] for a large one."""
+    if texts is not None:
+        n_rows, n_columns = values.shape
+        for longest in range(LONGEST_IN_CELL, 3, -1):
+            shown = [[labels.cut(text, longest) for text in row] for row in texts]
+            if n_columns * _cell_width(shown) <= SHEET and n_rows * CELL_HEIGHT <= SHEET:
+                return shown
+        return []
+    if max(values.shape) > MOST_NUMBERS:
+        return []
+    finite = np.abs(values[np.isfinite(values)])
+    plain = 0.1 <= finite.max(initial=0.0) < 1000  # two decimals tell enough of them
+    return [
+        [(f"{round(x, 2) + 0.0:.2f}" if plain else f"{x:.2g}") if np.isfinite(x) else "" for x in row]
+        for row in values.tolist()
+    ]
+
+
+def _cell_width(texts: Sequence[Sequence[str]]) -> float:
+    """Inches of a cell that its text fits into."""
+    return 0.14 + 0.085 * max((cell_width(text) for row in texts for text in row), default=0)
+
+
 def _grid(
-    figure: Any, axes: Any, named: NamedArray, values: NDArray[np.float64], signed: bool, labels: "_Labels"
+    figure: Any,
+    axes: Any,
+    named: NamedArray,
+    values: NDArray[np.float64],
+    signed: bool,
+    labels: "_Labels",
+    texts: list[list[str]],
+    quantity: str,
 ) -> float:
     """A heatmap with its colour bar; returns the width of the figure in inches."""
     n_rows, n_columns = values.shape
     down, across = named.axes
     side = min(0.34, SCREEN / max(n_rows, n_columns))  # of a square cell, in inches; a long grid is stretched
-    wide, high = max(2.4, labels.length(across, n_columns, side)), max(1.2, labels.length(down, n_rows, side))
+    of_text = (_cell_width(texts), CELL_HEIGHT) if texts else (0.0, 0.0)
+    wide = max(2.4, of_text[0] * n_columns, labels.length(across, n_columns, side))
+    high = max(1.2, of_text[1] * n_rows, labels.length(down, n_rows, side))
     size = (
         wide + labels.inches(down, high / n_rows) + 1.6,
         high + labels.inches(across, wide / n_columns) + 1.2,
@@ -99,11 +145,24 @@ def _grid(
     )
     labels.tick(axes.yaxis, down, n_rows, high)
     labels.tick(axes.xaxis, across, n_columns, wide)
+    for i, j in np.ndindex(values.shape if texts else (0, 0)):
+        if text := texts[i][j]:
+            ink = _readable_on(image.cmap(image.norm(values[i, j]))[:3])
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink, parse_math=False)
     bar = figure.colorbar(
         image, ax=axes, shrink=min(1.0, 4 / high), fraction=0.3 / size[0], aspect=20, pad=0.02
     )
     bar.ax.tick_params(labelsize=8)
+    if quantity != "value":
+        bar.set_label(labels.shown(quantity), fontsize=9, parse_math=False)
     return float(size[0])
+
+
+def _readable_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever has more contrast with a colour (WCAG's relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def _bars(
@@ -148,7 +207,7 @@ class _Labels:
     def __init__(self, named: NamedArray, families: Sequence[str]) -> None:
         manager = _matplotlib("font_manager")
         self._fonts = [manager.get_font(manager.findfont(family)) for family in families]
-        self._labels = {axis: [self._cut(name) for name in names] for axis, names in named.labels.items()}
+        self._labels = {axis: [self.cut(name) for name in names] for axis, names in named.labels.items()}
 
     def shown(self, text: str) -> str:
         """A text with escapes for what cannot be shown."""
@@ -157,12 +216,12 @@ class _Labels:
     def _has(self, character: str) -> bool:
         return character.isprintable() and any(f.get_char_index(ord(character)) for f in self._fonts)
 
-    def _cut(self, label: str) -> str:
+    def cut(self, label: str, longest: int = LONGEST) -> str:
         """A label with its outer spaces visible; cut if it is long."""
         begins = len(label) - len(label.lstrip(" "))
         ends = len(label) - begins - len(label.strip(" "))
         text = "␣" * begins + self.shown(label.strip(" ")) + "␣" * ends
-        return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+        return text if len(text) <= longest else text[: longest - 1] + "…"
 
     def length(self, axis: str, n: int, side: float) -> float:
         """Inches of an axis of n entries, each `side` long, or so long that labels find room."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
@@ -13,6 +14,8 @@ from gpt2np.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from gpt2np.model import Model
+
+POSITIONS = ("pos", "query", "key")  # axes of the tokens of a text
 
 
 def token_id(model: "Model", token: str | int) -> int:
@@ -101,3 +104,10 @@ def heads_of(config: ModelConfig, parameters: Any, layer: int, z: Array) -> Arra
     """What each head adds to the stream, from its results: [pos, head, d_head] -> [pos, head, n_embd]."""
     given = _Given(config, parameters, {f"h.{layer}.attn.z": z})
     return config.architecture.derived["attn.heads"].compute(given, layer)
+
+
+def positions_down(named: NamedArray) -> NamedArray:
+    """Two axes as they are shown: positions go down the page, where the other axis is none of positions."""
+    if named.array.ndim != 2 or named.axes[1] not in POSITIONS or named.axes[0] in POSITIONS:
+        return named
+    return NamedArray(named.array.T, named.axes[::-1], named.labels, named.title)

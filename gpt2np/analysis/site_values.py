@@ -63,7 +63,19 @@ def likeliest(named: NamedArray, k: int) -> NamedArray:
     labels = dict(named.labels)
     if "vocab" in labels:
         labels["vocab"] = [labels["vocab"][i] for i in best]
-    title = f"{named.title} (the {len(best)} largest of {named.array.shape[-1]})"
+    title = f"{named.title}\nthe {len(best)} largest of {named.array.shape[-1]}"
+    return NamedArray(named.array[..., best], named.axes, labels, title)
+
+
+def most_active(named: NamedArray, k: int) -> NamedArray:
+    """Of a long last axis without names, the k entries of the largest magnitude, in their order."""
+    axis, n = named.axes[-1:], named.array.shape[-1:]
+    if not n or n[0] <= max(k, 128) or axis[0] in named.labels or axis[0] in ("pos", "query", "key", "vocab"):
+        return named
+    size = np.nan_to_num(np.abs(named.array.astype(np.float64)), posinf=0.0).reshape(-1, n[0]).max(axis=0)
+    best = np.sort(np.argsort(-size, kind="stable")[:k])
+    title = f"{named.title}\nthe {k} of the largest magnitude, of {n[0]}"
+    labels = {**named.labels, axis[0]: [str(i) for i in best]}
     return NamedArray(named.array[..., best], named.axes, labels, title)
 
 

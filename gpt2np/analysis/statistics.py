@@ -7,7 +7,6 @@ The conventions are those of the baseline notebook "Transformer Internals":
 - Minimum and mean of attention count the future, where it is 0: the mean is always 1 / keys.
 - `hidden_states` are Hugging Face's: the embedding, the residual stream after each block but the last, and
   after the last one ln_f's output. Their standard deviation divides by n - 1.
-- Tables list every third layer, from 0, without the last entry.
 - The first and the last hidden state point in a "Similar direction" if their cosine is above 0.5, else in a
   "Different direction".
 """
@@ -198,7 +197,7 @@ def hidden_states(run: Run) -> list[Array]:
 def hidden_state_statistics(run: Run) -> NamedArray:
     """Mean, standard deviation (of n - 1), minimum and maximum over position and n_embd.
 
-    [step, layer, statistic] with n_layer + 1 layers; section 6 of the notebook.
+    [step, layer, statistic] with n_layer + 1 layers, named after where they are; section 6 of the notebook.
 
     Raises:
         TraceError: a hidden state was not kept.
@@ -209,7 +208,9 @@ def hidden_state_statistics(run: Run) -> NamedArray:
 
     layers = hidden_states(run)
     values = np.array([[measure(x[s.start : s.stop].astype(np.float64)) for x in layers] for s in steps(run)])
-    return NamedArray(values, ("step", "layer", "statistic"), {"statistic": HIDDEN}, "hidden states")
+    blocks = [f"after layer {i}" for i in range(len(layers) - 2)]
+    labels = {"layer": ["embedding", *blocks, "after ln_f"], "statistic": HIDDEN}
+    return NamedArray(values, ("step", "layer", "statistic"), labels, "hidden states")
 
 
 @np.errstate(under="ignore")
@@ -268,9 +269,9 @@ def pick(named: NamedArray, axis: str, index: int) -> NamedArray:
 
 
 def every_nth(named: NamedArray, layers: Sequence[int]) -> NamedArray:
-    """Some layers of a table, which keep their numbers as names."""
+    """Some layers of a table, which keep their names or numbers."""
     at = named.axes.index("layer")
-    labels = {**named.labels, "layer": [str(i) for i in layers]}
+    labels = {**named.labels, "layer": [named.label("layer", i) for i in layers]}
     return NamedArray(np.take(named.array, list(layers), at), named.axes, labels, named.title)
 
 

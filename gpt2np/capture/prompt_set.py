@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.errors import InputError, short
-from gpt2np.json_fields import read_own_json
+from gpt2np.files import read_text
+from gpt2np.json_fields import parse_json
+from gpt2np.text.prompt_lists import ENDINGS, prompt_rows
 
 SHIPPED = ("single_trait", "multi_trait", "dynamic", "adversarial", "baseline", "real_world")
 
@@ -40,16 +42,17 @@ class PromptSet:
 
 
 def load_prompt_set(name: str) -> PromptSet:
-    """A shipped prompt set by its name, or one of your own: a file that ends in `.json`, named like the set.
+    """A shipped prompt set by its name, or your own: a `.json`, `.jsonl` or `.txt` file, named like the set.
 
-    Such a file holds `{"description": ..., "prompts": [{"id": 1, "text": ..., "note": ...}, ...]}`; it may
-    leave out description and notes.
+    A text file has one prompt a line. JSON is a list of texts or of `{"id": 1, "text": ..., "note": ...}`,
+    which may leave out id and note; or `{"description": ..., "prompts": [...]}`. In JSON lines each line is
+    one of those.
 
     Raises:
         InputError: there is no such set, or the file is malformed.
     """
-    if name.endswith(".json"):
-        path = Path(name)
+    path = Path(name)
+    if path.suffix in ENDINGS:
         if path.stem in SHIPPED and not path.exists():
             raise InputError(f"{name}: no such file; the set that comes with gpt2np is called {path.stem}")
     elif name in SHIPPED:
@@ -57,30 +60,40 @@ def load_prompt_set(name: str) -> PromptSet:
     else:
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         hint = f"the nearest is {short(near[0])}" if near else f"there are {', '.join(SHIPPED)}"
-        raise InputError(f"no prompt set {short(name)}: {hint}; a file of your own ends in .json")
-    content = read_own_json(path)
-    rows = content.get("prompts") if isinstance(content, dict) else None
-    description = content.get("description", "") if isinstance(content, dict) else ""
-    if not isinstance(rows, list) or not rows or not isinstance(description, str):
-        raise InputError(f'{path}: must hold {{"prompts": [{{"id": 1, "text": "..."}}, ...]}}')
-    prompts = tuple(_prompt(row, f"{path}: prompt {i}") for i, row in enumerate(rows, 1))
-    ids = [str(prompt.id) for prompt in prompts]
+        own = "a file of your own ends in .json, .jsonl or .txt"
+        raise InputError(f"no prompt set {short(name)}: {hint}; {own}")
+    content = read_text(path)
+    rows = prompt_rows(content, str(path))
+    if not rows:
+        raise InputError(f"{path}: holds no prompts: give one a line")
+    prompts = tuple(_prompt(row, where) for where, row in rows)
+    ids = [str(prompt.id) for prompt in prompts if prompt.id is not None]
     for i, prompt_id in enumerate(ids):
         if prompt_id in ids[:i]:
             raise InputError(f"{path}: the id {short(prompt_id)} appears twice")
     check_name(path.stem, f"{path}: the name of the set")
-    return PromptSet(path.stem, prompts, description)
+    return PromptSet(path.stem, prompts, _description(content, path))
 
 
-def _prompt(row: Any, where: str) -> Prompt:
-    if not isinstance(row, dict) or not {"id", "text"} <= row.keys() <= {"id", "text", "note"}:
-        raise InputError(f"{where} must have 'id' and 'text', and may have a 'note': found {short(row)}")
-    prompt = Prompt(**row)
-    if not isinstance(prompt.text, str) or not prompt.text or not isinstance(prompt.note, str):
-        raise InputError(f"{where}: text and note must be strings, and the text not empty: {short(row)}")
-    if type(prompt.id) not in (int, str):
-        raise InputError(f"{where}: the id must be a number or a string, not {short(prompt.id)}")
-    check_name(str(prompt.id), f"{where}: the id")
+def _description(content: str, path: Path) -> str:
+    """What the object of a .json file says of its prompts; empty where it says nothing."""
+    whole = parse_json(content, str(path)) if path.suffix == ".json" else None
+    said = whole.get("description", "") if isinstance(whole, dict) else ""
+    if not isinstance(said, str):
+        raise InputError(f"{path}: the description must hold a text, not {short(said)}")
+    return said
+
+
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
+    if not row.keys() <= {"id", "text", "note"}:
+        raise InputError(f"{where} must have 'text', and may have an 'id' and a 'note': found {short(row)}")
+    prompt = Prompt(row.get("id"), row["text"], row.get("note", ""))
+    if not isinstance(prompt.note, str):
+        raise InputError(f"{where}: the note must be a string: {short(row)}")
+    if "id" in row:
+        if type(prompt.id) not in (int, str):
+            raise InputError(f"{where}: the id must be a number or a string, not {short(prompt.id)}")
+        check_name(str(prompt.id), f"{where}: the id")
     return prompt
 
 

@@ -74,8 +74,8 @@ def capture_prompts(
     for layer in layers or ():
         formats.internals_sites(layer, model.config)  # refuses a model that lacks some
     arguments = (options or Options()).of_run()
-    for prompt in prompts.prompts:
-        _check_prompt(model, prompts, prompt, arguments)
+    for number, prompt in enumerate(prompts.prompts, 1):
+        _check_prompt(model, prompts, prompt, number, arguments)
     origin = {key: value for key, value in model.checkpoint.origin().items() if key != "model"}
     made_from = {"model": {"name": model.name, **origin, "dtype": model.dtype.name}, "options": arguments}
     files: dict[str, Entry] = {}
@@ -170,9 +170,12 @@ def _missing(
     return {path: layer for path, layer in paths.items() if not manifest.has(path)}
 
 
-def _check_prompt(model: Model, prompts: PromptSet, prompt: Prompt, arguments: dict[str, Any]) -> None:
+def _check_prompt(
+    model: Model, prompts: PromptSet, prompt: Prompt, number: int, arguments: dict[str, Any]
+) -> None:
     """Refuse a prompt, or options, that would only fail when their turn comes."""
-    where = "the prompt" if prompt.id is None else f"prompt {prompt.id} of {prompts.name}"
+    where = f"prompt {number if prompt.id is None else prompt.id} of {prompts.name}"
+    where = "the prompt" if prompt.id is None and len(prompts.prompts) == 1 else where
     try:
         n = len(model.token_ids(prompt.text, limit=False, special=arguments.get("special", False)))
         new, limit = arguments["max_new_tokens"], model.config.n_positions

@@ -17,12 +17,15 @@ from gpt2np.checkpoints.training_layouts import as_own_layout, chosen_table
 from gpt2np.checkpoints.watched_file import WatchedFile, is_mapped
 from gpt2np.checkpoints.weight_files import Shapes, WeightFiles
 from gpt2np.checkpoints.weights import Weights
-from gpt2np.errors import CheckpointError, InputError, printable, short
+from gpt2np.errors import CheckpointError, HubError, InputError, nearest, printable, short
 from gpt2np.ops import Array
-from gpt2np.tracing.contract import CheckpointNaming, ModelConfig
+from gpt2np.tracing.contract import CheckpointNaming, ModelConfig, released_names
 
 SHIPPED = "tiny"
 DTYPES = ("float32", "float64")
+_ALIASES = dict.fromkeys(("small", "gpt2-small", "gpt2-base", "gtp2", "gpt-2-small"), "gpt2") | {
+    size: f"gpt2-{size}" for size in ("medium", "large", "xl")
+}
 _MOST_NOTES = 8  # of tensors that a file has besides; another model's may be thousands
 
 # Tensors of models that compute something else than GPT-2, and what they belong to.
@@ -173,6 +176,9 @@ def _folder_of(
         if not _may_be_hub_id(label) or os.path.exists(place):
             what = "is a file; give its folder" if os.path.exists(place) else "no such folder"
             raise CheckpointError(f"{short(label)}: {what}")
+        if meant := _meant(label):
+            elsewhere = "a folder has its path, another model of the Hub its owner: owner/name"
+            raise HubError(f"there is no model {short(label)}; did you mean {meant}? ({elsewhere})")
         from gpt2np.checkpoints import hub
 
         snapshot = hub.fetch(label, revision, local_files_only=local_files_only)
@@ -181,6 +187,14 @@ def _folder_of(
     if revision is not None and commit is None:
         raise InputError(f"revision={short(revision)} goes with a Hub id; {short(label)} is a folder")
     return folder, commit, notes
+
+
+def _meant(label: str) -> str | None:
+    """The model that was probably meant, by a name without an owner: of those, the Hub has no others."""
+    known = [SHIPPED, "distilgpt2", *released_names()]
+    if "/" in label or label in known:
+        return None
+    return _ALIASES.get(label.casefold()) or nearest(label, known, cutoff=0.8)
 
 
 def _parameters_of(

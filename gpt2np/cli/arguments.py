@@ -2,97 +2,104 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from gpt2np.cli.terminal import moving_bars, tell
+from gpt2np.cli.terminal import doing, moving_bars, tell
 from gpt2np.cli.texts import a_text, as_unicode, read_text
 from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
 from gpt2np.outputs import check_destinations, make_parents
 
-
-class Parser(argparse.ArgumentParser):
-    """One line for what is wrong, instead of the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say it on stderr and exit with 2."""
-        if len(message) > 400:  # it quotes what was given
-            message = f"{message[:397]}..."
-        self.exit(2, f"gpt2np: {printable(message)} (see: {self.prog} --help)\n")
+MEETING = ("trace", "generate", "view")  # verbs where one meets the model
+METAVARS: dict[Any, str] = {int: "N", float: "X"}
 
 
-def add_verb(
-    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str
-) -> argparse.ArgumentParser:
-    """A verb: its name, the function that runs it and returns the exit code, and one sentence."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=text, description=text[0].upper() + text[1:]
-    )
-    parser.set_defaults(run=run)
-    return parser
+def group(parser: argparse.ArgumentParser, title: str) -> Any:
+    """The group of options that has this title in the help of a verb; made where there is none."""
+    found = [each for each in parser._action_groups if each.title == title]
+    return found[0] if found else parser.add_argument_group(title)
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """A prompt as text or as ids."""
-    parser.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
-    parser.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
+    prompt = group(parser, "prompt")
+    prompt.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
+    prompt.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
     add_special(parser)
 
 
 def add_special(parser: argparse.ArgumentParser) -> None:
     """How special tokens in a text are read."""
-    parser.add_argument("--special", action="store_true", help="let <|endoftext|> in a text be one token")
+    group(parser, "prompt").add_argument(
+        "--special", action="store_true", help="let <|endoftext|> in a text be one token"
+    )
 
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:
     """Which model."""
-    parser.add_argument("--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)")
+    group(parser, "model").add_argument(
+        "--model", metavar="M", help="folder or Hub id (default $GPT2NP_MODEL, else tiny)"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     """Which model, from where, in which precision."""
     add_model_name(parser)
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
-    parser.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all)")
+    model = group(parser, "model")
+    model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
+    model.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+    model.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all)")
     if dtype:
-        parser.add_argument(
-            "--dtype", choices=["float32", "float64"], default="float32", help="precision of the run"
+        model.add_argument(
+            "--dtype", choices=["float32", "float64"], default="float32", help="precision (default float32)"
         )
+    group(parser, "output").add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """The options of `Model.generate` for one prompt; those of `Sampling` as that class names them."""
-    parser.add_argument("--max-new-tokens", type=count, default=50, metavar="N", help="(default 50)")
+    length, choice = group(parser, "where the text ends"), group(parser, "how tokens are chosen")
+    length.add_argument("--max-new-tokens", type=count, default=50, metavar="N", help="(default 50)")
     for option in fields(Sampling):
         flag = "--" + option.name.replace("_", "-")
         if option.name == "early_stopping":
-            parser.add_argument(flag, choices=["true", "false", "never"], help="of beam search, as in HF")
+            choice.add_argument(flag, choices=["true", "false", "never"], help="of beam search, as in HF")
         else:
             kind, _, _, allowed = ALLOWED[option.name]
-            parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=allowed)
-    parser.add_argument("--seed", type=int, help="makes sampling (--temperature above 0) repeatable")
-    parser.add_argument("--eos", metavar="ID", help="the id that ends a text; none: nothing does")
-    parser.add_argument(
+            allowed = allowed.replace(" or None is off", " is off")
+            choice.add_argument(flag, type=kind, metavar=METAVARS[kind], help=allowed)
+    choice.add_argument(
+        "--seed", type=int, metavar="N", help="makes sampling (--temperature above 0) repeatable"
+    )
+    length.add_argument("--eos", metavar="ID", help="the id that ends a text; none: nothing does")
+    length.add_argument(
         "--stop", action="append", type=a_text, metavar="TEXT", help="end before this text; may be repeated"
     )
-    parser.add_argument("--stop-tokens", metavar="IDS", help="end at one of these ids: 11,13")
-    parser.add_argument("--lookup", type=int, default=0, metavar="N", help="guess N tokens from repetitions")
-    parser.add_argument(
+    length.add_argument("--stop-tokens", metavar="IDS", help="end at one of these ids: 11,13")
+    choice.add_argument("--lookup", type=int, default=0, metavar="N", help="guess N tokens from repetitions")
+    length.add_argument(
         "--on-overflow",
         choices=["refuse", "slide"],
         default="refuse",
         help="past the context: refuse, or slide (recomputes every time)",
     )
-    parser.add_argument(
+    output = group(parser, "output")
+    output.add_argument(
         "--keep", action="append", metavar="PATTERN", help="sites for --out: 'attn.*', hidden_states"
     )
-    parser.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
-    parser.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
+    output.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
+    output.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
+
+
+def add_picture(parser: argparse.ArgumentParser, help: str = "also draw a picture") -> None:
+    """Where a picture goes."""
+    group(parser, "output").add_argument(
+        "--png", metavar="FILE", help=f"{help}: .png, .svg or .pdf (needs matplotlib)"
+    )
 
 
 def add_outputs(parser: argparse.ArgumentParser, *options: str, more: str = "") -> None:
@@ -101,7 +108,9 @@ def add_outputs(parser: argparse.ArgumentParser, *options: str, more: str = "") 
     What `options` do not name, such as a folder, the verb gives to `check_outputs` itself. `more` is what
     else `--force` does in this verb.
     """
-    parser.add_argument("--force", action="store_true", help=f"write over files that are there{more}")
+    group(parser, "output").add_argument(
+        "--force", action="store_true", help=f"write over files that are there{more}"
+    )
     parser.set_defaults(outputs=options)
 
 
@@ -160,6 +169,21 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 
+def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instead of a text") -> None:
+    """A saved trace in the place of a prompt."""
+    group(parser, "prompt").add_argument("--trace", metavar="FILE", help=help)
+
+
+def check_one_run(args: argparse.Namespace) -> None:
+    """Refuse a saved trace beside a prompt, and neither of them."""
+    if args.trace is not None and (args.text is not None or args.tokens is not None):
+        raise InputError("give a prompt or --trace FILE, not both")
+    if args.trace is None and args.text is None and args.tokens is None:
+        raise InputError(
+            f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"
+        )
+
+
 def integer(text: str, what: str) -> int:
     """A whole number as a user writes it; Python itself reads up to 4,300 digits."""
     try:
@@ -203,7 +227,8 @@ def load_sizes(args: argparse.Namespace) -> Any:
     config = None if os.path.isdir(name) else released(name)
     if config is None:
         return load_model(args)
-    tell(f"model {name} as released, {config.n_parameters:,} parameters")
+    if sys.stderr.isatty():
+        tell(f"model {name} as released, {config.n_parameters:,} parameters")
     return config
 
 
@@ -222,6 +247,7 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     """The model that the options name; says on stderr which one runs, and what it makes of the prompts."""
     from gpt2np.loading import load
 
+    doing("loading the model")
     with moving_bars():
         model = load(
             args.model,
@@ -231,8 +257,11 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
             local_files_only=args.local_files_only,
         )
     check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
-    hint = "; the real one: --model gpt2" if model.name == "tiny" else ""
-    tell(f"model {model.name}, {model.n_parameters:,} parameters{hint}")
+    if sys.stderr.isatty():
+        real = model.name == "tiny" and args.run.__name__ in MEETING
+        hint = " (GPT-2 small: --model gpt2)" if real else ""
+        tell(f"model {model.name}, {model.n_parameters:,} parameters{hint}")
+    doing(f"running {model.name}")
     for note in model.checkpoint.notes:
         tell(f"note: {note}")
     _tell_of_texts(model, [text for text in prompts if isinstance(text, str)], args)

@@ -4,15 +4,19 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 """
 
 import argparse
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
-from gpt2np.cli.arguments import Parser, check_outputs
-from gpt2np.cli.terminal import give_up_stdout, screens, tell
+from gpt2np.cli.arguments import check_outputs
+from gpt2np.cli.parser import Parser
+from gpt2np.cli.terminal import give_up_stdout, screens, tell, ticking
 from gpt2np.cli.verbs import (
     capture,
     circuits,
     compare,
+    completion,
     download,
     export,
     fixture,
@@ -33,23 +37,32 @@ from gpt2np.errors import Gpt2npError, printable
 from gpt2np.outputs import remove_empty
 
 DESCRIPTION = "Run GPT-2 in NumPy and see every step of it."
+GROUPS = {
+    "look at a run": "trace generate view tokenize score",
+    "take it apart": "lens heads circuits stats patch",
+    "check your own implementation": "compare fixture",
+    "models and data": "info download sites plan capture kv export",
+    "help": "completion",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code, and lets a KeyboardInterrupt through."""
     new_folders: list[Path] = []
+    args = argparse.Namespace(new_folders=new_folders)
     with screens():
         try:
-            args = build_parser().parse_args(argv, argparse.Namespace(new_folders=new_folders))
+            build_parser().parse_args(argv, args)
             check_outputs(args)
-            code: int = args.run(args)
+            with ticking(args.run.__name__):
+                code: int = args.run(args)
             sys.stdout.flush()
             return code
         except BrokenPipeError:  # `gpt2np sites | head`
             give_up_stdout()
             return 0
         except (Gpt2npError, OSError, UnicodeError, MemoryError) as error:
-            tell(f"{_told(error)}")
+            tell(_in_shell(_told(error), vars(args)))
             if not isinstance(error, Gpt2npError):
                 give_up_stdout()
             return 2
@@ -70,7 +83,21 @@ def _told(error: BaseException) -> str:
     return f"cannot write the results: {printable(str(error))}; set PYTHONIOENCODING=utf-8"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _in_shell(message: str, options: Collection[str]) -> str:
+    """A message with the arguments of Python in it spelt as the options of the command that ran."""
+
+    def spelt(found: re.Match[str]) -> str:
+        name, value = found[1], re.sub(r"^'([\w.-]+)'$", r"\1", found[2])
+        return f"--{name.replace('_', '-')} {value}".rstrip() if name in options else found[0]
+
+    name, colon, _ = message.partition(":")
+    message = f"--{name.replace('_', '-')}{message[len(name) :]}" if colon and name in options else message
+    message = re.sub(r"\bgenerate\(\.\.\., (\w+=[^)]*)\)", r"\1", message)
+    message = re.sub(r"\btrace\['([^']*)'\]", r"\1", message)
+    return re.sub(r"\b([a-z]\w*)=('[^']*'|[\w.+-]+|(?=\W|$))", spelt, message)
+
+
+def build_parser() -> Parser:
     """The whole command line."""
     from gpt2np import __version__
 
@@ -96,6 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
         export,
         fixture,
         view,
+        completion,
     ):
         verb_file.register(verbs)
+    parser.groups = GROUPS
     return parser

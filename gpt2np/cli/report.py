@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from gpt2np.capture.capture_files import PLACES
-from gpt2np.errors import TokenizerError
-from gpt2np.tables import number, quoted, strict_json, table
+from gpt2np.errors import TokenizerError, TraceError
+from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.sites import DIALECTS, SiteTable
 
@@ -19,11 +19,19 @@ def trace_facts(model: Any, trace: Any, lens: list[Any], k: int) -> dict[str, An
     return {
         "model": _model_line(model),
         "tokens": [{"token": t, "id": i} for t, i in zip(trace.tokens, trace.token_ids, strict=True)],
-        "top": [_prediction(*top) for top in trace.top(min(k, model.config.vocab_size))],
+        "top": _likeliest(trace, min(k, model.config.vocab_size)),
         "lens": [{"site": site, **_prediction(*tops[0])} for site, tops in lens],
         "sites": site_facts(trace),
         "bytes": trace.nbytes,
     }
+
+
+def _likeliest(trace: Any, k: int) -> list[dict[str, Any]]:
+    """The k likeliest next tokens; none of a saved trace without logits."""
+    try:
+        return [_prediction(*top) for top in trace.top(k)]
+    except TraceError:
+        return []
 
 
 def _prediction(token: str, token_id: int, probability: float) -> dict[str, Any]:
@@ -76,16 +84,16 @@ def trace_text(facts: dict[str, Any]) -> str:
     """The facts of a trace for a terminal of 80 columns."""
     m = facts["model"]
     head = f"{m['name']}: {m['layers']} layers, {m['heads']} heads, n_embd {m['n_embd']}, vocab {m['vocab']}"
-    parts = [f"model  {head}, {m['dtype']}"]
+    parts = [wrapped(f"model  {head}, {m['dtype']}")]
     tokens = [[str(i), str(t["id"]), quoted(t["token"])] for i, t in enumerate(facts["tokens"])]
-    parts.append("tokens\n" + table([["pos", "id", "token"], *_shortened(tokens)], ">><"))
+    parts.append("tokens\n" + fitted([["pos", "id", "token"], *_shortened(tokens)], ">><"))
     top = [[quoted(t["token"]), str(t["id"]), f"{t['probability']:.2%}"] for t in facts["top"]]
-    parts.append("next token\n" + table([["token", "id", "probability"], *top], "<>>"))
+    if top:
+        parts.append("next token\n" + fitted([["token", "id", "probability"], *top], "<>>"))
     lens = [[r["site"], quoted(r["token"]), str(r["id"]), f"{r['probability']:.2%}"] for r in facts["lens"]]
-    parts.append(
-        "what it would predict if it stopped here (ln_f and unembedding of the residual)\n"
-        + table([["after", "token", "id", "probability"], *lens], "<<>>")
-    )
+    if lens:
+        title = "what it would predict if it stopped here (ln_f and unembedding of the residual)"
+        parts.append(f"{wrapped(title)}\n" + fitted([["after", "token", "id", "probability"], *lens], "<<>>"))
     sites = []
     for row in facts["sites"]:
         low, high = ("" if row[end] is None else number(row[end]) for end in ("min", "max"))
@@ -93,7 +101,7 @@ def trace_text(facts: dict[str, Any]) -> str:
         sites.append([row["site"], " ".join(row["axes"]), shape, human_bytes(row["bytes"]), low, high])
     title = f"recorded: {human_bytes(facts['bytes'])} (h.* stands for every layer; the shape is one layer's)"
     header = ["site", "axes", "shape", "bytes", "min", "max"]
-    parts.append(f"{title}\n" + table([header, *sites], "<<<>>>"))
+    parts.append(f"{wrapped(title)}\n" + fitted([header, *sites], "<<<>>>"))
     return "\n\n".join(parts)
 
 
@@ -149,9 +157,9 @@ def model_text(facts: dict[str, Any]) -> str:
     parts = [[name, f"{n:,}", f"{n / total:.1%}"] for name, n in facts["parameters_by_component"].items()]
     return "\n\n".join(
         [
-            f"model {facts['name']}\n" + table(where, "<<"),
-            "config\n" + table(config, "<<"),
-            "parameters\n" + table([*parts, ["total", f"{total:,}", ""]], "<>>"),
+            f"model {facts['name']}\n" + fitted(where, "<<"),
+            "config\n" + fitted(config, "<<"),
+            "parameters\n" + fitted([*parts, ["total", f"{total:,}", ""]], "<>>"),
         ]
     )
 

@@ -10,6 +10,8 @@ import io
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -21,6 +23,58 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 OF_BARS = re.compile("(\r|\x1b\\[A)")  # with which a progress bar writes over itself
 
 
+SECOND = 1.0  # after which a command says what it does, and then again
+
+
+class Ticker:
+    """On a terminal, a line that says what a command does and for how long, from its first second on.
+
+    A line on stderr takes its place and lets it come back; it ends with the first text on stdout, whose line
+    it would break, and with the first progress bar.
+    """
+
+    def __init__(self, stream: Any, what: str) -> None:
+        """`stream` is stderr; `what` is being done."""
+        self.what = what
+        self._stream, self._shown, self._start = stream, 0, time.monotonic()
+        self._over, self._lock = threading.Event(), threading.Lock()
+
+    def start(self) -> None:
+        """Begin to count, where the stream is a terminal."""
+        if self._stream is not None and self._stream.isatty():
+            threading.Thread(target=self._tick, daemon=True).start()
+
+    def _tick(self) -> None:
+        while not self._over.wait(SECOND):
+            with self._lock, contextlib.suppress(OSError, ValueError):
+                if not self._over.is_set():
+                    text = f"gpt2np: {printable(self.what)}, {time.monotonic() - self._start:.0f} s"
+                    self._stream.write(f"\r{text:<{self._shown}}")
+                    self._stream.flush()
+                    self._shown = len(text)
+
+    @contextlib.contextmanager
+    def away(self, for_good: bool) -> Iterator[None]:
+        """While the block runs, the line is gone and does not come back; `for_good`: nor after it."""
+        with self._lock:
+            if for_good:
+                self._over.set()
+            if self._shown:
+                with contextlib.suppress(OSError, ValueError):
+                    self._stream.write(f"\r{'':<{self._shown}}\r")
+                    self._stream.flush()
+                self._shown = 0
+            yield
+
+    def stop(self) -> None:
+        """Take it away for good."""
+        with self.away(for_good=True):
+            pass
+
+
+_ticker: Ticker | None = None  # of the command that runs
+
+
 class Screen(io.TextIOBase):
     """A text stream that gives its text to another one, with escapes; where that is None, to nobody."""
 
@@ -30,9 +84,11 @@ class Screen(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write a text, escaped; returns its length."""
-        if self._is_open():
-            with self._forgiving():
-                self._stream.write(shown(text, self.encoding, self._bars))
+        is_note = self._optional and not self._bars
+        with contextlib.nullcontext() if _ticker is None else _ticker.away(for_good=not is_note):
+            if self._is_open():
+                with self._forgiving():
+                    self._stream.write(shown(text, self.encoding, self._bars))
         return len(text)
 
     def flush(self) -> None:
@@ -118,6 +174,26 @@ def _fill_closed() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+
+
+@contextlib.contextmanager
+def ticking(what: str) -> Iterator[None]:
+    """While the block runs, which is inside `screens`, a terminal shows what is done and for how long."""
+    global _ticker
+    stream = sys.stderr
+    _ticker = Ticker(stream._stream if isinstance(stream, Screen) and stream.isatty() else None, what)
+    _ticker.start()
+    try:
+        yield
+    finally:
+        _ticker.stop()
+        _ticker = None
+
+
+def doing(what: str) -> None:
+    """What the terminal shows from now on, if the command takes longer than a second."""
+    if _ticker is not None:
+        _ticker.what = what
 
 
 @contextlib.contextmanager

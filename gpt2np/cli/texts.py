@@ -8,6 +8,7 @@ import sys
 
 from gpt2np.errors import InputError
 from gpt2np.files import MOST_TEXT, decoded, read_bytes
+from gpt2np.text.prompt_lists import lines_of
 
 
 def a_text(given: str) -> str:
@@ -49,7 +50,7 @@ def read_lines(path: str) -> list[str]:
     Raises:
         InputError: as `read_text`.
     """
-    return [line.removesuffix("\r") for line in read_text(path).removeprefix("\ufeff").split("\n")]
+    return lines_of(read_text(path))
 
 
 def _bytes(path: str) -> bytes:

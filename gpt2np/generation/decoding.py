@@ -22,7 +22,7 @@ from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.html_tables import text_block
 from gpt2np.ops import Array
 from gpt2np.tables import counted
-from gpt2np.text.prompts import Prompt
+from gpt2np.text.prompts import Prompt, numbered
 from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.edits import facts
@@ -89,9 +89,10 @@ class Generation(Generic[_Finished]):
     ) -> None:
         options.check()
         self.model, self.options, self._several = model, options, several
-        self._rows = [
-            self._row(i, prompt, seed) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-        ]
+        self._rows: list[Row] = []
+        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            with numbered(i + 1, len(prompts)):
+                self._rows.append(self._row(i, prompt, seed))
         self._tokens = self._beam_search() if options.sampling.num_beams > 1 else self._decode()
 
     def __iter__(self) -> Iterator[Token]:

@@ -71,9 +71,9 @@ def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Sou
     kept = [text for text in given if text.strip()]
     if not kept:
         raise InputError("there are no prompts: give one a line")
-    for number, text in enumerate(kept, 1):
+    for number, text in enumerate(given, 1):
         try:
-            model.token_ids(text, special=special)
+            model.token_ids(text or " ", special=special)
         except InputError as error:
             raise InputError(f"prompt {number}: {error}") from None
     return [Source(text, special=special) for text in kept]

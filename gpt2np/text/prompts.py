@@ -1,15 +1,16 @@
 """What may be given as a prompt: a text or token ids; and several of them."""
 
+import contextlib
 import io
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, TokenizerError, short
 from gpt2np.ops import Array
 
 
@@ -45,6 +46,30 @@ def as_prompts(prompt: Any) -> tuple[list[Prompt], bool]:
     if not all(nested):
         raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
     return [item if isinstance(item, str) else as_list(item) for item in items], True
+
+
+def ids_of_each(prompts: Sequence[Prompt], ids_of: Callable[[Prompt], list[int]]) -> list[list[int]]:
+    """What a function makes of each prompt; of several, its error says which one it refuses.
+
+    Raises:
+        InputError, TokenizerError: those of the function.
+    """
+    found = []
+    for number, prompt in enumerate(prompts, 1):
+        with numbered(number, len(prompts)):
+            found.append(ids_of(prompt))
+    return found
+
+
+@contextlib.contextmanager
+def numbered(number: int, n: int) -> Iterator[None]:
+    """What is refused in the block is refused as prompt `number` of n, where there are several."""
+    try:
+        yield
+    except (InputError, TokenizerError) as error:
+        if n == 1:
+            raise
+        raise type(error)(f"prompt {number} of {n}: {error}") from None
 
 
 def as_ids(prompt: Any) -> list[Any]:

@@ -213,6 +213,11 @@ def released(name: str) -> ModelConfig | None:
     return next((config for config in found if config is not None), None)
 
 
+def released_names() -> list[str]:
+    """The Hub ids of the models whose sizes are known."""
+    return [name for model_type in _MODULES for name in find(model_type).released]
+
+
 def parse_config(values: Any, where: str) -> tuple[ModelConfig, list[str]]:
     """The config of whatever a mapping's `model_type` says (`DEFAULT` where it says nothing), and notes.
 

@@ -137,7 +137,7 @@ def mlp_pre(**names: str) -> Site:
 def mlp_post(**names: str) -> Site:
     """Neurons after their activation function."""
     names = {"tl": "blocks.{i}.mlp.hook_post"} | names
-    doc = "The MLP's neurons after it: which features are active, and how much."
+    doc = "The MLP's neurons after the activation function: which features are active, and how much."
     return Site("mlp.post", "pos d_mlp", doc, names_of(**names))
 
 

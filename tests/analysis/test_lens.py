@@ -53,7 +53,7 @@ def test_the_last_site_is_the_model_itself(trace, lens):
     assert relative_error(lens.top_probabilities.array[-1], expected) < EXACT
     np.testing.assert_array_equal(lens.kl.array[-1], 0)
     own = logit_lens(trace)
-    np.testing.assert_array_equal(own.rank.array[-1], 0)
+    np.testing.assert_array_equal(own.rank.array[-1], 1)
     assert own.chosen == trace["logits"].argmax(-1).tolist()
     np.testing.assert_array_equal(own.probability.array[-1], own.top_probabilities.array[-1, :, 0])
 
@@ -63,7 +63,7 @@ def test_every_number_by_hand(trace, lens):
     for i, site in enumerate(lens.kl.labels["site"]):
         p = by_hand(trace, site)
         assert relative_error(lens.probability.array[i], p[:, 7]) < EXACT
-        np.testing.assert_array_equal(lens.rank.array[i], (p > p[:, 7:8]).sum(1))
+        np.testing.assert_array_equal(lens.rank.array[i], 1 + (p > p[:, 7:8]).sum(1))
         assert relative_error(lens.entropy.array[i], -(p * np.log(p)).sum(1)) < EXACT
         assert relative_error(lens.kl.array[i], (final * np.log(final / p)).sum(1)) < EXACT
         order = np.argsort(-p, axis=1)[:, :3]
@@ -103,7 +103,7 @@ def test_against_torch(tmp_path):
             kl = torch.nn.functional.kl_div(logits.log_softmax(-1), final, log_target=True, reduction="none")
             assert relative_error(ours.kl.array[i], kl.sum(-1).numpy()) < EXACT
             rank = (logits.argsort(-1, descending=True) == 11).int().argmax(-1)
-            np.testing.assert_array_equal(ours.rank.array[i], rank.numpy())
+            np.testing.assert_array_equal(ours.rank.array[i], 1 + rank.numpy())
         norm = theirs.transformer.ln_f
         scale = (seen["h.2.resid_post"][4].var(correction=0) + norm.eps).sqrt()
         for i, block in enumerate(theirs.transformer.h):
@@ -127,7 +127,7 @@ def test_equals_are_ranked_as_they_are_listed():
     head = twins.weights["lm_head.weight"]
     twins = twins.with_weights({"lm_head.weight": head[:1].repeat(len(head), 0)})  # every logit is the same
     trace = twins.trace(IDS)
-    assert set(logit_lens(trace, 5).rank.array.ravel().tolist()) == {5}
+    assert set(logit_lens(trace, 5).rank.array.ravel().tolist()) == {6}
     np.testing.assert_array_equal(logit_lens(trace, k=4).top_ids.array, np.arange(4) + np.zeros((5, 7, 1)))
 
 

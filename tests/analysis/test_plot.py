@@ -127,7 +127,7 @@ def test_labels_are_readable():
     labels = plot._Labels(NamedArray(np.zeros(2), ("token",), {"token": [" the", " "]}), ["DejaVu Sans"])
     assert labels._labels == {"token": ["␣the", "␣"]}
     assert labels.shown("a\n\x07日\ud800$") == r"a\n\x07\u65e5\ud800$"
-    assert len(labels._cut("x" * 500)) == plot.LONGEST
+    assert len(labels.cut("x" * 500)) == plot.LONGEST
 
 
 @pytest.mark.parametrize("shape", [(1,), (400,), (1, 1), (1, 200), (200, 1), (12, 12), (40, 40), (300, 300)])

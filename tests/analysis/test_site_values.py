@@ -135,7 +135,7 @@ def test_the_likeliest_of_the_vocabulary(trace):
         order = np.argsort(-trace["logits"][-1 if pos is None else pos])[:5]
         np.testing.assert_array_equal(part.array, whole.array[..., order])
         assert part.labels["vocab"] == trace.model.tokens(order.tolist())
-        assert part.title.endswith("(the 5 largest of 2048)")
+        assert part.title.endswith("the 5 largest of 2048")
     embed = site_values(trace, "embed")
     assert likeliest(embed, 5) is embed
 
@@ -153,7 +153,7 @@ def test_the_numbers_are_those_of_the_trace(capsys, trace, name):
     )
     code, out, err = run(capsys, TEXT, "--show", name)
     assert code == 0
-    assert err.startswith("gpt2np: model tiny")
+    assert err == ""
     assert out.splitlines()[0] == name
     first = trace[name].ravel()[0]
     if "vocab" not in found["sites"][name]["axes"]:  # of the vocabulary it shows the likeliest
@@ -281,7 +281,7 @@ WRONG = [
         ["--show", "wte", "--show", "wpe", "--png", "p.png"], "--png draws one site", marks=MATPLOTLIB
     ),
     (["--show", "wte", "--png", "p.gif"], "p.gif"),
-    pytest.param(["--show", "wte", "--png", "nowhere/p.png"], "cannot be written", marks=MATPLOTLIB),
+    pytest.param(["--show", "wte", "--png", "/dev/null/p.png"], "cannot be written", marks=MATPLOTLIB),
     (["--head", "1"], "--head goes with --show"),
     (["--pos", "1"], "--pos goes with --show"),
     (["--png", "p.png"], "--png goes with --show"),

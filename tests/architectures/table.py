@@ -315,6 +315,9 @@ VERBS = {
         lambda c: c.call("info", "--model", c.folder, "--json"),
         true(lambda c, found: sum(found["parameters_by_component"].values()) == c.model.n_parameters),
     ),
+    "completion": Row(
+        lambda c: run(c.capsys, "completion", "bash")[1], true(lambda c, found: "trace" in found)
+    ),
     "download": Row(
         lambda c: c.call("download", str(c.folder)),
         true(lambda c, found: False),

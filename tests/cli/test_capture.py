@@ -97,7 +97,6 @@ def test_layer_internals_of_a_prompt(run, tiny):
     np.testing.assert_array_equal(capture["prompt"]["mlp"]["gelu"], done.trace["h.3.mlp.post"][:3])
     assert max(cell_width(line) for line in out.splitlines()) <= 80
     assert f"{INTERNALS}/prompt" in out
-    assert err.startswith("gpt2np: model ")
     assert "experiments/my_exp" in err.splitlines()[-1]
 
 
@@ -509,12 +508,12 @@ BAD_SETS = {
     "not UTF-8": (b"\xff\xfe\x00", "byte 0xff at 0 is not UTF-8"),
     "a list": ("[]", "must hold"),
     "no prompts": ('{"prompts": []}', "must hold"),
-    "prompts of texts": ('{"prompts": ["A"]}', "prompt 1 must have 'id' and 'text'"),
+    "prompts of numbers": ('{"prompts": ["A", 5]}', "prompt 2 must be a text, or an object with a 'text'"),
     "a number for a description": ('{"description": 1, "prompts": [{"id": 1, "text": "A"}]}', "must hold"),
-    "no id": ('{"prompts": [{"text": "A"}]}', "prompt 1 must have"),
+    "a list of one without text": ('["A", {"id": 1}]', "prompt 2 must have a 'text'"),
     "an unknown key": ('{"prompts": [{"id": 1, "text": "A", "txt": "B"}]}', "prompt 1 must have"),
-    "no text": ('{"prompts": [{"id": 1, "text": "A"}, {"id": 2, "text": ""}]}', "prompt 2: text and note"),
-    "a number for a text": ('{"prompts": [{"id": 1, "text": 5}]}', "prompt 1: text and note"),
+    "no text": ('{"prompts": [{"text": "A"}, {"id": 2, "text": ""}]}', "prompt 2 must have a 'text'"),
+    "a number for a text": ('{"prompts": [{"id": 1, "text": 5}]}', "prompt 1 must have a 'text'"),
     "an id that is a list": ('{"prompts": [{"id": [1], "text": "A"}]}', "prompt 1: the id must be"),
     "an id that is true": ('{"prompts": [{"id": true, "text": "A"}]}', "prompt 1: the id must be"),
     "an id below 0": ('{"prompts": [{"id": -1, "text": "A"}]}', "the id '-1' must consist"),
@@ -758,3 +757,38 @@ def test_from_python(tiny, tmp_path):
     with pytest.raises(InputError, match="layer=True: must be"):
         capture_prompts(tiny, prompts, tmp_path / "y", layers=[True])
     assert not (tmp_path / "y").exists()
+
+
+LISTS = {
+    "mine.txt": "Hello world\r\n\n  \nMachine learning\n",
+    "mine.jsonl": '"Hello world"\n\n{"prompt": "Machine learning"}\n',
+    "mine.json": '["Hello world", {"text": "Machine learning"}]',
+    "mine2.json": '{"prompts": [{"text": "Hello world"}, "Machine learning"]}',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_many_prompts_come_from_lines_json_lines_and_lists(run, tmp_path, name):
+    (tmp_path / name).write_text(LISTS[name], "utf-8")
+    first = run("--prompt-set", name, "--experiment", "x", "--max-new-tokens", "2", "--json")
+    files = json.loads(first[1])["files"]
+    assert [(entry["id"], entry["text"]) for entry in files] == [(1, "Hello world"), (2, "Machine learning")]
+    again = run("--prompt-set", name, "--experiment", "x", "--max-new-tokens", "2", "--json")
+    assert json.loads(again[1])["new"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad.txt", "Hello\n" * 730 + "the " * 240, "prompt 731 of bad: 241 tokens"),
+        ("bad.txt", "\n \n", "holds no prompts"),
+        ("bad.jsonl", '"A"\n{"text": 5}', "bad.jsonl: line 2 must have a 'text'"),
+        ("bad.jsonl", '"A"\nB', "bad.jsonl: line 2: is not JSON"),
+        ("bad.json", "[]", "must hold a list"),
+        ("bad.jsonl", '{"id": "a", "text": "A"}\n{"id": "a", "text": "B"}', "'a' appears twice"),
+    ],
+)
+def test_the_prompt_that_is_refused_is_named(run, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content, "utf-8")
+    assert message in refused(run(*X, "--prompt-set", name))
+    assert not Path("experiments").exists()

@@ -20,7 +20,7 @@ def trace():
 def told(capsys, dump, *argv):
     """Exit code, first line of the report, the whole report on one line, and the last line on stderr."""
     code, out, err = run(capsys, "compare", str(dump), "--prompt", PROMPT, *argv)
-    return code, out.partition("\n")[0], " ".join(out.split()), err.strip().splitlines()[-1]
+    return code, out.partition("\n")[0], " ".join(out.split()), (err.strip().splitlines() or [""])[-1]
 
 
 @pytest.mark.parametrize("site", ["attn.qkv", "attn.scores", "ln_1", "mlp.post"])

@@ -1,6 +1,7 @@
 """`gpt2np stats` as a user meets it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_output_is_calm(capsys, monkeypatch, argv):
     assert "\x07" not in out
     assert "nan" not in out
     assert len(out.splitlines()) < 190
-    assert err.startswith("gpt2np: model tiny")
+    assert err == ""
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv)[:40])
@@ -52,8 +53,6 @@ def test_it_prints_the_notebooks_tables(capsys, tiny):
     _, out, _ = run(capsys, PROMPT, *GENERATE)
     for section in (
         baseline_notebook.attention_values,
-        baseline_notebook.hidden_values,
-        baseline_notebook.comparison,
         baseline_notebook.summary,
     ):
         assert section(done) in out
@@ -63,11 +62,32 @@ def test_it_prints_the_notebooks_tables(capsys, tiny):
     assert "attention of layer 0 by step" not in run(capsys, PROMPT)[1]
 
 
+def test_layers_are_called_what_they_are_elsewhere(capsys, tiny):
+    trace = tiny.trace(PROMPT)
+    _, out, _ = run(capsys, PROMPT)
+    table = out.split("hidden states, step 0\n")[1].split("\n\n")[0].splitlines()[1:]
+    names = ["embedding", *(f"after layer {i}" for i in range(3)), "after ln_f"]
+    assert [line.split("  ")[1] for line in table] == names  # every layer, without --every
+    for i, site in enumerate(["embed", "h.0.resid_post", "h.1.resid_post", "h.2.resid_post", "ln_f"]):
+        assert table[i].split()[-1] == f"{trace[site].max():.4g}"
+    for site, what in (
+        ("embed", "of the embedding"),
+        ("h.3.resid_post", "after layer 3"),
+        ("ln_f", "after ln_f"),
+    ):
+        assert re.search(rf"norm {what} +{np.linalg.norm(trace[site][-1].astype(float)):.4g}\n", out)
+    assert "cosine of embedding and ln_f" in out
+    assert "Layer 0 norm" not in out
+    assert "Layer 0 norm" in run(capsys, PROMPT, "--notebook")[1]  # the notebook's own words
+    assert "after layer 1" not in run(capsys, PROMPT, "--every", "3")[1]
+
+
 def test_options_reach_the_tables(capsys, tiny):
     done = tiny.generate(PROMPT, max_new_tokens=5, keep="*").finish()
     _, out, _ = run(capsys, PROMPT, "--max-new-tokens", "5", "--step", "2", "--every", "2")
     assert baseline_notebook.attention_values(done, 2) in out
-    assert baseline_notebook.hidden_values(done, 2, 2) in out
+    hidden = statistics.pick(statistics.hidden_state_statistics(done), "step", 2)
+    assert str(statistics.every_nth(hidden, [0, 2, 4])) in out
     assert "Generation Step 2" in out
     _, out, _ = run(capsys, PROMPT, "--pos", "3", "--json")
     facts, trace = json.loads(out), tiny.trace(PROMPT)
@@ -102,7 +122,7 @@ def test_a_saved_trace(capsys, tiny, tmp_path):
     done.trace.save(tmp_path / "t.safetensors")
     code, out, err = run(capsys, "--trace", str(tmp_path / "t.safetensors"))
     assert (code, err) == (0, "")
-    assert baseline_notebook.hidden_values(done) in out
+    assert str(statistics.pick(statistics.hidden_state_statistics(done), "step", 0)) in out
     assert baseline_notebook.summary(done) in out
     assert "Total parameters: 2,222,208" in out
     _, out, _ = run(capsys, "--trace", str(tmp_path / "t.safetensors"), "--json")

@@ -357,3 +357,29 @@ def test_a_dialect_file_is_no_saved_trace(trace, tmp_path):
         write_dialect(trace, tmp_path / "x", "npy")
     with pytest.raises(TraceError, match="another model"):
         read_dialect(tmp_path / "t.safetensors", random_model(0, "float32", n_layer=3))
+
+
+@pytest.mark.parametrize("to", ["npz", "json", "csv", "safetensors", "ts"])
+@pytest.mark.parametrize("prompt", [["Elizabeth was"], ["--tokens", "36,1116,340"]])
+def test_a_text_is_run_and_written_as_its_saved_trace_is(capsys, tmp_path, to, prompt):
+    command_line.run(capsys, "trace", "Elizabeth was", "--out", tmp_path / "t.safetensors")
+    for out, what in ("saved", [tmp_path / "t.safetensors"]), ("ran", prompt):
+        assert run(capsys, *what, "--to", to, "-o", tmp_path / out)[0] == 0
+    if prompt == ["Elizabeth was"] and to != "npz":  # which holds times
+        parts = sorted(tmp_path.glob("saved/*")) or [tmp_path / "saved"]
+        for part in parts:
+            ran = tmp_path / "ran" / part.name if part.name != "saved" else tmp_path / "ran"
+            assert part.read_bytes() == ran.read_bytes()
+
+
+def test_a_text_is_run_for_the_sites_that_are_asked_for(capsys, tmp_path):
+    code, _, err = run(
+        capsys, "Elizabeth was", "--keep", "attn.pattern", "--to", "npz", "-o", tmp_path / "t.npz"
+    )
+    assert (code, err) == (
+        0,
+        f"gpt2np: wrote {tmp_path / 't.npz'}, 4 arrays, {(tmp_path / 't.npz').stat().st_size:,} bytes\n",
+    )
+    assert {n for n in np.load(tmp_path / "t.npz") if n.startswith("h.")} == {
+        f"h.{i}.attn.pattern" for i in range(4)
+    }

@@ -335,10 +335,19 @@ def test_wrong_calls_leave_nothing(capsys, monkeypatch, trace, tmp_path, argumen
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["t.safetensors", "--tokens", "1"], ["t", "--target", "1"]])
-def test_other_kinds_still_want_a_file(capsys, tmp_path, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give either a TEXT or --tokens"),
+        (["t.safetensors", "--tokens", "1"], "not both"),
+        (["t", "--target", "1"], "--target is for --to llm.c"),
+        (["t.npz"], "t.npz: no such file"),
+    ],
+)
+def test_other_kinds_want_one_thing(capsys, tmp_path, arguments, words):
     assert main(["export", "--to", "npz", "-o", str(tmp_path / "o"), *arguments]) == 2
-    assert "takes the FILE of a saved trace" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_an_end_of_text_token_the_last_target_is_asked_for(tmp_path):

@@ -65,8 +65,17 @@ def _transformer_lens(*versions: int) -> Callable[[], bool]:
     )
 
 
+def _shtab() -> bool:
+    """The version that the completions are made with: others write them differently."""
+    return _package("shtab")() and version("shtab") == "1.13.0"
+
+
 NEEDS = {
     "matplotlib": Need(_package("matplotlib"), "pip install '.[plot]'"),
+    "shtab": Need(_shtab, "pip install shtab==1.13.0"),
+    "bash": Need(_program("bash"), "a package of the system"),
+    "zsh": Need(_program("zsh"), "a package of the system"),
+    "fish": Need(_program("fish"), "a package of the system"),
     "torch": Need(_package("torch"), "pip install '.[ref]'"),
     "transformers": Need(_package("transformers"), "pip install '.[ref]'"),
     "playwright": Need(_package("playwright"), "pip install '.[browser]'"),

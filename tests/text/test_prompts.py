@@ -166,3 +166,15 @@ def test_what_only_seems_to_be_a_prompt(model, call, prompt, parts):
 def test_where_one_prompt_is_expected(model, call, prompts):
     with pytest.raises(InputError, match="one prompt is a text or a flat list of token ids, not a list"):
         getattr(model, call)(prompts)
+
+
+@pytest.mark.parametrize("call", ["trace", "generate"])
+def test_of_several_prompts_the_one_that_is_refused_is_named(tiny, call):
+    prompts = ["Hello"] * 4 + ["the " * 300]
+    options = {"max_new_tokens": 1} if call == "generate" else {}
+    with pytest.raises(InputError, match=r"^prompt 5 of 5: "):
+        getattr(tiny, call)(prompts, **options)
+    with pytest.raises(InputError, match=r"^prompt 2 of 3: "):
+        getattr(tiny, call)([[1], [5000], [2]], **options)
+    with pytest.raises(InputError, match=r"^(?!prompt)"):
+        getattr(tiny, call)(prompts[-1:][0], **options)

@@ -134,7 +134,7 @@ def test_near_misses(tiny, capsys, name, said):
     for argv in (["plan", "9", "--keep", name], ["trace", "Elizabeth was", "--keep", name]):
         code, out, err = run(capsys, *argv)
         assert (code, out) == (2, "")
-        assert err.splitlines()[-1] == f"gpt2np: {message}"
+        assert err.splitlines()[-1] == f"gpt2np: --{message}"
         assert "trace[" not in err  # spelled as on a command line
 
 

@@ -197,7 +197,7 @@ def test_lens_and_ranks_are_those_of_logit_lens(trace, packed):
     for pos, i in ((0, 0), (3, 7), (9, 15)):
         token = int(arrays["follow:id"][pos, i])
         alone = logit_lens(trace, token, pos=pos)
-        np.testing.assert_array_equal(arrays["follow:rank"][:, pos, i], alone.rank.array[:, 0])
+        np.testing.assert_array_equal(1 + arrays["follow:rank"][:, pos, i], alone.rank.array[:, 0])
         np.testing.assert_allclose(arrays["follow:p"][:, pos, i], alone.probability.array[:, 0], rtol=1e-6)
 
 

@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.cli.arguments import add_model, add_special, add_verb, count, integer, load_model
+from gpt2np.cli.arguments import add_model, add_special, count, integer, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError, TraceError, short
@@ -23,15 +24,20 @@ if TYPE_CHECKING:
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(
-        verbs, "capture", capture, "capture activations of prompts and responses, a file for each"
+        verbs,
+        "capture",
+        capture,
+        "capture activations of prompts and responses, a file for each",
+        "capture --prompt 'Elizabeth was' --experiment first",
+        "capture --prompt-set prompts.txt --experiment mine --layer-internals 2",
+        "capture --list",
     )
     what = verb.add_mutually_exclusive_group()
     what.add_argument("--prompt", type=a_text, metavar="TEXT", help="one prompt, of the set 'prompt'")
     help = "the trace of a generation, which generate --out saved, instead of running one; needs no model"
     what.add_argument("--trace", metavar="FILE", help=help)
-    what.add_argument(
-        "--prompt-set", metavar="NAME|FILE", help="a shipped set, or your own .json (see --list)"
-    )
+    help = "a shipped set (see --list), or your own: lines (.txt), .jsonl or .json"
+    what.add_argument("--prompt-set", metavar="NAME|FILE", help=help)
     what.add_argument("--list", action="store_true", help="show the shipped sets with their token counts")
     verb.add_argument(
         "--layer-internals",
@@ -62,7 +68,7 @@ def capture(args: argparse.Namespace) -> int:
     from gpt2np.capture.capture_files import check_format
     from gpt2np.capture.manifest import NAME
     from gpt2np.capture.prompt_set import check_name
-    from gpt2np.tables import strict_json, table
+    from gpt2np.tables import fitted, strict_json
     from gpt2np.tracing.plan import human_bytes
 
     if args.list:
@@ -86,13 +92,13 @@ def capture(args: argparse.Namespace) -> int:
         return 0
     lengths = [[entry.prompt_tokens for entry in files], [entry.response_tokens for entry in files]]
     shown = [
-        ["prompts", f"{what}, {_span(lengths[0])} tokens"],
-        ["responses", f"{_span(lengths[1])} tokens"],
+        ["prompts", f"{what}, {_span(lengths[0])}"],
+        ["responses", _span(lengths[1])],
         ["files", f"{len(files)} ({new} new), {human_bytes(sum(entry.bytes for entry in files))}"],
         ["in", str(Path(files[0].path).parent)],
         ["manifest", NAME],
     ]
-    print(table(shown, "<<", indent=0))
+    print(fitted(shown, "<<", indent=0))
     tell(f"everything is in {folder}")
     return 0
 
@@ -156,8 +162,10 @@ def _layers(given: list[str] | None, n_layer: int) -> list[int] | None:
 
 
 def _span(numbers: list[int]) -> str:
+    from gpt2np.tables import counted
+
     low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+    return counted(low, "token") if low == high else f"{low} to {high} tokens"
 
 
 @contextlib.contextmanager
@@ -176,7 +184,7 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
 def _list(args: argparse.Namespace) -> int:
     """`gpt2np capture --list`."""
     from gpt2np.capture.prompt_set import SHIPPED, load_prompt_set
-    from gpt2np.tables import WIDTH, quoted, strict_json, table
+    from gpt2np.tables import counted, fitted, quoted, screen_width, strict_json
 
     model = load_model(args)
     sets = [load_prompt_set(name) for name in SHIPPED]
@@ -193,8 +201,11 @@ def _list(args: argparse.Namespace) -> int:
         print(strict_json({"model": model.name, "prompt_sets": facts}))
         return 0
     for i, (s, lengths) in enumerate(zip(sets, counts, strict=True)):
-        title = f"{s.name}, {len(s.prompts)} prompts: {s.description}"
-        print(("\n" if i else "") + textwrap.fill(title, WIDTH))
-        rows = [[str(p.id), str(n), quoted(p.text, 62)] for p, n in zip(s.prompts, lengths, strict=True)]
-        print(table([["id", "tokens", "text"], *rows], ">><"))
+        title = f"{s.name}, {counted(len(s.prompts), 'prompt')}: {s.description}"
+        print(("\n" if i else "") + textwrap.fill(title, screen_width()))
+        rows = [
+            [str(p.id), str(n), quoted(p.text, screen_width() - 18)]
+            for p, n in zip(s.prompts, lengths, strict=True)
+        ]
+        print(fitted([["id", "tokens", "text"], *rows], ">><"))
     return 0

@@ -7,24 +7,27 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
+    add_picture,
     add_prompt,
-    add_verb,
+    add_trace,
+    check_one_run,
     count,
     load_model,
     load_sizes,
     read_prompt,
 )
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.verbs.circuits_weights import head_weights, interference, norms, parameters
-from gpt2np.cli.verbs.printed_arrays import Shown
+from gpt2np.cli.verbs.printed_arrays import Shown, draw
 from gpt2np.errors import InputError, short
+from gpt2np.tables import fitted, wrapped
 
 OF_WEIGHTS = ("composition", "overlap", "interference", "parameters", "norms", "weights")
 SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
-EXPLAINED = """\
-previous, duplicate, induction, first: mean attention on random tokens said
-twice; copying: eigenvalues of the OV circuit from tokens to logits, -1 to 1;
-QK, OV: Frobenius norms, ln_1 folded in"""
+EXPLAINED = (
+    "previous, duplicate, induction, first: mean attention on random tokens said twice; copying: eigenvalues "
+    "of the OV circuit from tokens to logits, -1 to 1; QK, OV: Frobenius norms, ln_1 folded in"
+)
 
 
 def register(verbs: Any) -> None:
@@ -35,8 +38,13 @@ def register(verbs: Any) -> None:
         circuits,
         "what heads and neurons are for: without options a table of all heads; with a TEXT what its neurons "
         "and its residual stream do",
+        "circuits",
+        "circuits --head 1.2",
+        "circuits 'Elizabeth was'",
+        "circuits --composition k --top 5",
     )
     add_prompt(verb)
+    add_trace(verb, "a saved trace of the model instead of a TEXT")
     what = verb.add_mutually_exclusive_group()
     what.add_argument(
         "--head", metavar="L.H", help="tokens that a head reads and writes; with a TEXT also its QK and OV"
@@ -71,16 +79,19 @@ def register(verbs: Any) -> None:
         "--top", type=count, metavar="K", help="how many tokens (default 5) or rows (default 10; all heads)"
     )
     add_model(verb)
-    verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_picture(verb)
     add_outputs(verb, "png")
 
 
 def circuits(args: argparse.Namespace) -> int:
     """`gpt2np circuits`."""
     from gpt2np.tables import strict_json
+    from gpt2np.tracing.trace import Trace
 
-    has_text = args.text is not None or args.tokens is not None
-    prompt = read_prompt(args) if has_text else None
+    has_text = args.text is not None or args.tokens is not None or args.trace is not None
+    if has_text:
+        check_one_run(args)
+    prompt = read_prompt(args) if has_text and args.trace is None else None
     _check(args, has_text)
     views = {
         head_weights: args.weights,
@@ -95,13 +106,11 @@ def circuits(args: argparse.Namespace) -> int:
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
     model = load_sizes(args) if args.parameters else load_model(args, prompt)
-    text, facts, picture, signed, quantity = show(args, model, prompt)
+    run = prompt if args.trace is None else Trace.open(args.trace, model)
+    shown = show(args, model, run)
     if args.png:
-        from gpt2np.analysis.plot import heatmap
-
-        heatmap(picture, args.png, signed=signed, quantity=quantity)
-        tell(f"wrote {args.png}")
-    print(strict_json(facts) if args.json else text)
+        draw(shown.picture, args.png, signed=shown.signed, quantity=shown.quantity, run=shown.run)
+    print(strict_json(shown.facts) if args.json else shown.text)
     return 0
 
 
@@ -140,7 +149,6 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     from gpt2np.analysis import circuits as c
     from gpt2np.analysis.heads import head_scores
     from gpt2np.analysis.named_array import NamedArray
-    from gpt2np.tables import table
 
     n = max(2, min(64, model.config.n_positions // 2))
     copies, norms, looks = c.copying_scores(model), c.circuit_norms(model), head_scores(model, n=n)
@@ -154,8 +162,8 @@ def _all_heads(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     )
     rows = [[names[i], *(f"{x:.2f}" for x in by_head[i])] for i in order[: args.top]]
     text = f"{looks.title.replace('mean attention on', 'all heads;')}\n"
-    text += table([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + EXPLAINED
-    title = f"{args.score or 'induction'} of each head"
+    text += fitted([["head", *SCORES], *rows], "<" + ">" * len(SCORES)) + "\n" + wrapped(EXPLAINED)
+    title = f"{model.name}: {args.score or 'induction'} score of each head"
     picture = NamedArray(scores[SCORES.index(args.score or "induction")], ("layer", "head"), {}, title)
     every = NamedArray(scores, ("score", "layer", "head"), {"score": SCORES}, looks.title)
     return Shown(text, {"model": model.name, "scores": every.to_json()}, picture, args.score == "copying")
@@ -168,7 +176,7 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
 
     layer, head = map(int, args.head.split("."))
     directions = reads_and_writes(model, layer, head, k=args.top or 5)
-    lines = [f"head {layer}.{head}: tokens along the strongest singular directions of its circuits"]
+    lines = [wrapped(f"head {layer}.{head}: tokens along the strongest singular directions of its circuits")]
     for d in directions:
         ends = ("queries", "keys") if d.circuit == "QK" else ("reads", "writes")
         lines.append(f"  {d.circuit}  strength {d.strength:.3g}")
@@ -176,7 +184,9 @@ def _head(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     facts = {"model": model.name, "head": args.head, "directions": [_direction(d) for d in directions]}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    ids = model.token_ids(prompt, limit=False, special=args.special, ends=False)
+    ids = prompt.token_ids if args.trace is not None else None
+    if ids is None:
+        ids = model.token_ids(prompt, limit=False, special=args.special, ends=False)
     qk, ov = (f(model, layer, head, ids) for f in (c.token_scores, c.token_effects))
     facts |= {"qk": qk.to_json(), "ov": ov.to_json()}
     return Shown("\n".join([*lines, "", str(qk), "", str(ov)]), facts, qk)
@@ -189,17 +199,19 @@ def _neuron(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     layer, i = map(int, args.neuron.split("."))
     found = neurons.neuron(model, layer, i, k=args.top or 5)
     sides = ("excited_by", "inhibited_by", "raises", "lowers")
-    lines = [f"neuron {layer}.{i}, bias {found.bias:.3g}: tokens that excite it, and logits that it raises"]
+    title = f"neuron {layer}.{i}, bias {found.bias:.3g}: tokens that excite it, and logits that it raises"
+    lines = [wrapped(title)]
     lines += [_words(side.replace("_", " "), getattr(found, side)) for side in sides]
     facts: dict[str, Any] = {"model": model.name, "neuron": args.neuron, "bias": found.bias}
     facts |= {side: [near._asdict() for near in getattr(found, side)] for side in sides}
     facts |= {"reads": found.reads.tolist(), "writes": found.writes.tolist()}
     if prompt is None:
         return Shown("\n".join(lines), facts)
-    trace = model.trace(prompt, keep="mlp.post", special=args.special)
+    saved = args.trace is not None
+    trace = prompt if saved else model.trace(prompt, keep="mlp.post", special=args.special)
     active = neurons.neuron_activations(trace, layer, i)
     facts["activations"] = active.to_json()
-    return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation")
+    return Shown("\n".join([*lines, "", str(active)]), facts, active, quantity="activation", run=trace)
 
 
 def _composition(args: argparse.Namespace, model: Any, _: Any) -> Shown:
@@ -220,11 +232,9 @@ def _pairs_of_heads(args: argparse.Namespace, model: Any, name: str, found: Any)
     """Pairs of heads, the strongest first."""
     import numpy as np
 
-    from gpt2np.tables import table
-
     pairs = found.largest(min(args.top or 10, int(np.isfinite(found.array).sum())))
     rows = [[writer, reader, f"{value:.3f}"] for (writer, reader), value in pairs]
-    text = f"{found.title}\n" + table([["writer", "reader", "score"], *rows], "<<>")
+    text = f"{wrapped(found.title)}\n" + fitted([["writer", "reader", "score"], *rows], "<<>")
     return Shown(text, {"model": model.name, name: found.to_json()}, found, signed=False)
 
 
@@ -233,7 +243,8 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     from gpt2np.analysis import neurons, residual_stream
     from gpt2np.analysis.heads import attention_scores
 
-    trace, k = model.trace(prompt, special=args.special), args.top or 10
+    trace = model.trace(prompt, special=args.special) if args.trace is None else prompt
+    k = args.top or 10
     parts = {
         "most_active": neurons.most_active(trace, k),
         "sparsity": neurons.sparsity(trace),
@@ -249,12 +260,12 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     title = "who amplifies what: the cosine of the two writes, and the share added again"
     shown.append(_pairs(title, "agreeing", parts["agreement"], parts["amplification"], k))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
-    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False)
+    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False, run=trace)
 
 
 def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:
     """The pairs of components with the largest cosines, and their shares."""
-    from gpt2np.tables import number, table
+    from gpt2np.tables import fitted, number
 
     index = {name: i for i, name in enumerate(shares.labels["writer"])}
     rows = [
@@ -262,7 +273,7 @@ def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:
         for (first, second), cosine in cosines.largest(k)
         if cosine > 0
     ]
-    return f"{title}\n" + table([[*cosines.axes, heading, "share"], *rows], "<<>>")
+    return f"{wrapped(title)}\n" + fitted([[*cosines.axes, heading, "share"], *rows], "<<>>")
 
 
 def _direction(direction: Any) -> dict[str, Any]:
@@ -272,12 +283,12 @@ def _direction(direction: Any) -> dict[str, Any]:
 
 def _words(name: str, near: Any) -> str:
     """Tokens in as many lines of a terminal as they need."""
-    from gpt2np.tables import WIDTH, cell_width, quoted
+    from gpt2np.tables import cell_width, quoted, screen_width
 
     lines = [f"    {name:<12}"]
     for token in near:
         piece = f" {quoted(token.token, 14)}"
-        if cell_width(lines[-1] + piece) > WIDTH:
+        if cell_width(lines[-1] + piece) > screen_width():
             lines.append(" " * 16)
         lines[-1] += piece
     return "\n".join(lines)

@@ -5,11 +5,11 @@ from typing import Any
 
 from gpt2np.cli.verbs.printed_arrays import Shown, excerpt
 from gpt2np.errors import InputError, short
-from gpt2np.tables import WIDTH
+from gpt2np.tables import screen_width, wrapped
 
 OF_INTERFERENCE = """\
-rms cosine: of all pairs, by chance n_embd ** -0.5; nearest: the largest with
-another direction, mean of a sample; chance: of independent directions.
+rms cosine: of all pairs, by chance n_embd ** -0.5; nearest: the largest with another direction, mean of a \
+sample; chance: of independent directions.
 probes and writes: what the neurons of a layer look for, and what they add"""
 
 
@@ -33,13 +33,15 @@ def parameters(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     from gpt2np.analysis.named_array import NamedArray
     from gpt2np.analysis.parameter_counts import parameter_shares
     from gpt2np.checkpoints.checkpoint import default_name
-    from gpt2np.tables import table
+    from gpt2np.tables import fitted
 
     found = parameter_shares(model)
     rows = []
     for name, (n, share, inside) in zip(found.labels["component"], found.array.tolist(), strict=True):
         rows.append([name, f"{int(n):,}", f"{share:.1%}", f"{inside:.1%}" if inside == inside else ""])
-    text = f"{found.title}\n" + table([["component", "parameters", "share", "in blocks"], *rows], "<>>>")
+    text = f"{wrapped(found.title)}\n" + fitted(
+        [["component", "parameters", "share", "in blocks"], *rows], "<>>>"
+    )
     bars = NamedArray(
         found.array[:, 0], ("component",), {"component": found.labels["component"]}, found.title
     )
@@ -53,15 +55,17 @@ def interference(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     from gpt2np.analysis.directions import INTERFERENCE
     from gpt2np.analysis.directions import interference as measured
     from gpt2np.analysis.named_array import NamedArray
-    from gpt2np.tables import table
+    from gpt2np.tables import fitted
 
     found = measured(model)
     rows = [
         [name, f"{int(n):,}", *(f"{x:.4f}" for x in cosines)]
         for name, (n, *cosines) in zip(found.labels["set"], found.array.tolist(), strict=True)
     ]
-    text = f"{found.title}\n" + table([["set", *INTERFERENCE], *rows], "<" + ">" * len(INTERFERENCE))
-    text += f"\n{OF_INTERFERENCE}"
+    text = f"{wrapped(found.title)}\n" + fitted(
+        [["set", *INTERFERENCE], *rows], "<" + ">" * len(INTERFERENCE)
+    )
+    text += f"\n{wrapped(OF_INTERFERENCE)}"
     labels = {"set": found.labels["set"], "measure": INTERFERENCE[1:]}
     picture = NamedArray(found.array[:, 1:], found.axes, labels, found.title)
     return Shown(text, {"model": model.name, "interference": found.to_json()}, picture, signed=False)
@@ -71,7 +75,7 @@ def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
     """Scale and shift of all norms, or of one."""
     from gpt2np.analysis.layer_norms import MEASURES, norm_parameters, norm_statistics
     from gpt2np.analysis.named_array import NamedArray
-    from gpt2np.tables import number, table
+    from gpt2np.tables import fitted, number
 
     found, facts = norm_parameters(model), {"model": model.name}
     names, what = list(found.labels["norm"]), found.title.partition(" of each ")
@@ -98,8 +102,8 @@ def norms(args: argparse.Namespace, model: Any, _: Any) -> Shown:
                 [name, *spread, _dimensions(NamedArray(found.array[j, i], ("n_embd",)), args.top or 2)]
             )
         head = [kind, *MEASURES]
-        parts.append(table([head, *rows], "<" + ">" * (len(head) - 2) + "<"))
-    text = f"{found.title}\n" + "\n\n".join(parts)
+        parts.append(fitted([head, *rows], "<" + ">" * (len(head) - 2) + "<"))
+    text = f"{wrapped(found.title)}\n" + "\n\n".join(parts)
     scale = NamedArray(
         found.array[:, 0], ("norm", "n_embd"), {"norm": names}, f"scale of each {kind_of_norm}"
     )
@@ -119,7 +123,7 @@ def _wrapped(text: str) -> str:
     entries, lines = text.split(", "), [" "]
     for i, entry in enumerate(entries):
         piece = " " + entry + "," * (i < len(entries) - 1)
-        if len(lines[-1] + piece) > WIDTH:
+        if len(lines[-1] + piece) > screen_width():
             lines.append(" ")
         lines[-1] += piece
     return "\n".join(lines)

@@ -6,15 +6,8 @@ import math
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import (
-    add_model,
-    add_outputs,
-    add_special,
-    add_verb,
-    count,
-    load_model,
-    token_ids,
-)
+from gpt2np.cli.arguments import add_model, add_outputs, add_special, count, load_model, token_ids
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell, write_over
 from gpt2np.cli.texts import a_text, read_text
 from gpt2np.errors import InputError, short
@@ -28,6 +21,8 @@ def register(verbs: Any) -> None:
         compare,
         "hold a dump of another program's tensors against ours: which step is the first that is wrong, and "
         "which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input",
+        "compare dump.npz --prompt 'Elizabeth was'",
+        "compare dump.pt --tokens 36,1116,340 --html report.html",
     )
     verb.add_argument(
         "dump",

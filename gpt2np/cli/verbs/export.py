@@ -5,8 +5,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gpt2np.cli.arguments import add_outputs, add_special, add_verb, check_outputs, load_model, read_prompt
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_special,
+    check_outputs,
+    group,
+    load_model,
+    read_prompt,
+)
+from gpt2np.cli.parser import add_verb
+from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
 LLMC = "llm.c"
@@ -17,50 +26,66 @@ def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     from gpt2np.export.dialects.registry import NAMES
 
-    verb = add_verb(verbs, "export", export, "write a trace, or a model as llm.c's files, for other programs")
-    verb.add_argument(
+    verb = add_verb(
+        verbs,
+        "export",
+        export,
+        "write a trace, or a model as llm.c's files, for other programs",
+        "export t.safetensors --to npz --out t.npz --dialect transformer_lens",
+        "export 'Elizabeth was' --to ts --out folder",
+    )
+    prompt = group(verb, "prompt")
+    prompt.add_argument(
         "text",
         nargs="?",
-        metavar="FILE",
-        help="a saved trace, or an npz or safetensors written here; with --to llm.c also a TEXT to run",
+        metavar="TEXT|FILE",
+        help="a text to run; or a saved trace, or an npz or safetensors written here",
     )
+    prompt.add_argument("--tokens", metavar="IDS", help="token ids to run: 464,3139,286")
     verb.add_argument("--to", required=True, choices=KINDS, help="ts and llm.c: a folder of several files")
-    verb.add_argument("-o", "--out", required=True, metavar="OUT", help="the file, or the folder")
     verb.add_argument(
         "--dialect", choices=NAMES, default=NAMES[0], help=f"whose names and shapes (default {NAMES[0]})"
     )
-    verb.add_argument("--tokens", metavar="IDS", help="with --to llm.c: token ids to run: 464,3139,286")
     verb.add_argument(
         "--target", type=int, metavar="ID", help="with --to llm.c: what follows the last token (end of text)"
     )
+    help = "sites to run and write: 'attn.*', hidden_states (of a TEXT; default: all)"
+    verb.add_argument("--keep", action="append", metavar="PATTERN", help=help)
     add_special(verb)
-    verb.add_argument("--model", metavar="M", help="the model that ran, or that --to llm.c is to write")
-    verb.add_argument("--revision", metavar="REV", help="its branch, tag or commit on the Hub")
-    verb.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
-    verb.add_argument("--json", action="store_true", help="what was written, for machines")
+    add_model(verb, dtype=False)
+    output = group(verb, "output")
+    output.add_argument("-o", "--out", required=True, metavar="OUT", help="the file, or the folder")
     add_outputs(verb, more="; read a FILE that takes more than 1 GB of memory")
 
 
 def export(args: argparse.Namespace) -> int:
     """`gpt2np export`."""
-    from gpt2np.export.dialects.reading import read_dialect
-    from gpt2np.export.dialects.writing import write_dialect
-    from gpt2np.export.typescript import FILES, write_typescript
-    from gpt2np.files import MAX_BYTES
-    from gpt2np.tables import strict_json
-
     if args.to in ("ts", LLMC) and args.dialect != "gpt2np":
         raise InputError(f"--to {args.to} has names of its own: leave --dialect out")
     if args.to == LLMC:
         return _export_llmc(args)
-    if args.text is None or args.tokens is not None or args.target is not None:
-        raise InputError(f"--to {args.to} takes the FILE of a saved trace; --tokens, --target are for llm.c")
+    if args.target is not None:
+        raise InputError("--target is for --to llm.c")
+    return _export_trace(args)
+
+
+def _export_trace(args: argparse.Namespace) -> int:
+    """`gpt2np export` to a kind that holds a trace."""
+    from gpt2np.export.dialects.writing import write_dialect
+    from gpt2np.export.typescript import FILES, write_typescript
+    from gpt2np.tables import counted, strict_json
+
+    saved = _is_saved(args)
+    prompt = None if saved else read_prompt(args)
+    if saved and args.keep:
+        raise InputError("--keep says what is run of a TEXT: a saved trace is written as it is")
     check_outputs(args, args.out, FILES if args.to == "ts" else ())
-    max_bytes = None if args.force else MAX_BYTES
-    trace = read_dialect(args.text, max_bytes=max_bytes)
-    if args.model is not None:
-        args.dtype = trace.plan.dtype.name
-        trace = read_dialect(args.text, load_model(args), max_bytes=max_bytes)
+    if saved:
+        trace = _read(args)
+    else:
+        model = load_model(args, prompt)
+        trace = model.trace(prompt, keep=args.keep or "*", special=args.special)
+    doing("writing")
     if args.to == "ts":
         if trace.plan.dtype != "float32":
             tell(f"note: {trace.plan.dtype} becomes float32")
@@ -72,8 +97,39 @@ def export(args: argparse.Namespace) -> int:
     if args.json:
         facts = {"out": args.out, "to": args.to, "arrays": n_arrays, "bytes": n_bytes}
         print(strict_json(facts | ({} if args.to == "ts" else {"dialect": args.dialect})))
-    tell(f"wrote {args.out}, {n_arrays} arrays, {n_bytes:,} bytes")
+    tell(f"wrote {args.out}, {counted(n_arrays, 'array')}, {n_bytes:,} bytes")
     return 0
+
+
+def _is_saved(args: argparse.Namespace) -> bool:
+    """Whether what was given is a file, and not a text to run."""
+    if args.text is None or args.tokens is not None:
+        if args.text is not None and _names_a_file(args.text):
+            raise InputError("give a FILE or --tokens, not both")
+        return False
+    if os.path.exists(args.text):
+        return True
+    if _names_a_file(args.text):
+        raise InputError(f"{args.text}: no such file")
+    return False
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether a text is the name of a file that can be read, existing or not."""
+    return Path(text).suffix in (".safetensors", ".npz", ".json", ".csv")
+
+
+def _read(args: argparse.Namespace) -> Any:
+    """The saved trace, with its model if that is named."""
+    from gpt2np.export.dialects.reading import read_dialect
+    from gpt2np.files import MAX_BYTES
+
+    max_bytes = None if args.force else MAX_BYTES
+    trace = read_dialect(args.text, max_bytes=max_bytes)
+    if args.model is None:
+        return trace
+    args.dtype = trace.plan.dtype.name
+    return read_dialect(args.text, load_model(args), max_bytes=max_bytes)
 
 
 def _export_llmc(args: argparse.Namespace) -> int:
@@ -83,10 +139,9 @@ def _export_llmc(args: argparse.Namespace) -> int:
     from gpt2np.files import MAX_BYTES
     from gpt2np.tables import strict_json
 
-    is_file = args.text is not None and args.tokens is None and os.path.isfile(args.text)
-    if not is_file and args.text is not None and Path(args.text).suffix in (".safetensors", ".npz"):
-        raise InputError(f"{args.text}: no such file" if args.tokens is None else "give a FILE or --tokens")
-    prompt = None if is_file else read_prompt(args)
+    if args.keep:
+        raise InputError("--to llm.c has arrays of its own: leave --keep out")
+    prompt = None if _is_saved(args) else read_prompt(args)
     model = load_model(args, prompt)
     check_model(model)
     last_target(model, args.target)

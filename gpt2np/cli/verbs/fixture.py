@@ -3,14 +3,15 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_outputs, add_verb, check_outputs
+from gpt2np.cli.arguments import add_outputs, check_outputs
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     text = "write a tiny random GPT-2 with a full trace and error bands, for those who write their own"
-    verb = add_verb(verbs, "fixture", fixture, text)
+    verb = add_verb(verbs, "fixture", fixture, text, "fixture --out fx", "fixture --out fx2 --seed 1")
     verb.add_argument("--out", "-o", required=True, metavar="DIR", help="the folder; made if need be")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="another one for each N (default 0)")
     verb.add_argument("--json", action="store_true", help="what was written, for machines")
@@ -20,13 +21,13 @@ def register(verbs: Any) -> None:
 def fixture(args: argparse.Namespace) -> int:
     """`gpt2np fixture`."""
     from gpt2np.reference.fixture import FILES, write_fixture
-    from gpt2np.tables import strict_json, table
+    from gpt2np.tables import fitted, strict_json
 
     check_outputs(args, args.out, FILES)
     written = write_fixture(args.out, args.seed)
     if args.json:
         print(strict_json({"out": args.out, "seed": args.seed, "files": written}))
     else:
-        print(table([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
+        print(fitted([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
     tell(f"wrote {args.out}; its README.txt says how to use it")
     return 0

@@ -9,23 +9,31 @@ from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
     add_prompt,
-    add_verb,
     check_ending,
     end_of_text,
     load_model,
     read_prompt,
     token_ids,
 )
+from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.errors import InputError
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "generate", generate, "continue a prompt, token by token")
-    verb.epilog = (
+    verb = add_verb(
+        verbs,
+        "generate",
+        generate,
+        "continue a prompt, token by token",
+        "generate 'Elizabeth was' --max-new-tokens 20",
+        "generate 'Elizabeth was' --temperature 0.8 --top-k 50 --seed 1",
+    )
+    add_note(
+        verb,
         "Control characters in what the model writes are shown as escapes, such as \\x1b, in pipes and files "
-        "as well; --json has the text exactly."
+        "as well; --json has the text exactly.",
     )
     add_prompt(verb)
     add_model(verb)
@@ -39,7 +47,7 @@ def generate(args: argparse.Namespace) -> int:
 
     from gpt2np.generation.options import Sampling
     from gpt2np.outputs import whole_file
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import counted, strict_json
 
     check_ending(args.out, ".safetensors")
     prompt = read_prompt(args)
@@ -93,7 +101,7 @@ def generate(args: argparse.Namespace) -> int:
     if args.ledger:
         with whole_file(args.ledger) as file:
             file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
-        tell(f"wrote {args.ledger}, {len(done.ledger)} lines")
+        tell(f"wrote {args.ledger}, {counted(len(done.ledger), 'line')}")
     if args.out and done.trace is None:
         tell(f"no token was chosen, so {args.out} was not written")
     elif args.out:

@@ -2,21 +2,31 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
+    add_picture,
     add_prompt,
-    add_verb,
+    add_trace,
+    check_one_run,
     count,
     given_token,
     load_model,
     read_prompt,
 )
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import a_text
+from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError, short
+
+MOST_COLUMNS = 54  # of a picture with a token in each cell
+OF_LENS = (
+    "p and rank of that token (1 is the likeliest); entropy of the prediction and KL(final || here) in nats"
+)
+OF_HEADS = "norm: length of what it writes; cosine: with the sum of all that is written"
 
 
 def register(verbs: Any) -> None:
@@ -26,6 +36,8 @@ def register(verbs: Any) -> None:
         "heads",
         heads,
         "what each head and MLP adds to the logit of a token, or to a difference of two",
+        "heads 'Elizabeth was'",
+        "heads 'Elizabeth was' --token ' not' --against ' in'",
     )
     _add_trace(verb)
     verb.add_argument(
@@ -37,12 +49,20 @@ def register(verbs: Any) -> None:
     verb.add_argument("--pos", type=int, default=-1, metavar="N", help="position (default -1, the last)")
     verb.add_argument("--top", type=count, default=10, metavar="K", help="how many components (default 10)")
 
-    verb = add_verb(verbs, "lens", lens, "what the model would predict if it stopped early, layer by layer")
+    verb = add_verb(
+        verbs,
+        "lens",
+        lens,
+        "what the model would predict if it stopped early, layer by layer",
+        "lens 'Elizabeth was'",
+        "lens 'Elizabeth was' --pos all --png lens.png",
+    )
     _add_trace(verb)
     verb.add_argument(
         "--token", type=a_text, metavar="T", help="the token to follow: text or id (default: the prediction)"
     )
-    verb.add_argument("--pos", default="-1", metavar="N", help="position, or all (default -1, the last)")
+    help = "position, or all (default -1, the last; in a picture all)"
+    verb.add_argument("--pos", metavar="N", help=help)
     verb.add_argument("--top", type=count, metavar="K", help="how many tokens (default 1; --heads 3)")
     verb.add_argument("--heads", action="store_true", help="instead: what tokens each head's output raises")
     verb.add_argument("--layer", type=int, metavar="L", help="with --heads: only those of this layer")
@@ -51,9 +71,9 @@ def register(verbs: Any) -> None:
 def _add_trace(parser: argparse.ArgumentParser) -> None:
     """A prompt to run or a saved trace, the model, and where a picture goes."""
     add_prompt(parser)
-    parser.add_argument("--trace", metavar="FILE", help="a saved trace of the model instead of a text")
+    add_trace(parser, "a saved trace of the model instead of a text")
     add_model(parser)
-    parser.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_picture(parser)
     add_outputs(parser, "png")
 
 
@@ -61,7 +81,7 @@ def heads(args: argparse.Namespace) -> int:
     """`gpt2np heads`."""
     from gpt2np.analysis import attribution
     from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
-    from gpt2np.tables import number, strict_json, table
+    from gpt2np.tables import fitted, number, strict_json, wrapped
 
     _check(args)
     model, trace = _read_trace(args, attribution.keep)
@@ -72,7 +92,9 @@ def heads(args: argparse.Namespace) -> int:
     found = attribution.attribution(trace, pair, args.pos)
     grid, written = attribution.head_grid(found), attribution.writers(trace, args.pos)
     if args.png:
-        _draw(grid, args.png, signed=True)
+        title = f"{found.title.removesuffix(', by component')}: what each head adds"
+        at = pos_labels(trace, [row_of(trace, args.pos)])[0]
+        draw(replace(grid, title=f"{title} at position {at}"), args.png, signed=True, run=trace)
     where = pos_labels(trace, [row_of(trace, args.pos)])[0]
     total = float(found.array.sum())
     if args.json:
@@ -89,8 +111,8 @@ def heads(args: argparse.Namespace) -> int:
     rows = [row + [""] * (4 - len(row)) for row in rows]
     print(f"{found.title}\nat position {where}, the {len(largest)} largest of {len(found.array)}")
     rows.append(["all together", number(total), "", ""])
-    print(table([["component", "adds", "norm", "cosine"], *rows], "<>>>"))
-    print("norm: length of what it writes; cosine: with the sum of all that is written\n")
+    print(fitted([["component", "adds", "norm", "cosine"], *rows], "<>>>"))
+    print(wrapped(OF_HEADS) + "\n")
     print("the heads alone")
     print(_grid(grid))
     return 0
@@ -99,10 +121,10 @@ def heads(args: argparse.Namespace) -> int:
 def lens(args: argparse.Namespace) -> int:
     """`gpt2np lens`."""
     from gpt2np.analysis import lens as lenses
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import strict_json, wrapped
 
     _check(args)
-    pos = None if args.pos == "all" else _position(args.pos)
+    pos = None if args.pos == "all" else _position(args.pos or "-1")
     if args.heads:
         for option, given in (("--token", args.token), ("--png", args.png)):
             if given is not None:
@@ -113,7 +135,7 @@ def lens(args: argparse.Namespace) -> int:
         raise InputError("--layer goes with --heads")
     model, trace = _read_trace(args, lambda _: lenses.KEEP_HEADS if args.heads else lenses.KEEP)
     if args.heads:
-        at = _position(args.pos)
+        at = _position(args.pos or "-1")
         pushed = lenses.attention_lens(trace, args.layer, at, args.top or 3)
         print(
             strict_json({"model": model.name} | pushed.to_json())
@@ -123,16 +145,15 @@ def lens(args: argparse.Namespace) -> int:
         return 0
     token = None if args.token is None else given_token(model, args.token)
     found = lenses.logit_lens(trace, token, args.top or 1, pos)
-    if args.png:  # one column says little: the picture has every position
-        every = found if pos is None else lenses.logit_lens(trace, token)
-        _draw(every.probability, args.png, signed=False)
+    if args.png:
+        _draw_lens(args, trace, token)
     if args.json:
         print(strict_json({"model": model.name, "tokens": trace.tokens} | found.to_json()))
         return 0
     for column in range(len(found.chosen)):
         print(("\n" if column else "") + _lens_text(trace, found, column))
-    print("\np and rank of that token (0 is the likeliest); entropy of the prediction and")
-    print("KL(final || here) in nats")
+    print()
+    print(wrapped(OF_LENS))
     return 0
 
 
@@ -142,12 +163,33 @@ def _check(args: argparse.Namespace) -> None:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-    if args.trace is not None and (args.text is not None or args.tokens is not None):
-        raise InputError("give a prompt or --trace FILE, not both")
-    if args.trace is None and args.text is None and args.tokens is None:
-        raise InputError(
-            f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"
-        )
+    check_one_run(args)
+
+
+def _draw_lens(args: argparse.Namespace, trace: Any, token: int | None) -> None:
+    """The likeliest tokens after each layer: of every position, or with --pos the k likeliest of one."""
+    from gpt2np.analysis.lens import logit_lens
+    from gpt2np.analysis.named_array import NamedArray
+    from gpt2np.tables import quoted
+
+    if args.pos in (None, "all"):
+        found = logit_lens(trace, token)
+        shown, ids = found.top_probabilities.array[..., 0], found.top_ids.array[..., 0]
+        across, labels, where = "pos", found.kl.labels, ""
+    else:
+        found = logit_lens(trace, token, max(args.top or 0, 5), _position(args.pos))
+        shown, ids = found.top_probabilities.array[:, 0], found.top_ids.array[:, 0]
+        ranks = [str(i + 1) for i in range(shown.shape[1])]
+        labels = {"site": found.kl.labels["site"], "rank": ranks}
+        across, where = "rank", f" at position {found.kl.labels['pos'][0]}"
+    title, quantity = f"logit lens{where}: the likeliest next tokens after each layer", "probability"
+    if token is not None and across == "pos":
+        shown, quantity = found.probability.array, f"probability of {quoted(trace.token(token))}"
+    texts = [[trace.token(i) for i in row] for row in ids.tolist()]
+    if shown.shape[1] > MOST_COLUMNS:
+        title += f"\n{shown.shape[1]} positions have no room for their tokens: --pos N shows those of one"
+    picture = NamedArray(shown, ("site", across), labels, title)
+    draw(picture, args.png, signed=False, run=trace, quantity=quantity, texts=texts)
 
 
 def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> tuple[Any, Any]:
@@ -177,17 +219,9 @@ def _position(given: str) -> int:
         raise InputError(f"--pos takes a whole number or all, not {short(given)}") from None
 
 
-def _draw(named: Any, path: str, *, signed: bool) -> None:
-
-    from gpt2np.analysis.plot import heatmap
-
-    heatmap(named, path, signed=signed)
-    tell(f"wrote {path}")
-
-
 def _grid(named: Any) -> str:
     """Layers down and heads across with as many digits as fit; where none do, the largest entries."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, fitted, screen_width
 
     for digits in (3, 2, 1):
         rows = [
@@ -195,17 +229,17 @@ def _grid(named: Any) -> str:
             for i, row in enumerate(named.array.tolist())
         ]
         head = ["layer\\head", *map(str, range(named.array.shape[1]))]
-        text = table([head, *rows], ">" * len(head))
+        text = fitted([head, *rows], ">" * len(head))
         if digits == 1:
-            text = table([["", *head[1:]], *rows], ">" * len(head), indent=0)
-        if max(map(cell_width, text.splitlines())) <= WIDTH:
+            text = fitted([["", *head[1:]], *rows], ">" * len(head), indent=0)
+        if max(map(cell_width, text.splitlines())) <= screen_width():
             return text
     return str(named).partition("\n")[2]
 
 
 def _lens_text(trace: Any, found: Any, column: int) -> str:
     """The lens at one position: a row for each site, more below it for further tokens."""
-    from gpt2np.tables import quoted, table
+    from gpt2np.tables import fitted, quoted
 
     rows = []
     for i, site in enumerate(found.kl.labels["site"]):
@@ -219,13 +253,13 @@ def _lens_text(trace: Any, found: Any, column: int) -> str:
     token = found.chosen[column]
     head = ["after", "likeliest", "", "p", "rank", "entropy", "KL"]
     title = f"position {found.kl.labels['pos'][column]}; p and rank of {quoted(trace.token(token))} ({token})"
-    return f"{title}\n" + table([head, *rows], "<<>>>>>")
+    return f"{title}\n" + fitted([head, *rows], "<<>>>>>")
 
 
 def _heads_text(trace: Any, found: Any, pos: int) -> str:
     """For each head what it raises, on the next line what it lowers."""
     from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
-    from gpt2np.tables import WIDTH, cell_width, quoted
+    from gpt2np.tables import cell_width, quoted, screen_width
 
     lines = [f"position {pos_labels(trace, [row_of(trace, pos)])[0]}: what each head adds to which logits"]
     for i, layer in enumerate(found.raised.labels["layer"]):
@@ -239,7 +273,7 @@ def _heads_text(trace: Any, found: Any, pos: int) -> str:
                     ids.array[i, head].tolist(), values.array[i, head].tolist(), strict=True
                 ):
                     piece = f"  {quoted(trace.token(token), 14)} {value:+.2f}"
-                    if cell_width(line + piece) > WIDTH:
+                    if cell_width(line + piece) > screen_width():
                         lines.append(line)
                         line = " " * 19
                     line += piece

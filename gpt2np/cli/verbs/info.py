@@ -1,16 +1,28 @@
-"""The verb that tells what a model is: info."""
+"""The verb that tells what a model or a file is: info."""
 
 import argparse
+import os
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, load_model
+from gpt2np.cli.arguments import add_model, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
-from gpt2np.errors import TokenizerError
+from gpt2np.errors import InputError, TokenizerError
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "info", info, "config, parameters by component, where the weights lie")
+    verb = add_verb(
+        verbs,
+        "info",
+        info,
+        "what a model is: config, parameters, files; or what is in a FILE",
+        "info",
+        "info --model gpt2",
+        "info t.safetensors",
+    )
+    help = "a trace, generation, KV file, capture, dump, or a folder, instead of the model that --model names"
+    verb.add_argument("file", nargs="?", metavar="FILE", help=help)
     add_model(verb, dtype=False)
     verb.add_argument("--hash", action="store_true", help="also SHA-256 of the whole weight files")
 
@@ -19,6 +31,8 @@ def info(args: argparse.Namespace) -> int:
     """`gpt2np info`."""
     from gpt2np.cli import report
 
+    if args.file is not None and not _names_a_model(args):
+        return _of_file(args)
     model = load_model(args)
     try:
         _ = model.tokenizer
@@ -26,4 +40,33 @@ def info(args: argparse.Namespace) -> int:
         tell(f"note: no text can be given: {error}")
     facts = report.model_facts(model, full_hash=args.hash)
     print(report.as_json(facts) if args.json else report.model_text(facts))
+    return 0
+
+
+def _names_a_model(args: argparse.Namespace) -> bool:
+    """Whether FILE is a model: then it is that of `--model`."""
+    from gpt2np.checkpoints.checkpoint import SHIPPED
+    from gpt2np.tracing.contract import released
+
+    if args.file != SHIPPED and not released(args.file):
+        if not os.path.isfile(os.path.join(args.file, "config.json")):
+            return False
+    elif os.path.isfile(args.file):
+        return False
+    if args.model is not None:
+        raise InputError("give a FILE or --model, not both")
+    args.model = args.file
+    return True
+
+
+def _of_file(args: argparse.Namespace) -> int:
+    """`gpt2np info FILE`."""
+    from gpt2np.cli.verbs.file_facts import file_facts, file_text
+    from gpt2np.tables import strict_json
+
+    for option in ("model", "revision", "hash"):
+        if getattr(args, option):
+            raise InputError(f"--{option} is of a model: leave it out with a FILE")
+    facts = file_facts(args.file)
+    print(strict_json(facts) if args.json else file_text(facts))
     return 0

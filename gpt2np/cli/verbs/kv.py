@@ -10,14 +10,14 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_special,
-    add_verb,
     count,
     integer,
     load_model,
     read_prompt,
 )
+from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import tell
-from gpt2np.cli.texts import a_text, read_lines
+from gpt2np.cli.texts import a_text, read_lines, read_text
 from gpt2np.cli.verbs import kv_tables
 from gpt2np.errors import InputError, short
 
@@ -33,7 +33,15 @@ of GPT-2 small, a query takes 0.3 s instead of 5 s."
 
 def register(verbs: Any) -> None:
     """Add these verbs to the command line."""
-    kv = add_verb(verbs, "kv", extract, "keys and values of a text: write them, query them, many at once")
+    kv = add_verb(
+        verbs,
+        "kv",
+        extract,
+        "keys and values of a text: write them, query them, many at once",
+        "kv extract 'Elizabeth was' --out kv.json",
+        "kv query kv.json --info",
+        "kv dataset --text-file prompts.txt --output-dir kvs",
+    )
     parts = kv.add_subparsers(title="verbs", metavar="VERB", required=True, help="what to do")
     _add_extract(parts)
     _add_query(parts)
@@ -42,22 +50,33 @@ def register(verbs: Any) -> None:
 
 def _add_extract(parts: Any) -> None:
     verb = add_verb(
-        parts, "extract", extract, "write keys and values of a text, and the predicted next token"
+        parts,
+        "extract",
+        extract,
+        "write keys and values of a text, and the predicted next token",
+        "kv extract 'Elizabeth was' --out kv.json",
     )
-    verb.epilog = f"Without a TEXT the first of the sample prompts is taken. {FORMATS}"
+    add_note(verb, f"Without a TEXT the first of the sample prompts is taken. {FORMATS}")
     add_prompt(verb)
     add_model(verb, dtype=False)
     help = "a saved trace, such as one of generate --out, instead of a text: nothing is run again"
     verb.add_argument("--trace", metavar="FILE", help=help)
-    help = f"{OUTPUT} if not given; .safetensors: a third of the size, and nothing to parse"
+    help = f".json or .safetensors (default {OUTPUT})"
     verb.add_argument("--out", default=OUTPUT, metavar="FILE", help=help)
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
     add_outputs(verb, "out")
 
 
 def _add_query(parts: Any) -> None:
-    verb = add_verb(parts, "query", query, "look into a KV file, or into any trace that kept keys and values")
-    verb.epilog = f"Questions can be combined. {FORMATS}"
+    verb = add_verb(
+        parts,
+        "query",
+        query,
+        "look into a KV file, or into any trace that kept keys and values",
+        "kv query kv.json --info",
+        "kv query kv.json --coordinate 0 0 0 --token-search eliza",
+    )
+    add_note(verb, f"Questions can be combined. {FORMATS}")
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
     verb.add_argument("--info", action="store_true", help="model, text, sizes, predicted next token")
     help = "key and value of layer L, head H, token T; each counts from 0"
@@ -77,13 +96,25 @@ def _add_query(parts: Any) -> None:
 
 
 def _add_dataset(parts: Any) -> None:
-    verb = add_verb(parts, "dataset", dataset, "write a KV file for each of many prompts; resumes, and adds")
-    verb.epilog = (
+    verb = add_verb(
+        parts,
+        "dataset",
+        dataset,
+        "write a KV file for each of many prompts; resumes, and adds",
+        "kv dataset --text-file prompts.txt --output-dir kvs",
+        "kv dataset --random 10 --output-dir kvs",
+    )
+    add_note(
+        verb,
         f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
-and options, only what it does not list yet is written, under the next numbers. {FORMATS}"
+and options, only what it does not list yet is written, under the next numbers. {FORMATS}",
     )
     source = verb.add_mutually_exclusive_group()
-    source.add_argument("--text-file", metavar="FILE", help="one prompt a line; - reads stdin")
+    source.add_argument(
+        "--text-file",
+        metavar="FILE",
+        help="prompts: one a line, JSON lines (.jsonl) or a JSON list (.json); - reads lines from stdin",
+    )
     source.add_argument("--prompts", nargs="+", type=a_text, metavar="TEXT", help="the prompts themselves")
     source.add_argument("--random", type=count, metavar="N", help="N prompts sampled from the model")
     verb.add_argument("--random-tokens", action="store_true", help="with --random: any tokens, equal chances")
@@ -121,11 +152,12 @@ def extract(args: argparse.Namespace) -> int:
 
 def query(args: argparse.Namespace) -> int:
     """`gpt2np kv query`."""
-    from gpt2np.files import MAX_BYTES
+    from gpt2np.files import MAX_BYTES, check_regular
     from gpt2np.kv.queries import COLUMNS, write_csv
     from gpt2np.kv.reading import read_kv
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import counted, strict_json
 
+    check_regular(args.file)
     asked = (args.coordinate, args.token_search, args.layer_summary, args.search_norm)
     if not args.info and not args.export_csv and all(question is None for question in asked):
         raise InputError("ask something: --info, --coordinate 0 0 0, --token-search fox, ...")
@@ -151,7 +183,7 @@ def query(args: argparse.Namespace) -> int:
             for row in kv.rows(coordinates)
         )
         n = write_csv(args.export_csv, ["query", *COLUMNS], rows)
-        tell(f"wrote {args.export_csv}, {n:,} rows")
+        tell(f"wrote {args.export_csv}, {counted(n, 'row')}")
     if facts:
         print(strict_json(facts) if args.json else kv_tables.answers(facts))
     return 0
@@ -201,12 +233,12 @@ def _search_norm(kv: "KV", given: list[str], whole: bool) -> _Answer:
 def dataset(args: argparse.Namespace) -> int:
     """`gpt2np kv dataset`."""
     from gpt2np.kv import datasets
-    from gpt2np.tables import stream_of_bars, strict_json
+    from gpt2np.tables import counted, stream_of_bars, strict_json
 
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
-    given = _lines_of(args.text_file) if from_file else args.prompts
+    given = _texts_of(args.text_file) if from_file else args.prompts
     model = load_model(args, *(() if args.random else given))
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
@@ -228,18 +260,20 @@ def dataset(args: argparse.Namespace) -> int:
         return 0
     print(kv_tables.files([entry for entry, _ in entries]))
     there = " (the others were there)" if n_new < len(entries) else ""
-    tell(f"wrote {n_new} of {len(entries)} files{there}, listed in {index}")
+    tell(f"wrote {n_new} of {counted(len(entries), 'file')}{there}, listed in {index}")
     return 0
 
 
-def _lines_of(path: str | None) -> list[str]:
-    """The lines of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
+def _texts_of(path: str | None) -> list[str]:
+    """The prompts of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
     from gpt2np.kv.extraction import SAMPLE_PROMPTS
+    from gpt2np.text.prompt_lists import prompt_texts
 
     if path is not None and Path(path).name == SAMPLE_PROMPTS.name and not Path(path).exists():
         tell(f"note: there is no {path}: the prompts are those of {SAMPLE_PROMPTS}")
         path = None
-    return read_lines(path or str(SAMPLE_PROMPTS))
+    path = path or str(SAMPLE_PROMPTS)
+    return prompt_texts(read_text(path), path)
 
 
 # -- reading arguments ---------------------------------------------------------------------------------

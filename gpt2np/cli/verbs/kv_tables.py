@@ -3,7 +3,7 @@
 import textwrap
 from typing import Any
 
-from gpt2np.tables import WIDTH, number, quoted, table
+from gpt2np.tables import fitted, number, quoted, screen_width
 
 
 def about(facts: dict[str, Any]) -> str:
@@ -13,18 +13,18 @@ def about(facts: dict[str, Any]) -> str:
     rows = [
         ["file", f"{facts['file']}, {facts['bytes']:,} bytes"],
         ["model", facts["model"]],
-        ["text", quoted(text, 60)],
+        ["text", quoted(text, screen_width() - 20)],
         ["tokens", str(sizes["sequence_length"])],
         ["size", f"{sizes['n_layers']} layers, {sizes['n_heads']} heads, d_head {sizes['d_head']}"],
     ]
     if "keys" in sizes:
         rows.append(["keys", f"of {sizes['n_kv_heads']} heads, {sizes['keys']}"])
     if prediction is None:
-        return table([*rows, ["next token", "not in this file"]], "<<", indent=0)
+        return fitted([*rows, ["next token", "not in this file"]], "<<", indent=0)
     for i, candidate in enumerate(prediction["top_k_candidates"]):
-        shown = table([[f"{candidate['probability']:7.2%}", quoted(candidate["token"])]], "><", indent=0)
+        shown = fitted([[f"{candidate['probability']:7.2%}", quoted(candidate["token"])]], "><", indent=0)
         rows.append(["" if i else "next token", shown])
-    return table(rows, "<<", indent=0)
+    return fitted(rows, "<<", indent=0)
 
 
 def answers(facts: dict[str, Any]) -> str:
@@ -45,7 +45,7 @@ def files(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         text, follows = quoted(entry["input_text"], 30), quoted(entry["predicted_next_token"], 12)
         rows.append([entry["file"], str(entry["tokens"]), text, follows, f"{entry['bytes']:,}"])
-    return table(rows, "<><<>", indent=0)
+    return fitted(rows, "<><<>", indent=0)
 
 
 def _coordinate(found: dict[str, Any]) -> str:
@@ -54,7 +54,7 @@ def _coordinate(found: dict[str, Any]) -> str:
     for part in ("key", "value"):
         numbers = " ".join(f"{value:.6g}" for value in found[part])
         lines.append(f"{part}, norm {number(found[f'{part}_norm'])}")
-        lines.append(textwrap.fill(numbers, WIDTH, initial_indent="  ", subsequent_indent="  "))
+        lines.append(textwrap.fill(numbers, screen_width(), initial_indent="  ", subsequent_indent="  "))
     return "\n".join(lines)
 
 
@@ -69,14 +69,14 @@ def _token_search(found: dict[str, Any]) -> str:
     if not rows:
         return f"{quoted(found['text'], 60)}: 0 found"
     heading = "tokens that contain it (case-insensitive), or that spell it together"
-    return f"{quoted(found['text'], 60)}: {len(rows)} found\n{heading}\n{table(rows, '><')}"
+    return f"{quoted(found['text'], 60)}: {len(rows)} found\n{heading}\n{fitted(rows, '><')}"
 
 
 def _layer_summary(found: dict[str, Any]) -> str:
     names = [f"{part}_norm_{of}" for part in ("key", "value") for of in ("mean", "min", "max")]
     rows = [["head", "key: mean", "min", "max", "value: mean", "min", "max"]]
     rows += [[str(head["head"]), *(number(head[name]) for name in names)] for head in found["heads"]]
-    return f"layer {found['layer']}, norms over its tokens\n{table(rows, '>>>>>>>')}"
+    return f"layer {found['layer']}, norms over its tokens\n{fitted(rows, '>>>>>>>')}"
 
 
 def _search_norm(found: dict[str, Any]) -> str:
@@ -89,6 +89,6 @@ def _search_norm(found: dict[str, Any]) -> str:
         at = [str(row[axis]) for axis in ("layer", "head", "token_idx")]
         rows.append([*at, quoted(row["token"]), number(row["key_norm"]), number(row["value_norm"])])
     if len(rows) > 1:
-        text += "\n" + table(rows, ">>><>>")
+        text += "\n" + fitted(rows, ">>><>>")
     more = found["found"] - len(found["rows"])
     return text + (f"\n  and {more:,} more: --json or --export-csv FILE has all" if more else "")

@@ -1,11 +1,13 @@
 """The verb patch: which part of a run on one text makes it predict what a run on another does."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_special, add_verb, given_token, load_model
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.arguments import add_model, add_outputs, add_picture, add_special, given_token, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import a_text
+from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError
 
 
@@ -17,19 +19,16 @@ def register(verbs: Any) -> None:
         patch,
         "activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or "
         "position of each layer, and see how much of the difference between the two comes back",
+        "patch 'Elizabeth was very' 'Elizabeth had very' --answer ' much' --wrong ' good'",
+        "patch 'A B C' 'A D C' --answer ' B' --wrong ' D' --over resid_post",
     )
-    verb.add_argument(
-        "clean", type=a_text, metavar="CLEAN", help="a text after which the model answers right"
-    )
-    verb.add_argument(
-        "corrupt", type=a_text, metavar="CORRUPT", help="one of as many tokens after which it does not"
-    )
-    verb.add_argument(
-        "--answer", required=True, type=a_text, metavar="A", help="the right token: its text or id"
-    )
-    verb.add_argument(
-        "--wrong", required=True, type=a_text, metavar="B", help="the wrong token: its text or id"
-    )
+    help = "a text after which the model answers right"
+    verb.add_argument("clean", nargs="?", type=a_text, metavar="CLEAN", help=help)
+    help = "one of as many tokens after which it does not"
+    verb.add_argument("corrupt", nargs="?", type=a_text, metavar="CORRUPT", help=help)
+    verb.add_argument("--trace", metavar="FILE", help="the saved trace of CLEAN, instead of that text")
+    verb.add_argument("--answer", type=a_text, metavar="A", help="the right token: its text or id")
+    verb.add_argument("--wrong", type=a_text, metavar="B", help="the wrong token: its text or id")
     verb.add_argument(
         "--over", default="attn.z", metavar="SITE", help="what is patched (default attn.z: every head)"
     )
@@ -44,7 +43,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
     add_special(verb)
     add_model(verb)
-    verb.add_argument("--png", metavar="FILE", help="also draw a picture (needs matplotlib)")
+    add_picture(verb)
     add_outputs(verb, "png")
 
 
@@ -52,20 +51,24 @@ def patch(args: argparse.Namespace) -> int:
     """`gpt2np patch`."""
     from gpt2np.analysis.named_array import NamedArray
     from gpt2np.analysis.patching import logit_difference, path_sweep, sweep
+    from gpt2np.analysis.positions_and_tokens import positions_down
     from gpt2np.tables import quoted, strict_json
+    from gpt2np.tracing.trace import Trace
 
+    texts = _texts(args)
     if args.to_head is not None and args.to is None:
         raise InputError("--to-head goes with --to SITE")
     if args.png:
         from gpt2np.analysis.plot import check_picture
 
         check_picture(args.png)
-    model = load_model(args, args.clean, args.corrupt)
+    model = load_model(args, *texts)
     answer, wrong = given_token(model, args.answer), given_token(model, args.wrong)
     if answer == wrong:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
-    clean, corrupt = (model.trace(text, special=args.special) for text in (args.clean, args.corrupt))
+    runs = [model.trace(text, special=args.special) for text in texts]
+    clean, corrupt = runs if args.trace is None else (Trace.open(args.trace, model), *runs)
     if args.to is None:
         found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
     else:
@@ -87,10 +90,9 @@ def patch(args: argparse.Namespace) -> int:
     )
     names = [model.tokens([i])[0] for i in (answer, wrong)]
     if args.png:
-        from gpt2np.analysis.plot import heatmap
-
-        heatmap(share, args.png, signed=True)
-        tell(f"wrote {args.png}")
+        told = f"{model.name}: {quoted(names[0])} against {quoted(names[1])}"
+        picture = replace(share, title=f"{share.title}\n{told}")
+        draw(positions_down(picture), args.png, signed=True, quantity="share brought back")
     if args.json:
         facts: dict[str, Any] = {"model": model.name}
         for which, trace, end in zip(("clean", "corrupt"), (clean, corrupt), ends, strict=True):
@@ -109,13 +111,24 @@ def patch(args: argparse.Namespace) -> int:
     return 0
 
 
+def _texts(args: argparse.Namespace) -> list[str]:
+    """CLEAN and CORRUPT, or beside a saved trace CORRUPT alone."""
+    texts = [text for text in (args.clean, args.corrupt) if text is not None]
+    if len(texts) != (2 if args.trace is None else 1):
+        raise InputError("give CLEAN and CORRUPT; or --trace FILE, the run on CLEAN, and CORRUPT alone")
+    for option in ("answer", "wrong"):
+        if getattr(args, option) is None:
+            raise InputError(f"--{option} is needed: a token, as its text or id, whose logit is looked at")
+    return texts
+
+
 def _grid(share: Any) -> str:
     """The map with two decimals, positions down where it has them; the largest entries of one too wide."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.analysis.positions_and_tokens import positions_down
+    from gpt2np.tables import cell_width, screen_width, table
 
+    share = positions_down(share)
     array, (down, across) = share.array, share.axes
-    if across == "pos":
-        array, down, across = array.T, across, down
     labels = [
         [share.label(axis, i) for i in range(n)] for axis, n in zip((down, across), array.shape, strict=True)
     ]
@@ -124,7 +137,7 @@ def _grid(share: Any) -> str:
         for name, row in zip(labels[0], array.tolist(), strict=True)
     ]
     text = table([[f"{down}\\{across}", *labels[1]], *rows], "<" + ">" * len(labels[1]))
-    if max(map(cell_width, text.splitlines())) > WIDTH or len(rows) > 100:
+    if max(map(cell_width, text.splitlines())) > screen_width() or len(rows) > 100:
         return str(share)
     return f"{share.title}\n{text}"
 

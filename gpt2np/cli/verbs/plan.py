@@ -3,13 +3,21 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_verb, count, load_sizes
+from gpt2np.cli.arguments import add_model, count, load_sizes
+from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "plan", plan, "bytes of a trace, before running it")
+    verb = add_verb(
+        verbs,
+        "plan",
+        plan,
+        "bytes of a trace, before running it",
+        "plan 100 1024 --model gpt2",
+        "plan 1024 --model gpt2 --keep 'attn.*'",
+    )
     verb.add_argument("lengths", nargs="+", type=count, metavar="N", help="number of tokens")
     add_model(verb)
     verb.add_argument("--generating", action="store_true", help="also the cache of a generation")
@@ -22,7 +30,7 @@ def plan(args: argparse.Namespace) -> int:
     """`gpt2np plan`."""
     from gpt2np.architectures.gpt2.config import RELEASED
     from gpt2np.checkpoints.checkpoint import default_name
-    from gpt2np.tables import strict_json
+    from gpt2np.tables import counted, screen_width, strict_json
     from gpt2np.tracing.plan import Plan, plan_table
 
     name, sizes = args.model or default_name(), load_sizes(args)
@@ -30,7 +38,7 @@ def plan(args: argparse.Namespace) -> int:
     for n in args.lengths:
         if n > config.n_positions:
             hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""
-            raise InputError(f"{n} tokens: the context of {name} holds {config.n_positions}{hint}")
+            raise InputError(f"{counted(n, 'token')}: the context of {name} holds {config.n_positions}{hint}")
     plans = [Plan(config, n, args.keep or "*", args.dtype, generating=args.generating) for n in args.lengths]
     if args.json:
         rows = [
@@ -46,6 +54,7 @@ def plan(args: argparse.Namespace) -> int:
         ]
         print(strict_json({"model": name, "dtype": args.dtype, "plans": rows}))
         return 0
-    for start in range(0, len(plans), 4):  # four columns fit into a line
-        print(("\n" if start else "") + plan_table(plans[start : start + 4]))
+    each = max(1, (screen_width() - 35) // 11)  # columns of a table that fits
+    for start in range(0, len(plans), each):
+        print(("\n" if start else "") + plan_table(plans[start : start + each]))
     return 0

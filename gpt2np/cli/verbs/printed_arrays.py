@@ -1,16 +1,16 @@
 """Arrays on a terminal: as many of their values as fit, and a note of what was left out."""
 
 import argparse
-import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gpt2np.cli.terminal import tell
+from gpt2np.analysis.positions_and_tokens import POSITIONS, positions_down
+from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
 LINES = 60  # of values; --json has all
 BARS = 40  # tokens of the vocabulary that a picture has room for
-POSITIONS = ("pos", "query", "key")
 TOP = "top_k_tokens"  # the site whose length --top says
 
 
@@ -22,6 +22,7 @@ class Shown(NamedTuple):
     picture: Any = None
     signed: bool = True
     quantity: str = "value"
+    run: Any = None
 
 
 def check_show(args: argparse.Namespace) -> None:
@@ -42,40 +43,67 @@ def check_show(args: argparse.Namespace) -> None:
         check_picture(args.png)
 
 
-def show(args: argparse.Namespace, model: Any, prompt: Any) -> int:
-    """`gpt2np trace TEXT --show SITE`: the values of sites."""
-    from gpt2np.analysis.site_values import has_sign, likeliest, site_values
-    from gpt2np.tables import strict_json
+def sites_to_show(args: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """The sites that `--show` names, by their full names."""
     from gpt2np.tracing.site_patterns import sites_named
 
-    sites = {name: site for given in args.show for name, site, _ in sites_named(model.config, given)}
+    sites = {name: site for given in args.show for name, site, _ in sites_named(config, given)}
+    if args.png and len(sites) > 1:
+        raise InputError(f"--png draws one site: {len(sites)} are to be shown, such as {next(iter(sites))}")
+    return sites
+
+
+def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
+    """`gpt2np trace TEXT --show SITE`: the values of sites."""
+    from gpt2np.analysis.site_values import has_sign, likeliest, most_active, site_values
+    from gpt2np.tables import strict_json
+
     names = list(sites)
-    if args.png and len(names) > 1:
-        raise InputError(f"--png draws one site: {len(names)} are to be shown, such as {names[0]}")
-    trace = model.trace(prompt, keep=[*names, "logits"] if args.top else names, special=args.special)
     found = {name: site_values(trace, name, args.head, args.pos, args.top) for name in names}
     if args.png:
-        from gpt2np.analysis.plot import heatmap
-
-        picture = likeliest(found[names[0]], BARS)
+        picture = most_active(likeliest(found[names[0]], BARS), BARS)
         if picture.array.ndim not in (1, 2):
             less = "pick a --head" if picture.array.ndim > 2 else "leave out --pos"
             raise InputError(
                 f"--png draws one or two axes, not {' '.join(picture.axes) or 'a number'}: {less}"
             )
-        heatmap(picture, args.png, signed=has_sign(sites[names[0]]))
-        tell(f"wrote {args.png}")
+        draw(positions_down(picture), args.png, signed=has_sign(sites[names[0]]), run=trace)
     if args.json:
         values = {name: named.to_json() for name, named in found.items()}
-        print(strict_json({"model": model.name, "tokens": trace.tokens, "sites": values}))
+        name = getattr(trace.model, "name", None)
+        print(strict_json({"model": name, "tokens": trace.tokens, "sites": values}))
     else:
         print("\n\n".join(excerpt(named) for named in found.values()))
     return 0
 
 
+def draw(
+    named: Any,
+    path: str,
+    *,
+    signed: bool,
+    run: Any = None,
+    quantity: str = "value",
+    texts: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Draw a picture whose title stands alone: of a trace, with the model and the text that ran."""
+    from gpt2np.analysis.plot import heatmap
+
+    doing("drawing")
+    if run is not None:
+        text = "".join(run.tokens) if run.prompt is None else run.prompt
+        text = " ".join(text.split())
+        told = f"{run.metadata.get('model')}: {text if len(text) <= 60 else text[:59] + '…'}"
+        named = replace(named, title=f"{named.title}\n{told}")
+    heatmap(named, path, signed=signed, quantity=quantity, texts=texts)
+    tell(f"wrote {path}")
+
+
 def excerpt(named: Any, lines: int = LINES) -> str:
     """A NamedArray in about so many lines of a terminal: grids of two axes, one for each head."""
     import numpy as np
+
+    from gpt2np.tables import wrapped
 
     axes, left_out = list(named.axes), dict[str, str]()
     if len(axes) < 2:
@@ -94,14 +122,13 @@ def excerpt(named: Any, lines: int = LINES) -> str:
         columns = min(_grid(block, lines, left_out)[1] for block in blocks)  # the same in each
         grids = [_grid(block, lines, left_out, columns)[0] for block in blocks]
         body = "\n\n".join(f"{axis} {named.label(axis, i)}\n{grid}" for i, grid in enumerate(grids))
-    title = "\n".join(line for text in named.title.splitlines() for line in textwrap.wrap(text, 80))
-    note = f"\nshown: {', '.join(left_out.values())}; --json gives all" if left_out else ""
-    return f"{title}\n{body}{note}"
+    note = "\n" + wrapped(f"shown: {', '.join(left_out.values())}; --json gives all") if left_out else ""
+    return f"{wrapped(named.title)}\n{body}{note}"
 
 
 def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
     """One axis, or a single number: a line for each entry that has a name, else several to a line."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, screen_width, table
 
     if not named.axes:
         return f"  {_cell(named.array.item())}"
@@ -118,7 +145,7 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
             cells = [_cell(x.item()) for x in named.array[many * i : many * (i + 1)]]
             rows.append([str(many * i), *cells] if i >= 0 else ["…"])
         text = table([row + [""] * (many + 1 - len(row)) for row in rows], ">" * (many + 1))
-        if max(map(cell_width, text.splitlines())) <= WIDTH:
+        if max(map(cell_width, text.splitlines())) <= screen_width():
             break
     if -1 in shown:
         left_out[axis] = f"{many * (len(shown) - 1)} of {n} {axis}"
@@ -127,10 +154,9 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
 
 def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> tuple[str, int]:
     """Two axes, positions down: whole, or what fits; and the number of its columns."""
-    from gpt2np.tables import WIDTH, cell_width, table
+    from gpt2np.tables import cell_width, screen_width, table
 
-    if named.axes[1] in POSITIONS and named.axes[0] not in POSITIONS:
-        named = type(named)(named.array.T, named.axes[::-1], named.labels)
+    named = positions_down(named)
     (down, across), n_columns = named.axes, named.array.shape[1]
     rows = _chosen(named.array, down, lines, left_out)
 
@@ -150,7 +176,7 @@ def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> t
         columns = _chosen(named.array[-1], across, n, ignored)
         for short in (False, True):
             text = drawn(columns, short)
-            if max(map(cell_width, text.splitlines())) <= WIDTH:
+            if max(map(cell_width, text.splitlines())) <= screen_width():
                 left_out.update(ignored)
                 return text, n
     return text, 1

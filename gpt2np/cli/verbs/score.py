@@ -4,14 +4,20 @@ import argparse
 import math
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_special, add_verb, count, load_model
+from gpt2np.cli.arguments import add_model, add_special, count, load_model
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import read_text
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(
-        verbs, "score", score, "log-probability of every token of a text file, and its perplexity"
+        verbs,
+        "score",
+        score,
+        "log-probability of every token of a text file, and its perplexity",
+        "score novel.txt",
+        "score - --tokens < novel.txt",
     )
     verb.add_argument("file", metavar="FILE", help="a text file; - reads stdin")
     verb.add_argument("--stride", type=count, metavar="N", help="tokens between windows (default: half one)")
@@ -28,7 +34,7 @@ def register(verbs: Any) -> None:
 
 def score(args: argparse.Namespace) -> int:
     """`gpt2np score`."""
-    from gpt2np.tables import quoted, strict_json, table
+    from gpt2np.tables import fitted, quoted, strict_json
 
     text = read_text(args.file)
     model = load_model(args, text)
@@ -55,7 +61,7 @@ def score(args: argparse.Namespace) -> int:
         for key, value in facts.items()
         if key != "model"
     ]
-    print(table(shown, "<>", indent=0))
+    print(fitted(shown, "<>", indent=0))
     return 0
 
 

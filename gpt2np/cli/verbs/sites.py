@@ -4,12 +4,15 @@ import argparse
 import textwrap
 from typing import Any
 
-from gpt2np.cli.arguments import add_model_name, add_verb, config_of
+from gpt2np.cli.arguments import add_model_name, config_of
+from gpt2np.cli.parser import add_verb
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "sites", sites, "every array that a trace can hold, and what it tells you")
+    verb = add_verb(
+        verbs, "sites", sites, "every array that a trace can hold, and what it tells you", "sites"
+    )
     add_model_name(verb)
     verb.add_argument("--markdown", action="store_true", help="as a table in Markdown")
     verb.add_argument("--json", action="store_true", help="for machines")
@@ -19,7 +22,7 @@ def sites(args: argparse.Namespace) -> int:
     """`gpt2np sites`."""
     from gpt2np.capture.capture_files import PLACES
     from gpt2np.cli.report import markdown_table
-    from gpt2np.tables import WIDTH, strict_json
+    from gpt2np.tables import screen_width, strict_json
 
     table = config_of(args).architecture.sites
     if args.markdown:
@@ -41,9 +44,10 @@ def sites(args: argparse.Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['name']:<24}[{' '.join(row['axes'])}]" + ("  derived" if row["derived"] else ""))
-        print(textwrap.fill(row["doc"], WIDTH, initial_indent="    ", subsequent_indent="    "))
-        names = [f"{dialect} {name}" for dialect, name in row["elsewhere"].items()]
+        print(textwrap.fill(row["doc"], screen_width(), initial_indent="    ", subsequent_indent="    "))
+        names = [f"{dialect} {name}".replace("{i}", "i") for dialect, name in row["elsewhere"].items()]
         names += [f"captures {', '.join(row['captures'])}"] if row["captures"] else []
         if names:
-            print(textwrap.fill("; ".join(names), WIDTH, initial_indent="    = ", subsequent_indent="      "))
+            also, width = "; ".join(names), screen_width()
+            print(textwrap.fill(also, width, initial_indent="    = ", subsequent_indent="      "))
     return 0

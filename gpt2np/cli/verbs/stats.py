@@ -4,30 +4,38 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_verb, count, load_model, read_prompt
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_trace, count, load_model, read_prompt
+from gpt2np.cli.parser import add_note, add_verb
+from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError
 from gpt2np.generation.options import ALLOWED
+from gpt2np.tables import wrapped
 
 SITES = ["attn.pattern", "embed", "resid_post", "ln_f"]  # what the statistics read
 DRAWN = ("entropy", "distance", "first_token", "saturation")
 MOST_STEPS = 40  # rows of a table on a terminal; --json has all
 
 EPILOG = """Conventions of the notebook: hidden states are the embedding, the residual stream after each
-block but the last, and ln_f's output; their std divides by n - 1; tables list every third layer; the cosine's
-verdict changes at 0.5. Its own run was: --max-new-tokens 40 --repetition-penalty 10; --notebook prints it
-line by line as the notebook's cells do, and nothing else. For other ways to generate:
+block but the last, and ln_f's output; their std divides by n - 1; the cosine's verdict changes at 0.5.
+--notebook prints line by line what the notebook's cells do, and nothing else: it lists every third layer and
+calls the embedding layer 0. Its own run was: --max-new-tokens 40 --repetition-penalty 10. For other ways to
+generate:
 gpt2np generate --out FILE, then gpt2np stats --trace FILE."""
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(
-        verbs, "stats", stats, "statistics of attention and hidden states, as the baseline notebook prints"
+        verbs,
+        "stats",
+        stats,
+        "statistics of attention and hidden states, as the baseline notebook prints",
+        "stats 'Elizabeth was'",
+        "stats 'Elizabeth was' --max-new-tokens 10",
     )
-    verb.epilog = EPILOG
+    add_note(verb, EPILOG)
     add_prompt(verb)
-    verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text; needs no model")
+    add_trace(verb, "a saved trace instead of a text; needs no model")
     verb.add_argument(
         "--notebook", action="store_true", help="print what the notebook's cells print, line by line"
     )
@@ -40,7 +48,7 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--step", type=int, default=0, metavar="S", help="whose layers are shown (default 0, the prompt)"
     )
-    verb.add_argument("--every", type=count, default=3, metavar="N", help="layers to show (default 3)")
+    verb.add_argument("--every", type=count, metavar="N", help="show every Nth layer (default 1)")
     verb.add_argument(
         "--pos", type=int, default=-1, metavar="P", help="position of the step to compare at (default -1)"
     )
@@ -74,8 +82,8 @@ def stats(args: argparse.Namespace) -> int:
         what = args.draw or "entropy"
         options = {"threshold": args.threshold} if what == "saturation" else {}
         drawn = getattr(statistics, what)(run, **options)
-        plot.heatmap(statistics.pick(drawn, "step", args.step), args.png, signed=False)
-        tell(f"wrote {args.png}")
+        picture = statistics.pick(drawn, "step", args.step)
+        draw(picture, args.png, signed=False, run=statistics.trace_of(run))
     if args.notebook:
         print(baseline_notebook.notebook(run))
     else:
@@ -86,7 +94,13 @@ def stats(args: argparse.Namespace) -> int:
 def _check_notebook(args: argparse.Namespace) -> None:
     """Refuse options that change what the notebook prints."""
     if args.notebook:
-        for option, default in (("step", 0), ("every", 3), ("pos", -1), ("threshold", 0.9), ("json", False)):
+        for option, default in (
+            ("step", 0),
+            ("every", None),
+            ("pos", -1),
+            ("threshold", 0.9),
+            ("json", False),
+        ):
             if getattr(args, option) != default:
                 raise InputError(f"--{option} does not go with --notebook, which prints the notebook's own")
 
@@ -148,7 +162,7 @@ def _text(run: Any, args: argparse.Namespace) -> str:
     from gpt2np.analysis import baseline_notebook
     from gpt2np.analysis import statistics as s
 
-    step, layers = args.step, range(0, s.trace_of(run).config.n_layer, args.every)
+    step, layers = args.step, range(0, s.trace_of(run).config.n_layer, args.every or 1)
     summary = s.attention_summary(run, args.threshold)
     tables = [s.every_nth(s.pick(t, "step", step), layers) for t in (s.attention_statistics(run), summary)]
     parts = [
@@ -157,18 +171,45 @@ def _text(run: Any, args: argparse.Namespace) -> str:
         baseline_notebook.shapes(run, step),
         baseline_notebook.attention_values(run, step),
         *map(str, tables),
-        baseline_notebook.hidden_values(run, step, args.every),
-        baseline_notebook.comparison(run, step, args.pos),
+        _hidden_states(run, step, args.every or 1),
+        _first_and_last(run, step, args.pos),
     ]
     if s.n_generated(run):
         parts += [_attention_by_step(run), _rest_by_step(run, summary)]
     return "\n\n".join([*parts, baseline_notebook.summary(run)])
 
 
+def _hidden_states(run: Any, step: int, every: int) -> str:
+    """Section 6's table, each hidden state by its own name."""
+    from gpt2np.analysis import statistics as s
+
+    named = s.pick(s.hidden_state_statistics(run), "step", step)
+    n = len(named.array) - 1  # the embedding and the blocks but the last one; then ln_f
+    return str(s.every_nth(named, [*range(0, n, every), n]))
+
+
+def _first_and_last(run: Any, step: int, pos: int) -> str:
+    """Section 6's comparison, and what ln_f does to the last one."""
+    import numpy as np
+
+    from gpt2np.analysis import statistics as s
+    from gpt2np.tables import fitted, number
+
+    trace, found = s.trace_of(run), s.layer_comparison(run, step, pos)
+    first, last, cosine = found.array.tolist()
+    rows = [["norm of the embedding", number(first)], ["norm after ln_f", number(last)]]
+    stream, at = f"h.{trace.config.n_layer - 1}.resid_post", s.steps(run)[step][pos]
+    if stream in trace:
+        norm = float(np.linalg.norm(trace[stream][at].astype(np.float64)))
+        rows.insert(1, [f"norm after layer {trace.config.n_layer - 1}", number(norm)])
+    rows.append(["cosine of embedding and ln_f", f"{number(cosine)}: {s.verdict(cosine).lower()}"])
+    return f"{found.title}\n" + fitted(rows, "<<")
+
+
 def _attention_by_step(run: Any) -> str:
     """Section 5's numbers of layer 0 at every step."""
     from gpt2np.analysis.statistics import ATTENTION, attention_statistics
-    from gpt2np.tables import number, quoted, table
+    from gpt2np.tables import fitted, number, quoted
 
     rows = [
         [str(i), quoted(token, 10), *map(number, values)]
@@ -177,13 +218,13 @@ def _attention_by_step(run: Any) -> str:
         )
     ]
     head = ["step", "chosen", *ATTENTION]
-    return "attention of layer 0 by step\n" + table([head, *_shortened(rows)], "><" + ">" * len(ATTENTION))
+    return "attention of layer 0 by step\n" + fitted([head, *_shortened(rows)], "><" + ">" * len(ATTENTION))
 
 
 def _rest_by_step(run: Any, summary: Any) -> str:
     """How attention is spread, and how far the residual stream has come, at every step."""
     from gpt2np.analysis.statistics import comparison_by_step
-    from gpt2np.tables import number, table
+    from gpt2np.tables import fitted, number
 
     rows = []
     spread, norms = summary.array.mean(axis=1).tolist(), comparison_by_step(run).array.tolist()
@@ -192,10 +233,10 @@ def _rest_by_step(run: Any, summary: Any) -> str:
         rows.append([str(step), *cells, number(first), number(last), f"{cosine:.4f}"])
     head = ["step", "entropy", "distance", "on first", "saturated", "first norm", "last norm", "cosine"]
     title = (
-        "by step: attention, mean over layers and heads; L2 norm of the first and the\n"
-        "last hidden state (after ln_f) at the last position, and their cosine\n"
+        "by step: attention, mean over layers and heads; L2 norm of the embedding (first) and after ln_f "
+        "(last) at the last position, and their cosine"
     )
-    return title + table([head, *_shortened(rows)], ">" * len(head))
+    return wrapped(title) + "\n" + fitted([head, *_shortened(rows)], ">" * len(head))
 
 
 def _shortened(rows: list[list[str]]) -> list[list[str]]:
@@ -219,7 +260,7 @@ def _chosen(run: Any) -> list[str]:
 
 def _wrapped(text: str) -> str:
     """A text in lines of a terminal, control characters as escapes; as it is where it goes elsewhere."""
-    from gpt2np.tables import WIDTH, cell_width
+    from gpt2np.tables import cell_width, screen_width
 
     if not sys.stdout.isatty():
         return text
@@ -228,7 +269,7 @@ def _wrapped(text: str) -> str:
         lines.append("")
         for c in line:
             shown = c if c.isprintable() else c.encode("unicode_escape").decode()
-            if cell_width(lines[-1] + shown) > WIDTH:
+            if cell_width(lines[-1] + shown) > screen_width():
                 lines.append("")
             lines[-1] += shown
     return "\n".join(line.rstrip() for line in lines)

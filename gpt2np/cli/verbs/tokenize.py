@@ -3,13 +3,23 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, add_verb, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, load_model, read_prompt
+from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError
+from gpt2np.tables import wrapped
 
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "tokenize", tokenize, "cut a text into tokens, or join ids to a text")
+    verb = add_verb(
+        verbs,
+        "tokenize",
+        tokenize,
+        "cut a text into tokens, or join ids to a text",
+        "tokenize 'Elizabeth was'",
+        "tokenize --tokens 36,1116,340",
+        "tokenize Elizabeth --merges",
+    )
     add_prompt(verb)
     verb.add_argument(
         "--merges", action="store_true", help="also which pairs of pieces are joined to each token, in order"
@@ -19,7 +29,7 @@ def register(verbs: Any) -> None:
 
 def tokenize(args: argparse.Namespace) -> int:
     """`gpt2np tokenize`."""
-    from gpt2np.tables import quoted, strict_json, table
+    from gpt2np.tables import fitted, quoted, strict_json
     from gpt2np.text.prompts import checked_ids
 
     prompt = read_prompt(args)
@@ -42,7 +52,7 @@ def tokenize(args: argparse.Namespace) -> int:
         print(strict_json(facts))
         return 0
     shown = [[str(i), str(id_), quoted(t, 30), quoted(m, 30)[1:-1]] for i, (id_, t, m) in enumerate(pieces)]
-    print(table([["position", "id", "token", "in vocab.json"], *shown], ">><<", indent=0))
+    print(fitted([["position", "id", "token", "in vocab.json"], *shown], ">><<", indent=0))
     if parts is not None:
         print(f"\n{_merges(tokenizer, list(dict.fromkeys(ids)))}\n\n{vocabulary_text(parts)}")
     return 0
@@ -66,4 +76,4 @@ def _merges(tokenizer: Any, ids: list[int]) -> str:
 def vocabulary_text(parts: dict[str, int]) -> str:
     """What a vocabulary is made of, as a sum."""
     terms = " + ".join(f"{n:,} {name}" for name, n in parts.items())
-    return f"vocabulary: {terms} = {sum(parts.values()):,} tokens"
+    return wrapped(f"vocabulary: {terms} = {sum(parts.values()):,} tokens")

@@ -7,13 +7,16 @@ from typing import Any
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
+    add_picture,
     add_prompt,
-    add_verb,
+    add_trace,
     check_ending,
+    check_one_run,
     count,
     load_model,
     read_prompt,
 )
+from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
@@ -21,8 +24,17 @@ from gpt2np.errors import InputError
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "trace", trace, "run a prompt and show what the model saw, computed and predicts")
+    verb = add_verb(
+        verbs,
+        "trace",
+        trace,
+        "run a prompt and show what the model saw, computed and predicts",
+        "trace 'Elizabeth was'",
+        "trace 'Elizabeth was' --show h.1.attn.pattern --head 0",
+        "trace 'Elizabeth was' --keep 'attn.*' --out t.safetensors",
+    )
     add_prompt(verb)
+    add_trace(verb, "show a saved trace instead of running a text")
     add_model(verb)
     verb.add_argument(
         "--keep", action="append", metavar="PATTERN", help="sites to record: 'attn.*', attention_weights"
@@ -45,7 +57,7 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--pos", type=int, metavar="N", help="with --show: of this position (query) only; -1 is the last"
     )
-    verb.add_argument("--png", metavar="FILE", help="with --show: also draw a picture (needs matplotlib)")
+    add_picture(verb, "with --show: also draw a picture")
     add_outputs(verb, "out", "png")
 
 
@@ -56,20 +68,22 @@ def trace(args: argparse.Namespace) -> int:
     from gpt2np.cli.verbs import printed_arrays
 
     check_ending(args.out, ".safetensors")
+    if args.trace is not None:
+        return _saved(args)
     prompt = read_prompt(args)
     printed_arrays.check_show(args)
     if args.against is not None and (args.show or args.keep or args.out):
         raise InputError("--against shows two runs: it goes with neither --show, --keep nor --out")
     model = load_model(args, prompt)
     if args.show:
-        return printed_arrays.show(args, model, prompt)
+        found = printed_arrays.sites_to_show(args, model.config)
+        keep = [*found, "logits"] if args.top else list(found)
+        return printed_arrays.show(args, model.trace(prompt, keep=keep, special=args.special), found)
     if args.against is not None:
         return against(args, model, prompt)
     found = model.trace(prompt, keep=args.keep or "*", out=args.out, special=args.special)
     residuals = found
-    if any(
-        site not in found for site in ("embed", *(f"h.{i}.resid_post" for i in range(model.config.n_layer)))
-    ):
+    if any(site not in found for site in _residuals(model.config)):
         last = {"patterns": lens.RESIDUALS, "positions": slice(-1, None)}
         residuals = model.trace(prompt, keep=last, special=args.special)
     facts = report.trace_facts(model, found, lens.predictions(residuals), args.top or 5)
@@ -79,10 +93,44 @@ def trace(args: argparse.Namespace) -> int:
     return 0
 
 
+def _residuals(config: Any) -> list[str]:
+    """The sites that tell what would be predicted after each layer."""
+    return ["embed", *(f"h.{i}.resid_post" for i in range(config.n_layer))]
+
+
+def _saved(args: argparse.Namespace) -> int:
+    """`gpt2np trace --trace FILE`: the same of a saved trace, as far as it kept what it takes."""
+    from gpt2np.analysis import lens
+    from gpt2np.cli import report
+    from gpt2np.cli.verbs import printed_arrays
+    from gpt2np.errors import TraceError
+    from gpt2np.tracing.trace import Trace
+
+    check_one_run(args)
+    printed_arrays.check_show(args)
+    for option in ("keep", "out", "against"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option} is of a prompt that is run: it does not go with --trace")
+    saved = Trace.open(args.trace)
+    args.dtype = saved.plan.dtype.name if saved.plan.dtype.name != "float16" else "float32"
+    model = load_model(args)
+    found = Trace.open(args.trace, model)
+    if args.show:
+        return printed_arrays.show(args, found, printed_arrays.sites_to_show(args, model.config))
+    try:
+        predictions = lens.predictions(found)
+    except TraceError as error:
+        tell(f"note: not told what each layer would predict: {error}")
+        predictions = []
+    facts = report.trace_facts(model, found, predictions, args.top or 5)
+    print(report.as_json(facts) if args.json else report.trace_text(facts))
+    return 0
+
+
 def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     """`gpt2np trace TEXT --against OTHER`."""
     from gpt2np.analysis import two_prompts
-    from gpt2np.tables import number, quoted, strict_json, table
+    from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 
     trace, other = (model.trace(text, special=args.special) for text in (prompt, args.against))
     parts = {
@@ -102,7 +150,8 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
         [str(i), *(quoted(run.tokens[i], 30) if i < len(run.tokens) else "" for run in (trace, other))]
         for i in range(n)
     ]
-    print("tokens\n" + table([["pos", "here", "other"], *rows], "><<"))
+    print("tokens\n" + fitted([["pos", "here", "other"], *rows], "><<"))
     print("\n" + "\n\n".join(map(str, parts.values())))
-    print(f"\ndivergence of the predictions: {number(apart[0])} nats, the other way {number(apart[1])}")
+    both = f"{number(apart[0])} nats, the other way {number(apart[1])}"
+    print("\n" + wrapped(f"divergence of the predictions: {both}"))
     return 0

@@ -12,7 +12,7 @@ from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
     add_prompt,
-    add_verb,
+    add_trace,
     check_ending,
     check_outputs,
     end_of_text,
@@ -20,7 +20,8 @@ from gpt2np.cli.arguments import (
     read_prompt,
     token_ids,
 )
-from gpt2np.cli.terminal import tell
+from gpt2np.cli.parser import add_note, add_verb
+from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
 NAME = "gpt2np-view.html"
@@ -28,14 +29,22 @@ NAME = "gpt2np-view.html"
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "view", view, "one HTML page that shows every step of a run; opens it")
-    verb.epilog = (
+    verb = add_verb(
+        verbs,
+        "view",
+        view,
+        "one HTML page that shows every step of a run; opens it",
+        "view 'Elizabeth was'",
+        "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
+    )
+    add_note(
+        verb,
         f"Without --out the page is {NAME} in a new temporary folder, or here with --no-open. With "
-        "--max-new-tokens a generation is made and shown. --generation takes what `generate --out` wrote."
+        "--max-new-tokens a generation is made and shown. --generation takes what `generate --out` wrote.",
     )
     add_prompt(verb)
     add_model(verb)
-    verb.add_argument("--trace", metavar="FILE", help="a saved trace instead of a text")
+    add_trace(verb)
     verb.add_argument(
         "--generation", metavar="FILE", help="the saved trace of a generation instead of a text"
     )
@@ -64,7 +73,9 @@ def view(args: argparse.Namespace) -> int:
     if args.out is None and args.no_open:
         args.out = NAME
         check_outputs(args)
-    page = make(_run(args))
+    run = _run(args)
+    doing("making the page")
+    page = make(run)
     out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
     n_bytes = out.stat().st_size

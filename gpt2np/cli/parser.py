@@ -1,0 +1,211 @@
+"""The parser of the command line: verbs with examples and grouped options, and what a typo probably meant."""
+
+import argparse
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from gpt2np.errors import nearest, printable, short
+
+EXAMPLE = "gpt2np trace 'Elizabeth was'"
+# What other programs call our verbs and options.
+VERBS_ELSEWHERE = {
+    **dict.fromkeys(("run", "forward", "predict", "attention", "activations", "logits", "show"), "trace"),
+    **dict.fromkeys(("complete", "sample", "continue", "chat"), "generate"),
+    **dict.fromkeys(("encode", "decode", "tokens"), "tokenize"),
+    **dict.fromkeys(("perplexity", "loss", "eval"), "score"),
+    **dict.fromkeys(("diff", "verify", "check"), "compare"),
+    **dict.fromkeys(("visualize", "plot", "open", "html"), "view"),
+    **dict.fromkeys(("save", "convert"), "export"),
+    **dict.fromkeys(("models", "config", "about"), "info"),
+    **dict.fromkeys(("logit-lens", "logitlens"), "lens"),
+    **dict.fromkeys(("statistics",), "stats"),
+    **dict.fromkeys(("attribution", "attribute"), "heads"),
+    **dict.fromkeys(("cache", "kvcache"), "kv"),
+    **dict.fromkeys(("pull", "fetch"), "download"),
+}
+OPTIONS_ELSEWHERE = {
+    **dict.fromkeys(("--max-length", "--length", "--num-tokens", "--n-predict"), "--max-new-tokens"),
+    **dict.fromkeys(("--temp",), "--temperature"),
+    **dict.fromkeys(("--output", "--save", "--output-file"), "--out"),
+    **dict.fromkeys(("--position",), "--pos"),
+    **dict.fromkeys(("--site", "--sites"), "--keep"),
+    **dict.fromkeys(("--plot", "--picture", "--svg", "--pdf"), "--png"),
+    **dict.fromkeys(("--input-ids", "--ids"), "--tokens"),
+    **dict.fromkeys(("--overwrite", "--yes"), "--force"),
+    **dict.fromkeys(("--offline",), "--local-files-only"),
+    **dict.fromkeys(("--beams", "--beam-size"), "--num-beams"),
+}
+
+
+class Help(argparse.HelpFormatter):
+    """Wraps paragraphs, and leaves lines that begin with two spaces, as those of examples, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts: list[str] = []
+        for line in text.splitlines():
+            raw = not line or line.startswith("  ")
+            parts += [line] if raw else textwrap.wrap(line, width, break_on_hyphens=False)
+        return "\n".join(indent + part if part else "" for part in parts)
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for what is wrong, with what was probably meant, instead of the whole usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help} | kwargs)
+        self.groups: dict[str, str] = {}  # the names of its verbs, by what the help calls them together
+
+    def error(self, message: str) -> NoReturn:
+        """Say it on stderr and exit with 2."""
+        if "required: VERB" in message:
+            message = f"say what to do, as in: {EXAMPLE}"
+        self.refuse(message, self.prog)
+
+    def refuse(self, message: str, prog: str) -> NoReturn:
+        """Say on one line what is wrong, and whose help to read; exit with 2."""
+        if len(message) > 400:  # it quotes what was given
+            message = f"{message[:397]}..."
+        self.exit(2, f"gpt2np: {printable(message)} (see: {prog} --help)\n")
+
+    def format_help(self) -> str:
+        """The help: what must be given, the options in groups, and the examples; verbs by their groups."""
+        formatter = self._get_formatter()
+        needed = [action for action in self._actions if action.required or not action.option_strings]
+        formatter.add_usage(self.usage, needed, [])
+        formatter.add_text(self.description)
+        for group in sorted(self._action_groups, key=lambda group: group.title != "prompt"):
+            verbs = any(isinstance(action, argparse._SubParsersAction) for action in group._group_actions)
+            if not (verbs and self.groups):
+                formatter.start_section(group.title)
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        formatter.add_text(self._list_of_verbs() if self.groups else self.epilog)
+        return formatter.format_help().replace(f"usage: {self.prog}", f"usage: {self.prog} [options]", 1)
+
+    def _list_of_verbs(self) -> str:
+        """Its verbs by their groups, in lines of the terminal."""
+        width, lines, told = shutil.get_terminal_size().columns - 2, list[str](), self._told_of_verbs()
+        for title, names in self.groups.items():
+            lines += [f"{title}:"]
+            for name in names.split():
+                text = f"  {name:<10}  {told[name]}"
+                lines += textwrap.wrap(text, width, subsequent_indent=" " * 14)
+            lines += [""]
+        return "\n".join(
+            [*lines, "example:", f"  {EXAMPLE}", "", "gpt2np VERB --help tells the options of one."]
+        )
+
+    def _told_of_verbs(self) -> dict[str, str]:
+        """One line for each of its verbs."""
+        actions = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return {c.dest: (c.help or "").partition(":")[0] for c in actions[0]._choices_actions}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The same, but an unknown option is told before anything that is missing."""
+        given = sys.argv[1:] if args is None else list(args)
+        self._check_options(given)
+        return super().parse_known_args(given, namespace)
+
+    @property
+    def verbs(self) -> "dict[str, argparse.ArgumentParser]":
+        """The parsers of its verbs, by name; empty where it has none."""
+        found = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return dict(found[0].choices) if found else {}
+
+    @property
+    def options(self) -> list[str]:
+        """Every option that it has, as it is written."""
+        return [option for action in self._actions for option in action.option_strings]
+
+    def _check_options(self, given: Sequence[str]) -> None:
+        """Refuse an option that is none; those behind a verb are the verb's own."""
+        for i, word in enumerate(given):
+            if word == "--" or (self.verbs and not word.startswith("-")):
+                return
+            if word.startswith("--") and " " not in word.partition("=")[0]:
+                self._check_option(word.partition("=")[0])
+            elif word[:1] == "-" and self._looks_like_text(word):
+                self._tell_of_dash(word, given[i - 1] if i else "")
+
+    def _tell_of_dash(self, word: str, before: str) -> NoReturn:
+        """Say how to give a text that begins with a dash."""
+        action = self._option_string_actions.get(before)
+        if action is not None and action.nargs != 0:  # it was to be the option's value
+            self.error(f"{short(word)} begins with -: write {before}={shlex.quote(word)}")
+        after = f"{self.prog} -- {shlex.quote(word)}"
+        self.error(f"{short(word)} begins with -: give such a text after --, as in: {after}")
+
+    def _check_option(self, option: str) -> None:
+        known = self.options
+        if option in known or any(name.startswith(option) for name in known):
+            return
+        asked = option.replace("_", "-").lower()
+        meant = OPTIONS_ELSEWHERE.get(asked)
+        meant = meant if meant in known else nearest(asked, [name for name in known if name[1] == "-"])
+        self.error(f"there is no option {short(option)}" + (f"; did you mean {meant}?" if meant else ""))
+
+    def _looks_like_text(self, word: str) -> bool:
+        """Whether a word with one dash is neither a number nor a short option with its value."""
+        if word == "-" or word in self.options:
+            return False
+        try:
+            float(word)
+        except ValueError:
+            action = self._option_string_actions.get(word[:2])
+            return not word.startswith("--") and (action is None or action.nargs == 0)
+        return False
+
+    def _after(self, word: str) -> str:
+        """A command in which a word is a text and no option."""
+        return f"{self.prog} -- {shlex.quote(word)}"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a verb or a choice that is none, with the nearest one."""
+        if action.choices is None or value in action.choices:
+            return
+        if not isinstance(action, argparse._SubParsersAction):
+            listed = ", ".join(map(str, action.choices))
+            self.error(f"{_name(action)}: invalid choice: {short(value)} (choose from {listed})")
+        meant = meant_verb(str(value), action.choices)
+        if meant is not None:
+            self.refuse(f"there is no command {short(value)}; did you mean {meant}?", f"{self.prog} {meant}")
+        if str(value) == "help" or self.prog != "gpt2np":
+            self.error(f"there is no command {short(value)}; they are {', '.join(action.choices)}")
+        run = f"gpt2np trace {shlex.quote(str(value)[:60])}"
+        self.error(f"there is no command {short(value)}; if it is a text to be run: {run}")
+
+
+def meant_verb(given: str, verbs: Iterable[str]) -> str | None:
+    """The verb that was probably meant; None where none is near, or a text was given."""
+    known = list(verbs)
+    elsewhere = VERBS_ELSEWHERE.get(given.lower())
+    return elsewhere if elsewhere in known else nearest(given, known)
+
+
+def _name(action: argparse.Action) -> str:
+    return "argument " + ("/".join(action.option_strings) or str(action.metavar or action.dest))
+
+
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str
+) -> argparse.ArgumentParser:
+    """A verb: its name, the function that runs it and returns the exit code, one sentence, and examples.
+
+    An example is a command without its `gpt2np`; `add_note` says more below them.
+    """
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text[0].upper() + text[1:]
+    )
+    title = "example" if len(examples) == 1 else "examples"
+    parser.epilog = "\n".join([f"{title}:", *(f"  gpt2np {line}" for line in examples)]) if examples else None
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_note(parser: argparse.ArgumentParser, text: str) -> None:
+    """A paragraph at the end of a verb's help."""
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, " ".join(text.split()))))
