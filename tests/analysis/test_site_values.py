@@ -281,7 +281,7 @@ WRONG = [
         ["--show", "wte", "--show", "wpe", "--png", "p.png"], "--png draws one site", marks=MATPLOTLIB
     ),
     (["--show", "wte", "--png", "p.gif"], "p.gif"),
-    pytest.param(["--show", "wte", "--png", "nowhere/p.png"], "cannot be written", marks=MATPLOTLIB),
+    pytest.param(["--show", "wte", "--png", "/dev/null/p.png"], "cannot be written", marks=MATPLOTLIB),
     (["--head", "1"], "--head goes with --show"),
     (["--pos", "1"], "--pos goes with --show"),
     (["--png", "p.png"], "--png goes with --show"),

@@ -90,7 +90,7 @@ WRONG = [
     ([TEXT, "--top-k", "5"], "needs --max-new-tokens"),
     ([TEXT, "--max-new-tokens", "0"], "at least 1"),
     ([TEXT, "--keep", "*"], "keeps every site"),
-    ([TEXT, "--out", "none/x.html"], "cannot be written"),
+    ([TEXT, "--out", "/dev/null/x.html"], "cannot be written"),
     ([TEXT, "--out", "."], "cannot be written"),
     (["--trace", "part.safetensors"], "every position"),
 ]
