@@ -47,7 +47,7 @@ ORDER = {
         page notebook comparison_page""",
     "cli": "terminal texts arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables trace generate score tokenize sites plan info
-        download heads_and_lens circuits stats patch compare capture kv export fixture view""",
+        download heads_and_lens circuits stats patch compare capture kv export fixture view docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

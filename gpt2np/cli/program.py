@@ -13,6 +13,7 @@ from gpt2np.cli.verbs import (
     capture,
     circuits,
     compare,
+    docs,
     download,
     export,
     fixture,
@@ -96,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         export,
         fixture,
         view,
+        docs,
     ):
         verb_file.register(verbs)
     return parser
