@@ -1,6 +1,6 @@
 """The parts of gpt2np/docs that are made from the code: the table of sites, of sizes, and the API reference.
 
-    python tests/support/generated_pages.py      (writes them)
+python tests/support/generated_pages.py      (writes them)
 """
 
 import ast
@@ -26,8 +26,8 @@ DOCS = PACKAGE / "docs"
 MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep tracing.edits tracing.verify
     text.tokenizer generation.options generation.generated generation.saved_generation generation.sampling
     generation.scoring
-    analysis.named_array analysis.lens analysis.attribution analysis.circuits analysis.directions analysis.heads
-    analysis.neurons analysis.layer_norms analysis.residual_stream analysis.parameter_counts
+    analysis.named_array analysis.lens analysis.attribution analysis.circuits analysis.directions
+    analysis.heads analysis.neurons analysis.layer_norms analysis.residual_stream analysis.parameter_counts
     analysis.statistics analysis.baseline_notebook analysis.site_values analysis.losses analysis.two_prompts
     analysis.interventions analysis.patching analysis.plot
     viewer viewer.comparison_page reference.comparison reference.step_check reference.fixture

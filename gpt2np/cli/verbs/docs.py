@@ -32,7 +32,7 @@ def docs(args: argparse.Namespace) -> int:
         print(table([[name, title] for name, title in titles.items()], "<<", indent=0))
         print("\ngpt2np docs PAGE opens one of them")
         return 0
-    name = page_called(args.page or INDEX)
+    name = page_called(INDEX if args.page is None else args.page)
     path = str(files("gpt2np") / "docs" / f"{name}.md")
     if args.json:
         print(strict_json({"page": name, "path": path, "text": read_page(name)}))
