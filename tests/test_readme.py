@@ -64,6 +64,8 @@ def test_the_list_of_mistakes_is_fresh():
     page = (ROOT / "gpt2np" / "reference" / "MISTAKES.md").read_text("utf-8")
     assert catalogue_markdown() in page
     assert f"{len(KNOWN)} mistakes" in page
+    compare = (ROOT / "gpt2np" / "docs" / "compare.md").read_text("utf-8")
+    assert f"MISTAKES.md) of {len(KNOWN)} " in compare
 
 
 def test_every_verb_is_in_the_readme():
