@@ -81,7 +81,7 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
 
 
 def interface(plan: Plan) -> str:
-    """The `.d.ts` for a model: the extraction guide's two interfaces, and the loader's two functions."""
+    """Return the `.d.ts` for a model: the guide's two interfaces, and the loader's two functions."""
     properties = [site for site in SITES if TYPESCRIPT in site.names]
     first = next(i for i, site in enumerate(properties) if site.layered)
     last = max(i for i, site in enumerate(properties) if site.layered) + 1
