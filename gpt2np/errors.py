@@ -1,4 +1,4 @@
-"""The errors, one class for each kind: a message says what is wrong, where, and what to do."""
+"""What can go wrong, one class a kind: each message says what is wrong, where, and what to do."""
 
 import difflib
 import operator
@@ -9,67 +9,67 @@ import numpy as np
 
 
 def printable(text: str) -> str:
-    r"""Return a text on one line, safe for a terminal: what is not printable becomes escapes, as `\x1b`."""
+    r"""A text on one line that a terminal can be given: what is not printable becomes escapes, as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Gpt2npError(Exception):
-    """Base class of the errors that gpt2np raises on purpose; their text is one line."""
+    """Every error that gpt2np raises on purpose: its text is one line, whatever a file has put into it."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ConfigError(Gpt2npError, ValueError):
-    """Raised when a `config.json` is malformed, or describes a model that cannot run here."""
+    """A `config.json` that is malformed, or that describes a model other than a plain GPT-2."""
 
 
 class CheckpointError(Gpt2npError):
-    """Raised when a checkpoint folder or weight file is missing, damaged, or does not fit its config."""
+    """A checkpoint folder or weight file that is missing, damaged, or does not fit its config."""
 
 
 class TokenizerError(Gpt2npError, ValueError):
-    """Raised when a vocabulary cannot be used, or does not cover a text or ids."""
+    """A vocabulary that cannot be used, or text or ids that it does not cover."""
 
 
 class MissingExtraError(TokenizerError):
-    """Raised when a vocabulary needs a package that is not installed."""
+    """A vocabulary of a kind that needs a package which is not installed."""
 
 
 class HubError(Gpt2npError):
-    """Raised when the Hub is unreachable, or has no such model, revision or file."""
+    """The Hub is unreachable, or has no such model, revision or file."""
 
 
 class InputError(Gpt2npError, ValueError):
-    """Raised when a prompt, an option or a number is not valid."""
+    """A prompt, option or number that the call cannot take."""
 
 
 class TraceError(Gpt2npError):
-    """Raised when a trace file is damaged, or a trace lacks what was asked for."""
+    """A trace file that is damaged, or a trace that lacks what was asked of it."""
 
 
 class VerificationError(TraceError):
-    """Raised when an identity that holds inside every trace does not hold."""
+    """An identity that must hold inside every trace does not hold."""
 
 
 class ComparisonError(Gpt2npError, AssertionError):
-    """Raised when a comparison finds something wrong; its text is the report, of several lines."""
+    """What a comparison found wrong; its text is the report, of several lines."""
 
     def __str__(self) -> str:
         return "\n".join(printable(line) for line in Exception.__str__(self).split("\n"))
 
 
 class UnknownSiteError(TraceError, KeyError):
-    """Raised for a name that is no site of this model, in any dialect."""
+    """A name that is no site of this model, in any dialect."""
 
     def __str__(self) -> str:  # KeyError would print the repr
         return printable(str(self.args[0]))
 
 
 def short(value: object) -> str:
-    """Return a value as part of a message: on one line, and cut if it is long."""
+    """Whatever a file holds, as part of a message: on one line, and cut if it is long."""
     try:
         text = " ".join(repr(value).split())
     except RecursionError:
@@ -80,7 +80,7 @@ def short(value: object) -> str:
 
 
 def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the name that was probably meant, ignoring case; None if none is near.
+    """The name that was probably meant, upper or lower case; None where none is near.
 
     Example:
         >>> nearest("layer_3_q", ["layer_3_Q", "layer_3_K"])
@@ -94,7 +94,7 @@ def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """Return a whole number, Python's or NumPy's, as an int; `high` is the largest, if there is one.
+    """A whole number, Python's or NumPy's, as an int; `high` is the largest, None where there is none.
 
     Raises:
         InputError: it is something else, or out of range.

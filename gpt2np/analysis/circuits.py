@@ -64,12 +64,12 @@ class LowRank:
 
     @np.errstate(under="ignore")
     def norm(self) -> float:
-        """Return the Frobenius norm: turning the tall factors upright (QR) leaves a product [rank, rank]."""
+        """The Frobenius norm: turning the tall factors upright (QR) leaves a product [rank, rank]."""
         return float(np.linalg.norm(_triangle(self.left) @ _triangle(self.right.T).T))
 
     @np.errstate(under="ignore")
     def eigenvalues(self) -> Array:
-        """Return those of a square product, without the zeros of its low rank (AB and BA share them)."""
+        """Those of a square product but for the zeros of its low rank (AB and BA share them): [rank]."""
         return np.linalg.eigvals(self.right @ self.left)
 
     @np.errstate(under="ignore")
@@ -82,7 +82,7 @@ class LowRank:
 
     @np.errstate(under="ignore")
     def full(self) -> Array:
-        """Return the whole matrix [n, m]."""
+        """The whole matrix [n, m]."""
         return np.asarray(self.left @ self.right)
 
 
@@ -117,7 +117,7 @@ class HeadWeights(NamedTuple):
 
 
 def head_weights(model: Any, layer: int, head: int) -> HeadWeights:
-    """Return one head's weights as the checkpoint has them: views, nothing is copied.
+    """One head's weights as the checkpoint has them: views, nothing is copied.
 
     Raises:
         InputError: no such layer or head, or a model whose heads' matrices are not known.
@@ -135,7 +135,7 @@ def _head_matrices(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
 
 @np.errstate(under="ignore")
 def folded_weights(model: Any, layer: int, head: int) -> HeadWeights:
-    """Return one head's weights with everything linear in ln_1 multiplied into them.
+    """The same with all that is linear in ln_1 multiplied into what reads it.
 
     `ln_1.rstd * (resid_pre @ W_Q) + b_Q` is then the query: only the scale of each position is left out.
     Circuits are compared in these terms, since ln_1's weight is as much a part of reading as W_Q.
@@ -155,7 +155,7 @@ def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
 
 
 def every_head(model: Any) -> list[list[HeadWeights]]:
-    """Return `folded_weights` of all heads: [layer][head]."""
+    """`folded_weights` of all heads: [layer][head]."""
     config, of = model.config, norms(model.config, model.parameters)
     return [
         [_folded(head_weights(model, i, h), of[f"h.{i}.ln_1"]) for h in range(config.n_head)]
@@ -164,7 +164,7 @@ def every_head(model: Any) -> list[list[HeadWeights]]:
 
 
 def check_head(config: Any, layer: int, head: int) -> tuple[int, int]:
-    """Return layer and head as integers, if they exist.
+    """The two as integers, if there are such a layer and such a head.
 
     Raises:
         InputError: there are not.
@@ -173,7 +173,7 @@ def check_head(config: Any, layer: int, head: int) -> tuple[int, int]:
 
 
 def check_index(what: str, value: Any, n: int) -> int:
-    """Return a whole number from 0 to n-1.
+    """A whole number from 0 to n-1.
 
     Raises:
         InputError: it is something else.
@@ -186,7 +186,7 @@ def check_index(what: str, value: Any, n: int) -> int:
 
 
 def head_labels(config: Any) -> list[str]:
-    """Return `layer.head` of every head, in order."""
+    """`layer.head` of every head, in order."""
     return [f"{layer}.{head}" for layer in range(config.n_layer) for head in range(config.n_head)]
 
 
@@ -195,7 +195,7 @@ def head_labels(config: Any) -> list[str]:
 
 @np.errstate(under="ignore")
 def circuit_norms(model: Any) -> NamedArray:
-    """Return the Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
+    """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
     found = np.empty((2, n_layer, n_head))
     for layer, heads in enumerate(every_head(model)):
@@ -206,7 +206,7 @@ def circuit_norms(model: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
-    """Return whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
+    """Whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
 
     Sum over sum of magnitudes of the eigenvalues of W_E W_OV W_U [vocab, vocab], both norms folded
     in (Elhage et al. 2021, "copying matrices"). Only d_head of them are not 0: those of W_O (W_U W_E) W_V.
@@ -233,7 +233,7 @@ def copying_scores(model: Any, embedding: Array | None = None) -> NamedArray:
 
 @np.errstate(under="ignore")
 def effective_embedding(model: Any) -> Array:
-    """Return each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
+    """Each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
     Tied weights make the table say which token comes next; the first MLP turns that into which token this is.
     """
@@ -249,7 +249,7 @@ def effective_embedding(model: Any) -> Array:
 
 @np.errstate(under="ignore")
 def composition_scores(model: Any, kind: str) -> NamedArray:
-    """Return how much of what one head writes a later head reads, as query, key or value: [writer, reader].
+    """How much of what one head writes a later head reads, as query, key or value: [writer, reader].
 
     `|W_OV M| / (|W_OV| |M|)` in Frobenius norms, W_OV the writer's, M the reader's W_QK (`kind="q"`), its
     transpose ("k") or its W_OV ("v"), ln_1 folded in (Elhage et al. 2021, "composition"). 1: they share
@@ -284,7 +284,7 @@ def composition_scores(model: Any, kind: str) -> NamedArray:
 
 @np.errstate(under="ignore")
 def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
-    """Return the full QK circuit: attention scores of token embeddings, without positions: [query, key].
+    """Full QK circuit: attention scores between token embeddings without positions: [query, key].
 
     Biases, ln_1 and scale are those of a run: in layer 0 it is `attn.scores` if positions are 0. Nothing is
     masked. Tokens are a text or ids.
@@ -304,7 +304,7 @@ def token_scores(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
-    """Return the full OV circuit: what attending to one token adds to another's logit: [source, logit].
+    """Full OV circuit: what attending to one token does to the logit of another: [source, logit].
 
     Token embeddings without positions through ln_1, W_V, W_O, and the unembedding with ln_f folded in; its
     scale at a position, and the biases, which no source changes, are left out. Tokens are a text or ids.
@@ -323,12 +323,12 @@ def token_effects(model: Any, layer: int, head: int, tokens: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def normalised_embedding(model: Any, ids: Any) -> Array:
-    """Divide token embeddings by their deviation (or root mean square), as ln_1 does: [token, n_embd]."""
+    """Token embeddings over their standard deviation (or root mean square), as in ln_1: [token, n_embd]."""
     x = token_table(model.config, model.parameters)[ids]
     return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 
 @np.errstate(under="ignore")
 def through_ln_f(model: Any, vectors: Array) -> Array:
-    """Apply ln_f without its scale to a part of the residual stream: [..., n_embd] -> [..., n_embd]."""
+    """What ln_f makes of a part of the residual stream, but for its scale: [..., n_embd] -> [..., n_embd]."""
     return held(vectors, final_norm(model.config, model.parameters))

@@ -214,7 +214,7 @@ def freeze(trace: Trace, **where: Any) -> Intervention:
 
 @np.errstate(under="ignore")
 def project(trace: Trace, vector: Array) -> NamedArray:
-    """Project the residual stream on a direction: resid_post @ vector / |vector|, [layer, pos].
+    """How far the residual stream goes along a direction: resid_post @ vector / |vector|, [layer, pos].
 
     Raises:
         InputError: it is no trace, or the vector is not [n_embd], not finite, or zero.

@@ -12,7 +12,7 @@ MEASURES = ("mean", "std", "min", "max", "largest at")
 
 
 def norm_parameters(model: Any) -> NamedArray:
-    """Return the scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
+    """Scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
 
     A norm gives `normalized * scale + shift`: it multiplies what has variance 1 (mean square 1) by its scale
     and adds its shift. They are `weight` and `bias` in GPT-2's checkpoints. Norms are named as their sites:
@@ -39,7 +39,7 @@ def norm_parameters(model: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def norm_statistics(model: Any) -> NamedArray:
-    """Return how scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
+    """How scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
 
     `std` divides by n; `largest at` is the dimension of the largest magnitude.
     """

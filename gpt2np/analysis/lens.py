@@ -30,14 +30,14 @@ KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 
 def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
-    """Apply ln_f and the unembedding to any residual stream: [..., n_embd] -> [..., vocab]."""
+    """What follows the last block, applied to any residual stream: [..., n_embd] -> [..., vocab]."""
     with np.errstate(all="ignore"):  # as in the run itself
         return read_out(residual, parameters, config)
 
 
 @np.errstate(under="ignore")
 def predictions(trace: Any, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
-    """Return the k likeliest next tokens at the last position, after the embedding and after each layer.
+    """For the embedding and the residual after each layer: the k likeliest next tokens at the last position.
 
     Returns (site, [(token, id, probability), ...]) from the first to the last layer; the last one is the
     model's own prediction.
@@ -78,7 +78,7 @@ class LogitLens:
     kl: NamedArray
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for `tables.strict_json`."""
+        """For `tables.strict_json`."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: p.to_json() if isinstance(p, NamedArray) else p for name, p in parts.items()}
 
@@ -88,7 +88,7 @@ class LogitLens:
 
 @np.errstate(under="ignore")
 def logit_lens(trace: Any, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
-    """Apply ln_f and the unembedding to the residual stream, at every position or at one `pos`.
+    """ln_f and the unembedding applied to the residual stream at every point and position, or at one `pos`.
 
     `token` is the one whose probability and rank are followed, as text or id; None follows at each position
     what the model finally predicts there. The last site is the model's own prediction.
@@ -150,7 +150,7 @@ class AttentionLens:
     lowered: NamedArray
 
     def to_json(self) -> dict[str, Any]:
-        """Return it for `tables.strict_json`."""
+        """For `tables.strict_json`."""
         return {name: getattr(self, name).to_json() for name in self.__dataclass_fields__}
 
     def __str__(self) -> str:
@@ -159,7 +159,7 @@ class AttentionLens:
 
 @np.errstate(under="ignore")
 def attention_lens(trace: Any, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
-    """Unembed each head's output at a position, through ln_f with its scale held fixed.
+    """Each head's output at a position through ln_f, its scale held fixed, and the unembedding.
 
     Of one layer or of all. A contribution is the same number as in `attribution` to that token.
 

@@ -9,7 +9,7 @@ from gpt2np.tracing.contract import ModelConfig
 
 
 def parameter_shares(model: Any) -> NamedArray:
-    """Return each component's parameters and share: [component, measure]; of a Model or a Config.
+    """Number of parameters of each component, and its share: [component, measure]. Takes a Model or a Config.
 
     `share` is of all parameters, `in blocks` of those of attention, MLPs and norms together: embeddings have
     none. A tied unembedding counts once, as the token embedding.

@@ -27,7 +27,7 @@ WenQuanYi Zen Hei|Droid Sans Fallback|Arial Unicode MS|Noto Emoji|Segoe UI Emoji
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """Check that a picture can be drawn under this name, before any work is done for it.
+    """See that a picture can be drawn under this name, before the work that it is to show.
 
     Raises:
         InputError: matplotlib is missing, or the name ends in something other than .png, .svg or .pdf.
@@ -151,7 +151,7 @@ class _Labels:
         self._labels = {axis: [self._cut(name) for name in names] for axis, names in named.labels.items()}
 
     def shown(self, text: str) -> str:
-        """Return a text with escapes for what cannot be shown."""
+        """A text with escapes for what cannot be shown."""
         return "".join(c if self._has(c) else c.encode("unicode_escape").decode() for c in text)
 
     def _has(self, character: str) -> bool:
@@ -170,7 +170,7 @@ class _Labels:
         return max(side * n, wanted if wanted <= SHEET else 0.0)
 
     def points(self, spacing: float) -> float:
-        """Return the size of labels that are so many inches apart."""
+        """The size of labels that are so many inches apart."""
         return min(11.0, max(8.0, 32 * spacing))
 
     def inches(self, axis: str, spacing: float) -> float:

@@ -12,7 +12,7 @@ from gpt2np.tracing.contract import ModelConfig
 
 
 def token_id(model: Any, token: str | int) -> int:
-    """Return the id of a token given as its whole text (mind the space in " France") or as the id itself.
+    """The id of a token given as its whole text (mind the space in " France") or as the id itself.
 
     Raises:
         InputError: the text is not one token of the vocabulary, or the id is outside it.
@@ -33,7 +33,7 @@ def token_id(model: Any, token: str | int) -> int:
 
 
 def row_of(trace: Any, pos: int) -> int:
-    """Return the row of a position in the arrays of a trace; a negative one counts from the end of the text.
+    """The row of a position in the arrays of a trace; a negative one counts from the end of the text.
 
     Raises:
         InputError: the text has no such position.
@@ -48,14 +48,14 @@ def row_of(trace: Any, pos: int) -> int:
 
 
 def rows_of(trace: Any, pos: int | None) -> list[int]:
-    """Return the row of one position, or with None all rows; raises as `row_of`."""
+    """The row of one position, or with None all rows; raises as `row_of`."""
     if not trace.positions:
         raise TraceError("this trace kept no position")
     return list(range(len(trace.positions))) if pos is None else [row_of(trace, pos)]
 
 
 def parameters_of_the_end(trace: Any, needed_for: str) -> Any:
-    """Return the model's parameters, for what applies ln_f and the unembedding to a trace itself.
+    """The model's parameters, for what applies ln_f and the unembedding to a trace itself.
 
     Raises:
         TraceError: the run replaced ln_f or the logits, or the trace was opened without its model.
@@ -73,7 +73,7 @@ def pos_labels(trace: Any, rows: list[int]) -> list[str]:
 
 
 def recorded(trace: Any, name: str, rows: list[int]) -> Array:
-    """Return the rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
+    """Rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
     array = trace[name][rows]
     return np.asarray(array.astype(np.float32) if array.dtype == np.float16 else array)
 
@@ -94,6 +94,6 @@ class _Given:
 
 
 def heads_of(config: ModelConfig, parameters: Any, layer: int, z: Array) -> Array:
-    """Return what each head adds to the stream: [pos, head, d_head] -> [pos, head, n_embd]."""
+    """What each head adds to the stream, from its results: [pos, head, d_head] -> [pos, head, n_embd]."""
     given = _Given(config, parameters, {f"h.{layer}.attn.z": z})
     return config.architecture.derived["attn.heads"].compute(given, layer)

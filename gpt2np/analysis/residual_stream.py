@@ -1,4 +1,4 @@
-"""What happens in the residual stream: dimensions that stand out, parts that are erased or amplified."""
+"""What becomes of what the residual stream was told: dimensions that stand out, parts erased or amplified."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _WRITERS = ("attn.head", "attn.out.edit", "resid_mid.edit", "mlp", "resid_post.e
 
 @np.errstate(under="ignore")
 def magnitude_ratios(trace: Any) -> NamedArray:
-    """Return how large each dimension of the residual stream is, relative to the median: [residual, n_embd].
+    """How large each dimension of the residual stream is against the usual one: [residual, n_embd].
 
     The mean magnitude of a dimension over positions, divided by the median of those of all dimensions;
     `.largest()` names the outliers.
@@ -32,7 +32,7 @@ def magnitude_ratios(trace: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def basis_alignment(trace: Any) -> NamedArray:
-    """Return whether single dimensions stand out in the residual stream: [residual, measure].
+    """Whether single dimensions stand out in the residual stream: [residual, measure].
 
     `kurtosis` of the n_embd numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation
     of the stream leaves alone, and more where the basis is privileged (Elhage et al. 2023, "Privileged Bases
@@ -54,7 +54,7 @@ def basis_alignment(trace: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def kurtosis(trace: Any) -> NamedArray:
-    """Return how basis-aligned neurons are, and the stream that they read and write: [layer, site].
+    """How basis-aligned neurons are beside the residual stream that they read and write: [layer, site].
 
     The kurtosis of the numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation leaves
     alone. Their activation function gives neurons a privileged basis, which the stream has only by accident
@@ -89,7 +89,7 @@ def _residuals(trace: Any) -> tuple[list[str], Array]:
 
 @np.errstate(under="ignore")
 def erasure(trace: Any) -> NamedArray:
-    """Return how much of what a component wrote a later one takes back: [writer, eraser], at least 0.
+    """How much of what a component wrote a later one takes back: [writer, eraser], at least 0.
 
     Minus the projection of what the eraser writes onto what the writer wrote at the same position, as a
     share of it: 1 takes all of it away, more than 1 turns it round, 0 takes nothing. Positions count by
@@ -104,7 +104,7 @@ def erasure(trace: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def opposition(trace: Any) -> NamedArray:
-    """Return minus the cosine between what a component and a later one write: [writer, eraser], 0 to 1.
+    """Minus the cosine between what a component wrote and what a later one writes: [writer, eraser], 0 to 1.
 
     As `erasure`, but whatever the sizes of both: 1 is the exact opposite.
 
@@ -116,7 +116,7 @@ def opposition(trace: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def amplification(trace: Any) -> NamedArray:
-    """Return how much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
+    """How much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
 
     The other sign of `erasure`: 1 writes as much again, 0 adds nothing or takes away.
 
@@ -128,7 +128,7 @@ def amplification(trace: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def agreement(trace: Any) -> NamedArray:
-    """Return the cosine between what a component and a later one write: [writer, amplifier], 0 to 1.
+    """The cosine between what a component wrote and what a later one writes: [writer, amplifier], 0 to 1.
 
     As `amplification`, but whatever the sizes of both: 1 is the same direction.
 
@@ -140,7 +140,7 @@ def agreement(trace: Any) -> NamedArray:
 
 @np.errstate(under="ignore")
 def memory(trace: Any) -> dict[str, NamedArray]:
-    """Return `erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
+    """`erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
 
     Raises:
         TraceError: as `erasure`.

@@ -34,7 +34,7 @@ SATURATED = 0.9  # largest attention of a row above it
 
 
 def trace_of(run: Run) -> Trace:
-    """Return the trace of a run, with all its positions.
+    """The trace of a run, with all its positions.
 
     Raises:
         TraceError: nothing, or only some positions, were kept.
@@ -48,7 +48,7 @@ def trace_of(run: Run) -> Trace:
 
 
 def steps(run: Run) -> list[range]:
-    """Return the positions that each step ran: the prompt, then one for each chosen token but the last.
+    """The positions that each step ran: first the prompt, then one for each chosen token but the last.
 
     Raises:
         TraceError: the trace says of its prompt what cannot be.
@@ -62,7 +62,7 @@ def steps(run: Run) -> list[range]:
 
 
 def n_generated(run: Run) -> int:
-    """Return how many tokens were chosen: one in each step, or none if a text was only read."""
+    """How many tokens were chosen: one a step, or none where a text was only read."""
     generated = isinstance(run, Generated) or "n_prompt" in run.metadata
     return len(steps(run)) if generated else 0
 
@@ -90,7 +90,7 @@ def attention_statistics(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def entropy(run: Run) -> NamedArray:
-    """Return the entropy of attention in nats, mean over the queries of a step: [step, layer, head].
+    """Entropy of attention in nats, mean over the queries of a step: [step, layer, head].
 
     0 where everything goes to one key, log(keys) where all get the same.
 
@@ -107,7 +107,7 @@ def entropy(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def distance(run: Run) -> NamedArray:
-    """Return how many positions back attention goes, mean over the queries of a step: [step, layer, head].
+    """How many positions back attention goes, mean over the queries of a step: [step, layer, head].
 
     Raises:
         TraceError: attn.pattern of some layer was not kept.
@@ -122,7 +122,7 @@ def distance(run: Run) -> NamedArray:
 
 
 def first_token(run: Run) -> NamedArray:
-    """Return the attention on the first token, mean over the queries of a step: [step, layer, head].
+    """Attention on the first token, mean over the queries of a step: [step, layer, head].
 
     The first query, which has nothing else to attend to, counts.
 
@@ -134,7 +134,7 @@ def first_token(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def saturation(run: Run, threshold: float = SATURATED) -> NamedArray:
-    """Return the share of a step's queries with an attention above the threshold: [step, layer, head].
+    """Share of the queries of a step whose largest attention is above the threshold: [step, layer, head].
 
     There the softmax is saturated: its scores differ so much that one key gets nearly everything. The first
     query, which has nothing else to attend to, counts.
@@ -184,7 +184,7 @@ def _each_pattern(run: Run, measure: Callable[[NDArray[np.float64]], Any]) -> Ar
 
 
 def hidden_states(run: Run) -> list[Array]:
-    """Return Hugging Face's hidden states: the embedding, then after each block; the last after ln_f.
+    """Hugging Face's hidden states: the embedding, then after each block, the last after ln_f: [pos, n_embd].
 
     Raises:
         TraceError: one of them was not kept.
@@ -214,7 +214,7 @@ def hidden_state_statistics(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def layer_comparison(run: Run, step: int = 0, pos: int = -1) -> NamedArray:
-    """Return norms and cosine of the first and last hidden state at one position of a step: [quantity].
+    """L2 norm of the first and the last hidden state at one position of a step, and their cosine: [quantity].
 
     The last one is taken after ln_f. `pos` counts the step's own positions.
 
@@ -246,7 +246,7 @@ def comparison_by_step(run: Run) -> NamedArray:
 
 
 def verdict(cosine: float) -> str:
-    """Return the notebook's interpretation of a cosine."""
+    """What the notebook says of a cosine."""
     return "Similar direction" if cosine > SIMILAR else "Different direction"
 
 
@@ -254,7 +254,7 @@ def verdict(cosine: float) -> str:
 
 
 def pick(named: NamedArray, axis: str, index: int) -> NamedArray:
-    """Return one entry of an axis: the same table without that axis.
+    """One entry of an axis: the same table without that axis.
 
     Raises:
         InputError: no such entry.
@@ -268,7 +268,7 @@ def pick(named: NamedArray, axis: str, index: int) -> NamedArray:
 
 
 def every_nth(named: NamedArray, layers: Sequence[int]) -> NamedArray:
-    """Return every nth layer of a table; they keep their numbers as labels."""
+    """Some layers of a table, which keep their numbers as names."""
     at = named.axes.index("layer")
     labels = {**named.labels, "layer": [str(i) for i in layers]}
     return NamedArray(np.take(named.array, list(layers), at), named.axes, labels, named.title)

@@ -37,7 +37,7 @@ class PromptSet:
 
 
 def load_prompt_set(name: str) -> PromptSet:
-    """Load a shipped prompt set by its name, or your own: a `.json` file named like the set.
+    """A shipped prompt set by its name, or one of your own: a file that ends in `.json`, named like the set.
 
     Such a file holds `{"description": ..., "prompts": [{"id": 1, "text": ..., "note": ...}, ...]}`; it may
     leave out description and notes.

@@ -84,7 +84,7 @@ class Step(Rows):
 
 @dataclass(frozen=True)
 class Generated:
-    """A finished generation: prompt, response, trace and steps.
+    """A prompt and what the model made of it.
 
     `token_ids`, `tokens` and `text` are those of prompt and response together; `text` leaves out a final
     end-of-text token and a stop string. `trace` has one position less than `token_ids`, since the last token

@@ -1,4 +1,4 @@
-"""The options for choosing tokens, and what each may be."""
+"""The options of choosing tokens, and what each may be."""
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -63,7 +63,7 @@ ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
 
 
 def sampling_options(given: dict[str, Any]) -> Sampling:
-    """Return the options for choosing a token.
+    """The options of choosing a token.
 
     Raises:
         InputError: an option that does not exist, or a value outside its range.
@@ -78,7 +78,7 @@ def sampling_options(given: dict[str, Any]) -> Sampling:
 
 
 def seeds_of(seed: Any, n: int) -> list[Any]:
-    """Return the seed of each of n prompts: one for all, or a list with one each.
+    """The seed of each of n prompts: one for all, or a list with one each.
 
     Raises:
         InputError: a list of another length, or something without an order.

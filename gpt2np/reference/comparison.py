@@ -1,4 +1,4 @@
-"""Compares a dump with our run: is it right, and if not, which step is the first wrong one, and why."""
+"""Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ VERDICTS = ("within-noise", "suspicious", "wrong")
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of `compare`: `str()` is the report for people, `to_dict()` the one for programs.
+    """What `compare` found. `str()` is the report for people, `to_dict()` the one for machines.
 
     `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`. `site`, `layer`, `head` and
     `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
@@ -54,7 +54,7 @@ class Comparison:
     searched: float | None = None
 
     def check(self) -> None:
-        """Raise an error unless the dump is within noise; for test suites.
+        """Nothing if the dump is within noise; for a test suite.
 
         Raises:
             ComparisonError: it is not, or holds what was named and could not be compared; its text is the
@@ -83,7 +83,7 @@ class Comparison:
 
     @property
     def head(self) -> int | None:
-        """The head, if it is only one."""
+        """The head, where it is one only."""
         heads = () if self.first is None else self.first.measure.heads
         if self.candidates and self.candidates[0].heads is not None:
             heads = self.candidates[0].heads
@@ -100,7 +100,7 @@ class Comparison:
         return 1 if self.verdict != "within-noise" else 2 if self.unusable else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, for programs and for the page."""
+        """Everything, for machines and for the page."""
         best = self.candidates[0] if self.candidates else None
         return {
             "verdict": self.verdict,
@@ -150,7 +150,7 @@ def compare(
     search: float = SECONDS,
     progress: Callable[[int, float], object] | None = None,
 ) -> Comparison:
-    """Compare a dump of activations with the same run in float64.
+    """Hold a dump of activations against the same run in float64.
 
     `dump` is a file or folder (see `dumps.read_dump`), a mapping of names to arrays, or a trace; `model` a
     Model, or what `gpt2np.load` takes; `prompt` text or token ids, and may be left out where the dump itself
@@ -250,7 +250,7 @@ class _Judged:
     limit: SearchLimit
 
     def result(self) -> tuple[Judgement, list[Candidate]]:
-        """Return the reports and the mistakes, the best first.
+        """The reports and the mistakes, the best first.
 
         Where an array has more rows than there are tokens and no other tokens explain it, its first rows are
         taken for the text's, if that names a mistake.

@@ -16,10 +16,10 @@ class Stream(Protocol):
     """Decodes ids one by one."""
 
     def push(self, id: int, /) -> str:
-        """Return the text that this id completes."""
+        """The text that this id completes."""
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """What was held back."""
 
 
 class Engine(Protocol):
@@ -30,13 +30,13 @@ class Engine(Protocol):
     special: list[str]  # texts of the special tokens
 
     def encode(self, text: str, special: bool, ends: bool, /) -> list[int]:
-        """Return the ids of a text that is valid Unicode."""
+        """The ids of a text that is valid Unicode."""
 
     def decode(self, ids: list[int], /) -> str:
-        """Return the text of ids that are all of the vocabulary."""
+        """The text of ids that are all of the vocabulary."""
 
     def stream(self) -> Stream:
-        """Return what decodes ids one by one, to the same text."""
+        """Decodes ids one by one, to the same text."""
 
 
 class Tokenizer:
@@ -51,7 +51,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer | None":
-        """Read the tokenizer of a folder: tokenizer.json, else vocab.json and merges.txt, else None.
+        """The tokenizer of a checkpoint folder: tokenizer.json, else vocab.json and merges.txt, else None.
 
         Raises:
             TokenizerError: anything in the files is wrong, or they need the extra `tokenizers`; it names the
@@ -61,7 +61,7 @@ class Tokenizer:
         return None if files is None else cls(*engine_of(files))
 
     def encode(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:
-        """Return the ids of a text, with those that the checkpoint adds at its ends (unless `ends=False`).
+        """The ids of a text, with the tokens that the checkpoint puts at its ends (`ends=False`: without).
 
         Only with `special` does `<|endoftext|>` *in* the text become that one token; else it is plain text.
 
@@ -78,14 +78,14 @@ class Tokenizer:
         return self._engine.encode(text, special, ends)
 
     def special_token_in(self, text: str) -> str | None:
-        """Return the first special token that `special` would find in a text, or None."""
+        """The first special token that `special` would find in a text, or None."""
         there = [(text.index(token), -len(token), token) for token in self._engine.special if token in text]
         if not there or self.encode(text) == self.encode(text, special=True):
             return None
         return min(there)[2]
 
     def token_bytes(self, id: int) -> bytes:
-        """Return the bytes of one token, not always whole characters.
+        """The bytes of one token, not always whole characters.
 
         Raises:
             TokenizerError: no token has this id.
@@ -98,7 +98,7 @@ class Tokenizer:
         return self._engine.bytes[number]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of all these tokens, one after another, leaving out unknown ids.
+        """The bytes of all these tokens, one after another; ids that no token has are left out.
 
         Raises:
             TokenizerError: an id is no whole number from 0.
@@ -106,7 +106,7 @@ class Tokenizer:
         return b"".join([self._engine.bytes.get(id, b"") for id in _integers(ids)])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of these tokens; bytes that are not UTF-8 become U+FFFD.
+        """The text of these tokens; bytes that are not UTF-8 become U+FFFD.
 
         Ids that no token has, as in a padded vocabulary, are left out; `tokens` shows them.
 
@@ -116,7 +116,7 @@ class Tokenizer:
         return self._engine.decode([id for id in _integers(ids) if id in self._engine.bytes])
 
     def tokens(self, ids: Iterable[int], *, marked: bool = False) -> list[str]:
-        r"""Return a string for each id: " France", or if `marked` "ĠFrance", the vocabulary's spelling.
+        r"""One readable string for each id: " France", or in the vocabulary's spelling "ĠFrance" if `marked`.
 
         Bytes of incomplete characters are shown as `\xe2`, ids that no token has as `<50300>`.
 
@@ -129,7 +129,7 @@ class Tokenizer:
         return [f"<{id}>" if raw is None else raw.decode(errors="backslashreplace") for id, raw in found]
 
     def find_id(self, piece: str) -> int | None:
-        """Return the id of the token with exactly this text (mind the space in " France"), or None."""
+        """The id of the token whose text is exactly this (mind the space in " France"), or None."""
         return self._id.get(piece.encode(errors="surrogatepass"))
 
     def __contains__(self, id: int) -> bool:
@@ -137,7 +137,7 @@ class Tokenizer:
         return id in self._engine.bytes
 
     def merges(self, id: int) -> list[Merge]:
-        """Return the joins that make a token of its bytes, in order; none for a byte or an added token.
+        """The joins that make a token out of its bytes, in order; none for a single byte or an added token.
 
         Raises:
             TokenizerError: no token has this id, or the vocabulary is not GPT-2's kind.
@@ -146,7 +146,7 @@ class Tokenizer:
         return self._byte_level("merges").merges(int(id))
 
     def parts(self) -> dict[str, int]:
-        """Return what the vocabulary is made of: GPT-2's are 256 bytes, 50,000 merges and 1 added token.
+        """What the vocabulary is made of: GPT-2's are 256 bytes, 50,000 merges and 1 added token.
 
         Raises:
             TokenizerError: the vocabulary is not GPT-2's kind.
@@ -163,7 +163,7 @@ class Tokenizer:
         return self._engine
 
     def stream(self) -> Stream:
-        """Return what decodes ids of the vocabulary one by one; `TextStream` takes any."""
+        """Decodes ids of the vocabulary one by one; `TextStream` takes any."""
         return self._engine.stream()
 
 
@@ -175,7 +175,7 @@ class TextStream:
         self._tokenizer, self._stream = tokenizer, tokenizer.stream()
 
     def push(self, id: int) -> str:
-        """Return the text that this token completes: "" inside an emoji, and for an unknown id.
+        """The text that this token completes: "" in the middle of an emoji, and for an id of no token.
 
         Raises:
             TokenizerError: the id is no whole number from 0.
@@ -184,7 +184,7 @@ class TextStream:
         return self._stream.push(number) if number in self._tokenizer else ""
 
     def finish(self) -> str:
-        """Return what was held back, as U+FFFD; all pushes and this together equal `decode` of all ids."""
+        """What was held back, as U+FFFD; all pushes and this together equal `decode` of all ids."""
         return self._stream.finish()
 
 

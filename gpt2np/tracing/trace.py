@@ -23,7 +23,7 @@ SCHEMA = "gpt2np.trace/1"
 
 
 class Trace:
-    """The recorded arrays of one run: `trace["h.3.attn.pattern"]` is [head, query, key], read-only.
+    """What one run computed. `trace["h.3.attn.pattern"]` is an array [head, query, key], read-only.
 
     Any name of the site table works, in any dialect, with the layer inside or beside it:
     `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`.
@@ -73,7 +73,7 @@ class Trace:
             raise TraceError(f"{full_name} is derived: {error}") from None
 
     def derive(self, site: str, layer: int | None) -> Array:
-        """Compute a derived site, even if it is stored."""
+        """A derived site, computed now even if it is stored."""
         source = _Widened(self) if self.plan.keep.dtype == "float16" else self
         with np.errstate(all="ignore"):
             return self.config.architecture.derived[site].compute(source, layer)
@@ -101,7 +101,7 @@ class Trace:
         return sum(array.nbytes for array in self._arrays.values())
 
     def stack(self, name: str) -> Array:
-        """Return one site of every layer, [layer, ...]; a view if the arrays are evenly spaced in memory.
+        """One site of every layer: [layer, ...]; a view where the arrays lie evenly in memory.
 
         Raises:
             UnknownSiteError: no site of a layer has this name.
@@ -131,7 +131,7 @@ class Trace:
 
     @property
     def prompt(self) -> str | None:
-        """The text that was run, if it was given as text."""
+        """The text that was run, where it was given as text."""
         return self.metadata.get("prompt")
 
     @property
@@ -152,7 +152,7 @@ class Trace:
 
     @np.errstate(under="ignore")
     def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
-        """Return the k likeliest tokens to follow a position: (token, id, probability), likeliest first.
+        """The k likeliest tokens to follow a position: (token, id, probability), likeliest first.
 
         Raises:
             InputError: no such position, or k below 1.
@@ -165,7 +165,7 @@ class Trace:
         return [(self.token(i), i, float(probabilities[i])) for i in ids.tolist()]
 
     def top_k_tokens(self, k: int = TOP_K) -> Array:
-        """Return the ids of the k likeliest tokens to follow each kept position: int64 [pos, k].
+        """Ids of the k likeliest tokens to follow each kept position, likeliest first: int64 [pos, k].
 
         Raises:
             InputError: k is below 1.
@@ -189,14 +189,14 @@ class Trace:
         raise TraceError("the logits were not kept: keep='logits' (or 'ln_f', and open with model=)")
 
     def token(self, token_id: int) -> str:
-        """Return one token as text."""
+        """One token as text."""
         tokenizer = getattr(self.model, "usable_tokenizer", None)
         return tokenizer.tokens([token_id])[0] if tokenizer is not None else f"<{token_id}>"
 
     # -- checking and keeping ---------------------------------------------------------------------
 
     def parameters(self, needed_for: str = "this") -> Any:
-        """Return the parameters of the model that ran, as NamedTuples (`weights.py` of its architecture).
+        """The parameters of the model that ran, as NamedTuples (`weights.py` of its architecture).
 
         Raises:
             TraceError: the trace was opened without its model.
@@ -221,7 +221,7 @@ class Trace:
         return verify(Trace(self.plan, self._arrays, self.token_ids, self.metadata, model))
 
     def to(self, dialect: str) -> Mapping[str, Any]:
-        """Return the trace in another program's names: `guide`, `hf`, `transformer_lens` or `llm.c`.
+        """The trace as another program has it: `guide`, `hf`, `transformer_lens` or `llm.c`.
 
         Raises:
             InputError: no such dialect.
@@ -231,7 +231,7 @@ class Trace:
         return Dialect(self, dialect)
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as one `.safetensors` file, whole or not at all, replacing an existing one.
+        """Write the trace as one `.safetensors` file, whole or not at all, over one that is there.
 
         That may be the file that the trace was opened from: its arrays stay what they are.
 
@@ -243,13 +243,13 @@ class Trace:
         tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
 
     def source_files(self) -> list[Path]:
-        """Return the file that the trace was opened from, if any, and those that its model was read from."""
+        """The file that the trace was opened from, if any, and those that its model was read from."""
         of_model = [] if self.model is None else self.model.checkpoint.source_files()
         return [*filter(None, [self._source]), *of_model]
 
     @classmethod
     def open(cls, path: str | Path, model: Any = None) -> "Trace":
-        """Open a saved trace; its arrays are mapped, and read when they are used.
+        """A saved trace, its arrays mapped from the file and read when touched.
 
         Raises:
             TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.
@@ -307,7 +307,7 @@ class _Widened:
 def run_metadata(
     plan: Plan, token_ids: Sequence[int], tokens: list[str] | None, **facts: Any
 ) -> dict[str, Any]:
-    """Return a trace's metadata: enough to run it again and to recognise it."""
+    """What a trace says of itself: enough to run it again and to know that it is the same."""
     from gpt2np import __version__
 
     return {
@@ -326,7 +326,7 @@ def run_metadata(
 
 
 def file_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata as safetensors needs it: strings to strings."""
+    """The same as safetensors wants it: strings to strings."""
     return {"gpt2np": json.dumps(metadata, ensure_ascii=False)}
 
 
