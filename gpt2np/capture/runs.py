@@ -202,7 +202,7 @@ def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
                 was = f"without {key}" if before is None else f"with {key} {str(before)[:200]}"
                 raise InputError(
                     f"{manifest.folder}: was captured {was}, this run has {str(after)[:200]}: "
-                    "finish it with the same, or take another experiment"
+                    "finish it with the same, or use another experiment"
                 )
 
 

@@ -124,7 +124,7 @@ def _arrays(trace: Trace) -> list[tuple[dict[str, Any], str]]:
     if len(trace.positions) != len(trace.token_ids):
         kept, n = len(trace.positions), len(trace.token_ids)
         raise TraceError(
-            f"the TypeScript interface is of whole texts; this trace kept {kept} of {n} positions"
+            f"the TypeScript interface holds whole texts; this trace kept {kept} of {n} positions"
         )
     own = trace.to("gpt2np")
     rows = [row for row in SITES.expand(trace.config.n_layer) if TYPESCRIPT in row[1].names]

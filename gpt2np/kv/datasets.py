@@ -70,7 +70,7 @@ def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Sou
         raise InputError("the prompts of a dataset must be texts")
     kept = [text for text in given if text.strip()]
     if not kept:
-        raise InputError("there are no prompts: give one a line")
+        raise InputError("there are no prompts: give one on each line")
     for number, text in enumerate(kept, 1):
         try:
             model.token_ids(text, special=special)

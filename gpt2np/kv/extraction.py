@@ -263,7 +263,7 @@ def trace_to_file(trace: Trace, path: str | PathLike[str], top_k: int = 5) -> di
         prediction = None
     kv = KV.of(trace, prediction)
     if not kv.exact:
-        raise TraceError("the trace was kept in float16, of which no KV file is made: keep it in float32")
+        raise TraceError("the trace was kept in float16, but a KV file needs float32: keep it in float32")
     text = trace.prompt if "n_prompt" not in trace.metadata else None
     text = trace.model.decode(trace.token_ids) if text is None else text
     edited = bool(trace.metadata.get("edits"))  # then it is not what the model of this fingerprint computes
