@@ -26,8 +26,8 @@ def register(verbs: Any) -> None:
         verbs,
         "compare",
         compare,
-        "compare another program's tensors with ours: which step is the first that is wrong, and "
-        "which known mistake explains it; exits with 0 within noise, 1 if something is wrong, 2 for unusable input",
+        "hold a dump of another program's tensors against ours: which step is the first that is wrong, and "
+        "which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input",
     )
     verb.add_argument(
         "dump",

@@ -10,7 +10,7 @@ from gpt2np.errors import TokenizerError
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "info", info, "config, parameters by component, where the files are")
+    verb = add_verb(verbs, "info", info, "config, parameters by component, where the weights lie")
     add_model(verb, dtype=False)
     verb.add_argument("--hash", action="store_true", help="also SHA-256 of the whole weight files")
 

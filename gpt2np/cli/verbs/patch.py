@@ -22,7 +22,7 @@ def register(verbs: Any) -> None:
         "clean", type=a_text, metavar="CLEAN", help="a text after which the model answers right"
     )
     verb.add_argument(
-        "corrupt", type=a_text, metavar="CORRUPT", help="a prompt of the same length, after which it does not"
+        "corrupt", type=a_text, metavar="CORRUPT", help="one of as many tokens after which it does not"
     )
     verb.add_argument(
         "--answer", required=True, type=a_text, metavar="A", help="the right token: its text or id"
