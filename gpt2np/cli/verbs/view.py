@@ -120,7 +120,7 @@ def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
     others |= {"lookup": args.lookup or None, "on_overflow": None if args.on_overflow == "refuse" else 1}
     names = [*chosen, *(name for name, value in others.items() if value is not None)]
     if args.max_new_tokens is None and names:
-        raise InputError(f"--{names[0].replace('_', '-')} works only with --max-new-tokens")
+        raise InputError(f"--{names[0].replace('_', '-')} needs --max-new-tokens")
     if args.max_new_tokens is not None and "trace" in given + ["trace"] * ("generation" in given):
         raise InputError("--max-new-tokens generates: leave it out with a saved file")
 
