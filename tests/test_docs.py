@@ -131,6 +131,16 @@ def test_docs_prints_a_page(capsys, page):
     assert capsys.readouterr().out == page.read_text("utf-8")
 
 
+def test_docs_opens_a_page_in_a_pager_on_a_terminal(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("pydoc.pager", shown.append)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["docs", "sites"]) == 0
+    assert shown == [(DOCS / "sites.md").read_text("utf-8")]
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("given", ["first_hour", "first-hour", "First_Hour", "first_hour.md"])
 def test_docs_says_where_a_page_is(capsys, given):
     assert main(["docs", given, "--path"]) == 0
