@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+if __name__ == "__main__":  # without a checkout installed
+    sys.path.insert(0, str(TESTS.parent))
 
 
 from gpt2np.architectures.gpt2.config import RELEASED
