@@ -7,7 +7,7 @@ from benchmarks.checks import checks
 from benchmarks.engines import LABELS
 
 HOW = """Each engine runs in a process of its own; all are started before, and called in turn with half a
-second between. A ratio is how many times as long the other takes as gpt2np, taken round by round: median
+second between. A ratio says how many times longer the other program takes, round by round: median
 [smallest, largest]. "Limit" is the least time that arithmetic (at the GEMM rate measured with as many rows)
 or memory (at the measured reading rate) allows, as a part of what gpt2np took; `counts.py` says what is
 counted; gpt2np multiplies few rows one by one, which can be faster than GEMM. Weights are random. Logits of

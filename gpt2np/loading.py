@@ -19,7 +19,7 @@ def load(
     threads: int | None = None,
     copy: bool = False,
 ) -> Model:
-    """The model of a folder, a Hub id, or `tiny`; without a name `$GPT2NP_MODEL`, else `tiny`.
+    """Load a model from a folder or the Hub; without a name `$GPT2NP_MODEL`, else the shipped `tiny`.
 
     `dtype="float64"` runs the same lines in double precision. `threads` is how many cores a run takes; None
     leaves it to NumPy's BLAS, which takes those that this process may use, or `$OPENBLAS_NUM_THREADS`, as it

@@ -115,11 +115,6 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def counted(n: int, what: str) -> str:
-    """So many of something: 1 token, 1,024 tokens."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
 def strict_json(value: Any, indent: int | None = 1) -> str:
     r"""JSON as the standard has it, in ASCII: NaN and infinities become null, other characters `\u0120`.
 

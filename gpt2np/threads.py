@@ -47,7 +47,7 @@ class Pool:
                     target=_helper, args=(work, self._done), daemon=True, name=f"gpt2np {i}"
                 ).start()
         except RuntimeError:
-            raise InputError(f"threads={n}: the system starts no more of them") from None
+            raise InputError(f"threads={n}: the system cannot start that many threads") from None
 
     @property
     def usable(self) -> bool:

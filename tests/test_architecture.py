@@ -50,7 +50,7 @@ ORDER = {
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
-        completion""",
+        completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

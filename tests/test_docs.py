@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import needs
-from support.pages import blocks_of, prints_what_is_shown, python_of, sessions_of
+from support import equivalents, generated_pages, needs
+from support.pages import blocks_of, broken_links, prints_what_is_shown, python_of, sessions_of
 
 import gpt2np
 from gpt2np.cli import main
+from gpt2np.cli.verbs.docs import page_names
 
+ROOT = Path(__file__).parents[1]
 DOCS = Path(gpt2np.__file__).parent / "docs"
 COMPARE = (DOCS / "compare.md").read_text("utf-8")
 PAGES = sorted(DOCS.glob("*.md"))
-SESSIONS = [(page, *session) for page in PAGES for session in sessions_of(page.read_text("utf-8"))]
+SESSIONS = [(page, session) for page in PAGES for session in sessions_of(page.read_text("utf-8"))]
 PYTHON = [(page, code) for page in PAGES for code in python_of(page.read_text("utf-8"))]
 IDS = [36, 70, 319, 84, 271]
 
@@ -62,13 +64,39 @@ def test_pages_come_with_the_package():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+    assert broken_links(page, page.read_text("utf-8"), ROOT) == []
 
 
-@pytest.mark.parametrize(("page", "command", "output"), SESSIONS, ids=[command for _, command, _ in SESSIONS])
-def test_console_blocks(capsys, here, page, command, output):
-    prints_what_is_shown(command, output, page.read_text("utf-8"), capsys)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_of_one_topic_and_begins_with_its_name(page):
+    headings = re.findall(r"^# (.+)$", re.sub(r"(?ms)^```.*?^```", "", page.read_text("utf-8")), re.MULTILINE)
+    assert len(headings) == 1
+    assert page.read_text("utf-8").startswith(f"# {headings[0]}\n\n")
+
+
+def test_the_index_has_every_page():
+    index = (DOCS / "index.md").read_text("utf-8")
+    assert {page.name for page in PAGES} - set(re.findall(r"\]\((\w+\.md)\)", index)) == {"index.md"}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in generated_pages.REGIONS}))
+def test_generated_parts_are_fresh(name):
+    page = (DOCS / f"{name}.md").read_text("utf-8")
+    assert generated_pages.rendered(name) == page, "write it: python tests/support/generated_pages.py"
+
+
+@pytest.mark.parametrize(
+    ("page", "session"), SESSIONS, ids=[f"{page.stem} {session[0][0][:60]}" for page, session in SESSIONS]
+)
+def test_console_blocks(capsys, here, page, session):
+    for command, output in session:
+        prints_what_is_shown(command, output, page.read_text("utf-8"), capsys)
+
+
+@pytest.mark.parametrize("row", equivalents.rows(), ids=lambda row: row.theirs[:60])
+def test_our_side_of_the_equivalents_of_transformer_lens(tiny, row):
+    value = equivalents.plain(eval(row.ours, equivalents.our_names(tiny)))
+    assert isinstance(value, str | list) or (value.size and not np.isnan(value).any())
 
 
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{p.stem} {i}" for i, (p, _) in enumerate(PYTHON)])
@@ -78,8 +106,66 @@ def test_python_blocks(here, my_gpt2, page, code):
     if needed is None:
         exec(compiled, {})
     elif needed[1] in needs.NEEDS:
-        needs.imported(needed[1])
+        if reason := needs.missing([needed[1]]):
+            pytest.skip(reason)
         exec(compiled, {})
+
+
+# -- the verb that opens them -------------------------------------------------------------------------------
+
+
+def test_docs_lists_every_page_with_its_title(capsys):
+    assert main(["docs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["index", "The", "documentation", "of", "gpt2np"]
+    assert lines[1].startswith("first_hour ")
+    assert sorted(line.split()[0] for line in lines[: len(PAGES)]) == [page.stem for page in PAGES]
+    assert all(len(line) <= 80 for line in lines)
+    assert main(["docs", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == page_names()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_docs_prints_a_page(capsys, page):
+    assert main(["docs", page.stem]) == 0
+    assert capsys.readouterr().out == page.read_text("utf-8")
+
+
+def test_docs_opens_a_page_in_a_pager_on_a_terminal(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("pydoc.pager", shown.append)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["docs", "sites"]) == 0
+    assert shown == [(DOCS / "sites.md").read_text("utf-8")]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("given", ["first_hour", "first-hour", "First_Hour", "first_hour.md"])
+def test_docs_says_where_a_page_is(capsys, given):
+    assert main(["docs", given, "--path"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == DOCS / "first_hour.md"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("first-houre", "did you mean first_hour?"),
+        ("transformerlens", "did you mean from_transformerlens?"),
+        ("sitse", "did you mean sites?"),
+        ("exercises", "`gpt2np docs` lists them"),
+        ("../README", "`gpt2np docs` lists them"),
+        ("", "`gpt2np docs` lists them"),
+    ],
+)
+def test_docs_of_no_page(capsys, given, hint):
+    assert main(["docs", given]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"gpt2np: there is no page {given!r}; {hint}\n"
+
+
+# -- compare.md ---------------------------------------------------------------------------------------------
 
 
 def test_the_single_step_that_is_shown(capsys, here):

@@ -291,8 +291,8 @@ def _runs(
     lengths = [len(trace.token_ids) for trace in traces]
     if lengths[0] != lengths[1]:
         raise InputError(
-            f"clean has {lengths[0]} tokens and corrupt {lengths[1]}: patching needs as many in both, each "
-            "where its counterpart is"
+            f"clean has {lengths[0]} tokens and corrupt {lengths[1]}: patching needs equally many, each "
+            "at the place of its counterpart"
         )
     return traces[0], traces[1], model
 

@@ -49,7 +49,7 @@ def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArra
     rows = _rows(trace, other, pos)
     if len(trace.token_ids) != len(other.token_ids):
         lengths = f"{len(trace.token_ids)} and {len(other.token_ids)} tokens"
-        raise InputError(f"attention can be compared in prompts of as many tokens, not of {lengths}")
+        raise InputError(f"attention can be compared only in prompts of the same length, not of {lengths}")
     one, two = (run.stack("attn.pattern")[:, :, row] for run, row in zip((trace, other), rows, strict=True))
     apart = np.abs(one.astype(np.float64) - two).sum(axis=-1) / 2
     return NamedArray(apart, ("layer", "head"), title="how differently heads attend, 0 to 1")

@@ -80,7 +80,7 @@ def save_capture(
 
 
 def load_capture(path: str | os.PathLike[str]) -> Capture:
-    """The nested dict of a capture file, as NumPy arrays: read-only views of it, and torch is not needed.
+    """Read the nested dict of a capture file as NumPy arrays, read-only views of it; without torch.
 
     Raises:
         InputError: neither `.safetensors` nor `.pt`.
@@ -156,7 +156,7 @@ def _load_torch(path: Path) -> Any:
 
 
 def check_capture(capture: Any, where: str) -> dict[str, Array]:
-    """Every array of a capture by its path, such as `"response/attention/q_proj/17"`, all shapes checked.
+    """Return every array of a capture by its path, as in `"response/attention/q_proj/17"`; check shapes.
 
     Raises:
         TraceError: something is missing, is not known, or has another shape than the texts imply.

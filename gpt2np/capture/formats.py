@@ -51,7 +51,7 @@ _INTERNALS = (
 
 
 def internals_sites(layer: int, config: ModelConfig | None = None) -> list[str]:
-    """What a generation has to keep for `layer_internals` of this layer; of a GPT-2 if no config is given.
+    """Return what a generation has to keep for `layer_internals` of this layer (default: of a GPT-2).
 
     Raises:
         InputError: the model lacks one of them.
@@ -67,13 +67,13 @@ def internals_sites(layer: int, config: ModelConfig | None = None) -> list[str]:
 
 
 def residual_sites(n_layer: int) -> list[str]:
-    """What a generation has to keep for `raw_residual`."""
+    """Return what a generation has to keep for `raw_residual`."""
     parts = ("attn.pattern", "resid_mid", "resid_post")
     return [block_input(0, n_layer), *(f"h.{layer}.{part}" for layer in range(n_layer) for part in parts)]
 
 
 def layer_internals(generated: Generated | Trace, layer: int) -> Capture:
-    """One layer of a generation, or of its saved trace, with all its parts, as views of the trace.
+    """Return one layer of a generation, or of its saved trace, with all its parts, as views of the trace.
 
     Shapes in the prompt: q_proj [N, head*d_head], k_proj and v_proj [N, kv_head*d_head], each of them n_embd
     wide in a GPT-2, attn_weights [head, N, N], up_proj and gelu [N, d_mlp], down_proj and the residual stream
@@ -120,7 +120,7 @@ def layer_internals(generated: Generated | Trace, layer: int) -> Capture:
 
 @np.errstate(under="ignore")
 def raw_residual(generated: Generated | Trace) -> Capture:
-    """The residual stream of all layers, [N, n_embd] and [n, n_embd], and attention averaged over heads.
+    """Return the residual stream of all layers, [N, n_embd] and [n, n_embd], and attention's mean over heads.
 
     The residual stream is views of the trace. Layers are `"0"`, `"1"`, ... under `"activations"`, and
     `"layer_0"`, ... under `"attention"`, [N, N] in the prompt and a list of [N+i, N+i] in the response.

@@ -42,7 +42,7 @@ class Entry:
     generation: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """Return its line of the manifest."""
         return {key: value for key, value in asdict(self).items() if (key, value) != ("generation", None)}
 
 
@@ -107,7 +107,7 @@ class Manifest:
         self.entries[entry.path] = entry
 
     def has(self, path: str) -> bool:
-        """Whether a file is listed and there; one that was deleted is not, and may be made again.
+        """Return whether a file is listed and there; one that was deleted is not, and may be made again.
 
         Raises:
             TraceError: it is there, but is not what was listed.
@@ -137,7 +137,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> list[Entry]:
-    """What the manifest of an experiment lists, without waiting for whoever writes it.
+    """Read what the manifest of an experiment lists, without waiting for a run that writes it.
 
     Raises:
         TraceError: there is none, or a line is malformed.

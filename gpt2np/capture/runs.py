@@ -1,4 +1,4 @@
-"""Many prompts to a folder of capture files, which an interrupted run leaves whole and a later one finishes.
+"""Captures many prompts into a folder; an interrupted run leaves whole files, and a later one finishes.
 
     experiments/NAME/manifest.jsonl
     experiments/NAME/inference/raw/internals/PROMPT_SET/ID_LLAYER.safetensors
@@ -41,7 +41,7 @@ class Options:
     special: bool = False  # that of `Model.token_ids`
 
     def of_run(self) -> dict[str, Any]:
-        """The same as arguments of `Model.generate`: an equal run has equal ones."""
+        """Return them as arguments of `Model.generate`; equal runs have equal ones."""
         seed = whole_number("seed", self.seed or 0, 0) if self.temperature > 0 else None
         new = whole_number("max_new_tokens", self.max_new_tokens, 1)
         made = {"max_new_tokens": new, "temperature": float(self.temperature), "seed": seed}
@@ -205,7 +205,7 @@ def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
                 was = f"without {key}" if before is None else f"with {key} {str(before)[:200]}"
                 raise InputError(
                     f"{manifest.folder}: was captured {was}, this run has {str(after)[:200]}: "
-                    "finish it with the same, or take another experiment"
+                    "finish it with the same, or use another experiment"
                 )
 
 

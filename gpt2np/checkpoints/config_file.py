@@ -11,7 +11,7 @@ from gpt2np.tracing.contract import ModelConfig, parse_config
 
 
 def read_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> ModelConfig:
-    """The config in a `config.json`, in a folder that has one, or in a mapping of its keys.
+    """Read the config from a `config.json`, a folder that has one, or a mapping of its keys.
 
     Its class is that of the architecture that `model_type` names; without it, GPT-2's `Config`.
 
@@ -29,7 +29,7 @@ def read_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> ModelConf
 
 
 def read_config_file(path: Path) -> tuple[ModelConfig, list[str]]:
-    """The config in a `config.json`, and a note for each key that is not known.
+    """Read the config from a `config.json`, with a note for each unknown key.
 
     Raises:
         ConfigError: the file is missing or malformed, or describes another kind of model.

@@ -17,6 +17,7 @@ from gpt2np.cli.verbs import (
     circuits,
     compare,
     completion,
+    docs,
     download,
     export,
     fixture,
@@ -124,6 +125,7 @@ def build_parser() -> Parser:
         fixture,
         view,
         completion,
+        docs,
     ):
         verb_file.register(verbs)
     parser.groups = GROUPS

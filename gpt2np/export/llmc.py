@@ -171,7 +171,7 @@ def _whole_run(trace: Trace) -> Dialect:
         raise TraceError("llm.c's files are of a model as it is; this trace is of an edited run")
     if len(trace.positions) != len(trace.token_ids):
         kept, n = len(trace.positions), len(trace.token_ids)
-        raise TraceError(f"llm.c's files are of whole texts; this trace kept {kept} of {n} positions")
+        raise TraceError(f"llm.c's files hold whole texts; this trace kept {kept} of {n} positions")
     if trace.plan.keep.dtype == "float16":
         raise TraceError("llm.c's files are float32; this trace kept float16")
     arrays = Dialect(trace, "llm.c")

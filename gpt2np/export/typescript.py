@@ -81,7 +81,7 @@ def write_typescript(trace: Trace, folder: str | Path) -> int:
 
 
 def interface(plan: Plan) -> str:
-    """The `.d.ts` for a model: the extraction guide's two interfaces, and the loader's two functions."""
+    """Return the `.d.ts` for a model: the guide's two interfaces, and the loader's two functions."""
     properties = [site for site in SITES if TYPESCRIPT in site.names]
     first = next(i for i, site in enumerate(properties) if site.layered)
     last = max(i for i, site in enumerate(properties) if site.layered) + 1
@@ -124,7 +124,7 @@ def _arrays(trace: Trace) -> list[tuple[dict[str, Any], str]]:
     if len(trace.positions) != len(trace.token_ids):
         kept, n = len(trace.positions), len(trace.token_ids)
         raise TraceError(
-            f"the TypeScript interface is of whole texts; this trace kept {kept} of {n} positions"
+            f"the TypeScript interface holds whole texts; this trace kept {kept} of {n} positions"
         )
     own = trace.to("gpt2np")
     rows = [row for row in SITES.expand(trace.config.n_layer) if TYPESCRIPT in row[1].names]

@@ -267,7 +267,7 @@ def trace_to_file(trace: Trace, path: str | PathLike[str], top_k: int = 5) -> di
         prediction = None
     kv = KV.of(trace, prediction)
     if not kv.exact:
-        raise TraceError("the trace was kept in float16, of which no KV file is made: keep it in float32")
+        raise TraceError("the trace was kept in float16, but a KV file needs float32: keep it in float32")
     text = trace.prompt if "n_prompt" not in trace.metadata else None
     if text is None:
         text = "".join(trace.tokens) if trace.model is None else trace.model.decode(trace.token_ids)

@@ -35,7 +35,7 @@ _KEPT = 4  # prompts whose truth and noise are remembered
 
 @dataclass(frozen=True)
 class StepVerdict:
-    """What `check_step` says of one array.
+    """The result of `check_step` for one array.
 
     `state` is `right`, `suspicious` (1 to 4 times the noise, or a future that is masked with too small a
     number), `wrong`, or `shape`. `where` names axes and indexes of what is most wrong, never a value; for a
@@ -69,7 +69,7 @@ def check_step(
     budget: float = 1.0,
     noise: Expected | None = None,
 ) -> StepVerdict:
-    """Hold what one step computed, from what the model has there, against the site.
+    """Compare one array with the site that it should be.
 
     `values` is an array or a list in the site's own shape, which is held as it is: no other layout is looked
     for, and scores in the future must be -inf, or at most -9000. `ids` are the tokens, or the text.

@@ -118,13 +118,13 @@ class Edits:
 
 
 def compiled(edits: EditsLike | Edits | None, config: ModelConfig) -> Edits | None:
-    """What `edits=` of a run means; None where there is nothing to edit."""
+    """Read the `edits=` of a run; None if there is nothing to edit."""
     found = edits if edits is None or isinstance(edits, Edits) else Edits(edits, config)
     return found if found is not None and found.names else None
 
 
 def facts(edits: Edits | None) -> dict[str, Any]:
-    """What a trace's metadata says of its edits."""
+    """Return what a trace's metadata says about its edits."""
     return {} if edits is None else {"edits": edits.names}
 
 

@@ -30,7 +30,7 @@ class Keep:
 
     @classmethod
     def parse(cls, keep: "KeepLike | Keep") -> "Keep":
-        """Whatever a caller may write for `keep`.
+        """Read whatever a caller may write for `keep`.
 
         Raises:
             InputError: it is none of a pattern, a list of patterns, a predicate, or a mapping with
@@ -65,7 +65,7 @@ class Keep:
         return cls(patterns)
 
     def wants(self, full_name: str, site: Site) -> bool:
-        """Whether this site of this layer is stored."""
+        """Return whether this site of this layer is stored."""
         if self.names is not None:
             return full_name in self.names
         if self.predicate is not None:
@@ -73,7 +73,7 @@ class Keep:
         return any(matches(p, full_name, site) for p in self.patterns)
 
     def resolved(self, config: ModelConfig) -> "Keep":
-        """The same in our own names, which `wants` knows.
+        """Return the same with our own names, which `wants` knows.
 
         Raises:
             UnknownSiteError: a pattern means no site of the model.

@@ -59,7 +59,7 @@ class Plan:
             if self._runs(site, layer) and self.keep.wants(name, site)
         ]
         if not self.entries and stop_at_layer is not None and self.keep.names is None:
-            raise InputError(f"keep asks only for sites behind stop_at_layer={stop_at_layer}")
+            raise InputError(f"keep asks only for sites after stop_at_layer={stop_at_layer}")
         self.by_name = {entry.name: entry for entry in self.entries}
 
     @classmethod

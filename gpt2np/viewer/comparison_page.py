@@ -15,7 +15,7 @@ IN_LAYER = re.compile(r"^h\.(\d+)\.(.+)$")
 
 
 def comparison_page(report: Mapping[str, Any]) -> str:
-    """One HTML page of the dictionary that `gpt2np compare --json` prints.
+    """Return the HTML page for the dictionary that `gpt2np compare --json` prints.
 
     It shows the verdict, the first step that is wrong with its line of code, the mistake that fits
     and its cure, and a map of every site, layers across and steps down, coloured by error over noise.

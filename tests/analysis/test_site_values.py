@@ -269,9 +269,9 @@ WRONG = [
     (["--show", "h.1.attn.z", "--head", "x"], "invalid int value"),
     (["--show", "h.1.attn.z", "--pos", "4"], "position 4 is not one of the 4"),
     (["--show", "h.1.attn.z", "--pos", "all"], "invalid int value"),
-    (["--show", "h.1.attn.z", "--keep", "*"], "--keep is of the overview"),
-    (["--show", "h.1.attn.z", "--out", "t.safetensors"], "--out is of the overview"),
-    (["--show", "h.1.attn.z", "--top", "3"], "--top is of the overview"),
+    (["--show", "h.1.attn.z", "--keep", "*"], "--keep does not go with --show"),
+    (["--show", "h.1.attn.z", "--out", "t.safetensors"], "--out does not go with --show"),
+    (["--show", "h.1.attn.z", "--top", "3"], "--top does not go with --show"),
     pytest.param(
         ["--show", "Q", "--png", "p.png"], "4 are to be shown, such as h.0.attn.q", marks=MATPLOTLIB
     ),

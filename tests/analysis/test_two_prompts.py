@@ -67,7 +67,7 @@ def test_attention(traces):
         for head in range(4):
             a, b = (run[f"h.{layer}.attn.pattern"][head, 2] for run in (one, other))
             assert found[layer, head] == pytest.approx(np.maximum(a - b, 0).sum(), abs=1e-5)
-    with pytest.raises(InputError, match="as many tokens, not of 4 and 5"):
+    with pytest.raises(InputError, match="the same length, not of 4 and 5"):
         attention_difference(one, longer)
 
 

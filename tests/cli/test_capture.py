@@ -454,7 +454,7 @@ def test_traces_that_are_no_whole_generation(run, tiny):
     trace.save("g.safetensors")
     for option, value in (("--max-new-tokens", 5), ("--temperature", 1), ("--seed", 1)):
         line = refused(run("--trace", "g.safetensors", "--experiment", "x", option, value))
-        assert f"{option} is of generating, and --trace was generated" in line
+        assert f"{option} is an option of generating, and --trace is generated already" in line
     assert not Path("experiments").exists()
 
 

@@ -7,7 +7,7 @@ from support import needs
 needs.module("TransformerBridge", "torch", "transformers")
 
 import torch
-from support import hf
+from support import equivalents, hf
 from transformer_lens.model_bridge import TransformerBridge
 
 import gpt2np
@@ -93,3 +93,23 @@ def test_an_edit_is_found_where_it_was_made(bridged, model, hook):
     found = compare(bridged.run_with_cache(torch.tensor([IDS]))[1], model, IDS)
     assert (found.verdict, found.site) == ("wrong", site)
     assert found.mistake in (None, mistake)
+
+
+@pytest.fixture(scope="module")
+def their_names(tiny):
+    """What stands for something in the first column of the page on TransformerLens."""
+    theirs = TransformerBridge.boot_transformers(str(tiny.checkpoint.folder))
+    theirs.enable_compatibility_mode(no_processing=True)
+    cache = theirs.run_with_cache(equivalents.TEXT, prepend_bos=False)[1]
+    return {"model": theirs, "cache": cache, "text": equivalents.TEXT}
+
+
+@pytest.mark.parametrize("row", equivalents.rows(), ids=lambda row: row.theirs[:60])
+def test_the_page_on_transformer_lens_is_true(tiny, their_names, row):
+    theirs, ours = eval(row.theirs, their_names), eval(row.ours, equivalents.our_names(tiny))
+    theirs, ours = equivalents.plain(theirs), equivalents.plain(ours)
+    if isinstance(theirs, str | list):
+        assert theirs == ours
+    else:
+        assert theirs.shape == ours.shape
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

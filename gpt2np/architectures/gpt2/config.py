@@ -129,7 +129,7 @@ class Config:
         return None
 
     def attention_scale(self, layer: int) -> float:
-        """What the dot products of queries and keys are multiplied by in this layer."""
+        """Return what the dot products of queries and keys are multiplied by in this layer."""
         scale = float(self.d_head) ** -0.5 if self.scale_attn_weights else 1.0
         return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
@@ -156,7 +156,7 @@ class Config:
         return sum(self.parameters_by_component().values())
 
     def parameters_by_component(self) -> dict[str, int]:
-        """Number of parameters of each component, all layers together, tied unembedding counted once."""
+        """Return the number of parameters of each component; a tied unembedding counts once."""
         d, m, n = self.n_embd, self.d_mlp, self.n_layer
         return {
             "token embedding": self.vocab_size * d,
@@ -167,7 +167,7 @@ class Config:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as `config.json` would have them, `model_type` first."""
+        """Return the fields as `config.json` would have them, `model_type` first."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
@@ -175,7 +175,7 @@ class Config:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> tuple["Config", list[str]]:
-        """A Config from the keys of a `config.json`, and a note for each key that is not known.
+        """Make a Config from the keys of a `config.json`, with a note for each unknown key.
 
         Raises:
             ConfigError: `where`, the field, what was found and what is expected.
@@ -184,12 +184,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> "Config":
-        """The same without the notes."""
+        """Make a Config from the keys of a `config.json`."""
         return cls.parse(values, where)[0]
 
 
 def gpt2_only(config: ModelConfig, what: str) -> Config:
-    """The config itself, if it is a GPT-2's; `what` is something that other models have not.
+    """Return the config itself, if it is a GPT-2's; `what` is something that other models have not.
 
     Raises:
         InputError: it is another model's.

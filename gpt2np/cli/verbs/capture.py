@@ -134,7 +134,9 @@ def _saved(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[E
 
     for option in ("max_new_tokens", "temperature", "seed"):
         if getattr(args, option) is not None:
-            raise InputError(f"--{option.replace('_', '-')} is of generating, and --trace was generated")
+            raise InputError(
+                f"--{option.replace('_', '-')} is an option of generating, and --trace is generated already"
+            )
     trace = Trace.open(args.trace)
     layers = _layers(args.layer_internals, trace.config.n_layer)
     try:

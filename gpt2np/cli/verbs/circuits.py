@@ -255,9 +255,9 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
         parts["attention"] = attention_scores(trace)
     order = ("attention", "most_active", "sparsity", "basis_alignment", "kurtosis")
     shown = [str(parts[name]) for name in order if name in parts]
-    title = "who erases what: minus the cosine of the two writes, and the share taken back"
+    title = "which component erases what: minus the cosine of the two writes, and the share taken back"
     shown.append(_pairs(title, "opposed", parts["opposition"], parts["erasure"], k))
-    title = "who amplifies what: the cosine of the two writes, and the share added again"
+    title = "which component amplifies what: the cosine of the two writes, and the share added again"
     shown.append(_pairs(title, "agreeing", parts["agreement"], parts["amplification"], k))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
     return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False, run=trace)

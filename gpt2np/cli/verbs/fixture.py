@@ -1,4 +1,4 @@
-"""The verb that hands out a reference small enough to carry: fixture."""
+"""The verb that writes a tiny reference model: fixture."""
 
 import argparse
 from typing import Any

@@ -34,9 +34,9 @@ def check_show(args: argparse.Namespace) -> None:
         return
     for option in ("keep", "out"):
         if getattr(args, option) is not None:
-            raise InputError(f"--{option} is of the overview: it does not go with --show")
+            raise InputError(f"--{option} does not go with --show")
     if args.top is not None and TOP not in args.show:
-        raise InputError(f"--top is of the overview, or of --show {TOP}")
+        raise InputError(f"--top does not go with --show, except with --show {TOP}")
     if args.png:
         from gpt2np.analysis.plot import check_picture
 

@@ -25,7 +25,7 @@ def register(verbs: Any) -> None:
         "--without-positions", action="store_true", help="also the loss when no position embedding is added"
     )
     verb.add_argument(
-        "--hold-norms", action="store_true", help="also the loss when each norm multiplies by one number only"
+        "--hold-norms", action="store_true", help="also the loss when each norm multiplies by a constant"
     )
     verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
     add_special(verb)

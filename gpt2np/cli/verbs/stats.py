@@ -114,7 +114,7 @@ def _run(args: argparse.Namespace) -> Any:
     given = {name: value for name, value in chosen.items() if value is not None}
     if given and args.max_new_tokens is None:
         option = "--" + next(iter(given)).replace("_", "-")
-        raise InputError(f"{option} is of generating: it needs --max-new-tokens")
+        raise InputError(f"{option} needs --max-new-tokens")
     if args.trace is not None:
         if args.text is not None or args.tokens is not None or args.max_new_tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT, --tokens nor --max-new-tokens")

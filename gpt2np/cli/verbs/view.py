@@ -124,16 +124,16 @@ def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
     if len(given) > 1:
         raise InputError("view shows one thing: a TEXT, --tokens, --trace FILE or --generation FILE")
     if args.keep:
-        raise InputError("--keep is of generate: view keeps every site")
+        raise InputError("--keep has no use here: view keeps every site")
     if args.ledger and not args.generation:
         raise InputError("--ledger FILE belongs to --generation FILE")
     others = {"seed": args.seed, "eos": args.eos, "stop": args.stop, "stop_tokens": args.stop_tokens}
     others |= {"lookup": args.lookup or None, "on_overflow": None if args.on_overflow == "refuse" else 1}
     names = [*chosen, *(name for name, value in others.items() if value is not None)]
     if args.max_new_tokens is None and names:
-        raise InputError(f"--{names[0].replace('_', '-')} is of generating: it needs --max-new-tokens")
+        raise InputError(f"--{names[0].replace('_', '-')} needs --max-new-tokens")
     if args.max_new_tokens is not None and "trace" in given + ["trace"] * ("generation" in given):
-        raise InputError("--max-new-tokens is of generating: leave it out with a saved file")
+        raise InputError("--max-new-tokens generates: leave it out with a saved file")
 
 
 def _saved(args: argparse.Namespace, path: str) -> Any:

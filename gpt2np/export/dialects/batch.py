@@ -11,7 +11,7 @@ from gpt2np.tracing.trace import Trace
 
 
 class Batch(Mapping[str, Any]):
-    """Several traces as another program has a batch of prompts: `[batch, seq, 12, 64]` for the guide's `Q`.
+    """Several traces with a batch axis in front, as in `[batch, seq, 12, 64]` for the guide's `Q`.
 
     `batch["logits"]` and `batch.logits` are the same; tuples stay tuples, over the layers; `tokens` is a list
     of lists. llm.c has its batch behind the layers, and so have its arrays here. Nothing is copied before it

@@ -105,8 +105,8 @@ class CacheReversed(CacheMistake):
     """New rows in front of the old ones."""
 
     slug = "cache-reversed"
-    explanation = "New keys or values are put in front of the cache instead of behind it."
-    cure = "The cache comes first, new rows behind it: concatenate((past, new))."
+    explanation = "New keys or values are put in front of the cache instead of after it."
+    cure = "The cache comes first, then the new rows: concatenate((past, new))."
     hints = (
         "Where does the newest one queue up?",
         "Do the two things that you remember stand in the same order?",

@@ -15,7 +15,7 @@ class PositionOffByOne(Mistake):
 
     slug = "position-off-by-one"
     explanation = "Positions are counted from the wrong number: every token gets its neighbour's row of wpe."
-    cure = "The first token stands at position 0, and takes row 0 of wpe."
+    cure = "The first token is at position 0, and takes row 0 of wpe."
     hints = (
         "Which number do you count from?",
         "What does your very first word get, and would the second word fit it better?",
@@ -98,7 +98,7 @@ class PositionReversed(Mistake):
 
     slug = "position-reversed"
     explanation = "Positions run backwards: the last token of the text, or of the table, gets row 0 of wpe."
-    cure = "The first token stands at position 0, and takes row 0 of wpe."
+    cure = "The first token is at position 0, and takes row 0 of wpe."
     hints = (
         "In which direction do your numbers run?",
         "Which word of the text has the lowest number, and which the highest?",
@@ -164,7 +164,7 @@ class TokenTypesAdded(Mistake):
 
     slug = "token-types-added"
     explanation = "Token types are embedded too: a row of wte is added to every token, as for sentence pairs."
-    cure = "Leave token_type_ids away: embed = wte[token] + wpe[position]."
+    cure = "Leave token_type_ids out: embed = wte[token] + wpe[position]."
     hints = (
         "How many summands does a vector have before the first layer?",
         "What is the difference between your vectors and the right ones? Is it everywhere the same?",

@@ -61,7 +61,7 @@ class HeadsStrided(CutIntoHeads):
 
     slug = "heads-strided"
     explanation = "A head's columns are taken n_head apart ([pos, 3, d_head, head])."
-    cure = "A head's columns lie side by side: [pos, 3, head, d_head]."
+    cure = "A head's columns are side by side: [pos, 3, head, d_head]."
     hints = (
         "Which numbers in a long row belong to one and the same little piece?",
         "Are they neighbours, or far apart?",
@@ -121,7 +121,7 @@ class QkvPartRepeated(CutIntoHeads):
 
     slug = "qkv-part-repeated"
     explanation = "One third of the fused qkv is read twice: keys are the queries again, or values the keys."
-    cure = "Keys begin n_embd columns behind queries, values 2 * n_embd behind them."
+    cure = "Queries begin at column 0, keys at n_embd, values at 2 * n_embd."
     hints = (
         "Three parts come out of one matrix: are your three really three?",
         "Do two of your arrays hold the same numbers?",
@@ -141,7 +141,7 @@ class QkvColumnsShifted(CutIntoHeads):
     """A part that begins one column too early or too late."""
 
     slug = "qkv-columns-shifted"
-    explanation = "Queries, keys or values are cut out one column beside where they are."
+    explanation = "Queries, keys or values are taken one column off."
     cure = "The thirds begin at columns 0, n_embd and 2 * n_embd."
     hints = (
         "Where does each of your parts start, and where does it end?",
@@ -275,7 +275,7 @@ class HeadsMissing(Mistake):
     """Zeros instead of a head's result."""
 
     slug = "heads-missing"
-    explanation = "The results of some heads, or of some positions, are 0: nobody has computed them."
+    explanation = "The results of some heads, or of some positions, are 0: they are never computed."
     cure = "Run every head and every position: loops end at n_head, and at the last token."
     hints = (
         "Has everything been written that you read here?",

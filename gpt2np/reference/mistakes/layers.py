@@ -166,7 +166,7 @@ class FinalNormStale(Mistake):
 
     slug = "ln-f-stale"
     explanation = "ln_f reads what an earlier layer left, not the last block's output."
-    cure = "ln_f reads the residual stream behind the last block."
+    cure = "ln_f reads the residual stream after the last block."
     hints = (
         "Do all your layers have a say in which word comes next?",
         "Who wrote what you read here, and was nobody after him?",

@@ -215,7 +215,7 @@ class CacheNotUsed(SomeSeen):
 
     slug = "cache-not-used"
     explanation = "The KV cache is not read: a new token attends to itself, or to the new tokens, only."
-    cure = "Keys and values are those of the cache with the new ones behind them."
+    cure = "Keys and values are those of the cache, followed by the new ones."
     hints = (
         "Whom does the newest word know?",
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",

@@ -221,7 +221,7 @@ class NormTwice(Mistake):
     """LayerNorm of LayerNorm."""
 
     slug = "layernorm-twice"
-    explanation = "LayerNorm is applied twice, once where it stands and once more by who reads it."
+    explanation = "LayerNorm is applied twice, once in its place and once more by the step that reads it."
     cure = "Normalise once, into an array of its own."
     hints = (
         "How often does a vector come through here?",
@@ -247,7 +247,7 @@ class NormsSwapped(Mistake):
 
     slug = "norms-swapped"
     explanation = "ln_1 runs with ln_2's parameters, or ln_2 with ln_1's."
-    cure = "ln_1 stands before attention, ln_2 before the MLP."
+    cure = "ln_1 comes before attention, ln_2 before the MLP."
     hints = (
         "There are two such steps in a layer: which one is this?",
         "Whose parameters do you use here?",

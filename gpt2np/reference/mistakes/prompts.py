@@ -10,7 +10,7 @@ class BosPrepended(PromptMistake):
     """<|endoftext|> in front of the prompt."""
 
     slug = "bos-prepended"
-    explanation = "A token was put in front of the prompt: every token stands one position too late."
+    explanation = "A token was put in front of the prompt: every token is one position too late."
     cure = (
         "GPT-2's tokeniser adds nothing: run the ids of the text alone, or compare with --tokens that has it."
     )
@@ -34,8 +34,8 @@ class ContextTruncated(PromptMistake):
     """The wrong end of a long text, or too much of it, was cut off."""
 
     slug = "context-truncated"
-    explanation = "The text was cut at the wrong end, or although it fits."
-    cure = "Keep the last n_positions tokens: what is to be continued stands at the end."
+    explanation = "The text was cut at the wrong end, or cut although it fits."
+    cure = "Keep the last n_positions tokens: what is to be continued is at the end."
     hints = (
         "Did your program read the whole prompt?",
         "Which words does it see: those nearest to what comes next?",
@@ -55,7 +55,9 @@ class WrongTokenIds(PromptMistake):
 
     slug = "wrong-token-ids"
     explanation = "Other tokens ran: the tokeniser, its vocabulary or the order of the ids differs."
-    cure = "Print your ids beside those of `gpt2np tokenize TEXT`; --their-tokens says where two lists part."
+    cure = (
+        "Print your ids beside those of `gpt2np tokenize TEXT`; --their-tokens says where two lists differ."
+    )
     hints = (
         "What does your program make of the text, before any vector?",
         "Do both programs read the same words?",

@@ -93,7 +93,9 @@ class TargetsNotShifted(Mistake):
     """The loss of the token itself, or of the one after the next."""
 
     slug = "targets-not-shifted"
-    explanation = "The loss is of another token than the next: targets are not moved by one, or by two."
+    explanation = (
+        "The loss is of a token other than the next: targets are not shifted by one, or are shifted by two."
+    )
     cure = "Position p predicts token p + 1: logits[:-1] against ids[1:]."
     hints = (
         "What is a word supposed to guess?",
@@ -141,7 +143,7 @@ class RecordOverwritten(Mistake):
     """A site that holds what a later step left in the same memory."""
 
     slug = "record-overwritten"
-    explanation = "The array holds what a later step has written over it: it was recorded without a copy."
+    explanation = "The array holds what a later step has written there: it was recorded without a copy."
     cure = "Copy an array when you record it, or give every layer memory of its own."
     hints = (
         "When did you look at this: at once, or at the end?",

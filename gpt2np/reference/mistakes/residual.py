@@ -33,7 +33,7 @@ class ResidualAfterNorm(Mistake):
 
     slug = "residual-after-ln"
     explanation = (
-        "The residual is taken after LayerNorm (or LayerNorm writes over its input): the output is added to"
+        "The residual is taken after LayerNorm (or LayerNorm overwrites its input): the output is added to"
         " the normalised vector."
     )
     cure = "Keep x from before LayerNorm, and add to that."
@@ -81,7 +81,7 @@ class PostNorm(Mistake):
 
     slug = "post-norm"
     explanation = (
-        "LayerNorm stands after the residual addition (post-norm); GPT-2 normalises before each part."
+        "LayerNorm comes after the residual addition (post-norm); GPT-2 normalises before each part."
     )
     cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x)): the stream itself is never normalised."
     hints = (

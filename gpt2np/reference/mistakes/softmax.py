@@ -57,7 +57,7 @@ class SoftmaxSum(Mistake):
     """A sum that does not begin at 0."""
 
     slug = "softmax-sum-starts-at-one"
-    explanation = "The sum of softmax starts at 1: part of every row's weight goes to nobody."
+    explanation = "The sum of softmax starts at 1: part of every row's weight is lost."
     cure = "The sum starts at 0: a row of the pattern adds up to 1."
     hints = (
         "Which share of its attention does a word give away?",

@@ -1,0 +1,76 @@
+"""The verb that lists and opens the pages that come with the package: docs."""
+
+import argparse
+import pydoc
+import re
+import sys
+from importlib.resources import files
+from typing import Any
+
+from gpt2np.cli.arguments import add_verb
+from gpt2np.errors import InputError, nearest, short
+from gpt2np.tables import strict_json, table
+
+INDEX = "index"  # the page that puts the others in order
+
+
+def register(verbs: Any) -> None:
+    """Add this verb to the command line."""
+    verb = add_verb(verbs, "docs", docs, "the documentation: list its pages, or open one")
+    verb.add_argument("page", nargs="?", metavar="PAGE", help="the page to open; without it they are listed")
+    verb.add_argument("--path", action="store_true", help="print where the page's file is")
+    verb.add_argument("--json", action="store_true", help="for machines")
+
+
+def docs(args: argparse.Namespace) -> int:
+    """`gpt2np docs`."""
+    if args.page is None and not args.path:
+        titles = {name: title_of(read_page(name)) for name in page_names()}
+        if args.json:
+            print(strict_json(titles))
+            return 0
+        print(table([[name, title] for name, title in titles.items()], "<<", indent=0))
+        print("\ngpt2np docs PAGE opens one of them")
+        return 0
+    name = page_called(INDEX if args.page is None else args.page)
+    path = str(files("gpt2np") / "docs" / f"{name}.md")
+    if args.json:
+        print(strict_json({"page": name, "path": path, "text": read_page(name)}))
+    elif args.path:
+        print(path)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        pydoc.pager(read_page(name))
+    else:
+        print(read_page(name), end="")
+    return 0
+
+
+def page_names() -> list[str]:
+    """The names of all pages, in the order in which the index links to them; others follow."""
+    there = sorted(path.name.removesuffix(".md") for path in (files("gpt2np") / "docs").iterdir())
+    linked = [INDEX, *re.findall(r"\]\((\w+)\.md\)", read_page(INDEX))]
+    return [name for name in dict.fromkeys([*linked, *there]) if name in there]
+
+
+def page_called(given: str) -> str:
+    """The page that a user means: `first-hour` and `first_hour.md` are `first_hour`.
+
+    Raises:
+        InputError: there is no such page.
+    """
+    name, known = given.removesuffix(".md").replace("-", "_").lower(), page_names()
+    if name in known:
+        return name
+    near = nearest(name, known)
+    hint = f"did you mean {near}?" if near else "`gpt2np docs` lists them"
+    raise InputError(f"there is no page {short(given)}; {hint}")
+
+
+def read_page(name: str) -> str:
+    """The Markdown of a page."""
+    return (files("gpt2np") / "docs" / f"{name}.md").read_text("utf-8")
+
+
+def title_of(page: str) -> str:
+    """The heading at the top of a page."""
+    return page.partition("\n")[0].removeprefix("# ")
