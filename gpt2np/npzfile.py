@@ -137,7 +137,7 @@ class NpzFile:
             raise ValueError("is compressed in a way that NumPy does not use")  # and that has no limits
         with self._archive.open(member) as file:
             head = io.BytesIO(file.read(_HEADER))
-        shape, in_fortran_order, dtype = _header(head)
+        shape, in_fortran_order, dtype = npy_header(head)
         if dtype.hasobject or dtype.names is not None or dtype.kind not in "fiubcU" or not dtype.itemsize:
             raise self._error(f"{self.path}: {short(name)} is no array of numbers: its dtype is {dtype}")
         if not all(type(n) is int and n >= 0 for n in shape):
@@ -157,13 +157,21 @@ class NpzFile:
         except Gpt2npError:
             raise
         except DAMAGE as error:
-            text = getattr(error, "strerror", None) or str(error)
-            reason = text.partition("\n")[0][:200] or type(error).__name__
-            raise self._error(f"{self.path}: {short(name)} is damaged ({reason})") from None
+            raise self._error(f"{self.path}: {short(name)} is damaged ({reason_of(error)})") from None
 
 
-def _header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and dtype as a `.npy` begins with them."""
+def reason_of(error: BaseException) -> str:
+    """What the system, NumPy or zipfile says of a damaged file, in one line."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text.partition("\n")[0][:200] or type(error).__name__
+
+
+def npy_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype, as a `.npy` begins with them.
+
+    Raises:
+        ValueError: it is damaged, or of another version.
+    """
     version = np.lib.format.read_magic(head)
     readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
         (1, 0): np.lib.format.read_array_header_1_0,
