@@ -12,7 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -148,22 +148,22 @@ class NpzFile:
             raise ValueError(f"shape {short(shape)} of {dtype} needs {entry.nbytes:,} bytes, but {found}")
         return entry
 
-    @contextmanager
-    def _damage(self, name: str) -> Iterator[None]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of NumPy, about headers in Python 2's spelling
-                yield
-        except Gpt2npError:
-            raise
-        except DAMAGE as error:
-            raise self._error(f"{self.path}: {short(name)} is damaged ({reason_of(error)})") from None
+    def _damage(self, name: str) -> AbstractContextManager[None]:
+        return damage(lambda reason: self._error(f"{self.path}: {short(name)} is damaged ({reason})"))
 
 
-def reason_of(error: BaseException) -> str:
-    """What the system, NumPy or zipfile says of a damaged file, in one line."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text.partition("\n")[0][:200] or type(error).__name__
+@contextmanager
+def damage(error: Callable[[str], Gpt2npError]) -> Iterator[None]:
+    """What NumPy and zipfile raise for damaged files, as the error that this makes of the reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NumPy, about headers in Python 2's spelling
+            yield
+    except Gpt2npError:
+        raise
+    except DAMAGE as found:
+        text = getattr(found, "strerror", None) or str(found)
+        raise error(text.partition("\n")[0][:200] or type(found).__name__) from None
 
 
 def npy_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -4,9 +4,7 @@ import contextlib
 import json
 import math
 import os
-import warnings
 import zipfile
-from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32, widened
 from gpt2np.checkpoints.torch_pickle import CURE
 from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError, InputError, short
-from gpt2np.npzfile import DAMAGE, npy_header, reason_of
+from gpt2np.npzfile import damage, npy_header
 from gpt2np.ops import Array
 
 Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype that it is stored in
@@ -147,18 +145,9 @@ def _is_prefix(positions: Any, length: int) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _damage(path: str, name: str) -> Iterator[None]:
-    """What NumPy and zipfile raise for damaged files, as one line that names file and array."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of NumPy, about headers in Python 2's spelling
-            yield
-    except InputError:
-        raise
-    except DAMAGE as error:
-        what = "" if name in ("file", "folder") else f"array {short(name)} "
-        raise InputError(f"{path}: {what}cannot be read ({reason_of(error)})") from None
+def _damage(path: str, name: str) -> contextlib.AbstractContextManager[None]:
+    what = "" if name in ("file", "folder") else f"array {short(name)} "
+    return damage(lambda reason: InputError(f"{path}: {what}cannot be read ({reason})"))
 
 
 def _raise(error: OSError) -> None:

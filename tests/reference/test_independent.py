@@ -51,7 +51,7 @@ def test_without_a_mistake_they_are_right(program, few):
 
 
 def check(grades):
-    """No wrong name, no other site than the table's, nine of ten that have a name named: of a few all but one."""
+    """No wrong name, no other site than the table's, nine of ten that have one named (of few all but one)."""
     wrong = [str(grade) for grade in grades if grade.wrong_name or not grade.site_right]
     assert not wrong, "\n".join(wrong)
     named = [grade for grade in grades if grade.has_a_name]
