@@ -26,7 +26,7 @@ _HEADER = 16_384  # bytes of an entry that are read for its header: NumPy itself
 _PIECE = 1 << 24  # bytes that are inflated at once
 
 # What zipfile and NumPy raise for a damaged file.
-DAMAGE = (
+_DAMAGE = (
     OSError,
     ValueError,
     EOFError,
@@ -161,7 +161,7 @@ def damage(error: Callable[[str], Gpt2npError]) -> Iterator[None]:
             yield
     except Gpt2npError:
         raise
-    except DAMAGE as found:
+    except _DAMAGE as found:
         text = getattr(found, "strerror", None) or str(found)
         raise error(text.partition("\n")[0][:200] or type(found).__name__) from None
 
