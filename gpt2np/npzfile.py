@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.errors import Gpt2npError, TraceError, short
+from gpt2np.errors import Gpt2npError, TraceError, reason, short
 from gpt2np.files import check_regular
 
 _HEADER = 16_384  # bytes of an entry that are read for its header: NumPy itself takes no longer ones
@@ -162,8 +162,7 @@ def damage(error: Callable[[str], Gpt2npError]) -> Iterator[None]:
     except Gpt2npError:
         raise
     except _DAMAGE as found:
-        text = getattr(found, "strerror", None) or str(found)
-        raise error(text.partition("\n")[0][:200] or type(found).__name__) from None
+        raise error(reason(found)) from None
 
 
 def npy_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
