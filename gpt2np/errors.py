@@ -86,6 +86,12 @@ def short(value: object) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
+def reason(error: BaseException) -> str:
+    """What another library's exception says, as part of a message: its first line, cut if it is long."""
+    text = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return text[:200] or type(error).__name__
+
+
 def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The name that was probably meant, upper or lower case; None where none is near.
 

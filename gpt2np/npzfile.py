@@ -12,21 +12,21 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.errors import Gpt2npError, TraceError, short
+from gpt2np.errors import Gpt2npError, TraceError, reason, short
 from gpt2np.files import check_regular
 
 _HEADER = 16_384  # bytes of an entry that are read for its header: NumPy itself takes no longer ones
 _PIECE = 1 << 24  # bytes that are inflated at once
 
 # What zipfile and NumPy raise for a damaged file.
-DAMAGE = (
+_DAMAGE = (
     OSError,
     ValueError,
     EOFError,
@@ -137,7 +137,7 @@ class NpzFile:
             raise ValueError("is compressed in a way that NumPy does not use")  # and that has no limits
         with self._archive.open(member) as file:
             head = io.BytesIO(file.read(_HEADER))
-        shape, in_fortran_order, dtype = _header(head)
+        shape, in_fortran_order, dtype = npy_header(head)
         if dtype.hasobject or dtype.names is not None or dtype.kind not in "fiubcU" or not dtype.itemsize:
             raise self._error(f"{self.path}: {short(name)} is no array of numbers: its dtype is {dtype}")
         if not all(type(n) is int and n >= 0 for n in shape):
@@ -148,22 +148,29 @@ class NpzFile:
             raise ValueError(f"shape {short(shape)} of {dtype} needs {entry.nbytes:,} bytes, but {found}")
         return entry
 
-    @contextmanager
-    def _damage(self, name: str) -> Iterator[None]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of NumPy, about headers in Python 2's spelling
-                yield
-        except Gpt2npError:
-            raise
-        except DAMAGE as error:
-            text = getattr(error, "strerror", None) or str(error)
-            reason = text.partition("\n")[0][:200] or type(error).__name__
-            raise self._error(f"{self.path}: {short(name)} is damaged ({reason})") from None
+    def _damage(self, name: str) -> AbstractContextManager[None]:
+        return damage(lambda reason: self._error(f"{self.path}: {short(name)} is damaged ({reason})"))
 
 
-def _header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and dtype as a `.npy` begins with them."""
+@contextmanager
+def damage(error: Callable[[str], Gpt2npError]) -> Iterator[None]:
+    """What NumPy and zipfile raise for damaged files, as the error that this makes of the reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NumPy, about headers in Python 2's spelling
+            yield
+    except Gpt2npError:
+        raise
+    except _DAMAGE as found:
+        raise error(reason(found)) from None
+
+
+def npy_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype, as a `.npy` begins with them.
+
+    Raises:
+        ValueError: it is damaged, or of another version.
+    """
     version = np.lib.format.read_magic(head)
     readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
         (1, 0): np.lib.format.read_array_header_1_0,

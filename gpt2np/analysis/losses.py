@@ -25,10 +25,10 @@ def loss_without_positions(model: "Model", text: str | Sequence[int], stride: in
     Raises:
         InputError: the model has no position embedding, or as `Model.score`.
     """
-    if "wpe" not in model.config.architecture.sites:
-        kind = model.config.architecture.model_type
-        raise InputError(f"{kind} has no position embedding to leave out")
-    score: Score = model.score(text, stride=stride, edits={"wpe": zero()})
+    architecture = model.config.architecture
+    if not architecture.positional:
+        raise InputError(f"{architecture.model_type} has no position embedding to leave out")
+    score: Score = model.score(text, stride=stride, edits=dict.fromkeys(architecture.positional, zero()))
     return score
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from gpt2np.checkpoints.watched_file import WatchedFile
-from gpt2np.errors import InputError, UnknownWeightError, nearest, short
+from gpt2np.errors import InputError, UnknownWeightError, nearest, reason, short
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
 
@@ -123,7 +123,7 @@ def _checked(name: Any, value: Any, known: Mapping[str, tuple[int, ...]], dtype:
     try:
         array = np.asarray(value)
     except Exception as error:  # whatever another library's array says: one on a GPU, one with a gradient
-        raise InputError(f"with_weights: {name}: cannot be made a NumPy array ({error})") from None
+        raise InputError(f"with_weights: {name}: cannot be made a NumPy array ({reason(error)})") from None
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"with_weights: {name} is {array.dtype}, expected a float type")
     if array.shape != known[name]:

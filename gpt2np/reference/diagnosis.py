@@ -101,6 +101,7 @@ class Diagnosis:
         self._order = [name for name, (site, _) in self._sites.items() if not site.derived]
         self._index = {name: i for i, name in enumerate(self._order)}
         self._embedding = self._index[block_input(0, self.config.n_layer)]
+        self._entry = self._first_step_of(self._resolve(first)[1])
         self._last = self._index[until_step(first, self.config)]
         self._good = max((self._rules_out(n) for n in self._before()), default=-1)
         self._checks = [n for n in [*self._before(), first] if self._step(n) > self._good]
@@ -141,6 +142,11 @@ class Diagnosis:
 
     def _step(self, name: str) -> int:
         return self._index[until_step(name, self.config)]
+
+    def _first_step_of(self, layer: int | None) -> int:
+        """The first step of a layer; None: of what follows the last one."""
+        own = (i for i, name in enumerate(self._order) if self._resolve(name)[1] == layer)
+        return next(i for i in own if layer is not None or i > self._embedding)
 
     def _before(self) -> list[str]:
         """Sites of the dump before the first wrong one, in execution order: all of them are right."""
@@ -272,7 +278,9 @@ class Diagnosis:
                 continue
             variants = list(enumerate(mistake.variants(self.config, len(self.ids), starts)))
             touched = list(self._touched(mistake))
-            every = [(self._all(self._catalogue[mistake]), False)] if touched else []
+            # in a layer whose first step is right, nothing is wrong with the order of layers
+            enters_wrong = self._good < self._entry
+            every = [(self._all(self._catalogue[mistake]), False)] if touched and enters_wrong else []
             for i, variant in variants:
                 for steps, partly in every if mistake.in_all(variant) else touched:
                     rank = _RANK.get(mistake.slug, len(USUAL))
@@ -307,10 +315,13 @@ class Diagnosis:
             [*near, *(n for n in after if n not in near)][: len(near) + 1] if further else near or after[:1]
         )
 
-    def _from_here_on(self, h: _Hypothesis, kinds: Collection[str]) -> list[str]:
-        """These steps in the layer of a hypothesis and all that follow."""
+    def _wider(self, h: _Hypothesis, all_kinds: bool) -> Iterator[list[str]]:
+        """The steps of a hypothesis, and the same ones from its layer on; or all that the mistake touches."""
+        if not all_kinds:
+            yield h.steps
+        kinds = self._catalogue[h.mistake] if all_kinds else {self._resolve(n)[0].name for n in h.steps}
         start = self._index[h.steps[0]]
-        return [name for name in self._order[start:] if self._resolve(name)[0].name in kinds]
+        yield [name for name in self._order[start:] if self._resolve(name)[0].name in kinds]
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the layer, and more."""
@@ -322,20 +333,24 @@ class Diagnosis:
     def _explaining_the_rest(
         self, fitting: list[tuple[_Hypothesis, Candidate]], further: bool = False
     ) -> list[tuple[_Hypothesis, Candidate]]:
-        """Those that explain the sites behind the first wrong one too."""
-        after, still = self._after(further), []
-        for hypothesis, _ in fitting if after else ():
-            kinds = [self._resolve(name)[0].name for name in hypothesis.steps]
-            wider = (
-                self._from_here_on(hypothesis, of) for of in (kinds, self._catalogue[hypothesis.mistake])
-            )
-            for steps in (hypothesis.steps, *wider):
-                made = replace(hypothesis, steps=steps)
-                found = self._fit(made, after)
-                if found is not None:
-                    still.append((made, found))
-                    break
-        return still
+        """Those that explain the sites behind the first wrong one too.
+
+        They are made in their steps, or in the same ones of all layers from there on; where that explains it
+        for none, in all that they touch from there on.
+        """
+        after = self._after(further)
+        for all_kinds in (False, True) if after else ():
+            still: list[tuple[_Hypothesis, Candidate]] = []
+            for hypothesis, _ in fitting:
+                for steps in self._wider(hypothesis, all_kinds):
+                    made = replace(hypothesis, steps=steps)
+                    found = self._fit(made, after)
+                    if found is not None:
+                        still.append((made, found))
+                        break
+            if still:
+                return still
+        return []
 
     def _recognised(self) -> Iterator[Candidate]:
         """Mistakes that leave a trace of their own without a replay."""

@@ -4,9 +4,7 @@ import contextlib
 import json
 import math
 import os
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from gpt2np.checkpoints.bfloat16 import bfloat16_to_float32, widened
 from gpt2np.checkpoints.torch_pickle import CURE
 from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError, InputError, short
-from gpt2np.npzfile import DAMAGE
+from gpt2np.npzfile import damage, npy_header
 from gpt2np.ops import Array
 
 Stored = dict[str, tuple[Array, str]]  # arrays by name, each with the dtype that it is stored in
@@ -147,20 +145,9 @@ def _is_prefix(positions: Any, length: int) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _damage(path: str, name: str) -> Iterator[None]:
-    """What NumPy and zipfile raise for damaged files, as one line that names file and array."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of NumPy, about headers in Python 2's spelling
-            yield
-    except InputError:
-        raise
-    except DAMAGE as error:
-        text = getattr(error, "strerror", None) or str(error)
-        reason = "".join(c if c.isprintable() else " " for c in text.partition("\n")[0][:200])
-        what = "" if name in ("file", "folder") else f"array {short(name)} "
-        raise InputError(f"{path}: {what}cannot be read ({reason or type(error).__name__})") from None
+def _damage(path: str, name: str) -> contextlib.AbstractContextManager[None]:
+    what = "" if name in ("file", "folder") else f"array {short(name)} "
+    return damage(lambda reason: InputError(f"{path}: {what}cannot be read ({reason})"))
 
 
 def _raise(error: OSError) -> None:
@@ -168,14 +155,7 @@ def _raise(error: OSError) -> None:
 
 
 def _npy_header(file: IO[bytes], path: str, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise InputError(f"{path}: array {short(name)} is of .npy version {version}, which holds no numbers")
-    shape, in_fortran_order, dtype = readers[version](file)
+    shape, in_fortran_order, dtype = npy_header(file)
     if dtype.hasobject or dtype.names is not None:
         kind = "Python objects" if dtype.hasobject else "records"
         raise InputError(f"{path}: array {short(name)} holds {kind}, not numbers: save it with a float dtype")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.errors import MissingExtraError, TokenizerError, short
+from gpt2np.errors import MissingExtraError, TokenizerError, reason, short
 from gpt2np.files import read_text
 from gpt2np.text.added_tokens import AddedToken
 from gpt2np.text.pipeline import steps
@@ -148,7 +148,7 @@ def _checked(failed: str, call: Callable[[], Any]) -> Any:
     except BaseException as error:
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(f"{failed}: {error}") from None
+        raise TokenizerError(f"{failed}: {reason(error)}") from None
 
 
 def _bytes_of(piece: str, joins: list[str]) -> bytes:

@@ -117,3 +117,5 @@ def _check_generation(metadata: dict[str, Any], config: ModelConfig, where: str)
     n, n_chosen = len(facts["probabilities"]), len(metadata["token_ids"]) + 1 - n_prompt
     if n != n_chosen:
         raise TraceError(f"{where}: probabilities has {n} numbers, expected {n_chosen}: one a chosen token")
+    if len({p is None for p in facts["probabilities"]}) > 1:
+        raise TraceError(f"{where}: probabilities has null beside numbers, expected all of one kind")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from documents.capture_formats_steps import LOADING_INTERNALS, LOADING_RAW
 from support import tiny_checkpoint
 
 import gpt2np
@@ -288,48 +289,6 @@ def test_torch_reads_both_formats(kind, tmp_path, request):
     assert_equal(load_capture(tmp_path / "1.pt"), capture)
 
 
-# "Working with captured data" of the data format reference, word for word.
-LOADING_INTERNALS = """
-import torch
-
-# Load single layer capture
-data = torch.load('inference/raw/internals/dynamic/1_L16.pt')
-
-# Access prompt attention (per-head)
-prompt_attn = data['prompt']['attention']['attn_weights']  # [8, N, N]
-
-# Access response attention (list of per-head patterns)
-response_attn = data['response']['attention']['attn_weights']  # List[Tensor[8, N+i, N+i]]
-first_token_attn = response_attn[0]  # [8, N, N]
-last_token_attn = response_attn[-1]  # [8, N+49, N+49]
-
-# Access MLP activations
-mlp_up = data['prompt']['mlp']['up_proj']  # [N, 9216]
-mlp_down = data['prompt']['mlp']['down_proj']  # [N, 2304]
-
-# Access residual stream
-residual_after_attn = data['prompt']['residual']['after_attn']  # [N, 2304]
-"""
-LOADING_RAW = """
-import torch
-
-# Load all-layer capture
-data = torch.load('inference/raw/residual/dynamic/1.pt')
-
-# Access prompt activations (all layers)
-layer_16_prompt = data['prompt']['activations']['16']['residual_out']  # [N, 2304]
-
-# Access response activations
-layer_16_response = data['response']['activations']['16']['residual_out']  # [50, 2304]
-
-# Access head-averaged attention
-prompt_attn_L16 = data['prompt']['attention']['layer_16']  # [N, N]
-response_attn_L16 = data['response']['attention']['layer_16']  # List[Tensor[N+i, N+i]]
-
-# Project onto trait vector
-trait_vector = torch.load('experiments/my_exp/extraction/category/trait/vectors/probe_layer16.pt')
-projections = (layer_16_response @ trait_vector) / trait_vector.norm()  # [50]
-"""
 VARIABLE_LENGTHS = """
 # Always check actual shape
 N = data['prompt']['activations']['16']['residual_out'].shape[0]

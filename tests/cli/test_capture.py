@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents.capture_formats_steps import SETS
 
 from gpt2np.capture.formats import load_capture
 from gpt2np.capture.manifest import Manifest, read_manifest
@@ -23,14 +24,6 @@ from gpt2np.cli import main
 from gpt2np.errors import InputError, TraceError
 from gpt2np.tables import cell_width
 
-SIZES = {
-    "single_trait": 10,
-    "multi_trait": 10,
-    "dynamic": 8,
-    "adversarial": 8,
-    "baseline": 5,
-    "real_world": 10,
-}
 INTERNALS, RESIDUAL = "inference/raw/internals", "inference/raw/residual"
 
 
@@ -212,9 +205,9 @@ def test_progress_only_on_a_terminal(run, monkeypatch):
 
 
 def test_the_six_sets(tiny):
-    assert list(SIZES) == list(SHIPPED)
+    assert list(SETS) == list(SHIPPED)
     texts = []
-    for name, size in SIZES.items():
+    for name, size in SETS.items():
         prompts = load_prompt_set(name)
         assert (prompts.name, [p.id for p in prompts.prompts]) == (name, list(range(1, size + 1)))
         assert prompts.description
@@ -222,7 +215,7 @@ def test_the_six_sets(tiny):
             assert prompt.note
             assert len(tiny.token_ids(prompt.text)) + 50 <= tiny.config.n_positions
             texts.append(prompt.text)
-    assert len(set(texts)) == sum(SIZES.values()) == 51
+    assert len(set(texts)) == sum(SETS.values()) == 51
 
 
 def test_list(run, tiny):
@@ -230,10 +223,10 @@ def test_list(run, tiny):
     assert code == 0
     assert max(cell_width(line) for line in out.splitlines()) <= 80
     assert all(line == line.rstrip() for line in out.splitlines())
-    assert all(name in out for name in SIZES)
+    assert all(name in out for name in SETS)
     code, out, _ = run("--list", "--json")
     sets = json.loads(out)["prompt_sets"]
-    assert {s["name"]: len(s["prompts"]) for s in sets} == SIZES
+    assert {s["name"]: len(s["prompts"]) for s in sets} == SETS
     for prompt in (p for s in sets for p in s["prompts"]):
         assert prompt["tokens"] == len(tiny.token_ids(prompt["text"]))
 

@@ -49,13 +49,14 @@ WRITES = [
         for to in ("npz", "json", "csv", "safetensors")
     ],
 ]
-
-
-@pytest.mark.parametrize(
+EACH_WRITE = pytest.mark.parametrize(
     ("argv", "option", "name"),
     WRITES,
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
+
+
+@EACH_WRITE
 def test_an_existing_file_stays_unless_forced(run, tmp_path, argv, option, name):
     gpt2np.load("tiny").trace("Elizabeth was").save(tmp_path / "in.safetensors")
     Path("old").write_text("old")
@@ -76,11 +77,7 @@ def test_an_existing_file_stays_unless_forced(run, tmp_path, argv, option, name)
     assert not [path for path in os.listdir() if path.startswith(".")]
 
 
-@pytest.mark.parametrize(
-    ("argv", "option", "name"),
-    WRITES,
-    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
-)
+@EACH_WRITE
 def test_missing_folders_are_made_and_stay_only_with_something_in_them(run, tmp_path, argv, option, name):
     gpt2np.load("tiny").trace("Elizabeth was").save(tmp_path / "in.safetensors")
     Path("there").mkdir()

@@ -7,6 +7,7 @@ so the two attributes that only GPT-Neo's config has are replaced.
 
 import re
 
+from support import document_reader
 from support.document_reader import Seen, Step
 
 NAME = "EleutherAI/gpt-neo-125M"
@@ -161,10 +162,7 @@ print(f"  Hidden state shape: {output.hidden_states[0][0].shape}")
 
 def cell_for_the_test(number: int) -> str:
     """A cell for a GPT-2, with attention that returns its weights."""
-    code = CELLS[number]
-    for theirs, ours in REPLACED.items():
-        code = code.replace(theirs, ours)
-    return code
+    return document_reader.replaced(CELLS[number], REPLACED)
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from support.document_reader import Step
+from support.document_reader import Step, replaced
 
 from gpt2np.capture.capture_files import INTERNAL_RESIDUAL, MLP, PROJECTIONS, RAW_RESIDUAL, load_capture
 from gpt2np.capture.manifest import read_manifest
@@ -221,30 +221,10 @@ REPLACED = {
 
 def step(heading, theirs, check, note, language):
     """A step of which nothing but the names of programs and folders are replaced."""
-    ours = theirs
-    for name, own in REPLACED.items():
-        ours = ours.replace(name, own)
-    return Step(heading, theirs, ours, check, note, language)
+    return Step(heading, theirs, replaced(theirs, REPLACED), check, note, language)
 
 
-STEPS = [
-    Step(
-        "1. Layer Internals (Full Capture)",
-        "inference/raw/internals/{prompt_set}/{id}_L{layer}.pt",
-        "gpt2np capture --experiment my_exp --prompt-set dynamic --layer-internals all --format pt",
-        internals_written,
-        "208 files of 8 prompts and 26 layers, in `experiments/my_exp/`; without `--format pt` they are `.safetensors`",
-    ),
-    Step(
-        "2. Raw Residual Captures (Simpler Format)",
-        "inference/raw/residual/{prompt_set}/{id}.pt",
-        "gpt2np capture --experiment my_exp --prompt-set dynamic --format pt",
-        residual_written,
-        "one file a prompt",
-    ),
-    step(
-        "Loading Layer Internals",
-        """
+LOADING_INTERNALS = """
 import torch
 
 # Load single layer capture
@@ -264,14 +244,8 @@ mlp_down = data['prompt']['mlp']['down_proj']  # [N, 2304]
 
 # Access residual stream
 residual_after_attn = data['prompt']['residual']['after_attn']  # [N, 2304]
-""",
-        internals_loaded,
-        "the rest as it stands; without torch: `load_capture`, below",
-        "python",
-    ),
-    step(
-        "Loading Raw Residual",
-        """
+"""
+LOADING_RAW = """
 import torch
 
 # Load all-layer capture
@@ -290,7 +264,33 @@ response_attn_L16 = data['response']['attention']['layer_16']  # List[Tensor[N+i
 # Project onto trait vector
 trait_vector = torch.load('experiments/my_exp/extraction/category/trait/vectors/probe_layer16.pt')
 projections = (layer_16_response @ trait_vector) / trait_vector.norm()  # [50]
-""",
+"""
+
+STEPS = [
+    Step(
+        "1. Layer Internals (Full Capture)",
+        "inference/raw/internals/{prompt_set}/{id}_L{layer}.pt",
+        "gpt2np capture --experiment my_exp --prompt-set dynamic --layer-internals all --format pt",
+        internals_written,
+        "208 files of 8 prompts and 26 layers, in `experiments/my_exp/`; without `--format pt` they are `.safetensors`",
+    ),
+    Step(
+        "2. Raw Residual Captures (Simpler Format)",
+        "inference/raw/residual/{prompt_set}/{id}.pt",
+        "gpt2np capture --experiment my_exp --prompt-set dynamic --format pt",
+        residual_written,
+        "one file a prompt",
+    ),
+    step(
+        "Loading Layer Internals",
+        LOADING_INTERNALS,
+        internals_loaded,
+        "the rest as it stands; without torch: `load_capture`, below",
+        "python",
+    ),
+    step(
+        "Loading Raw Residual",
+        LOADING_RAW,
         residual_loaded,
         "the rest as it stands; the trait vector is your own",
         "python",

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from support.document_reader import Step
+from support.document_reader import Step, replaced
 
 from gpt2np.kv.reading import KEYS, read_kv
 
@@ -224,10 +224,7 @@ REPLACED = {
 
 def step(heading, theirs, check, note, language="console"):
     """A step of which nothing but the names of programs are replaced."""
-    ours = theirs
-    for name, own in REPLACED.items():
-        ours = ours.replace(name, own)
-    return Step(heading, theirs, ours, check, note, language)
+    return Step(heading, theirs, replaced(theirs, REPLACED), check, note, language)
 
 
 STEPS = [

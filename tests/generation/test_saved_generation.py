@@ -83,6 +83,7 @@ WRONG = {
     "a number too few": ("probabilities", [0.5]),
     "not a number": ("probabilities", [0.5, "a", 0.5]),
     "a probability above 1": ("probabilities", [0.5, 1.5, 0.5]),
+    "null beside numbers": ("probabilities", [None, 0.5, 0.5]),
 }
 
 

@@ -62,8 +62,9 @@ def test_each_form_is_named(model, slug, form, left_out):
         assert (found.verdict, found.mistake, found.layer) == ("wrong", slug, layer)
 
 
-@pytest.mark.parametrize("filled", ["before", "zero", "last"])
-@pytest.mark.parametrize("part", ["keys and values", "values", "keys"])
+@pytest.mark.parametrize(
+    ("filled", "part"), [("before", "keys and values"), ("zero", "values"), ("last", "keys")]
+)
 def test_a_stale_row_is_seen_in_the_cache_itself(model, filled, part):
     dump = plant(model, IDS, MISTAKES["stale-cache-row"], (6, "new", filled, part), 1, prefill=6)
     cache = {name: array for name, array in dump.items() if name.endswith(("attn.k", "attn.v"))}

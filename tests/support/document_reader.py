@@ -7,7 +7,7 @@ The steps of a document are a table in `tests/documents/NAME_steps.py`, and the 
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,13 @@ class Step:
     def typed(self) -> str:
         """What is run."""
         return self.ours or self.theirs
+
+
+def replaced(text: str, names: Mapping[str, str]) -> str:
+    """A document's line with other names of programs and folders, in the order in which they are given."""
+    for theirs, ours in names.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 class Reader:
