@@ -1,4 +1,4 @@
-"""What can go wrong, one class a kind: each message says what is wrong, where, and what to do."""
+"""The errors, one class for each kind: a message says what is wrong, where, and what to do."""
 
 import difflib
 import operator
@@ -9,60 +9,60 @@ import numpy as np
 
 
 def printable(text: str) -> str:
-    r"""A text on one line that a terminal can be given: what is not printable becomes escapes, as `\x1b`."""
+    r"""Return a text on one line, safe for a terminal: what is not printable becomes escapes, as `\x1b`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Gpt2npError(Exception):
-    """Every error that gpt2np raises on purpose: its text is one line, whatever a file has put into it."""
+    """Base class of the errors that gpt2np raises on purpose; their text is one line."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ConfigError(Gpt2npError, ValueError):
-    """A `config.json` that is malformed, or that describes a model other than a plain GPT-2."""
+    """Raised when a `config.json` is malformed, or describes a model that cannot run here."""
 
 
 class CheckpointError(Gpt2npError):
-    """A checkpoint folder or weight file that is missing, damaged, or does not fit its config."""
+    """Raised when a checkpoint folder or weight file is missing, damaged, or does not fit its config."""
 
 
 class TokenizerError(Gpt2npError, ValueError):
-    """A vocabulary that cannot be used, or text or ids that it does not cover."""
+    """Raised when a vocabulary cannot be used, or does not cover a text or ids."""
 
 
 class MissingExtraError(TokenizerError):
-    """A vocabulary of a kind that needs a package which is not installed."""
+    """Raised when a vocabulary needs a package that is not installed."""
 
 
 class HubError(Gpt2npError):
-    """The Hub is unreachable, or has no such model, revision or file."""
+    """Raised when the Hub is unreachable, or has no such model, revision or file."""
 
 
 class InputError(Gpt2npError, ValueError):
-    """A prompt, option or number that the call cannot take."""
+    """Raised when a prompt, an option or a number is not valid."""
 
 
 class TraceError(Gpt2npError):
-    """A trace file that is damaged, or a trace that lacks what was asked of it."""
+    """Raised when a trace file is damaged, or a trace lacks what was asked for."""
 
 
 class VerificationError(TraceError):
-    """An identity that must hold inside every trace does not hold."""
+    """Raised when an identity that holds inside every trace does not hold."""
 
 
 class ComparisonError(Gpt2npError, AssertionError):
-    """What a comparison found wrong; its text is the report, of several lines."""
+    """Raised when a comparison finds something wrong; its text is the report, of several lines."""
 
     def __str__(self) -> str:
         return "\n".join(printable(line) for line in Exception.__str__(self).split("\n"))
 
 
 class UnknownSiteError(TraceError, KeyError):
-    """A name that is no site of this model, in any dialect."""
+    """Raised for a name that is no site of this model, in any dialect."""
 
     def __str__(self) -> str:  # KeyError would print the repr
         return printable(str(self.args[0]))
@@ -76,7 +76,7 @@ class UnknownWeightError(CheckpointError, KeyError):
 
 
 def short(value: object) -> str:
-    """Whatever a file holds, as part of a message: on one line, and cut if it is long."""
+    """Return a value as part of a message: on one line, and cut if it is long."""
     try:
         text = " ".join(repr(value).split())
     except RecursionError:
@@ -87,13 +87,13 @@ def short(value: object) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What another library's exception says, as part of a message: its first line, cut if it is long."""
+    """Return what another library's exception says: its first line, for a message, cut if it is long."""
     text = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
     return text[:200] or type(error).__name__
 
 
 def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name that was probably meant, upper or lower case; None where none is near.
+    """Return the name that was probably meant, ignoring case; None if none is near.
 
     Example:
         >>> nearest("layer_3_q", ["layer_3_Q", "layer_3_K"])
@@ -107,7 +107,7 @@ def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """A whole number, Python's or NumPy's, as an int; `high` is the largest, None where there is none.
+    """Return a whole number, Python's or NumPy's, as an int; `high` is the largest, if there is one.
 
     Raises:
         InputError: it is something else, or out of range.

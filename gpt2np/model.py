@@ -50,13 +50,13 @@ class Model:
 
     @property
     def parameters(self) -> Any:
-        """The same as NamedTuples (`weights.py` of the architecture): what `forward` reads."""
+        """The weights as NamedTuples (`weights.py` of the architecture), in the form that `forward` reads."""
         self.checkpoint.check_unchanged()
         return self._parameters
 
     @property
     def weights(self) -> Weights:
-        """The arrays under their names in the checkpoint, read-only: see `with_weights`."""
+        """The weights under their names in the checkpoint, read-only (see `with_weights`)."""
         return self._weights
 
     @weights.setter
@@ -64,7 +64,7 @@ class Model:
         self._weights.update(value)  # which refuses
 
     def with_weights(self, weights: Mapping[str, ArrayLike]) -> "Model":
-        """Another model with these weights in the place of its own; it shares all else, and is told apart.
+        """Return a model that has these weights in place of its own and shares all others.
 
         `lm_head.weight` unties the unembedding; without it, that stays what it is.
 
@@ -77,12 +77,12 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The checkpoint's own vocabulary; None where it has none, and the model takes ids only."""
+        """The checkpoint's tokenizer; None if it has no vocabulary, so that prompts must be ids."""
         return Tokenizer.from_folder(self.checkpoint.folder)
 
     @property
     def usable_tokenizer(self) -> Tokenizer | None:
-        """The same, but None for a vocabulary that cannot be used: it matters only where text is given."""
+        """The tokenizer; None if there is none, or one that cannot be used, which matters only for texts."""
         try:
             return self.tokenizer
         except TokenizerError:
@@ -115,7 +115,7 @@ class Model:
     def __call__(
         self, prompt: Prompt, *, last: bool = False, special: bool = False, edits: EditsLike | None = None
     ) -> Array:
-        """Logits of every position [pos, vocab], or with `last` of the last position only [vocab].
+        """Return the logits of every position [pos, vocab], or with `last` of the last one only [vocab].
 
         `special` is that of `token_ids`. `edits` replace what steps compute, as in `trace`.
 
@@ -147,7 +147,7 @@ class Model:
         special: bool = False,
         edits: EditsLike | None = None,
     ) -> Trace | list[Trace]:
-        """Run a prompt and record what `keep` asks for: a Trace; for several prompts a list of them.
+        """Run a prompt and record the sites that `keep` selects; several prompts give a list of traces.
 
         `keep` is a shell-style pattern on site names (`"attn.*"`, `"h.3.*"`), a list of patterns, a predicate
         on the name, or `{"patterns": ..., "positions": slice, "dtype": "float16"}`. `out` names a
@@ -187,7 +187,7 @@ class Model:
         generating: bool = False,
         special: bool = False,
     ) -> Plan:
-        """The byte plan of a trace, before running: for a number of tokens, or for a prompt.
+        """Return the byte plan of a trace before it runs, for a number of tokens or for a prompt.
 
         With `generating`, the plan also says what the cache of a generation of so many positions takes;
         `special` is that of `token_ids`.
@@ -289,7 +289,7 @@ class Model:
         special: bool = False,
         edits: EditsLike | None = None,
     ) -> "Score":
-        """Log-probability of every token of a text of any length, loss and perplexity; see `score.score`.
+        """Return log-probabilities, loss and perplexity of a text of any length; see `scoring.score`.
 
         Raises:
             InputError: fewer than two tokens, or a stride outside 1 to `n_positions`.
@@ -304,7 +304,7 @@ class Model:
     def token_ids(
         self, prompt: Prompt, *, limit: bool = True, special: bool = False, ends: bool = True
     ) -> list[int]:
-        """The ids of a prompt, text or ids, checked; `limit=False` lets it be longer than the context.
+        """Return the ids of a prompt, checked; `limit=False` allows more than the context holds.
 
         A text gets the tokens that the checkpoint puts at its ends, unless `ends=False`; with `special`,
         a special token in it, such as `<|endoftext|>`, is that one token, else plain text.
@@ -333,17 +333,17 @@ class Model:
         return whole_number("stop_at_layer", stop_at_layer, 0, self.config.n_layer)
 
     def tokens(self, ids: list[int]) -> list[str]:
-        """Each token as text; `<464>` where the model has no vocabulary, or no such token in it."""
+        """Return each token as text; `<464>` where the model has no vocabulary, or no such token in it."""
         tokenizer = self.usable_tokenizer
         return [f"<{i}>" for i in ids] if tokenizer is None else tokenizer.tokens(ids)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, without those that the vocabulary lacks; without one, `<464>` for each."""
+        """Return the text of token ids, leaving out unknown ones; without a vocabulary, `<464>` for each."""
         tokenizer = self.usable_tokenizer
         return "".join(self.tokens(ids)) if tokenizer is None else tokenizer.decode(ids)
 
     def origin(self) -> dict[str, Any]:
-        """Where the weights came from and how many they are, for a trace's metadata."""
+        """Return where the weights came from and how many there are, for a trace's metadata."""
         return self.checkpoint.origin() | {"n_parameters": self.n_parameters}
 
     # -- passes -----------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class Model:
         return self._parameters if one_row is None else one_row(self._parameters)
 
     def run_pass(self, run: Pass) -> Array:
-        """One pass; its logits, or the residual stream where it stops early."""
+        """Run one pass; return its logits, or the residual stream if it stops early."""
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")

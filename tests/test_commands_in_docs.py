@@ -50,6 +50,7 @@ FILES = {  # for FILE after an option, or after a verb
     "compare": "theirs.safetensors",
     "export": "t.safetensors",
     "query": "kv.json",
+    "info": "t.safetensors",
     "score": "text.txt",
 }
 VERBS = next(action for action in build_parser()._actions if getattr(action, "choices", None)).choices

@@ -32,13 +32,13 @@ from gpt2np.tracing.trace import Trace
 
 
 def keep(config: ModelConfig) -> list[str]:
-    """What a trace must have kept for `components`, and for `attribution` too."""
+    """Return what a trace must keep for `components` and `attribution`."""
     return [*embedding_parts(config), "attn.z", "mlp.out", "resid_post"]
 
 
 @np.errstate(under="ignore")
 def components(trace: Trace, layer: int | None = None, pos: int | None = None) -> NamedArray:
-    """The vectors whose sum is the residual stream: [component, pos, n_embd].
+    """Return the vectors whose sum is the residual stream: [component, pos, n_embd].
 
     They are `wte` and `wpe` (what adds up to `embed`, or `embed` itself), and of each block the heads
     (`h.0.attn.head.3`), the bias of its attention where it has one (`h.0.attn.bias`) and its MLP with its
@@ -100,7 +100,7 @@ def _parts(trace: Trace, n_layer: int, rows: list[int]) -> Iterator[tuple[str, A
 
 @np.errstate(under="ignore")
 def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
-    """What each component adds to the logit of a token, or to the difference of two: [component].
+    """Return what each component adds to the logit of a token, or to the difference of two: [component].
 
     The scale of the final norm is held at what it was in the run; subtracting the mean and multiplying by
     ln_f's weight are linear, and its bias, where it has one, is the component `ln_f.bias`. The contributions
@@ -138,7 +138,7 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
 
 @np.errstate(under="ignore")
 def frozen_ln_f(trace: Trace, x: Array, row: int) -> Array:
-    """ln_f without its bias and with the scale that it had in the run at a row: linear in x [..., n_embd].
+    """Apply ln_f without its bias and with the scale that it had at a row: linear in x [..., n_embd].
 
     Raises:
         TraceError: the last `resid_post` was not kept, or there are no weights.
@@ -149,7 +149,7 @@ def frozen_ln_f(trace: Trace, x: Array, row: int) -> Array:
 
 
 def head_grid(attributed: NamedArray) -> NamedArray:
-    """The heads' part of an `attribution`: [layer, head]."""
+    """Return the heads' part of an `attribution`: [layer, head]."""
     labels = attributed.labels["component"]
     heads = [i for i, label in enumerate(labels) if ".attn.head." in label]
     n_layer = sum(label.endswith(".attn.head.0") for label in labels)
@@ -163,10 +163,11 @@ def head_grid(attributed: NamedArray) -> NamedArray:
 
 @np.errstate(under="ignore")
 def writers(trace: Trace, pos: int = -1) -> NamedArray:
-    """How much each component writes at a position, and which way: [component, measure].
+    """Return how much each component writes at a position, and which way: [component, measure].
 
     `norm` is the length of its vector, `cosine` that of its angle to the sum of all, and `share` its
-    projection onto that sum, divided by the sum's length: shares add up to 1; who erases has a negative one.
+    projection onto that sum, divided by the sum's length: shares add up to 1; a component that erases has a
+    negative one.
 
     Raises:
         InputError: no such position.
@@ -189,7 +190,7 @@ def writers(trace: Trace, pos: int = -1) -> NamedArray:
 
 @np.errstate(under="ignore")
 def similarity(trace: Trace, pos: int = -1) -> NamedArray:
-    """Cosines between what the components write at a position: [component, other].
+    """Return the cosines between what the components write at a position: [component, other].
 
     Raises:
         InputError: no such position.

@@ -62,7 +62,7 @@ New tokens: {n_generated(run)}
 
 
 def shapes(run: Run, step: int = 0) -> str:
-    """Sections 5 and 6: how many tensors there are, and their shapes with the batch axis of HF."""
+    """Return sections 5 and 6: how many tensors there are, and their shapes with the batch axis of HF."""
     trace, all_steps = trace_of(run), steps(run)
     c, positions = trace.config, all_steps[step]
     layers = list(dict.fromkeys([0, c.n_layer // 2, c.n_layer - 1]))
@@ -146,7 +146,7 @@ Captured Internals:
 
 
 def notebook(run: Run) -> str:
-    """All that the notebook's cells print of a generation, in its words, line by line.
+    """Return what the notebook's cells print about a generation, in its words, line by line.
 
     "Model", where it prints the whole module, is the model's name.
 

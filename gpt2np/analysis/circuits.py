@@ -72,12 +72,12 @@ class LowRank:
 
     @np.errstate(under="ignore")
     def norm(self) -> float:
-        """The Frobenius norm: turning the tall factors upright (QR) leaves a product [rank, rank]."""
+        """Return the Frobenius norm: turning the tall factors upright (QR) leaves a product [rank, rank]."""
         return float(np.linalg.norm(_triangle(self.left) @ _triangle(self.right.T).T))
 
     @np.errstate(under="ignore")
     def eigenvalues(self) -> Array:
-        """Those of a square product but for the zeros of its low rank (AB and BA share them): [rank]."""
+        """Return those of a square product, without the zeros of its low rank (AB and BA share them)."""
         return np.linalg.eigvals(self.right @ self.left)
 
     @np.errstate(under="ignore")
@@ -90,7 +90,7 @@ class LowRank:
 
     @np.errstate(under="ignore")
     def full(self) -> Array:
-        """The whole matrix [n, m]."""
+        """Return the whole matrix [n, m]."""
         return np.asarray(self.left @ self.right)
 
 
@@ -128,7 +128,7 @@ class HeadWeights(NamedTuple):
 
 
 def head_weights(model: "Model", layer: int, head: int) -> HeadWeights:
-    """One head's weights as the checkpoint has them: views, nothing is copied.
+    """Return one head's weights as the checkpoint has them: views, nothing is copied.
 
     Raises:
         InputError: no such layer or head, or a model whose heads' matrices are not known.
@@ -146,7 +146,7 @@ def _head_matrices(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
 
 @np.errstate(under="ignore")
 def folded_weights(model: "Model", layer: int, head: int) -> HeadWeights:
-    """The same with all that is linear in ln_1 multiplied into what reads it.
+    """Return one head's weights with everything linear in ln_1 multiplied into them.
 
     `ln_1.rstd * (resid_pre @ W_Q) + b_Q` is then the query: only the scale of each position is left out.
     Circuits are compared in these terms, since ln_1's weight is as much a part of reading as W_Q.
@@ -166,7 +166,7 @@ def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
 
 
 def every_head(model: "Model") -> list[list[HeadWeights]]:
-    """`folded_weights` of all heads: [layer][head]."""
+    """Return `folded_weights` of all heads: [layer][head]."""
     config, of = model.config, norms(model.config, model.parameters)
     return [
         [_folded(head_weights(model, i, h), of[f"h.{i}.ln_1"]) for h in range(config.n_head)]
@@ -175,7 +175,7 @@ def every_head(model: "Model") -> list[list[HeadWeights]]:
 
 
 def check_head(config: ModelConfig, layer: int, head: int) -> tuple[int, int]:
-    """The two as integers, if there are such a layer and such a head.
+    """Return layer and head as integers, if they exist.
 
     Raises:
         InputError: there are not.
@@ -184,7 +184,7 @@ def check_head(config: ModelConfig, layer: int, head: int) -> tuple[int, int]:
 
 
 def check_index(what: str, value: Any, n: int) -> int:
-    """A whole number from 0 to n-1.
+    """Return a whole number from 0 to n-1.
 
     Raises:
         InputError: it is something else.
@@ -197,7 +197,7 @@ def check_index(what: str, value: Any, n: int) -> int:
 
 
 def head_labels(config: ModelConfig) -> list[str]:
-    """`layer.head` of every head, in order."""
+    """Return `layer.head` of every head, in order."""
     return [f"{layer}.{head}" for layer in range(config.n_layer) for head in range(config.n_head)]
 
 
@@ -206,7 +206,7 @@ def head_labels(config: ModelConfig) -> list[str]:
 
 @np.errstate(under="ignore")
 def circuit_norms(model: "Model") -> NamedArray:
-    """Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
+    """Return the Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
     found = np.empty((2, n_layer, n_head))
     for layer, heads in enumerate(every_head(model)):
@@ -217,7 +217,7 @@ def circuit_norms(model: "Model") -> NamedArray:
 
 @np.errstate(under="ignore")
 def copying_scores(model: "Model", embedding: Array | None = None) -> NamedArray:
-    """Whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
+    """Return whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
 
     Sum over sum of magnitudes of the eigenvalues of W_E W_OV W_U [vocab, vocab], both norms folded
     in (Elhage et al. 2021, "copying matrices"). Only d_head of them are not 0: those of W_O (W_U W_E) W_V.
@@ -244,7 +244,7 @@ def copying_scores(model: "Model", embedding: Array | None = None) -> NamedArray
 
 @np.errstate(under="ignore")
 def effective_embedding(model: "Model") -> Array:
-    """Each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
+    """Return each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
     Tied weights make the table say which token comes next; the first MLP turns that into which token this is.
     """
@@ -260,7 +260,7 @@ def effective_embedding(model: "Model") -> Array:
 
 @np.errstate(under="ignore")
 def composition_scores(model: "Model", kind: str) -> NamedArray:
-    """How much of what one head writes a later head reads, as query, key or value: [writer, reader].
+    """Return how much of what one head writes a later head reads, as query, key or value: [writer, reader].
 
     `|W_OV M| / (|W_OV| |M|)` in Frobenius norms, W_OV the writer's, M the reader's W_QK (`kind="q"`), its
     transpose ("k") or its W_OV ("v"), ln_1 folded in (Elhage et al. 2021, "composition"). 1: they share
@@ -295,7 +295,7 @@ def composition_scores(model: "Model", kind: str) -> NamedArray:
 
 @np.errstate(under="ignore")
 def token_scores(model: "Model", layer: int, head: int, tokens: Prompt) -> NamedArray:
-    """Full QK circuit: attention scores between token embeddings without positions: [query, key].
+    """Return the full QK circuit: attention scores of token embeddings, without positions: [query, key].
 
     Biases, ln_1 and scale are those of a run: in layer 0 it is `attn.scores` if positions are 0. Nothing is
     masked. Tokens are a text or ids.
@@ -315,7 +315,7 @@ def token_scores(model: "Model", layer: int, head: int, tokens: Prompt) -> Named
 
 @np.errstate(under="ignore")
 def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> NamedArray:
-    """Full OV circuit: what attending to one token does to the logit of another: [source, logit].
+    """Return the full OV circuit: what attending to one token adds to another's logit: [source, logit].
 
     Token embeddings without positions through ln_1, W_V, W_O, and the unembedding with ln_f folded in; its
     scale at a position, and the biases, which no source changes, are left out. Tokens are a text or ids.
@@ -334,12 +334,12 @@ def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> Name
 
 @np.errstate(under="ignore")
 def normalised_embedding(model: "Model", ids: Sequence[int]) -> Array:
-    """Token embeddings over their standard deviation (or root mean square), as in ln_1: [token, n_embd]."""
+    """Divide token embeddings by their deviation (or root mean square), as ln_1 does: [token, n_embd]."""
     x = token_table(model.config, model.parameters)[ids]
     return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 
 @np.errstate(under="ignore")
 def through_ln_f(model: "Model", vectors: Array) -> Array:
-    """What ln_f makes of a part of the residual stream, but for its scale: [..., n_embd] -> [..., n_embd]."""
+    """Apply ln_f without its scale to a part of the residual stream: [..., n_embd] -> [..., n_embd]."""
     return held(vectors, final_norm(model.config, model.parameters))

@@ -1,4 +1,4 @@
-"""How directions share the residual stream: many that interfere, and heads that read where others write.
+"""How directions share the residual stream: how they interfere, and which heads read what others write.
 
 More features than dimensions fit into a space if they are only nearly at right angles (superposition: Elhage
 et al. 2022, https://transformer-circuits.pub/2022/toy_model/). How nearly is measured against directions that
@@ -26,13 +26,13 @@ _BLOCK = 4096  # directions that are held against the sample at a time
 
 @np.errstate(under="ignore")
 def interference(model: "Model", sample: int = 256, seed: int = 0) -> NamedArray:
-    """How much directions of the residual stream overlap, beside random ones: [set, measure].
+    """Return how much directions of the residual stream overlap, beside random ones: [set, measure].
 
     The sets are the token embeddings, the probes of each layer's neurons (columns of the up projection, ln_2
     folded in) and what these neurons write (rows of the down projection). `rms cosine` is that of all pairs
     and `chance` that of independent directions, n_embd ** -0.5. `nearest` is the largest magnitude of a
     cosine with any other direction of the set, mean over a `sample` of evenly spaced ones; `nearest by
-    chance` the same of as many Gaussian directions.
+    chance` the same for equally many Gaussian directions.
 
     Raises:
         InputError: a sample below 1, or an MLP that is not matrix, function, matrix.
@@ -103,7 +103,7 @@ def _nearest_by_chance(n: int, width: int, n_chosen: int, seed: int) -> float:
 
 @np.errstate(under="ignore")
 def subspace_overlap(model: "Model", kind: str) -> NamedArray:
-    """How far a later head reads the very subspace that an earlier one writes: [writer, reader], 0 to 1.
+    """Return how far a later head reads the subspace that an earlier one writes: [writer, reader], 0 to 1.
 
     The mean squared cosine of the principal angles between the d_head dimensions that the writer's W_O spans
     and those that the reader's W_Q ("q"), W_K ("k") or W_V ("v") spans, ln_1 folded in: 1 is the same

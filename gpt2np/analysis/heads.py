@@ -20,7 +20,7 @@ SCORES = ("previous", "duplicate", "induction", "first")
 
 
 def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
-    """Where every head looks on n random tokens said twice: [score, layer, head], mean attention from 0 to 1.
+    """Return where every head looks on n random tokens said twice: [score, layer, head], 0 to 1.
 
     `previous`: to the token before; `first`: to the first token (both at every position but the first);
     `duplicate`: in the second half, to the same token in the first; `induction`: to the token after that,
@@ -60,7 +60,7 @@ def _along(pattern: Array, offset: int) -> Array:
 
 @np.errstate(under="ignore")
 def attention_scores(trace: Trace) -> NamedArray:
-    """Mean attention to the previous and to the first token in one text: [score, layer, head].
+    """Return the mean attention to the previous and to the first token in one text: [score, layer, head].
 
     Raises:
         InputError: the text has one token only.
@@ -86,7 +86,7 @@ class Near(NamedTuple):
 
 @np.errstate(under="ignore")
 def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
-    """The k tokens whose unembedding is nearest to a vector [n_embd], by dot product or by cosine.
+    """Return the k tokens whose unembedding is nearest to a vector [n_embd], by dot product or by cosine.
 
     The dot product is a logit if the vector comes out of ln_f; `through_ln_f` does that to a part of the
     residual stream.
@@ -99,7 +99,7 @@ def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -
 
 @np.errstate(under="ignore")
 def tokens_read(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
-    """The k tokens whose embedding is nearest to a vector [n_embd]: those that a reader of it responds to.
+    """Return the k tokens whose embedding is nearest to a vector [n_embd]: what its reader responds to.
 
     Raises:
         InputError: the vector has another shape, k is below 1, or `by` is something else.
@@ -127,7 +127,7 @@ def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> li
 
 
 def listed(near: list[Near]) -> str:
-    """The tokens on one line, each between bars."""
+    """Return the tokens on one line, each between bars."""
     return " ".join(quoted(token.token) for token in near)
 
 
@@ -151,7 +151,7 @@ class Direction(NamedTuple):
 def reads_and_writes(
     model: "Model", layer: int, head: int, directions: int = 3, k: int = 5
 ) -> list[Direction]:
-    """What a head reads and writes in vocabulary terms: the strongest directions of QK, then those of OV.
+    """Return what a head reads and writes, in tokens: the strongest directions of QK, then those of OV.
 
     Singular vectors of W_QK and W_OV with ln_1 (and ln_f, where written) folded in, held against the
     embedding of every token and, where written, its unembedding. The signs of a pair can be changed

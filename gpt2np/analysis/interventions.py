@@ -231,7 +231,7 @@ def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
 
 @np.errstate(under="ignore")
 def project(trace: Trace, vector: Array) -> NamedArray:
-    """How far the residual stream goes along a direction: resid_post @ vector / |vector|, [layer, pos].
+    """Project the residual stream on a direction: resid_post @ vector / |vector|, [layer, pos].
 
     Raises:
         InputError: it is no trace, or the vector is not [n_embd], not finite, or zero.

@@ -15,7 +15,7 @@ MEASURES = ("mean", "std", "min", "max", "largest at")
 
 
 def norm_parameters(model: "Model") -> NamedArray:
-    """Scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
+    """Return the scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
 
     A norm gives `normalized * scale + shift`: it multiplies what has variance 1 (mean square 1) by its scale
     and adds its shift. They are `weight` and `bias` in GPT-2's checkpoints. Norms are named as their sites:
@@ -42,7 +42,7 @@ def norm_parameters(model: "Model") -> NamedArray:
 
 @np.errstate(under="ignore")
 def norm_statistics(model: "Model") -> NamedArray:
-    """How scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
+    """Return how scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
 
     `std` divides by n; `largest at` is the dimension of the largest magnitude.
     """

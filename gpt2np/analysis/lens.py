@@ -33,14 +33,14 @@ KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 
 def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
-    """What follows the last block, applied to any residual stream: [..., n_embd] -> [..., vocab]."""
+    """Apply ln_f and the unembedding to any residual stream: [..., n_embd] -> [..., vocab]."""
     with np.errstate(all="ignore"):  # as in the run itself
         return read_out(residual, parameters, config)
 
 
 @np.errstate(under="ignore")
 def predictions(trace: Trace, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
-    """For the embedding and the residual after each layer: the k likeliest next tokens at the last position.
+    """Return the k likeliest next tokens at the last position, after the embedding and after each layer.
 
     Returns (site, [(token, id, probability), ...]) from the first to the last layer; the last one is the
     model's own prediction.
@@ -83,7 +83,7 @@ class LogitLens:
     texts: Mapping[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For `tables.strict_json`."""
+        """Return it for `tables.strict_json`."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: p.to_json() if isinstance(p, NamedArray) else p for name, p in parts.items()}
 
@@ -111,7 +111,7 @@ class LogitLens:
 
 @np.errstate(under="ignore")
 def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
-    """ln_f and the unembedding applied to the residual stream at every point and position, or at one `pos`.
+    """Apply ln_f and the unembedding to the residual stream, at every position or at one `pos`.
 
     `token` is the one whose probability and rank are followed, as text or id; None follows at each position
     what the model finally predicts there. The last site is the model's own prediction.
@@ -175,7 +175,7 @@ class AttentionLens:
     texts: Mapping[int, str] = field(default_factory=dict)  # the text of each of these ids
 
     def to_json(self) -> dict[str, Any]:
-        """For `tables.strict_json`."""
+        """Return it for `tables.strict_json`."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: p.to_json() if isinstance(p, NamedArray) else p for name, p in parts.items()}
 
@@ -202,7 +202,7 @@ class AttentionLens:
 
 @np.errstate(under="ignore")
 def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
-    """Each head's output at a position through ln_f, its scale held fixed, and the unembedding.
+    """Unembed each head's output at a position, through ln_f with its scale held fixed.
 
     Of one layer or of all. A contribution is the same number as in `attribution` to that token.
 

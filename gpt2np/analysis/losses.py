@@ -1,4 +1,4 @@
-"""What a text costs a model from which something is taken: the order of the tokens, or the norms' scale."""
+"""The loss of a text without the order of its tokens, or with the scale of the norms held fixed."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def loss_without_positions(model: "Model", text: str | Sequence[int], stride: int | None = None) -> Score:
-    """The score of a text when no position embedding is added: what knowing the order is worth.
+    """Score a text without position embeddings: what knowing the order is worth.
 
     Attention still sees the past only, from which a model can tell something of the order.
 
@@ -33,7 +33,7 @@ def loss_without_positions(model: "Model", text: str | Sequence[int], stride: in
 
 
 def loss_with_held_norms(model: "Model", text: str | Sequence[int], stride: int | None = None) -> Score:
-    """The score of a text when every norm multiplies by one number instead of by 1 / standard deviation.
+    """Score a text with every norm multiplying by a constant instead of by 1 / standard deviation.
 
     That number is the mean of what the norm multiplies by over the positions of the text's first window, so
     that the norm is linear. A loss that hardly rises means that the model hardly needs what is not linear in

@@ -1,4 +1,4 @@
-"""What every analysis returns: an array whose axes and entries have names, and that prints itself."""
+"""What every analysis returns: an array with named axes and labelled entries, which prints itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,12 +43,12 @@ class NamedArray:
                 raise InputError(f"axis {axis} has {n} entries, but {len(labels)} labels")
 
     def label(self, axis: str, index: int) -> str:
-        """The name of an entry: its label, or its number."""
+        """Return the name of an entry: its label, or its number."""
         labels = self.labels.get(axis)
         return str(index) if labels is None else labels[index]
 
     def largest(self, k: int = 10) -> list[tuple[tuple[str, ...], float]]:
-        """The k entries of the largest magnitude: (their names, value); NaN counts as nothing."""
+        """Return the k entries of the largest magnitude: (their names, value); NaN counts as nothing."""
         flat = np.nan_to_num(np.abs(np.asarray(self.array, np.float64)), nan=-1.0).ravel()
         found = []
         for at in np.argsort(-flat, kind="stable")[:k]:
@@ -58,7 +58,7 @@ class NamedArray:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """For `tables.strict_json`."""
+        """Return it for `tables.strict_json`."""
         labels = {axis: list(labels) for axis, labels in self.labels.items()}
         return {"title": self.title, "axes": self.axes, "labels": labels, "values": self.array.tolist()}
 

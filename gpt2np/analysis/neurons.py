@@ -54,7 +54,7 @@ class Neuron(NamedTuple):
 
 @np.errstate(under="ignore")
 def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
-    """What an MLP neuron looks for and what it writes, in vocabulary terms.
+    """Return what an MLP neuron looks for and what it writes, in tokens.
 
     The column of the matrix that makes `mlp.pre`, what is linear in ln_2 folded in, against every token's
     embedding; the row of the one that makes `mlp.out`, that of ln_f folded in, against every token's
@@ -80,7 +80,7 @@ def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
 
 
 def neuron_activations(trace: Trace, layer: int, i: int) -> NamedArray:
-    """How active a neuron is at every token of a text: `mlp.post` of it, [pos].
+    """Return how active a neuron is at every token of a text: `mlp.post` of it, [pos].
 
     Raises:
         InputError: no such layer or neuron.
@@ -93,7 +93,7 @@ def neuron_activations(trace: Trace, layer: int, i: int) -> NamedArray:
 
 
 def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
-    """The k most active neurons of all layers at a position, largest first: [neuron], named `layer.i`.
+    """Return the k most active neurons at a position, largest first: [neuron], named `layer.i`.
 
     Raises:
         InputError: no such position, or k below 1.
@@ -109,7 +109,7 @@ def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
 
 
 def sparsity(trace: Trace, threshold: float = 0.01) -> NamedArray:
-    """Fractions of a layer's neurons and positions that are nearly silent, and active: [layer, measure].
+    """Return which fractions of neurons and positions are nearly silent, and active: [layer, measure].
 
     `near 0`: `mlp.post` is at most `threshold` in magnitude; `positive`: above it. The rest are negative:
     GELU lets down to -0.17 through.

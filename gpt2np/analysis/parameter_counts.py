@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parameter_shares(model: "Model | ModelConfig") -> NamedArray:
-    """Number of parameters of each component, and its share: [component, measure]. Takes a Model or a Config.
+    """Return each component's parameters and share: [component, measure]; of a Model or a Config.
 
     `share` is of all parameters, `in blocks` of those of attention, MLPs and norms together: embeddings have
     none. A tied unembedding counts once, as the token embedding.

@@ -40,7 +40,7 @@ DIRECT = ("attn.z", "attn.out", "mlp.post", "mlp.out", "resid_mid", "resid_post"
 
 
 def logit_difference(answer: int, wrong: int) -> Metric:
-    """The usual metric: logit of the right token less that of the wrong one, given by their ids."""
+    """Return the usual metric: the logit of the right token minus that of the wrong one, by their ids."""
     answer, wrong = whole_number("answer", answer, 0), whole_number("wrong", wrong, 0)
     return lambda logits: float(logits[answer]) - float(logits[wrong])
 
@@ -56,7 +56,7 @@ def sweep(
     direct: bool = False,
     progress: bool | None = None,
 ) -> NamedArray:
-    """The metric of `corrupt` with one value at a time patched from `clean`: [layer, head] or [layer, pos].
+    """Patch one value at a time from `clean` into `corrupt`; the metric: [layer, head] or [layer, pos].
 
     `clean` and `corrupt` are traces that know their model, or prompts, which need `model=`; both of the same
     number of tokens. `metric` is a function of the logits of the last position [vocab]. `over` is a site of
@@ -99,7 +99,7 @@ def path_sweep(
     by: str | None = None,
     progress: bool | None = None,
 ) -> NamedArray:
-    """`path_patch` to a receiver from each head or position of each layer: [layer, head] or [layer, pos].
+    """Run `path_patch` from each head or position to a receiver: [layer, head] or [layer, pos].
 
     As a `sweep` of `over`, but each value of `clean` reaches the receiver only, straight along the residual
     stream. Layers without a sender before every receiver are left out.
@@ -154,7 +154,7 @@ def path_patch(
     receiver_positions: Some = None,
     model: "Model | None" = None,
 ) -> float:
-    """The metric of `corrupt` when only the path from one site straight to another carries values of `clean`.
+    """Return the metric of `corrupt` if only the path from one site to another has values of `clean`.
 
     The receiver is what it would be if `sender` were patched from `clean` while every attention and MLP
     between the two wrote to the residual stream what it wrote in `corrupt`; with the receiver patched to

@@ -31,7 +31,7 @@ WenQuanYi Zen Hei|Droid Sans Fallback|Arial Unicode MS|Noto Emoji|Segoe UI Emoji
 
 
 def check_picture(path: str | os.PathLike[str]) -> None:
-    """See that a picture can be drawn under this name, before the work that it is to show.
+    """Check that a picture can be drawn under this name, before any work is done for it.
 
     Raises:
         InputError: matplotlib is missing, or the name ends in something other than .png, .svg or .pdf.
@@ -210,14 +210,14 @@ class _Labels:
         self._labels = {axis: [self.cut(name) for name in names] for axis, names in named.labels.items()}
 
     def shown(self, text: str) -> str:
-        """A text with escapes for what cannot be shown."""
+        """Return a text with escapes for what cannot be shown."""
         return "".join(c if self._has(c) else c.encode("unicode_escape").decode() for c in text)
 
     def _has(self, character: str) -> bool:
         return character.isprintable() and any(f.get_char_index(ord(character)) for f in self._fonts)
 
     def cut(self, label: str, longest: int = LONGEST) -> str:
-        """A label with its outer spaces visible; cut if it is long."""
+        """Return a label with its outer spaces visible; cut if it is long."""
         begins = len(label) - len(label.lstrip(" "))
         ends = len(label) - begins - len(label.strip(" "))
         text = "␣" * begins + self.shown(label.strip(" ")) + "␣" * ends
@@ -229,7 +229,7 @@ class _Labels:
         return max(side * n, wanted if wanted <= SHEET else 0.0)
 
     def points(self, spacing: float) -> float:
-        """The size of labels that are so many inches apart."""
+        """Return the size of labels that are so many inches apart."""
         return min(11.0, max(8.0, 32 * spacing))
 
     def inches(self, axis: str, spacing: float) -> float:

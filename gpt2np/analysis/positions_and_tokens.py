@@ -19,7 +19,7 @@ POSITIONS = ("pos", "query", "key")  # axes of the tokens of a text
 
 
 def token_id(model: "Model", token: str | int) -> int:
-    """The id of a token given as its whole text (mind the space in " France") or as the id itself.
+    """Return the id of a token given as its whole text (mind the space in " France") or as the id itself.
 
     Raises:
         InputError: the text is not one token of the vocabulary, or the id is outside it.
@@ -40,7 +40,7 @@ def token_id(model: "Model", token: str | int) -> int:
 
 
 def row_of(trace: Trace, pos: int) -> int:
-    """The row of a position in the arrays of a trace; a negative one counts from the end of the text.
+    """Return the row of a position in the arrays of a trace; a negative one counts from the end of the text.
 
     Raises:
         InputError: the text has no such position.
@@ -55,14 +55,14 @@ def row_of(trace: Trace, pos: int) -> int:
 
 
 def rows_of(trace: Trace, pos: int | None) -> list[int]:
-    """The row of one position, or with None all rows; raises as `row_of`."""
+    """Return the row of one position, or with None all rows; raises as `row_of`."""
     if not trace.positions:
         raise TraceError("this trace kept no position")
     return list(range(len(trace.positions))) if pos is None else [row_of(trace, pos)]
 
 
 def parameters_of_the_end(trace: Trace, needed_for: str) -> Any:
-    """The model's parameters, for what applies ln_f and the unembedding to a trace itself.
+    """Return the model's parameters, for what applies ln_f and the unembedding to a trace itself.
 
     Raises:
         TraceError: the run replaced ln_f or the logits, or the trace was opened without its model.
@@ -80,7 +80,7 @@ def pos_labels(trace: Trace, rows: list[int]) -> list[str]:
 
 
 def recorded(trace: Trace, name: str, rows: list[int]) -> Array:
-    """Rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
+    """Return the rows of a recorded array [pos, ...], in float32 where it was stored in float16."""
     array = trace[name][rows]
     return np.asarray(array.astype(np.float32) if array.dtype == np.float16 else array)
 
@@ -101,7 +101,7 @@ class _Given:
 
 
 def heads_of(config: ModelConfig, parameters: Any, layer: int, z: Array) -> Array:
-    """What each head adds to the stream, from its results: [pos, head, d_head] -> [pos, head, n_embd]."""
+    """Return what each head adds to the stream: [pos, head, d_head] -> [pos, head, n_embd]."""
     given = _Given(config, parameters, {f"h.{layer}.attn.z": z})
     return config.architecture.derived["attn.heads"].compute(given, layer)
 

@@ -1,4 +1,4 @@
-"""What becomes of what the residual stream was told: dimensions that stand out, parts erased or amplified."""
+"""What happens in the residual stream: dimensions that stand out, parts that are erased or amplified."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _WRITERS = ("attn.head", "attn.out.edit", "resid_mid.edit", "mlp", "resid_post.e
 
 @np.errstate(under="ignore")
 def magnitude_ratios(trace: Trace) -> NamedArray:
-    """How large each dimension of the residual stream is against the usual one: [residual, n_embd].
+    """Return how large each dimension of the residual stream is, relative to the median: [residual, n_embd].
 
     The mean magnitude of a dimension over positions, divided by the median of those of all dimensions;
     `.largest()` names the outliers.
@@ -31,7 +31,7 @@ def magnitude_ratios(trace: Trace) -> NamedArray:
 
 @np.errstate(under="ignore")
 def basis_alignment(trace: Trace) -> NamedArray:
-    """Whether single dimensions stand out in the residual stream: [residual, measure].
+    """Return whether single dimensions stand out in the residual stream: [residual, measure].
 
     `kurtosis` of the n_embd numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation
     of the stream leaves alone, and more where the basis is privileged (Elhage et al. 2023, "Privileged Bases
@@ -53,7 +53,7 @@ def basis_alignment(trace: Trace) -> NamedArray:
 
 @np.errstate(under="ignore")
 def kurtosis(trace: Trace) -> NamedArray:
-    """How basis-aligned neurons are beside the residual stream that they read and write: [layer, site].
+    """Return how basis-aligned neurons are, and the stream that they read and write: [layer, site].
 
     The kurtosis of the numbers of a vector, mean over positions: 3 for a Gaussian, which any rotation leaves
     alone. Their activation function gives neurons a privileged basis, which the stream has only by accident
@@ -88,7 +88,7 @@ def _residuals(trace: Trace) -> tuple[list[str], Array]:
 
 @np.errstate(under="ignore")
 def erasure(trace: Trace) -> NamedArray:
-    """How much of what a component wrote a later one takes back: [writer, eraser], at least 0.
+    """Return how much of what a component wrote a later one takes back: [writer, eraser], at least 0.
 
     Minus the projection of what the eraser writes onto what the writer wrote at the same position, as a
     share of it: 1 takes all of it away, more than 1 turns it round, 0 takes nothing. Positions count by
@@ -103,7 +103,7 @@ def erasure(trace: Trace) -> NamedArray:
 
 @np.errstate(under="ignore")
 def opposition(trace: Trace) -> NamedArray:
-    """Minus the cosine between what a component wrote and what a later one writes: [writer, eraser], 0 to 1.
+    """Return minus the cosine between what a component and a later one write: [writer, eraser], 0 to 1.
 
     As `erasure`, but whatever the sizes of both: 1 is the exact opposite.
 
@@ -115,7 +115,7 @@ def opposition(trace: Trace) -> NamedArray:
 
 @np.errstate(under="ignore")
 def amplification(trace: Trace) -> NamedArray:
-    """How much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
+    """Return how much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
 
     The other sign of `erasure`: 1 writes as much again, 0 adds nothing or takes away.
 
@@ -127,7 +127,7 @@ def amplification(trace: Trace) -> NamedArray:
 
 @np.errstate(under="ignore")
 def agreement(trace: Trace) -> NamedArray:
-    """The cosine between what a component wrote and what a later one writes: [writer, amplifier], 0 to 1.
+    """Return the cosine between what a component and a later one write: [writer, amplifier], 0 to 1.
 
     As `amplification`, but whatever the sizes of both: 1 is the same direction.
 
@@ -139,7 +139,7 @@ def agreement(trace: Trace) -> NamedArray:
 
 @np.errstate(under="ignore")
 def memory(trace: Trace) -> dict[str, NamedArray]:
-    """`erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
+    """Return `erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
 
     Raises:
         TraceError: as `erasure`.

@@ -16,7 +16,7 @@ from gpt2np.tracing.trace import Trace
 def site_values(
     trace: Trace, name: str, head: int | None = None, pos: int | None = None, k: int | None = None
 ) -> NamedArray:
-    """An array of a trace under any name that `trace[name]` takes, its axes and entries named.
+    """Return an array of a trace under any name that `trace[name]` takes, its axes and entries named.
 
     Positions are labelled with their tokens (`2 | was|`), the vocabulary with its own. `head` and `pos` pick
     one head (of keys and values: one group of heads, where heads share them) and one position (of the
@@ -56,7 +56,7 @@ def site_values(
 
 
 def likeliest(named: NamedArray, k: int) -> NamedArray:
-    """Of the vocabulary, the last axis, the k largest values at the last position, downwards."""
+    """Return the k largest values at the last position over the vocabulary, largest first."""
     if named.axes[-1:] != ("vocab",):
         return named
     best = top_k_tokens(named.array, k).reshape(-1, min(k, named.array.shape[-1]))[-1]
@@ -80,7 +80,7 @@ def most_active(named: NamedArray, k: int) -> NamedArray:
 
 
 def has_sign(site: Site) -> bool:
-    """Whether zero lies inside the range of a site, rather than at its lower end."""
+    """Return whether zero lies inside the range of a site, rather than at its lower end."""
     return not (
         site.name in ("attn.pattern", "probabilities", "loss") or site.name.endswith((".rstd", ".rms"))
     )

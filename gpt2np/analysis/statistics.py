@@ -33,7 +33,7 @@ SATURATED = 0.9  # largest attention of a row above it
 
 
 def trace_of(run: Run) -> Trace:
-    """The trace of a run, with all its positions.
+    """Return the trace of a run, with all its positions.
 
     Raises:
         TraceError: nothing, or only some positions, were kept.
@@ -47,7 +47,7 @@ def trace_of(run: Run) -> Trace:
 
 
 def steps(run: Run) -> list[range]:
-    """The positions that each step ran: first the prompt, then one for each chosen token but the last.
+    """Return the positions that each step ran: the prompt, then one for each chosen token but the last.
 
     Raises:
         TraceError: the trace says of its prompt what cannot be.
@@ -61,7 +61,7 @@ def steps(run: Run) -> list[range]:
 
 
 def n_generated(run: Run) -> int:
-    """How many tokens were chosen: one a step, or none where a text was only read."""
+    """Return how many tokens were chosen: one in each step, or none if a text was only read."""
     generated = isinstance(run, Generated) or "n_prompt" in run.metadata
     return len(steps(run)) if generated else 0
 
@@ -89,7 +89,7 @@ def attention_statistics(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def entropy(run: Run) -> NamedArray:
-    """Entropy of attention in nats, mean over the queries of a step: [step, layer, head].
+    """Return the entropy of attention in nats, mean over the queries of a step: [step, layer, head].
 
     0 where everything goes to one key, log(keys) where all get the same.
 
@@ -106,7 +106,7 @@ def entropy(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def distance(run: Run) -> NamedArray:
-    """How many positions back attention goes, mean over the queries of a step: [step, layer, head].
+    """Return how many positions back attention goes, mean over the queries of a step: [step, layer, head].
 
     Raises:
         TraceError: attn.pattern of some layer was not kept.
@@ -121,7 +121,7 @@ def distance(run: Run) -> NamedArray:
 
 
 def first_token(run: Run) -> NamedArray:
-    """Attention on the first token, mean over the queries of a step: [step, layer, head].
+    """Return the attention on the first token, mean over the queries of a step: [step, layer, head].
 
     The first query, which has nothing else to attend to, counts.
 
@@ -133,7 +133,7 @@ def first_token(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def saturation(run: Run, threshold: float = SATURATED) -> NamedArray:
-    """Share of the queries of a step whose largest attention is above the threshold: [step, layer, head].
+    """Return the share of a step's queries with an attention above the threshold: [step, layer, head].
 
     There the softmax is saturated: its scores differ so much that one key gets nearly everything. The first
     query, which has nothing else to attend to, counts.
@@ -183,7 +183,7 @@ def _each_pattern(run: Run, measure: Callable[[NDArray[np.float64]], Any]) -> Ar
 
 
 def hidden_states(run: Run) -> list[Array]:
-    """Hugging Face's hidden states: the embedding, then after each block, the last after ln_f: [pos, n_embd].
+    """Return Hugging Face's hidden states: the embedding, then after each block; the last after ln_f.
 
     Raises:
         TraceError: one of them was not kept.
@@ -215,7 +215,7 @@ def hidden_state_statistics(run: Run) -> NamedArray:
 
 @np.errstate(under="ignore")
 def layer_comparison(run: Run, step: int = 0, pos: int = -1) -> NamedArray:
-    """L2 norm of the first and the last hidden state at one position of a step, and their cosine: [quantity].
+    """Return norms and cosine of the first and last hidden state at one position of a step: [quantity].
 
     The last one is taken after ln_f. `pos` counts the step's own positions.
 
@@ -247,7 +247,7 @@ def comparison_by_step(run: Run) -> NamedArray:
 
 
 def verdict(cosine: float) -> str:
-    """What the notebook says of a cosine."""
+    """Return the notebook's interpretation of a cosine."""
     return "Similar direction" if cosine > SIMILAR else "Different direction"
 
 
@@ -255,7 +255,7 @@ def verdict(cosine: float) -> str:
 
 
 def pick(named: NamedArray, axis: str, index: int) -> NamedArray:
-    """One entry of an axis: the same table without that axis.
+    """Return one entry of an axis: the same table without that axis.
 
     Raises:
         InputError: no such entry.
@@ -269,7 +269,7 @@ def pick(named: NamedArray, axis: str, index: int) -> NamedArray:
 
 
 def every_nth(named: NamedArray, layers: Sequence[int]) -> NamedArray:
-    """Some layers of a table, which keep their names or numbers."""
+    """Return some layers of a table, which keep their names or numbers."""
     at = named.axes.index("layer")
     labels = {**named.labels, "layer": [named.label("layer", i) for i in layers]}
     return NamedArray(np.take(named.array, list(layers), at), named.axes, labels, named.title)

@@ -1,4 +1,4 @@
-"""Two prompts beside each other: how far apart their runs are, layer by layer, and what each predicts."""
+"""Two prompts side by side: how far apart their runs are, layer by layer, and what each predicts."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ PREDICTION = ("here", "of the other", "difference")
 
 @np.errstate(under="ignore")
 def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
-    """How far apart two runs are at a position, along the residual stream: [residual, measure].
+    """Return how far apart two runs are at a position, along the residual stream: [residual, measure].
 
     The cosine of the two vectors; the length of their difference as a share of the mean of their lengths;
     and these two lengths. The prompts may have different lengths: `pos` counts in each of them.
@@ -38,7 +38,7 @@ def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
 
 @np.errstate(under="ignore")
 def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
-    """How differently each head looks back from a position of two equally long prompts: [layer, head].
+    """Return how differently each head looks back from a position of two equally long prompts: [layer, head].
 
     Half the sum of the magnitudes of the differences: 0 if it attends alike, 1 if to other tokens only.
 
@@ -57,7 +57,7 @@ def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArra
 
 @np.errstate(under="ignore")
 def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10) -> NamedArray:
-    """The k tokens whose probability differs most between two runs: [token, measure].
+    """Return the k tokens whose probability differs most between two runs: [token, measure].
 
     Raises:
         InputError: the runs are of different models, or one has no such position.
@@ -76,7 +76,7 @@ def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10
 
 @np.errstate(under="ignore")
 def divergence(trace: Trace, other: Trace, pos: int = -1) -> float:
-    """Kullback-Leibler divergence of the other run's prediction from this one's, in nats: 0 if equal.
+    """Return the KL divergence of the other run's prediction from this one's, in nats: 0 if equal.
 
     Raises:
         InputError: the runs are of different models, or one has no such position.

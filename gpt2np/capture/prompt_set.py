@@ -42,7 +42,7 @@ class PromptSet:
 
 
 def load_prompt_set(name: str) -> PromptSet:
-    """A shipped prompt set by its name, or your own: a `.json`, `.jsonl` or `.txt` file, named like the set.
+    """Return a shipped prompt set by its name, or your own: a `.json`, `.jsonl` or `.txt` file, named like the set.
 
     A text file has one prompt a line. JSON is a list of texts or of `{"id": 1, "text": ..., "note": ...}`,
     which may leave out id and note; or `{"description": ..., "prompts": [...]}`. In JSON lines each line is

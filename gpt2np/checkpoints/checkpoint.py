@@ -69,7 +69,7 @@ class Checkpoint:
         return tuple(dict.fromkeys((*self.config.eos_ids, *self.generation_eos)))
 
     def origin(self) -> dict[str, Any]:
-        """Where the weights came from, for the metadata of what they compute."""
+        """Return where the weights came from, for the metadata of what they compute."""
         replaced = {"replaced_weights": list(self.replaced)} if self.replaced else {}
         return {"model": self.name, "commit": self.commit, "fingerprint": self.fingerprint} | replaced
 
@@ -92,14 +92,14 @@ class Checkpoint:
         return digest.hexdigest()
 
     def source_files(self) -> list[Path]:
-        """What a model was read from, weights, config and vocabulary: files that no output may replace."""
+        """Return the files of weights, config and vocabulary, which no output may replace."""
         names = {"vocab.json", "merges.txt", *(path.name for path in self.folder.glob("*config.json"))}
         names |= {path.name for path in self.folder.glob("*token*.json")}
         names |= {path.name for path in self.folder.glob("*.index.json")}
         return [*self.files, *(self.folder / name for name in sorted(names))]
 
     def not_finite(self, where: str = "") -> CheckpointError:
-        """What to say of a run whose results are not finite; `where` says of which token."""
+        """Return the error of a run whose results are not finite; `where` names the token."""
         damaged = [name for name, weight in self.weights.items() if not np.isfinite(weight).all()]
         if damaged:
             reason = f"{damaged[0]} holds values that are not"
@@ -111,12 +111,12 @@ class Checkpoint:
 
 
 def default_name() -> str:
-    """The model that runs when none is named: `$GPT2NP_MODEL`, else the shipped one."""
+    """Return the model that runs when none is named: `$GPT2NP_MODEL`, else the shipped one."""
     return os.environ.get("GPT2NP_MODEL") or SHIPPED
 
 
 def shipped_folder() -> Path:
-    """Where `tiny` lies: inside the installed package, or beside it in a source tree."""
+    """Return where `tiny` is: inside the installed package, or beside it in a source tree."""
     package = Path(__file__).parents[1]
     installed = package / "_weights" / SHIPPED
     return installed if installed.is_dir() else package.parent / "weights" / SHIPPED

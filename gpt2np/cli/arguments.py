@@ -35,7 +35,7 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 def add_special(parser: argparse.ArgumentParser) -> None:
     """How special tokens in a text are read."""
     group(parser, "prompt").add_argument(
-        "--special", action="store_true", help="let <|endoftext|> in a text be one token"
+        "--special", action="store_true", help="read <|endoftext|> in a text as one token"
     )
 
 
@@ -51,7 +51,7 @@ def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     add_model_name(parser)
     model = group(parser, "model")
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
-    model.add_argument("--local-files-only", action="store_true", help="do not ask the Hub")
+    model.add_argument("--local-files-only", action="store_true", help="do not contact the Hub")
     model.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all)")
     if dtype:
         model.add_argument(
@@ -75,7 +75,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--seed", type=int, metavar="N", help="makes sampling (--temperature above 0) repeatable"
     )
-    length.add_argument("--eos", metavar="ID", help="the id that ends a text; none: nothing does")
+    length.add_argument("--eos", metavar="ID", help="the id that ends a text, or none")
     length.add_argument(
         "--stop", action="append", type=a_text, metavar="TEXT", help="end before this text; may be repeated"
     )
@@ -85,7 +85,7 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         "--on-overflow",
         choices=["refuse", "slide"],
         default="refuse",
-        help="past the context: refuse, or slide (recomputes every time)",
+        help="beyond the context: refuse, or slide (recomputes every time)",
     )
     output = group(parser, "output")
     output.add_argument(
@@ -109,7 +109,7 @@ def add_outputs(parser: argparse.ArgumentParser, *options: str, more: str = "") 
     else `--force` does in this verb.
     """
     group(parser, "output").add_argument(
-        "--force", action="store_true", help=f"write over files that are there{more}"
+        "--force", action="store_true", help=f"overwrite existing files{more}"
     )
     parser.set_defaults(outputs=options)
 

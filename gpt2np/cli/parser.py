@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
                 lines += textwrap.wrap(text, width, subsequent_indent=" " * 14)
             lines += [""]
         return "\n".join(
-            [*lines, "example:", f"  {EXAMPLE}", "", "gpt2np VERB --help tells the options of one."]
+            [*lines, "example:", f"  {EXAMPLE}", "", "gpt2np VERB --help explains a command and its options."]
         )
 
     def _told_of_verbs(self) -> dict[str, str]:

@@ -43,7 +43,7 @@ GROUPS = {
     "take it apart": "lens heads circuits stats patch",
     "check your own implementation": "compare fixture",
     "models and data": "info download sites plan capture kv export",
-    "help": "completion",
+    "help": "docs completion",
 }
 
 

@@ -101,7 +101,7 @@ def write_llmc(trace: Trace, folder: str | Path, target: int | None = None) -> d
 
 
 def file_names(model: Model) -> list[str]:
-    """The files that `write_llmc` writes of a model, in its order."""
+    """Return the files that `write_llmc` writes of a model, in its order."""
     size = size_name(model.n_parameters)
     vocabulary = (
         [] if end_of_text(model) is None or model.usable_tokenizer is None else ["gpt2_tokenizer.bin"]
@@ -133,7 +133,7 @@ def check_model(model: Model) -> None:
 
 
 def size_name(n_parameters: int) -> str:
-    """The size in a file's name, in millions as llm.c has it, below that in thousands.
+    """Return the size in a file's name, in millions as llm.c has it, below that in thousands.
 
     Example:
         >>> size_name(124_439_808), size_name(9_600)
@@ -144,7 +144,7 @@ def size_name(n_parameters: int) -> str:
 
 
 def end_of_text(model: Model) -> int | None:
-    """The id of the end-of-text token: the vocabulary's, else the checkpoint's first; None if none."""
+    """Return the end-of-text id: the vocabulary's, else the checkpoint's first; None if there is none."""
     tokenizer = model.usable_tokenizer
     found = None if tokenizer is None else tokenizer.end_of_text_id
     found = next(iter(model.checkpoint.eos_ids), None) if found is None else found
@@ -152,7 +152,7 @@ def end_of_text(model: Model) -> int | None:
 
 
 def last_target(model: Model, target: int | None = None) -> int:
-    """The id that the last input is to be followed by: `target`, else the end-of-text token.
+    """Return the id that follows the last input: `target`, else the end-of-text token.
 
     Raises:
         InputError: there is none, or it is outside the vocabulary.
@@ -214,7 +214,7 @@ def _json(index: dict[str, Any]) -> str:
 
 
 def padded_vocabulary(config: ModelConfig) -> int:
-    """The vocabulary rounded up to a multiple of 128."""
+    """Return the vocabulary rounded up to a multiple of 128."""
     return -(-config.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 

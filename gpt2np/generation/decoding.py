@@ -150,7 +150,7 @@ class Generation(Generic[_Finished]):
         if n_positions > config.n_positions and not o.slide:
             raise InputError(
                 f"{len(ids)} prompt tokens and {o.max_new_tokens} new ones take {n_positions} positions; the "
-                f"context of this model holds {config.n_positions} (on_overflow='slide' goes on, recomputing)"
+                f"context of this model holds {config.n_positions} (on_overflow='slide' continues anyway)"
             )
         if n_positions > config.n_positions and o.keep is not None:
             raise InputError(

@@ -110,7 +110,7 @@ class Step(Rows):
 
 @dataclass(frozen=True)
 class Generated:
-    """A prompt and what the model made of it.
+    """A finished generation: prompt, response, trace and steps.
 
     `token_ids`, `tokens` and `text` are those of prompt and response together; `text` leaves out a final
     end-of-text token and a stop string. `trace` has one position less than `token_ids`, since the last token

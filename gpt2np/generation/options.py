@@ -1,4 +1,4 @@
-"""The options of choosing tokens, and what each may be."""
+"""The options for choosing tokens, and what each may be."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -143,7 +143,7 @@ class Options:
 
 
 def sampling_options(given: Mapping[str, Any]) -> Sampling:
-    """The options of choosing a token.
+    """Return the options for choosing a token.
 
     Raises:
         InputError: an option that does not exist, or a value outside its range.
@@ -158,7 +158,7 @@ def sampling_options(given: Mapping[str, Any]) -> Sampling:
 
 
 def seeds_of(seed: Any, n: int) -> list[Any]:
-    """The seed of each of n prompts: one for all, or a list with one each.
+    """Return the seed of each of n prompts: one for all, or a list with one each.
 
     Raises:
         InputError: a list of another length, or something without an order.

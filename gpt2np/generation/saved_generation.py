@@ -1,4 +1,4 @@
-"""A generation out of its saved trace, whose metadata hold what the trace has no position for.
+"""A generation from its saved trace, whose metadata hold what the trace has no position for.
 
 The last token was chosen and never fed, so nothing was recorded of it. Its id and text, the text of prompt
 and response, why it ended, and how every token was chosen are the field `generation` of the metadata.
@@ -18,7 +18,7 @@ from gpt2np.tracing.trace import Trace
 def generation_metadata(
     last: tuple[int, str], text: str, stopped_by: str, probabilities: Sequence[float], sampling: Any
 ) -> dict[str, Any]:
-    """What the metadata of a generation's trace say of it; `last` is the id and the text of the last token.
+    """Return the metadata of a generation's trace; `last` is id and text of the last token.
 
     `n_prompt`, the length of the prompt, stands beside it.
     """
@@ -33,12 +33,12 @@ def generation_metadata(
 
 
 def is_whole_generation(trace: Trace) -> bool:
-    """Whether it is the trace of a generation that knows its last token: those of version 0.1.0 do not."""
+    """Return whether it is a generation's trace that knows its last token; those of 0.1.0 do not."""
     return trace.metadata.get("generation") is not None and trace.metadata.get("n_prompt") is not None
 
 
 def saved_generation(trace: Trace) -> Generated:
-    """The generation that a trace was recorded in, without the ledger.
+    """Return the generation that a trace was recorded in, without the ledger.
 
     Raises:
         TraceError: the trace is of a text, or of a generation that was saved by a version which did not keep

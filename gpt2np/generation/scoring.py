@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """Natural logarithms throughout.
+    """The log-probability of every token of a text, in nats, and what follows from it.
 
     `log_probabilities[i]` is that of token i given those before it in its window: NaN where nothing is before
     it, which is the first token of the text and, with a stride of the whole window, of every window.
@@ -61,7 +61,7 @@ class Score:
 
 
 def score(model: "Model", ids: list[int], stride: int | None = None, edits: Edits | None = None) -> Score:
-    """Score a text of any length by a window of `n_positions` that moves on by `stride` tokens.
+    """Score a text of any length, in windows of `n_positions` that advance by `stride` tokens.
 
     The windows are those of Hugging Face's guide "Perplexity of fixed-length models": each one predicts the
     tokens that the windows before it have not, with what stands before them in the window as context. The

@@ -1,4 +1,4 @@
-"""Many KV files in a folder: one a prompt, and an index that lists a file only once it is whole.
+"""Many KV files in a folder: one for each prompt, and an index that lists only finished files.
 
 `index.jsonl` holds a line of JSON for the model and one for each file, in the order of writing. A run that
 was interrupted, even killed, goes on where it stopped when it is started again; other prompts get the next
@@ -46,13 +46,13 @@ class Source:
     special: bool = False  # that of `Model.token_ids`
 
     def facts(self) -> dict[str, Any]:
-        """What the index says of it, and by which it knows it again."""
+        """Return what the index says about it, and recognises it by."""
         if self.text is not None:
             return {"text": self.text} | ({"special": True} if self.special else {})
         return {"random": self.number, "seed": self.seed, "random_tokens": self.random_tokens}
 
     def prompt(self, model: Model) -> Prompt:
-        """The prompt itself; the same for the same number and seed, in whatever order they are made."""
+        """Make the prompt; it depends on number and seed only, not on the order in which prompts are made."""
         if self.text is not None:
             return self.text
         make = _random_ids if self.random_tokens else _sampled
@@ -60,7 +60,7 @@ class Source:
 
 
 def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Source]:
-    """The prompts that have a text, one each; blank ones are left out. `special`: that of `Model.token_ids`.
+    """Return a prompt for each text that is not blank; `special` is that of `Model.token_ids`.
 
     Raises:
         InputError: there are none, or one is longer than the context.
@@ -70,7 +70,7 @@ def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Sou
         raise InputError("the prompts of a dataset must be texts")
     kept = [text for text in given if text.strip()]
     if not kept:
-        raise InputError("there are no prompts: give one a line")
+        raise InputError("there are no prompts: give one on each line")
     for number, text in enumerate(given, 1):
         try:
             model.token_ids(text or " ", special=special)
@@ -80,7 +80,7 @@ def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Sou
 
 
 def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
-    """n random prompts: sampled from the model, or of tokens of equal chance."""
+    """Return n random prompts: sampled from the model, or of uniformly random tokens."""
     seed = whole_number("seed", seed, 0)
     return [Source(None, number, seed, random_tokens) for number in range(whole_number("n", n, 1))]
 
@@ -88,7 +88,7 @@ def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
 def write_dataset(
     model: Model, sources: list[Source], folder: Path, suffix: str = ".json", top_k: int = 5
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Write what is not there yet; yields each file's line of the index, and whether it was written now.
+    """Write the missing files; yield each file's line of the index, and whether it was written now.
 
     Prompts that the folder lists already keep their files; the others get the next numbers.
 

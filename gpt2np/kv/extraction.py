@@ -1,4 +1,4 @@
-"""The KV cache of a text as JSON (document 003): extraction, and writing as a stream.
+"""The KV cache of a text as JSON: extraction, and writing as a stream.
 
     {"model": ..., "input_text": ..., "input_tokens": [...], "predicted_next_token": {...},
      "kv_cache": {"layer_0": {"head_0": {"tokens": [{"token_idx": 0, "key": [...], "value": [...]}, ...]}}},
@@ -37,7 +37,7 @@ TOLERANCE = 1e-3  # between a number in a file and the same computed again: othe
 
 
 class GPT2KVCacheExtractor:
-    """Keys and values of a text in document 003's dict.
+    """Extracts the keys and values of a text as the dict of the document "GPT-2 KV Cache Extractor".
 
     Example:
         >>> extractor = GPT2KVCacheExtractor("tiny")
@@ -68,7 +68,7 @@ class GPT2KVCacheExtractor:
         return f"<GPT2KVCacheExtractor of {self.model!r}>"
 
     def extract_kv_cache(self, text: Prompt, top_k: int = 5, *, special: bool = False) -> dict[str, Any]:
-        """Run a text (or token ids); its dict. The lists of tokens in it are views of one trace.
+        """Run a text or token ids and return its dict; the lists of tokens in it are views of one trace.
 
         `special` is that of `Model.token_ids`.
 
@@ -91,7 +91,7 @@ class GPT2KVCacheExtractor:
         write_json(result, path)
 
     def get_coordinate_kv(self, result: dict[str, Any], layer: int, head: int, token: int) -> dict[str, Any]:
-        """Key and value [d_head] at a coordinate, of such a dict or of one read by `json.load`.
+        """Return key and value [d_head] at a coordinate, of such a dict or of one read by `json.load`.
 
         Raises:
             InputError: there is no such layer, head or token, or it is another dict.
@@ -149,7 +149,7 @@ def _numbered(given: Any, where: str, kind: str) -> list[Any]:
 
 
 def keys_and_values(config: ModelConfig) -> list[str]:
-    """The stored sites of a layer that keys and values are read from."""
+    """Return the stored sites of a layer that keys and values are read from."""
     names = [name for site in config.architecture.cache for name in stored_for(config, site, 0)]
     return list(dict.fromkeys(name.removeprefix("h.0.") for name in names))
 
@@ -165,7 +165,7 @@ def predicted(trace: Trace, top_k: int) -> dict[str, Any]:
 
 
 def document(kv: KV, text: str | None) -> dict[str, Any]:
-    """Document 003's dict; the tokens of each head are made when they are read."""
+    """Return the document's dict; the tokens of each head are made when they are read."""
     return {
         "schema": SCHEMA,
         "model": kv.model,
@@ -193,12 +193,12 @@ def document(kv: KV, text: str | None) -> dict[str, Any]:
 
 
 def of_keys(kv: KV) -> dict[str, Any]:
-    """What a file says of its keys beyond document 003: nothing, if they are a GPT-2's."""
+    """Return what a file says about its keys beyond the document: nothing for a GPT-2."""
     return {} if kv.keys is None else {"n_kv_heads": kv.n_head, "keys": kv.keys}
 
 
 def write_json(result: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Write document 003's dict as a stream, one head at a time.
+    """Write the document's dict as a stream, one head at a time.
 
     Raises:
         InputError: the file cannot be written, the dict is another one, or holds what JSON cannot; nothing is

@@ -1,4 +1,4 @@
-"""The keys and values of one text: what a KV file holds, whatever its format, and questions to it."""
+"""The keys and values of one text, from a KV file of any format, and queries of them."""
 
 import csv
 import hashlib
@@ -81,7 +81,7 @@ class KV:
 
     @classmethod
     def of(cls, trace: Trace, prediction: dict[str, Any] | None = None) -> "KV":
-        """The keys and values of a trace: views of it, no copies.
+        """Return the keys and values of a trace: views of it, no copies.
 
         Raises:
             TraceError: it lacks those of some layer or position.
@@ -124,18 +124,18 @@ class KV:
 
     @np.errstate(under="ignore")
     def norms(self, layer: int, part: str) -> Array:
-        """Length of each key or value vector of a layer: [head, pos], float64."""
+        """Return the length of each key or value vector of a layer: [head, pos], float64."""
         vectors = self.layers[layer][PARTS.index(part)].astype(np.float64)
         return np.asarray(np.sqrt(np.einsum("phd,phd->hp", vectors, vectors)))
 
     def check(self, layer: int = 0, head: int = 0, token: int = 0) -> None:
-        """Refuse a coordinate that is not there."""
+        """Refuse a coordinate that does not exist."""
         limits = {"layer": self.n_layer, "head": self.n_head, "token": len(self.tokens)}
         for (axis, limit), given in zip(limits.items(), (layer, head, token), strict=True):
             check_coordinate(axis, given, limit)
 
     def find(self, text: str) -> list[range]:
-        """Where a text stands, whatever its case: the token that contains it, or the tokens that spell it.
+        """Return where a text occurs, ignoring case: the token that contains it, or the tokens that spell it.
 
         Raises:
             InputError: the text is empty.
@@ -157,7 +157,7 @@ class KV:
         return rows
 
     def range_of_norms(self, part: str) -> tuple[float, float]:
-        """The smallest and the largest norm of all keys, or of all values.
+        """Return the smallest and the largest norm of all keys, or of all values.
 
         Raises:
             InputError: something else than keys and values.
@@ -167,7 +167,7 @@ class KV:
         return min(float(of.min()) for of in norms), max(float(of.max()) for of in norms)
 
     def between(self, low: float, high: float, part: str) -> "list[Coordinate]":
-        """The coordinates whose key or value has a norm of `low` to `high`, in order.
+        """Return the coordinates whose key or value has a norm of `low` to `high`, in order.
 
         Raises:
             InputError: no such range, or something else than keys and values.
@@ -183,7 +183,7 @@ class KV:
         return found
 
     def rows(self, coordinates: "Iterable[Coordinate]") -> Iterator[dict[str, Any]]:
-        """One row of a table for each coordinate, with its norms: `COLUMNS`."""
+        """Yield one row of a table for each coordinate, with its norms: `COLUMNS`."""
         norms: dict[int, list[Array]] = {}
         for layer, head, token in coordinates:
             if layer not in norms:
@@ -196,7 +196,7 @@ class KV:
     def coordinates(
         self, layers: Iterable[int] | None = None, tokens: Iterable[int] | None = None
     ) -> "Iterator[Coordinate]":
-        """Every coordinate, or those of some layers or tokens."""
+        """Yield every coordinate, or those of some layers or tokens."""
         positions = list(range(len(self.tokens)) if tokens is None else tokens)
         for layer in range(self.n_layer) if layers is None else layers:
             for head in range(self.n_head):

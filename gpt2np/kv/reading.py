@@ -1,4 +1,4 @@
-"""KV files read and checked: document 003's JSON, ours or another program's, and our `.safetensors`."""
+"""Reads and checks KV files: the document's JSON, ours or another program's, and our `.safetensors`."""
 
 import json
 import os
@@ -88,15 +88,15 @@ class Positions(list[dict[str, Any]]):
         return list(self) * n
 
     def copy(self) -> list[dict[str, Any]]:
-        """A plain list."""
+        """Return a plain list."""
         return list(self)
 
     def count(self, item: Any) -> int:
-        """How often an item is in it."""
+        """Return how often an item is in it."""
         return list(self).count(item)
 
     def index(self, item: Any, *bounds: Any) -> int:
-        """Where an item is first."""
+        """Return where an item is first."""
         return list(self).index(item, *bounds)
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class Positions(list[dict[str, Any]]):
         return {"token_idx": i, "key": key, "value": value}
 
     def to_json(self) -> Iterator[str]:
-        """The list as JSON text, a token a line.
+        """Yield the list as JSON text, a token a line.
 
         Raises:
             InputError: a number is not finite, which JSON does not have.

@@ -1,4 +1,4 @@
-"""Going on from a KV file: the keys and values in it spare running their tokens again."""
+"""Continues from a KV file: its tokens need not be run again."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ from gpt2np.tracing.step import Sequence as PackedSequence
 
 
 class KVCache:
-    """Keys and values of a text, checked against the model that goes on from them; made by `load_kv`."""
+    """Keys and values of a text, checked against the model that continues it; made by `load_kv`."""
 
     def __init__(self, model: Model, kv: KV) -> None:
         self.model, self.kv = model, kv
@@ -40,7 +40,7 @@ class KVCache:
     def generate(
         self, more: "str | Sequence[int]" = (), *, special: bool = False, **options: Unpack[DecodingOptions]
     ) -> "Generation[Generated]":
-        """`Model.generate` on this text, with `more` behind it if given; only what is new is run.
+        """Run `Model.generate` on this text, followed by `more` if given; only what is new is run.
 
         The text's last token is run again, for its logits; a trace (`keep=`) has the positions from there.
 

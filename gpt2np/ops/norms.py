@@ -75,20 +75,20 @@ def root_mean_square(x: Array, epsilon: float) -> Array:
 
 
 def factor(x: Array, p: Norm) -> Array:
-    """What a norm multiplies each row by before its weight: [..., n_embd] -> [..., 1]."""
+    """Return what a norm multiplies each row by before its weight: [..., n_embd] -> [..., 1]."""
     if isinstance(p, RMSNorm):
         return np.asarray(1.0 / root_mean_square(x, p.epsilon))
     return layer_norm_statistics(x, p.epsilon)[1]
 
 
 def held(x: Array, p: Norm, by: Any = 1.0) -> Array:
-    """A norm whose factor is held, and without its shift: linear in x, [..., n_embd] -> [..., n_embd]."""
+    """Apply a norm with its factor held and without its shift: [..., n_embd] -> [..., n_embd]."""
     centred = x if isinstance(p, RMSNorm) else x - x.mean(axis=-1, keepdims=True)
     return np.asarray(centred * (by * p.weight))
 
 
 def shift(p: Norm) -> Array | None:
-    """What a norm adds at its end; None where it adds nothing."""
+    """Return what a norm adds at its end; None where it adds nothing."""
     return None if isinstance(p, RMSNorm) else p.bias
 
 
@@ -99,7 +99,7 @@ def folded(p: Norm, reader: Array) -> Array:
 
 
 def normed(x: Array, p: Norm) -> Array:
-    """A norm of any rows: [..., n_embd] -> [..., n_embd]."""
+    """Return a norm of any rows: [..., n_embd] -> [..., n_embd]."""
     out = np.empty_like(x)
     if isinstance(p, RMSNorm):
         rms_norm(x, p, out=out)
@@ -109,7 +109,7 @@ def normed(x: Array, p: Norm) -> Array:
 
 
 def layer_norm_statistics(x: Array, epsilon: float) -> tuple[Array, Array]:
-    """Mean and 1 / standard deviation of each row: [pos, n_embd] -> [pos, 1], [pos, 1]."""
+    """Return the mean and 1 / standard deviation of each row: [pos, n_embd] -> [pos, 1], [pos, 1]."""
     mean = _mean(x)
     return mean, _rstd(x - mean, epsilon)
 

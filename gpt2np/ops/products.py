@@ -61,6 +61,6 @@ def multiply(x: Array, weight: Array, out: Array) -> None:
 
 
 def parts_in_cache(weight: Array) -> list[slice]:
-    """Rows of a matrix in parts that stay in cache while they are multiplied again and again."""
+    """Return the rows of a matrix in parts that stay in cache while they are multiplied again and again."""
     n = max(1, _PART_BYTES // weight[0].nbytes)
     return [slice(start, start + n) for start in range(0, len(weight), n)]

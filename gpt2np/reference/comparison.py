@@ -1,4 +1,4 @@
-"""Holds a dump against ours: is it right, and if not, which step is the first wrong one, and why."""
+"""Compares a dump with our run: is it right, and if not, which step is the first wrong one, and why."""
 
 import os
 import re
@@ -30,7 +30,7 @@ VERDICTS = ("within-noise", "suspicious", "wrong")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. `str()` is the report for people, `to_dict()` the one for machines.
+    """The result of `compare`: `str()` is the report for people, `to_dict()` the one for programs.
 
     `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`. `site`, `layer`, `head` and
     `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
@@ -57,7 +57,7 @@ class Comparison:
     searched: float | None = None
 
     def check(self) -> None:
-        """Nothing if the dump is within noise; for a test suite.
+        """Raise an error unless the dump is within noise; for test suites.
 
         Raises:
             ComparisonError: it is not, or holds what was named and could not be compared; its text is the
@@ -86,7 +86,7 @@ class Comparison:
 
     @property
     def head(self) -> int | None:
-        """The head, where it is one only."""
+        """The head, if it is only one."""
         heads = () if self.first is None else self.first.measure.heads
         if self.candidates and self.candidates[0].heads is not None:
             heads = self.candidates[0].heads
@@ -103,7 +103,7 @@ class Comparison:
         return 1 if self.verdict != "within-noise" else 2 if self.unusable else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for machines and for the page."""
+        """Return everything, for programs and for the page."""
         best = self.candidates[0] if self.candidates else None
         return {
             "verdict": self.verdict,
@@ -182,7 +182,7 @@ def compare(
     search: float = SECONDS,
     progress: Callable[[int, float], object] | None = None,
 ) -> Comparison:
-    """Hold a dump of activations against the same run in float64.
+    """Compare a dump of activations with the same run in float64.
 
     `dump` is a file or folder (see `dumps.read_dump`), a mapping of names to arrays, or a trace; `model` a
     Model, or what `gpt2np.load` takes; `prompt` text or token ids, and may be left out where the dump itself
@@ -285,7 +285,7 @@ class _Judged:
     limit: SearchLimit
 
     def result(self) -> tuple[Judgement, list[Candidate]]:
-        """The reports and the mistakes, the best first.
+        """Return the reports and the mistakes, the best first.
 
         Where an array has more rows than there are tokens and no other tokens explain it, its first rows are
         taken for the text's, if that names a mistake.

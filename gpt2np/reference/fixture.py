@@ -1,4 +1,4 @@
-"""A GPT-2 small enough to carry: weights, a prompt, every step of its run, and how exact each must be.
+"""A GPT-2 small enough for a repository: weights, a prompt, every step, and how exact each must be.
 
 For those who write GPT-2 in another language and cannot carry 500 MB. Everything in it is random and nothing
 is trivial: no bias is 0 and no norm 1, attention is visibly uneven, the residual stream is so small that a
@@ -96,7 +96,7 @@ class Fixture:
 
 
 def make_fixture(seed: int = 0) -> Fixture:
-    """The fixture of a seed: the same seed gives the same fixture.
+    """Make the fixture of a seed; the same seed gives the same fixture.
 
     Raises:
         InputError: the seed is no whole number from 0.
@@ -156,7 +156,7 @@ def write_fixture(folder: str | Path, seed: int = 0) -> dict[str, int]:
 
 
 def band_of(fixture: Fixture, name: str) -> float:
-    """One number for a whole site: its largest allowed error."""
+    """Return one number for a whole site: its largest allowed error."""
     return float(fixture.bands[name].max())
 
 
@@ -218,7 +218,7 @@ def _json(fixture: Fixture) -> str:
 
 
 def header(fixture: Fixture) -> str:
-    """`fixture.h`: the config as macros, the prompt, and an array for every parameter."""
+    """Return `fixture.h`: the config as macros, the prompt, and an array for every parameter."""
     c = CONFIG
     macros = {
         "N_LAYER": c.n_layer,
@@ -241,7 +241,7 @@ def header(fixture: Fixture) -> str:
 
 
 def trace_header(fixture: Fixture) -> str:
-    """`fixture_trace.h`: an array and a band for every step, and a table of them to loop over."""
+    """Return `fixture_trace.h`: an array and a band for every step, and a table of them to loop over."""
     trace = fixture.trace
     lines = [
         *_opening(fixture, "GPT2_FIXTURE_TRACE_H", "every step of the run, and its largest allowed error")

@@ -18,10 +18,10 @@ class Stream(Protocol):
     """Decodes ids one by one."""
 
     def push(self, id: int, /) -> str:
-        """The text that this id completes."""
+        """Return the text that this id completes."""
 
     def finish(self) -> str:
-        """What was held back."""
+        """Return what was held back."""
 
 
 class Engine(Protocol):
@@ -32,13 +32,13 @@ class Engine(Protocol):
     special: list[str]  # texts of the special tokens
 
     def encode(self, text: str, special: bool, ends: bool, /) -> list[int]:
-        """The ids of a text that is valid Unicode."""
+        """Return the ids of a text that is valid Unicode."""
 
     def decode(self, ids: list[int], /) -> str:
-        """The text of ids that are all of the vocabulary."""
+        """Return the text of ids that are all of the vocabulary."""
 
     def stream(self) -> Stream:
-        """Decodes ids one by one, to the same text."""
+        """Return what decodes ids one by one, to the same text."""
 
 
 class Tokenizer:
@@ -53,7 +53,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer | None":
-        """The tokenizer of a checkpoint folder: tokenizer.json, else vocab.json and merges.txt, else None.
+        """Read the tokenizer of a folder: tokenizer.json, else vocab.json and merges.txt, else None.
 
         Raises:
             TokenizerError: anything in the files is wrong, or they need the extra `tokenizers`; it names the
@@ -81,7 +81,7 @@ class Tokenizer:
         return isinstance(self._engine, ByteLevelBPE)
 
     def encode(self, text: str, *, special: bool = False, ends: bool = True) -> list[int]:
-        """The ids of a text, with the tokens that the checkpoint puts at its ends (`ends=False`: without).
+        """Return the ids of a text, with those that the checkpoint adds at its ends (unless `ends=False`).
 
         Only with `special` does `<|endoftext|>` *in* the text become that one token; else it is plain text.
 
@@ -98,14 +98,14 @@ class Tokenizer:
         return self._engine.encode(text, special, ends)
 
     def special_token_in(self, text: str) -> str | None:
-        """The first special token that `special` would find in a text, or None."""
+        """Return the first special token that `special` would find in a text, or None."""
         there = [(text.index(token), -len(token), token) for token in self._engine.special if token in text]
         if not there or self.encode(text) == self.encode(text, special=True):
             return None
         return min(there)[2]
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes of one token, not always whole characters.
+        """Return the bytes of one token, not always whole characters.
 
         Raises:
             TokenizerError: no token has this id.
@@ -118,7 +118,7 @@ class Tokenizer:
         return self._engine.bytes[number]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of all these tokens, one after another; ids that no token has are left out.
+        """Return the bytes of all these tokens, one after another, leaving out unknown ids.
 
         Raises:
             TokenizerError: an id is no whole number from 0.
@@ -126,7 +126,7 @@ class Tokenizer:
         return b"".join([self._engine.bytes.get(id, b"") for id in _integers(ids)])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of these tokens; bytes that are not UTF-8 become U+FFFD.
+        """Return the text of these tokens; bytes that are not UTF-8 become U+FFFD.
 
         Ids that no token has, as in a padded vocabulary, are left out; `tokens` shows them.
 
@@ -136,7 +136,7 @@ class Tokenizer:
         return self._engine.decode([id for id in _integers(ids) if id in self._engine.bytes])
 
     def tokens(self, ids: Iterable[int], *, marked: bool = False) -> list[str]:
-        r"""One readable string for each id: " France", or in the vocabulary's spelling "ĠFrance" if `marked`.
+        r"""Return a string for each id: " France", or if `marked` "ĠFrance", the vocabulary's spelling.
 
         Bytes of incomplete characters are shown as `\xe2`, ids that no token has as `<50300>`.
 
@@ -149,7 +149,7 @@ class Tokenizer:
         return [f"<{id}>" if raw is None else raw.decode(errors="backslashreplace") for id, raw in found]
 
     def find_id(self, piece: str) -> int | None:
-        """The id of the token whose text is exactly this, or None: words in a text begin with their space.
+        """Return the id of the token with exactly this text, or None: words begin with their space.
 
         Example:
             >>> tokenizer.find_id("lord"), tokenizer.find_id(" lord")
@@ -162,7 +162,7 @@ class Tokenizer:
         return id in self._engine.bytes
 
     def merges(self, id: int) -> list[Merge]:
-        """The joins that make a token out of its bytes, in order; none for a single byte or an added token.
+        """Return the joins that make a token of its bytes, in order; none for a byte or an added token.
 
         Raises:
             TokenizerError: no token has this id, or the vocabulary is not GPT-2's kind.
@@ -171,7 +171,7 @@ class Tokenizer:
         return self._byte_level("merges").merges(int(id))
 
     def parts(self) -> dict[str, int]:
-        """What the vocabulary is made of: GPT-2's are 256 bytes, 50,000 merges and 1 added token.
+        """Return what the vocabulary is made of: GPT-2's are 256 bytes, 50,000 merges and 1 added token.
 
         Raises:
             TokenizerError: the vocabulary is not GPT-2's kind.
@@ -188,7 +188,7 @@ class Tokenizer:
         return self._engine
 
     def stream(self) -> Stream:
-        """Decodes ids of the vocabulary one by one; `TextStream` takes any."""
+        """Return what decodes ids of the vocabulary one by one; `TextStream` takes any."""
         return self._engine.stream()
 
 
@@ -200,7 +200,7 @@ class TextStream:
         self._tokenizer, self._stream = tokenizer, tokenizer.stream()
 
     def push(self, id: int) -> str:
-        """The text that this token completes: "" in the middle of an emoji, and for an id of no token.
+        """Return the text that this token completes: "" inside an emoji, and for an unknown id.
 
         Raises:
             TokenizerError: the id is no whole number from 0.
@@ -209,7 +209,7 @@ class TextStream:
         return self._stream.push(number) if number in self._tokenizer else ""
 
     def finish(self) -> str:
-        """What was held back, as U+FFFD; all pushes and this together equal `decode` of all ids."""
+        """Return what was held back, as U+FFFD; all pushes and this together equal `decode` of all ids."""
         return self._stream.finish()
 
 

@@ -64,7 +64,7 @@ class Plan:
 
     @classmethod
     def from_metadata(cls, where: str, metadata: Mapping[str, Any], names: Iterable[str]) -> "Plan":
-        """The plan of the trace in a file, of which these sites are there, by what the file says of itself.
+        """Return the plan of a trace in a file, from the file's metadata and the sites that are in it.
 
         Raises:
             TraceError: that is malformed.
@@ -97,7 +97,7 @@ class Plan:
         return sum(entry.nbytes for entry in self.entries if entry.site.quadratic)
 
     def groups(self) -> dict[str, int]:
-        """Bytes of each site, all layers together, in execution order."""
+        """Return the bytes of each site, all layers together, in execution order."""
         groups: dict[str, int] = {}
         for entry in self.entries:
             groups[entry.site.name] = groups.get(entry.site.name, 0) + entry.nbytes
@@ -105,7 +105,7 @@ class Plan:
         return {name: groups[name] for name in order}
 
     def sizes(self) -> dict[str, int]:
-        """Length of every axis."""
+        """Return the length of every axis."""
         kept = len(self.positions)
         return {**self.config.dims, "pos": kept, "query": kept, "key": self.length, "k": self._k()}
 
@@ -141,7 +141,7 @@ class Plan:
 
 
 def plan_table(plans: list[Plan]) -> str:
-    """Bytes of each site for plans of several lengths side by side, attention apart from the rest."""
+    """Return the bytes of each site in several plans side by side, attention apart from the rest."""
     groups = [plan.groups() for plan in plans]
     names = list(groups[0])
     table = plans[0].config.architecture.sites
@@ -168,7 +168,7 @@ def _row(name: str, axes: str, cells: list[str]) -> str:
 
 
 def human_bytes(n: int) -> str:
-    """Bytes in decimal units, as the seed documents count them: 1 MB is 1,000,000 bytes."""
+    """Return bytes as text in decimal units: 1 MB is 1,000,000 bytes."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n >= size:
             return f"{n / size:.1f} {unit}"

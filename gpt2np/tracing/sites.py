@@ -51,18 +51,18 @@ class Site:
         return "key" in self.axis_names
 
     def full_name(self, layer: int | None) -> str:
-        """The name inside a trace: `h.3.attn.pattern`."""
+        """Return the name inside a trace: `h.3.attn.pattern`."""
         return f"h.{layer}.{self.name}" if self.layered else self.name
 
     def names_elsewhere(self) -> Iterator[str]:
-        """Every name in every dialect, also without its usual prefix; `{i}` stands for the layer."""
+        """Yield every name in every dialect, also without its usual prefix; `{i}` stands for the layer."""
         for names in self.names.values():
             for name in names:
                 yield name
                 yield from (name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix))
 
     def dialect_name(self, dialect: str, layer: int | None = None) -> str | None:
-        """The usual name in a dialect, with the layer filled in; None where it has none."""
+        """Return the usual name in a dialect, with the layer filled in; None where it has none."""
         names = self.names.get(dialect)
         return names[0].replace("{i}", str(layer)) if names else None
 
@@ -70,7 +70,7 @@ class Site:
 def names_of(
     guide: str = "", hf: str = "", tl: str = "", llmc: str = "", ts: str = ""
 ) -> dict[str, tuple[str, ...]]:
-    """The `names` of a site: for each dialect its names there, separated by spaces, the usual one first."""
+    """Return the `names` of a site: for each dialect its names, separated by spaces, the usual one first."""
     given = zip((*DIALECTS, TYPESCRIPT), (guide, hf, tl, llmc, ts), strict=True)
     return {dialect: tuple(names.split()) for dialect, names in given if names}
 
@@ -82,12 +82,12 @@ OF_TOKENS = ("token_ids", "tokens", "attention_mask", "position_ids")  # attribu
 
 
 def of_tokens(name: str) -> str:
-    """Where to find what comes from the tokens alone."""
+    """Return where to find what comes from the tokens alone."""
     return f"{short(name)} is no site, and every trace has it: trace.{name}, `gpt2np tokenize`"
 
 
 def counted_from_the_start(name: str, n_layer: int) -> str:
-    """A name or pattern with the number of its layer counted from the start: `h.-1.ln_1` is `h.11.ln_1`."""
+    """Return a name or pattern with its layer counted from the start: `h.-1.ln_1` is `h.11.ln_1`."""
 
     def positive(found: re.Match[str]) -> str:
         return str(n_layer - int(found[1])) if 1 <= int(found[1]) <= n_layer else found[0]
@@ -130,7 +130,7 @@ class SiteTable:
         return self.sites[: self._layers.start]
 
     def expand(self, n_layer: int) -> Iterator[tuple[str, Site, int | None]]:
-        """Every (full name, site, layer) of a model with so many layers, in execution order."""
+        """Yield every (full name, site, layer) of a model with so many layers, in execution order."""
         for site in self.before_layers:
             yield site.full_name(None), site, None
         for layer in range(n_layer):
@@ -140,7 +140,7 @@ class SiteTable:
             yield site.full_name(None), site, None
 
     def resolve(self, name: str, layer: int | None, n_layer: int) -> tuple[Site, int | None]:
-        """The site and layer that a name of any dialect means.
+        """Return the site and layer that a name of any dialect means.
 
         The layer stands in the name (`h.3.ln_1`, `blocks.3.hook_resid_mid`, `attentions[3]`) or beside it; -1
         is the last one.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Trace:
-    """What one run computed. `trace["h.3.attn.pattern"]` is an array [head, query, key], read-only.
+    """The recorded arrays of one run: `trace["h.3.attn.pattern"]` is [head, query, key], read-only.
 
     Any name of the site table works, in any dialect, with the layer inside or beside it:
     `trace["blocks.3.attn.hook_pattern"]`, `trace["attention_weights", 3]`, `trace["pattern", -1]` (the last
@@ -78,7 +78,7 @@ class Trace:
             raise TraceError(f"{full_name} is derived: {error}") from None
 
     def derive(self, site: str, layer: int | None) -> Array:
-        """A derived site, computed now even if it is stored."""
+        """Compute a derived site, even if it is stored."""
         source = _Widened(self) if self.plan.keep.dtype == "float16" else self
         with np.errstate(all="ignore"):
             return self.config.architecture.derived[site].compute(source, layer)
@@ -96,11 +96,11 @@ class Trace:
         return list(self._arrays)
 
     def keys(self) -> KeysView[str]:
-        """The same as a view."""
+        """Return the same as a view."""
         return self._arrays.keys()
 
     def values(self) -> ValuesView[Array]:
-        """The stored arrays, in execution order."""
+        """Return the stored arrays, in execution order."""
         return self._arrays.values()
 
     def items(self) -> ItemsView[str, Array]:
@@ -150,7 +150,7 @@ class Trace:
         return sum(array.nbytes for array in self._arrays.values())
 
     def stack(self, name: str) -> Array:
-        """One site of every layer: [layer, ...]; a view where the arrays lie evenly in memory.
+        """Return one site of every layer, [layer, ...]; a view if the arrays are evenly spaced in memory.
 
         Raises:
             UnknownSiteError: no site of a layer has this name.
@@ -180,7 +180,7 @@ class Trace:
 
     @property
     def prompt(self) -> str | None:
-        """The text that was run, where it was given as text."""
+        """The text that was run, if it was given as text."""
         return self.metadata.get("prompt")
 
     @property
@@ -201,7 +201,7 @@ class Trace:
 
     @np.errstate(under="ignore")
     def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
-        """The k likeliest tokens to follow a position: (token, id, probability), likeliest first.
+        """Return the k likeliest tokens to follow a position: (token, id, probability), likeliest first.
 
         Raises:
             InputError: no such position, or k below 1.
@@ -214,7 +214,7 @@ class Trace:
         return [(self.token(i), i, float(probabilities[i])) for i in ids.tolist()]
 
     def top_k_tokens(self, k: int = TOP_K) -> Array:
-        """Ids of the k likeliest tokens to follow each kept position, likeliest first: int64 [pos, k].
+        """Return the ids of the k likeliest tokens to follow each kept position: int64 [pos, k].
 
         Raises:
             InputError: k is below 1.
@@ -238,14 +238,14 @@ class Trace:
         raise TraceError("the logits were not kept: keep='logits' (or 'ln_f', and open with model=)")
 
     def token(self, token_id: int) -> str:
-        """One token as text."""
+        """Return one token as text."""
         tokenizer = getattr(self.model, "usable_tokenizer", None)
         return tokenizer.tokens([token_id])[0] if tokenizer is not None else f"<{token_id}>"
 
     # -- checking and keeping ---------------------------------------------------------------------
 
     def parameters(self, needed_for: str = "this") -> Any:
-        """The parameters of the model that ran, as NamedTuples (`weights.py` of its architecture).
+        """Return the parameters of the model that ran, as NamedTuples (`weights.py` of its architecture).
 
         Raises:
             TraceError: the trace was opened without its model.
@@ -253,7 +253,7 @@ class Trace:
         return self.model_for(needed_for).parameters
 
     def model_for(self, needed_for: str) -> "Model":
-        """The model that ran.
+        """Return the model that ran.
 
         Raises:
             TraceError: the trace was opened without its model.
@@ -278,7 +278,7 @@ class Trace:
         return verify(Trace(self.plan, self._arrays, self.token_ids, self.metadata, model))
 
     def to(self, dialect: str) -> "Dialect":
-        """The trace as another program has it: `guide`, `hf`, `transformer_lens` or `llm.c`.
+        """Return the trace in another program's names: `guide`, `hf`, `transformer_lens` or `llm.c`.
 
         Raises:
             InputError: no such dialect.
@@ -288,7 +288,7 @@ class Trace:
         return Dialect(self, dialect)
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as one `.safetensors` file, whole or not at all, over one that is there.
+        """Write the trace as one `.safetensors` file, whole or not at all, replacing an existing one.
 
         That may be the file that the trace was opened from: its arrays stay what they are.
 
@@ -300,13 +300,13 @@ class Trace:
         tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
 
     def source_files(self) -> list[Path]:
-        """The file that the trace was opened from, if any, and those that its model was read from."""
+        """Return the file that the trace was opened from, if any, and those that its model was read from."""
         of_model = [] if self.model is None else self.model.checkpoint.source_files()
         return [*filter(None, [self._source]), *of_model]
 
     @classmethod
     def open(cls, path: str | Path, model: "Model | None" = None) -> "Trace":
-        """A saved trace, its arrays mapped from the file and read when touched.
+        """Open a saved trace; its arrays are mapped, and read when they are used.
 
         Raises:
             TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.

@@ -166,12 +166,12 @@ class _Checks:
         return site.name, layer
 
     def is_view(self, name: str) -> bool:
-        """Whether a site is a part of another one, so that there is nothing to compare."""
+        """Return whether a site is a part of another one, so that there is nothing to compare."""
         derived = self.trace.config.architecture.derived.get(self._site(name)[0])
         return derived is not None and derived.view is not None
 
     def recorded(self, name: str, kind: str, dtype: Any) -> _Recorded:
-        """What was recorded of a site, in the precision of the run; or an array of NaN that says why not."""
+        """Return a recorded site in the precision of the run, or an array of NaN that says why not."""
         stored = self.stored_name(name)
         if stored in self.trace:
             return _named(self.trace[stored].astype(dtype, copy=False), stored)

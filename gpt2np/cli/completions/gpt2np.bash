@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_gpt2np_kv_subparsers=(extract query dataset)
-_shtab_gpt2np_subparsers=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view completion)
+_shtab_gpt2np_subparsers=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view completion docs)
 
 _shtab_gpt2np_trace_option_strings=(-h --help --tokens --special --trace --model --revision --local-files-only --threads --dtype --json --keep --out --top --show --against --head --pos --png --force)
 _shtab_gpt2np_generate_option_strings=(-h --help --tokens --special --model --revision --local-files-only --threads --dtype --json --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --keep --out --ledger --force)
@@ -31,6 +31,7 @@ _shtab_gpt2np_export_option_strings=(-h --help --tokens --to --dialect --target 
 _shtab_gpt2np_fixture_option_strings=(-h --help --out -o --seed --json --force)
 _shtab_gpt2np_view_option_strings=(-h --help --tokens --special --model --revision --local-files-only --threads --dtype --json --trace --generation --no-open --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
 _shtab_gpt2np_completion_option_strings=(-h --help)
+_shtab_gpt2np_docs_option_strings=(-h --help --path --json)
 _shtab_gpt2np_option_strings=(-h --help --version)
 
 _shtab_gpt2np_trace___trace_COMPGEN=_shtab_compgen_files
@@ -124,7 +125,7 @@ _shtab_gpt2np_view___dtype_choices=(float32 float64)
 _shtab_gpt2np_view___early_stopping_choices=(true false never)
 _shtab_gpt2np_view___on_overflow_choices=(refuse slide)
 _shtab_gpt2np_completion_pos_0_choices=(bash zsh fish)
-_shtab_gpt2np_pos_0_choices=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view completion)
+_shtab_gpt2np_pos_0_choices=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view completion docs)
 
 _shtab_gpt2np_trace__h_nargs=0
 _shtab_gpt2np_trace___help_nargs=0
@@ -263,6 +264,10 @@ _shtab_gpt2np_view___no_open_nargs=0
 _shtab_gpt2np_view___force_nargs=0
 _shtab_gpt2np_completion__h_nargs=0
 _shtab_gpt2np_completion___help_nargs=0
+_shtab_gpt2np_docs__h_nargs=0
+_shtab_gpt2np_docs___help_nargs=0
+_shtab_gpt2np_docs___path_nargs=0
+_shtab_gpt2np_docs___json_nargs=0
 _shtab_gpt2np_pos_0_nargs=A...
 _shtab_gpt2np__h_nargs=0
 _shtab_gpt2np___help_nargs=0

@@ -12,11 +12,12 @@ _shtab_gpt2np_commands() {
   local _commands=(
     capture:'Capture activations of prompts and responses, a file for each'
     circuits:'What heads and neurons are for: without options a table of all heads; with a TEXT what its neurons and its residual stream do'
-    compare:'Hold a dump of another program'"'"'s tensors against ours: which step is the first that is wrong, and which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input'
+    compare:'Compare another program'"'"'s tensors with ours: which step is the first that is wrong, and which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input'
     completion:'Print what a shell needs to complete commands, options, sites and files'
+    docs:'The documentation: list its pages, or open one'
     download:'Fetch a model from the Hub, for use without network'
     export:'Write a trace, or a model as llm.c'"'"'s files, for other programs'
-    fixture:'Write a tiny random GPT-2 with a full trace and error bands, for those who write their own'
+    fixture:'Write a tiny random GPT-2 with a full trace and error bands, to develop your own with'
     generate:'Continue a prompt, token by token'
     heads:'What each head and MLP adds to the logit of a token, or to a difference of two'
     info:'What a model is: config, parameters, files; or what is in a FILE'
@@ -27,7 +28,7 @@ _shtab_gpt2np_commands() {
     score:'Log-probability of every token of a text file, and its perplexity'
     sites:'Every array that a trace can hold, and what it tells you'
     stats:'Statistics of attention and hidden states, as the baseline notebook prints'
-    tokenize:'Cut a text into tokens, or join ids to a text'
+    tokenize:'Split a text into tokens, or join ids into a text'
     trace:'Run a prompt and show what the model saw, computed and predicts'
     view:'One HTML page that shows every step of a run; opens it'
   )
@@ -36,7 +37,7 @@ _shtab_gpt2np_commands() {
 
 _shtab_gpt2np_kv_commands() {
   local _commands=(
-    dataset:'Write a KV file for each of many prompts; resumes, and adds'
+    dataset:'Write a KV file for each of many prompts; resumes, and adds to a folder'
     extract:'Write keys and values of a text, and the predicted next token'
     query:'Look into a KV file, or into any trace that kept keys and values'
   )
@@ -62,13 +63,13 @@ _shtab_gpt2np_capture_options=(
   "--experiment[the folder that everything goes into]:NAME:"
   "--output[where experiments are (default\: experiments)]:DIR:_files -/"
   "--format[pt\: for torch.load (default safetensors)]:format:(safetensors pt)"
-  "--max-new-tokens[of the response (default 50)]:N:"
+  "--max-new-tokens[length of the response (default 50)]:N:"
   "--temperature[0, the default\: greedy]:T:"
   "--seed[of sampling (default 0)]:seed:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
@@ -80,11 +81,11 @@ _shtab_gpt2np_capture_defaults_added=0
 _shtab_gpt2np_circuits_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--trace[a saved trace of the model instead of a TEXT]:FILE:_files"
   "--head[tokens that a head reads and writes\; with a TEXT also its QK and OV]:L.H:"
   "--neuron[tokens of a neuron\; with a TEXT also its activations]:L.I:"
-  "--composition[how much later heads read of earlier ones]:composition:(q k v)"
+  "--composition[how much later heads read from earlier ones]:composition:(q k v)"
   "--overlap[how far later heads read the subspace that earlier ones write]:overlap:(q k v)"
   "--interference[cosines between embeddings, and between neurons\' directions]"
   "--parameters[parameters by component]"
@@ -94,12 +95,12 @@ _shtab_gpt2np_circuits_options=(
   "--top[how many tokens (default 5) or rows (default 10\; all heads)]:K:"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   ":the prompt\; - reads it from stdin:"
 )
 
@@ -112,18 +113,18 @@ _shtab_gpt2np_compare_options=(
   "--tokens[its token ids instead\: 464,3139,286]:IDS:"
   "*--map[their name for a site\: layer\*.att\=h.\*.attn.pattern\; ours\[head query key\] declares a layout]:THEIRS=OURS:"
   "--shapes[names and shapes in a raw file, in its order (JSON)]:FILE:_files"
-  "--prefill[N tokens ran at once, then one a step]:N:"
+  "--prefill[N tokens ran at once, then one at each step]:N:"
   "--rtol[atol \+ rtol \* \|truth\| instead of noise]:R:"
   "--atol[(default 0 where --rtol is given)]:A:"
   "--search[how long to look for the mistake (10\; 0\: until all of the catalogue has been tried)]:SECONDS:"
   "--their-tokens[token ids to compare\: a file, or 464,3139]:FILE:_files"
   "--mistakes[list the catalogue of known mistakes]"
   "--html[also write the report as a page]:FILE:_files"
-  "--force[write over files that are there\; read a .npz far larger than the model\'s sites]"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--force[overwrite existing files\; read a .npz far larger than the model\'s sites]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--json[print JSON, for programs]"
   ":.safetensors, .npz, a folder of .npy, .pt, raw .bin (--shapes), or llm.c\'s debug_state.bin:_files"
@@ -140,10 +141,20 @@ _shtab_gpt2np_completion_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_gpt2np_completion_defaults_added=0
 
+_shtab_gpt2np_docs_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--path[print where the page\'s file is]"
+  "--json[print JSON, for programs]"
+  ":the page to open (default\: list them):"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_gpt2np_docs_defaults_added=0
+
 _shtab_gpt2np_download_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--revision[branch, tag or commit]:revision:"
-  "--json[for machines]"
+  "--json[print JSON, for programs]"
   ":such as gpt2, gpt2-xl, distilgpt2 or owner\/name:"
 )
 
@@ -157,14 +168,14 @@ _shtab_gpt2np_export_options=(
   "--dialect[whose names and shapes (default gpt2np)]:dialect:(gpt2np guide hf transformer_lens llm.c)"
   "--target[with --to llm.c\: what follows the last token (end of text)]:ID:"
   "*--keep[sites to run and write\: \'attn.\*\', hidden_states (of a TEXT\; default\: all)]:PATTERN:_gpt2np_sites"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--json[print JSON, for programs]"
   {-o,--out}"[the file, or the folder]:OUT:_files"
-  "--force[write over files that are there\; read a FILE that takes more than 1 GB of memory]"
+  "--force[overwrite existing files\; read a FILE that takes more than 1 GB of memory]"
   ":a text to run\; or a saved trace, or an npz or safetensors written here:_files"
 )
 
@@ -175,8 +186,8 @@ _shtab_gpt2np_fixture_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   {--out,-o}"[the folder\; made if need be]:DIR:_files -/"
   "--seed[another one for each N (default 0)]:N:"
-  "--json[what was written, for machines]"
-  "--force[write over files that are there]"
+  "--json[print what was written as JSON, for programs]"
+  "--force[overwrite existing files]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -185,10 +196,10 @@ _shtab_gpt2np_fixture_defaults_added=0
 _shtab_gpt2np_generate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
@@ -205,15 +216,15 @@ _shtab_gpt2np_generate_options=(
   "--length-penalty[a number from -10 to 10 (0 is off)]:X:"
   "--early-stopping[of beam search, as in HF]:early_stopping:(true false never)"
   "--seed[makes sampling (--temperature above 0) repeatable]:N:"
-  "--eos[the id that ends a text\; none\: nothing does]:ID:"
+  "--eos[the id that ends a text, or none]:ID:"
   "*--stop[end before this text\; may be repeated]:TEXT:"
   "--stop-tokens[end at one of these ids\: 11,13]:IDS:"
   "--lookup[guess N tokens from repetitions]:N:"
-  "--on-overflow[past the context\: refuse, or slide (recomputes every time)]:on_overflow:(refuse slide)"
+  "--on-overflow[beyond the context\: refuse, or slide (recomputes every time)]:on_overflow:(refuse slide)"
   "*--keep[sites for --out\: \'attn.\*\', hidden_states]:PATTERN:_gpt2np_sites"
   "--out[save the trace of prompt and response]:FILE:_files"
   "--ledger[write why each token was chosen, as JSON lines]:FILE:_files"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   ":the prompt\; - reads it from stdin:"
 )
 
@@ -223,16 +234,16 @@ _shtab_gpt2np_generate_defaults_added=0
 _shtab_gpt2np_heads_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--trace[a saved trace of the model instead of a text]:FILE:_files"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   "--token[a token\'s text or id (default\: the likeliest one)]:T:"
   "--against[another token\: explain the difference of their logits]:T2:"
   "--pos[position (default -1, the last)]:N:"
@@ -247,7 +258,7 @@ _shtab_gpt2np_info_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--json[print JSON, for programs]"
   "--hash[also SHA-256 of the whole weight files]"
@@ -269,15 +280,15 @@ _shtab_gpt2np_kv_dataset_options=(
   "--text-file[prompts\: one a line, JSON lines (.jsonl) or a JSON list (.json)\; - reads lines from stdin]:FILE:_files"
   "--prompts[the prompts themselves]:TEXT:"
   "--random[N prompts sampled from the model]:N:"
-  "--random-tokens[with --random\: any tokens, equal chances]"
+  "--random-tokens[with --random\: uniformly random tokens]"
   "--seed[of --random (default 0)]:S:"
   "--output-dir[kv_00000.json, ... and index.jsonl]:DIR:_files -/"
   "--format[(default json)]:format:(json safetensors)"
   "--top[how many candidates (default 5)]:K:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--json[print JSON, for programs]"
 )
@@ -288,16 +299,16 @@ _shtab_gpt2np_kv_dataset_defaults_added=0
 _shtab_gpt2np_kv_extract_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--json[print JSON, for programs]"
   "--trace[a saved trace, such as one of generate --out, instead of a text\: nothing is run again]:FILE:_files"
   "--out[.json or .safetensors (default data\/kv_cache_output.json)]:FILE:_files"
   "--top[how many candidates (default 5)]:K:"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   ":the prompt\; - reads it from stdin:"
 )
 
@@ -312,8 +323,8 @@ _shtab_gpt2np_kv_query_options=(
   "--layer-summary[norms of the keys and values of each head]:L:"
   "--search-norm[coordinates whose key or value (PART) has a norm of MIN to MAX]:('MIN', 'MAX', 'PART'):"
   "--export-csv[write coordinates and norms of what was found, or of everything if nothing was asked\; a token that a spreadsheet would run, as \=1, has an apostrophe before it]:FILE:_files"
-  "--json[for machines]"
-  "--force[write over files that are there\; read a FILE that takes more than 1 GB of memory]"
+  "--json[print JSON, for programs]"
+  "--force[overwrite existing files\; read a FILE that takes more than 1 GB of memory]"
   ":.json or .safetensors, or what export wrote as npz:_files"
 )
 
@@ -323,16 +334,16 @@ _shtab_gpt2np_kv_query_defaults_added=0
 _shtab_gpt2np_lens_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--trace[a saved trace of the model instead of a text]:FILE:_files"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   "--token[the token to follow\: text or id (default\: the prediction)]:T:"
   "--pos[position, or all (default -1, the last\; in a picture all)]:N:"
   "--top[how many tokens (default 1\; --heads 3)]:K:"
@@ -351,20 +362,20 @@ _shtab_gpt2np_patch_options=(
   "--wrong[the wrong token\: its text or id]:B:"
   "--over[what is patched (default attn.z\: every head)]:SITE:_gpt2np_sites"
   "--by[(default\: head where the site has heads)]:by:(head pos)"
-  "--direct[only what it adds to the final residual stream itself]"
-  "--to[path patching\: only what it sends straight to this site, as h.3.attn.q]:SITE:_gpt2np_sites"
+  "--direct[only what it adds directly to the final residual stream]"
+  "--to[path patching\: only what it sends directly to this site, as in h.3.attn.q]:SITE:_gpt2np_sites"
   "--to-head[with --to\: to this head of it only]:H:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   ":a text after which the model answers right:"
-  ":one of as many tokens after which it does not:"
+  ":a prompt of the same length, after which it does not:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -374,7 +385,7 @@ _shtab_gpt2np_plan_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
@@ -388,14 +399,14 @@ _shtab_gpt2np_plan_defaults_added=0
 
 _shtab_gpt2np_score_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--stride[tokens between windows (default\: half one)]:N:"
+  "--stride[tokens from one window\'s start to the next (default\: half a window)]:N:"
   "--without-positions[also the loss when no position embedding is added]"
-  "--hold-norms[also the loss when each norm multiplies by one number only]"
+  "--hold-norms[also the loss when each norm multiplies by a constant]"
   "--tokens[also the loss of every token]"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
@@ -409,7 +420,7 @@ _shtab_gpt2np_sites_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--markdown[as a table in Markdown]"
-  "--json[for machines]"
+  "--json[print JSON, for programs]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -418,23 +429,23 @@ _shtab_gpt2np_sites_defaults_added=0
 _shtab_gpt2np_stats_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--trace[a saved trace instead of a text\; needs no model]:FILE:_files"
   "--notebook[print what the notebook\'s cells print, line by line]"
   "--max-new-tokens[generate\; then also tables by step]:N:"
   "--temperature[a number from 1e-30 to 1e30, or 0 for greedy (of generating)]:FLOAT:"
   "--repetition-penalty[a number from 1e-30 to 1e30 (1 is off)\; prompt and response (of generating)]:FLOAT:"
   "--seed[makes sampling repeatable]:seed:"
-  "--step[whose layers are shown (default 0, the prompt)]:S:"
+  "--step[the step whose layers are shown (default 0, the prompt)]:S:"
   "--every[show every Nth layer (default 1)]:N:"
   "--pos[position of the step to compare at (default -1)]:P:"
   "--threshold[attention above it saturates (default 0.9)]:X:"
   "--png[draw the --draw table of the step\: layers down, heads across]:FILE:_files"
   "--draw[(default entropy)]:draw:(entropy distance first_token saturation)"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
@@ -447,11 +458,11 @@ _shtab_gpt2np_stats_defaults_added=0
 _shtab_gpt2np_tokenize_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--merges[also which pairs of pieces are joined to each token, in order]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--json[print JSON, for programs]"
   ":the prompt\; - reads it from stdin:"
@@ -463,11 +474,11 @@ _shtab_gpt2np_tokenize_defaults_added=0
 _shtab_gpt2np_trace_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--trace[show a saved trace instead of running a text]:FILE:_files"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
@@ -479,7 +490,7 @@ _shtab_gpt2np_trace_options=(
   "--head[with --show\: of this head only]:H:"
   "--pos[with --show\: of this position (query) only\; -1 is the last]:N:"
   "--png[with --show\: also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[write over files that are there]"
+  "--force[overwrite existing files]"
   ":the prompt\; - reads it from stdin:"
 )
 
@@ -489,17 +500,17 @@ _shtab_gpt2np_trace_defaults_added=0
 _shtab_gpt2np_view_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
-  "--special[let \<\|endoftext\|\> in a text be one token]"
+  "--special[read \<\|endoftext\|\> in a text as one token]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
-  "--local-files-only[do not ask the Hub]"
+  "--local-files-only[do not contact the Hub]"
   "--threads[cores to use (default\: all)]:N:"
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--trace[a saved trace instead of a text]:FILE:_files"
   "--generation[the saved trace of a generation instead of a text]:FILE:_files"
   "--no-open[write the page, but open no browser]"
-  "--max-new-tokens[generate so many tokens, and show that]:N:"
+  "--max-new-tokens[generate N tokens, and show them]:N:"
   "--temperature[a number from 1e-30 to 1e30, or 0 for greedy]:X:"
   "--top-k[a whole number of at least 1 (0 is off)]:N:"
   "--top-p[a number above 0 and at most 1 (1 is off)]:X:"
@@ -512,14 +523,14 @@ _shtab_gpt2np_view_options=(
   "--length-penalty[a number from -10 to 10 (0 is off)]:X:"
   "--early-stopping[of beam search, as in HF]:early_stopping:(true false never)"
   "--seed[makes sampling (--temperature above 0) repeatable]:N:"
-  "--eos[the id that ends a text\; none\: nothing does]:ID:"
+  "--eos[the id that ends a text, or none]:ID:"
   "*--stop[end before this text\; may be repeated]:TEXT:"
   "--stop-tokens[end at one of these ids\: 11,13]:IDS:"
   "--lookup[guess N tokens from repetitions]:N:"
-  "--on-overflow[past the context\: refuse, or slide (recomputes every time)]:on_overflow:(refuse slide)"
+  "--on-overflow[beyond the context\: refuse, or slide (recomputes every time)]:on_overflow:(refuse slide)"
   "--out[the page (default\: a temporary file)]:FILE:_files"
-  "--ledger[of --generation\: why each token was chosen, as \`generate --ledger\` wrote it]:FILE:_files"
-  "--force[write over files that are there]"
+  "--ledger[with --generation\: why each token was chosen, as \`generate --ledger\` wrote it]:FILE:_files"
+  "--force[overwrite existing files]"
   ":the prompt\; - reads it from stdin:"
 )
 
@@ -549,6 +560,7 @@ _shtab_gpt2np() {
         circuits) _arguments -C -s $_shtab_gpt2np_circuits_options ;;
         compare) _arguments -C -s $_shtab_gpt2np_compare_options ;;
         completion) _arguments -C -s $_shtab_gpt2np_completion_options ;;
+        docs) _arguments -C -s $_shtab_gpt2np_docs_options ;;
         download) _arguments -C -s $_shtab_gpt2np_download_options ;;
         export) _arguments -C -s $_shtab_gpt2np_export_options ;;
         fixture) _arguments -C -s $_shtab_gpt2np_fixture_options ;;

@@ -54,7 +54,7 @@ def register(verbs: Any) -> None:
     )
     help = "pt: for torch.load (default %(default)s)"
     verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help=help)
-    verb.add_argument("--max-new-tokens", type=count, metavar="N", help="of the response (default 50)")
+    verb.add_argument("--max-new-tokens", type=count, metavar="N", help="length of the response (default 50)")
     verb.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
     verb.add_argument("--seed", type=int, help="of sampling (default 0)")
     add_special(verb)

@@ -51,7 +51,7 @@ def register(verbs: Any) -> None:
     )
     what.add_argument("--neuron", metavar="L.I", help="tokens of a neuron; with a TEXT also its activations")
     what.add_argument(
-        "--composition", choices=["q", "k", "v"], help="how much later heads read of earlier ones"
+        "--composition", choices=["q", "k", "v"], help="how much later heads read from earlier ones"
     )
     what.add_argument(
         "--overlap",

@@ -19,7 +19,7 @@ def register(verbs: Any) -> None:
         verbs,
         "compare",
         compare,
-        "hold a dump of another program's tensors against ours: which step is the first that is wrong, and "
+        "compare another program's tensors with ours: which step is the first that is wrong, and "
         "which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input",
         "compare dump.npz --prompt 'Elizabeth was'",
         "compare dump.pt --tokens 36,1116,340 --html report.html",
@@ -41,7 +41,9 @@ def register(verbs: Any) -> None:
         help="their name for a site: layer*.att=h.*.attn.pattern; ours[head query key] declares a layout",
     )
     verb.add_argument("--shapes", metavar="FILE", help="names and shapes in a raw file, in its order (JSON)")
-    verb.add_argument("--prefill", type=count, metavar="N", help="N tokens ran at once, then one a step")
+    verb.add_argument(
+        "--prefill", type=count, metavar="N", help="N tokens ran at once, then one at each step"
+    )
     verb.add_argument("--rtol", type=_tolerance, metavar="R", help="atol + rtol * |truth| instead of noise")
     verb.add_argument("--atol", type=_tolerance, metavar="A", help="(default 0 where --rtol is given)")
     verb.add_argument(

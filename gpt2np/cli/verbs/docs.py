@@ -7,7 +7,7 @@ import sys
 from importlib.resources import files
 from typing import Any
 
-from gpt2np.cli.arguments import add_verb
+from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError, nearest, short
 from gpt2np.tables import strict_json, table
 
@@ -16,10 +16,12 @@ INDEX = "index"  # the page that puts the others in order
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(verbs, "docs", docs, "the documentation: list its pages, or open one")
-    verb.add_argument("page", nargs="?", metavar="PAGE", help="the page to open; without it they are listed")
+    verb = add_verb(
+        verbs, "docs", docs, "the documentation: list its pages, or open one", "docs", "docs first-hour"
+    )
+    verb.add_argument("page", nargs="?", metavar="PAGE", help="the page to open (default: list them)")
     verb.add_argument("--path", action="store_true", help="print where the page's file is")
-    verb.add_argument("--json", action="store_true", help="for machines")
+    verb.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def docs(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("id", metavar="ID", help="such as gpt2, gpt2-xl, distilgpt2 or owner/name")
     verb.add_argument("--revision", help="branch, tag or commit")
-    verb.add_argument("--json", action="store_true", help="for machines")
+    verb.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def download(args: argparse.Namespace) -> int:

@@ -10,11 +10,11 @@ from gpt2np.cli.terminal import tell
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    text = "write a tiny random GPT-2 with a full trace and error bands, for those who write their own"
+    text = "write a tiny random GPT-2 with a full trace and error bands, to develop your own with"
     verb = add_verb(verbs, "fixture", fixture, text, "fixture --out fx", "fixture --out fx2 --seed 1")
     verb.add_argument("--out", "-o", required=True, metavar="DIR", help="the folder; made if need be")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="another one for each N (default 0)")
-    verb.add_argument("--json", action="store_true", help="what was written, for machines")
+    verb.add_argument("--json", action="store_true", help="print what was written as JSON, for programs")
     add_outputs(verb)
 
 
@@ -29,5 +29,5 @@ def fixture(args: argparse.Namespace) -> int:
         print(strict_json({"out": args.out, "seed": args.seed, "files": written}))
     else:
         print(fitted([[name, f"{n_bytes:,}"] for name, n_bytes in written.items()], "<>", indent=0))
-    tell(f"wrote {args.out}; its README.txt says how to use it")
+    tell(f"wrote {args.out}; its README.txt explains how to use it")
     return 0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _Answer = tuple[dict[str, Any], "list[Coordinate]"]  # what is printed, and what goes into the CSV
 OUTPUT = "data/kv_cache_output.json"
 SHOWN = 20  # rows of a search on a terminal; --json and --export-csv have all
-FORMATS = "A .safetensors file has a third of the size of a .json file and needs no parsing: at 1,024 tokens \
+FORMATS = "A .safetensors file is a third the size of a .json file and needs no parsing: at 1,024 tokens \
 of GPT-2 small, a query takes 0.3 s instead of 5 s."
 
 
@@ -56,7 +56,7 @@ def _add_extract(parts: Any) -> None:
         "write keys and values of a text, and the predicted next token",
         "kv extract 'Elizabeth was' --out kv.json",
     )
-    add_note(verb, f"Without a TEXT the first of the sample prompts is taken. {FORMATS}")
+    add_note(verb, f"Without a TEXT, the first sample prompt is used. {FORMATS}")
     add_prompt(verb)
     add_model(verb, dtype=False)
     help = "a saved trace, such as one of generate --out, instead of a text: nothing is run again"
@@ -76,7 +76,7 @@ def _add_query(parts: Any) -> None:
         "kv query kv.json --info",
         "kv query kv.json --coordinate 0 0 0 --token-search eliza",
     )
-    add_note(verb, f"Questions can be combined. {FORMATS}")
+    add_note(verb, f"Queries can be combined. {FORMATS}")
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
     verb.add_argument("--info", action="store_true", help="model, text, sizes, predicted next token")
     help = "key and value of layer L, head H, token T; each counts from 0"
@@ -91,7 +91,7 @@ def _add_query(parts: Any) -> None:
         "a spreadsheet would run, as =1, has an apostrophe before it"
     )
     verb.add_argument("--export-csv", metavar="FILE", help=help)
-    verb.add_argument("--json", action="store_true", help="for machines")
+    verb.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_outputs(verb, "export_csv", more="; read a FILE that takes more than 1 GB of memory")
 
 
@@ -100,13 +100,13 @@ def _add_dataset(parts: Any) -> None:
         parts,
         "dataset",
         dataset,
-        "write a KV file for each of many prompts; resumes, and adds",
+        "write a KV file for each of many prompts; resumes, and adds to a folder",
         "kv dataset --text-file prompts.txt --output-dir kvs",
         "kv dataset --random 10 --output-dir kvs",
     )
     add_note(
         verb,
-        f"Without prompts the sample prompts are taken. Into a folder that is there, of the same model \
+        f"Without prompts, the sample prompts are used. Into an existing folder, of the same model \
 and options, only what it does not list yet is written, under the next numbers. {FORMATS}",
     )
     source = verb.add_mutually_exclusive_group()
@@ -117,7 +117,7 @@ and options, only what it does not list yet is written, under the next numbers. 
     )
     source.add_argument("--prompts", nargs="+", type=a_text, metavar="TEXT", help="the prompts themselves")
     source.add_argument("--random", type=count, metavar="N", help="N prompts sampled from the model")
-    verb.add_argument("--random-tokens", action="store_true", help="with --random: any tokens, equal chances")
+    verb.add_argument("--random-tokens", action="store_true", help="with --random: uniformly random tokens")
     verb.add_argument("--seed", type=_seed, default=0, metavar="S", help="of --random (default 0)")
     verb.add_argument("--output-dir", required=True, metavar="DIR", help="kv_00000.json, ... and index.jsonl")
     verb.add_argument("--format", choices=["json", "safetensors"], default="json", help="(default json)")

@@ -24,7 +24,7 @@ def register(verbs: Any) -> None:
     )
     help = "a text after which the model answers right"
     verb.add_argument("clean", nargs="?", type=a_text, metavar="CLEAN", help=help)
-    help = "one of as many tokens after which it does not"
+    help = "a prompt of the same length, after which it does not"
     verb.add_argument("corrupt", nargs="?", type=a_text, metavar="CORRUPT", help=help)
     verb.add_argument("--trace", metavar="FILE", help="the saved trace of CLEAN, instead of that text")
     verb.add_argument("--answer", type=a_text, metavar="A", help="the right token: its text or id")
@@ -35,10 +35,12 @@ def register(verbs: Any) -> None:
     verb.add_argument("--by", choices=["head", "pos"], help="(default: head where the site has heads)")
     way = verb.add_mutually_exclusive_group()
     way.add_argument(
-        "--direct", action="store_true", help="only what it adds to the final residual stream itself"
+        "--direct", action="store_true", help="only what it adds directly to the final residual stream"
     )
     way.add_argument(
-        "--to", metavar="SITE", help="path patching: only what it sends straight to this site, as h.3.attn.q"
+        "--to",
+        metavar="SITE",
+        help="path patching: only what it sends directly to this site, as in h.3.attn.q",
     )
     verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
     add_special(verb)

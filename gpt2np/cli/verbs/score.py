@@ -20,7 +20,12 @@ def register(verbs: Any) -> None:
         "score - --tokens < novel.txt",
     )
     verb.add_argument("file", metavar="FILE", help="a text file; - reads stdin")
-    verb.add_argument("--stride", type=count, metavar="N", help="tokens between windows (default: half one)")
+    verb.add_argument(
+        "--stride",
+        type=count,
+        metavar="N",
+        help="tokens from one window's start to the next (default: half a window)",
+    )
     verb.add_argument(
         "--without-positions", action="store_true", help="also the loss when no position embedding is added"
     )

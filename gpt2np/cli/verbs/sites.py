@@ -15,7 +15,7 @@ def register(verbs: Any) -> None:
     )
     add_model_name(verb)
     verb.add_argument("--markdown", action="store_true", help="as a table in Markdown")
-    verb.add_argument("--json", action="store_true", help="for machines")
+    verb.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def sites(args: argparse.Namespace) -> int:

@@ -46,7 +46,11 @@ def register(verbs: Any) -> None:
         verb.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=f"{allowed} (of generating)")
     verb.add_argument("--seed", type=int, help="makes sampling repeatable")
     verb.add_argument(
-        "--step", type=int, default=0, metavar="S", help="whose layers are shown (default 0, the prompt)"
+        "--step",
+        type=int,
+        default=0,
+        metavar="S",
+        help="the step whose layers are shown (default 0, the prompt)",
     )
     verb.add_argument("--every", type=count, metavar="N", help="show every Nth layer (default 1)")
     verb.add_argument(

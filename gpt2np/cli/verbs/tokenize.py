@@ -15,7 +15,7 @@ def register(verbs: Any) -> None:
         verbs,
         "tokenize",
         tokenize,
-        "cut a text into tokens, or join ids to a text",
+        "split a text into tokens, or join ids into a text",
         "tokenize 'Elizabeth was'",
         "tokenize --tokens 36,1116,340",
         "tokenize Elizabeth --merges",

@@ -57,8 +57,8 @@ def register(verbs: Any) -> None:
     ) in verb._actions:  # the same options as `generate`, with other words where they mean another thing
         told = {
             "out": "the page (default: a temporary file)",
-            "max_new_tokens": "generate so many tokens, and show that",
-            "ledger": "of --generation: why each token was chosen, as `generate --ledger` wrote it",
+            "max_new_tokens": "generate N tokens, and show them",
+            "ledger": "with --generation: why each token was chosen, as `generate --ledger` wrote it",
             "keep": argparse.SUPPRESS,
         }
         action.help = told.get(action.dest, action.help)

@@ -31,14 +31,14 @@ from gpt2np.tracing.trace import Trace
 
 
 class NotKeptError(TraceError, KeyError):
-    """A name that the dialect has, of something that this trace does not hold."""
+    """Raised for a name of the dialect whose site this trace does not hold."""
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0])
 
 
 class Dialect(Mapping[str, Any]):
-    """A trace as another program has it; make one with `trace.to(name)`.
+    """A trace in another program's names and shapes; make one with `trace.to(name)`.
 
     Nothing is computed or copied before it is looked up, and views of the trace are handed out wherever the
     numbers are the same. Iterating lists each thing that is there once: `Q` where all layers of it were kept,
@@ -125,7 +125,7 @@ class Dialect(Mapping[str, Any]):
         return Arrays(self)
 
     def batch_axis(self, key: str) -> int | None:
-        """Which axis of an array, or of those of a group, stands for the batch; None where none does."""
+        """Return which axis of an array, or of a group's arrays, is the batch; None if there is none."""
         naming = self._naming
         key = naming.aliases.get(key, key)
         key = next(_flat(naming.groups[key])) if key in naming.groups else key

@@ -29,7 +29,7 @@ _MOST_METADATA = 1 << 24  # bytes of that entry, which has four of them for a ch
 
 
 def read_dialect(path: str | Path, model: Model | None = None, *, max_bytes: int | None = MAX_BYTES) -> Trace:
-    """A trace from a `.npz` or `.safetensors` file that `gpt2np export` wrote, in any dialect.
+    """Read a trace from a `.npz` or `.safetensors` file that `gpt2np export` wrote, in any dialect.
 
     It holds whatever the file's names can be turned back into: queries, keys and values that stand alone
     become `attn.qkv` again. What cannot be turned back exactly (TransformerLens' `hook_scale`) is computed

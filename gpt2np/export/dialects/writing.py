@@ -54,7 +54,7 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
 
 
 def metadata_of(names: Dialect) -> dict[str, Any]:
-    """What a file in a dialect says of itself; in our own dialect, what every trace says."""
+    """Return the metadata of a file in a dialect; in our own dialect, those of a trace."""
     facts = names.trace.metadata
     if names.name == "gpt2np":
         return dict(facts)
@@ -134,7 +134,7 @@ def _indexed_lines(array: Array) -> Iterator[tuple[tuple[int, ...], str]]:
 
 
 def lines(rows: Array) -> list[str]:
-    """Each row of [row, column] as text, commas between numbers that restore the very same values."""
+    """Return each row of [row, column] as text, commas between numbers that restore the very same values."""
     if rows.dtype in (np.float32, np.float16):
         return rows_as_text(rows)
     return [",".join(map(repr, row)) for row in rows.tolist()]
@@ -145,7 +145,7 @@ def _json(value: Any) -> str:
 
 
 def not_finite(array: Array) -> str:
-    """Which of `-inf`, `inf` and `nan` an array holds, commas between them."""
+    """Return which of `-inf`, `inf` and `nan` an array holds, commas between them."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return ""
     tests: dict[str, Callable[..., Any]] = {"-inf": np.isneginf, "inf": np.isposinf, "nan": np.isnan}
