@@ -42,8 +42,9 @@ class PromptSet:
 
 
 def load_prompt_set(name: str) -> PromptSet:
-    """Return a shipped prompt set by its name, or your own: a `.json`, `.jsonl` or `.txt` file, named like the set.
+    """Return a shipped prompt set by its name, or your own from a file.
 
+    The file is `.json`, `.jsonl` or `.txt`, and the set is called like it.
     A text file has one prompt a line. JSON is a list of texts or of `{"id": 1, "text": ..., "note": ...}`,
     which may leave out id and note; or `{"description": ..., "prompts": [...]}`. In JSON lines each line is
     one of those.
