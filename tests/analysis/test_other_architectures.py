@@ -280,7 +280,7 @@ TOKENS = ("--tokens", ",".join(map(str, IDS)))
         (("circuits", "--norms"), "scale of each RMSNorm"),
         (("circuits", "--norms", "h.1.ln_2"), "scale of h.1.ln_2"),
         (("circuits", "--neuron", "1.5"), "neuron 1.5"),
-        (("circuits", *TOKENS), "who erases what"),
+        (("circuits", *TOKENS), "which component erases what"),
         (("stats", *TOKENS), "Model type: made_up"),
         (("trace", *TOKENS), "pos kv_head d_head"),
         (("trace", *TOKENS, "--show", "h.1.attn.k"), "kv_head 0"),

@@ -318,6 +318,9 @@ VERBS = {
     "completion": Row(
         lambda c: run(c.capsys, "completion", "bash")[1], true(lambda c, found: "trace" in found)
     ),
+    "docs": Row(
+        lambda c: c.call("docs", "--json"), true(lambda c, found: found["sites"] == "The sites of a trace")
+    ),
     "download": Row(
         lambda c: c.call("download", str(c.folder)),
         true(lambda c, found: False),
@@ -466,6 +469,17 @@ FUNCTIONS = {
     "Trace.names": Row(
         lambda c: c.trace.names(), true(lambda c, found: len(found) == len(c.model.plan(c.n).entries))
     ),
+    "Trace.keys": Row(lambda c: c.trace.keys(), true(lambda c, found: list(found) == c.trace.names())),
+    "Trace.values": Row(
+        lambda c: list(c.trace.values()), true(lambda c, found: found[-1] is c.trace["logits"])
+    ),
+    "Trace.items": Row(
+        lambda c: dict(c.trace.items()), true(lambda c, found: found["logits"] is c.trace["logits"])
+    ),
+    "Trace.get": Row(
+        lambda c: (c.trace.get("logits"), c.trace.get("nothing", 5)),
+        true(lambda c, found: found[0] is c.trace["logits"] and found[1] == 5),
+    ),
     "Trace.stack": Row(lambda c: c.trace.stack("attn.k")[1], equal(lambda c: c.trace["h.1.attn.k"])),
     "Trace.top": Row(lambda c: c.trace.top(1)[0][1], equal(lambda c: c.trace["logits"][-1].argmax())),
     "Trace.top_k_tokens": Row(
@@ -484,6 +498,7 @@ FUNCTIONS = {
     ),
     "Trace.save": Row(saved, true(lambda c, found: found.stat().st_size > c.trace.nbytes)),
     "Trace.open": Row(_opened, true(lambda c, found: near(found["logits"], c.trace["logits"]))),
+    "Trace.model_for": Row(lambda c: c.trace.model_for("this"), true(lambda c, found: found is c.model)),
     "Trace.source_files": Row(
         lambda c: c.trace.source_files(), true(lambda c, found: c.folder / "config.json" in found)
     ),

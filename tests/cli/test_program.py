@@ -185,7 +185,7 @@ def test_tables():
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["generate", "the " * 250, "--max-new-tokens", "20"], "(--on-overflow slide goes on"),
+        (["generate", "the " * 250, "--max-new-tokens", "20"], "(--on-overflow slide continues anyway"),
         (["generate", "x", "--num-beams", "2", "--temperature", "1"], "--num-beams 2 with --temperature 1.0"),
         (["generate", "x", "--temperature", "-1"], "--temperature -1.0"),
         (["trace", "x", "--keep", "attn.foo"], "--keep: no site"),

@@ -469,7 +469,7 @@ def test_a_keep_that_matches_nothing_is_explained(tiny, keep, advice):
 
 def test_plan_of_an_early_stop(tiny):
     assert tiny.plan("Emma", stop_at_layer=2).nbytes == tiny.trace("Emma", stop_at_layer=2).nbytes
-    with pytest.raises(InputError, match="behind stop_at_layer"):
+    with pytest.raises(InputError, match="only for sites after stop_at_layer"):
         tiny.trace("Emma", stop_at_layer=2, keep="logits")
 
 
