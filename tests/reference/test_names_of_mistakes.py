@@ -63,7 +63,12 @@ def test_each_form_is_named(model, slug, form, left_out):
 
 
 @pytest.mark.parametrize(
-    ("filled", "part"), [("before", "keys and values"), ("zero", "values"), ("last", "keys")]
+    ("filled", "part"),
+    [
+        ("zero", "values"),
+        pytest.param("before", "keys and values", marks=pytest.mark.slow),
+        pytest.param("last", "keys", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stale_row_is_seen_in_the_cache_itself(model, filled, part):
     dump = plant(model, IDS, MISTAKES["stale-cache-row"], (6, "new", filled, part), 1, prefill=6)
@@ -124,7 +129,7 @@ def test_two_mistakes_with_the_same_numbers_are_both_listed(model):
     assert [c.slug for c in found.candidates] == ["position-restart", "position-constant"]
 
 
-@pytest.mark.parametrize("start", [6, 7, 8])
+@pytest.mark.parametrize("start", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 8))])
 def test_a_mistake_of_other_rows_is_not_named(model, start):
     """From a later position on than any form of the catalogue has it: some that it would change is right."""
     mistake = MISTAKES["cache-not-used"]

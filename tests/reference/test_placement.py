@@ -626,7 +626,7 @@ def relaid(x, n_head, apart, merged, pad, order, batch):
     return np.asarray(x[None] if batch else x, order="C")
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(relayouts(equal=False))
 def test_a_relayout_of_distinct_sizes_is_recovered(case):
     model, trace, arrays, right = case
@@ -639,7 +639,7 @@ def test_a_relayout_of_distinct_sizes_is_recovered(case):
         np.testing.assert_array_equal(placed[name].array, expect, err_msg=f"{name}: {placed[name].layout}")
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(relayouts(equal=True))
 def test_a_relayout_of_equal_sizes_is_recovered_or_refused(case):
     model, trace, arrays, right = case
@@ -650,7 +650,7 @@ def test_a_relayout_of_equal_sizes_is_recovered_or_refused(case):
         np.testing.assert_array_equal(found.array, right[name], err_msg=f"{name}: {found.layout}")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.floats(0, 1))
 @example(0, 1, 2, 2, 0.25)  # four numbers are soon alike
 def test_a_wrong_array_in_our_order_is_never_turned(seed, n_head, d_head, length, share):

@@ -403,5 +403,6 @@ def test_another_architecture_is_judged_without_names(tmp_path):
     trace = model.trace(ids)
     for name in trace.names():
         assert check_step(name, trace[name], ids, model).state == "right", name
+    for name in trace.names()[::3]:
         found = check_step(name, trace[name] * 1.5 + 1, ids, model)
         assert (found.state, found.mistake) == ("wrong", None), name
