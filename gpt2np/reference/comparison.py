@@ -34,11 +34,11 @@ class Comparison:
 
     `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`; or `incomplete` where
     they are all within noise, but an array with the name of a site could not be compared. `site`, `layer`,
-    `head` and `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
-    the slug of the best of `candidates`, None where no mistake of the catalogue fits. `n_arrays` is how many
-    arrays the dump has beside token ids, `offers` say what those of unknown names may be, and `unusable` are
-    those of known names that could not be compared. `searched` is after how many seconds the search
-    for a mistake was given up, None where it came to its end.
+    `head` and `position` are those of the first site outside its band, `head` None unless it is one head.
+    `mistake` is the slug of the best of `candidates`, None where no mistake of the catalogue fits. `n_arrays`
+    is how many arrays the dump has beside token ids, `offers` say what those of unknown names may be, and
+    `unusable` are those of known names that could not be compared. `searched` is after how many seconds the
+    search for a mistake was given up, None where it came to its end.
     """
 
     verdict: str
@@ -119,6 +119,8 @@ class Comparison:
             "pattern": None if self.first is None else self.first.measure.pattern,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "search_ended_after": self.searched,
+            "excused": self.first is not None and self.first.excused,
+            "unused": self.first is not None and self.first.unused,
             "sites": [site.to_dict() for site in self.sites],
             "arrays": self.n_arrays,
             "unknown": list(self.unknown),

@@ -129,6 +129,7 @@ class Diagnosis:
         fitting = self._not_contradicted(fitting, scopes)
         if not (found or fitting or recognised):
             fitting = self._not_contradicted(self._search(scopes), scopes)
+            fitting = self._explaining_the_rest(fitting) if self._further and self._after() else fitting
         return ranked([*self._told_apart(fitting), *found, *recognised])
 
     def _says_something(self) -> bool:

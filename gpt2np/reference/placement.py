@@ -21,6 +21,7 @@ from gpt2np.reference.dumps import Dump, is_fact
 from gpt2np.reference.layer_numbers import counting
 from gpt2np.reference.layout_choice import AGREES, choose, likeness
 from gpt2np.reference.moved_names import moved_names
+from gpt2np.reference.precision import half_of
 from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.trace import Trace
@@ -270,16 +271,25 @@ class _Placing:
         if request.site.unseen is not None:
             array, more = self._without_future(request, array)
             notes += more
+        dtype = self.dump.dtypes[request.name]
+        if dtype == "float32" and (half := self._half_of(request, array)):
+            dtype = half
+            notes.append(f"its values are {half}'s, stored as float32")
         return Placed(
             request.full_name,
             array,
             request.shown,
             str(layout),
-            self.dump.dtypes[request.name],
+            dtype,
             tuple(notes),
             layout.rows,
             first,
         )
+
+    def _half_of(self, request: Request, array: Array) -> str:
+        """The half precision in which a float32 array was computed; rows of half weights are right so."""
+        half, right = half_of(array), self._right(request)
+        return half if half and (right is None or not half_of(right.astype(np.float32))) else ""
 
     def _without_future(self, request: Request, array: Array) -> tuple[Array, list[str]]:
         """Attention with what is not seen as it should be, and what was found there.
