@@ -61,7 +61,7 @@ def test_maps(capsys, tmp_path, trace):
     assert "--map final_norm=logits is not used: the dump has no 'final_norm'" in report
     assert "keys and values side by side" in report
     code, first, report, _ = told(capsys, tmp_path / "d.npz", *maps, "--map", "other=h.1.mlp.pre")
-    assert (code, first) == (2, "within noise: 2 of 3 arrays, 1 of --map not usable; 4 tokens against tiny")
+    assert (code, first) == (2, "not all compared: 2 of 3 arrays, 1 not usable; 4 tokens against tiny")
     assert "other: has shape (3, 5), expected [pos, d_mlp]" in report
     code, out, _ = run(
         capsys, "compare", str(tmp_path / "d.npz"), "--prompt", PROMPT, "--map", "end=ln_f", "--json"
