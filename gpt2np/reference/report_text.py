@@ -54,6 +54,7 @@ def _headline(found: Comparison) -> str:
         found.verdict, found.verdict
     )
     line = f"{verdict}: {_extent(found)} {_counted(len(found.token_ids), 'token')} against {found.model}"
+    line = _wrapped(line, 0)
     if found.first is not None:
         return line
     worst = max(found.sites, key=lambda report: report.measure.ratio)
