@@ -39,8 +39,8 @@ ORDER = {
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
-        attention_future layout_choice array_requests layer_numbers unknown_names placement error_measure
-        position_alignment precision noise_bands conventions mistakes mistake_replay mistake_fit
+        attention_future layout_choice precision array_requests layer_numbers moved_names unknown_names
+        placement error_measure position_alignment noise_bands conventions mistakes mistake_replay mistake_fit
         token_recovery other_prompts search_limit consequences candidates diagnosis judgement comparison
         step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual

@@ -25,19 +25,20 @@ from gpt2np.tracing.trace import Trace
 
 # Mistakes in what was recorded, not in what was computed.
 _IN_THE_RECORD = ("rows-reversed", "record-overwritten", "cache-reversed")
-VERDICTS = ("within-noise", "suspicious", "wrong")
+VERDICTS = ("within-noise", "incomplete", "suspicious", "wrong")
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The result of `compare`: `str()` is the report for people, `to_dict()` the one for programs.
 
-    `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`. `site`, `layer`, `head` and
-    `position` are those of the first site outside its band, `head` None unless it is one head. `mistake` is
-    the slug of the best of `candidates`, None where no mistake of the catalogue fits. `n_arrays` is how many
-    arrays the dump has beside token ids, `offers` say what those of unknown names may be, and `unusable` are
-    those that the user named and that could not be compared. `searched` is after how many seconds the search
-    for a mistake was given up, None where it came to its end.
+    `verdict` is the worst of all sites: `within-noise`, `suspicious` or `wrong`; or `incomplete` where
+    they are all within noise, but an array with the name of a site could not be compared. `site`, `layer`,
+    `head` and `position` are those of the first site outside its band, `head` None unless it is one head.
+    `mistake` is the slug of the best of `candidates`, None where no mistake of the catalogue fits. `n_arrays`
+    is how many arrays the dump has beside token ids, `offers` say what those of unknown names may be, and
+    `unusable` are those of known names that could not be compared. `searched` is after how many seconds the
+    search for a mistake was given up, None where it came to its end.
     """
 
     verdict: str
@@ -60,8 +61,8 @@ class Comparison:
         """Raise an error unless the dump is within noise; for test suites.
 
         Raises:
-            ComparisonError: it is not, or holds what was named and could not be compared; its text is the
-                report.
+            ComparisonError: it is not, or holds what has the name of a site and could not be compared; its
+                text is the report.
 
         Example:
             >>> gpt2np.compare(my_gpt2(ids), "gpt2", ids).check()
@@ -99,8 +100,8 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0 within noise, 1 suspicious or wrong, 2 within noise but for what could not be compared."""
-        return 1 if self.verdict != "within-noise" else 2 if self.unusable else 0
+        """0 within noise, 1 suspicious or wrong, 2 incomplete: but for what could not be compared."""
+        return {"within-noise": 0, "incomplete": 2}.get(self.verdict, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for programs and for the page."""
@@ -118,6 +119,8 @@ class Comparison:
             "pattern": None if self.first is None else self.first.measure.pattern,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "search_ended_after": self.searched,
+            "excused": self.first is not None and self.first.excused,
+            "unused": self.first is not None and self.first.unused,
             "sites": [site.to_dict() for site in self.sites],
             "arrays": self.n_arrays,
             "unknown": list(self.unknown),
@@ -247,8 +250,10 @@ def _found(
     if read.token_ids is not None and list(read.token_ids[: len(ids)]) != list(ids):
         notes.append("the dump says that it ran other tokens: " + " ".join(map(str, read.token_ids[:20])))
     notes += placement.notes
+    unusable = tuple(dict.fromkeys(refused.name for refused in placement.refused if not refused.harmless))
+    verdicts = [*(r.verdict for r in judgement.reports), *(["incomplete"] if unusable else [])]
     return Comparison(
-        max((r.verdict for r in judgement.reports), key=VERDICTS.index),
+        max(verdicts, key=VERDICTS.index),
         tuple(judgement.reports),
         first,
         tuple(candidates),
@@ -261,7 +266,7 @@ def _found(
         architecture.model_type,
         sum(not is_fact(name) for name in read.arrays),
         tuple(map(str, placement.offers)),
-        tuple(refused.name for refused in placement.refused if refused.mapped),
+        unusable,
         judged.limit.seconds if judged.limit.ended else None,
     )
 
@@ -312,8 +317,11 @@ class _Judged:
         }
         noise = self.bands.noise(first.site, first.dtype)
         about = noise, given, arrays, measures, first.site, self.whole, self.prefill
-        found = Diagnosis(self.wide, *about, quick=self.model, limit=self.limit).candidates()
-        return [c for c in found if c.slug in _IN_THE_RECORD] if first.unused else found
+        only = _IN_THE_RECORD if first.unused else None
+        search = Diagnosis(
+            self.wide, *about, quick=self.model, limit=self.limit, only=only, further=bool(first.other)
+        )
+        return search.candidates()
 
 
 def _check(prefill: int | None, length: int, rtol: float | None, atol: float | None) -> None:

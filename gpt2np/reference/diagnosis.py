@@ -63,7 +63,8 @@ class Diagnosis:
     which the reference ran the last ones. `prefill` is how many ran at once, before a cache was used: all, or
     perhaps not all (None). `quick` is the model in a precision that costs less: what it shows to explain
     nothing is not replayed in float64. `limit` is how long to search, `only` the slugs of the mistakes that
-    are looked for; they are made `everywhere`, or perhaps in some heads or at some positions only.
+    are looked for; they are made `everywhere`, or perhaps in some heads or at some positions only. `further`
+    if a mistake must explain what follows the first wrong site too: that may be just a wrong name.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Diagnosis:
         limit: SearchLimit | None = None,
         only: Collection[str] | None = None,
         everywhere: bool = False,
+        further: bool = False,
     ) -> None:
         self.model, self.expected, self.truth = model, expected, expected.truth
         self.given, self.arrays, self.measures, self.first = given, arrays, measures, first
@@ -89,6 +91,7 @@ class Diagnosis:
         self.ids = tuple(self.truth.token_ids)
         self.prefill, self._at_once = prefill or len(self.ids), prefill == len(self.ids)
         self.limit, self._everywhere = limit or SearchLimit(0), everywhere
+        self._further = further
         self._only = SLUGS if only is None else only
         self._fits = Fits(self.truth, expected.bands, arrays)
         self.replays = Replays(model, self.truth, self.prefill)
@@ -119,12 +122,14 @@ class Diagnosis:
             found = list(self._prompts([*self._checks, *self._after()]))
             fitting = self._explaining_the_rest(fitting) if found else fitting
         recognised = list(self._recognised())
-        if recognised and self._after():  # in an array of its own it does not look like this further on
+        # in an array of its own, or under a wrong name, it does not look like this further on
+        if (recognised or self._further) and self._after():
             fitting = self._explaining_the_rest(fitting)
         scopes = [] if self._everywhere else list(self._scopes(self.measures[self.first]))
         fitting = self._not_contradicted(fitting, scopes)
         if not (found or fitting or recognised):
             fitting = self._not_contradicted(self._search(scopes), scopes)
+            fitting = self._explaining_the_rest(fitting) if self._further and self._after() else fitting
         return ranked([*self._told_apart(fitting), *found, *recognised])
 
     def _says_something(self) -> bool:

@@ -1,5 +1,6 @@
 """What somebody's names mean: a site and a layer, in any dialect and spelling, or as a map declares it."""
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,10 @@ _CACHE = re.compile(
 )
 STATES = re.compile(r"(?:all_)?hidden_states\W*_?(\d{1,9})\W*", re.IGNORECASE)
 NORMS = re.compile(r"((?:ln|norm|layer_?norm)_?)(\d)(?!\d)", re.IGNORECASE)
+
+
+_STACKS = {"hiddenstates": "hidden_states", "pastkeyvalues": "past_key_values", "attentions": "attentions"}
+_LIKE, _LONG = 0.8, 5  # how like a known name a misspelled one is, and letters that it has
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,18 @@ class Names:
     ) -> None:
         self.config, self._sites = config, config.architecture.sites
         self.counting = counting or Counting()
+        self.moved: dict[
+            str, Meaning | None
+        ] = {}  # what names of this dump mean by the values of their arrays
         self.base = base = self.counting.layers
         self._index = _spellings(config)
         self._given = [(theirs, _pattern(theirs), ours) for theirs, ours in (given or {}).items()]
         for theirs, _, ours in self._given:
             self._declared(theirs, ours, base)
+
+    def counted(self, counting: Counting) -> "Names":
+        """The same names with numbers that begin otherwise."""
+        return Names(self.config, {theirs: ours for theirs, _, ours in self._given}, counting)
 
     def unused(self, names: Iterable[str]) -> Iterator[str]:
         """A note for each entry of the map that is for nothing in the dump."""
@@ -98,6 +110,8 @@ class Names:
 
     def meaning(self, name: str) -> Meaning | None:
         """What a name stands for, or None."""
+        if name in self.moved:
+            return self.moved[name]
         for theirs, pattern, ours in self._given:
             if match := pattern.fullmatch(name):
                 declared = self._declared(theirs, ours, int(match[1]) if match.groups() else None)
@@ -109,6 +123,24 @@ class Names:
         if found is None and _INPUT.search(name):
             return self._read_by(_INPUT.sub("", name))
         return found
+
+    def nearest(self, name: str) -> str:
+        """The known name of which one is a misspelling; "" if it is like none."""
+        plain = _plain(name)
+        if len(plain) < _LONG:
+            return ""
+        whole = {known: m.full_name for known, m in self._index.items() if _LAYER not in known} | _STACKS
+        for digits in _NUMBER.finditer(name):
+            layer = int(digits[0]) - self.base
+            if not 0 <= layer < self.config.n_layer:
+                continue
+            spelled = _plain(name[: digits.start()]) + _LAYER + _plain(name[digits.end() :])
+            known = {plain + _LAYER: f"{x}.{digits[0]}" for plain, x in _STACKS.items()}
+            known |= {x: _in_layer(m, layer).full_name for x, m in self._index.items() if _LAYER in x}
+            if found := difflib.get_close_matches(spelled, known, 1, _LIKE):
+                return known[found[0]]
+        found = difflib.get_close_matches(plain, whole, 1, _LIKE)
+        return whole[found[0]] if found else ""
 
     def _read_by(self, part: str) -> Meaning | None:
         """What a part of the model reads: nnsight's `transformer.h.3.mlp.input`."""
@@ -176,6 +208,8 @@ class Names:
             name, starred = name.replace("*", str(layer), 1), False
         elif "*" in theirs and layer is not None and self._is_of_layers(name):
             raise InputError(f"{where}: the layer is a * on both sides, as in layer*.att=h.*.attn.pattern")
+        if states := re.fullmatch(r"(?:all_)?hidden_states(?:\.(\d+|\*))?", name):
+            return self._declared_states(where, theirs, states[1], axes)
         try:
             if starred or self._is_of_layers(name):
                 site, _ = self._sites.resolve(
@@ -185,6 +219,19 @@ class Names:
             return Meaning(*self._sites.resolve(name, None, self.config.n_layer), axes=axes)
         except UnknownSiteError as error:
             raise UnknownSiteError(f"{where}: {error}") from None
+
+    def _declared_states(
+        self, where: str, theirs: str, number: str | None, axes: tuple[str, ...] | None
+    ) -> Meaning:
+        """Hugging Face's hidden states, one of them or all in one array, as the right side of a map."""
+        if number is None and "*" in theirs:
+            raise InputError(f"{where}: the number is a * on both sides, as in {theirs}=hidden_states.*")
+        found = self._known("hidden_states" if number in (None, "*") else f"hidden_states.{number}")
+        if found is None:
+            raise InputError(f"{where}: there are hidden_states.0 to hidden_states.{self.config.n_layer}")
+        either = tuple(replace(one, axes=axes, mapped=True) for one in found.either)
+        parts = tuple(replace(one, mapped=True) for one in found.parts)
+        return replace(found, axes=axes, either=either, parts=parts)
 
     def _is_of_layers(self, name: str) -> bool:
         """Whether a name is that of a site in every layer, without the layer."""

@@ -31,7 +31,8 @@ class SiteReport:
     """One array of the dump: under which name and layout it was found, and how far off it is.
 
     `excused` if what is wrong with it is no mistake in the computation: it is said in the pattern what it is.
-    `unused` if what follows is right, and would not be with these values.
+    `unused` if what follows is right, and would not be with these values; `other` is the site whose values it
+    has instead of its own.
     """
 
     site: str
@@ -43,6 +44,7 @@ class SiteReport:
     measure: Measure
     excused: bool = False
     unused: bool = False
+    other: str = ""
 
     @property
     def verdict(self) -> str:
@@ -65,6 +67,8 @@ class SiteReport:
             "name": self.name,
             "layout": self.layout,
             "dtype": self.dtype,
+            "excused": self.excused,
+            "unused": self.unused,
             "notes": list(self.notes),
         }
 
@@ -145,7 +149,7 @@ class Judgement:
         held = {placed.site: self._held(placed, alignment) for placed in placement.placed}
         measures = {site: report.measure for site, report in held.items()}
         self.reports = [self._excused(held[p.site], measures) for p in placement.placed]
-        self.reports = self._renamed(self.reports)
+        self.reports = self._renamed(self._exchanged(self.reports))
 
     def _resolve(self, name: str) -> tuple[Site, int | None]:
         return self.config.architecture.sites.resolve(name, None, self.config.n_layer)
@@ -223,6 +227,45 @@ class Judgement:
 
     # -- arrays under the name of another site ----------------------------------------------------
 
+    def _exchanged(self, reports: list[SiteReport]) -> list[SiteReport]:
+        """Reports in which arrays that have each other's values are excused: no computation gives them.
+
+        They are of one kind of site in several layers, or of one layer, if what follows is right.
+        """
+        wrong = [r for r in reports if r.measure.ratio > 1 and not r.excused]
+        kinds = {r.site: self._resolve(r.site)[0] for r in wrong}
+        there: dict[str, str] = {}
+        for report in wrong:
+            for other in wrong:
+                same = kinds[report.site] is kinds[other.site]
+                alike = kinds[report.site].axis_names == kinds[other.site].axis_names
+                able = report is not other and (same or (alike and report.unused and other.unused))
+                if able and self._has_values_of(report.site, other.site):
+                    there[report.site] = other.site
+                    break
+        while loose := [site for site, other in there.items() if other not in there]:
+            for site in loose:
+                del there[site]
+        if len(set(there.values())) < len(there):
+            return reports
+        return [self._under_another(r, there[r.site]) if r.site in there else r for r in reports]
+
+    def _under_another(self, report: SiteReport, other: str) -> SiteReport:
+        """A report of an array that was recorded under the name of another one."""
+        pattern = f"your {report.name} is our {other}: recorded under each other's names, or in another order"
+        return replace(report, excused=True, other=other, measure=replace(report.measure, pattern=pattern))
+
+    def _has_values_of(self, site: str, other: str) -> bool:
+        """Whether the array of a site has the values of another one; one element tells most that do not."""
+        values, truth = self.arrays[site], self.truth[other]
+        if values.shape != truth.shape or np.ndim(values) < 2:
+            return False
+        last = (-1,) * values.ndim
+        band = np.broadcast_to(self.bands.of(other), truth.shape)
+        if not abs(float(values[last]) - float(truth[last])) <= float(band[last]):
+            return False
+        return self._measured(values, other).ratio <= 1
+
     def _renamed(self, reports: list[SiteReport]) -> list[SiteReport]:
         """Reports in which an array that has the values of another site counts as that one.
 
@@ -242,7 +285,9 @@ class Judgement:
                 note = f"it has the values of {other}, and what follows from {report.site} is right"
                 if other in there:
                     at = next(i for i, r in enumerate(found) if r.site == other)
-                    found[at] = replace(found[at], notes=(*found[at].notes, f"{report.name}: {note}"))
+                    found[at] = replace(
+                        found[at], notes=(*found[at].notes, f"your {report.name} is it again: {note}")
+                    )
                     del self.arrays[report.site]
                 else:
                     layer = self._resolve(other)[1]
@@ -271,7 +316,7 @@ class Judgement:
         m = replace(
             report.measure, pattern=f"{pattern}; {report.measure.pattern}" if not counted else pattern
         )
-        return replace(report, measure=m, excused=counted and alone)
+        return replace(report, measure=m, excused=counted and alone, other=other)
 
     def _measured(self, values: Array, name: str) -> Measure:
         site, layer = self._resolve(name)
@@ -279,8 +324,7 @@ class Judgement:
 
     def _other_site(self, report: SiteReport, behind: bool) -> str | None:
         """The nearest site before it that has these values, or else the first one `behind` it."""
-        values = self.arrays[report.site]
-        if np.ndim(values) < 2:
+        if np.ndim(self.arrays[report.site]) < 2:
             return None
         axes = self._resolve(report.site)[0].axis_names
         order = list(self.config.architecture.sites.expand(self.config.n_layer))
@@ -290,9 +334,8 @@ class Judgement:
             if site.axis_names != axes or site.name == "resid_pre":
                 continue  # which is the resid_post before it
             try:
-                truth = self.truth[name]
-            except Gpt2npError:
+                if self._has_values_of(report.site, name):
+                    return name
+            except Gpt2npError:  # it is not in the truth
                 continue
-            if truth.shape == values.shape and self._measured(values, name).ratio <= 1:
-                return name
         return None

@@ -30,7 +30,7 @@ def _first_state(dump: Dump, truth: Trace, config: ModelConfig) -> int:
     post, apart = config.architecture.sites["resid_post"], []
     for i, name in found.items():
         layers = (i, i - 1) if i else (i,)
-        own, *before = (_error(dump.arrays[name], Meaning(post, j), truth, config) for j in layers)
+        own, *before = (site_error(dump.arrays[name], Meaning(post, j), truth, config) for j in layers)
         if min([own, *before]) < AGREES:
             apart.append(own < min(before, default=np.inf) / _CLEARLY)
     return int(bool(apart) and all(apart))
@@ -58,7 +58,7 @@ def _first_layer(dump: Dump, truth: Trace, config: ModelConfig, given: Mapping[s
     layers = set()
     for name, (from_0, from_1) in numbered.items():
         assert from_0 is not None
-        as_zero, as_one = (_error(dump.arrays[name], m, truth, config) for m in (from_0, from_1))
+        as_zero, as_one = (site_error(dump.arrays[name], m, truth, config) for m in (from_0, from_1))
         if as_one < AGREES and as_one < as_zero / _CLEARLY:
             layers.add(from_1.layer)
         elif as_zero < AGREES:
@@ -74,12 +74,13 @@ def _layered(names: Names, name: str) -> Meaning | None:
     return meaning if meaning is not None and meaning.site is not None and meaning.layer is not None else None
 
 
-def _error(array: Array, meaning: Meaning, truth: Trace, config: ModelConfig) -> float:
+def site_error(array: Array, meaning: Meaning, truth: Trace, config: ModelConfig) -> float:
     """How far the array is from a site, in the layout that fits best."""
     assert meaning.site is not None
-    if array.dtype.kind != "f" or meaning.layer is None:
+    if array.dtype.kind != "f":
         return np.inf
-    right, window = truth[meaning.site.full_name(meaning.layer)], config.window(meaning.layer)
+    right = truth[meaning.site.full_name(meaning.layer)]
+    window = None if meaning.layer is None else config.window(meaning.layer)
     able = layouts(meaning.site, array.shape, config, len(truth["embed"]))
     read = (layout.undo(array, config.vocab_size) for layout in able)
     return min((likeness(meaning.site, x, right, window).error for x in read), default=np.inf)

@@ -5,6 +5,7 @@ the values do, if the array is right or nearly so; then the future of attention;
 same name in other layers. What nothing decides is refused, with the candidates.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,8 @@ from gpt2np.reference.dump_names import Meaning, Names
 from gpt2np.reference.dumps import Dump, is_fact
 from gpt2np.reference.layer_numbers import counting
 from gpt2np.reference.layout_choice import AGREES, choose, likeness
+from gpt2np.reference.moved_names import moved_names
+from gpt2np.reference.precision import half_of
 from gpt2np.reference.unknown_names import Unknown, unknown
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.trace import Trace
@@ -88,14 +91,20 @@ class _Placing:
         self.dump, self.truth, self.config = dump, truth, config
         self.length = len(truth["embed"])
         self.names = Names(config, given, counting(dump, truth, config, given))
+        moved = moved_names(dump, truth, config, self.names)
         self.asked = Requests(dump, config, self.names, self.length)
         self.refused = self.asked.refused
-        self.notes = list(self.names.unused(dump.arrays))
+        for name, reason in moved.others.items():
+            self.asked.refuse(name, self.names.meaning(name) or Meaning(), reason)
+        self.names.moved, self.others = moved.meanings, moved.others
+        self.notes = [*self.names.unused(dump.arrays), *moved.notes]
 
     def result(self) -> Placement:
-        requests = [request for name in self.dump.arrays for request in self.asked.of(name)]
+        requests = [
+            request for name in self.dump.arrays if name not in self.others for request in self.asked.of(name)
+        ]
         offers = [
-            unknown(name, self.dump.arrays[name], self.truth, self.config)
+            unknown(name, self.dump.arrays[name], self.truth, self.config, self.names)
             for name in self.asked.unknown[:_OFFERED]
         ]
         if len(self.asked.unknown) == sum(not is_fact(name) for name in self.dump.arrays):
@@ -118,13 +127,18 @@ class _Placing:
     def _refuse_all(self, offers: list[Unknown]) -> None:
         """Refuse a dump of which no name is known, with an example of a map that suits it."""
         some = ", ".join(short(name) for name in self.asked.unknown[:6]) or "only token ids"
-        first = next((o for o in offers if o.by_values), next((o for o in offers if o.sites), None))
-        name = first.name if first else (self.asked.unknown or ["layer*.att"])[0]
-        site = first.sites[0] if first else "h.0.attn.pattern"
-        why = "" if first is None else " (it has these values)" if first.by_values else " (it has this shape)"
+        first = next((o for o in offers if o.by_values), None)
+        near = next((o for o in offers if o.nearest), None)
+        say = "say what they are with --map THEIRS=OURS"
+        if near is not None and first is None:
+            say = f"{short(near.name)} is nearly {near.nearest}: is it --map '{near.name}={near.nearest}'?"
+        elif first is not None:
+            say = f"say what they are, as in --map '{first.name}={first.sites[0]}' (it has these values)"
+        elif able := next((o for o in offers if o.sites), None):
+            say += f" ({short(able.name)} has the shape of {', '.join(able.sites[:3])})"
         raise InputError(
-            f"{self.dump.path}: no name in it is known ({some}); say what they are, as in "
-            f"--map '{name}={site}'{why}; `gpt2np sites` lists ours" + "".join(f"; {x}" for x in self.notes)
+            f"{self.dump.path}: no name in it is known ({some}); {say}; `gpt2np sites` lists ours"
+            + "".join(f"; {x}" for x in self.notes)
         )
 
     def _tell_first_layer(self, placed: Mapping[str, Placed]) -> None:
@@ -204,7 +218,7 @@ class _Placing:
                 errors.append(likeness(one.site, values, right, self._window(one)).error)
         best, second = (int(i) for i in np.argsort(errors, kind="stable")[:2])
         named = self.names.meaning(request.name)
-        if named is not None and (named.site is not None or request.lead == "part"):  # a usual one
+        if named is not None and (named.site is not None or request.part):  # a usual one
             if best == 0 or request.chosen is None or not errors[best] < min(AGREES, 0.5 * errors[0]):
                 return request
             able[best].note = f"by its values it is {able[best].full_name}, not {request.full_name}"
@@ -226,14 +240,14 @@ class _Placing:
             return None
         layout = request.chosen
         if layout is None:
-            shown = [self._shown(request, x) for x in request.candidates]
+            shown = list(map(str, request.candidates))
             example = request.candidates[0]
             axes = str(example).strip("[]").replace(",", "")
             reason = (
                 f"has shape {request.array.shape}, which may be {' or '.join(shown)}, and its values do not "
                 f"decide: declare it, as in --map '{request.name}={request.full_name}[{axes}]'"
             )
-            meaning = Meaning(request.site, request.layer, mapped=request.meaning.mapped)
+            meaning = Meaning(request.site, request.layer)
             self.asked.refuse(request.name, meaning, reason, request.candidates)
             return None
         array = self._values(request, layout)
@@ -257,16 +271,25 @@ class _Placing:
         if request.site.unseen is not None:
             array, more = self._without_future(request, array)
             notes += more
+        dtype = self.dump.dtypes[request.name]
+        if dtype == "float32" and (half := self._half_of(request, array)):
+            dtype = half
+            notes.append(f"its values are {half}'s, stored as float32")
         return Placed(
             request.full_name,
             array,
-            request.name,
-            self._shown(request, layout),
-            self.dump.dtypes[request.name],
+            request.shown,
+            str(layout),
+            dtype,
             tuple(notes),
             layout.rows,
             first,
         )
+
+    def _half_of(self, request: Request, array: Array) -> str:
+        """The half precision in which a float32 array was computed; rows of half weights are right so."""
+        half, right = half_of(array), self._right(request)
+        return half if half and (right is None or not half_of(right.astype(np.float32))) else ""
 
     def _without_future(self, request: Request, array: Array) -> tuple[Array, list[str]]:
         """Attention with what is not seen as it should be, and what was found there.
@@ -285,9 +308,6 @@ class _Placing:
             found[:, :n, :n] = inside
         return found, notes
 
-    def _shown(self, request: Request, layout: Layout) -> str:
-        return f"[{request.lead}, {str(layout)[1:]}" if request.lead else str(layout)
-
     def _keep(self, found: Placed, placed: dict[str, Placed]) -> None:
         """Keep the first array of each site, or the one that is right; another one is noted or refused."""
         first = placed.setdefault(found.site, found)
@@ -301,9 +321,8 @@ class _Placing:
             kept, other = found, first
         placed[found.site] = kept
         reason = f"is {found.site} again, with other numbers than {kept.name}, which is taken"
-        meaning = self.names.meaning(other.name)
-        mapped = meaning is not None and meaning.mapped
-        self.refused.append(Refused(other.name, reason, (), found.site, mapped))
+        whole = other.name if other.name in self.dump.arrays else re.sub(r"(\[\d+\])+$", "", other.name)
+        self.refused.append(Refused(whole, reason, (), found.site, _lacks_bias(other.name, kept.name)))
 
     def _is_right(self, placed: Placed) -> bool:
         """Whether an array is near the truth."""
@@ -314,6 +333,11 @@ class _Placing:
             return False
         window = None if layer is None else self.config.window(layer)
         return likeness(site, placed.array, right, window).error < AGREES
+
+
+def _lacks_bias(name: str, kept: str) -> bool:
+    """Whether the one is the product of which the other is the sum with a bias: ffn_up-0, ffn_up_b-0."""
+    return name != kept and name == re.sub(r"_b(?=\W|$)", "", kept)
 
 
 def _same(one: Placed, other: Placed) -> bool:

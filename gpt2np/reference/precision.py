@@ -11,6 +11,7 @@ from gpt2np.ops import Array
 
 # The spacing of numbers just above 1.
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+_VARIED = 32  # different values, of which it is no chance that all have so few digits
 
 
 def rounded(x: Array, precision: str) -> Array:
@@ -23,6 +24,17 @@ def rounded(x: Array, precision: str) -> Array:
         up = ((bits >> 16) & 1) + 0x7FFF
         return np.asarray(((bits + up) & np.uint32(0xFFFF0000)).view(np.float32).astype(x.dtype))
     return x
+
+
+def half_of(x: Array) -> str:
+    """The half precision that can hold all values of a float32 array, where many are different; or ""."""
+    if x.dtype != np.float32:
+        return ""
+    told = x[np.isfinite(x) & (x != 0)]
+    for precision in ("bfloat16", "float16"):
+        if all(np.array_equal(rounded(part, precision), part) for part in (told[:_VARIED], told)):
+            return precision if len(np.unique(told)) >= _VARIED else ""
+    return ""
 
 
 def in_precision(model: Model, dtype: str, stored: str | None = None) -> Model:

@@ -9,7 +9,7 @@ from gpt2np.reference.comparison import Comparison
 from gpt2np.reference.judgement import SiteReport
 from gpt2np.reference.mistakes import KNOWN
 from gpt2np.reference.placement import ALSO
-from gpt2np.tables import WIDTH, number, table
+from gpt2np.tables import fitted, number, screen_width
 from gpt2np.tracing.contract import find
 from gpt2np.tracing.sites import SiteTable
 
@@ -50,23 +50,30 @@ def _cell(sentence: str) -> str:
 
 
 def _headline(found: Comparison) -> str:
-    verdict = "within noise" if found.verdict == "within-noise" else found.verdict
+    verdict = {"within-noise": "within noise", "incomplete": "not all compared"}.get(
+        found.verdict, found.verdict
+    )
     line = f"{verdict}: {_extent(found)} {_counted(len(found.token_ids), 'token')} against {found.model}"
+    line = _wrapped(line, 0)
     if found.first is not None:
         return line
     worst = max(found.sites, key=lambda report: report.measure.ratio)
-    return f"{line}\nthe largest error, in {worst.site}, takes {worst.measure.ratio:.0%} of its noise band"
+    rest = "all others are within noise: " if found.unusable else ""
+    error = f"{rest}the largest error, in {worst.site}, takes {worst.measure.ratio:.0%} of its noise band"
+    return f"{line}\n{_wrapped(error, 0)}"
 
 
 def _extent(found: Comparison) -> str:
     """How much of the dump the verdict is about."""
-    refused = {name for name, _ in found.refused} - {report.name for report in found.sites}
-    mapped = refused.intersection(found.unusable)
+    there = [report.name for report in found.sites]
+    refused = {name for name, _ in found.refused}
+    refused -= {name for name in refused if any(n == name or n.startswith(f"{name}[") for n in there)}
+    unusable = refused.intersection(found.unusable)
     if not found.unknown and not refused:
         return f"{_counted(len(found.sites), 'site')} of"
     left = [
-        f"{len(mapped)} of --map not usable" if mapped else "",
-        f"{len(refused - mapped)} not compared" if refused - mapped else "",
+        f"{len(unusable)} not usable" if unusable else "",
+        f"{len(refused - unusable)} not compared" if refused - unusable else "",
         _counted(len(found.unknown), "unknown name") if found.unknown else "",
     ]
     used = found.n_arrays - len(refused) - len(found.unknown)
@@ -89,15 +96,18 @@ def _where(found: Comparison, first: SiteReport) -> str:
         error = f"{m.error:.3g}; noise explains {m.band:.3g}: {number(m.ratio)} times that"
         rows.append(["error", error])
     rows.append(["pattern", m.pattern])
-    return "\n".join(f"{name:<15}{_wrapped(line, 15).lstrip()}" for name, line in rows)
+    return "\n".join(_row(*row) for row in rows)
 
 
 def _why(found: Comparison) -> str:
     ended = "" if found.searched is None else f"{found.searched:g} s"
     if ended and not found.candidates:
-        return f"mistake        no mistake found in {ended} (--search 0 tries all, however long)"
+        return _row("mistake", f"no mistake found in {ended} (--search 0 tries all, however long)")
+    if not found.candidates and found.first is not None and found.first.unused:
+        return _row("mistake", "what follows is right: this array was recorded wrongly, or changed after use")
     if not found.candidates:
-        return "mistake        none of the catalogue explains it (gpt2np compare --mistakes lists them)"
+        lists = "gpt2np compare --mistakes lists them"
+        return _row("mistake", f"none of the catalogue explains it ({lists})")
     best, others = found.candidates[0], found.candidates[1:]
     explanation = best.explanation + (f" Here: {best.detail}." if best.detail else "")
     rows = [["mistake", best.slug], ["", explanation], ["cure", best.cure]]
@@ -105,7 +115,12 @@ def _why(found: Comparison) -> str:
         rows.append(["fits as well", ", ".join(c.slug for c in others)])
     if ended:
         rows.append(["search", f"ended after {ended}, before all had been tried: another may fit as well"])
-    return "\n".join(f"{name:<15}{_wrapped(line, 15).lstrip()}" for name, line in rows)
+    return "\n".join(_row(*row) for row in rows)
+
+
+def _row(name: str, line: str) -> str:
+    """What a line is about, and beside it what is said, as wide as the screen."""
+    return f"{name:<15}{_wrapped(line, 15).lstrip()}"
 
 
 def _map(sites: Iterable[SiteReport], table_of_model: SiteTable) -> str:
@@ -119,15 +134,16 @@ def _map(sites: Iterable[SiteReport], table_of_model: SiteTable) -> str:
         else:
             layered.setdefault(report.site.split(".", 2)[2], {})[report.layer] = mark
             n_layer = max(n_layer, report.layer + 1)
-    lines = []
+    lines, blank = [], ""
     if single:
         lines.append(_wrapped("  ".join(single), 2))
     if layered:
         kinds = [kind for kind in table_of_model.by_name if kind in layered]
         head = ["layer", *(str(layer) for layer in range(n_layer))]
         rows = [[kind, *(layered[kind].get(layer, " ") for layer in range(n_layer))] for kind in kinds]
-        lines.append(table([head, *rows], "<" + ">" * n_layer))
-    return "\n".join([". within noise  ? suspicious  X wrong", *lines])
+        lines.append(fitted([head, *rows], "<" + ">" * n_layer))
+        blank = "  (blank: not compared)" if any(" " in row for row in rows) else ""
+    return "\n".join([f". within noise  ? suspicious  X wrong{blank}", *lines])
 
 
 def _remarks(found: Comparison) -> list[str]:
@@ -169,7 +185,7 @@ def _wrapped(line: str, indent: int = 2) -> str:
     space = " " * indent
     return textwrap.fill(
         line,
-        WIDTH,
+        screen_width(),
         initial_indent=space,
         subsequent_indent=space,
         break_long_words=False,

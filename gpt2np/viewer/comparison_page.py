@@ -10,7 +10,12 @@ from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page import document
 
 MODULES = ("run_data", "drawing", "comparison_report")
-VERDICTS = {"within-noise": "within noise", "suspicious": "suspicious", "wrong": "wrong"}
+VERDICTS = {
+    "within-noise": "within noise",
+    "incomplete": "not all compared",
+    "suspicious": "suspicious",
+    "wrong": "wrong",
+}
 IN_LAYER = re.compile(r"^h\.(\d+)\.(.+)$")
 
 
@@ -51,6 +56,8 @@ def comparison_page(report: Mapping[str, Any]) -> str:
             for step in steps
         ],
         "layers": 1 + max((row["layer"] for row in rows if row["layer"] is not None), default=-1),
+        "excused": bool(report.get("excused")),
+        "unused": bool(report.get("unused")),
         "ended": report.get("search_ended_after"),
         "line": _line(report.get("site"), architecture.config()),
     }
@@ -62,7 +69,7 @@ def _row(site: Mapping[str, Any]) -> dict[str, Any]:
     """One site: its layer and step, and what was measured."""
     name = str(site["site"])
     inside = IN_LAYER.match(name)
-    kept = ("verdict", "ratio", "error", "band", "position", "pattern", "name", "layout", "dtype")
+    kept = ("verdict", "ratio", "error", "band", "position", "pattern", "name", "layout", "dtype", "excused")
     row: dict[str, Any] = {key: site.get(key) for key in kept}
     row |= {"heads": list(site.get("heads") or ()), "notes": [str(note) for note in site.get("notes") or ()]}
     layer, step = (int(inside[1]), inside[2]) if inside else (None, name)

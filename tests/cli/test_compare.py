@@ -1,6 +1,9 @@
 """The verb compare: what it takes, what it says in one line, and its exit codes."""
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -61,7 +64,7 @@ def test_maps(capsys, tmp_path, trace):
     assert "--map final_norm=logits is not used: the dump has no 'final_norm'" in report
     assert "keys and values side by side" in report
     code, first, report, _ = told(capsys, tmp_path / "d.npz", *maps, "--map", "other=h.1.mlp.pre")
-    assert (code, first) == (2, "within noise: 2 of 3 arrays, 1 of --map not usable; 4 tokens against tiny")
+    assert (code, first) == (2, "not all compared: 2 of 3 arrays, 1 not usable; 4 tokens against tiny")
     assert "other: has shape (3, 5), expected [pos, d_mlp]" in report
     code, out, _ = run(
         capsys, "compare", str(tmp_path / "d.npz"), "--prompt", PROMPT, "--map", "end=ln_f", "--json"
@@ -114,3 +117,29 @@ def test_hugging_face_output_in_a_torch_file(tmp_path, trace):
     torch.save(dict(whole), tmp_path / "dict.pt")
     assert gpt2np.compare(tmp_path / "dict.pt", "tiny", PROMPT).verdict == "within-noise"
     assert gpt2np.compare(whole, "tiny", PROMPT).verdict == "within-noise"
+
+
+def test_the_exit_code_is_the_verdict_s_on_a_closed_pipe(tmp_path, trace):
+    np.savez(tmp_path / "d.npz", ln_f=trace["ln_f"] * 1.5, logits=trace["logits"])
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "gpt2np", "compare", str(tmp_path / "d.npz"), "--prompt", PROMPT]
+    done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_the_report_is_as_wide_as_the_screen(capsys, monkeypatch, tmp_path, trace, factor):
+    monkeypatch.setenv("COLUMNS", "60")
+    arrays = {f"blocks.{i}.hook_resid_post": trace[f"h.{i}.resid_post"] * factor for i in (0, 2)}
+    np.savez(tmp_path / "d.npz", **arrays, ln_f=trace["ln_f"], h_1_resid_post=np.ones((4, 7)))
+    _, out, _ = run(capsys, "compare", str(tmp_path / "d.npz"), "--prompt", PROMPT, "--search", "0.1")
+    assert max(map(len, out.splitlines())) <= 60, out
+
+
+def test_the_page_knows_what_is_no_mistake(capsys, tmp_path, trace):
+    exchanged = {"h.0.mlp.out": trace["h.1.mlp.out"], "h.1.mlp.out": trace["h.0.mlp.out"]}
+    report = gpt2np.compare(exchanged, "tiny", PROMPT).to_dict()
+    assert (report["excused"], report["mistake"], report["verdict"]) == (True, None, "wrong")
+    assert [site["excused"] for site in report["sites"]] == [True, True]

@@ -169,7 +169,8 @@ def test_the_first_wrong_site(model, dump, name):
     assert [report.site for report in found.sites if report.verdict != "within-noise"] == [full]
     report = str(found)
     assert site.doc.split(",")[0][:40] in " ".join(report.split())
-    assert "none of the catalogue explains it" in report
+    said = "none of the catalogue explains it" if name == "logits" else "this array was recorded wrongly"
+    assert said in " ".join(report.split()) or not found.first.unused
     assert found.to_dict()["mistake"] is None
 
 
@@ -344,7 +345,7 @@ def test_the_verb(folder, dump, tmp_path, capsys):
     code, out, _ = run(capsys, "compare", str(tmp_path / "wrong.npz"), *argv)
     assert code == 1
     assert "h.1.attn.v" in out
-    assert "none of the catalogue explains it" in out
+    assert "this array was recorded wrongly" in " ".join(out.split())
     (tmp_path / "x.bin").write_bytes(bytes(4000))
     code, _, err = run(capsys, "compare", str(tmp_path / "x.bin"), *argv)
     assert (code, err.strip().splitlines()[-1].partition(": ")[2]) == (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.random_model import random_model
 
-from gpt2np.errors import InputError
+from gpt2np.errors import ComparisonError, InputError
 from gpt2np.reference.comparison import compare
 from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import CATALOGUE
@@ -274,7 +274,31 @@ UNNAMED = {
     "not what the program went on with": (
         lambda: every() | {"h.1.mlp.post": site("h.1.mlp.post") * 1.5},
         "h.1.mlp.post",
-        "every one 1.5 times",
+        "what follows is right: this array was recorded wrongly, or changed after use",
+    ),
+    "two layers exchanged": (
+        lambda: every() | {"h.0.mlp.out": site("h.1.mlp.out"), "h.1.mlp.out": site("h.0.mlp.out")},
+        "h.0.mlp.out",
+        "your h.0.mlp.out is our h.1.mlp.out: recorded under each other's names",
+    ),
+    "two layers exchanged, in a stack": (
+        lambda: {
+            "hidden_states": np.stack(
+                [site(x) for x in ("embed", "h.1.resid_post", "h.0.resid_post", "ln_f")]
+            )
+        },
+        "h.0.resid_post",
+        "your hidden_states[1] is our h.1.resid_post",
+    ),
+    "layers in reverse": (
+        lambda: {"attn.z": np.stack([site(f"h.{i}.attn.z") for i in (2, 1, 0)])},
+        "h.0.attn.z",
+        "your attn.z[0] is our h.2.attn.z",
+    ),
+    "queries and keys under each other's names": (
+        lambda: every() | {"h.0.attn.q": site("h.0.attn.k"), "h.0.attn.k": site("h.0.attn.q")},
+        "h.0.attn.q",
+        "recorded under each other's names",
     ),
 }
 
@@ -352,9 +376,38 @@ def test_an_unused_map_is_a_note():
 def test_a_mapped_array_that_cannot_be_used_does_not_pass_in_silence():
     dump = some("ln_f") | {"mine": np.ones((7, 13), np.float32)}
     found = hold(dump, names={"mine": "h.0.attn.k"})
-    assert (found.verdict, found.exit_code) == ("within-noise", 2)
-    assert str(found).startswith("within noise: 1 of 2 arrays, 1 of --map not usable; 9 tokens against")
+    assert (found.verdict, found.exit_code) == ("incomplete", 2)
+    assert str(found).startswith("not all compared: 1 of 2 arrays, 1 not usable; 9 tokens against")
     assert found.to_dict()["unusable"] == ["mine"]
+
+
+WRONG_SHAPE = np.ones((1, N, 7), np.float32)
+# What is beside a right array, and whether the whole is a pass.
+UNUSABLE = {
+    "another shape": ({"blocks.1.hook_resid_post": WRONG_SHAPE}, False),
+    "no floats": ({"h.1.ln_1": np.ones((N, 24), int)}, False),
+    "the same site with other numbers": (
+        {"h.0.resid_post": 2 * np.ones((N, 24), np.float32), "hidden_states.1": None},
+        False,
+    ),
+    "a stack of another length": ({"attentions": np.ones((7, 3, N, N), np.float32)}, False),
+    "the mean of the losses": ({"loss": np.float32(3)}, True),
+    "an unknown name": ({"foo": WRONG_SHAPE}, True),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_a_known_name_that_cannot_be_compared_is_no_pass(case):
+    beside, passes = UNUSABLE[case]
+    dump = {name: site("h.0.resid_post") if x is None else x for name, x in beside.items()}
+    found = hold(some("ln_f") | dump)
+    assert (found.verdict, found.exit_code) == (("within-noise", 0) if passes else ("incomplete", 2))
+    if passes:
+        found.check()
+    else:
+        assert str(found).startswith("not all compared: ")
+        with pytest.raises(ComparisonError, match="not all compared"):
+            found.check()
 
 
 def test_the_first_line_says_how_much_was_compared():
@@ -369,8 +422,40 @@ def test_unknown_names_are_offered_sites():
     assert "bar [9, 24], by its shape wte, wpe, embed, ..." in text
     with pytest.raises(InputError, match=r"--map 'foo=h\.1\.mlp\.pre' \(it has these values\)"):
         hold({"foo": site("h.1.mlp.pre")})
-    with pytest.raises(InputError, match=r"--map 'bar=wte' \(it has this shape\)"):
+    with pytest.raises(InputError, match=r"--map THEIRS=OURS \('bar' has the shape of wte, wpe, embed\)"):
         hold({"bar": np.ones((N, 24), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    {
+        "hiden_states": "hidden_states",
+        "layer_1_atn_pattern": "h.1.attn.pattern",
+        "lm_haed": "logits",
+        "hiden_states.2": "h.2.resid_post",
+        "somethingelse": "",
+    }.items(),
+)
+def test_a_misspelled_name_is_told(name, nearest):
+    array = np.random.default_rng(0).normal(size=(4, 1, N, 24)).astype(np.float32)
+    found = hold(some("ln_f") | {name: array})
+    assert (f"{name} [4, 1, 9, 24], nearly {nearest}" in str(found)) == bool(nearest)
+    with pytest.raises(InputError, match=f"'{name}={nearest}'" if nearest else "THEIRS=OURS"):
+        hold({name: array})
+
+
+def test_hidden_states_may_be_mapped():
+    states = [site("embed"), *(site(f"h.{i}.resid_post") for i in range(2)), site("ln_f")]
+    for dump, names in (
+        ({f"x{i}": x for i, x in enumerate(states)}, {"x*": "hidden_states.*"}),
+        ({"x": np.stack(states)}, {"x": "hidden_states"}),
+    ):
+        found = hold(dump, names=names)
+        assert (found.verdict, len(found.sites)) == ("within-noise", 4)
+    with pytest.raises(InputError, match=r"x\*=hidden_states: the number is a \* on both sides"):
+        hold({"x0": states[0]}, names={"x*": "hidden_states"})
+    with pytest.raises(InputError, match=r"there are hidden_states\.0 to hidden_states\.3"):
+        hold({"x": states[0]}, names={"x": "hidden_states.7"})
 
 
 @pytest.mark.parametrize(
@@ -432,6 +517,21 @@ def test_half_arrays_that_were_only_stored_so_hide_nothing():
         dump[name] = dump[name].astype(np.float16)
     found = hold(dump)
     assert (found.site, found.mistake) == ("h.1.mlp.post", "gelu-erf")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_values_stored_as_float32_are_half(dtype):
+    from gpt2np.reference.noise_bands import expect
+    from gpt2np.reference.precision import rounded
+
+    noise = expect(model(), IDS, dtype).bands
+    rng = np.random.default_rng(0)
+    names = ("h.0.ln_1", "h.1.attn.z", "h.1.resid_post", "logits")
+    noisy = {n: site(n) + (rng.uniform(-0.3, 0.3, site(n).shape) * noise[n]) for n in names}
+    found = hold({n: rounded(x.astype(np.float32), dtype) for n, x in noisy.items()})
+    assert found.verdict == "within-noise", str(found)
+    assert f"its values are {dtype}'s, stored as float32" in " ".join(str(found).split())
+    assert f"{dtype}'s" not in str(hold(some(*names)))
 
 
 # -- other ways of counting -------------------------------------------------------------------------

@@ -225,7 +225,7 @@ def test_parse_map():
 
 def test_nothing_known_is_refused_with_an_example():
     model, trace = run()
-    with pytest.raises(InputError, match=r"no name in it is known \('x', 'y'\).*--map 'x=h"):
+    with pytest.raises(InputError, match=r"no name in it is known \('x', 'y'\).*--map THEIRS=OURS"):
         placed_of({"x": np.ones(3), "y": np.ones(3), "input_ids": np.ones(3, int)}, model, trace)
 
 

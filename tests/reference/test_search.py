@@ -192,7 +192,7 @@ def test_check_raises_where_what_was_named_is_not_compared(tiny):
     trace = tiny.trace("Elizabeth was")
     dump = {"embed": trace["embed"], "mine": trace["h.0.ln_1"][:, :7]}
     found = compare(dump, tiny, "Elizabeth was", names={"mine": "h.0.ln_1"})
-    with pytest.raises(ComparisonError, match="1 of --map not usable"):
+    with pytest.raises(ComparisonError, match="1 not usable"):
         found.check()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2np.cli.arguments import add_model, add_outputs, add_special, count, load_model, token_ids
 from gpt2np.cli.parser import add_verb
-from gpt2np.cli.terminal import tell, write_over
+from gpt2np.cli.terminal import give_up_stdout, tell, write_over
 from gpt2np.cli.texts import a_text, read_text
 from gpt2np.errors import InputError, short
 
@@ -102,7 +102,10 @@ def compare(args: argparse.Namespace) -> int:
         with whole_file(args.html) as file:
             file.write(comparison_page(found.to_dict()))
         tell(f"wrote {args.html}")
-    print(strict_json(found.to_dict()) if args.json else found)
+    try:
+        print(strict_json(found.to_dict()) if args.json else found, flush=True)
+    except BrokenPipeError:  # `gpt2np compare ... | head`: the exit code is the answer all the same
+        give_up_stdout()
     return max(code, found.exit_code)
 
 

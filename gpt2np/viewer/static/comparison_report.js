@@ -10,7 +10,7 @@ export function ratioPlace(ratio) {
 }
 
 function showReport(report) {
-  const mark = { "within-noise": "✓", suspicious: "?", wrong: "✗" }[report.verdict] ?? "";
+  const mark = { "within-noise": "✓", incomplete: "?", suspicious: "?", wrong: "✗" }[report.verdict] ?? "";
   const where = report.site
     ? [
         `first at `,
@@ -83,6 +83,19 @@ function showReport(report) {
 
 // The known mistake that explains it, and its cure; or honestly none.
 function cause(report) {
+  if (report.excused || (report.unused && !report.mistake))
+    return el(
+      "div",
+      { class: "card still" },
+      el("h3", {}, "No mistake in the computation"),
+      el(
+        "p",
+        {},
+        report.excused
+          ? `What is recorded differs, not what was computed: ${report.pattern}.`
+          : "What follows is right: this array was recorded wrongly, or changed after use.",
+      ),
+    );
   const ended = report.ended === null ? "" : `The search ended after ${report.ended} s, before all mistakes had been tried.`;
   const none = ended || "The step is located, its cause is not in the catalogue.";
   if (!report.mistake)
@@ -167,7 +180,7 @@ function cell(row, report) {
   const lines = [
     `${row.site}: ${row.verdict}`,
     `error ${digits(row.error)}, noise ${digits(row.band)}`,
-    row.pattern,
+    row.excused ? `${row.pattern} (no mistake in the computation)` : row.pattern,
     row.name && row.name !== row.site ? `theirs: ${row.name}${row.layout ? `, ${row.layout}` : ""}` : null,
     ...row.notes,
   ].filter(Boolean);
