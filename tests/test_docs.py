@@ -32,6 +32,15 @@ def block(language, word):
     return next(text for found, text in blocks_of(COMPARE) if found == language and word in text)
 
 
+def test_the_functions_of_analysis_are_named_as_they_are_imported():
+    rows = re.findall(r"(?m)^\|[^|]*\| (`[^|]*) \|", (DOCS / "analysis.md").read_text("utf-8"))
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(names) > 20
+    for name in names:
+        module, _, function = name.partition(".")
+        assert callable(getattr(getattr(gpt2np.analysis, module), function)), name
+
+
 @pytest.fixture
 def here(monkeypatch, tmp_path):
     """A folder of its own, without a model in the environment."""

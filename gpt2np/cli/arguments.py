@@ -174,6 +174,16 @@ def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instea
     group(parser, "prompt").add_argument("--trace", metavar="FILE", help=help)
 
 
+def open_trace(path: str, model: Any = None) -> Any:
+    """A saved trace; says on stderr if its run was edited, which its numbers do not show."""
+    from gpt2np.tracing.trace import Trace
+
+    trace = Trace.open(path, model)
+    if trace.edited:
+        tell(f"note: this is no run of the model alone; edited: {trace.edited}")
+    return trace
+
+
 def check_one_run(args: argparse.Namespace) -> None:
     """Refuse a saved trace beside a prompt, and neither of them."""
     if args.trace is not None and (args.text is not None or args.tokens is not None):

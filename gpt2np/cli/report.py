@@ -18,6 +18,7 @@ def trace_facts(model: Any, trace: Any, lens: list[Any], k: int) -> dict[str, An
     """What a trace says, in the order in which it is shown."""
     return {
         "model": _model_line(model),
+        "edited": trace.edited or None,
         "tokens": [{"token": t, "id": i} for t, i in zip(trace.tokens, trace.token_ids, strict=True)],
         "top": _likeliest(trace, min(k, model.config.vocab_size)),
         "lens": [{"site": site, **_prediction(*tops[0])} for site, tops in lens],

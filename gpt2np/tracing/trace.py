@@ -14,6 +14,7 @@ from gpt2np.outputs import check_not_read
 from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
+from gpt2np.tracing.edits import told_of_edits
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import TOP_K, Site
@@ -184,6 +185,11 @@ class Trace:
         return self.metadata.get("prompt")
 
     @property
+    def edited(self) -> str:
+        """What `edits` replaced in this run, "h.0.attn.z (zero heads=0)"; empty in the model's own run."""
+        return told_of_edits(self.metadata)
+
+    @property
     def tokens(self) -> list[str]:
         """Each token as text."""
         tokens = self.metadata.get("tokens")
@@ -347,7 +353,7 @@ class Trace:
         counts = (
             f"{counted(len(self.token_ids), 'token')}, {counted(len(self), 'array')}, {self.nbytes:,} bytes"
         )
-        return f"<Trace of {text!r}: {counts}>"
+        return f"<Trace of {text!r}: {counts}{f'; edited: {self.edited}' if self.edited else ''}>"
 
 
 class _Widened:

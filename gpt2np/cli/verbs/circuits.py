@@ -14,6 +14,7 @@ from gpt2np.cli.arguments import (
     count,
     load_model,
     load_sizes,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
@@ -86,7 +87,6 @@ def register(verbs: Any) -> None:
 def circuits(args: argparse.Namespace) -> int:
     """`gpt2np circuits`."""
     from gpt2np.tables import strict_json
-    from gpt2np.tracing.trace import Trace
 
     has_text = args.text is not None or args.tokens is not None or args.trace is not None
     if has_text:
@@ -106,7 +106,7 @@ def circuits(args: argparse.Namespace) -> int:
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
     model = load_sizes(args) if args.parameters else load_model(args, prompt)
-    run = prompt if args.trace is None else Trace.open(args.trace, model)
+    run = prompt if args.trace is None else open_trace(args.trace, model)
     shown = show(args, model, run)
     if args.png:
         draw(shown.picture, args.png, signed=shown.signed, quantity=shown.quantity, run=shown.run)

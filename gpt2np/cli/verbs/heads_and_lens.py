@@ -15,6 +15,7 @@ from gpt2np.cli.arguments import (
     count,
     given_token,
     load_model,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
@@ -194,13 +195,12 @@ def _draw_lens(args: argparse.Namespace, trace: Any, token: int | None) -> None:
 
 def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> tuple[Any, Any]:
     """The model, and its run over the prompt or the trace that was saved of one; `keep` by its config."""
-    from gpt2np.tracing.trace import Trace
 
     prompt = read_prompt(args) if args.trace is None else None
     model = load_model(args, prompt)
     if prompt is not None:
         return model, model.trace(prompt, keep=keep(model.config), special=args.special)
-    return model, Trace.open(args.trace, model)
+    return model, open_trace(args.trace, model)
 
 
 def _likeliest(trace: Any, pos: int) -> int:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gpt2np.analysis.positions_and_tokens import POSITIONS, positions_down
+from gpt2np.analysis.named_array import POSITIONS
+from gpt2np.analysis.positions_and_tokens import positions_down
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
@@ -29,8 +30,9 @@ def check_show(args: argparse.Namespace) -> None:
     """Refuse options of `gpt2np trace` that do not go together, before a model is loaded."""
     if not args.show:
         for option in ("head", "pos", "png"):
-            if getattr(args, option) is not None:
-                raise InputError(f"--{option} goes with --show SITE")
+            if getattr(args, option) is not None and not (option == "pos" and args.against is not None):
+                more = " or --against OTHER" if option == "pos" else ""
+                raise InputError(f"--{option} goes with --show SITE{more}")
         return
     for option in ("keep", "out"):
         if getattr(args, option) is not None:

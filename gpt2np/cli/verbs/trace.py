@@ -14,6 +14,7 @@ from gpt2np.cli.arguments import (
     check_one_run,
     count,
     load_model,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
@@ -51,11 +52,17 @@ def register(verbs: Any) -> None:
         "attention_weights, Q; may be repeated",
     )
     verb.add_argument(
-        "--against", type=a_text, metavar="OTHER", help="instead: the runs of the two prompts side by side"
+        "--against",
+        type=a_text,
+        metavar="OTHER",
+        help="instead: the runs of the two prompts side by side, at the last position of each (or at --pos)",
     )
     verb.add_argument("--head", type=int, metavar="H", help="with --show: of this head only")
     verb.add_argument(
-        "--pos", type=int, metavar="N", help="with --show: of this position (query) only; -1 is the last"
+        "--pos",
+        type=int,
+        metavar="N",
+        help="with --show: of this position (query) only; with --against: at this one; -1 is the last",
     )
     add_picture(verb, "with --show: also draw a picture")
     add_outputs(verb, "out", "png")
@@ -110,11 +117,11 @@ def _saved(args: argparse.Namespace) -> int:
     printed_arrays.check_show(args)
     for option in ("keep", "out", "against"):
         if getattr(args, option) is not None:
-            raise InputError(f"--{option} is of a prompt that is run: it does not go with --trace")
+            raise InputError(f"--{option} needs a prompt to run: it does not go with --trace")
     saved = Trace.open(args.trace)
     args.dtype = saved.plan.dtype.name if saved.plan.dtype.name != "float16" else "float32"
     model = load_model(args)
-    found = Trace.open(args.trace, model)
+    found = open_trace(args.trace, model)
     if args.show:
         return printed_arrays.show(args, found, printed_arrays.sites_to_show(args, model.config))
     try:
@@ -133,13 +140,14 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 
     trace, other = (model.trace(text, special=args.special) for text in (prompt, args.against))
+    pos = -1 if args.pos is None else args.pos
     parts = {
-        "stream": two_prompts.stream_distance(trace, other),
-        "predictions": two_prompts.prediction_difference(trace, other, k=args.top or 5),
+        "stream": two_prompts.stream_distance(trace, other, pos),
+        "predictions": two_prompts.prediction_difference(trace, other, pos, args.top or 5),
     }
     if len(trace.token_ids) == len(other.token_ids):
-        parts["attention"] = two_prompts.attention_difference(trace, other)
-    apart = [two_prompts.divergence(trace, other), two_prompts.divergence(other, trace)]
+        parts["attention"] = two_prompts.attention_difference(trace, other, pos)
+    apart = [two_prompts.divergence(trace, other, pos), two_prompts.divergence(other, trace, pos)]
     if args.json:
         facts = {"model": model.name, "tokens": trace.tokens, "other_tokens": other.tokens}
         facts |= {name: part.to_json() for name, part in parts.items()}
