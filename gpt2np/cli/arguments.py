@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.terminal import doing, moving_bars, tell
-from gpt2np.cli.texts import a_text, as_unicode, read_text
+from gpt2np.cli.texts import a_text, as_unicode, read_prompt_text
 from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
 from gpt2np.outputs import check_destinations, make_parents
@@ -27,7 +27,8 @@ def group(parser: argparse.ArgumentParser, title: str) -> Any:
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """A prompt as text or as ids."""
     prompt = group(parser, "prompt")
-    prompt.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
+    help = "the prompt; - reads it from stdin, less the end of its last line"
+    prompt.add_argument("text", nargs="?", metavar="TEXT", help=help)
     prompt.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
     add_special(parser)
 
@@ -166,7 +167,7 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     if args.text.endswith(".safetensors") and os.path.isfile(args.text):
         saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
         raise InputError(f"{args.text}: is a file, not a text{saved}")
-    return as_unicode(args.text) if args.text != "-" else read_text("-")
+    return as_unicode(args.text) if args.text != "-" else read_prompt_text()
 
 
 def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instead of a text") -> None:

@@ -1,6 +1,7 @@
 """What `gpt2np trace` and `gpt2np info` print: facts first, then the same facts as text or JSON."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from gpt2np.capture.capture_files import PLACES
 from gpt2np.errors import TokenizerError, TraceError
 from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 from gpt2np.tracing.plan import human_bytes
-from gpt2np.tracing.sites import DIALECTS, SiteTable
+from gpt2np.tracing.sites import DIALECTS, Site
 
 as_json = strict_json
 
@@ -165,7 +166,7 @@ def model_text(facts: dict[str, Any]) -> str:
     )
 
 
-def markdown_table(table: SiteTable) -> str:
+def markdown_table(table: Iterable[Site]) -> str:
     """The sites of an architecture as the README shows them."""
     lines = [
         "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c | captures |",

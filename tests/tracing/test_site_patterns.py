@@ -150,7 +150,7 @@ MISSES = {
     "atention_weights": "the nearest is 'attention_weights'",
     "hiden_state": "the nearest is 'hidden_state'",
     "raw_attention_score": "the nearest is 'raw_attention_scores'",
-    "attention": "the nearest is 'attentions'",
+    "attention": "the nearest is 'attn.pattern'",
     "mlp_hiden": "the nearest is 'mlp_hidden'",
     "layer_4_Q": "layer 4 is not one of 0 to 3",
     "blocks.9.hook_resid_mid": "layer 9 is not one of 0 to 3",

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from typing import Any
 
 from gpt2np.cli.arguments import (
@@ -20,7 +21,7 @@ from gpt2np.cli.arguments import (
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -57,7 +58,7 @@ def register(verbs: Any) -> None:
         metavar="OTHER",
         help="instead: the runs of the two prompts side by side, at the last position of each (or at --pos)",
     )
-    verb.add_argument("--head", type=int, metavar="H", help="with --show: of this head only")
+    verb.add_argument("--head", type=a_head, metavar="H", help="with --show: of this head only")
     verb.add_argument(
         "--pos",
         type=int,
@@ -66,6 +67,17 @@ def register(verbs: Any) -> None:
     )
     add_picture(verb, "with --show: also draw a picture")
     add_outputs(verb, "out", "png")
+
+
+def a_head(given: str) -> int:
+    """The number of a head; `L.H` names a layer, which stands in the name of the site here."""
+    if layered := re.fullmatch(r"(\d{1,9})\.(\d{1,9})", given):
+        meant = "--show h.{}.attn.pattern --head {}".format(*layered.groups())
+        raise argparse.ArgumentTypeError(f"the layer stands in the site: {meant}")
+    try:
+        return int(given)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{short(given)} is not the number of a head") from None
 
 
 def trace(args: argparse.Namespace) -> int:
