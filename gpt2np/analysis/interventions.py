@@ -106,7 +106,7 @@ class Intervention:
         at = where.site.axis_names.index(axis)
         n, chosen = shape[at], self._checked[name]
         if isinstance(chosen, frozenset) and max(chosen, default=0) >= n:
-            raise InputError(f"{name}=: {where.name} has {n} {name}, 0 to {n - 1}; there is no {max(chosen)}")
+            raise InputError(f"{where.name} has {n} {name}, 0 to {n - 1}; there is no {max(chosen)}")
         mask = np.array([i in chosen for i in range(n)])
         return mask.reshape([n if i == at else 1 for i in range(len(shape))])
 
@@ -251,7 +251,7 @@ def patch(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
 def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
     """Hold an attention pattern, or the scale of a norm, at what it was in another run.
 
-    A norm with its scale frozen is linear: a mean is still subtracted, weight and bias still apply.
+    A norm with its scale frozen is linear: a mean is still subtracted, scale and shift still apply.
 
     Raises:
         InputError: it is no trace; at a run: the site is neither (use `patch`), or the trace does not have

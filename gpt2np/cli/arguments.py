@@ -96,6 +96,32 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
 
 
+def add_edits(parser: argparse.ArgumentParser) -> None:
+    """Heads that are switched off while the prompt runs."""
+    help = "run without this head: what it gives is zero; may be repeated"
+    group(parser, "model").add_argument(
+        "--zero-head", action="append", type=_layer_and_head, metavar="L.H", help=help
+    )
+
+
+def _layer_and_head(text: str) -> tuple[int, int]:
+    """`2.0`: layer 2, head 0."""
+    layer, point, head = text.partition(".")
+    if not (point and layer.isdecimal() and head.isdecimal() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"takes L.H, as in 2.0 for layer 2, head 0; not {short(text)}")
+    return int(layer), int(head)
+
+
+def edits_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The `edits=` of a run that the options of `add_edits` ask for."""
+    from gpt2np.analysis.interventions import zero
+
+    heads: dict[str, list[int]] = {}
+    for layer, head in args.zero_head or ():
+        heads.setdefault(f"h.{layer}.attn.z", []).append(head)
+    return {site: zero(heads=chosen) for site, chosen in heads.items()} or None
+
+
 def add_picture(parser: argparse.ArgumentParser, help: str = "also draw a picture") -> None:
     """Where a picture goes."""
     group(parser, "output").add_argument(
@@ -189,6 +215,8 @@ def check_one_run(args: argparse.Namespace) -> None:
     """Refuse a saved trace beside a prompt, and neither of them."""
     if args.trace is not None and (args.text is not None or args.tokens is not None):
         raise InputError("give a prompt or --trace FILE, not both")
+    if args.trace is not None and getattr(args, "zero_head", None):
+        raise InputError("--zero-head needs a prompt to run: it does not go with --trace")
     if args.trace is None and args.text is None and args.tokens is None:
         raise InputError(
             f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"

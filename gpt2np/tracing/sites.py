@@ -215,6 +215,13 @@ class SiteTable:
             raise UnknownSiteError(f"{short(name)}: layer {layer} is not one of 0 to {n_layer - 1}")
         return site, layer
 
+    def has(self, name: str, n_layer: int) -> bool:
+        """Return whether a name alone, with its layer inside, means a site."""
+        try:
+            return bool(self.resolve(name, None, n_layer))
+        except UnknownSiteError:
+            return False
+
     def _short_names(self) -> dict[str, Site]:
         """Ends of names, ours or TransformerLens', that only one site has: `pattern`, `attn_out`."""
         found: dict[str, set[str]] = {}

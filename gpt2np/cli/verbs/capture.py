@@ -134,7 +134,7 @@ def _saved(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[E
     for option in ("max_new_tokens", "temperature", "seed"):
         if getattr(args, option) is not None:
             raise InputError(
-                f"--{option.replace('_', '-')} is an option of generating, and --trace is generated already"
+                f"--{option.replace('_', '-')} chooses tokens, and those of --trace are chosen already"
             )
     trace = open_trace(args.trace)
     layers = _layers(args.layer_internals, trace.config.n_layer)

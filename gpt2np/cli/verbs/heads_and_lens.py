@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_edits,
     add_model,
     add_outputs,
     add_picture,
@@ -13,6 +14,7 @@ from gpt2np.cli.arguments import (
     add_trace,
     check_one_run,
     count,
+    edits_of,
     given_token,
     load_model,
     open_trace,
@@ -74,6 +76,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     add_prompt(parser)
     add_trace(parser, "a saved trace of the model instead of a text")
     add_model(parser)
+    add_edits(parser)
     add_picture(parser)
     add_outputs(parser, "png")
 
@@ -199,7 +202,7 @@ def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> t
     prompt = read_prompt(args) if args.trace is None else None
     model = load_model(args, prompt)
     if prompt is not None:
-        return model, model.trace(prompt, keep=keep(model.config), special=args.special)
+        return model, model.trace(prompt, keep=keep(model.config), special=args.special, edits=edits_of(args))
     return model, open_trace(args.trace, model)
 
 

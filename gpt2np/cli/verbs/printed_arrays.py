@@ -12,6 +12,8 @@ from gpt2np.errors import InputError
 
 LINES = 60  # of values; --json has all
 BARS = 40  # tokens of the vocabulary that a picture has room for
+DOWN = {"pos": "the last position,", "query": "the last query,"}
+PLURALS = {"pos": "positions", "query": "queries", "key": "keys", "vocab": "tokens", "n_embd": "dimensions"}
 TOP = "top_k_tokens"  # the site whose length --top says
 
 
@@ -75,7 +77,9 @@ def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
         name = getattr(trace.model, "name", None)
         print(strict_json({"model": name, "tokens": trace.tokens, "sites": values}))
     else:
-        print("\n\n".join(excerpt(named) for named in found.values()))
+        pictures = len(found) == 1 and args.png is None
+        texts = (excerpt(named, picture=pictures and named.array.ndim in (1, 2)) for named in found.values())
+        print("\n\n".join(texts))
     return 0
 
 
@@ -101,7 +105,7 @@ def draw(
     tell(f"wrote {path}")
 
 
-def excerpt(named: Any, lines: int = LINES) -> str:
+def excerpt(named: Any, lines: int = LINES, picture: bool = False) -> str:
     """A NamedArray in about so many lines of a terminal: grids of two axes, one for each head."""
     import numpy as np
 
@@ -124,7 +128,8 @@ def excerpt(named: Any, lines: int = LINES) -> str:
         columns = min(_grid(block, lines, left_out)[1] for block in blocks)  # the same in each
         grids = [_grid(block, lines, left_out, columns)[0] for block in blocks]
         body = "\n\n".join(f"{axis} {named.label(axis, i)}\n{grid}" for i, grid in enumerate(grids))
-    note = "\n" + wrapped(f"shown: {', '.join(left_out.values())}; --json gives all") if left_out else ""
+    all_of_it = "--json gives all" + (", --png FILE draws it" if picture else "")
+    note = "\n" + wrapped(f"shown: {', '.join(left_out.values())}; {all_of_it}") if left_out else ""
     return f"{wrapped(named.title)}\n{body}{note}"
 
 
@@ -150,13 +155,13 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
         if max(map(cell_width, text.splitlines())) <= screen_width():
             break
     if -1 in shown:
-        left_out[axis] = f"{many * (len(shown) - 1)} of {n} {axis}"
+        left_out[axis] = f"{many * (len(shown) - 1)} of {_many(axis, n)}"
     return text
 
 
-def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> tuple[str, int]:
+def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 64) -> tuple[str, int]:
     """Two axes, positions down: whole, or what fits; and the number of its columns."""
-    from gpt2np.tables import cell_width, screen_width, table
+    from gpt2np.tables import cell_width, table, whole_width
 
     named = positions_down(named)
     (down, across), n_columns = named.axes, named.array.shape[1]
@@ -178,7 +183,9 @@ def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> t
         columns = _chosen(named.array[-1], across, n, ignored)
         for short in (False, True):
             text = drawn(columns, short)
-            if max(map(cell_width, text.splitlines())) <= screen_width():
+            if max(map(cell_width, text.splitlines())) <= whole_width():
+                if "vocab" in ignored and rows[-1] > 0:
+                    ignored["vocab"] += f" at {DOWN.get(down, down)} {_name(named, down, rows[-1])}"
                 left_out.update(ignored)
                 return text, n
     return text, 1
@@ -192,11 +199,16 @@ def _chosen(array: Any, axis: str, most: int, left_out: dict[str, str]) -> list[
     if axis == "vocab" and array.ndim == 1:
         order = np.argsort(-array, kind="stable")[:most].tolist()
         if n > most:
-            left_out[axis] = f"the {most} largest of {n} {axis}"
+            left_out[axis] = f"the {most} largest of {_many(axis, n)}"
         return [int(i) for i in order]
     if n > most:
-        left_out[axis] = f"{most} of {n} {axis}"
+        left_out[axis] = f"{most} of {_many(axis, n)}"
     return _ends(n, most)
+
+
+def _many(axis: str, n: int) -> str:
+    """So many entries along an axis, in words."""
+    return f"{n:,} {PLURALS.get(axis, axis)}"
 
 
 def _ends(n: int, most: int) -> list[int]:

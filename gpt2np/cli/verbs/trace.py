@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_edits,
     add_model,
     add_outputs,
     add_picture,
@@ -14,6 +15,7 @@ from gpt2np.cli.arguments import (
     check_ending,
     check_one_run,
     count,
+    edits_of,
     load_model,
     open_trace,
     read_prompt,
@@ -65,6 +67,7 @@ def register(verbs: Any) -> None:
         metavar="N",
         help="with --show: of this position (query) only; with --against: at this one; -1 is the last",
     )
+    add_edits(verb)
     add_picture(verb, "with --show: also draw a picture")
     add_outputs(verb, "out", "png")
 
@@ -93,18 +96,18 @@ def trace(args: argparse.Namespace) -> int:
     printed_arrays.check_show(args)
     if args.against is not None and (args.show or args.keep or args.out):
         raise InputError("--against shows two runs: it goes with neither --show, --keep nor --out")
-    model = load_model(args, prompt)
+    model, options = load_model(args, prompt), {"special": args.special, "edits": edits_of(args)}
     if args.show:
         found = printed_arrays.sites_to_show(args, model.config)
         keep = [*found, "logits"] if args.top else list(found)
-        return printed_arrays.show(args, model.trace(prompt, keep=keep, special=args.special), found)
+        return printed_arrays.show(args, model.trace(prompt, keep=keep, **options), found)
     if args.against is not None:
         return against(args, model, prompt)
-    found = model.trace(prompt, keep=args.keep or "*", out=args.out, special=args.special)
+    found = model.trace(prompt, keep=args.keep or "*", out=args.out, **options)
     residuals = found
     if any(site not in found for site in _residuals(model.config)):
         last = {"patterns": lens.RESIDUALS, "positions": slice(-1, None)}
-        residuals = model.trace(prompt, keep=last, special=args.special)
+        residuals = model.trace(prompt, keep=last, **options)
     facts = report.trace_facts(model, found, lens.predictions(residuals), args.top or 5)
     print(report.as_json(facts) if args.json else report.trace_text(facts))
     if args.out:
@@ -151,7 +154,8 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     from gpt2np.analysis import two_prompts
     from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 
-    trace, other = (model.trace(text, special=args.special) for text in (prompt, args.against))
+    options = {"special": args.special, "edits": edits_of(args)}
+    trace, other = (model.trace(text, **options) for text in (prompt, args.against))
     pos = -1 if args.pos is None else args.pos
     parts = {
         "stream": two_prompts.stream_distance(trace, other, pos),
