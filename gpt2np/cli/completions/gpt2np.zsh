@@ -12,7 +12,7 @@ _shtab_gpt2np_commands() {
     circuits:'What heads and neurons are for: without options a table of all heads; with a TEXT what its neurons and its residual stream do'
     compare:'Compare another program'"'"'s tensors with ours: which step is the first that is wrong, and which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input'
     completion:'Print what a shell needs to complete commands, options, sites and files'
-    docs:'The documentation: list its pages, or open one'
+    docs:'The documentation: list its pages, open one, or look for a word'
     download:'Fetch a model from the Hub, for use without network'
     export:'Write a trace, or a model as llm.c'"'"'s files, for other programs'
     fixture:'Write a tiny random GPT-2 with a full trace and error bands, to develop your own with'
@@ -143,7 +143,7 @@ _shtab_gpt2np_docs_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--path[print where the page\'s file is]"
   "--json[print JSON, for programs]"
-  ":the page to open (default\: list them):_gpt2np_pages"
+  ":the page to open, or a word to look for (default\: list all):_gpt2np_pages"
 )
 
 # guard to ensure default positional specs are added only once per session

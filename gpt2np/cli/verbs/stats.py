@@ -52,9 +52,8 @@ def register(verbs: Any) -> None:
     for option in ("temperature", "repetition_penalty"):
         kind, _, _, allowed = ALLOWED[option]
         flag = "--" + option.replace("_", "-")
-        verb.add_argument(
-            flag, type=kind, metavar=kind.__name__.upper(), help=f"{allowed}; with --max-new-tokens"
-        )
+        told = f"{allowed}; with --max-new-tokens"
+        verb.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=told)
     verb.add_argument("--seed", type=int, help="makes sampling repeatable")
     verb.add_argument(
         "--step",
