@@ -172,7 +172,7 @@ def test_docs_opens_a_page_in_a_pager_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert main(["docs", "sites"]) == 0
-    assert shown == [(DOCS / "sites.md").read_text("utf-8")]
+    assert shown == [for_terminal((DOCS / "sites.md").read_text("utf-8"))]
     assert capsys.readouterr().out == ""
 
 

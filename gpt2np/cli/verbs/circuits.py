@@ -31,6 +31,20 @@ EXPLAINED = (
 )
 
 
+TOLD = {  # of the tables of a text
+    "attention": "previous, first: how much a head looks at the token before, and at the first one",
+    "most_active": "the largest values of mlp.post, each under layer.neuron",
+    "sparsity": "near 0: silent neurons; positive: active ones; the rest let a little below zero through",
+    "basis_alignment": "kurtosis above 3: a few dimensions are much larger than the others; dimension is "
+    "the largest of them, ratio its size over the median size",
+    "kurtosis": "above 3: a few numbers of a vector are large, and most are small",
+}
+SHARES = (
+    "share: of what the writer wrote, how much the later one takes back or adds along it; above 1 where the "
+    "writer wrote little"
+)
+
+
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
     verb = add_verb(
@@ -253,14 +267,13 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     } | residual_stream.memory(trace)
     if len(trace.token_ids) > 1:
         parts["attention"] = attention_scores(trace)
-    order = ("attention", "most_active", "sparsity", "basis_alignment", "kurtosis")
-    shown = [str(parts[name]) for name in order if name in parts]
+    shown = [f"{parts[name]}\n{wrapped(told)}" for name, told in TOLD.items() if name in parts]
     title = "which component erases what: minus the cosine of the two writes, and the share taken back"
     shown.append(_pairs(title, "opposed", parts["opposition"], parts["erasure"], k))
     title = "which component amplifies what: the cosine of the two writes, and the share added again"
     shown.append(_pairs(title, "agreeing", parts["agreement"], parts["amplification"], k))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
-    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False, run=trace)
+    return Shown("\n\n".join([*shown, wrapped(SHARES)]), facts, parts["opposition"], signed=False, run=trace)
 
 
 def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:

@@ -77,8 +77,12 @@ def for_terminal(page: str) -> str:
     """Markdown in lines of the terminal: words whole, each row of a table a paragraph, no comments."""
     page = re.sub(r"(?s)<!--.*?-->\n?", "", page)
     page = re.sub(r"\[([^\]]+)\]\((\w+)\.md[^)]*\)", r"\1 (gpt2np docs \2)", page)
-    parts, starts = list[str](), r"\n(?=\n|- |\d+\. |\||#)"  # of paragraphs, items, rows, headings
+    parts = list[str]()
     for i, block in enumerate(re.split(r"(?ms)^(```.*?^```)$", page)):
+        number = (
+            r"|\d+\. " if re.search(r"(?m)^1\. ", block) else ""
+        )  # else a sentence may begin a line with it
+        starts = rf"\n(?=\n|- |\||#{number})"  # of paragraphs, items, rows, headings
         parts += [block] if i % 2 else [_paragraph(text) for text in re.split(starts, block)]
     return "\n".join(parts)
 

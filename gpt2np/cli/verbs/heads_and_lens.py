@@ -248,13 +248,13 @@ def _lens_text(trace: Any, found: Any, column: int) -> str:
     for i, site in enumerate(found.kl.labels["site"]):
         ids = found.top_ids.array[i, column].tolist()
         tops = found.top_probabilities.array[i, column].tolist()
-        shown = [[quoted(trace.token(t), 12), f"{p:.2%}"] for t, p in zip(ids, tops, strict=True)]
+        shown = [[quoted(trace.token(t), 12), f"{p:.3g}"] for t, p in zip(ids, tops, strict=True)]
         p, entropy, kl = (float(x.array[i, column]) for x in (found.probability, found.entropy, found.kl))
         rank = str(int(found.rank.array[i, column]))
         rows.append([site, *shown[0], f"{p:.3g}", rank, f"{entropy:.3g}", f"{max(kl, 0.0):.3g}"])
         rows += [["", *more, "", "", "", ""] for more in shown[1:]]
     token = found.chosen[column]
-    head = ["after", "likeliest", "", "p", "rank", "entropy", "KL"]
+    head = ["after", "likeliest", "its p", "p", "rank", "entropy", "KL"]
     title = f"position {found.kl.labels['pos'][column]}; p and rank of {quoted(trace.token(token))} ({token})"
     return f"{title}\n" + fitted([head, *rows], "<<>>>>>")
 

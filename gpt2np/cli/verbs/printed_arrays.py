@@ -102,7 +102,7 @@ def draw(
         told = f"{run.metadata.get('model')}: {text if len(text) <= 60 else text[:59] + '…'}"
         named = replace(named, title=f"{named.title}\n{told}")
     heatmap(named, path, signed=signed, quantity=quantity, texts=texts)
-    tell(f"wrote {path}")
+    tell(f"wrote {path}: {named.title.partition(chr(10))[0]}")
 
 
 def excerpt(named: Any, lines: int = LINES, picture: bool = False) -> str:
