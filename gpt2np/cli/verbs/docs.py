@@ -53,7 +53,7 @@ def docs(args: argparse.Namespace) -> int:
 def _search(word: str) -> dict[str, str]:
     """The pages that hold a word, which is no page's name nor near one, with the first line that does."""
     name, known = _page_name(word), page_names()
-    if name in known or nearest(name, known):
+    if name in known or nearest(name, known) or len(word.strip()) < 2:
         return {}
     pages = {page: read_page(page).splitlines() for page in known}
     lines = {page: [line for line in text if word.lower() in line.lower()] for page, text in pages.items()}
