@@ -79,7 +79,7 @@ def heat_table(
         )
         head = "".join(f"<th>{'…' if j is None else escaped(columns[j])}</th>" for j in across)
         corners = f"<tr><th>{escaped(corner, 30)}</th>{head}</tr>"
-        scale = f"full colour: {number(full)}" + (", blue is negative" if (values < 0).any() else "")
+        scale = f"darkest at {number(full)}" + (", blue is negative" if (values < 0).any() else "")
         return f"{caption(title, scale)}{_TABLE}{corners}{lines}</table>"
 
     return _within(made, MOST_CELLS)
@@ -101,7 +101,7 @@ def shaded_text(
 
     def made(n_tokens: int) -> str:
         spans = "".join(map(shown, cut(len(tokens), n_tokens)))
-        scale = f"{what}; full colour: {number(full)}" if what else ""
+        scale = f"{what}; darkest at {number(full)}" if what else ""
         return f'{caption(title, scale)}<div style="white-space:pre-wrap;max-width:60em">{spans}</div>'
 
     return _within(made, MOST_TOKENS)

@@ -1,5 +1,7 @@
 """Model: a checkpoint that can be run, traced and planned."""
 
+from __future__ import annotations
+
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -63,7 +65,7 @@ class Model:
     def weights(self, value: object) -> None:
         self._weights.update(value)  # which refuses
 
-    def with_weights(self, weights: Mapping[str, ArrayLike]) -> "Model":
+    def with_weights(self, weights: Mapping[str, ArrayLike]) -> Model:
         """Return a model that has these weights in place of its own and shares all others.
 
         `lm_head.weight` unties the unembedding; without it, that stays what it is.
@@ -206,14 +208,14 @@ class Model:
 
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, prompt: Prompt, **options: Unpack["GenerateOptions"]
-    ) -> "Generation[Generated]": ...
+        self, prompt: Prompt, **options: Unpack[GenerateOptions]
+    ) -> Generation[Generated]: ...
     @overload
-    def generate(self, prompt: Encoded, **options: Unpack["GenerateOptions"]) -> "Generation[Any]": ...
+    def generate(self, prompt: Encoded, **options: Unpack[GenerateOptions]) -> Generation[Any]: ...
     @overload
     def generate(
-        self, prompt: Prompts, **options: Unpack["GenerateOptions"]
-    ) -> "Generation[list[Generated]]": ...
+        self, prompt: Prompts, **options: Unpack[GenerateOptions]
+    ) -> Generation[list[Generated]]: ...
     @answers(OF_GENERATE)
     def generate(
         self,
@@ -221,22 +223,23 @@ class Model:
         *,
         max_new_tokens: int = 50,
         seed: int | Sequence[int | None] | None = None,
-        eos: "EndOfText" = "config",
+        eos: EndOfText = "config",
         stop: str | Sequence[str] = (),
         stop_tokens: Sequence[int] = (),
         keep: KeepLike | Keep | None = None,
-        ledger: "Ledger" = False,
+        ledger: Ledger = False,
         lookup: int = 0,
-        on_overflow: "OnOverflow" = "refuse",
+        on_overflow: OnOverflow = "refuse",
         past: Past | None = None,
         special: bool = False,
         edits: EditsLike | None = None,
-        **sampling: Unpack["SamplingOptions"],
-    ) -> "Generation[Any]":
+        **sampling: Unpack[SamplingOptions],
+    ) -> Generation[Any]:
         """Continue a prompt, or several: an iterator of tokens, with `finish()` for the whole result.
 
-        Greedy unless `temperature` is above 0; the other options of choosing (`top_k`, `top_p`, `min_p`,
-        `repetition_penalty`, `num_beams`, ...) are those of `sampling.Sampling`. It stops after
+        Greedy unless `temperature` is above 0; the other options of choosing are `top_k`, `top_p`, `min_p`,
+        `repetition_penalty`, `presence_penalty`, `frequency_penalty`, `no_repeat_ngram_size`, `num_beams`,
+        `length_penalty` and `early_stopping`, as `generation.options.Sampling` explains. It stops after
         `max_new_tokens`, at the checkpoint's end-of-text tokens (`eos=None`: not, or another id), at one of
         `stop_tokens`, or before one of the strings `stop`. `keep` records a trace, as in `trace`. `ledger`
         explains every choice ("full": with the raw logits). `lookup=N` guesses up to N tokens ahead from
@@ -288,7 +291,7 @@ class Model:
         stride: int | None = None,
         special: bool = False,
         edits: EditsLike | None = None,
-    ) -> "Score":
+    ) -> Score:
         """Return log-probabilities, loss and perplexity of a text of any length; see `scoring.score`.
 
         Raises:

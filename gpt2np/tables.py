@@ -19,6 +19,11 @@ def screen_width() -> int:
     return max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
+def whole_width() -> int:
+    """Columns for what does not end at 80: all those of the terminal."""
+    return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
 def table(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> str:
     """Rows as aligned columns; `align` has `<` or `>` for each column.
 

@@ -97,8 +97,8 @@ def completed(tiny, trace):
     [
         ('trace["h.2.', "h.2.attn.pattern", "h.1.attn.pattern"),
         ('trace["h.2.attn.', "h.2.attn.q", "h.2.mlp.pre"),
-        ('trace["patt', "pattern", "resid_post"),
-        ('trace["res', "resid_post", "pattern"),
+        ('trace["blocks.0.attn.hook_p', "blocks.0.attn.hook_pattern", "hook_q"),
+        ('trace["layer_1_', "layer_1_Q", "Q, 1"),
         ('trace["lo', "logits", "wte"),
         ('part["h.3.attn.', "h.3.attn.k", "h.3.attn.z"),
         ('weights["h.0.attn.', "h.0.attn.c_attn.weight", "h.1.attn.c_attn.weight"),
@@ -122,6 +122,7 @@ def test_every_key_that_is_offered_is_there(tiny, trace):
         keys = some._ipython_key_completions_()
         assert set(some.names()) <= set(keys)
         for key in keys:
+            assert isinstance(key, str)
             assert key in some, key
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import equivalents, generated_pages, needs
+from support.command_line import run
 from support.pages import blocks_of, broken_links, prints_what_is_shown, python_of, sessions_of
 
 import gpt2np
 from gpt2np.cli import main
-from gpt2np.cli.verbs.docs import page_names
+from gpt2np.cli.verbs.docs import for_terminal, page_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = Path(gpt2np.__file__).parent / "docs"
@@ -30,6 +31,40 @@ IDS = [36, 70, 319, 84, 271]
 def block(language, word):
     """The block of COMPARE in which a word stands."""
     return next(text for found, text in blocks_of(COMPARE) if found == language and word in text)
+
+
+def test_the_functions_of_analysis_are_named_as_they_are_imported():
+    rows = re.findall(r"(?m)^\|[^|]*\| (`[^|]*) \|", (DOCS / "analysis.md").read_text("utf-8"))
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(names) > 20
+    for name in names:
+        module, _, function = name.partition(".")
+        assert callable(getattr(getattr(gpt2np.analysis, module), function)), name
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("name", page_names())
+def test_a_page_for_a_terminal_has_whole_words_and_no_comments(monkeypatch, name, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    page = (DOCS / f"{name}.md").read_text("utf-8")
+    shown = for_terminal(page)
+    assert "<!--" not in shown
+    code = {line for _, text in blocks_of(page) for line in text.splitlines()}
+    assert all(
+        len(line) <= columns for line in shown.splitlines() if line not in code and " " in line.strip()
+    )
+    plain = re.sub(r"(?s)<!--.*?-->|\]\([^)]*\)", " ", page)
+    words = set(re.findall(r"[A-Za-z]{6,}", plain))
+    assert words <= set(re.findall(r"[A-Za-z]{6,}", shown))
+
+
+def test_a_word_is_looked_for_in_all_pages(capsys):
+    code, out, _ = run(capsys, "docs", "layernorm")
+    assert code == 0
+    assert "exactness" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "exactness" in json.loads(run(capsys, "docs", "LayerNorm", "--json")[1])["pages"]
+    assert run(capsys, "docs", "qwertz")[0] == 2
 
 
 @pytest.fixture
@@ -137,7 +172,7 @@ def test_docs_opens_a_page_in_a_pager_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert main(["docs", "sites"]) == 0
-    assert shown == [(DOCS / "sites.md").read_text("utf-8")]
+    assert shown == [for_terminal((DOCS / "sites.md").read_text("utf-8"))]
     assert capsys.readouterr().out == ""
 
 

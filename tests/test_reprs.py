@@ -222,7 +222,7 @@ def test_colours():
 def test_what_is_too_large_is_cut_in_the_middle():
     rows = [str(i) for i in range(1000)]
     table = checked(heat_table(np.ones((1000, 1)), rows, ["value"])).text
-    assert table.startswith("full colour: 1value0")
+    assert table.startswith("darkest at 1value0")
     assert "…" in table
     assert "999" in table
     assert checked(plain_table([[row] for row in rows])).text.endswith("999")

@@ -6,15 +6,16 @@ Each can be restricted to `positions` (a number, a list, or a slice; they count 
 in a generation; `path_patch` refuses them.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, rows_of
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, nearest, short
 from gpt2np.ops import Array, RMSNorm, layer_norm_statistics
 from gpt2np.tracing.edits import Where
 from gpt2np.tracing.trace import Trace
@@ -30,6 +31,8 @@ class Chosen(TypedDict, total=False):
     neurons: Some
     steps: Some
 
+
+CHOICES = ("positions", "heads", "neurons", "steps")
 
 # A function of (the chosen rows, where, which rows they are) that returns their new values.
 Value = Callable[[Array, Where, list[int]], Array]
@@ -47,14 +50,18 @@ class Intervention:
     _checked: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("positions", "heads", "neurons", "steps"):
+        for name in CHOICES:
             self._checked[name] = _choice(name, getattr(self, name))
 
-    def __repr__(self) -> str:
+    @property
+    def told(self) -> str:
+        """What it does and where, which a trace says of itself: "zero heads=0"."""
         what = getattr(self.value, "__qualname__", "edit").partition(".")[0]
-        chosen = {name: getattr(self, name) for name in ("positions", "heads", "neurons", "steps")}
-        where = [f"{name}={short(value)}" for name, value in chosen.items() if value is not None]
-        return f"<Intervention {what}: {', '.join(where) or 'everywhere'}>"
+        where = [f"{name}={short(x)}" for name in CHOICES if (x := getattr(self, name)) is not None]
+        return f"{what} {', '.join(where) or 'everywhere'}"
+
+    def __repr__(self) -> str:
+        return f"<Intervention {self.told.replace(' ', ': ', 1)}>"
 
     def __call__(self, array: Array, where: Where) -> Array:
         """The array with the chosen part replaced."""
@@ -99,20 +106,60 @@ class Intervention:
         at = where.site.axis_names.index(axis)
         n, chosen = shape[at], self._checked[name]
         if isinstance(chosen, frozenset) and max(chosen, default=0) >= n:
-            raise InputError(f"{name}=: {where.name} has {n} of them, there is no {max(chosen)}")
+            raise InputError(f"{where.name} has {n} {name}, 0 to {n - 1}; there is no {max(chosen)}")
         mask = np.array([i in chosen for i in range(n)])
         return mask.reshape([n if i == at else 1 for i in range(len(shape))])
 
 
+F = TypeVar("F", bound=Callable[..., Intervention])
+
+
+def _restrictable(function: F) -> F:
+    """Show the keywords of `**where` in its signature, and explain them at the end of its docstring."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    only = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Some) for n in CHOICES
+    ]
+    setattr(function, "__signature__", signature.replace(parameters=[*own, *only]))  # noqa: B010
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{_RESTRICTED}"
+    return function
+
+
+_RESTRICTED = """Args:
+    positions: of the text, counted from its start: a number, a list or a slice; None: all.
+    heads: in the same way; of keys and values, groups of heads where heads share them.
+    neurons: in the same way.
+    steps: of a generation; 0 runs the prompt, 1 the first chosen token."""
+
+
+def _made(value: Value, where: Chosen) -> Intervention:
+    """The intervention of one of the functions below, whose keywords `where` are.
+
+    Raises:
+        InputError: there is no such keyword, or its value chooses nothing.
+    """
+    for name in where:
+        if name not in CHOICES:
+            what = value.__qualname__.partition(".")[0]
+            near = "; the layer stands in the name of the site, 'h.3.attn.z'" if "layer" in name else None
+            found = nearest(name, CHOICES)
+            near = near or (f"; did you mean {found}?" if found else "")
+            raise InputError(f"{what} takes {', '.join(CHOICES)}, not {short(name)}{near}")
+    return Intervention(value, **where)
+
+
+@_restrictable
 def zero(**where: Unpack[Chosen]) -> Intervention:
-    """Replace by zeros."""
-    return Intervention(lambda array, *_: np.zeros_like(array), **where)
+    """Replace by zeros, which switches off what was there."""
+    return _made(lambda array, *_: np.zeros_like(array), where)
 
 
+@_restrictable
 def scale(factor: float, **where: Unpack[Chosen]) -> Intervention:
     """Multiply by a factor."""
     _finite("scale", factor)
-    return Intervention(lambda array, *_: array * factor, **where)
+    return _made(lambda array, *_: array * factor, where)
 
 
 def _check_trace(name: str, trace: object) -> None:
@@ -127,6 +174,7 @@ def _finite(name: str, value: Any) -> Array:
     return numbers
 
 
+@_restrictable
 def steer(vector: Array, coefficient: float = 1.0, **where: Unpack[Chosen]) -> Intervention:
     """Add `coefficient * vector` to every row, such as a trait's vector [n_embd] to `h.6.resid_post`."""
     direction = _finite("steer", vector)
@@ -138,9 +186,10 @@ def steer(vector: Array, coefficient: float = 1.0, **where: Unpack[Chosen]) -> I
             raise InputError(f"steer: the vector is {list(direction.shape)}, {expected}")
         return np.asarray(array + (coefficient * direction).astype(array.dtype))
 
-    return Intervention(value, **where)
+    return _made(value, where)
 
 
+@_restrictable
 def mean(traces: Trace | Sequence[Trace], **where: Unpack[Chosen]) -> Intervention:
     """Replace by the mean over all positions of a reference set: every row becomes the same.
 
@@ -165,9 +214,10 @@ def mean(traces: Trace | Sequence[Trace], **where: Unpack[Chosen]) -> Interventi
             known[at.name] = rows.mean(axis=0, dtype=np.float64).astype(array.dtype)
         return _shaped("mean", known[at.name], array.shape[1:], at)
 
-    return Intervention(value, **where)
+    return _made(value, where)
 
 
+@_restrictable
 def patch(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
     """Replace by what another run had at the same positions.
 
@@ -194,13 +244,14 @@ def patch(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
         longer[..., : found.shape[-1]] = found
         return _shaped("patch", longer, array.shape, at)
 
-    return Intervention(value, **where)
+    return _made(value, where)
 
 
+@_restrictable
 def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
     """Hold an attention pattern, or the scale of a norm, at what it was in another run.
 
-    A norm with its scale frozen is linear: a mean is still subtracted, weight and bias still apply.
+    A norm with its scale frozen is linear: a mean is still subtracted, scale and shift still apply.
 
     Raises:
         InputError: it is no trace; at a run: the site is neither (use `patch`), or the trace does not have
@@ -226,7 +277,7 @@ def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
         rstd = trace[f"{at.name}.rstd"][of_trace][:, None].astype(x.dtype)
         return np.asarray((x - mean) * rstd * p.weight + p.bias)
 
-    return Intervention(value, **where)
+    return _made(value, where)
 
 
 @np.errstate(under="ignore")

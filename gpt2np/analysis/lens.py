@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.analysis.attribution import frozen_ln_f
-from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.named_array import FEW_POSITIONS, NamedArray
 from gpt2np.analysis.positions_and_tokens import (
     heads_of,
     parameters_of_the_end,
@@ -20,7 +20,7 @@ from gpt2np.analysis.positions_and_tokens import (
 from gpt2np.errors import whole_number
 from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
-from gpt2np.tables import first_lines, quoted
+from gpt2np.tables import first_lines, fitted, quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.lines import unembedding_table
@@ -88,7 +88,20 @@ class LogitLens:
         return {name: p.to_json() if isinstance(p, NamedArray) else p for name, p in parts.items()}
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, (self.probability, self.rank, self.entropy, self.kl)))
+        parts = map(str, (self.probability, self.rank, self.entropy, self.kl))
+        return "\n\n".join([*self._likeliest(), *parts])
+
+    def _likeliest(self) -> list[str]:
+        """The likeliest token at every site and position, in one table; of many positions none."""
+        ids, labels = self.top_ids.array[:, :, 0].tolist(), self.top_ids.labels
+        if len(labels["pos"]) > FEW_POSITIONS:
+            return []
+        rows = [
+            [site, *(quoted(self.texts.get(i, f"<{i}>"), 12) for i in row)]
+            for site, row in zip(labels["site"], ids, strict=True)
+        ]
+        head = ["site\\pos", *(label.split(" ")[0] for label in labels["pos"])]
+        return ["the likeliest next token\n" + fitted([head, *rows], "<" * len(head))]
 
     def __repr__(self) -> str:
         n_sites, n_pos = self.top_ids.array.shape[:2]

@@ -12,6 +12,9 @@ from gpt2np.ops import Array
 from gpt2np.tables import cell_width, first_lines, fitted, number, quoted, screen_width, table, wrapped
 
 MOST_ROWS = 60
+TOKENS = ("token", "vocab")  # axes whose entries are tokens
+FEW, FEW_POSITIONS = 8, 16  # columns that are shown in blocks below each other where they do not fit
+POSITIONS = ("pos", "query", "key")  # axes of the tokens of a text
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class NamedArray:
     """`array` with the name of each axis and, where its entries have names, the labels of an axis.
 
     `str()` is a table that fits the terminal, at most 80 columns wide: one axis down, or two axes as a grid;
-    of a larger array or a wider grid its largest entries by magnitude.
+    of a larger array or a wider grid its largest entries by magnitude. A notebook shows coloured cells.
 
     Example:
         >>> print(NamedArray(np.array([0.5, -2.0]), ("head",), title="score of each head"))
@@ -86,37 +89,63 @@ class NamedArray:
         """The name of each entry along an axis."""
         return [self.label(axis, i) for i in range(self.array.shape[self.axes.index(axis)])]
 
+    def _has_bars(self, axis: str) -> bool:
+        """Whether the names along an axis stand between bars: those of tokens, and any that need them."""
+        return axis in self.labels and (axis in TOKENS or any(map(_needs_bars, self.labels[axis])))
+
+    def _shown_names(self, axis: str) -> list[str]:
+        """The name of each entry along an axis, for a terminal."""
+        bars = self._has_bars(axis)
+        return [_shown(name, bars) for name in self._names(axis)]
+
     def __str__(self) -> str:
         body = self._grid() if self.array.ndim == 2 else None
         if body is None and self.array.ndim == 1 and len(self.array) <= MOST_ROWS:
             body = self._column()
         if body is None:
             n = min(10, self.array.size)
-            rows = [[*(_shown(name) for name in names), number(value)] for names, value in self.largest(n)]
+            bars = [self._has_bars(axis) for axis in self.axes]
+            rows = [
+                [*map(_shown, names, bars), number(value)]  # a token in each row in the same way
+                for names, value in self.largest(n)
+            ]
             body = fitted([[*self.axes, "value"], *rows], "<" * len(self.axes) + ">")
             body = f"  the {n} largest of {' x '.join(map(str, self.array.shape))}\n{body}"
         return f"{wrapped(self.title)}\n{body}" if self.title else body
 
     def _column(self) -> str:
         (axis,) = self.axes
-        rows = [[_shown(self.label(axis, i)), number(value)] for i, value in enumerate(self.array.tolist())]
+        labels = self._shown_names(axis)
+        rows = [[label, number(value)] for label, value in zip(labels, self.array.tolist(), strict=True)]
         return table([[axis, "value"], *rows], ("<" if axis in self.labels else ">") + ">")
 
     def _grid(self) -> str | None:
-        """Rows and columns, if that fits."""
+        """Rows and columns, if that fits; positions across are then numbers. Few columns stand in blocks."""
         down, across = self.axes
         n_rows, n_columns = self.array.shape
         if n_rows > MOST_ROWS or n_columns > 24:
             return None
-        head = [f"{down}\\{across}", *(_shown(self.label(across, j)) for j in range(n_columns))]
         rows = [
-            [_shown(self.label(down, i)), *(number(value) for value in row)]
-            for i, row in enumerate(self.array.tolist())
+            [label, *(number(value) for value in row)]
+            for label, row in zip(self._shown_names(down), self.array.tolist(), strict=True)
         ]
-        text = table([head, *rows], "<" + ">" * n_columns)
-        return text if max(map(cell_width, text.splitlines())) <= screen_width() else None
+        labels = self._shown_names(across)
+        heads = [labels, [label.split(" ")[0] for label in labels]] if across in POSITIONS else [labels]
+        align = "<" + ">" * n_columns
+        for labels in heads:
+            head = [f"{down}\\{across}", *labels]
+            text = table([head, *rows], align)
+            if max(map(cell_width, text.splitlines())) <= screen_width():
+                return text
+        few = FEW_POSITIONS if across in POSITIONS else FEW
+        return fitted([head, *rows], align) if n_columns <= few else None
 
 
-def _shown(label: str) -> str:
-    """A label for a terminal; one that is a token with spaces or control characters stands between bars."""
-    return label if label.isprintable() and label == label.strip() and label else quoted(label)
+def _needs_bars(label: str) -> bool:
+    """Whether a name is empty, or has spaces at its ends or control characters."""
+    return not label.isprintable() or label != label.strip() or not label
+
+
+def _shown(label: str, bars: bool) -> str:
+    """A name for a terminal."""
+    return quoted(label) if bars else label

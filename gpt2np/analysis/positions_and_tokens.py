@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.named_array import POSITIONS, NamedArray
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
@@ -14,8 +14,6 @@ from gpt2np.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from gpt2np.model import Model
-
-POSITIONS = ("pos", "query", "key")  # axes of the tokens of a text
 
 
 def token_id(model: "Model", token: str | int) -> int:

@@ -3,11 +3,12 @@
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.positions_and_tokens import row_of
+from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
 from gpt2np.errors import InputError
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
 
+RELATIVE = "distance: length of the difference, as a share of the mean of the two norms"
 DISTANCE = ("cosine", "distance", "norm", "norm of the other")
 PREDICTION = ("here", "of the other", "difference")
 
@@ -33,7 +34,8 @@ def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
         cosine = float(x @ y) / max(lengths[0] * lengths[1], tiny)
         found.append([cosine, float(np.linalg.norm(x - y)) / max(sum(lengths) / 2, tiny), *lengths])
     labels = {"residual": names, "measure": DISTANCE}
-    return NamedArray(np.array(found), ("residual", "measure"), labels, "the two prompts along the stream")
+    title = f"the two residual streams, {_at(trace, other, rows)}\n{RELATIVE}"
+    return NamedArray(np.array(found), ("residual", "measure"), labels, title)
 
 
 @np.errstate(under="ignore")
@@ -52,7 +54,8 @@ def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArra
         raise InputError(f"attention can be compared only in prompts of the same length, not of {lengths}")
     one, two = (run.stack("attn.pattern")[:, :, row] for run, row in zip((trace, other), rows, strict=True))
     apart = np.abs(one.astype(np.float64) - two).sum(axis=-1) / 2
-    return NamedArray(apart, ("layer", "head"), title="how differently heads attend, 0 to 1")
+    title = f"how differently heads attend, 0 to 1, {_at(trace, other, rows)}"
+    return NamedArray(apart, ("layer", "head"), title=title)
 
 
 @np.errstate(under="ignore")
@@ -71,7 +74,8 @@ def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10
     best = np.argsort(-np.abs(here - there), kind="stable")[:k]
     values = np.stack([here[best], there[best], (here - there)[best]], axis=1)
     labels = {"token": [trace.token(int(i)) for i in best], "measure": PREDICTION}
-    return NamedArray(values, ("token", "measure"), labels, "tokens whose probability differs most")
+    title = f"next tokens whose probability differs most, {_at(trace, other, rows)}"
+    return NamedArray(values, ("token", "measure"), labels, title)
 
 
 @np.errstate(under="ignore")
@@ -95,3 +99,9 @@ def _rows(trace: Trace, other: Trace, pos: int) -> tuple[int, int]:
     if trace.config != other.config:
         raise InputError("the two runs are of different models")
     return row_of(trace, pos), row_of(other, pos)
+
+
+def _at(trace: Trace, other: Trace, rows: tuple[int, int]) -> str:
+    """Of which position of each run something is told."""
+    one, two = (pos_labels(run, [row])[0] for run, row in zip((trace, other), rows, strict=True))
+    return f"at position {one}" if one == two else f"at positions {one} and {two}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpt2np.errors import Gpt2npError, short
 from gpt2np.files import read_json
+from gpt2np.tensorfile import open_tensors
 
 _TF = "load it with transformers 4 and TensorFlow (from_tf=True), then save_pretrained"
 _FLAX = "load it with transformers 4 and Flax (from_flax=True), then save_pretrained"
@@ -76,11 +77,14 @@ def told(folder: Path) -> str:
     if training_files(folder):
         file = short(training_files(folder)[0])[1:-1]
         return f"it has {file}, which does not say how many heads and layers there are: write a config.json"
-    others = [name for name in names if not _is_any(name, _TRAINER_STATE)]
+    ours = [name for name in names if _is_ours(folder / name)]
+    others = [name for name in names if not _is_any(name, _TRAINER_STATE) and name not in ours]
     for pattern, what, cure in _KINDS:
         found = fnmatch.filter(others, pattern)
         if found:
             return f"it has {what} ({short(found[0])[1:-1]}): {cure}"
+    if ours:
+        return f"it has what gpt2np wrote of a run ({short(ours[0])[1:-1]}), and no model"
     state = next((name for name in names if _is_any(name, _TRAINER_STATE)), None)
     if state is not None:
         return (
@@ -89,6 +93,14 @@ def told(folder: Path) -> str:
     return (
         "it has " + ", ".join(short(name)[1:-1] for name in names[:5]) + (", ..." if len(names) > 5 else "")
     )
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a trace, a KV file or an export of gpt2np, whose metadata say so."""
+    try:
+        return path.suffix == ".safetensors" and "gpt2np" in open_tensors(path).metadata
+    except Gpt2npError:
+        return False
 
 
 def _adapter(folder: Path, names: list[str]) -> str:

@@ -232,8 +232,8 @@ def _offline() -> bool:
 
 def _ways_out(repo_id: str) -> str:
     return (
-        f"Without network: run `gpt2np download {repo_id}` where there is one and pass the folder, "
-        "or copy the Hub cache and set HF_HUB_OFFLINE=1"
+        f"Without network here: run `gpt2np download {repo_id}` on a machine that has one and pass the "
+        "folder, or copy the Hub cache and set HF_HUB_OFFLINE=1"
     )
 
 

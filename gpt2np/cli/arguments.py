@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.terminal import doing, moving_bars, tell
-from gpt2np.cli.texts import a_text, as_unicode, read_text
+from gpt2np.cli.texts import a_text, as_unicode, read_prompt_text
 from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
 from gpt2np.outputs import check_destinations, make_parents
@@ -27,7 +27,8 @@ def group(parser: argparse.ArgumentParser, title: str) -> Any:
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     """A prompt as text or as ids."""
     prompt = group(parser, "prompt")
-    prompt.add_argument("text", nargs="?", metavar="TEXT", help="the prompt; - reads it from stdin")
+    help = "the prompt; - reads it from stdin, less the end of its last line"
+    prompt.add_argument("text", nargs="?", metavar="TEXT", help=help)
     prompt.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
     add_special(parser)
 
@@ -93,6 +94,32 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--out", metavar="FILE", help="save the trace of prompt and response")
     output.add_argument("--ledger", metavar="FILE", help="write why each token was chosen, as JSON lines")
+
+
+def add_edits(parser: argparse.ArgumentParser) -> None:
+    """Heads that are switched off while the prompt runs."""
+    help = "run without this head: what it gives is zero; may be repeated"
+    group(parser, "model").add_argument(
+        "--zero-head", action="append", type=_layer_and_head, metavar="L.H", help=help
+    )
+
+
+def _layer_and_head(text: str) -> tuple[int, int]:
+    """`2.0`: layer 2, head 0."""
+    layer, point, head = text.partition(".")
+    if not (point and layer.isdecimal() and head.isdecimal() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"takes L.H, as in 2.0 for layer 2, head 0; not {short(text)}")
+    return int(layer), int(head)
+
+
+def edits_of(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The `edits=` of a run that the options of `add_edits` ask for."""
+    from gpt2np.analysis.interventions import zero
+
+    heads: dict[str, list[int]] = {}
+    for layer, head in args.zero_head or ():
+        heads.setdefault(f"h.{layer}.attn.z", []).append(head)
+    return {site: zero(heads=chosen) for site, chosen in heads.items()} or None
 
 
 def add_picture(parser: argparse.ArgumentParser, help: str = "also draw a picture") -> None:
@@ -166,7 +193,7 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     if args.text.endswith(".safetensors") and os.path.isfile(args.text):
         saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
         raise InputError(f"{args.text}: is a file, not a text{saved}")
-    return as_unicode(args.text) if args.text != "-" else read_text("-")
+    return as_unicode(args.text) if args.text != "-" else read_prompt_text()
 
 
 def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instead of a text") -> None:
@@ -174,10 +201,22 @@ def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instea
     group(parser, "prompt").add_argument("--trace", metavar="FILE", help=help)
 
 
+def open_trace(path: str, model: Any = None) -> Any:
+    """A saved trace; says on stderr if its run was edited, which its numbers do not show."""
+    from gpt2np.tracing.trace import Trace
+
+    trace = Trace.open(path, model)
+    if trace.edited:
+        tell(f"note: this is no run of the model alone; edited: {trace.edited}")
+    return trace
+
+
 def check_one_run(args: argparse.Namespace) -> None:
     """Refuse a saved trace beside a prompt, and neither of them."""
     if args.trace is not None and (args.text is not None or args.tokens is not None):
         raise InputError("give a prompt or --trace FILE, not both")
+    if args.trace is not None and getattr(args, "zero_head", None):
+        raise InputError("--zero-head needs a prompt to run: it does not go with --trace")
     if args.trace is None and args.text is None and args.tokens is None:
         raise InputError(
             f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"

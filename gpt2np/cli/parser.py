@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from gpt2np.cli.texts import a_text
 from gpt2np.errors import nearest, printable, short
 
 EXAMPLE = "gpt2np trace 'Elizabeth was'"
@@ -26,6 +27,10 @@ VERBS_ELSEWHERE = {
     **dict.fromkeys(("attribution", "attribute"), "heads"),
     **dict.fromkeys(("cache", "kvcache"), "kv"),
     **dict.fromkeys(("pull", "fetch"), "download"),
+}
+LETTERS = {  # of other programs
+    **{"-t": "--temperature", "-n": "--max-new-tokens", "-k": "--top-k", "-p": "--top-p", "-m": "--model"},
+    **{"-o": "--out", "-s": "--seed", "-f": "--force", "-v": "--version", "-V": "--version", "-j": "--json"},
 }
 OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--max-length", "--length", "--num-tokens", "--n-predict"), "--max-new-tokens"),
@@ -52,11 +57,14 @@ class Help(argparse.HelpFormatter):
         return "\n".join(indent + part if part else "" for part in parts)
 
 
+_DEFAULTS: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False}
+
+
 class Parser(argparse.ArgumentParser):
     """One line for what is wrong, with what was probably meant, instead of the whole usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Help} | kwargs)
+        super().__init__(*args, **_DEFAULTS | kwargs)
         self.groups: dict[str, str] = {}  # the names of its verbs, by what the help calls them together
 
     def error(self, message: str) -> NoReturn:
@@ -108,7 +116,27 @@ class Parser(argparse.ArgumentParser):
         """The same, but an unknown option is told before anything that is missing."""
         given = sys.argv[1:] if args is None else list(args)
         self._check_options(given)
-        return super().parse_known_args(given, namespace)
+        found, more = super().parse_known_args(given, namespace)
+        if more:
+            self._tell_of_more(getattr(found, "text", None), more)
+        return found, more
+
+    def _tell_of_more(self, text: str | None, more: Sequence[str]) -> NoReturn:
+        """Say where words go that nothing takes: into quotes with the text before, or behind an option."""
+        rest, options = " ".join(more), self._option_string_actions
+        if text is not None:
+            other = getattr(options.get("--against"), "metavar", None) == "OTHER"
+            two = f"{self.prog} {shlex.quote(text)} --against {shlex.quote(rest)}"
+            hint = f"; two prompts: {two}" if other else ""
+            self.error(f"quote the text: {self.prog} {shlex.quote(f'{text} {rest}')}{hint}")
+        if "--prompt-set" in options and more[0].endswith((".txt", ".json", ".jsonl")):
+            self.error(f"a file of prompts goes with --prompt-set: {self.prog} --prompt-set {more[0]}")
+        if "--prompt" in options:
+            self.error(f"a text goes with --prompt: {self.prog} ... --prompt {shlex.quote(rest)}")
+        places = [action for action in self._actions if not action.option_strings]
+        takes = " ".join(str(action.metavar or action.dest) for action in places) or "options only"
+        quotes = "; a text of several words stands in quotes" if any(a.type is a_text for a in places) else ""
+        self.error(f"there is no place for {short(rest)}: {self.prog} takes {takes}{quotes}")
 
     @property
     def verbs(self) -> "dict[str, argparse.ArgumentParser]":
@@ -136,17 +164,30 @@ class Parser(argparse.ArgumentParser):
         action = self._option_string_actions.get(before)
         if action is not None and action.nargs != 0:  # it was to be the option's value
             self.error(f"{short(word)} begins with -: write {before}={shlex.quote(word)}")
+        if LETTERS.get(word[:2]) in self.options and (len(word) == 2 or word[2].isdigit()):
+            self.error(f"there is no option {word[:2]}; did you mean {LETTERS[word[:2]]}?")
         after = f"{self.prog} -- {shlex.quote(word)}"
         self.error(f"{short(word)} begins with -: give such a text after --, as in: {after}")
 
     def _check_option(self, option: str) -> None:
         known = self.options
-        if option in known or any(name.startswith(option) for name in known):
+        if option in known:
             return
-        asked = option.replace("_", "-").lower()
-        meant = OPTIONS_ELSEWHERE.get(asked)
-        meant = meant if meant in known else nearest(asked, [name for name in known if name[1] == "-"])
+        meant = self._meant_option(option.replace("_", "-").lower())
         self.error(f"there is no option {short(option)}" + (f"; did you mean {meant}?" if meant else ""))
+
+    def _meant_option(self, asked: str) -> str | None:
+        """The option that was probably meant: another program's, the beginning of one, or a misspelt one."""
+        known, word = [name for name in self.options if name[1] == "-"], asked[2:]
+        if OPTIONS_ELSEWHERE.get(asked) in known:
+            return OPTIONS_ELSEWHERE[asked]
+        for action in self._actions:
+            if action.choices and action.option_strings and word in action.choices:
+                return f"{action.option_strings[-1]} {word}"
+        begun = [name for name in known if len(word) > 2 and name.startswith(asked)]
+        letters = [name for name in known if sorted(name) == sorted(asked)]
+        near = nearest(word, [name[2:] for name in known], cutoff=0.74)
+        return next(iter(begun + letters), f"--{near}" if near else None)
 
     def _looks_like_text(self, word: str) -> bool:
         """Whether a word with one dash is neither a number nor a short option with its value."""

@@ -84,6 +84,21 @@ def _told(error: BaseException) -> str:
     return f"cannot write the results: {printable(str(error))}; set PYTHONIOENCODING=utf-8"
 
 
+# What a message says of Python, and what a shell has instead.
+IN_SHELL = (
+    (
+        r"; take trace\.to\('hf'\) or trace\.to\('guide'\), or ",
+        "; `gpt2np export --dialect hf` has them, or take ",
+    ),
+    (r"trace\.\w+, (?=`gpt2np)", ""),
+    (r"the nearest is trace\.\w+, which is no site", "`gpt2np tokenize` shows what comes from the tokens"),
+    (r"model\.weights has it, ", ""),
+    (r" \('pattern', 0\), not ", ", not "),
+    (r"\bgenerate\(\.\.\., (\w+=[^)]*)\)", r"\1"),
+    (r"\btrace\['([^']*)'\]", r"\1"),
+)
+
+
 def _in_shell(message: str, options: Collection[str]) -> str:
     """A message with the arguments of Python in it spelt as the options of the command that ran."""
 
@@ -93,8 +108,8 @@ def _in_shell(message: str, options: Collection[str]) -> str:
 
     name, colon, _ = message.partition(":")
     message = f"--{name.replace('_', '-')}{message[len(name) :]}" if colon and name in options else message
-    message = re.sub(r"\bgenerate\(\.\.\., (\w+=[^)]*)\)", r"\1", message)
-    message = re.sub(r"\btrace\['([^']*)'\]", r"\1", message)
+    for python, shell in IN_SHELL:
+        message = re.sub(python, shell, message)
     return re.sub(r"\b([a-z]\w*)=('[^']*'|[\w.+-]+|(?=\W|$))", spelt, message)
 
 

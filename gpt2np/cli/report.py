@@ -1,6 +1,7 @@
 """What `gpt2np trace` and `gpt2np info` print: facts first, then the same facts as text or JSON."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from gpt2np.capture.capture_files import PLACES
 from gpt2np.errors import TokenizerError, TraceError
 from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 from gpt2np.tracing.plan import human_bytes
-from gpt2np.tracing.sites import DIALECTS, SiteTable
+from gpt2np.tracing.sites import DIALECTS, Site
 
 as_json = strict_json
 
@@ -18,6 +19,7 @@ def trace_facts(model: Any, trace: Any, lens: list[Any], k: int) -> dict[str, An
     """What a trace says, in the order in which it is shown."""
     return {
         "model": _model_line(model),
+        "edited": trace.edited or None,
         "tokens": [{"token": t, "id": i} for t, i in zip(trace.tokens, trace.token_ids, strict=True)],
         "top": _likeliest(trace, min(k, model.config.vocab_size)),
         "lens": [{"site": site, **_prediction(*tops[0])} for site, tops in lens],
@@ -164,7 +166,7 @@ def model_text(facts: dict[str, Any]) -> str:
     )
 
 
-def markdown_table(table: SiteTable) -> str:
+def markdown_table(table: Iterable[Site]) -> str:
     """The sites of an architecture as the README shows them."""
     lines = [
         "| site | axes | what it tells you | extraction guide | HF | TransformerLens | llm.c | captures |",

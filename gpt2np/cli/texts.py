@@ -1,6 +1,7 @@
 """Texts that a command is given: on the command line, in a file, through a pipe or on stdin, as their bytes.
 
-No reader here changes an end of a line, so a text has the tokens that its bytes have, wherever it comes from.
+No reader here changes an end of a line, so a text has the tokens that its bytes have, wherever it comes from;
+only a prompt on stdin loses the one end of line at its end, which `echo` and editors put there.
 """
 
 import argparse
@@ -42,6 +43,16 @@ def read_text(path: str) -> str:
         InputError: it cannot be read, is longer, or not UTF-8.
     """
     return decoded(_bytes(path), "stdin" if path == "-" else path)
+
+
+def read_prompt_text() -> str:
+    """The prompt on stdin, without the end of the last line.
+
+    Raises:
+        InputError: as `read_text`.
+    """
+    text = read_text("-")
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def read_lines(path: str) -> list[str]:

@@ -53,7 +53,7 @@ class Rows:
     def __repr__(self) -> str:
         return f"<Rows of {counted(len(self.token_ids), 'token')}: {_cut(self.text)}>"
 
-    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+    def _ipython_key_completions_(self) -> list[str]:
         """What Tab offers after `rows[`."""
         return [] if self.trace is None else self.trace._ipython_key_completions_()
 

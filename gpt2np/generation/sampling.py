@@ -40,7 +40,11 @@ def draws(seed: int | None = None) -> Iterator[float]:
 
 @dataclass(frozen=True)
 class Removal:
-    """What one step took out: how many tokens, their probability before it, and the ten likeliest."""
+    """What one step took out.
+
+    `name` is the option, such as "top_k"; `count` the number of tokens; `mass` the probability that they had
+    before it; `most_likely` the ids of the ten likeliest of them.
+    """
 
     name: str
     count: int
@@ -52,8 +56,14 @@ class Removal:
 class LedgerEntry:
     """Why this token: all that led to one choice.
 
-    From `raw_logits`, `prompt_ids`, `sampling` and `uniform` another program can make the choices again,
-    without the chosen ids and without NumPy's generator; `tests/support/replay.js` does.
+    `step` is 0 for the first generated token, whose id is `token_id` and whose probability in the final
+    distribution is `probability`. `raw_logit` is its logit as the model gave it and `raw_rank` how many are
+    larger: 0 for the largest, where the lens and the page call the likeliest token number 1. `removals` are
+    what each filter took out, in order; `survivors` is the number of tokens that were left, `entropy` that of
+    their distribution in nats, `top` its ten likeliest as (id, probability). `uniform` is the number drawn
+    from [0, 1), None when greedy; `interval` are the two sums of probabilities, in order of token id, that it
+    fell between: [low, high). With `ledger="full"` there are `prompt_ids` and `raw_logits`; from these,
+    `sampling` and `uniform` another program can make the choices again, without NumPy's generator.
     """
 
     step: int  # 0 for the first generated token

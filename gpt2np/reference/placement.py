@@ -227,7 +227,7 @@ class _Placing:
             return able[best]
         names = [one.full_name for one in able]
         reason = (
-            f"may be {' or '.join(names)} (HF's last hidden state is after ln_f, others' before it), and is "
+            f"may be {' or '.join(names)} (HF's last hidden state is after ln_f, in others before), and is "
             f"near neither: declare it, as in --map {request.name}={names[0]}"
         )
         self.refused.append(Refused(request.name, reason, tuple(names), " or ".join(names)))

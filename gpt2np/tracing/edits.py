@@ -63,6 +63,7 @@ class Edits:
             raise InputError(f"edits must map site names to functions, not {short(edits)}")
         self._config = config
         self._functions: dict[str, list[Callable[[Array, Where], Array]]] = {}
+        self.told: dict[str, str] = {}  # what the ready-made ones do, by full name of the site
         for key, function in edits.items():
             if not callable(function):
                 raise InputError(f"edits[{short(key)}] must be a function of an array, not {short(function)}")
@@ -71,6 +72,8 @@ class Edits:
                 raise InputError(f"edits[{short(key)}]: {name} takes no array; is {name}() meant?")
             for name in _matching(key, config):
                 self._functions.setdefault(name, []).append(_with_where(function))
+                if told := getattr(function, "told", ""):
+                    self.told[name] = f"{self.told[name]}, {told}" if name in self.told else str(told)
         expanded = config.architecture.sites.expand(config.n_layer)
         self._sites = {n: (site, layer) for n, site, layer in expanded if n in self._functions}
         self._parts = self._edited_parts()
@@ -125,12 +128,28 @@ def compiled(edits: EditsLike | Edits | None, config: ModelConfig) -> Edits | No
 
 def facts(edits: Edits | None) -> dict[str, Any]:
     """Return what a trace's metadata says about its edits."""
-    return {} if edits is None else {"edits": edits.names}
+    return {} if edits is None else {"edits": edits.names, "edits_told": edits.told}
+
+
+def each_edit(metadata: Mapping[str, Any]) -> list[str]:
+    """Return what a trace's metadata say of each edit, for a reader: "h.0.attn.z (zero heads=0)"."""
+    told = metadata.get("edits_told") or {}
+    return [f"{name} ({told[name]})" if name in told else name for name in metadata.get("edits") or []]
+
+
+def told_of_edits(metadata: Mapping[str, Any], most: int = 3) -> str:
+    """Return the same in one line; empty if there are none."""
+    says = each_edit(metadata)
+    more = f" and {len(says) - most} more" if len(says) > most else ""
+    return ", ".join(says[:most]) + more
 
 
 def _matching(key: Any, config: ModelConfig) -> list[str]:
     """Full names of the sites that a name or pattern means."""
     table, n_layer, derived = config.architecture.sites, config.n_layer, config.architecture.derived
+    if isinstance(key, tuple):  # a name and a layer
+        site, layer = table.resolve(key, None, n_layer)
+        key = site.full_name(layer)
     if isinstance(key, str) and key in table and table[key].layered:
         key = f"h.*.{key}"
     if isinstance(key, str) and any(c in key for c in "*?["):

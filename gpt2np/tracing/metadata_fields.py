@@ -54,6 +54,7 @@ _FIELDS: Table = {
     "generation": optional(OBJECT),
     "n_parameters": optional(whole()),
     "edits": optional(list_of(TEXT)),
+    "edits_told": optional(OBJECT),
     "gpt2np": optional(TEXT),
     "numpy": optional(TEXT),
     "model": optional(TEXT),

@@ -3,6 +3,11 @@
 from gpt2np.tracing.sites import Site, names_of
 
 
+def _capital(text: str) -> str:
+    """A phrase at the start of a sentence; the name of a site stays as it is."""
+    return text[0].upper() + text[1:] if " " in text else text
+
+
 def layer_norm_rows(norm: str, reads: str, tl: str = "", llmc: str = "", layered: bool = True) -> list[Site]:
     """The derived sites of a LayerNorm: mean, 1 / standard deviation, and what these make of its input."""
     return [
@@ -25,7 +30,7 @@ def layer_norm_rows(norm: str, reads: str, tl: str = "", llmc: str = "", layered
         Site(
             f"{norm}.normalized",
             "pos n_embd",
-            f"{reads} with mean 0 and variance 1, before {norm}'s weight and bias.",
+            f"{_capital(reads)} with mean 0 and variance 1, before {norm}'s scale and shift.",
             names_of(tl=tl),
             layered,
             derived=True,
@@ -48,7 +53,7 @@ def rms_norm_rows(norm: str, reads: str, tl: str = "", layered: bool = True) -> 
         Site(
             f"{norm}.normalized",
             "pos n_embd",
-            f"{reads} with mean square 1, before {norm}'s weight.",
+            f"{_capital(reads)} with mean square 1, before {norm}'s scale.",
             names_of(tl=tl),
             layered,
             derived=True,
@@ -175,7 +180,7 @@ def of_logits(llmc: bool = False, guide: bool = False) -> list[Site]:
         Site(
             "top_k_tokens",
             "pos k",
-            "Ids of the ten likeliest next tokens, likeliest first.",
+            "Ids of the likeliest next tokens, likeliest first: ten, or as many as asked for.",
             names_of("top_k_tokens" if guide else ""),
             layered=False,
             derived=True,

@@ -78,12 +78,49 @@ def names_of(
 TOP_K = 10  # the length of axis k
 _LAYER = re.compile(r"(?<!\d)(?:(?<=[._\[])-)?\d{1,9}(?!\d)")
 _FROM_THE_END = re.compile(r"(?<=[._\[])-(\d{1,9})(?=[._\]])")
+_SCALE = re.compile(r"(?:^|\.)(?:hook_)?scale$")
+_WEIGHT = re.compile(r"(?:^|\.)(?:weight|bias|[Wb]_[A-Za-z]+|gamma|beta)$")
+_IN_A_BLOCK = re.compile(r"(?s)((?:transformer\.)?(?:h|blocks?|layers?)[._]\d+[._])?(.*)")
+# What many people call a site.
+_MEANT = {
+    **dict.fromkeys(("attention", "attn", "attention_pattern"), "attn.pattern"),
+    **dict.fromkeys(("residual", "residuals", "resid", "residual_stream", "stream", "hidden"), "resid_post"),
+    **dict.fromkeys(("embedding", "embeddings", "embed_out"), "embed"),
+    **dict.fromkeys(("mlp", "neuron", "neurons", "activations", "gelu"), "mlp.post"),
+    **dict.fromkeys(("query", "queries"), "attn.q"),
+    **dict.fromkeys(("keys",), "attn.k"),
+    **dict.fromkeys(("values",), "attn.v"),
+    **dict.fromkeys(("softmax", "probs", "prediction", "predictions"), "probabilities"),
+    **dict.fromkeys(("layer_norm", "layernorm", "ln1"), "ln_1"),
+}
 OF_TOKENS = ("token_ids", "tokens", "attention_mask", "position_ids")  # attributes of a trace, no sites
 
 
 def of_tokens(name: str) -> str:
     """Return where to find what comes from the tokens alone."""
     return f"{short(name)} is no site, and every trace has it: trace.{name}, `gpt2np tokenize`"
+
+
+def _name_and_layer(name: object, layer: int | None) -> tuple[str, int | None]:
+    """What a user gave as a site, if it can be one: a name and perhaps a layer.
+
+    Raises:
+        UnknownSiteError: it is something else, or a name of what is no site.
+    """
+    given = name
+    if isinstance(name, tuple) and len(name) == 2 and layer is None:
+        name, layer = name
+    if not isinstance(name, str) or not (layer is None or hasattr(layer, "__index__")):
+        what = given if layer is None or given != name else (given, layer)
+        raise UnknownSiteError(f"a site is a name, or a name and a layer ('pattern', 0), not {short(what)}")
+    if name.split("[")[0] == "hidden_states":
+        raise UnknownSiteError(
+            "'hidden_states' is no site: its last entry is after ln_f in HF and before it in the guide; "
+            "take trace.to('hf') or trace.to('guide'), or h.i.resid_post (before) and ln_f (after)"
+        )
+    if name in OF_TOKENS:
+        raise UnknownSiteError(of_tokens(name))
+    return name, layer
 
 
 def counted_from_the_start(name: str, n_layer: int) -> str:
@@ -139,11 +176,13 @@ class SiteTable:
         for site in self.sites[self._layers.stop :]:
             yield site.full_name(None), site, None
 
-    def resolve(self, name: str, layer: int | None, n_layer: int) -> tuple[Site, int | None]:
+    def resolve(
+        self, name: str | tuple[str, int], layer: int | None, n_layer: int
+    ) -> tuple[Site, int | None]:
         """Return the site and layer that a name of any dialect means.
 
-        The layer stands in the name (`h.3.ln_1`, `blocks.3.hook_resid_mid`, `attentions[3]`) or beside it; -1
-        is the last one.
+        The layer stands in the name (`h.3.ln_1`, `blocks.3.hook_resid_mid`, `attentions[3]`) or beside it, as
+        `layer` or in a pair `("ln_1", 3)`; -1 is the last one.
 
         Raises:
             UnknownSiteError: no site has this name, or the layer is missing, superfluous or out of range.
@@ -152,17 +191,7 @@ class SiteTable:
             >>> config.architecture.sites.resolve("blocks.3.attn.hook_pattern", None, 12)[0].name
             'attn.pattern'
         """
-        if not isinstance(name, str) or not (layer is None or hasattr(layer, "__index__")):
-            raise UnknownSiteError(
-                f"a site is a name, or a name and a layer, not {short(name)}, {short(layer)}"
-            )
-        if name.split("[")[0] == "hidden_states":
-            raise UnknownSiteError(
-                "'hidden_states' is no site: its last entry is after ln_f in HF and before it in the guide; "
-                "take trace.to('hf') or trace.to('guide'), or h.i.resid_post (before) and ln_f (after)"
-            )
-        if name in OF_TOKENS:
-            raise UnknownSiteError(of_tokens(name))
+        name, layer = _name_and_layer(name, layer)
         name = key = counted_from_the_start(name, n_layer)
         if layer is not None and -n_layer <= layer < 0:
             layer = n_layer + int(layer)
@@ -176,12 +205,8 @@ class SiteTable:
                 )
             layer = inside
         site = self._index.get(key)
-        if site is None and key.endswith("hook_scale"):
-            raise UnknownSiteError(
-                f"{short(name)} is 1 / rstd: trace.to('transformer_lens') has it, or take ln_i.rstd"
-            )
         if site is None:
-            raise UnknownSiteError(f"no site is called {short(name)}{self._suggestion(name)}")
+            raise UnknownSiteError(self._why_unknown(name, key, layer))
         if site.layered and layer is None:
             raise UnknownSiteError(f"{short(name)} is in every layer: say which, as in {site.full_name(0)}")
         if not site.layered and layer is not None:
@@ -189,6 +214,13 @@ class SiteTable:
         if layer is not None and not 0 <= layer < n_layer:
             raise UnknownSiteError(f"{short(name)}: layer {layer} is not one of 0 to {n_layer - 1}")
         return site, layer
+
+    def has(self, name: str, n_layer: int) -> bool:
+        """Return whether a name alone, with its layer inside, means a site."""
+        try:
+            return bool(self.resolve(name, None, n_layer))
+        except UnknownSiteError:
+            return False
 
     def _short_names(self) -> dict[str, Site]:
         """Ends of names, ours or TransformerLens', that only one site has: `pattern`, `attn_out`."""
@@ -210,11 +242,28 @@ class SiteTable:
             index.setdefault(name, site)
         return index
 
+    def _why_unknown(self, name: str, key: str, layer: int | None) -> str:
+        """What is wrong with a name that no site has: it is a weight, or another program's, or misspelt."""
+        if _SCALE.search(key):
+            norm = "ln_f" if "final" in key else f"h.{layer or 0}.ln_{2 if 'ln2' in key else 1}"
+            of_norms = "; the learned scale of a norm: `gpt2np circuits --norms`" if key == "scale" else ""
+            return f"{short(name)} is 1 / {norm}.rstd in TransformerLens: take {norm}.rstd{of_norms}"
+        if _WEIGHT.search(name):
+            shown = "`gpt2np circuits` shows it with --norms, or with --head L.H --weights"
+            return f"{short(name)} is a weight, no site: model.weights has it, {shown}"
+        return f"no site is called {short(name)}{self._suggestion(name)}"
+
     def _suggestion(self, name: str) -> str:
         digits = _LAYER.search(name)
         layer = digits[0] if digits else "0"
-        candidates = [key.replace("{i}", layer) for key in self._index]
-        near = nearest(name, [*candidates, *OF_TOKENS], cutoff=0.5)
+        block, bare = _IN_A_BLOCK.fullmatch(name.lower()).groups()  # type: ignore[union-attr]
+        if (meant := _MEANT.get(bare)) is not None and meant in self.by_name:
+            return f"; the nearest is {short(self[meant].full_name(int(layer)) if block else meant)}"
+        own = [*self.by_name, *(site.full_name(0) for site in self.sites), *self.short_names, *OF_TOKENS]
+        own = [key.replace("h.0.", f"h.{layer}.") for key in own]
+        others = [key.replace("{i}", layer) for key in self._index]
+        near = nearest(name, others, cutoff=0.95) or nearest(name, own, cutoff=0.7)
+        near = near or nearest(name, [*own, *others])
         if near is not None and near in OF_TOKENS:
             return f"; the nearest is trace.{near}, which is no site"
         return f"; the nearest is {short(near)}" if near else "; `gpt2np sites` lists them all"

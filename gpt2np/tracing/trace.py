@@ -14,9 +14,10 @@ from gpt2np.outputs import check_not_read
 from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
+from gpt2np.tracing.edits import told_of_edits
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
-from gpt2np.tracing.sites import TOP_K, Site
+from gpt2np.tracing.sites import DIALECTS, TOP_K, Site
 from gpt2np.tracing.trace_metadata import file_metadata, read_metadata
 from gpt2np.tracing.trace_summary import summary
 
@@ -124,13 +125,13 @@ class Trace:
         """True, even if nothing was kept."""
         return True
 
-    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
-        """What Tab offers after `trace[`: full names, stored or derivable, and short names with a layer."""
-        rows = list(self.config.architecture.sites.expand(self.config.n_layer))
-        there = [(name, site, layer) for name, site, layer in rows if self._has(name, site, layer)]
-        short = {site.name: name for name, site in self.config.architecture.sites.short_names.items()}
-        beside = [(short.get(site.name, site.name), layer) for _, site, layer in there if layer is not None]
-        return [*(name for name, _, _ in there), *beside]
+    def _ipython_key_completions_(self) -> list[str]:
+        """What Tab offers after `trace[`: full names, stored or derivable, then those of other programs."""
+        table = self.config.architecture.sites
+        there = [row for row in table.expand(self.config.n_layer) if self._has(*row)]
+        elsewhere = [site.dialect_name(d, layer) for d in DIALECTS for _, site, layer in there]
+        names = [*(name for name, _, _ in there), *filter(None, elsewhere)]
+        return [name for name in dict.fromkeys(names) if table.has(name, self.config.n_layer)]
 
     def _has(self, full_name: str, site: Site, layer: int | None) -> bool:
         """Whether a site was stored, or all that it is computed from."""
@@ -182,6 +183,11 @@ class Trace:
     def prompt(self) -> str | None:
         """The text that was run, if it was given as text."""
         return self.metadata.get("prompt")
+
+    @property
+    def edited(self) -> str:
+        """What `edits` replaced in this run, "h.0.attn.z (zero heads=0)"; empty in the model's own run."""
+        return told_of_edits(self.metadata)
 
     @property
     def tokens(self) -> list[str]:
@@ -347,7 +353,7 @@ class Trace:
         counts = (
             f"{counted(len(self.token_ids), 'token')}, {counted(len(self), 'array')}, {self.nbytes:,} bytes"
         )
-        return f"<Trace of {text!r}: {counts}>"
+        return f"<Trace of {text!r}: {counts}{f'; edited: {self.edited}' if self.edited else ''}>"
 
 
 class _Widened:

@@ -8,6 +8,7 @@ import numpy as np
 from gpt2np.errors import TraceError
 from gpt2np.generation.generated import Generated, Step
 from gpt2np.tracing.derived import top_k_tokens
+from gpt2np.tracing.edits import each_edit
 from gpt2np.tracing.lines import ends_with_a_shift
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import Sizes
@@ -37,7 +38,7 @@ def model_facts(trace: Trace, sizes: Sizes) -> dict[str, Any]:
         "norm": "LayerNorm" if ends_with_a_shift(c) else "RMSNorm",
         "activation": c.activation_function,
         "dtype": trace.plan.dtype.name,
-        "edits": [str(site) for site in trace.metadata.get("edits") or []],
+        "edits": each_edit(trace.metadata),
         "gpt2np": str(trace.metadata.get("gpt2np")),
     }
 

@@ -33,7 +33,7 @@ PARTS = (
         "LayerNorm(stream)",
         "ln_1 = (x − mean) / √(variance + ε) · γ + β",
         "The stream grows as blocks add to it. Before a block reads, each vector is brought to mean 0 and "
-        "variance 1, then stretched by learned weights. It is a copy: the stream itself stays as it was.",
+        "variance 1, then given a learned scale and shift. It is a copy: the stream itself stays as it was.",
     ),
     Part(
         "attn.q",

@@ -1,5 +1,6 @@
 """Ready-made edits, their restrictions, and what they do to tiny."""
 
+import inspect
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_tiny import CARD, HELD_OUT, induction_attention
 
 from gpt2np.analysis.interventions import freeze, mean, patch, project, scale, steer, zero
 from gpt2np.errors import InputError, TraceError
+from gpt2np.tracing.trace import Trace
 
 PROMPT, OTHER = [3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]
 
@@ -17,6 +19,40 @@ PROMPT, OTHER = [3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]
 @pytest.fixture(scope="module")
 def model():
     return random_model()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: zero(head=0),
+            "zero takes positions, heads, neurons, steps, not 'head'; did you mean heads?",
+        ),
+        (lambda: scale(2.0, position=1), "scale takes .* did you mean positions?"),
+        (lambda: steer(np.ones(3), layer=2), "not 'layer'; the layer stands in the name of the site"),
+        (lambda: mean([], what=1), "the reference set has no trace"),
+    ],
+)
+def test_a_keyword_that_is_none_is_told_with_those_there_are(call, says):
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+@pytest.mark.parametrize("function", [zero, scale, steer, mean, patch, freeze])
+def test_every_keyword_is_in_the_help(function):
+    assert list(inspect.signature(function).parameters)[-4:] == ["positions", "heads", "neurons", "steps"]
+    assert all(f"    {name}: " in function.__doc__ for name in ("positions", "heads", "neurons", "steps"))
+
+
+def test_a_trace_says_what_was_edited(model, tmp_path, plain):
+    edits = {("attn.z", 0): zero(heads=[1], positions=2), "mlp.post": lambda x: 2 * x}
+    trace = model.trace(PROMPT, edits=edits)
+    trace.save(tmp_path / "t.safetensors")
+    for found in (trace, Trace.open(tmp_path / "t.safetensors")):
+        assert found.edited.startswith("h.0.attn.z (zero positions=2, heads=[1]), h.0.mlp.post, h.1.mlp.post")
+        assert f"; edited: {found.edited}>" in repr(found)
+    assert plain.edited == ""
+    assert "edited" not in repr(plain)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +162,7 @@ def test_steering_from_a_step_on(model, options):
     [
         ("h.0.mlp.out", zero(heads=0), "has no axis head"),
         ("h.0.attn.z", zero(neurons=0), "has no axis d_mlp"),
-        ("h.0.attn.z", zero(heads=2), r"has 2 of them, there is no 2"),
+        ("h.0.attn.z", zero(heads=2), r"has 2 heads, 0 to 1; there is no 2"),
         ("h.0.attn.z", steer(np.ones(16)), r"expected \[8\]"),
         ("h.0.attn.pattern", zero(heads=[0, 9]), "there is no 9"),
     ],

@@ -23,6 +23,27 @@ def traces(tiny):
     return tiny.trace([ONE, OTHER, LONGER])
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_every_measure_is_shown_in_every_width(monkeypatch, traces, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = str(stream_distance(*traces[:2]))
+    assert all(f"  {name}" in shown for name in ("cosine", "distance", "norm of the other"))
+    assert (
+        shown.count("h.3.resid_post") * 6 == sum("resid_post" in line for line in shown.splitlines()) / 4 * 6
+    )
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_the_position_is_told_and_chosen(capsys, traces):
+    one, other = traces[:2]
+    assert "at positions 1 |lizabeth| and 1 |.|" in str(stream_distance(one, other, 1))
+    code, out, _ = run(capsys, "trace", ONE, "--against", OTHER, "--pos", "1")
+    assert code == 0
+    assert str(stream_distance(one, other, 1)) in out
+    assert str(prediction_difference(one, other, 1, 5)) in out
+    assert "share of the mean of the two norms" in out
+
+
 def chances(trace, pos=-1):
     x = trace["logits"][pos].astype(float)
     return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
@@ -102,7 +123,7 @@ def test_on_the_command_line(capsys, tiny, other):
 
 
 @pytest.mark.parametrize(
-    "more", [["--show", "Q"], ["--keep", "Q"], ["--out", "t.safetensors"], ["--pos", "1"]]
+    "more", [["--show", "Q"], ["--keep", "Q"], ["--out", "t.safetensors"], ["--pos", "9"]]
 )
 def test_options_that_do_not_go_with_it(capsys, monkeypatch, tmp_path, more):
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,14 @@ FILES = {
 }
 
 
+def test_files_of_ours_are_not_offered_as_weights(folder, capsys):
+    gpt2np.load("tiny").trace([1, 2], keep="embed").save(folder / "run.safetensors")
+    message = says(folder, capsys, ConfigError)
+    assert "what gpt2np wrote of a run (run.safetensors), and no model" in message
+    (folder / "z.safetensors").touch()
+    assert "other weights (z.safetensors)" in says(folder, capsys, ConfigError)
+
+
 @pytest.fixture
 def folder(tmp_path):
     made = tmp_path / "model"

@@ -447,7 +447,7 @@ def test_traces_that_are_no_whole_generation(run, tiny):
     trace.save("g.safetensors")
     for option, value in (("--max-new-tokens", 5), ("--temperature", 1), ("--seed", 1)):
         line = refused(run("--trace", "g.safetensors", "--experiment", "x", option, value))
-        assert f"{option} is an option of generating, and --trace is generated already" in line
+        assert f"{option} chooses tokens, and those of --trace are chosen already" in line
     assert not Path("experiments").exists()
 
 

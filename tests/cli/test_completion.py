@@ -21,6 +21,10 @@ CASES = [
     ("gpt2np trace --sho", ["--show"]),
     ("gpt2np trace hi --show attn.p", ["attn.pattern"]),
     ("gpt2np trace hi --keep h.3.mlp.po", ["h.3.mlp.post"]),
+    ("gpt2np trace hi --model gpt2 --keep h.11.mlp.po", ["h.11.mlp.post"]),
+    ("gpt2np docs fi", ["files", "first_hour"]),
+    ("gpt2np circuits --norms ln", ["ln_f"]),
+    ("gpt2np sites attn.p", ["attn.pattern"]),
     ("gpt2np patch --over resid_", ["resid_mid", "resid_post"]),
     ("gpt2np trace --model ti", ["tiny"]),
     ("gpt2np plan --model gpt2-", ["gpt2-medium", "gpt2-large", "gpt2-xl"]),
@@ -140,3 +144,35 @@ def test_it_names_no_file_of_this_machine():
         text = (FOLDER / f"gpt2np.{shell}").read_text("utf-8")
         assert str(Path.home()) not in text
         assert "/work" not in text
+
+
+@pytest.mark.needs("bash")
+@pytest.mark.parametrize(
+    ("line", "refused"), [("gpt2np trace hi --show h.", "h.4."), ("gpt2np patch --over ", "resid_pre")]
+)
+def test_bash_does_not_offer_what_is_refused(here, monkeypatch, line, refused):
+    monkeypatch.delenv("GPT2NP_MODEL", raising=False)
+    script = BASH.format(file=FOLDER / "gpt2np.bash", line=line)
+    done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()
+    assert not [word for word in done.stdout.split() if word.startswith(refused)]
+
+
+@pytest.mark.needs("shtab")
+def test_everything_that_patch_over_offers_is_swept(tiny):
+    from support.make_completions import WORDS
+
+    from gpt2np.analysis.patching import sweep
+
+    one, other = tiny.trace(["Elizabeth was", "Elizabeth had"])
+    for name in WORDS["swept"]:
+        assert sweep(one, other, lambda logits: float(logits[0]), over=name).array.size
+
+
+def test_each_shell_is_told_the_folder_that_the_help_names(capsys):
+    _, shown, _ = run(capsys, "completion", "--help")
+    for shell in SHELLS:
+        text = (FOLDER / f"gpt2np.{shell}").read_text("utf-8")
+        (folder,) = re.findall(r"mkdir -p (\S+)", text)
+        assert folder in shown
+        assert f"gpt2np completion {shell} > {folder}/" in text

@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.command_line import run
 
 import gpt2np
+from gpt2np.analysis.interventions import zero
 
 PROMPT = "Elizabeth was"
 
@@ -165,3 +167,40 @@ def test_an_unwritable_file_is_one_line(capsys, option):
     )
     assert code == 2
     assert "/dev/null" in err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", [["--temperature", "0.8", "--top-k", "20", "--seed", "1"], []])
+def test_choices_are_shown_as_the_ledger_has_them(capsys, tiny, options):
+    argv = ["generate", "Elizabeth was", "--max-new-tokens", "3", *options, "--show-choices"]
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    _, told, _ = run(capsys, *argv, "--json")
+    entries = json.loads(told)["choices"]
+    assert len(entries) == 3
+    for entry, shown in zip(entries, out.split("\nstep ")[1:], strict=True):
+        assert f"| {entry['probability']:.1%}, number {entry['raw_rank'] + 1} by its raw logit" in shown
+        assert f"; {entry['survivors']:,} left" in shown
+        assert all(f"{r['name']} {r['count']:,}" in shown for r in entry["removals"] if r["count"])
+        assert ("greedy" in shown) == (entry["uniform"] is None)
+        assert entry["uniform"] is None or f"{entry['uniform']:.4f}, which falls" in shown
+    assert out.startswith(run(capsys, *argv[:-1])[1])
+
+
+@pytest.mark.parametrize("verb", ["trace", "lens", "heads", "generate", "score"])
+def test_a_head_is_switched_off(capsys, tmp_path, tiny, verb):
+    (tmp_path / "text").write_text("Elizabeth was not")
+    given = [tmp_path / "text"] if verb == "score" else ["Elizabeth was not"]
+    with_it, without = (run(capsys, verb, *given, *more)[1] for more in ([], ["--zero-head", "0.3"]))
+    assert with_it != without
+    for wrong, says in (("9.0", "layer 9"), ("0.9", "there is no 9"), ("x", "takes L.H")):
+        code, out, err = run(capsys, verb, *given, "--zero-head", wrong)
+        assert (code, out) == (2, "") or verb == "generate"
+        assert says in err
+
+
+def test_what_runs_without_two_heads_is_what_edits_make(capsys, tiny):
+    off = ["--zero-head", "1.0", "--zero-head", "1.2"]
+    _, out, _ = run(capsys, "trace", "a b", *off, "--show", "logits", "--json")
+    expected = tiny("a b", edits={"h.1.attn.z": zero(heads=[0, 2])})
+    np.testing.assert_allclose(json.loads(out)["sites"]["logits"]["values"], expected, rtol=1e-5)

@@ -137,7 +137,7 @@ def test_pictures(capsys, tmp_path, verb):
     code, out, err = run(capsys, verb, "Elizabeth was not at all", "--png", path)
     assert code == 0
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert err.endswith(f"gpt2np: wrote {path}\n")
+    assert f"gpt2np: wrote {path}: " in err.splitlines()[-1]
     assert out == run(capsys, verb, "Elizabeth was not at all")[1]
 
 

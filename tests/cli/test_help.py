@@ -1,5 +1,6 @@
 """What somebody meets who types a command wrong, or asks for help."""
 
+import json
 import re
 import shlex
 
@@ -65,6 +66,55 @@ def test_a_typo_is_told_what_was_meant_and_whose_help_to_read(capsys, typed, mea
     if meant:
         assert f"did you mean {meant}?" in err
     assert f"(see: {f'gpt2np {verb}'.strip()} --help)" in err
+
+
+WORDS_TOO_MANY = [
+    ("trace Elizabeth was", "quote the text: gpt2np trace 'Elizabeth was'; two prompts: ", "trace"),
+    ("trace A --top 3 B", "gpt2np trace A --against B", "trace"),
+    ("tokenize a b c", "quote the text: gpt2np tokenize 'a b c' (", "tokenize"),
+    ("heads a b", "quote the text: gpt2np heads 'a b' (", "heads"),
+    ("kv extract a b", "quote the text: gpt2np kv extract 'a b'", "kv extract"),
+    ("compare right.npz 'some text'", "--prompt 'some text'", "compare"),
+    ("capture prompts.txt", "gpt2np capture --prompt-set prompts.txt", "capture"),
+    ("capture hello there", "--prompt 'hello there'", "capture"),
+    ("patch a b c", "gpt2np patch takes CLEAN CORRUPT; a text of several words stands in quotes", "patch"),
+    ("info a b", "gpt2np info takes FILE (", "info"),
+    ("lens hi --head 0", "there is no option '--head'; did you mean --heads?", "lens"),
+    ("heads hi --head 0", "there is no option '--head' (", "heads"),
+    ("circuits --previous", "did you mean --score previous?", "circuits"),
+    ("generate hi --verbose", "there is no option '--verbose' (", "generate"),
+    ("generate hi -t 0.8", "there is no option -t; did you mean --temperature?", "generate"),
+    ("generate hi -n5", "there is no option -n; did you mean --max-new-tokens?", "generate"),
+    ("trace hi --show pattern --head 2.0", "the layer stands in the site: --show h.2.attn.pattern", "trace"),
+    ("trace hi --show pattern --head x", "'x' is not the number of a head", "trace"),
+]
+
+
+@pytest.mark.parametrize(("typed", "says", "verb"), WORDS_TOO_MANY)
+def test_words_that_nothing_takes_are_told_where_they_go(capsys, typed, says, verb):
+    code, out, err = run(capsys, *shlex.split(typed))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert says in err
+    assert f"(see: gpt2np {verb} --help)" in err
+
+
+def test_no_beginning_of_an_option_is_the_option(capsys):
+    for name, parser in VERBS.items():
+        for option in parser.options:
+            if len(option) > 4 and (begun := option[:-1]) not in parser.options:
+                code, _, err = run(capsys, *name.split(), begun)
+                assert code == 2
+                assert f"there is no option {begun!r}; did you mean --" in err
+
+
+@pytest.mark.parametrize(
+    ("pattern", "n"), [("attn", 9), ("ln_1", 4), ("h.1.attn.q", 1), ("hook_q", 1), ("LOSS", 1)]
+)
+def test_sites_are_those_of_a_word(capsys, pattern, n):
+    _, out, _ = run(capsys, "sites", pattern, "--json")
+    assert len(json.loads(out)) == n
+    assert run(capsys, "sites", "zzz")[0] == 2
 
 
 MODELS = [("Tiny", "tiny"), ("tiny2", "tiny"), ("tny", "tiny"), ("gtp2", "gpt2"), ("gpt-2", "gpt2")]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from support.command_line import run
 
+from gpt2np.analysis.interventions import zero
+
 TEXT = "Elizabeth was"
 
 
@@ -163,9 +165,9 @@ def test_a_trace_that_kept_little_is_shown_as_far_as_it_goes(capsys, folder):
     ("argv", "words"),
     [
         (["trace", TEXT], "not both"),
-        (["trace", "--keep", "ln_f"], "--keep is of a prompt"),
-        (["trace", "--out", "x.safetensors"], "--out is of a prompt"),
-        (["trace", "--against", "x"], "--against is of a prompt"),
+        (["trace", "--keep", "ln_f"], "--keep needs a prompt"),
+        (["trace", "--out", "x.safetensors"], "--out needs a prompt"),
+        (["trace", "--against", "x"], "--against needs a prompt"),
         (["circuits", TEXT], "not both"),
         (["circuits", "--composition", "k"], "it takes no text"),
         (["trace", "--show", "mlp.post"], "was not kept"),
@@ -175,3 +177,12 @@ def test_what_does_not_go_with_a_saved_trace(capsys, folder, argv, words):
     code, out, err = run(capsys, *argv, "--trace", folder / "some.safetensors")
     assert (code, out) == (2, "")
     assert words in err
+
+
+@pytest.mark.parametrize("verb", ["trace", "lens", "heads", "stats", "circuits", "info"])
+def test_an_edited_run_is_not_shown_as_the_models_own(capsys, tmp_path, tiny, verb):
+    path = tmp_path / "edited.safetensors"
+    tiny.trace(TEXT, edits={"h.0.attn.z": zero(heads=0)}).save(path)
+    code, out, err = run(capsys, verb, *([path] if verb == "info" else ["--trace", path]))
+    assert code == 0
+    assert "h.0.attn.z (zero heads=0)" in (out if verb == "info" else err)

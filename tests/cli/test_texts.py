@@ -71,6 +71,13 @@ def test_a_file_a_pipe_stdin_and_an_argument_are_the_same(tmp_path, monkeypatch,
     assert as_unicode(os.fsdecode(content)) == text
 
 
+@pytest.mark.parametrize(
+    ("content", "text"), [(b"a b\n", "a b"), (b"a b\r\n", "a b"), (b"a\n\n", "a\n"), (b" a ", " a ")]
+)
+def test_a_prompt_on_stdin_loses_the_end_of_its_last_line(ids_of, content, text):
+    assert ids_of(content, "tokenize", "-", "--json")["text"] == text
+
+
 def test_score_of_a_file_and_of_stdin(ids_of, tmp_path, tiny):
     content = b"Mr. Darcy\r\nsmiled\rat her"
     (tmp_path / "crlf.txt").write_bytes(content)
@@ -94,7 +101,7 @@ def test_the_ids_are_those_that_hf_gives_for_the_bytes(ids_of, tmp_path, tiny, n
     else:
         expected = PreTrainedTokenizerFast(tokenizer_file=file)(TEXTS[name].decode())["input_ids"]
     (tmp_path / "text").write_bytes(TEXTS[name])
-    for given in (["-"], ["--", TEXTS[name].decode()]):
+    for given in ([] if TEXTS[name].endswith(b"\n") else [["-"]]) + [["--", TEXTS[name].decode()]]:
         assert ids_of(TEXTS[name], "tokenize", "--json", *given)["token_ids"] == expected
 
 

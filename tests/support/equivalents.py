@@ -30,7 +30,7 @@ def rows() -> list[Row]:
 def our_names(model: Any) -> dict[str, Any]:
     """What stands for something in the second column."""
     modules = {name: importlib.import_module(f"gpt2np.analysis.{name}") for name in MODULES}
-    return {"model": model, "trace": model.trace(TEXT), "text": TEXT, **modules}
+    return {"model": model, "trace": model.trace(TEXT), "text": TEXT, "np": np, **modules}
 
 
 def plain(value: Any) -> Any:

@@ -1,14 +1,60 @@
 """Which sites a name or a pattern of any dialect means, in `keep=` and plans, and what near misses say."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from support.command_line import run
 
 import gpt2np
+from gpt2np.analysis.site_values import site_values
 from gpt2np.errors import Gpt2npError, UnknownSiteError, nearest
 from gpt2np.tracing.site_patterns import sites_named
+
+NOT_SITES = {
+    "ln_f.weight": "is a weight, no site",
+    "h.0.attn.c_attn.bias": "is a weight, no site",
+    "blocks.0.attn.W_Q": "is a weight, no site",
+    "scale": "take h.0.ln_1.rstd; the learned scale of a norm",
+    "ln_final.hook_scale": "take ln_f.rstd",
+    "blocks.1.ln2.hook_scale": "take h.1.ln_2.rstd",
+    "attention": "'attn.pattern'",
+    "h.2.attention": "'h.2.attn.pattern'",
+    "residual": "'resid_post'",
+    "embedding": "'embed'",
+    "patern": "'pattern'",
+    "h.1.atn.z": "'h.1.attn.z'",
+}
+
+
+@pytest.mark.parametrize("name", NOT_SITES)
+def test_what_is_no_site_is_told_with_ours(capsys, tiny, name):
+    with pytest.raises(UnknownSiteError) as caught:
+        tiny.trace([1])[name]
+    assert NOT_SITES[name] in str(caught.value)
+    code, _, err = run(capsys, "trace", "a", "--show", name)
+    assert code == 2
+    assert NOT_SITES[name] in err
+    assert "trace." not in err
+    assert "model." not in err
+
+
+@pytest.mark.parametrize("key", [0, ("a", 0, 0), ("scale", 1, "ln1"), ("pattern", "x"), None])
+def test_what_cannot_be_a_site_is_shown_as_it_was_given(tiny, key):
+    for call in (lambda: tiny.trace([1])[key], lambda: tiny([1], edits={key: lambda x: x})):
+        with pytest.raises(UnknownSiteError, match=re.escape(f"not {key!r}") + "$"):
+            call()
+
+
+def test_a_pair_is_a_name_wherever_one_is_taken(tiny):
+    trace = tiny.trace([1, 2])
+    named = site_values(trace, ("pattern", -1), head=0)
+    np.testing.assert_array_equal(named.array, trace["h.3.attn.pattern"][0])
+    off = lambda x: 0 * x  # noqa: E731
+    np.testing.assert_array_equal(
+        tiny([1, 2], edits={("attn.z", 1): off}), tiny([1, 2], edits={"h.1.attn.z": off})
+    )
 
 
 def layers(name):
@@ -104,7 +150,7 @@ MISSES = {
     "atention_weights": "the nearest is 'attention_weights'",
     "hiden_state": "the nearest is 'hidden_state'",
     "raw_attention_score": "the nearest is 'raw_attention_scores'",
-    "attention": "the nearest is 'attentions'",
+    "attention": "the nearest is 'attn.pattern'",
     "mlp_hiden": "the nearest is 'mlp_hidden'",
     "layer_4_Q": "layer 4 is not one of 0 to 3",
     "blocks.9.hook_resid_mid": "layer 9 is not one of 0 to 3",
@@ -134,8 +180,10 @@ def test_near_misses(tiny, capsys, name, said):
     for argv in (["plan", "9", "--keep", name], ["trace", "Elizabeth was", "--keep", name]):
         code, out, err = run(capsys, *argv)
         assert (code, out) == (2, "")
-        assert err.splitlines()[-1] == f"gpt2np: --{message}"
         assert "trace[" not in err  # spelled as on a command line
+        assert "trace." not in err
+        if "trace." not in message:
+            assert err.splitlines()[-1] == f"gpt2np: --{message}"
 
 
 IN_A_DIALECT = [

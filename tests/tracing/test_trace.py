@@ -445,7 +445,7 @@ def test_names_with_the_layer_inside_and_beside(trace):
         assert trace[name, 1].shape[0] in (len(trace.token_ids), 4)
     for name in ("hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out", "hook_resid_post"):
         np.testing.assert_array_equal(trace[name, 2], trace[f"blocks.2.{name}"])
-    with pytest.raises(UnknownSiteError, match="1 / rstd"):
+    with pytest.raises(UnknownSiteError, match=r"1 / h\.1\.ln_1\.rstd"):
         trace["blocks.1.ln1.hook_scale"]
 
 

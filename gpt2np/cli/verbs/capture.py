@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.cli.arguments import add_model, add_special, count, integer, load_model
+from gpt2np.cli.arguments import add_model, add_special, count, integer, load_model, open_trace
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
@@ -130,14 +130,13 @@ def _run(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[Ent
 def _saved(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[Entry], int]]":
     """The same of a saved generation."""
     from gpt2np.capture.runs import capture_generation
-    from gpt2np.tracing.trace import Trace
 
     for option in ("max_new_tokens", "temperature", "seed"):
         if getattr(args, option) is not None:
             raise InputError(
-                f"--{option.replace('_', '-')} is an option of generating, and --trace is generated already"
+                f"--{option.replace('_', '-')} chooses tokens, and those of --trace are chosen already"
             )
-    trace = Trace.open(args.trace)
+    trace = open_trace(args.trace)
     layers = _layers(args.layer_internals, trace.config.n_layer)
     try:
         done = capture_generation(trace, folder, id=_id(args.id), layers=layers, format=args.format)

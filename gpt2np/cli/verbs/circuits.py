@@ -14,6 +14,7 @@ from gpt2np.cli.arguments import (
     count,
     load_model,
     load_sizes,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
@@ -27,6 +28,20 @@ SCORES = ("previous", "duplicate", "induction", "first", "copying", "QK", "OV")
 EXPLAINED = (
     "previous, duplicate, induction, first: mean attention on random tokens said twice; copying: eigenvalues "
     "of the OV circuit from tokens to logits, -1 to 1; QK, OV: Frobenius norms, ln_1 folded in"
+)
+
+
+TOLD = {  # of the tables of a text
+    "attention": "previous, first: how much a head looks at the token before, and at the first one",
+    "most_active": "the largest values of mlp.post, each under layer.neuron",
+    "sparsity": "near 0: silent neurons; positive: active ones; the rest let a little below zero through",
+    "basis_alignment": "kurtosis above 3: a few dimensions are much larger than the others; dimension is "
+    "the largest of them, ratio its size over the median size",
+    "kurtosis": "above 3: a few numbers of a vector are large, and most are small",
+}
+SHARES = (
+    "share: of what the writer wrote, how much the later one takes back or adds along it; above 1 where the "
+    "writer wrote little"
 )
 
 
@@ -86,7 +101,6 @@ def register(verbs: Any) -> None:
 def circuits(args: argparse.Namespace) -> int:
     """`gpt2np circuits`."""
     from gpt2np.tables import strict_json
-    from gpt2np.tracing.trace import Trace
 
     has_text = args.text is not None or args.tokens is not None or args.trace is not None
     if has_text:
@@ -106,7 +120,7 @@ def circuits(args: argparse.Namespace) -> int:
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
     model = load_sizes(args) if args.parameters else load_model(args, prompt)
-    run = prompt if args.trace is None else Trace.open(args.trace, model)
+    run = prompt if args.trace is None else open_trace(args.trace, model)
     shown = show(args, model, run)
     if args.png:
         draw(shown.picture, args.png, signed=shown.signed, quantity=shown.quantity, run=shown.run)
@@ -253,14 +267,13 @@ def _text(args: argparse.Namespace, model: Any, prompt: Any) -> Shown:
     } | residual_stream.memory(trace)
     if len(trace.token_ids) > 1:
         parts["attention"] = attention_scores(trace)
-    order = ("attention", "most_active", "sparsity", "basis_alignment", "kurtosis")
-    shown = [str(parts[name]) for name in order if name in parts]
+    shown = [f"{parts[name]}\n{wrapped(told)}" for name, told in TOLD.items() if name in parts]
     title = "which component erases what: minus the cosine of the two writes, and the share taken back"
     shown.append(_pairs(title, "opposed", parts["opposition"], parts["erasure"], k))
     title = "which component amplifies what: the cosine of the two writes, and the share added again"
     shown.append(_pairs(title, "agreeing", parts["agreement"], parts["amplification"], k))
     facts = {"model": model.name, "tokens": trace.tokens} | {n: part.to_json() for n, part in parts.items()}
-    return Shown("\n\n".join(shown), facts, parts["opposition"], signed=False, run=trace)
+    return Shown("\n\n".join([*shown, wrapped(SHARES)]), facts, parts["opposition"], signed=False, run=trace)
 
 
 def _pairs(title: str, heading: str, cosines: Any, shares: Any, k: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from gpt2np.cli.arguments import add_model, add_outputs, add_special, count, load_model, token_ids
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import give_up_stdout, tell, write_over
-from gpt2np.cli.texts import a_text, read_text
+from gpt2np.cli.texts import a_text, read_prompt_text
 from gpt2np.errors import InputError, short
 
 
@@ -122,7 +122,7 @@ def _prompt(args: argparse.Namespace) -> str | list[int] | None:
         if not ids:
             raise InputError("the prompt is empty: --tokens needs at least one id")
         return ids
-    return read_text("-") if args.prompt == "-" else args.prompt
+    return read_prompt_text() if args.prompt == "-" else args.prompt
 
 
 def _names(given: list[str] | None) -> dict[str, str] | None:

@@ -23,7 +23,9 @@ def register(verbs: Any) -> None:
     )
     add_note(
         verb,
-        "A new shell then completes with Tab; for zsh, ~/.zshrc needs fpath+=~/.zfunc before compinit. In "
+        "Each folder must be there: mkdir -p ~/.local/share/bash-completion/completions (bash), ~/.zfunc "
+        "(zsh), ~/.config/fish/completions (fish). A new shell then completes with Tab; for zsh, ~/.zshrc "
+        "needs fpath+=~/.zfunc before compinit. In "
         'the shell that runs: eval "$(gpt2np completion bash)"; with fish: gpt2np completion fish | source',
     )
     verb.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))

@@ -69,7 +69,8 @@ def _trace(path: str) -> dict[str, Any]:
     if said.get("predicted_next_token") is not None:
         kind = "a KV file"
     facts: dict[str, Any] = {"file": path, "kind": kind, "bytes": os.path.getsize(path)}
-    facts |= {key: said.get(key) for key in ("model", "commit", "fingerprint", "dtype", "edits")}
+    facts |= {key: said.get(key) for key in ("model", "commit", "fingerprint", "dtype")}
+    facts["edited"] = trace.edited or None
     facts |= {"prompt": trace.prompt, "tokens": trace.tokens, "token_ids": list(trace.token_ids)}
     if len(trace.positions) < len(trace.token_ids):
         facts["positions"] = f"{len(trace.positions)} of {len(trace.token_ids)} are kept"

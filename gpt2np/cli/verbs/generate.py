@@ -5,11 +5,13 @@ import os
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_edits,
     add_generation,
     add_model,
     add_outputs,
     add_prompt,
     check_ending,
+    edits_of,
     end_of_text,
     load_model,
     read_prompt,
@@ -39,11 +41,17 @@ def register(verbs: Any) -> None:
     add_model(verb)
     add_generation(verb)
     add_outputs(verb, "out", "ledger")
+    verb.add_argument(
+        "--show-choices",
+        action="store_true",
+        help="also print why each token was chosen: candidates, what each filter removed, the draw",
+    )
+    add_edits(verb)
 
 
 def generate(args: argparse.Namespace) -> int:
     """`gpt2np generate`."""
-    from dataclasses import fields
+    from dataclasses import fields, replace
 
     from gpt2np.generation.options import Sampling
     from gpt2np.outputs import whole_file
@@ -65,10 +73,11 @@ def generate(args: argparse.Namespace) -> int:
         stop=args.stop or (),
         stop_tokens=token_ids(args.stop_tokens, "--stop-tokens"),
         keep=(args.keep or "*") if args.out else None,
-        ledger="full" if args.ledger else False,
+        ledger="full" if args.ledger else args.show_choices,
         lookup=args.lookup,
         on_overflow=args.on_overflow,
         special=args.special,
+        edits=edits_of(args),
         **chosen,
     )
     if not args.temperature and (args.top_k or args.top_p or args.min_p or args.seed is not None):
@@ -95,9 +104,13 @@ def generate(args: argparse.Namespace) -> int:
             "probabilities": done.probabilities,
             "stopped_by": done.stopped_by,
         }
+        if args.show_choices:
+            facts["choices"] = [replace(entry, raw_logits=None).to_json() for entry in done.ledger]
         print(strict_json(facts))
     else:
         print(done.text[len(shown) :])  # what an interrupt left held back
+        if args.show_choices:
+            print("".join(f"\n{_choice(model, entry)}\n" for entry in done.ledger), end="")
     if args.ledger:
         with whole_file(args.ledger) as file:
             file.writelines(strict_json(entry.to_json(), indent=None) + "\n" for entry in done.ledger)
@@ -108,3 +121,25 @@ def generate(args: argparse.Namespace) -> int:
         done.trace.save(args.out)
         tell(f"wrote {args.out}, {os.path.getsize(args.out):,} bytes")
     return 130 if interrupted else 0
+
+
+def _choice(model: Any, entry: Any) -> str:
+    """Why a token was chosen, in a few lines: candidates, what the filters removed, and the draw."""
+    from gpt2np.tables import fitted, quoted, screen_width
+
+    def token(i: int) -> str:
+        return quoted(model.tokens([i])[0], 14)
+
+    candidates = ""
+    for i, p in entry.top[:5]:
+        piece = f"{token(i)} {p:.1%}  "
+        candidates += piece if len(candidates + piece) + 14 <= screen_width() else ""
+    removed = [f"{r.name} {r.count:,} ({r.mass:.1%})" for r in entry.removals if r.count]
+    drawn = "greedy: the largest logit"
+    if entry.uniform is not None:
+        low, high = entry.interval
+        drawn = f"{entry.uniform:.4f}, which falls between {low:.4f} and {high:.4f}"
+    chosen = f"{token(entry.token_id)} {entry.probability:.1%}, number {entry.raw_rank + 1} by its raw logit"
+    left = f"{', '.join(removed) or 'nothing'}; {entry.survivors:,} left"
+    rows = [["candidates", candidates.rstrip()], ["removed", left], ["draw", drawn], ["chosen", chosen]]
+    return f"step {entry.step}\n" + fitted(rows, "<<")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_edits,
     add_model,
     add_outputs,
     add_picture,
@@ -13,8 +14,10 @@ from gpt2np.cli.arguments import (
     add_trace,
     check_one_run,
     count,
+    edits_of,
     given_token,
     load_model,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
@@ -73,6 +76,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
     add_prompt(parser)
     add_trace(parser, "a saved trace of the model instead of a text")
     add_model(parser)
+    add_edits(parser)
     add_picture(parser)
     add_outputs(parser, "png")
 
@@ -194,13 +198,12 @@ def _draw_lens(args: argparse.Namespace, trace: Any, token: int | None) -> None:
 
 def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> tuple[Any, Any]:
     """The model, and its run over the prompt or the trace that was saved of one; `keep` by its config."""
-    from gpt2np.tracing.trace import Trace
 
     prompt = read_prompt(args) if args.trace is None else None
     model = load_model(args, prompt)
     if prompt is not None:
-        return model, model.trace(prompt, keep=keep(model.config), special=args.special)
-    return model, Trace.open(args.trace, model)
+        return model, model.trace(prompt, keep=keep(model.config), special=args.special, edits=edits_of(args))
+    return model, open_trace(args.trace, model)
 
 
 def _likeliest(trace: Any, pos: int) -> int:
@@ -245,13 +248,13 @@ def _lens_text(trace: Any, found: Any, column: int) -> str:
     for i, site in enumerate(found.kl.labels["site"]):
         ids = found.top_ids.array[i, column].tolist()
         tops = found.top_probabilities.array[i, column].tolist()
-        shown = [[quoted(trace.token(t), 12), f"{p:.2%}"] for t, p in zip(ids, tops, strict=True)]
+        shown = [[quoted(trace.token(t), 12), f"{p:.3g}"] for t, p in zip(ids, tops, strict=True)]
         p, entropy, kl = (float(x.array[i, column]) for x in (found.probability, found.entropy, found.kl))
         rank = str(int(found.rank.array[i, column]))
         rows.append([site, *shown[0], f"{p:.3g}", rank, f"{entropy:.3g}", f"{max(kl, 0.0):.3g}"])
         rows += [["", *more, "", "", "", ""] for more in shown[1:]]
     token = found.chosen[column]
-    head = ["after", "likeliest", "", "p", "rank", "entropy", "KL"]
+    head = ["after", "likeliest", "its p", "p", "rank", "entropy", "KL"]
     title = f"position {found.kl.labels['pos'][column]}; p and rank of {quoted(trace.token(token))} ({token})"
     return f"{title}\n" + fitted([head, *rows], "<<>>>>>")
 

@@ -13,6 +13,7 @@ from gpt2np.cli.arguments import (
     count,
     integer,
     load_model,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_note, add_verb
@@ -130,13 +131,12 @@ def extract(args: argparse.Namespace) -> int:
     """`gpt2np kv extract`."""
     from gpt2np.kv.extraction import SAMPLE_PROMPTS, check_suffix, extract_to_file, trace_to_file
     from gpt2np.tables import strict_json
-    from gpt2np.tracing.trace import Trace
 
     check_suffix(args.out)
     if args.trace is not None:
         if args.text is not None or args.tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT nor --tokens")
-        trace = Trace.open(args.trace, load_model(args))
+        trace = open_trace(args.trace, load_model(args))
         facts = trace_to_file(trace, args.out, args.top)
     else:
         if args.text is None and args.tokens is None:

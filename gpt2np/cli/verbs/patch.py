@@ -4,7 +4,15 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_picture, add_special, given_token, load_model
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_picture,
+    add_special,
+    given_token,
+    load_model,
+    open_trace,
+)
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import a_text
 from gpt2np.cli.verbs.printed_arrays import draw
@@ -55,7 +63,6 @@ def patch(args: argparse.Namespace) -> int:
     from gpt2np.analysis.patching import logit_difference, path_sweep, sweep
     from gpt2np.analysis.positions_and_tokens import positions_down
     from gpt2np.tables import quoted, strict_json
-    from gpt2np.tracing.trace import Trace
 
     texts = _texts(args)
     if args.to_head is not None and args.to is None:
@@ -70,7 +77,7 @@ def patch(args: argparse.Namespace) -> int:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
     runs = [model.trace(text, special=args.special) for text in texts]
-    clean, corrupt = runs if args.trace is None else (Trace.open(args.trace, model), *runs)
+    clean, corrupt = runs if args.trace is None else (open_trace(args.trace, model), *runs)
     if args.to is None:
         found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
     else:

@@ -52,9 +52,12 @@ def plan(args: argparse.Namespace) -> int:
             | ({"cache": p.cache_nbytes} if p.generating else {})
             for p in plans
         ]
-        print(strict_json({"model": name, "dtype": args.dtype, "plans": rows}))
+        weights = config.n_parameters * plans[0].dtype.itemsize
+        print(strict_json({"model": name, "dtype": args.dtype, "weights": weights, "plans": rows}))
         return 0
     each = max(1, (screen_width() - 35) // 11)  # columns of a table that fits
     for start in range(0, len(plans), each):
         print(("\n" if start else "") + plan_table(plans[start : start + each]))
+    weights = config.n_parameters * plans[0].dtype.itemsize
+    print(f"and {weights:,} bytes of weights, whatever is traced")
     return 0

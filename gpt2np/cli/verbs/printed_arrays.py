@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gpt2np.analysis.positions_and_tokens import POSITIONS, positions_down
+from gpt2np.analysis.named_array import POSITIONS
+from gpt2np.analysis.positions_and_tokens import positions_down
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
 LINES = 60  # of values; --json has all
 BARS = 40  # tokens of the vocabulary that a picture has room for
+DOWN = {"pos": "the last position,", "query": "the last query,"}
+PLURALS = {"pos": "positions", "query": "queries", "key": "keys", "vocab": "tokens", "n_embd": "dimensions"}
 TOP = "top_k_tokens"  # the site whose length --top says
 
 
@@ -29,8 +32,9 @@ def check_show(args: argparse.Namespace) -> None:
     """Refuse options of `gpt2np trace` that do not go together, before a model is loaded."""
     if not args.show:
         for option in ("head", "pos", "png"):
-            if getattr(args, option) is not None:
-                raise InputError(f"--{option} goes with --show SITE")
+            if getattr(args, option) is not None and not (option == "pos" and args.against is not None):
+                more = " or --against OTHER" if option == "pos" else ""
+                raise InputError(f"--{option} goes with --show SITE{more}")
         return
     for option in ("keep", "out"):
         if getattr(args, option) is not None:
@@ -73,7 +77,9 @@ def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
         name = getattr(trace.model, "name", None)
         print(strict_json({"model": name, "tokens": trace.tokens, "sites": values}))
     else:
-        print("\n\n".join(excerpt(named) for named in found.values()))
+        pictures = len(found) == 1 and args.png is None
+        texts = (excerpt(named, picture=pictures and named.array.ndim in (1, 2)) for named in found.values())
+        print("\n\n".join(texts))
     return 0
 
 
@@ -96,10 +102,10 @@ def draw(
         told = f"{run.metadata.get('model')}: {text if len(text) <= 60 else text[:59] + '…'}"
         named = replace(named, title=f"{named.title}\n{told}")
     heatmap(named, path, signed=signed, quantity=quantity, texts=texts)
-    tell(f"wrote {path}")
+    tell(f"wrote {path}: {named.title.partition(chr(10))[0]}")
 
 
-def excerpt(named: Any, lines: int = LINES) -> str:
+def excerpt(named: Any, lines: int = LINES, picture: bool = False) -> str:
     """A NamedArray in about so many lines of a terminal: grids of two axes, one for each head."""
     import numpy as np
 
@@ -122,7 +128,8 @@ def excerpt(named: Any, lines: int = LINES) -> str:
         columns = min(_grid(block, lines, left_out)[1] for block in blocks)  # the same in each
         grids = [_grid(block, lines, left_out, columns)[0] for block in blocks]
         body = "\n\n".join(f"{axis} {named.label(axis, i)}\n{grid}" for i, grid in enumerate(grids))
-    note = "\n" + wrapped(f"shown: {', '.join(left_out.values())}; --json gives all") if left_out else ""
+    all_of_it = "--json gives all" + (", --png FILE draws it" if picture else "")
+    note = "\n" + wrapped(f"shown: {', '.join(left_out.values())}; {all_of_it}") if left_out else ""
     return f"{wrapped(named.title)}\n{body}{note}"
 
 
@@ -148,13 +155,13 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
         if max(map(cell_width, text.splitlines())) <= screen_width():
             break
     if -1 in shown:
-        left_out[axis] = f"{many * (len(shown) - 1)} of {n} {axis}"
+        left_out[axis] = f"{many * (len(shown) - 1)} of {_many(axis, n)}"
     return text
 
 
-def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> tuple[str, int]:
+def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 64) -> tuple[str, int]:
     """Two axes, positions down: whole, or what fits; and the number of its columns."""
-    from gpt2np.tables import cell_width, screen_width, table
+    from gpt2np.tables import cell_width, table, whole_width
 
     named = positions_down(named)
     (down, across), n_columns = named.axes, named.array.shape[1]
@@ -176,7 +183,9 @@ def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 16) -> t
         columns = _chosen(named.array[-1], across, n, ignored)
         for short in (False, True):
             text = drawn(columns, short)
-            if max(map(cell_width, text.splitlines())) <= screen_width():
+            if max(map(cell_width, text.splitlines())) <= whole_width():
+                if "vocab" in ignored and rows[-1] > 0:
+                    ignored["vocab"] += f" at {DOWN.get(down, down)} {_name(named, down, rows[-1])}"
                 left_out.update(ignored)
                 return text, n
     return text, 1
@@ -190,11 +199,16 @@ def _chosen(array: Any, axis: str, most: int, left_out: dict[str, str]) -> list[
     if axis == "vocab" and array.ndim == 1:
         order = np.argsort(-array, kind="stable")[:most].tolist()
         if n > most:
-            left_out[axis] = f"the {most} largest of {n} {axis}"
+            left_out[axis] = f"the {most} largest of {_many(axis, n)}"
         return [int(i) for i in order]
     if n > most:
-        left_out[axis] = f"{most} of {n} {axis}"
+        left_out[axis] = f"{most} of {_many(axis, n)}"
     return _ends(n, most)
+
+
+def _many(axis: str, n: int) -> str:
+    """So many entries along an axis, in words."""
+    return f"{n:,} {PLURALS.get(axis, axis)}"
 
 
 def _ends(n: int, most: int) -> list[int]:

@@ -4,7 +4,7 @@ import argparse
 import math
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_special, count, load_model
+from gpt2np.cli.arguments import add_edits, add_model, add_special, count, edits_of, load_model
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import read_text
 
@@ -35,6 +35,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
     add_special(verb)
     add_model(verb)
+    add_edits(verb)
 
 
 def score(args: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def score(args: argparse.Namespace) -> int:
 
     text = read_text(args.file)
     model = load_model(args, text)
-    result = model.score(text, stride=args.stride, special=args.special)
+    result = model.score(text, stride=args.stride, special=args.special, edits=edits_of(args))
     facts: dict[str, Any] = {
         "model": model.name,
         "tokens": len(result.token_ids),

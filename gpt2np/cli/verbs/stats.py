@@ -4,7 +4,16 @@ import argparse
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_prompt, add_trace, count, load_model, read_prompt
+from gpt2np.cli.arguments import (
+    add_model,
+    add_outputs,
+    add_prompt,
+    add_trace,
+    count,
+    load_model,
+    open_trace,
+    read_prompt,
+)
 from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.verbs.printed_arrays import draw
 from gpt2np.errors import InputError
@@ -43,7 +52,8 @@ def register(verbs: Any) -> None:
     for option in ("temperature", "repetition_penalty"):
         kind, _, _, allowed = ALLOWED[option]
         flag = "--" + option.replace("_", "-")
-        verb.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=f"{allowed} (of generating)")
+        told = f"{allowed}; with --max-new-tokens"
+        verb.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=told)
     verb.add_argument("--seed", type=int, help="makes sampling repeatable")
     verb.add_argument(
         "--step",
@@ -112,7 +122,6 @@ def _check_notebook(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> Any:
     """The Trace or the Generated that the options ask for."""
     from gpt2np.generation.saved_generation import is_whole_generation, saved_generation
-    from gpt2np.tracing.trace import Trace
 
     chosen = {name: getattr(args, name) for name in ("temperature", "repetition_penalty", "seed")}
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -122,7 +131,7 @@ def _run(args: argparse.Namespace) -> Any:
     if args.trace is not None:
         if args.text is not None or args.tokens is not None or args.max_new_tokens is not None:
             raise InputError("--trace is instead of a text: give neither TEXT, --tokens nor --max-new-tokens")
-        trace = Trace.open(args.trace)
+        trace = open_trace(args.trace)
         return saved_generation(trace) if is_whole_generation(trace) else trace
     if args.text is None and args.tokens is None:
         raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np stats 'Elizabeth was'")

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import re
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_edits,
     add_model,
     add_outputs,
     add_picture,
@@ -13,13 +15,15 @@ from gpt2np.cli.arguments import (
     check_ending,
     check_one_run,
     count,
+    edits_of,
     load_model,
+    open_trace,
     read_prompt,
 )
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 
 
 def register(verbs: Any) -> None:
@@ -51,14 +55,32 @@ def register(verbs: Any) -> None:
         "attention_weights, Q; may be repeated",
     )
     verb.add_argument(
-        "--against", type=a_text, metavar="OTHER", help="instead: the runs of the two prompts side by side"
+        "--against",
+        type=a_text,
+        metavar="OTHER",
+        help="instead: the runs of the two prompts side by side, at the last position of each (or at --pos)",
     )
-    verb.add_argument("--head", type=int, metavar="H", help="with --show: of this head only")
+    verb.add_argument("--head", type=a_head, metavar="H", help="with --show: of this head only")
     verb.add_argument(
-        "--pos", type=int, metavar="N", help="with --show: of this position (query) only; -1 is the last"
+        "--pos",
+        type=int,
+        metavar="N",
+        help="with --show: of this position (query) only; with --against: at this one; -1 is the last",
     )
+    add_edits(verb)
     add_picture(verb, "with --show: also draw a picture")
     add_outputs(verb, "out", "png")
+
+
+def a_head(given: str) -> int:
+    """The number of a head; `L.H` names a layer, which stands in the name of the site here."""
+    if layered := re.fullmatch(r"(\d{1,9})\.(\d{1,9})", given):
+        meant = "--show h.{}.attn.pattern --head {}".format(*layered.groups())
+        raise argparse.ArgumentTypeError(f"the layer stands in the site: {meant}")
+    try:
+        return int(given)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{short(given)} is not the number of a head") from None
 
 
 def trace(args: argparse.Namespace) -> int:
@@ -74,18 +96,18 @@ def trace(args: argparse.Namespace) -> int:
     printed_arrays.check_show(args)
     if args.against is not None and (args.show or args.keep or args.out):
         raise InputError("--against shows two runs: it goes with neither --show, --keep nor --out")
-    model = load_model(args, prompt)
+    model, options = load_model(args, prompt), {"special": args.special, "edits": edits_of(args)}
     if args.show:
         found = printed_arrays.sites_to_show(args, model.config)
         keep = [*found, "logits"] if args.top else list(found)
-        return printed_arrays.show(args, model.trace(prompt, keep=keep, special=args.special), found)
+        return printed_arrays.show(args, model.trace(prompt, keep=keep, **options), found)
     if args.against is not None:
         return against(args, model, prompt)
-    found = model.trace(prompt, keep=args.keep or "*", out=args.out, special=args.special)
+    found = model.trace(prompt, keep=args.keep or "*", out=args.out, **options)
     residuals = found
     if any(site not in found for site in _residuals(model.config)):
         last = {"patterns": lens.RESIDUALS, "positions": slice(-1, None)}
-        residuals = model.trace(prompt, keep=last, special=args.special)
+        residuals = model.trace(prompt, keep=last, **options)
     facts = report.trace_facts(model, found, lens.predictions(residuals), args.top or 5)
     print(report.as_json(facts) if args.json else report.trace_text(facts))
     if args.out:
@@ -110,11 +132,11 @@ def _saved(args: argparse.Namespace) -> int:
     printed_arrays.check_show(args)
     for option in ("keep", "out", "against"):
         if getattr(args, option) is not None:
-            raise InputError(f"--{option} is of a prompt that is run: it does not go with --trace")
+            raise InputError(f"--{option} needs a prompt to run: it does not go with --trace")
     saved = Trace.open(args.trace)
     args.dtype = saved.plan.dtype.name if saved.plan.dtype.name != "float16" else "float32"
     model = load_model(args)
-    found = Trace.open(args.trace, model)
+    found = open_trace(args.trace, model)
     if args.show:
         return printed_arrays.show(args, found, printed_arrays.sites_to_show(args, model.config))
     try:
@@ -132,14 +154,16 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     from gpt2np.analysis import two_prompts
     from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 
-    trace, other = (model.trace(text, special=args.special) for text in (prompt, args.against))
+    options = {"special": args.special, "edits": edits_of(args)}
+    trace, other = (model.trace(text, **options) for text in (prompt, args.against))
+    pos = -1 if args.pos is None else args.pos
     parts = {
-        "stream": two_prompts.stream_distance(trace, other),
-        "predictions": two_prompts.prediction_difference(trace, other, k=args.top or 5),
+        "stream": two_prompts.stream_distance(trace, other, pos),
+        "predictions": two_prompts.prediction_difference(trace, other, pos, args.top or 5),
     }
     if len(trace.token_ids) == len(other.token_ids):
-        parts["attention"] = two_prompts.attention_difference(trace, other)
-    apart = [two_prompts.divergence(trace, other), two_prompts.divergence(other, trace)]
+        parts["attention"] = two_prompts.attention_difference(trace, other, pos)
+    apart = [two_prompts.divergence(trace, other, pos), two_prompts.divergence(other, trace, pos)]
     if args.json:
         facts = {"model": model.name, "tokens": trace.tokens, "other_tokens": other.tokens}
         facts |= {name: part.to_json() for name, part in parts.items()}

@@ -37,7 +37,7 @@ const TERMS = [
   ["QK circuit", "Queries and keys together: they decide where a head looks."],
   ["OV circuit", "Values and output matrix together: they decide what is moved, and how it is written."],
   ["causal", "A position sees itself and what is before it, never what comes after."],
-  ["LayerNorm", "Brings a vector to mean 0 and variance 1, then stretches and shifts it by learned weights."],
+  ["LayerNorm", "Brings a vector to mean 0 and variance 1, then multiplies it by a learned scale and adds a learned shift."],
   [
     "neuron",
     "One entry of an MLP's wide inner vector: it reads one direction of the stream and writes another.",
@@ -85,7 +85,7 @@ const OTHERWISE = {
     "A position sees itself and what is before it, never what comes after; in some layers only so far back.",
   unembedding: "The table that scores a vector against every token.",
 };
-const RMS = "Brings a vector to mean square 1, then stretches it by learned weights.";
+const RMS = "Brings a vector to mean square 1, then multiplies it by a learned scale.";
 
 /** The words for the model at hand: of GPT-2 all; of another those that hold for any, and its own norm. */
 function termsOf(model) {
