@@ -58,6 +58,7 @@ ORDER = {folder: names.split() for folder, names in ORDER.items()}
 CONVENIENCE = {
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
+    ("tracing/trace", "open"),
     ("reference/comparison", "__str__"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

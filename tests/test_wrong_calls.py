@@ -12,6 +12,7 @@ from support import tiny_checkpoint as tiny
 from support.breaking import assert_refused, config, message_of, tensors
 
 import gpt2np
+from gpt2np.analysis.patching import sweep
 from gpt2np.cli import main
 from gpt2np.errors import (
     CheckpointError,
@@ -74,6 +75,20 @@ CALLS = {
     "stop past the end": (lambda m: m.trace("a", stop_at_layer=3), InputError, "stop_at_layer", "0 to 2"),
     "stop before the start": (lambda m: m.trace("a", stop_at_layer=-1), InputError, "stop_at_layer", "-1"),
     "stop in between": (lambda m: m.trace("a", stop_at_layer=1.5), InputError, "stop_at_layer", "1.5"),
+    "a predicate of other names": (
+        lambda m: m.trace("a", keep=lambda n: "hook_" in n), UnknownSiteError, "'h.1.", "no site",
+    ),
+    "a misspelt option": (lambda m: m.generate("a", max_tokens=3), InputError, "is 'max_new_tokens'"),
+    "a misspelt seed": (lambda m: m.generate("a", sed=3), InputError, "nearest is 'seed'"),
+    "an unknown option": (
+        lambda m: m.generate("a", zzzz=3), InputError, "max_new_tokens", "temperature", "ledger", "keep",
+    ),
+    "a metric of all logits": (
+        lambda m: sweep("a", "the", lambda x: x[0, -1, 5], model=m), InputError, "[vocab]", "last position",
+    ),
+    "a metric of no token": (
+        lambda m: sweep("a", "the", lambda logits: logits[300], model=m), InputError, "vocabulary of 300",
+    ),
     "unknown site": (lambda m: m.trace("a")["h.0.attn.patern"], UnknownSiteError, "'h.0.attn.pattern'"),
     "unknown layer": (lambda m: m.trace("a")["h.2.ln_1"], UnknownSiteError, "layer 2", "0 to 1"),
     "a layer of 5000 digits": (lambda m: m.trace("a")[f"h.{'9' * 5000}.ln_1"], UnknownSiteError, "'h.99"),

@@ -16,7 +16,7 @@ import numpy as np
 from gpt2np.analysis.interventions import Some, patch
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
-from gpt2np.errors import InputError, TraceError, short, whole_number
+from gpt2np.errors import InputError, TraceError, reason, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import quoted, stream_of_bars
 from gpt2np.text.prompts import Prompt
@@ -311,8 +311,12 @@ def _number(metric: Metric, logits: Array) -> float:
         raise InputError(f"metric must be a function of the logits [vocab], not {short(metric)}")
     try:
         found = np.asarray(metric(logits))
-    except IndexError:
-        raise InputError(f"the metric asks for a token outside the vocabulary of {len(logits)}") from None
+    except IndexError as error:
+        if "out of bounds" in str(error):
+            why = f"asks for a token outside the vocabulary of {len(logits)}"
+        else:
+            why = f"gets the logits of the last position, [vocab], not more axes ({reason(error)})"
+        raise InputError(f"the metric {why}") from None
     if found.size != 1 or found.dtype.kind not in "fiub":
         raise InputError(f"the metric must be one number, not an array {list(found.shape)}")
     return float(found.item())

@@ -166,6 +166,8 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     if args.text.endswith(".safetensors") and os.path.isfile(args.text):
         saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
         raise InputError(f"{args.text}: is a file, not a text{saved}")
+    if os.path.isfile(args.text):
+        tell(f"note: {args.text} is run as a text; - < {args.text} instead of it runs what the file says")
     return as_unicode(args.text) if args.text != "-" else read_text("-")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
+from gpt2np.files import kind_of
 from gpt2np.ops import Array
 from gpt2np.outputs import check_not_read
 from gpt2np.tables import counted
@@ -17,7 +18,7 @@ from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import TOP_K, Site
-from gpt2np.tracing.trace_metadata import file_metadata, read_metadata
+from gpt2np.tracing.trace_metadata import file_metadata, in_other_names, read_metadata
 from gpt2np.tracing.trace_summary import summary
 
 if TYPE_CHECKING:
@@ -306,15 +307,24 @@ class Trace:
 
     @classmethod
     def open(cls, path: str | Path, model: "Model | None" = None) -> "Trace":
-        """Open a saved trace; its arrays are mapped, and read when they are used.
+        """Open a saved trace, or an npz or safetensors file that `gpt2np export` wrote, in any dialect.
+
+        The arrays of a saved trace are mapped, and read when they are used. What was exported becomes a
+        trace by `export.dialects.read_dialect`, which says what it takes of memory.
 
         Raises:
             TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.
         """
-        file = tensorfile.open_tensors(Path(path), error=TraceError)
-        plan, metadata = read_metadata(file)
-        arrays = {entry.name: file[entry.name] for entry in plan.entries}
-        trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
+        path = Path(path)
+        file = None if kind_of(path) == "a zip file" else tensorfile.open_tensors(path, error=TraceError)
+        if file is None or in_other_names(file):
+            from gpt2np.export.dialects.reading import read_dialect
+
+            trace = read_dialect(path, model)
+        else:
+            plan, metadata = read_metadata(file)
+            arrays = {entry.name: file[entry.name] for entry in plan.entries}
+            trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
         trace._source = Path(os.path.abspath(path))
         if model is not None:
             trace.check_model(model, path)

@@ -17,6 +17,7 @@ from gpt2np.cli.arguments import (
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
+from gpt2np.files import kind_of
 
 LLMC = "llm.c"
 KINDS = ("ts", "npz", "json", "csv", "safetensors", LLMC)
@@ -107,6 +108,10 @@ def _is_saved(args: argparse.Namespace) -> bool:
         if args.text is not None and _names_a_file(args.text):
             raise InputError("give a FILE or --tokens, not both")
         return False
+    if kind_of(args.text) == "a text file" and not _names_a_file(args.text):
+        raise InputError(
+            f"{args.text}: is a text file, no saved trace; its text is run by: gpt2np export - < {args.text}"
+        )
     if os.path.exists(args.text):
         return True
     if _names_a_file(args.text):

@@ -190,11 +190,10 @@ def query(args: argparse.Namespace) -> int:
 
 
 def _info(kv: "KV", file: str) -> dict[str, Any]:
-    from gpt2np.kv.extraction import document
+    from gpt2np.kv.extraction import said_by
 
-    info = document(kv, kv.text)
-    del info["kv_cache"]
-    return info | {"file": file, "bytes": Path(file).stat().st_size}
+    kv.check_digest(file)
+    return said_by(kv) | {"file": file, "bytes": Path(file).stat().st_size}
 
 
 def _coordinate(kv: "KV", given: list[str]) -> _Answer:

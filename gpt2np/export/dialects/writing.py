@@ -21,12 +21,12 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.dialect import Arrays, Dialect
-from gpt2np.export.dialects.reading import DIALECT_SCHEMA, METADATA
+from gpt2np.export.dialects.reading import METADATA
 from gpt2np.ops import Array
 from gpt2np.outputs import check_not_read, whole_binary_file, whole_file
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.trace import Trace
-from gpt2np.tracing.trace_metadata import file_metadata
+from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA, file_metadata
 
 _NOT_FINITE = re.compile(r"-?inf|nan")
 
