@@ -41,6 +41,11 @@ DIRECT = ("attn.z", "attn.out", "mlp.post", "mlp.out", "resid_mid", "resid_post"
 
 def logit_difference(answer: int, wrong: int) -> Metric:
     """Return the usual metric: the logit of the right token minus that of the wrong one, by their ids."""
+    for name, token in (("answer", answer), ("wrong", wrong)):
+        if isinstance(token, str):
+            raise InputError(
+                f"{name}={short(token)}: must be a whole number, a token's id: model.find_id({short(token)})"
+            )
     answer, wrong = whole_number("answer", answer, 0), whole_number("wrong", wrong, 0)
     return lambda logits: float(logits[answer]) - float(logits[wrong])
 
@@ -65,6 +70,9 @@ def sweep(
     position. With `direct` only what the patched value itself adds to
     the final residual stream changes, and all later components stay as they were in `corrupt`; the last
     norm is computed anew. A progress bar shows on a terminal.
+
+    The numbers are the metric itself. `gpt2np patch` prints the share that is brought back: 0 is the metric
+    of `corrupt`, 1 that of `clean`, so (found - of_corrupt) / (of_clean - of_corrupt).
 
     A trace must have kept the site, `corrupt` also `embed` and `resid_post`, all positions of them.
 

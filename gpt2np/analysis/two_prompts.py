@@ -4,6 +4,7 @@ import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import row_of
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import InputError
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
@@ -13,6 +14,7 @@ PREDICTION = ("here", "of the other", "difference")
 
 
 @np.errstate(under="ignore")
+@of_trace
 def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
     """Return how far apart two runs are at a position, along the residual stream: [residual, measure].
 
@@ -37,6 +39,7 @@ def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
     """Return how differently each head looks back from a position of two equally long prompts: [layer, head].
 
@@ -56,6 +59,7 @@ def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArra
 
 
 @np.errstate(under="ignore")
+@of_trace
 def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10) -> NamedArray:
     """Return the k tokens whose probability differs most between two runs: [token, measure].
 
@@ -75,6 +79,7 @@ def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10
 
 
 @np.errstate(under="ignore")
+@of_trace
 def divergence(trace: Trace, other: Trace, pos: int = -1) -> float:
     """Return the KL divergence of the other run's prediction from this one's, in nats: 0 if equal.
 

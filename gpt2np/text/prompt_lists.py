@@ -59,5 +59,5 @@ def _row(item: Any, where: str) -> Row:
     if "text" not in row and "prompt" in row:
         row = {"text": row["prompt"]} | {key: value for key, value in row.items() if key != "prompt"}
     if not isinstance(row.get("text"), str) or not row["text"]:
-        raise InputError(f"{where} must have a 'text' that is not empty: found {short(item)}")
+        raise InputError(f"{where} must have a 'text' (or 'prompt') that is not empty: found {short(item)}")
     return where, row

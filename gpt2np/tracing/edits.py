@@ -7,6 +7,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,23 @@ class Edits:
     def names(self) -> list[str]:
         """Full names of the edited sites, in execution order."""
         return list(self._sites)
+
+    def read_files(self) -> list[Path]:
+        """Return the files that the functions read, as far as they say so: of traces that they patch from."""
+        return [path for each in self._all() for path in getattr(each, "read_files", list)()]
+
+    def check_positions(self, n: int) -> None:
+        """Refuse positions that the longest prompt of a run, of n tokens, does not have.
+
+        Raises:
+            InputError: a function is restricted to such positions.
+        """
+        for each in self._all():
+            if (check := getattr(each, "check_positions", None)) is not None:
+                check(n)
+
+    def _all(self) -> list[Callable[[Array, Where], Array]]:
+        return [function for functions in self._functions.values() for function in functions]
 
     def apply(
         self,
@@ -162,6 +180,11 @@ def _is_called(pattern: str, full_name: str, site: Site, layer: int | None) -> b
 
 def _derived(config: ModelConfig, name: str, site: Site, layer: int | None) -> InputError:
     read = bases(config, site.name, layer)[0]
+    if site.name == "resid_pre":
+        return InputError(
+            f"edits: {name} is derived, no step reads it: edit {read}, which it is "
+            "(resid_pre of layer i is resid_post of layer i - 1, of layer 0 embed)"
+        )
     return InputError(f"edits: {name} is derived, no step reads it: edit {read}, which it is computed from")
 
 

@@ -11,14 +11,14 @@ from gpt2np import tensorfile
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.files import kind_of
 from gpt2np.ops import Array
-from gpt2np.outputs import check_not_read
+from gpt2np.outputs import check_kind, check_not_read
 from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import TOP_K, Site
-from gpt2np.tracing.trace_metadata import file_metadata, in_other_names, read_metadata
+from gpt2np.tracing.trace_metadata import NO_OTHER, file_metadata, in_other_names, read_metadata
 from gpt2np.tracing.trace_summary import summary
 
 if TYPE_CHECKING:
@@ -72,7 +72,11 @@ class Trace:
         if full_name in self._arrays:
             return self._arrays[full_name]
         if not site.derived:
-            raise TraceError(f"{full_name} is not in this trace: it was not kept, or the run stopped before")
+            others = [name for name in self._arrays if self.plan.by_name[name].site is site]
+            there = f"; of this site there are {', '.join(others)}" if others else ""
+            raise TraceError(
+                f"{full_name} is not in this trace: it was not kept, or the run stopped before{there}"
+            )
         try:
             return _read_only(self.derive(site.name, layer))
         except TraceError as error:
@@ -295,8 +299,9 @@ class Trace:
 
         Raises:
             InputError: the file is one of those that the model was read from.
-            TraceError: the file cannot be written.
+            TraceError: the file cannot be written, or its name says that it is of another kind.
         """
+        check_kind(path, ".safetensors", NO_OTHER, TraceError)
         check_not_read(path, [file for file in self.source_files() if file != self._source])
         tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
 

@@ -14,6 +14,8 @@ from gpt2np.tracing.plan import Plan
 SCHEMA = "gpt2np.trace/1"
 DIALECT_SCHEMA = "gpt2np.dialect/1"  # of a trace in the names of another program
 
+NO_OTHER = "a trace is a .safetensors file; `gpt2np export` makes others of it"
+
 
 def run_metadata(
     plan: Plan, token_ids: Sequence[int], tokens: list[str] | None, **facts: Any

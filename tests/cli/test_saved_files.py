@@ -227,6 +227,12 @@ def test_a_changed_key_is_found_by_the_digest(capsys, folder, tmp_path, name, ve
     assert "is damaged: its token ids, keys and values are not those of its digest" in err
 
 
+def test_show_of_a_site_that_one_layer_kept(capsys, tmp_path):
+    run(capsys, "trace", TEXT, "--keep", "h.2.resid_post", "--out", tmp_path / "t.safetensors")
+    err = run(capsys, "trace", "--trace", tmp_path / "t.safetensors", "--show", "resid_post")[2]
+    assert "there are h.2.resid_post" in err
+
+
 def test_info_of_damaged_files(capsys, folder, tmp_path):
     for name in ("t.safetensors", "kv.json", "hf.npz", "g.jsonl"):
         content = (folder / name).read_bytes()

@@ -18,6 +18,7 @@ from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 from gpt2np.files import kind_of
+from gpt2np.outputs import check_kind
 
 LLMC = "llm.c"
 KINDS = ("ts", "npz", "json", "csv", "safetensors", LLMC)
@@ -80,6 +81,8 @@ def _export_trace(args: argparse.Namespace) -> int:
     prompt = None if saved else read_prompt(args)
     if saved and args.keep:
         raise InputError("--keep says what is run of a TEXT: a saved trace is written as it is")
+    if args.to != "ts":
+        check_kind(args.out, f".{args.to}", f"the name says another kind of file than --to {args.to}")
     check_outputs(args, args.out, FILES if args.to == "ts" else ())
     if saved:
         trace = _read(args)

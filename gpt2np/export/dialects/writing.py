@@ -23,7 +23,7 @@ from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.dialect import Arrays, Dialect
 from gpt2np.export.dialects.reading import METADATA
 from gpt2np.ops import Array
-from gpt2np.outputs import check_not_read, whole_binary_file, whole_file
+from gpt2np.outputs import check_kind, check_not_read, whole_binary_file, whole_file
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA, file_metadata
@@ -40,6 +40,7 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
     """
     if to not in WRITERS:
         raise InputError(f"there is no writer for {short(to)}; known are {', '.join(WRITERS)}")
+    check_kind(path, f".{to}", f"the name says another kind of file than {to}, which is written")
     check_not_read(path, trace.source_files())
     names = Dialect(trace, dialect)
     arrays = names.arrays
