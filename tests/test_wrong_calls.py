@@ -114,6 +114,18 @@ CALLS = {
         lambda m: write_dialect(m.trace("a"), "x.json", "npz"), InputError, "x.json", "npz",
     ),
     "a token that is several": (lambda m: m.find_id("thethe"), InputError, "several"),
+    "a misspelt pattern": (lambda m: m.trace("a", keep="atn.*"), UnknownSiteError, "nearest is 'attn.*'"),
+    "a misspelt pattern of layers": (
+        lambda m: m.trace("a", keep="h.*.attn.patern"), UnknownSiteError, "'h.*.attn.pattern'",
+    ),
+    "a misspelt pattern of hooks": (
+        lambda m: m.trace("a", keep="blocks.*.hook_resd_post"), UnknownSiteError, "'blocks.*.hook_resid",
+    ),
+    "a misspelt pattern to edit": (
+        lambda m: m.trace("a", edits={"mpl.*": abs}), UnknownSiteError, "nearest is 'mlp.*'",
+    ),
+    "nothing among prompts": (lambda m: m.trace(["a", "the", None]), InputError, "number 3 is None"),
+    "a long prompt among others": (lambda m: m.trace(["a", "the" * 40]), InputError, "prompt 2 of 2 has 40"),
     "unknown site": (lambda m: m.trace("a")["h.0.attn.patern"], UnknownSiteError, "'h.0.attn.pattern'"),
     "unknown layer": (lambda m: m.trace("a")["h.2.ln_1"], UnknownSiteError, "layer 2", "0 to 1"),
     "a layer of 5000 digits": (lambda m: m.trace("a")[f"h.{'9' * 5000}.ln_1"], UnknownSiteError, "'h.99"),

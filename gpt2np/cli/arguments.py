@@ -130,9 +130,9 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
     check_destinations(*paths, inputs=_read_by(args), overwrite=getattr(args, "force", True))
 
 
-def check_ending(path: str | None, *endings: str) -> None:
-    """Refuse a name that says another kind of file than is written; one that says nothing is fine."""
-    if path is not None and Path(path).suffix not in ("", *endings):
+def check_ending(path: str | None, *endings: str, needed: bool = False) -> None:
+    """Refuse a name that says another kind of file than is written; and if `needed` one without any."""
+    if path is not None and Path(path).suffix not in (*endings, *([] if needed else [""])):
         raise InputError(f"{path}: the name must end in {' or '.join(endings)}, which says what it is")
 
 

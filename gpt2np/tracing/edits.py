@@ -16,7 +16,7 @@ from gpt2np.errors import InputError, UnknownSiteError, short
 from gpt2np.ops import Array, Norm
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import bases
-from gpt2np.tracing.site_patterns import sites_named
+from gpt2np.tracing.site_patterns import near_pattern, sites_named
 from gpt2np.tracing.sites import Site
 
 EditFunction = Callable[..., Array]
@@ -162,7 +162,8 @@ def _matching(key: Any, config: ModelConfig) -> list[str]:
         if found:
             raise _derived(config, *found[0])
         if "*" in key or "?" in key:
-            raise UnknownSiteError(f"edits: {short(key)} matches no site of a model with {n_layer} layers")
+            near = near_pattern(key, config)
+            raise UnknownSiteError(f"edits: {short(key)} matches no site of {n_layer} layers{near}")
     if not isinstance(key, str) or key.startswith("hidden_states"):
         table.resolve(key, None, n_layer)  # says why not
     rows = sites_named(config, key)  # of every layer, if the name says none

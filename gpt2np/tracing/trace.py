@@ -208,6 +208,8 @@ class Trace:
     def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
         """Return the k likeliest tokens to follow a position: (token, id, probability), likeliest first.
 
+        A trace that was opened without its model, which has the vocabulary, names them by id: `<298>`.
+
         Raises:
             InputError: no such position, or k below 1.
             TraceError: neither the logits nor what they are computed from were kept.

@@ -233,6 +233,32 @@ def test_show_of_a_site_that_one_layer_kept(capsys, tmp_path):
     assert "there are h.2.resid_post" in err
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["view", "--generation", "g.safetensors", "--ledger", "g.safetensors"], "is not a ledger"),
+        (["view", "--generation", "g.safetensors", "--ledger", "p.png"], "it is a PNG picture"),
+        (["view", TEXT, "--no-open", "--out", "page2"], "page2: the name must end in .html"),
+        (["score", "some text"], "some text: no such file; score - reads a text from stdin"),
+        (["export", TEXT, "--to", "npz", "--out", "x.json"], "x.json: the name says another kind of file"),
+        (
+            ["kv", "dataset", "--text-file", "long.txt", "--output-dir", "new"],
+            "long.txt: line 3 has 300 tokens",
+        ),
+        (["kv", "dataset", "--text-file", "long.jsonl", "--output-dir", "new"], "long.jsonl: line 2 has 300"),
+        (["kv", "dataset", "--text-file", "none.json", "--output-dir", "new"], "a 'text' (or 'prompt')"),
+    ],
+)
+def test_files_and_names_of_another_kind(capsys, folder, monkeypatch, argv, words):
+    (folder / "long.txt").write_text("Hello\n\n" + " the" * 300)
+    (folder / "long.jsonl").write_text('"Hello"\n' + json.dumps({"prompt": " the" * 300}))
+    (folder / "none.json").write_text('[{"note": "x"}]')
+    monkeypatch.chdir(folder)
+    code, out, err = run(capsys, *argv)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
 def test_info_of_damaged_files(capsys, folder, tmp_path):
     for name in ("t.safetensors", "kv.json", "hf.npz", "g.jsonl"):
         content = (folder / name).read_bytes()

@@ -249,12 +249,13 @@ def dataset(args: argparse.Namespace) -> int:
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
-    given = _texts_of(args.text_file) if from_file else args.prompts
+    rows = _texts_of(args.text_file) if from_file else []
+    given = [text for _, text in rows] if from_file else args.prompts
     model = load_model(args, *(() if args.random else given))
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
     else:
-        sources = datasets.texts(given, model, args.special)
+        sources = datasets.texts(given, model, args.special, [where for where, _ in rows])
     folder, suffix = Path(args.output_dir), f".{args.format}"
     done = datasets.write_dataset(model, sources, folder, suffix, args.top)
     if sys.stderr.isatty():
@@ -275,8 +276,8 @@ def dataset(args: argparse.Namespace) -> int:
     return 0
 
 
-def _texts_of(path: str | None) -> list[str]:
-    """The prompts of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
+def _texts_of(path: str | None) -> list[tuple[str, str]]:
+    """Where each prompt of a file stands, and its text; of our sample prompts where there is none."""
     from gpt2np.kv.extraction import SAMPLE_PROMPTS
     from gpt2np.text.prompt_lists import prompt_texts
 
