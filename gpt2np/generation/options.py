@@ -149,7 +149,7 @@ def sampling_options(given: Mapping[str, Any]) -> Sampling:
         InputError: an option that does not exist, or a value outside its range.
     """
     choosing = {f.name for f in fields(Sampling)}
-    known = sorted(GenerateOptions.__optional_keys__)
+    known = list(GenerateOptions.__annotations__)
     for name in given:
         if name not in choosing:
             near = nearest(name, known)

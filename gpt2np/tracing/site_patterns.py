@@ -109,7 +109,7 @@ def near_pattern(pattern: str, config: ModelConfig) -> str:
         ours = [f"{part}.*" if part else site.name, site.name]
         known += [*ours, *(f"h.*.{name}" for name in ours if site.layered)]
         known += [name.replace("{i}", "*") for names in site.names.values() for name in names]
-    near = nearest(pattern, known)
+    near = nearest(pattern, known, cutoff=0.7)
     return f"; the nearest is {short(near)}" if near else "; see gpt2np sites"
 
 
