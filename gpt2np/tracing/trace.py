@@ -303,8 +303,8 @@ class Trace:
             InputError: the file is one of those that the model was read from.
             TraceError: the file cannot be written, or its name says that it is of another kind.
         """
-        check_kind(path, ".safetensors", NO_OTHER, TraceError)
         check_not_read(path, [file for file in self.source_files() if file != self._source])
+        check_kind(path, ".safetensors", NO_OTHER, TraceError)
         tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
 
     def source_files(self) -> list[Path]:

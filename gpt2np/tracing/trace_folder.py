@@ -40,8 +40,8 @@ def trace_paths(
         TraceError: the folder holds another run, or cannot be written, or the name says another kind of file.
     """
     if not several:
-        check_kind(out, ".safetensors", NO_OTHER, TraceError)
         check_not_read(out, inputs)
+        check_kind(out, ".safetensors", NO_OTHER, TraceError)
         yield [out]
         return
     names = [f"{number:06}.safetensors" for number in range(len(plans))]

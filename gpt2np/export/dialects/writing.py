@@ -40,8 +40,8 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
     """
     if to not in WRITERS:
         raise InputError(f"there is no writer for {short(to)}; known are {', '.join(WRITERS)}")
-    check_kind(path, f".{to}", f"the name says another kind of file than {to}, which is written")
     check_not_read(path, trace.source_files())
+    check_kind(path, f".{to}", f"the name says another kind of file than {to}, which is written")
     names = Dialect(trace, dialect)
     arrays = names.arrays
     if not any(name in arrays.axes for name in arrays):
