@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,24 @@ from typing import Any
 from gpt2np.errors import Gpt2npError, InputError, TraceError, short
 
 MOST_TEXT = 100_000_000  # bytes of a config, vocabulary, index or the like: the largest known has 35 million
+START = 512  # bytes at the start of a file, which say what it is
+_KINDS = {
+    b"PK\3\4": "a zip file",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"%PDF": "a PDF file",
+    b"\x93NUMPY": "a .npy file",
+    b"\x1f\x8b": "a gzip file",
+}
+_JSON_KINDS = {  # by what our own files begin with
+    '{"step": ': "the ledger of a generation",
+    "kv": "a KV file in JSON",
+    "trace": "a trace as JSON",
+    "dialect": "a trace as JSON",
+    "traces": "the index of a folder of traces",
+    "kv_dataset": "the index of a folder of KV files",
+}
 MAX_BYTES = 1_000_000_000  # of memory that a file is read into, unless somebody says that it may be more
 
 
@@ -123,18 +142,35 @@ def read_json(
         raise error(f"{path}: is not JSON ({e})") from None
 
 
-def text_kind(path: str | os.PathLike[str]) -> str:
-    """`a JSON file` or `a CSV file`, by how a file begins; empty if it is neither, or cannot be read."""
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What a file is, by how it begins; empty if that does not tell, or it cannot be read."""
     try:
         check_regular(path)
         with open(path, "rb") as file:
-            start = file.read(16)
+            return kind_of_start(file.read(START))
     except (OSError, InputError):
         return ""
-    if start.startswith(b"name,axis_"):
-        return "a CSV file"
-    is_json = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") and b"\0" not in start
-    return "a JSON file" if is_json else ""
+
+
+def kind_of_start(start: bytes) -> str:
+    """What a file is that begins with these bytes, `START` or all that it has; empty if they do not tell.
+
+    Example:
+        >>> kind_of_start(b"<!DOCTYPE html><title>404</title>")
+        'a web page'
+    """
+    for begin, kind in _KINDS.items():
+        if start.startswith(begin):
+            return kind
+    text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").rstrip("\ufffd").lstrip()
+    if not text or not all(c.isprintable() or c.isspace() for c in text) or "\ufffd" in text:
+        return ""
+    if text[0] in "{[":
+        schema = re.search(r'"schema": ?"gpt2np\.(\w+)/', text)
+        return _JSON_KINDS.get(schema[1] if schema else text[:9], "a JSON file")
+    if text[0] == "<":
+        return "a web page" if re.match(r"<(!doctype )?html", text, re.IGNORECASE) else "an XML file"
+    return "a CSV file" if text.startswith("name,axis_") else "a text file"
 
 
 def check_unicode(path: str | os.PathLike[str], content: Any) -> None:

@@ -16,6 +16,7 @@ from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
+from gpt2np.tables import quoted
 from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids, ids_of_each
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
@@ -125,7 +126,10 @@ class Model:
             InputError: the prompt is empty, too long, or holds ids outside the vocabulary.
         """
         ids = self.token_ids(prompt, special=special)
-        sequence = PackedSequence(np.array(ids), edits=compiled(edits, self.config))
+        changes = compiled(edits, self.config)
+        if changes is not None:
+            changes.check_positions(len(ids))
+        sequence = PackedSequence(np.array(ids), edits=changes)
         logits = self.run_pass(Pass(self.config, self.dtype, [sequence], last_only=last))
         return logits[0] if last else logits
 
@@ -334,6 +338,24 @@ class Model:
         if stop_at_layer is None:
             return None
         return whole_number("stop_at_layer", stop_at_layer, 0, self.config.n_layer)
+
+    def find_id(self, token: str) -> int:
+        """Return the id of a token given as its whole text; mind the space in `" France"`.
+
+        Raises:
+            InputError: the text is not one token of the vocabulary, or the model has none.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
+        found = self.tokenizer.find_id(token)
+        if found is None or found >= self.config.vocab_size:
+            ids = self.tokenizer.encode(token, ends=False)
+            pieces = "".join(quoted(piece) for piece in self.tokenizer.tokens(ids))
+            says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
+            spaced = pieces and self.tokenizer.find_id(f" {token}") is not None
+            hint = f"; with a space before it, {' ' + token!r}, it is one" if spaced else ""
+            raise InputError(f"{short(token)} is not one token, it {says}{hint}")
+        return int(found)
 
     def tokens(self, ids: list[int]) -> list[str]:
         """Return each token as text; `<464>` where the model has no vocabulary, or no such token in it."""

@@ -76,6 +76,8 @@ class NpzFile:
         self._entries: dict[str, _Entry] = {}
         for member in self._archive.infolist():
             name = member.filename.removesuffix(".npy")
+            if f"/{member.filename}".endswith("/data.pkl"):
+                raise error(f"{path}: is what torch.save writes, no .npz file")
             if not member.filename.endswith(".npy"):
                 raise error(f"{path}: {short(member.filename)} is no array")
             if name in self._entries:

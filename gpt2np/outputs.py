@@ -22,6 +22,7 @@ except ImportError:  # Windows has no such locks: there, age tells
     fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
+KINDS = (".safetensors", ".npz", ".npy", ".json", ".jsonl", ".csv", ".pt", ".pth", ".bin", ".html", ".ts")
 DAY = 86_400  # seconds
 
 _next_look: dict[Path, float] = {}  # when a large folder may be looked through again
@@ -86,6 +87,17 @@ def make_parents(*paths: PathLike | None) -> list[Path]:
             remove_empty(new)
             raise InputError(f"{path}: cannot be written (folder {parent}: {error.strerror})") from None
     return new
+
+
+def check_kind(path: PathLike, ending: str, says: str, error: type[Gpt2npError] = InputError) -> None:
+    """Refuse a name with the ending of another kind of file than is written; `says` is what to say of it.
+
+    Raises:
+        error: it has one.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in KINDS and suffix != ending:
+        raise error(f"{os.fspath(path)}: {says}")
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -17,7 +17,7 @@ import safetensors
 from numpy.typing import DTypeLike, NDArray
 
 from gpt2np.errors import CheckpointError, Gpt2npError, TraceError, short
-from gpt2np.files import check_regular
+from gpt2np.files import START, check_regular, kind_of_start
 from gpt2np.outputs import Unfinished, target_of
 
 Path = str | os.PathLike[str]
@@ -123,6 +123,8 @@ def _parse(mapped: mmap.mmap) -> tuple[bytes, dict[str, str], dict[str, dict[str
     length = int.from_bytes(mapped[:8], "little")
     data_size = len(mapped) - 8 - length
     if length > 100_000_000 or data_size < 0:  # the first is the format's own limit
+        if kind := kind_of_start(mapped[:START]):
+            raise _Problem(f"is {kind}, no .safetensors file")
         raise _Problem(f"header length is {length:,} in a file of {len(mapped):,} bytes (truncated?)")
     header_bytes = mapped[8 : 8 + length]
     if header_bytes[:1] != b"{":

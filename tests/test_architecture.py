@@ -29,9 +29,9 @@ ORDER = {
         prompts prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
-    "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits directions
-        heads attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
-        losses two_prompts patching""",
+    "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
+        directions heads attribution lens neurons residual_stream site_values statistics baseline_notebook
+        interventions losses two_prompts patching""",
     "export": "decimal_text dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
@@ -58,6 +58,7 @@ ORDER = {folder: names.split() for folder, names in ORDER.items()}
 CONVENIENCE = {
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
+    ("tracing/trace", "open"),
     ("reference/comparison", "__str__"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

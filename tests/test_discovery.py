@@ -12,6 +12,7 @@ from support.needs import imported
 
 import gpt2np
 from gpt2np.errors import CheckpointError, Gpt2npError, UnknownSiteError
+from gpt2np.tracing.keep import Keep
 
 PROMPT = "Elizabeth was"
 
@@ -141,7 +142,7 @@ def test_a_trace_lists_what_it_stores(trace):
 
 
 def test_a_trace_of_nothing_is_still_true(tiny):
-    trace = tiny.trace(PROMPT, keep=lambda name: False)
+    trace = tiny.trace(PROMPT, keep=Keep(names=frozenset()))
     assert len(trace) == 0
     assert trace
 

@@ -15,7 +15,7 @@ from gpt2np.capture.prompt_set import Prompt, PromptSet, load_prompt_set
 from gpt2np.capture.runs import Options, capture_prompts
 from gpt2np.errors import Gpt2npError
 from gpt2np.export.dialects.reading import read_dialect
-from gpt2np.files import read_bytes, read_json, read_lines, read_text, text_kind
+from gpt2np.files import kind_of, read_bytes, read_json, read_lines, read_text
 from gpt2np.generation.ledger_file import read_ledger
 from gpt2np.kv.datasets import texts, write_dataset
 from gpt2np.kv.reading import read_kv
@@ -116,7 +116,7 @@ def test_links_to_files_are_files(tmp_path):
     assert read_bytes(tmp_path / "link") == b"\xef\xbb\xbf[1]"
     assert read_text(tmp_path / "link") == "[1]"
     assert read_json(tmp_path / "link") == [1]
-    assert text_kind(tmp_path / "link") == "a JSON file"
+    assert kind_of(tmp_path / "link") == "a JSON file"
 
 
 def test_a_file_may_be_so_large_and_no_larger(tmp_path):

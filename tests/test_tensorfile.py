@@ -102,7 +102,7 @@ MALFORMED = {
     "metadata null": (file_bytes({"__metadata__": None}), "__metadata__"),
     "metadata with a number": (file_bytes({"__metadata__": {"n": 1}}), "__metadata__"),
     "Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git LFS"),
-    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "header length"),
+    "a web page": (b"<!DOCTYPE html><html><body>404</body></html>", "is a web page, no .safetensors file"),
     "a long name": (file_bytes({"x" * 100_000: ONE}), ""),
 }  # fmt: skip
 

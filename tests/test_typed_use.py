@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.needs import pyright
+from support.pages import python_of
 
 import gpt2np
 from gpt2np.analysis.interventions import Chosen, Intervention
@@ -51,6 +52,19 @@ def test_mypy_finds_each_mistake_and_nothing_else():
     held_against_marks(found, "mypy")
 
 
+PAGES = ["README.md", *(f"gpt2np/docs/{name}.md" for name in ("analysis", "export", "files", "python"))]
+
+
+def test_what_the_pages_show_passes_mypy(tmp_path):
+    for page in PAGES:
+        for i, code in enumerate(python_of((ROOT / page).read_text("utf-8"))):
+            (tmp_path / f"{Path(page).stem}_{i}.py").write_text(code, "utf-8")
+    files = sorted(map(str, tmp_path.glob("*.py")))
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--follow-imports=silent"]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, cwd=ROOT)
+    assert (len(files) >= len(PAGES), done.stdout) == (True, "")
+
+
 @pytest.mark.needs("pyright")
 def test_pyright_finds_each_mistake_and_nothing_else():
     command = [pyright(), "--pythonpath", sys.executable, "--outputjson", str(SCRIPT)]
@@ -73,5 +87,6 @@ def test_typed_options_are_the_arguments():
     assert TraceOptions.__optional_keys__ == arguments_of(gpt2np.Model.trace)
     assert GenerateOptions.__optional_keys__ == arguments_of(gpt2np.Model.generate) | chosen
     assert set(Chosen.__annotations__) == {f.name for f in dataclasses.fields(Intervention) if f.init} - {
-        "value"
+        "value",
+        "reference",
     }

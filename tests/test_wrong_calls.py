@@ -1,6 +1,7 @@
 """Wrong calls and commands: each ends in an error of ours, and leaves nothing behind."""
 
 import errno
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from support import tiny_checkpoint as tiny
 from support.breaking import assert_refused, config, message_of, tensors
 
 import gpt2np
+import gpt2np.analysis
+from gpt2np.analysis.interventions import patch, zero
+from gpt2np.analysis.patching import logit_difference, sweep
 from gpt2np.cli import main
 from gpt2np.errors import (
     CheckpointError,
@@ -21,6 +25,8 @@ from gpt2np.errors import (
     TraceError,
     UnknownSiteError,
 )
+from gpt2np.export.dialects import write_dialect
+from gpt2np.tracing.trace import Trace
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -74,6 +80,52 @@ CALLS = {
     "stop past the end": (lambda m: m.trace("a", stop_at_layer=3), InputError, "stop_at_layer", "0 to 2"),
     "stop before the start": (lambda m: m.trace("a", stop_at_layer=-1), InputError, "stop_at_layer", "-1"),
     "stop in between": (lambda m: m.trace("a", stop_at_layer=1.5), InputError, "stop_at_layer", "1.5"),
+    "a predicate of other names": (
+        lambda m: m.trace("a", keep=lambda n: "hook_" in n), UnknownSiteError, "'h.1.", "no site",
+    ),
+    "a misspelt option": (lambda m: m.generate("a", max_tokens=3), InputError, "is 'max_new_tokens'"),
+    "a misspelt seed": (lambda m: m.generate("a", sed=3), InputError, "nearest is 'seed'"),
+    "an unknown option": (
+        lambda m: m.generate("a", zzzz=3), InputError, "max_new_tokens", "temperature", "ledger", "keep",
+    ),
+    "a metric of all logits": (
+        lambda m: sweep("a", "the", lambda x: x[0, -1, 5], model=m), InputError, "[vocab]", "last position",
+    ),
+    "a metric of no token": (
+        lambda m: sweep("a", "the", lambda logits: logits[300], model=m), InputError, "vocabulary of 300",
+    ),
+    "a layer not kept, beside one that is": (
+        lambda m: m.trace("a", keep="h.1.resid_post")["h.0.resid_post"], TraceError, "are h.1.resid_post",
+    ),
+    "a stack of some layers": (
+        lambda m: m.trace("a", keep="h.1.resid_post").stack("resid_post"), TraceError, "are h.1.resid_post",
+    ),
+    "a sweep of what no step reads": (
+        lambda m: sweep("a", "the", logit_difference(1, 2), "blocks.*.hook_resid_pre", model=m), InputError,
+        "resid_pre of layer i is resid_post of layer i - 1",
+    ),
+    "tokens by their texts": (lambda m: logit_difference(" a", 3), InputError, "find_id(' a')"),
+    "an edit of no position": (lambda m: m.trace("a", edits={"mlp.out": zero(positions=9)}), InputError, "9"),
+    "logits with an edit of no position": (
+        lambda m: m("a", edits={"mlp.out": zero(positions=[0, 9])}), InputError, "no position 9",
+    ),
+    "a trace called otherwise": (lambda m: m.trace("a").save("s.npz"), TraceError, "s.npz", ".safetensors"),
+    "an export called otherwise": (
+        lambda m: write_dialect(m.trace("a"), "x.json", "npz"), InputError, "x.json", "npz",
+    ),
+    "a token that is several": (lambda m: m.find_id("thethe"), InputError, "several"),
+    "a misspelt pattern": (lambda m: m.trace("a", keep="atn.*"), UnknownSiteError, "nearest is 'attn.*'"),
+    "a misspelt pattern of layers": (
+        lambda m: m.trace("a", keep="h.*.attn.patern"), UnknownSiteError, "'h.*.attn.pattern'",
+    ),
+    "a misspelt pattern of hooks": (
+        lambda m: m.trace("a", keep="blocks.*.hook_resd_post"), UnknownSiteError, "'blocks.*.hook_resid",
+    ),
+    "a misspelt pattern to edit": (
+        lambda m: m.trace("a", edits={"mpl.*": abs}), UnknownSiteError, "nearest is 'mlp.*'",
+    ),
+    "nothing among prompts": (lambda m: m.trace(["a", "the", None]), InputError, "number 3 is None"),
+    "a long prompt among others": (lambda m: m.trace(["a", "the" * 40]), InputError, "prompt 2 of 2 has 40"),
     "unknown site": (lambda m: m.trace("a")["h.0.attn.patern"], UnknownSiteError, "'h.0.attn.pattern'"),
     "unknown layer": (lambda m: m.trace("a")["h.2.ln_1"], UnknownSiteError, "layer 2", "0 to 1"),
     "a layer of 5000 digits": (lambda m: m.trace("a")[f"h.{'9' * 5000}.ln_1"], UnknownSiteError, "'h.99"),
@@ -102,6 +154,36 @@ def test_a_wrong_call_is_refused(model, call, kind, parts):
     with pytest.raises(Gpt2npError) as caught:
         call(model)
     message_of(caught.value, kind, *parts)
+
+
+def analyses():
+    """Every function of an analysis that begins with a trace or a model."""
+    for module in gpt2np.analysis.__all__:
+        for name, function in inspect.getmembers(getattr(gpt2np.analysis, module), inspect.isfunction):
+            first = [str(p.annotation) for p in inspect.signature(function).parameters.values()][:1]
+            if function.__module__ == f"gpt2np.analysis.{module}" and name[0] != "_" and first:
+                kind = "trace" if first[0].endswith("Trace'>") or first[0] == "Trace" else "model"
+                if kind == "trace" or first[0] in ("Model", "'Model'"):
+                    yield pytest.param(function, kind, id=f"{module}.{name}")
+
+
+OF_PARTS = ("positions_and_tokens", "interventions.freeze", "interventions.patch")  # no analyses themselves
+
+
+@pytest.mark.parametrize(("function", "kind"), [a for a in analyses() if not a.id.startswith(OF_PARTS)])
+def test_an_analysis_of_something_else_is_refused(model, function, kind):
+    for subject in ("Elizabeth was", 3, None, model if kind == "trace" else model.trace("a")):
+        needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        with pytest.raises(InputError, match=f"{function.__name__} takes a {kind}, as "):
+            function(subject, *[1] * (len(needed) - 1))
+
+
+def test_a_run_does_not_write_over_a_trace_that_its_edits_take(model, tmp_path):
+    model.trace("a", out=tmp_path / "t.safetensors")
+    clean = Trace.open(tmp_path / "t.safetensors")
+    for edit in (patch(clean), patch(clean, positions=0)):
+        with pytest.raises(InputError, match="is read by this very run"):
+            model.trace("a", out=tmp_path / "t.safetensors", edits={"h.0.attn.z": edit})
 
 
 COMMANDS = {

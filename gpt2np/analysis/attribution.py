@@ -22,6 +22,7 @@ from gpt2np.analysis.positions_and_tokens import (
     rows_of,
     token_id,
 )
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import InputError, whole_number
 from gpt2np.ops import Array
 from gpt2np.ops.norms import factor, held, shift
@@ -37,6 +38,7 @@ def keep(config: ModelConfig) -> list[str]:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def components(trace: Trace, layer: int | None = None, pos: int | None = None) -> NamedArray:
     """Return the vectors whose sum is the residual stream: [component, pos, n_embd].
 
@@ -99,6 +101,7 @@ def _parts(trace: Trace, n_layer: int, rows: list[int]) -> Iterator[tuple[str, A
 
 
 @np.errstate(under="ignore")
+@of_trace
 def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], pos: int = -1) -> NamedArray:
     """Return what each component adds to the logit of a token, or to the difference of two: [component].
 
@@ -137,6 +140,7 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
 
 
 @np.errstate(under="ignore")
+@of_trace
 def frozen_ln_f(trace: Trace, x: Array, row: int) -> Array:
     """Apply ln_f without its bias and with the scale that it had at a row: linear in x [..., n_embd].
 
@@ -162,6 +166,7 @@ def head_grid(attributed: NamedArray) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def writers(trace: Trace, pos: int = -1) -> NamedArray:
     """Return how much each component writes at a position, and which way: [component, measure].
 
@@ -189,6 +194,7 @@ def writers(trace: Trace, pos: int = -1) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def similarity(trace: Trace, pos: int = -1) -> NamedArray:
     """Return the cosines between what the components write at a position: [component, other].
 

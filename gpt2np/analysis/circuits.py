@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.subjects import of_model
 from gpt2np.errors import InputError, short
 from gpt2np.ops import Array, Norm, linear
 from gpt2np.ops.norms import factor, folded, held, normed, shift
@@ -127,6 +128,7 @@ class HeadWeights(NamedTuple):
         return LowRank(self.W_V, self.W_O)
 
 
+@of_model
 def head_weights(model: "Model", layer: int, head: int) -> HeadWeights:
     """Return one head's weights as the checkpoint has them: views, nothing is copied.
 
@@ -145,6 +147,7 @@ def _head_matrices(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
 
 
 @np.errstate(under="ignore")
+@of_model
 def folded_weights(model: "Model", layer: int, head: int) -> HeadWeights:
     """Return one head's weights with everything linear in ln_1 multiplied into them.
 
@@ -165,6 +168,7 @@ def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
     return HeadWeights(w_q, w_k, w_v, raw.W_O, b_q, b_k, b_v)
 
 
+@of_model
 def every_head(model: "Model") -> list[list[HeadWeights]]:
     """Return `folded_weights` of all heads: [layer][head]."""
     config, of = model.config, norms(model.config, model.parameters)
@@ -205,6 +209,7 @@ def head_labels(config: ModelConfig) -> list[str]:
 
 
 @np.errstate(under="ignore")
+@of_model
 def circuit_norms(model: "Model") -> NamedArray:
     """Return the Frobenius norms of W_QK and W_OV of every head, ln_1 folded in: [circuit, layer, head]."""
     n_layer, n_head = model.config.n_layer, model.config.n_head
@@ -216,6 +221,7 @@ def circuit_norms(model: "Model") -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_model
 def copying_scores(model: "Model", embedding: Array | None = None) -> NamedArray:
     """Return whether attending to a token makes that token likelier: [layer, head], from -1 to 1.
 
@@ -243,6 +249,7 @@ def copying_scores(model: "Model", embedding: Array | None = None) -> NamedArray
 
 
 @np.errstate(under="ignore")
+@of_model
 def effective_embedding(model: "Model") -> Array:
     """Return each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
@@ -259,6 +266,7 @@ def effective_embedding(model: "Model") -> Array:
 
 
 @np.errstate(under="ignore")
+@of_model
 def composition_scores(model: "Model", kind: str) -> NamedArray:
     """Return how much of what one head writes a later head reads, as query, key or value: [writer, reader].
 
@@ -294,6 +302,7 @@ def composition_scores(model: "Model", kind: str) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_model
 def token_scores(model: "Model", layer: int, head: int, tokens: Prompt) -> NamedArray:
     """Return the full QK circuit: attention scores of token embeddings, without positions: [query, key].
 
@@ -314,6 +323,7 @@ def token_scores(model: "Model", layer: int, head: int, tokens: Prompt) -> Named
 
 
 @np.errstate(under="ignore")
+@of_model
 def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> NamedArray:
     """Return the full OV circuit: what attending to one token adds to another's logit: [source, logit].
 
@@ -333,6 +343,7 @@ def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> Name
 
 
 @np.errstate(under="ignore")
+@of_model
 def normalised_embedding(model: "Model", ids: Sequence[int]) -> Array:
     """Divide token embeddings by their deviation (or root mean square), as ln_1 does: [token, n_embd]."""
     x = token_table(model.config, model.parameters)[ids]
@@ -340,6 +351,7 @@ def normalised_embedding(model: "Model", ids: Sequence[int]) -> Array:
 
 
 @np.errstate(under="ignore")
+@of_model
 def through_ln_f(model: "Model", vectors: Array) -> Array:
     """Apply ln_f without its scale to a part of the residual stream: [..., n_embd] -> [..., n_embd]."""
     return held(vectors, final_norm(model.config, model.parameters))

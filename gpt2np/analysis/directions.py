@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt2np.analysis.circuits import every_head, head_labels
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.subjects import of_model
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.ops.norms import folded
@@ -25,6 +26,7 @@ _BLOCK = 4096  # directions that are held against the sample at a time
 
 
 @np.errstate(under="ignore")
+@of_model
 def interference(model: "Model", sample: int = 256, seed: int = 0) -> NamedArray:
     """Return how much directions of the residual stream overlap, beside random ones: [set, measure].
 
@@ -102,6 +104,7 @@ def _nearest_by_chance(n: int, width: int, n_chosen: int, seed: int) -> float:
 
 
 @np.errstate(under="ignore")
+@of_model
 def subspace_overlap(model: "Model", kind: str) -> NamedArray:
     """Return how far a later head reads the subspace that an earlier one writes: [writer, reader], 0 to 1.
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.subjects import of_model, of_trace
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import number, quoted
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
+@of_model
 def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
     """Return where every head looks on n random tokens said twice: [score, layer, head], 0 to 1.
 
@@ -59,6 +61,7 @@ def _along(pattern: Array, offset: int) -> Array:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def attention_scores(trace: Trace) -> NamedArray:
     """Return the mean attention to the previous and to the first token in one text: [score, layer, head].
 
@@ -85,6 +88,7 @@ class Near(NamedTuple):
 
 
 @np.errstate(under="ignore")
+@of_model
 def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """Return the k tokens whose unembedding is nearest to a vector [n_embd], by dot product or by cosine.
 
@@ -98,6 +102,7 @@ def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -
 
 
 @np.errstate(under="ignore")
+@of_model
 def tokens_read(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> list[Near]:
     """Return the k tokens whose embedding is nearest to a vector [n_embd]: what its reader responds to.
 
@@ -148,6 +153,7 @@ class Direction(NamedTuple):
 
 
 @np.errstate(under="ignore")
+@of_model
 def reads_and_writes(
     model: "Model", layer: int, head: int, directions: int = 3, k: int = 5
 ) -> list[Direction]:

@@ -2,19 +2,21 @@
 
 Each can be restricted to `positions` (a number, a list, or a slice; they count from the start of the text),
 `heads` (of keys and values: groups of heads, where heads share them), `neurons`, and `steps` of a generation
-(0 runs the prompt, 1 the first chosen token). Positions that a text does not have are left out: it may grow
-in a generation; `path_patch` refuses them.
+(0 runs the prompt, 1 the first chosen token). Positions that no prompt of the run has are refused, but for
+a generation, in which a text grows.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, rows_of
+from gpt2np.analysis.subjects import check_subject
 from gpt2np.errors import InputError, nearest, short
 from gpt2np.ops import Array, RMSNorm, layer_norm_statistics
 from gpt2np.tracing.edits import Where
@@ -47,6 +49,7 @@ class Intervention:
     heads: Some = None
     neurons: Some = None
     steps: Some = None
+    reference: Sequence[Trace] = ()  # the traces that the value comes from
     _checked: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +86,10 @@ class Intervention:
         result = array.copy()
         result[at] = np.where(chosen, self.value(part, where, rows), part)
         return result
+
+    def read_files(self) -> list[Path]:
+        """Return the files of the traces that the value comes from."""
+        return [path for trace in self.reference for path in trace.source_files()]
 
     def check_positions(self, n: int) -> None:
         """Refuse `positions` that a text of n tokens does not have, or a slice that lies behind its end.
@@ -133,7 +140,7 @@ _RESTRICTED = """Args:
     steps: of a generation; 0 runs the prompt, 1 the first chosen token."""
 
 
-def _made(value: Value, where: Chosen) -> Intervention:
+def _made(value: Value, where: Chosen, reference: Sequence[Trace] = ()) -> Intervention:
     """The intervention of one of the functions below, whose keywords `where` are.
 
     Raises:
@@ -146,7 +153,7 @@ def _made(value: Value, where: Chosen) -> Intervention:
             found = nearest(name, CHOICES)
             near = near or (f"; did you mean {found}?" if found else "")
             raise InputError(f"{what} takes {', '.join(CHOICES)}, not {short(name)}{near}")
-    return Intervention(value, **where)
+    return Intervention(value, **where, reference=reference)
 
 
 @_restrictable
@@ -160,11 +167,6 @@ def scale(factor: float, **where: Unpack[Chosen]) -> Intervention:
     """Multiply by a factor."""
     _finite("scale", factor)
     return _made(lambda array, *_: array * factor, where)
-
-
-def _check_trace(name: str, trace: object) -> None:
-    if not isinstance(trace, Trace):
-        raise InputError(f"{name} takes a trace, as model.trace(text) gives one, not {short(trace)}")
 
 
 def _finite(name: str, value: Any) -> Array:
@@ -201,7 +203,7 @@ def mean(traces: Trace | Sequence[Trace], **where: Unpack[Chosen]) -> Interventi
     if not reference:
         raise InputError("mean: the reference set has no trace")
     for trace in reference:
-        _check_trace("mean", trace)
+        check_subject("mean", trace)
     known: dict[str, Array] = {}
 
     def value(array: Array, at: Where, _: list[int]) -> Array:
@@ -214,7 +216,7 @@ def mean(traces: Trace | Sequence[Trace], **where: Unpack[Chosen]) -> Interventi
             known[at.name] = rows.mean(axis=0, dtype=np.float64).astype(array.dtype)
         return _shaped("mean", known[at.name], array.shape[1:], at)
 
-    return _made(value, where)
+    return _made(value, where, reference)
 
 
 @_restrictable
@@ -224,7 +226,7 @@ def patch(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
     Raises:
         InputError: it is no trace; at a run: it does not have one of the positions, or is of another shape.
     """
-    _check_trace("patch", trace)
+    check_subject("patch", trace)
 
     def value(array: Array, at: Where, rows: list[int]) -> Array:
         found = trace[at.name]
@@ -244,7 +246,7 @@ def patch(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
         longer[..., : found.shape[-1]] = found
         return _shaped("patch", longer, array.shape, at)
 
-    return _made(value, where)
+    return _made(value, where, [trace])
 
 
 @_restrictable
@@ -257,7 +259,7 @@ def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
         InputError: it is no trace; at a run: the site is neither (use `patch`), or the trace does not have
             its positions.
     """
-    _check_trace("freeze", trace)
+    check_subject("freeze", trace)
     replace = patch(trace).value
 
     def value(array: Array, at: Where, rows: list[int]) -> Array:
@@ -277,7 +279,7 @@ def freeze(trace: Trace, **where: Unpack[Chosen]) -> Intervention:
         rstd = trace[f"{at.name}.rstd"][of_trace][:, None].astype(x.dtype)
         return np.asarray((x - mean) * rstd * p.weight + p.bias)
 
-    return _made(value, where)
+    return _made(value, where, [trace])
 
 
 @np.errstate(under="ignore")
@@ -288,7 +290,7 @@ def project(trace: Trace, vector: Array) -> NamedArray:
         InputError: it is no trace, or the vector is not [n_embd], not finite, or zero.
         TraceError: some `resid_post` was not kept.
     """
-    _check_trace("project", trace)
+    check_subject("project", trace)
     direction = _finite("project", vector).astype(np.float64)
     length = float(np.linalg.norm(direction))
     n_embd = trace.config.n_embd

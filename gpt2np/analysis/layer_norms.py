@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.subjects import of_model
 from gpt2np.ops.norms import shift
 from gpt2np.tracing.lines import norms
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 MEASURES = ("mean", "std", "min", "max", "largest at")
 
 
+@of_model
 def norm_parameters(model: "Model") -> NamedArray:
     """Return the scale and shift of every norm: [norm, parameter, n_embd]; an RMSNorm has a scale only.
 
@@ -41,6 +43,7 @@ def norm_parameters(model: "Model") -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_model
 def norm_statistics(model: "Model") -> NamedArray:
     """Return how scale and shift of every norm are spread over its dimensions: [parameter, norm, measure].
 

@@ -17,6 +17,7 @@ from gpt2np.analysis.positions_and_tokens import (
     rows_of,
     token_id,
 )
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import whole_number
 from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
@@ -39,6 +40,7 @@ def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def predictions(trace: Trace, k: int = 1) -> list[tuple[str, list[tuple[str, int, float]]]]:
     """Return the k likeliest next tokens at the last position, after the embedding and after each layer.
 
@@ -123,6 +125,7 @@ class LogitLens:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
     """Apply ln_f and the unembedding to the residual stream, at every position or at one `pos`.
 
@@ -214,6 +217,7 @@ class AttentionLens:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int = 5) -> AttentionLens:
     """Unembed each head's output at a position, through ln_f with its scale held fixed.
 

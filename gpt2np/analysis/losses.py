@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2np.analysis.interventions import zero
+from gpt2np.analysis.subjects import of_model
 from gpt2np.errors import InputError
 from gpt2np.generation.scoring import Score
 from gpt2np.ops import Array
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 
+@of_model
 def loss_without_positions(model: "Model", text: str | Sequence[int], stride: int | None = None) -> Score:
     """Score a text without position embeddings: what knowing the order is worth.
 
@@ -32,6 +34,7 @@ def loss_without_positions(model: "Model", text: str | Sequence[int], stride: in
     return score
 
 
+@of_model
 def loss_with_held_norms(model: "Model", text: str | Sequence[int], stride: int | None = None) -> Score:
     """Score a text with every norm multiplying by a constant instead of by 1 / standard deviation.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpt2np.errors import InputError
 from gpt2np.html_tables import MOST_CELLS, MOST_COLUMNS, caption, heat_table, largest, text_block
@@ -44,6 +45,22 @@ class NamedArray:
             n = self.array.shape[self.axes.index(axis)]
             if len(labels) != n:
                 raise InputError(f"axis {axis} has {n} entries, but {len(labels)} labels")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self.array.shape
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """The array alone, for NumPy's functions."""
+        return np.array(self.array, dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        """`array[index]`: numbers without the names of axes and entries."""
+        return self.array[index]
 
     def label(self, axis: str, index: int) -> str:
         """Return the name of an entry: its label, or its number."""

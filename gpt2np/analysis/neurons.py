@@ -8,6 +8,7 @@ from gpt2np.analysis.circuits import check_index, through_ln_f
 from gpt2np.analysis.heads import Near, listed, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
+from gpt2np.analysis.subjects import of_model, of_trace
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
@@ -53,6 +54,7 @@ class Neuron(NamedTuple):
 
 
 @np.errstate(under="ignore")
+@of_model
 def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
     """Return what an MLP neuron looks for and what it writes, in tokens.
 
@@ -79,6 +81,7 @@ def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
     return Neuron(reads, writes, bias, *both)
 
 
+@of_trace
 def neuron_activations(trace: Trace, layer: int, i: int) -> NamedArray:
     """Return how active a neuron is at every token of a text: `mlp.post` of it, [pos].
 
@@ -92,6 +95,7 @@ def neuron_activations(trace: Trace, layer: int, i: int) -> NamedArray:
     return NamedArray(post, ("pos",), {"pos": pos_labels(trace, rows)}, f"activation of neuron {layer}.{i}")
 
 
+@of_trace
 def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
     """Return the k most active neurons at a position, largest first: [neuron], named `layer.i`.
 
@@ -108,6 +112,7 @@ def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
     return NamedArray(post.ravel()[best], ("neuron",), {"neuron": names}, title)
 
 
+@of_trace
 def sparsity(trace: Trace, threshold: float = 0.01) -> NamedArray:
     """Return which fractions of neurons and positions are nearly silent, and active: [layer, measure].
 

@@ -16,7 +16,7 @@ import numpy as np
 from gpt2np.analysis.interventions import Some, patch
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
-from gpt2np.errors import InputError, TraceError, short, whole_number
+from gpt2np.errors import InputError, TraceError, reason, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import quoted, stream_of_bars
 from gpt2np.text.prompts import Prompt
@@ -41,6 +41,11 @@ DIRECT = ("attn.z", "attn.out", "mlp.post", "mlp.out", "resid_mid", "resid_post"
 
 def logit_difference(answer: int, wrong: int) -> Metric:
     """Return the usual metric: the logit of the right token minus that of the wrong one, by their ids."""
+    for name, token in (("answer", answer), ("wrong", wrong)):
+        if isinstance(token, str):
+            raise InputError(
+                f"{name}={short(token)}: must be a whole number, a token's id: model.find_id({short(token)})"
+            )
     answer, wrong = whole_number("answer", answer, 0), whole_number("wrong", wrong, 0)
     return lambda logits: float(logits[answer]) - float(logits[wrong])
 
@@ -65,6 +70,9 @@ def sweep(
     position. With `direct` only what the patched value itself adds to
     the final residual stream changes, and all later components stay as they were in `corrupt`; the last
     norm is computed anew. A progress bar shows on a terminal.
+
+    The numbers are the metric itself. `gpt2np patch` prints the share that is brought back: 0 is the metric
+    of `corrupt`, 1 that of `clean`, so (found - of_corrupt) / (of_clean - of_corrupt).
 
     A trace must have kept the site, `corrupt` also `embed` and `resid_post`, all positions of them.
 
@@ -311,8 +319,12 @@ def _number(metric: Metric, logits: Array) -> float:
         raise InputError(f"metric must be a function of the logits [vocab], not {short(metric)}")
     try:
         found = np.asarray(metric(logits))
-    except IndexError:
-        raise InputError(f"the metric asks for a token outside the vocabulary of {len(logits)}") from None
+    except IndexError as error:
+        if "out of bounds" in str(error):
+            why = f"asks for a token outside the vocabulary of {len(logits)}"
+        else:
+            why = f"gets the logits of the last position, [vocab], not more axes ({reason(error)})"
+        raise InputError(f"the metric {why}") from None
     if found.size != 1 or found.dtype.kind not in "fiub":
         raise InputError(f"the metric must be one number, not an array {list(found.shape)}")
     return float(found.item())

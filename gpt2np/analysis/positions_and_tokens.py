@@ -22,19 +22,7 @@ def token_id(model: "Model", token: str | int) -> int:
     Raises:
         InputError: the text is not one token of the vocabulary, or the id is outside it.
     """
-    if not isinstance(token, str):
-        return int(model.token_ids([token])[0])
-    if model.tokenizer is None:
-        raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
-    found = model.tokenizer.find_id(token)
-    if found is None or found >= model.config.vocab_size:
-        ids = model.tokenizer.encode(token, ends=False)
-        pieces = "".join(quoted(piece) for piece in model.tokenizer.tokens(ids))
-        says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
-        spaced = pieces and model.tokenizer.find_id(f" {token}") is not None
-        hint = f"; with a space before it, {' ' + token!r}, it is one" if spaced else ""
-        raise InputError(f"{short(token)} is not one token, it {says}{hint}")
-    return int(found)
+    return model.find_id(token) if isinstance(token, str) else int(model.token_ids([token])[0])
 
 
 def row_of(trace: Trace, pos: int) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 
 from gpt2np.analysis.attribution import components
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.ops import Array
 from gpt2np.tracing.trace import Trace
 
@@ -12,6 +13,7 @@ _WRITERS = ("attn.head", "attn.out.edit", "resid_mid.edit", "mlp", "resid_post.e
 
 
 @np.errstate(under="ignore")
+@of_trace
 def magnitude_ratios(trace: Trace) -> NamedArray:
     """Return how large each dimension of the residual stream is, relative to the median: [residual, n_embd].
 
@@ -30,6 +32,7 @@ def magnitude_ratios(trace: Trace) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def basis_alignment(trace: Trace) -> NamedArray:
     """Return whether single dimensions stand out in the residual stream: [residual, measure].
 
@@ -52,6 +55,7 @@ def basis_alignment(trace: Trace) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def kurtosis(trace: Trace) -> NamedArray:
     """Return how basis-aligned neurons are, and the stream that they read and write: [layer, site].
 
@@ -87,6 +91,7 @@ def _residuals(trace: Trace) -> tuple[list[str], Array]:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def erasure(trace: Trace) -> NamedArray:
     """Return how much of what a component wrote a later one takes back: [writer, eraser], at least 0.
 
@@ -102,6 +107,7 @@ def erasure(trace: Trace) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def opposition(trace: Trace) -> NamedArray:
     """Return minus the cosine between what a component and a later one write: [writer, eraser], 0 to 1.
 
@@ -114,6 +120,7 @@ def opposition(trace: Trace) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def amplification(trace: Trace) -> NamedArray:
     """Return how much a later component adds to what one wrote, along it: [writer, amplifier], at least 0.
 
@@ -126,6 +133,7 @@ def amplification(trace: Trace) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def agreement(trace: Trace) -> NamedArray:
     """Return the cosine between what a component and a later one write: [writer, amplifier], 0 to 1.
 
@@ -138,6 +146,7 @@ def agreement(trace: Trace) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def memory(trace: Trace) -> dict[str, NamedArray]:
     """Return `erasure`, `opposition`, `amplification` and `agreement` by name, from one decomposition.
 

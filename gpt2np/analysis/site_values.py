@@ -5,6 +5,7 @@ import numpy as np
 from gpt2np.analysis.circuits import check_index
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, row_of, rows_of
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import InputError
 from gpt2np.tables import quoted
 from gpt2np.tracing.derived import top_k_tokens
@@ -13,6 +14,7 @@ from gpt2np.tracing.trace import Trace
 
 
 @np.errstate(under="ignore")
+@of_trace
 def site_values(
     trace: Trace, name: str, head: int | None = None, pos: int | None = None, k: int | None = None
 ) -> NamedArray:

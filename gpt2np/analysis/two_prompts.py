@@ -4,6 +4,7 @@ import numpy as np
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, row_of
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import InputError
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
@@ -14,6 +15,7 @@ PREDICTION = ("here", "of the other", "difference")
 
 
 @np.errstate(under="ignore")
+@of_trace
 def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
     """Return how far apart two runs are at a position, along the residual stream: [residual, measure].
 
@@ -39,6 +41,7 @@ def stream_distance(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
 
 
 @np.errstate(under="ignore")
+@of_trace
 def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArray:
     """Return how differently each head looks back from a position of two equally long prompts: [layer, head].
 
@@ -59,6 +62,7 @@ def attention_difference(trace: Trace, other: Trace, pos: int = -1) -> NamedArra
 
 
 @np.errstate(under="ignore")
+@of_trace
 def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10) -> NamedArray:
     """Return the k tokens whose probability differs most between two runs: [token, measure].
 
@@ -79,6 +83,7 @@ def prediction_difference(trace: Trace, other: Trace, pos: int = -1, k: int = 10
 
 
 @np.errstate(under="ignore")
+@of_trace
 def divergence(trace: Trace, other: Trace, pos: int = -1) -> float:
     """Return the KL divergence of the other run's prediction from this one's, in nats: 0 if equal.
 

@@ -28,6 +28,7 @@ from gpt2np.generation.generated import Generated
 from gpt2np.generation.saved_generation import saved_generation
 from gpt2np.model import Model
 from gpt2np.outputs import Unfinished
+from gpt2np.tables import counted
 from gpt2np.tracing.trace import Trace
 
 
@@ -181,7 +182,8 @@ def _check_prompt(
         new, limit = arguments["max_new_tokens"], model.config.n_positions
         if n + new - 1 > limit:
             raise InputError(
-                f"{n} tokens and {new} new ones take {n + new - 1} positions; "
+                f"{counted(n, 'token')} and {counted(new, 'new one')} take {n + new - 1} positions "
+                f"(the last token is not run); "
                 f"the context of this model holds {limit}"
             )
         model.generate(prompt.text, **arguments)  # checks its arguments, and runs nothing yet

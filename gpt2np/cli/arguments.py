@@ -157,9 +157,9 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
     check_destinations(*paths, inputs=_read_by(args), overwrite=getattr(args, "force", True))
 
 
-def check_ending(path: str | None, *endings: str) -> None:
-    """Refuse a name that says another kind of file than is written; one that says nothing is fine."""
-    if path is not None and Path(path).suffix not in ("", *endings):
+def check_ending(path: str | None, *endings: str, needed: bool = False) -> None:
+    """Refuse a name that says another kind of file than is written; and if `needed` one without any."""
+    if path is not None and Path(path).suffix not in (*endings, *([] if needed else [""])):
         raise InputError(f"{path}: the name must end in {' or '.join(endings)}, which says what it is")
 
 
@@ -193,6 +193,8 @@ def read_prompt(args: argparse.Namespace) -> str | list[int]:
     if args.text.endswith(".safetensors") and os.path.isfile(args.text):
         saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
         raise InputError(f"{args.text}: is a file, not a text{saved}")
+    if os.path.isfile(args.text):
+        tell(f"note: {args.text} is run as a text; - < {args.text} instead of it runs what the file says")
     return as_unicode(args.text) if args.text != "-" else read_prompt_text()
 
 

@@ -149,7 +149,8 @@ class Generation(Generic[_Finished]):
         n_positions = len(ids) + o.max_new_tokens - 1
         if n_positions > config.n_positions and not o.slide:
             raise InputError(
-                f"{len(ids)} prompt tokens and {o.max_new_tokens} new ones take {n_positions} positions; the "
+                f"{counted(len(ids), 'prompt token')} and {counted(o.max_new_tokens, 'new one')} take "
+                f"{n_positions} positions (the last token is not run); the "
                 f"context of this model holds {config.n_positions} (on_overflow='slide' continues anyway)"
             )
         if n_positions > config.n_positions and o.keep is not None:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from gpt2np.errors import InputError, short
-from gpt2np.files import read_lines
+from gpt2np.files import kind_of, read_lines
 from gpt2np.generation.generated import Generated
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry, Removal
@@ -39,6 +39,9 @@ def read_ledger(path: str | os.PathLike[str], vocab_size: int, most: int | None 
     """
     table, entries = _table(vocab_size), []
     for step, line in enumerate(_lines(path)):
+        if step == 0 and not line.startswith(b"{"):
+            kind = kind_of(path) or "something else"
+            raise InputError(f"{path}: is not a ledger as `gpt2np generate --ledger` writes it: it is {kind}")
         if step == most:
             raise InputError(f"{path}: is the ledger of another generation: it has more than {most} entries")
         entries.append(_entry(line, step, table, f"{path}: line {step + 1}"))

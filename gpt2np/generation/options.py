@@ -148,9 +148,10 @@ def sampling_options(given: Mapping[str, Any]) -> Sampling:
     Raises:
         InputError: an option that does not exist, or a value outside its range.
     """
-    known = [f.name for f in fields(Sampling)]
+    choosing = {f.name for f in fields(Sampling)}
+    known = list(GenerateOptions.__annotations__)
     for name in given:
-        if name not in known:
+        if name not in choosing:
             near = nearest(name, known)
             hint = f"; the nearest is {short(near)}" if near else f"; known are {', '.join(known)}"
             raise InputError(f"generate has no option {short(name)}{hint}")

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, option
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.model import Model
 from gpt2np.outputs import Unfinished, remove_leftovers
-from gpt2np.text.prompts import Prompt
+from gpt2np.text.prompts import Prompt, of_prompt
 
 try:
     import fcntl
@@ -59,8 +59,12 @@ class Source:
         return make(model, np.random.default_rng([self.seed, self.number]))
 
 
-def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Source]:
+def texts(
+    given: Iterable[str], model: Model, special: bool = False, places: Sequence[str] = ()
+) -> list[Source]:
     """Return a prompt for each text that is not blank; `special` is that of `Model.token_ids`.
+
+    `places` are where the texts stand in a file, for messages.
 
     Raises:
         InputError: there are none, or one is longer than the context.
@@ -75,7 +79,7 @@ def texts(given: Iterable[str], model: Model, special: bool = False) -> list[Sou
         try:
             model.token_ids(text or " ", special=special)
         except InputError as error:
-            raise InputError(f"prompt {number}: {error}") from None
+            raise of_prompt(places[number - 1] if places else f"prompt {number}", error) from None
     return [Source(text, special=special) for text in kept]
 
 

@@ -192,6 +192,15 @@ def document(kv: KV, text: str | None) -> dict[str, Any]:
     }
 
 
+def said_by(kv: KV) -> dict[str, Any]:
+    """Return the document's dict without keys and values, and without what the file does not say."""
+    facts = document(kv, kv.text) | {"schema": kv.schema}
+    del facts["kv_cache"]
+    unsaid = [name for name in ("schema", "fingerprint", "digest") if facts[name] is None]
+    unsaid += [] if kv.token_ids else ["input_token_ids"]
+    return {name: fact for name, fact in facts.items() if name not in unsaid}
+
+
 def of_keys(kv: KV) -> dict[str, Any]:
     """Return what a file says about its keys beyond the document: nothing for a GPT-2."""
     return {} if kv.keys is None else {"n_kv_heads": kv.n_head, "keys": kv.keys}

@@ -42,6 +42,7 @@ class KV:
     n_query_head: int | None = None
     keys: str | None = None
     sites: tuple[str, ...] = ("attn.k", "attn.v")
+    schema: str | None = None  # as a JSON file says
 
     def __repr__(self) -> str:
         size = f"{self.n_layer} layers, {self.n_head} heads, d_head {self.d_head}"
@@ -119,6 +120,18 @@ class KV:
             for array in pair:
                 digest.update(np.ascontiguousarray(array, "<f4").data)
         return digest.hexdigest()
+
+    def check_digest(self, where: object) -> None:
+        """Refuse keys and values that are not those of which the file's digest was made, if it has one.
+
+        Raises:
+            TraceError: they are others; `where` is the file.
+        """
+        if self.digest is not None and self.digest != self.computed_digest():
+            raise TraceError(
+                f"{where}: is damaged: its token ids, keys and values are not those of its digest "
+                "(if you changed them on purpose, set its digest to null)"
+            )
 
     # -- questions --------------------------------------------------------------------------------
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.decimal_text import rows_as_text
-from gpt2np.export.dialects.reading import DIALECT_SCHEMA, read_dialect
-from gpt2np.files import MAX_BYTES, check_regular, check_unicode, decoded, read_bytes, text_kind
+from gpt2np.export.dialects.reading import read_dialect
+from gpt2np.files import MAX_BYTES, check_regular, check_unicode, decoded, kind_of, read_bytes
 from gpt2np.kv.queries import KV
 from gpt2np.ops import Array
 from gpt2np.tracing.metadata_fields import PREDICTION
 from gpt2np.tracing.plan import human_bytes
+from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA
 from gpt2np.tracing.trace_metadata import SCHEMA as TRACE_SCHEMA
 
 SCHEMA = "gpt2np.kv/1"
@@ -157,7 +158,8 @@ def as_positions(tokens: Any) -> Positions | None:
 def read_kv(path: str | PathLike[str], *, max_bytes: int | None = MAX_BYTES) -> KV:
     """Read a KV file: JSON, or a `.safetensors` or `.npz` file, of any dialect, that has keys and values.
 
-    JSON and `.npz` are read into memory, of which they may take `max_bytes`; None: whatever they do.
+    JSON and `.npz` are read into memory, of which they may take `max_bytes`; None: whatever they do. What
+    JSON holds must be what its digest was made of, if it has one; `KV.check_digest` looks at other files.
 
     Raises:
         TraceError: it is missing, damaged, too large, or something else.
@@ -166,6 +168,8 @@ def read_kv(path: str | PathLike[str], *, max_bytes: int | None = MAX_BYTES) -> 
     is_trace = Path(path).suffix == ".safetensors" or zipfile.is_zipfile(path)
     try:
         kv = _from_trace(path, max_bytes) if is_trace else _checked(_parsed(path, max_bytes))
+        if not is_trace:  # all of it has been read
+            kv.check_digest(path)
     except _Wrong as error:
         raise TraceError(f"{path}: {error}") from None
     check_unicode(path, [kv.model, kv.text, kv.tokens, kv.prediction, kv.fingerprint])
@@ -191,7 +195,7 @@ def _parsed(path: str | PathLike[str], max_bytes: int | None) -> Any:
     try:
         content = json.loads(text, object_hook=_record, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
-        if text_kind(path) == "a CSV file":
+        if kind_of(path) == "a CSV file":
             raise _Wrong("is a CSV file, and those are not read back: take npz or safetensors") from None
         raise _Wrong(f"is not JSON, or cut short ({error})") from None
     if isinstance(content, dict) and content.get("schema") in (TRACE_SCHEMA, DIALECT_SCHEMA):
@@ -305,6 +309,7 @@ def _checked(content: Any) -> KV:
         digest=digest,
         n_query_head=None if sizes.keys is None else sizes.n_query_head,
         keys=sizes.keys,
+        schema=schema,
     )
 
 

@@ -87,8 +87,7 @@ def load_kv(path: str | PathLike[str], model: Model, *, max_bytes: int | None = 
         raise TraceError(
             f"{path}: predicted_next_token.token_id is {token_id}, not one of 0 to {config.vocab_size - 1}"
         )
-    if kv.digest is not None and kv.digest != kv.computed_digest():
-        raise TraceError(f"{path}: is damaged: its keys and values are not those of its digest")
+    kv.check_digest(path)
     kv = replace(kv, sites=config.architecture.cache)
     cache, same = KVCache(model, kv), kv.fingerprint == model.checkpoint.fingerprint
     start = len(ids) - 1 if same and kv.digest is not None else 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2np.architectures.gpt2.config import gpt2_only
 from gpt2np.errors import InputError, short
-from gpt2np.files import MAX_BYTES
+from gpt2np.files import MAX_BYTES, kind_of_start
 from gpt2np.ops import Array
 from gpt2np.reference import dump_formats, raw_files
 from gpt2np.reference.decoding_steps import joined
@@ -100,7 +100,10 @@ def _bare_numbers(
     if shapes is not None:
         return "raw", raw_files.read_raw(where, shapes)
     if config is None:
-        raise InputError(f"{where}: is no file that says what it holds: give a list of shapes")
+        raise InputError(
+            f"{where}: does not say what it holds: bare numbers are read with a list of shapes "
+            f"(gpt2np compare {where} --shapes FILE)"
+        )
     own = gpt2_only(config, "activations of llm.c")
     return "llm.c activations", raw_files.read_activations(where, own, length)
 
@@ -205,6 +208,9 @@ def _kind_of(path: str) -> str:
         return "llm.c debug state"
     if suffix in (".json", ".csv", ".txt", ".html", ".ts"):
         raise InputError(f"{path}: a dump is .safetensors, .npz, .npy, .pt or raw numbers, not {suffix}")
+    kind = kind_of_start(start)
+    if kind not in ("", "a text file"):  # a few numbers may happen to be the bytes of a text
+        raise InputError(f"{path}: is {kind}: a dump is .safetensors, .npz, .npy, .pt or raw numbers")
     return "raw"
 
 

@@ -36,15 +36,15 @@ def prompt_rows(content: str, path: str) -> list[Row]:
     return [(f"{path}: line {i}", {"text": line}) for i, line in rows if line.strip()]
 
 
-def prompt_texts(content: str, path: str) -> list[str]:
-    """The same as texts alone; blank lines stay, so that the number of a prompt is that of its line.
+def prompt_texts(content: str, path: str) -> list[tuple[str, str]]:
+    """Where each prompt stands, and its text; blank lines are texts as well.
 
     Raises:
         InputError: as `prompt_rows`.
     """
     if Path(path).suffix.lower() in (".json", ".jsonl"):
-        return [row["text"] for _, row in prompt_rows(content, path)]
-    return lines_of(content)
+        return [(where, row["text"]) for where, row in prompt_rows(content, path)]
+    return [(f"{path}: line {i}", line) for i, line in enumerate(lines_of(content), 1)]
 
 
 def lines_of(content: str) -> list[str]:
@@ -59,5 +59,5 @@ def _row(item: Any, where: str) -> Row:
     if "text" not in row and "prompt" in row:
         row = {"text": row["prompt"]} | {key: value for key, value in row.items() if key != "prompt"}
     if not isinstance(row.get("text"), str) or not row["text"]:
-        raise InputError(f"{where} must have a 'text' that is not empty: found {short(item)}")
+        raise InputError(f"{where} must have a 'text' (or 'prompt') that is not empty: found {short(item)}")
     return where, row

@@ -44,7 +44,9 @@ def as_prompts(prompt: Any) -> tuple[list[Prompt], bool]:
     if not any(nested):
         return [items], False
     if not all(nested):
-        raise InputError("a list of prompts holds texts or lists of token ids, nothing else")
+        i = nested.index(False)
+        found = f"number {i + 1} is {short(items[i])}"
+        raise InputError(f"a list of prompts holds texts or lists of token ids, nothing else: {found}")
     return [item if isinstance(item, str) else as_list(item) for item in items], True
 
 
@@ -69,7 +71,14 @@ def numbered(number: int, n: int) -> Iterator[None]:
     except (InputError, TokenizerError) as error:
         if n == 1:
             raise
-        raise type(error)(f"prompt {number} of {n}: {error}") from None
+        raise of_prompt(f"prompt {number} of {n}", error) from None
+
+
+def of_prompt(which: str, error: InputError | TokenizerError) -> InputError | TokenizerError:
+    """The same error, which says of which prompt it is."""
+    said = str(error)
+    own = said.removeprefix("the prompt ")
+    return type(error)(f"{which}: {said}" if own == said else f"{which} {own}")
 
 
 def as_ids(prompt: Any) -> list[Any]:

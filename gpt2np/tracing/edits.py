@@ -7,6 +7,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gpt2np.errors import InputError, UnknownSiteError, short
 from gpt2np.ops import Array, Norm
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import bases
-from gpt2np.tracing.site_patterns import sites_named
+from gpt2np.tracing.site_patterns import near_pattern, sites_named
 from gpt2np.tracing.sites import Site
 
 EditFunction = Callable[..., Array]
@@ -82,6 +83,23 @@ class Edits:
     def names(self) -> list[str]:
         """Full names of the edited sites, in execution order."""
         return list(self._sites)
+
+    def read_files(self) -> list[Path]:
+        """Return the files that the functions read, as far as they say so: of traces that they patch from."""
+        return [path for each in self._all() for path in getattr(each, "read_files", list)()]
+
+    def check_positions(self, n: int) -> None:
+        """Refuse positions that the longest prompt of a run, of n tokens, does not have.
+
+        Raises:
+            InputError: a function is restricted to such positions.
+        """
+        for each in self._all():
+            if (check := getattr(each, "check_positions", None)) is not None:
+                check(n)
+
+    def _all(self) -> list[Callable[[Array, Where], Array]]:
+        return [function for functions in self._functions.values() for function in functions]
 
     def apply(
         self,
@@ -163,7 +181,8 @@ def _matching(key: Any, config: ModelConfig) -> list[str]:
         if found:
             raise _derived(config, *found[0])
         if "*" in key or "?" in key:
-            raise UnknownSiteError(f"edits: {short(key)} matches no site of a model with {n_layer} layers")
+            near = near_pattern(key, config)
+            raise UnknownSiteError(f"edits: {short(key)} matches no site of {n_layer} layers{near}")
     if not isinstance(key, str) or key.startswith("hidden_states"):
         table.resolve(key, None, n_layer)  # says why not
     rows = sites_named(config, key)  # of every layer, if the name says none
@@ -181,6 +200,11 @@ def _is_called(pattern: str, full_name: str, site: Site, layer: int | None) -> b
 
 def _derived(config: ModelConfig, name: str, site: Site, layer: int | None) -> InputError:
     read = bases(config, site.name, layer)[0]
+    if site.name == "resid_pre":
+        return InputError(
+            f"edits: {name} is derived, no step reads it: edit {read}, which it is "
+            "(resid_pre of layer i is resid_post of layer i - 1, of layer 0 embed)"
+        )
     return InputError(f"edits: {name} is derived, no step reads it: edit {read}, which it is computed from")
 
 

@@ -76,8 +76,13 @@ class Keep:
         """Return the same with our own names, which `wants` knows.
 
         Raises:
-            UnknownSiteError: a pattern means no site of the model.
+            UnknownSiteError: a pattern means no site of the model, or a predicate is true of none.
         """
+        if self.predicate is not None and self.names is None:
+            rows = list(config.architecture.sites.expand(config.n_layer))
+            if not any(self.wants(name, site) for name, site, _ in rows):
+                like = f"our own names, such as {rows[len(rows) // 2][0]!r}"
+                raise UnknownSiteError(f"keep: the predicate is true of no site; it is given {like}")
         try:
             return replace(self, patterns=tuple(own_patterns(config, self.patterns)))
         except UnknownSiteError as error:

@@ -8,7 +8,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Iterator
 
-from gpt2np.errors import UnknownSiteError, short
+from gpt2np.errors import UnknownSiteError, nearest, short
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import OF_TOKENS, Site, counted_from_the_start, of_tokens
 
@@ -101,6 +101,18 @@ def layer_out_of_range(name: str, n_layer: int) -> str:
     return f"layer {layer[1][:20]} is not one of 0 to {n_layer - 1}"
 
 
+def near_pattern(pattern: str, config: ModelConfig) -> str:
+    """Which pattern was probably meant, or where the names are listed: the end of a message."""
+    known: list[str] = []
+    for site in config.architecture.sites:
+        part = site.name.rpartition(".")[0]
+        ours = [f"{part}.*" if part else site.name, site.name]
+        known += [*ours, *(f"h.*.{name}" for name in ours if site.layered)]
+        known += [name.replace("{i}", "*") for names in site.names.values() for name in names]
+    near = nearest(pattern, known, cutoff=0.7)
+    return f"; the nearest is {short(near)}" if near else "; see gpt2np sites"
+
+
 def _advice(pattern: str, config: ModelConfig) -> str:
     """Why a pattern matches nothing, and what was probably meant."""
     table, n_layer = config.architecture.sites, config.n_layer
@@ -116,7 +128,7 @@ def _advice(pattern: str, config: ModelConfig) -> str:
     if wrong := layer_out_of_range(pattern, n_layer):
         return f"{short(pattern)} matches no site: {wrong}"
     if "*" in pattern or "?" in pattern:
-        return f"{short(pattern)} matches no site; see gpt2np sites"
+        return f"{short(pattern)} matches no site{near_pattern(pattern, config)}"
     try:
         table.resolve(pattern, None if re.search(r"\d", pattern) else 0, n_layer)
     except UnknownSiteError as error:

@@ -9,8 +9,9 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
+from gpt2np.files import kind_of
 from gpt2np.ops import Array
-from gpt2np.outputs import check_not_read
+from gpt2np.outputs import check_kind, check_not_read
 from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
@@ -18,7 +19,7 @@ from gpt2np.tracing.edits import told_of_edits
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import DIALECTS, TOP_K, Site
-from gpt2np.tracing.trace_metadata import file_metadata, read_metadata
+from gpt2np.tracing.trace_metadata import NO_OTHER, file_metadata, in_other_names, read_metadata
 from gpt2np.tracing.trace_summary import summary
 
 if TYPE_CHECKING:
@@ -72,7 +73,11 @@ class Trace:
         if full_name in self._arrays:
             return self._arrays[full_name]
         if not site.derived:
-            raise TraceError(f"{full_name} is not in this trace: it was not kept, or the run stopped before")
+            others = [name for name in self._arrays if self.plan.by_name[name].site is site]
+            there = f"; of this site there are {', '.join(others)}" if others else ""
+            raise TraceError(
+                f"{full_name} is not in this trace: it was not kept, or the run stopped before{there}"
+            )
         try:
             return _read_only(self.derive(site.name, layer))
         except TraceError as error:
@@ -209,6 +214,8 @@ class Trace:
     def top(self, k: int = 5, pos: int = -1) -> list[tuple[str, int, float]]:
         """Return the k likeliest tokens to follow a position: (token, id, probability), likeliest first.
 
+        A trace that was opened without its model, which has the vocabulary, names them by id: `<298>`.
+
         Raises:
             InputError: no such position, or k below 1.
             TraceError: neither the logits nor what they are computed from were kept.
@@ -300,9 +307,10 @@ class Trace:
 
         Raises:
             InputError: the file is one of those that the model was read from.
-            TraceError: the file cannot be written.
+            TraceError: the file cannot be written, or its name says that it is of another kind.
         """
         check_not_read(path, [file for file in self.source_files() if file != self._source])
+        check_kind(path, ".safetensors", NO_OTHER, TraceError)
         tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
 
     def source_files(self) -> list[Path]:
@@ -312,15 +320,24 @@ class Trace:
 
     @classmethod
     def open(cls, path: str | Path, model: "Model | None" = None) -> "Trace":
-        """Open a saved trace; its arrays are mapped, and read when they are used.
+        """Open a saved trace, or an npz or safetensors file that `gpt2np export` wrote, in any dialect.
+
+        The arrays of a saved trace are mapped, and read when they are used. What was exported becomes a
+        trace by `export.dialects.read_dialect`, which says what it takes of memory.
 
         Raises:
             TraceError: the file is missing or damaged, is no trace, or is of another model than `model`.
         """
-        file = tensorfile.open_tensors(Path(path), error=TraceError)
-        plan, metadata = read_metadata(file)
-        arrays = {entry.name: file[entry.name] for entry in plan.entries}
-        trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
+        path = Path(path)
+        file = None if kind_of(path) == "a zip file" else tensorfile.open_tensors(path, error=TraceError)
+        if file is None or in_other_names(file):
+            from gpt2np.export.dialects.reading import read_dialect
+
+            trace = read_dialect(path, model)
+        else:
+            plan, metadata = read_metadata(file)
+            arrays = {entry.name: file[entry.name] for entry in plan.entries}
+            trace = cls(plan, arrays, metadata["token_ids"], metadata, model)
         trace._source = Path(os.path.abspath(path))
         if model is not None:
             trace.check_model(model, path)

@@ -14,8 +14,9 @@ from typing import Any
 
 from gpt2np.errors import TraceError
 from gpt2np.files import MOST_TEXT, read_bytes
-from gpt2np.outputs import check_not_read, whole_folder
+from gpt2np.outputs import check_kind, check_not_read, whole_folder
 from gpt2np.tracing.plan import Plan
+from gpt2np.tracing.trace_metadata import NO_OTHER
 
 SCHEMA = "gpt2np.traces/1"
 INDEX = "index.jsonl"
@@ -39,9 +40,8 @@ def trace_paths(
         TraceError: the folder holds another run, or cannot be written, or the name says another kind of file.
     """
     if not several:
-        if out.suffix in (".npz", ".npy", ".json", ".csv", ".pt", ".bin"):
-            raise TraceError(f"{out}: a trace is a .safetensors file; `gpt2np export` makes others of it")
         check_not_read(out, inputs)
+        check_kind(out, ".safetensors", NO_OTHER, TraceError)
         yield [out]
         return
     names = [f"{number:06}.safetensors" for number in range(len(plans))]

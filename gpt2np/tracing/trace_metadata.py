@@ -12,6 +12,9 @@ from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan
 
 SCHEMA = "gpt2np.trace/1"
+DIALECT_SCHEMA = "gpt2np.dialect/1"  # of a trace in the names of another program
+
+NO_OTHER = "a trace is a .safetensors file; `gpt2np export` makes others of it"
 
 
 def run_metadata(
@@ -40,11 +43,22 @@ def file_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {"gpt2np": json.dumps(metadata, ensure_ascii=False)}
 
 
+def in_other_names(file: tensorfile.TensorFile) -> bool:
+    """Whether a file says that it is a trace in the names of another program."""
+    try:
+        said = json.loads(file.metadata.get("gpt2np", "null"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("schema") == DIALECT_SCHEMA
+
+
 def read_metadata(file: tensorfile.TensorFile) -> tuple[Plan, dict[str, Any]]:
     """Check a file's metadata against its own header."""
     where = file.path
     if "gpt2np" not in file.metadata:
-        raise TraceError(f"{where}: is not a trace (no 'gpt2np' in its metadata)")
+        schema = file.metadata.get("schema")
+        why = "no 'gpt2np' in its metadata" if schema is None else f"its schema is {short(schema)}"
+        raise TraceError(f"{where}: is not a trace ({why})")
     metadata = parse_metadata(file.metadata["gpt2np"], where, SCHEMA)
     plan = Plan.from_metadata(where, metadata, file.names)
     for name in file.names:

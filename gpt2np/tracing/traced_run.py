@@ -57,10 +57,13 @@ def traced_run(
     filled with the seconds of each step.
 
     Raises:
-        InputError: `out` is a file of the model.
+        InputError: `out` is a file of the model or of a trace that edits take, or edits are at positions that
+            no prompt has.
         TraceError: `out` cannot be written, or is a folder with the traces of another run.
     """
     plans = [prompt.plan for prompt in prompts]
+    if edits is not None:
+        edits.check_positions(max(plan.length for plan in plans))
     metadata = [
         run_metadata(plan, ids, model.tokens(ids), prompt=text, **model.origin(), **facts(edits))
         for text, ids, plan in prompts
@@ -70,7 +73,7 @@ def traced_run(
         if out is None:
             stores, together = arenas(plans)
         else:
-            read = model.checkpoint.source_files()
+            read = model.checkpoint.source_files() + ([] if edits is None else edits.read_files())
             paths = files.enter_context(trace_paths(Path(out), several, plans, metadata, read))
             stores = [
                 files.enter_context(

@@ -96,7 +96,7 @@ BROKEN = {
     "weights cut in the header": (cut(WEIGHTS, 100), W, WEIGHTS, "truncated"),
     "header of a petabyte": (put(WEIGHTS, struct.pack("<Q", 10**15) + b"{}"), W, WEIGHTS, "header length"),
     "Git LFS pointer": (put(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), W, WEIGHTS, "git lfs"),
-    "a web page": (put(WEIGHTS, "<!DOCTYPE html><title>404</title>"), W, WEIGHTS, "header length"),
+    "a web page": (put(WEIGHTS, "<!DOCTYPE html><title>404</title>"), W, WEIGHTS, "is a web page"),
     "pickle under the wrong name": (put(WEIGHTS, TORCH), W, WEIGHTS, "header"),
     "offsets that overlap": (header(WTE, data_offsets=[4, 9604]), W, WEIGHTS, WTE, "data_offsets"),
     "offsets past the end": (header(WTE, data_offsets=[10**9, 10**9 + 9600]), W, WEIGHTS, "data_offsets"),

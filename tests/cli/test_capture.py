@@ -515,7 +515,8 @@ BAD_SETS = {
     "an id twice": ('{"prompts": [{"id": 1, "text": "A"}, {"id": "1", "text": "B"}]}', "'1' appears twice"),
     "a long one among others": (
         json.dumps({"prompts": [{"id": 1, "text": "A"}, {"id": 2, "text": "the " * 240}]}),
-        "prompt 2 of bad: 241 tokens and 50 new ones take 290 positions; the context of this model holds 256",
+        "prompt 2 of bad: 241 tokens and 50 new ones take 290 positions "
+        "(the last token is not run); the context of this model holds 256",
     ),
 }  # fmt: skip
 

@@ -390,7 +390,8 @@ MORE = {
     "schema": "`gpt2np.kv/1`",
     "input_token_ids": "the ids, without which a text cannot be gone on with",
     "fingerprint": "of the weights",
-    "digest": "SHA-256 of all keys and values, by which damage is found",
+    "digest": "SHA-256 of ids, keys and values. Reading JSON looks at it, and so do `info`, `kv query --info` and "
+    "`load_kv` of any file; `kv query` of a `.safetensors` file reads only what it is asked for",
 }
 PLACES = {
     "src/gpt2_kvcache.py": "`gpt2np kv extract`, `gpt2np.GPT2KVCacheExtractor`",

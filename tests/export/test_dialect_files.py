@@ -211,7 +211,7 @@ def test_export_with_weights(capsys, tiny, tmp_path):
         ([".", "--to", "npz", "-o", "x"], "folder"),
         (["text.txt", "--to", "npz", "-o", "x"], "text.txt"),
         (["empty", "--to", "npz", "-o", "x"], "empty"),
-        (["t.json", "--to", "npz", "-o", "x"], "t.json: is a JSON file, and those are not read back"),
+        (["t.json", "--to", "npz", "-o", "x"], "t.json: is a trace as JSON, and those are not read back"),
         (["t.csv", "--to", "npz", "-o", "x"], "t.csv: is a CSV file, and those are not read back"),
         (
             ["half.npz", "--to", "json", "-o", "x"],
@@ -349,10 +349,11 @@ def test_any_damage_to_an_npz_is_noticed_or_harmless(tmp_path):
     assert refused > 200
 
 
-def test_a_dialect_file_is_no_saved_trace(trace, tmp_path):
+def test_a_dialect_file_is_opened_as_a_trace(trace, tmp_path):
     write_dialect(trace, tmp_path / "t.safetensors", "safetensors", "guide")
-    with pytest.raises(TraceError, match=r"schema is 'gpt2np\.dialect/1'"):
-        gpt2np.Trace.open(tmp_path / "t.safetensors")
+    opened = gpt2np.Trace.open(tmp_path / "t.safetensors")
+    assert opened.token_ids == trace.token_ids
+    assert np.array_equal(opened["h.0.attn.pattern"], trace["h.0.attn.pattern"])
     with pytest.raises(InputError, match="no writer for 'npy'"):
         write_dialect(trace, tmp_path / "x", "npy")
     with pytest.raises(TraceError, match="another model"):

@@ -32,7 +32,10 @@ def test_prompt_and_response_may_take_n_positions_and_not_one_more(model, n_prom
     done = model.generate(FULL[:n_prompt], max_new_tokens=fits, keep="logits").finish()
     assert len(done.token_ids) == 33
     assert done.trace["logits"].shape == (32, 60)
-    with pytest.raises(InputError, match=r"take 33 positions; the context of this model holds 32"):
+    with pytest.raises(
+        InputError,
+        match=r"take 33 positions \(the last token is not run\); the context of this model holds 32",
+    ):
         model.generate(FULL[:n_prompt], max_new_tokens=fits + 1)
 
 

@@ -593,7 +593,7 @@ def test_files_that_are_not_there(tmp_path):
 
 
 def test_another_programs_file_is_read_but_not_gone_on_with(saved, tiny):
-    changed(saved, schema=..., input_token_ids=..., fingerprint=...)
+    changed(saved, schema=..., input_token_ids=..., fingerprint=..., digest=...)
     kv = read_kv(saved)
     assert kv.tokens == tiny.trace(TEXT).tokens
     assert kv.find("fox") == [range(4, 6)]

@@ -17,6 +17,8 @@ from gpt2np.cli.arguments import (
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
+from gpt2np.files import kind_of
+from gpt2np.outputs import check_kind
 
 LLMC = "llm.c"
 KINDS = ("ts", "npz", "json", "csv", "safetensors", LLMC)
@@ -79,6 +81,8 @@ def _export_trace(args: argparse.Namespace) -> int:
     prompt = None if saved else read_prompt(args)
     if saved and args.keep:
         raise InputError("--keep says what is run of a TEXT: a saved trace is written as it is")
+    if args.to != "ts":
+        check_kind(args.out, f".{args.to}", f"the name says another kind of file than --to {args.to}")
     check_outputs(args, args.out, FILES if args.to == "ts" else ())
     if saved:
         trace = _read(args)
@@ -107,6 +111,10 @@ def _is_saved(args: argparse.Namespace) -> bool:
         if args.text is not None and _names_a_file(args.text):
             raise InputError("give a FILE or --tokens, not both")
         return False
+    if kind_of(args.text) == "a text file" and not _names_a_file(args.text):
+        raise InputError(
+            f"{args.text}: is a text file, no saved trace; its text is run by: gpt2np export - < {args.text}"
+        )
     if os.path.exists(args.text):
         return True
     if _names_a_file(args.text):

@@ -1,18 +1,31 @@
 """What `gpt2np info FILE` says of a file: what it is, what ran, and which arrays it holds."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2np.errors import InputError, TraceError, short
+from gpt2np.errors import Gpt2npError, InputError, TraceError, short
+from gpt2np.files import kind_of
+from gpt2np.npzfile import NpzFile
 from gpt2np.tables import counted, fitted, quoted, screen_width, table
+from gpt2np.tensorfile import TensorFile, open_tensors
 from gpt2np.tracing.plan import human_bytes
 
 MOST = 40  # arrays in the text; --json lists all
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
-LISTS = {"manifest.jsonl": "an experiment of captures", "index.jsonl": "a folder of KV files"}
+LISTS = {"manifest.jsonl": "an experiment of captures", "index.jsonl": "a folder with an index"}
+INDEXES = {"gpt2np.traces/1": "a folder of traces", "gpt2np.kv_dataset/1": "a folder of KV files"}
+SCHEMAS = {
+    "gpt2np.trace": "a trace",
+    "gpt2np.dialect": "a trace in other names",
+    "gpt2np.capture": "a capture",
+}
+OF_TRACE = (
+    "--trace takes it: trace and view, and lens, heads, stats, circuits and patch if all they read is in it"
+)
 
 
 def file_facts(path: str) -> dict[str, Any]:
@@ -33,41 +46,43 @@ def _reader_of(path: str) -> Callable[[str], dict[str, Any]]:
         return _list
     if suffix == ".json":
         return _json
-    schema = _schema_of(path)
-    if schema is None:
+    schema = _said_by(_opened(path)).get("schema")
+    if not isinstance(schema, str):
         return _torch if suffix in TORCH else _dump
     return _capture if schema.startswith("gpt2np.capture/") else _trace
 
 
-def _schema_of(path: str) -> str | None:
-    """The schema in the metadata of a file of ours; None where it has none."""
-    from gpt2np import tensorfile
-    from gpt2np.npzfile import NpzFile
-
-    metadata: Mapping[str, Any] = {}
+def _opened(path: str) -> TensorFile | NpzFile | None:
+    """A file whose name says that it may be of ours."""
     if Path(path).suffix == ".safetensors":
-        metadata = tensorfile.open_tensors(path, error=InputError).metadata
-    elif Path(path).suffix == ".npz":
-        file = NpzFile(path)
-        metadata = {"gpt2np": str(file["gpt2np"])} if "gpt2np" in file.names else {}
+        return open_tensors(path, error=InputError)
+    return NpzFile(path) if Path(path).suffix == ".npz" else None
+
+
+def _said_by(file: TensorFile | NpzFile | None) -> Mapping[str, Any]:
+    """What a file of ours says of itself; empty where it is none."""
+    metadata: Mapping[str, Any] = getattr(file, "metadata", {})
+    if isinstance(file, NpzFile) and "gpt2np" in file:
+        metadata = {"gpt2np": str(file["gpt2np"])}
     try:
         facts = json.loads(metadata["gpt2np"]) if "gpt2np" in metadata else metadata
     except (ValueError, RecursionError):
-        return None
-    schema = facts.get("schema") if isinstance(facts, Mapping) else None
-    return schema if isinstance(schema, str) else None
+        return {}
+    return facts if isinstance(facts, Mapping) else {}
 
 
 def _trace(path: str) -> dict[str, Any]:
     """A saved trace in any dialect: of a text, of a generation, or of keys and values alone."""
     from gpt2np.export.dialects.reading import read_dialect
     from gpt2np.generation.saved_generation import is_whole_generation
+    from gpt2np.kv.queries import KV
 
     trace = read_dialect(path)
     said = trace.metadata
     kind = "the trace of a text" if said.get("n_prompt") is None else "the trace of a generation"
     if said.get("predicted_next_token") is not None:
         kind = "a KV file"
+        KV.of(trace).check_digest(path)
     facts: dict[str, Any] = {"file": path, "kind": kind, "bytes": os.path.getsize(path)}
     facts |= {key: said.get(key) for key in ("model", "commit", "fingerprint", "dtype")}
     facts["edited"] = trace.edited or None
@@ -79,10 +94,19 @@ def _trace(path: str) -> dict[str, Any]:
     if is_whole_generation(trace):
         facts |= {key: said["generation"].get(key) for key in ("text", "stopped_by")}
     facts["predicted_next_token"] = said.get("predicted_next_token")
-    facts["arrays"] = [_array(name, trace[name]) for name in trace.names()]
-    verbs = "trace, lens, heads, stats and view take it by --trace"
-    facts["next"] = "gpt2np kv query looks into it" if kind == "a KV file" else verbs
+    facts |= _as_written(path)
+    facts["next"] = "gpt2np kv query looks into it" if kind == "a KV file" else OF_TRACE
     return facts
+
+
+def _as_written(path: str) -> dict[str, Any]:
+    """Whose names a file of ours has, if they are not our own; and its arrays under the names that it has."""
+    file = _opened(path)
+    assert file is not None
+    dialect = _said_by(file).get("dialect")
+    names = [name for name in file.names if name != "gpt2np"]  # an npz says there what it is
+    arrays = [_array(name, file.numpy_dtype(name), file.shape(name)) for name in names]
+    return ({} if dialect is None else {"names_of": dialect}) | {"arrays": arrays}
 
 
 def _capture(path: str) -> dict[str, Any]:
@@ -94,8 +118,9 @@ def _capture(path: str) -> dict[str, Any]:
     for phase in ("prompt", "response"):
         facts[phase] = capture[phase]["text"]
         facts[f"{phase}_tokens"] = len(capture[phase]["token_ids"])
-    facts["arrays"] = [_array(name, array) for name, array in check_capture(capture, path).items()]
-    facts["next"] = "gpt2np.capture.load_capture reads it"
+    arrays = check_capture(capture, path)
+    facts["arrays"] = [_array(name, array.dtype, array.shape) for name, array in arrays.items()]
+    facts["next"] = "gpt2np.capture.capture_files.load_capture reads it"
     return facts
 
 
@@ -122,7 +147,8 @@ def _dump(path: str) -> dict[str, Any]:
     if dump.token_ids is not None:
         facts["token_ids"] = dump.token_ids
     facts["arrays"] = [
-        _array(name, array) | {"dtype": dump.dtypes[name]} for name, array in dump.arrays.items()
+        _array(name, array.dtype, array.shape) | {"dtype": dump.dtypes[name]}
+        for name, array in dump.arrays.items()
     ]
     compare = f"gpt2np compare {path} --prompt TEXT holds them against ours"
     facts["next"] = f"gpt2np info --model {Path(path).parent} tells of the model" if weights else compare
@@ -131,15 +157,12 @@ def _dump(path: str) -> dict[str, Any]:
 
 def _json(path: str) -> dict[str, Any]:
     """A KV file in JSON."""
-    from gpt2np.kv.extraction import document
+    from gpt2np.kv.extraction import said_by
     from gpt2np.kv.reading import read_kv
 
     if Path(path).name == "config.json":
         raise InputError(f"{path}: belongs to a model: gpt2np info --model {Path(path).parent}")
-    kv = read_kv(path)
-    facts = document(kv, kv.text)
-    del facts["kv_cache"]
-    facts = {"file": path, "kind": "a KV file", "bytes": os.path.getsize(path)} | facts
+    facts = {"file": path, "kind": "a KV file", "bytes": os.path.getsize(path)} | said_by(read_kv(path))
     return facts | {"next": "gpt2np kv query looks into it"}
 
 
@@ -150,7 +173,7 @@ def _list(path: str) -> dict[str, Any]:
     found = [name for name in LISTS if os.path.isfile(os.path.join(path, name))]
     file = os.path.join(path, found[0]) if found else path
     if os.path.isdir(file):
-        return _dump(path)
+        return _dump(path) if list(Path(path).glob("*.npy")) else _folder(path)
     kind = LISTS.get(Path(file).name, "lines of JSON")
     lines = [line for line in read_text(file).splitlines() if line.strip()]
     try:
@@ -158,20 +181,49 @@ def _list(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise InputError(f"{file}: holds a line that is not JSON") from None
     listed = [row for row in rows if isinstance(row, dict) and "schema" not in row]
+    if rows and isinstance(rows[0], dict) and rows[0].get("schema") in INDEXES:
+        kind = INDEXES[rows[0]["schema"]]
     if listed and all({"step", "token_id", "probability"} <= row.keys() for row in listed):
         kind = "the ledger of a generation"
     return {"file": path, "kind": kind, "bytes": os.path.getsize(file), "entries": len(listed)}
 
 
-def _array(name: str, array: Any) -> dict[str, Any]:
-    return {"name": name, "dtype": array.dtype.name, "shape": list(array.shape), "bytes": array.nbytes}
+def _folder(path: str) -> dict[str, Any]:
+    """Any other folder: what is in it, by name and by how each file begins."""
+    rows: list[dict[str, Any]] = []
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        kind = "a folder" if entry.is_dir() else "a model" if entry.name == "config.json" else ""
+        kind = kind or _kind_of_arrays(entry.path) or kind_of(entry.path)
+        rows.append(
+            {"name": entry.name, "kind": kind, "bytes": 0 if entry.is_dir() else entry.stat().st_size}
+        )
+    if not rows:
+        raise InputError(f"{path}: is an empty folder")
+    size = sum(row["bytes"] for row in rows)
+    facts: dict[str, Any] = {"file": path, "kind": "a folder", "bytes": size, "entries": len(rows)}
+    return facts | {"files": rows, "next": f"gpt2np info {os.path.join(path, 'FILE')} says more of one"}
+
+
+def _kind_of_arrays(path: str) -> str:
+    """What a file in a folder is by what it says of itself; empty if it says nothing."""
+    try:
+        file = _opened(path)
+    except Gpt2npError:
+        return ""
+    schema = str(_said_by(file).get("schema"))
+    return SCHEMAS.get(schema.partition("/")[0], "" if file is None else "arrays")
+
+
+def _array(name: str, dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    n_bytes = math.prod(shape) * dtype.itemsize
+    return {"name": name, "dtype": dtype.name, "shape": list(shape), "bytes": n_bytes}
 
 
 def file_text(facts: dict[str, Any]) -> str:
     """The same for a terminal."""
     rows = [["file", f"{facts['file']}, {facts['bytes']:,} bytes"], ["is", facts["kind"]]]
     for key, value in facts.items():
-        if key not in ("file", "bytes", "kind", "arrays", "next") and value is not None:
+        if key not in ("file", "bytes", "kind", "arrays", "files", "next") and value is not None:
             rows.append([key.replace("_", " "), _shown(key, value)])
     parts = [table(rows, "<<", indent=0)]
     if arrays := facts.get("arrays"):
@@ -184,6 +236,10 @@ def file_text(facts: dict[str, Any]) -> str:
         total = human_bytes(sum(a["bytes"] for a in arrays))
         title = f"{counted(len(arrays), 'array')}, {total}"
         parts.append(f"{title}\n" + fitted([["array", "dtype", "shape", "bytes"], *cells], "<<<>"))
+    if files := facts.get("files"):
+        listed = [[f["name"], f["kind"], human_bytes(f["bytes"])] for f in files[:MOST]]
+        more = [[f"... {len(files) - MOST} more", "", ""]] if len(files) > MOST else []
+        parts.append(fitted([["name", "kind", "bytes"], *listed, *more], "<<>"))
     return "\n\n".join([*parts, *([facts["next"]] if "next" in facts else [])])
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,16 +78,20 @@ def _add_query(parts: Any) -> None:
         "kv query kv.json --info",
         "kv query kv.json --coordinate 0 0 0 --token-search eliza",
     )
-    add_note(verb, f"Queries can be combined. {FORMATS}")
+    add_note(
+        verb,
+        f"Queries can be combined, and each be repeated: --json has a list of its answers then. {FORMATS}",
+    )
     verb.add_argument("file", metavar="FILE", help=".json or .safetensors, or what export wrote as npz")
     verb.add_argument("--info", action="store_true", help="model, text, sizes, predicted next token")
     help = "key and value of layer L, head H, token T; each counts from 0"
-    verb.add_argument("--coordinate", nargs=3, metavar=("L", "H", "T"), help=help)
+    verb.add_argument("--coordinate", nargs=3, action="append", metavar=("L", "H", "T"), help=help)
     help = "tokens that contain TEXT, case-insensitive, or that spell it together"
-    verb.add_argument("--token-search", type=a_text, metavar="TEXT", help=help)
-    verb.add_argument("--layer-summary", metavar="L", help="norms of the keys and values of each head")
+    verb.add_argument("--token-search", type=a_text, action="append", metavar="TEXT", help=help)
+    help = "norms of the keys and values of each head"
+    verb.add_argument("--layer-summary", action="append", metavar="L", help=help)
     help = "coordinates whose key or value (PART) has a norm of MIN to MAX"
-    verb.add_argument("--search-norm", nargs=3, metavar=("MIN", "MAX", "PART"), help=help)
+    verb.add_argument("--search-norm", nargs=3, action="append", metavar=("MIN", "MAX", "PART"), help=help)
     help = (
         "write coordinates and norms of what was found, or of everything if nothing was asked; a token that "
         "a spreadsheet would run, as =1, has an apostrophe before it"
@@ -162,20 +167,21 @@ def query(args: argparse.Namespace) -> int:
     if not args.info and not args.export_csv and all(question is None for question in asked):
         raise InputError("ask something: --info, --coordinate 0 0 0, --token-search fox, ...")
     kv = read_kv(args.file, max_bytes=None if args.force else MAX_BYTES)
-    facts: dict[str, Any] = {}
+    facts: dict[str, list[dict[str, Any]]] = {}  # by question: its answers
     found: dict[str, list[Coordinate]] = {}  # by question: what goes into the CSV
     if args.info:
-        facts["info"] = _info(kv, args.file)
-    if args.coordinate is not None:
-        facts["coordinate"], found["coordinate"] = _coordinate(kv, args.coordinate)
-    if args.token_search is not None:
-        facts["token_search"], found["token-search"] = _token_search(kv, args.token_search)
-    if args.layer_summary is not None:
-        layer = integer(args.layer_summary, "L")
-        facts["layer_summary"] = {"layer": layer, "heads": kv.summary(layer)}
-        found["layer-summary"] = list(kv.coordinates(layers=[layer]))
-    if args.search_norm is not None:
-        facts["search_norm"], found["search-norm"] = _search_norm(kv, args.search_norm, args.json)
+        facts["info"] = [_info(kv, args.file)]
+    answer: dict[str, Callable[[KV, Any], _Answer]] = {
+        "coordinate": _coordinate,
+        "token_search": _token_search,
+        "layer_summary": _layer_summary,
+        "search_norm": lambda kv, given: _search_norm(kv, given, args.json),
+    }
+    for question, answered in answer.items():
+        for given in getattr(args, question) or ():
+            told, coordinates = answered(kv, given)
+            facts.setdefault(question, []).append(told)
+            found.setdefault(question.replace("_", "-"), []).extend(coordinates)
     if args.export_csv:
         rows = (
             {"query": question} | row
@@ -185,16 +191,16 @@ def query(args: argparse.Namespace) -> int:
         n = write_csv(args.export_csv, ["query", *COLUMNS], rows)
         tell(f"wrote {args.export_csv}, {counted(n, 'row')}")
     if facts:
-        print(strict_json(facts) if args.json else kv_tables.answers(facts))
+        once = {question: told[0] if len(told) == 1 else told for question, told in facts.items()}
+        print(strict_json(once) if args.json else kv_tables.answers(facts))
     return 0
 
 
 def _info(kv: "KV", file: str) -> dict[str, Any]:
-    from gpt2np.kv.extraction import document
+    from gpt2np.kv.extraction import said_by
 
-    info = document(kv, kv.text)
-    del info["kv_cache"]
-    return info | {"file": file, "bytes": Path(file).stat().st_size}
+    kv.check_digest(file)
+    return said_by(kv) | {"file": file, "bytes": Path(file).stat().st_size}
 
 
 def _coordinate(kv: "KV", given: list[str]) -> _Answer:
@@ -213,6 +219,11 @@ def _token_search(kv: "KV", text: str) -> _Answer:
     positions = sorted({position for match in matches for position in match})
     found = list(kv.coordinates(tokens=positions))
     return {"text": text, "case_sensitive": False, "found": places}, found
+
+
+def _layer_summary(kv: "KV", given: str) -> _Answer:
+    layer = integer(given, "L")
+    return {"layer": layer, "heads": kv.summary(layer)}, list(kv.coordinates(layers=[layer]))
 
 
 def _search_norm(kv: "KV", given: list[str], whole: bool) -> _Answer:
@@ -238,12 +249,13 @@ def dataset(args: argparse.Namespace) -> int:
     if args.random_tokens and not args.random:
         raise InputError("--random-tokens says which kind of --random N")
     from_file = not args.random and not args.prompts
-    given = _texts_of(args.text_file) if from_file else args.prompts
+    rows = _texts_of(args.text_file) if from_file else []
+    given = [text for _, text in rows] if from_file else args.prompts
     model = load_model(args, *(() if args.random else given))
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
     else:
-        sources = datasets.texts(given, model, args.special)
+        sources = datasets.texts(given, model, args.special, [where for where, _ in rows])
     folder, suffix = Path(args.output_dir), f".{args.format}"
     done = datasets.write_dataset(model, sources, folder, suffix, args.top)
     if sys.stderr.isatty():
@@ -264,8 +276,8 @@ def dataset(args: argparse.Namespace) -> int:
     return 0
 
 
-def _texts_of(path: str | None) -> list[str]:
-    """The prompts of a file; those of the sample prompts if it is `sample_prompts.txt` and not there."""
+def _texts_of(path: str | None) -> list[tuple[str, str]]:
+    """Where each prompt of a file stands, and its text; of our sample prompts where there is none."""
     from gpt2np.kv.extraction import SAMPLE_PROMPTS
     from gpt2np.text.prompt_lists import prompt_texts
 

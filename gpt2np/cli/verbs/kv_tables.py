@@ -27,7 +27,7 @@ def about(facts: dict[str, Any]) -> str:
     return fitted(rows, "<<", indent=0)
 
 
-def answers(facts: dict[str, Any]) -> str:
+def answers(facts: dict[str, list[dict[str, Any]]]) -> str:
     """What `kv query` found, one answer after another with an empty line between them."""
     parts = {
         "info": about,
@@ -36,7 +36,7 @@ def answers(facts: dict[str, Any]) -> str:
         "layer_summary": _layer_summary,
         "search_norm": _search_norm,
     }
-    return "\n\n".join(part(facts[name]) for name, part in parts.items() if name in facts)
+    return "\n\n".join(part(told) for name, part in parts.items() for told in facts.get(name, ()))
 
 
 def files(entries: list[dict[str, Any]]) -> str:

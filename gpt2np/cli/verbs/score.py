@@ -2,11 +2,13 @@
 
 import argparse
 import math
+import os
 from typing import Any
 
 from gpt2np.cli.arguments import add_edits, add_model, add_special, count, edits_of, load_model
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import read_text
+from gpt2np.errors import InputError
 
 
 def register(verbs: Any) -> None:
@@ -42,6 +44,10 @@ def score(args: argparse.Namespace) -> int:
     """`gpt2np score`."""
     from gpt2np.tables import fitted, quoted, strict_json
 
+    if args.file != "-" and not os.path.exists(args.file):
+        raise InputError(
+            f"{args.file}: no such file; score - reads a text from stdin, as in: echo TEXT | ..."
+        )
     text = read_text(args.file)
     model = load_model(args, text)
     result = model.score(text, stride=args.stride, special=args.special, edits=edits_of(args))

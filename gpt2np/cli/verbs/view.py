@@ -69,7 +69,7 @@ def view(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json
     from gpt2np.viewer import view as make
 
-    check_ending(args.out, ".html", ".htm")
+    check_ending(args.out, ".html", ".htm", needed=True)
     if args.out is None and args.no_open:
         args.out = NAME
         check_outputs(args)

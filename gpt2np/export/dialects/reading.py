@@ -1,7 +1,6 @@
 """Reads a `.npz` or `.safetensors` file in any dialect back as a trace."""
 
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from gpt2np import tensorfile
 from gpt2np.errors import TraceError, short
 from gpt2np.export.dialects.naming import Item, Naming
 from gpt2np.export.dialects.registry import NAMES, naming_of
-from gpt2np.files import MAX_BYTES, text_kind
+from gpt2np.files import MAX_BYTES, kind_of
 from gpt2np.model import Model
 from gpt2np.npzfile import NpzFile
 from gpt2np.ops import Array
@@ -21,9 +20,8 @@ from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan, human_bytes
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import Trace
-from gpt2np.tracing.trace_metadata import SCHEMA
+from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA, SCHEMA
 
-DIALECT_SCHEMA = "gpt2np.dialect/1"
 METADATA = "gpt2np"  # the entry of a file that says what it is
 _MOST_METADATA = 1 << 24  # bytes of that entry, which has four of them for a character
 
@@ -124,11 +122,11 @@ def _joined(parts: Mapping[str, Any], plan: Plan, site: Site) -> Array:
 
 def _open(path: str) -> tuple[NpzFile | tensorfile.TensorFile, dict[str, Any]]:
     """A file and what it says of itself."""
-    kind = text_kind(path)
-    if kind:
+    kind = kind_of(path)
+    if kind in ("a JSON file", "a CSV file", "a trace as JSON"):
         raise TraceError(f"{path}: is {kind}, and those are not read back: take npz or safetensors")
     file: NpzFile | tensorfile.TensorFile
-    if os.path.isfile(path) and zipfile.is_zipfile(path):
+    if kind == "a zip file":
         file = NpzFile(path)
         text = file.text(METADATA, _MOST_METADATA) if METADATA in file else None
     else:

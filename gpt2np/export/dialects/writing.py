@@ -21,12 +21,12 @@ import numpy as np
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.dialect import Arrays, Dialect
-from gpt2np.export.dialects.reading import DIALECT_SCHEMA, METADATA
+from gpt2np.export.dialects.reading import METADATA
 from gpt2np.ops import Array
-from gpt2np.outputs import check_not_read, whole_binary_file, whole_file
+from gpt2np.outputs import check_kind, check_not_read, whole_binary_file, whole_file
 from gpt2np.tensorfile import save_tensors
 from gpt2np.tracing.trace import Trace
-from gpt2np.tracing.trace_metadata import file_metadata
+from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA, file_metadata
 
 _NOT_FINITE = re.compile(r"-?inf|nan")
 
@@ -41,6 +41,7 @@ def write_dialect(trace: Trace, path: str | Path, to: str, dialect: str = "gpt2n
     if to not in WRITERS:
         raise InputError(f"there is no writer for {short(to)}; known are {', '.join(WRITERS)}")
     check_not_read(path, trace.source_files())
+    check_kind(path, f".{to}", f"the name says another kind of file than {to}, which is written")
     names = Dialect(trace, dialect)
     arrays = names.arrays
     if not any(name in arrays.axes for name in arrays):

@@ -1,0 +1,46 @@
+"""What an analysis is of, a trace or a model: something else is refused in one line, here for all of them."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from gpt2np.errors import InputError, short
+from gpt2np.model import Model
+from gpt2np.tracing.trace import Trace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_HOW = {Trace: "a trace, as model.trace(text) gives one", Model: "a model, as gpt2np.load() gives one"}
+
+
+def of_trace(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that refuses everything but a Trace as its first argument, with an `InputError`."""
+    return _of(Trace, function)
+
+
+def of_model(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that refuses everything but a Model as its first argument, with an `InputError`."""
+    return _of(Model, function)
+
+
+def check_subject(name: str, subject: object, kind: type = Trace) -> None:
+    """Refuse a subject of the wrong type.
+
+    Raises:
+        InputError: `name`, the function, takes a trace or a model.
+    """
+    if not isinstance(subject, kind):
+        raise InputError(f"{name} takes {_HOW[kind]}, not {short(subject)}")
+
+
+def _of(kind: type, function: Callable[P, R]) -> Callable[P, R]:
+    first = next(iter(inspect.signature(function).parameters))
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if args or first in kwargs:
+            check_subject(function.__name__, args[0] if args else kwargs[first], kind)
+        return function(*args, **kwargs)
+
+    return called
