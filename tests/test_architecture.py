@@ -21,8 +21,9 @@ ORDER = {
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
         verify""",
-    "architectures": "gpt2",
+    "architectures": "gpt2 gpt_neo",
     "architectures/gpt2": "config sites weights forward",
+    "architectures/gpt_neo": "config sites weights forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
         weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer

@@ -183,7 +183,10 @@ class Architecture:
 DEFAULT = "gpt2"  # what a config without `model_type` describes
 
 # Where each architecture is: the only place that names them.
-_MODULES: dict[str, str | ModuleType] = {"gpt2": "gpt2np.architectures.gpt2"}
+_MODULES: dict[str, str | ModuleType] = {
+    "gpt2": "gpt2np.architectures.gpt2",
+    "gpt_neo": "gpt2np.architectures.gpt_neo",
+}
 
 
 def register(model_type: str, module: str | ModuleType) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from support import made_up, tiny_checkpoint
+from support import gpt_neo_checkpoint, made_up, tiny_checkpoint
 from support.command_line import run
 from support.differences import relative_error
 
@@ -31,14 +31,23 @@ def _gpt2(folder):
     tiny_checkpoint.write(folder)
 
 
+def _gpt_neo(folder):
+    gpt_neo_checkpoint.write(folder, "GL", max_position_embeddings=16)
+    _with_vocabulary(folder)
+
+
 def _made_up(folder):
     made_up.write(folder, n_layer=2, n_positions=16)
+    _with_vocabulary(folder)
+
+
+def _with_vocabulary(folder):
     vocabulary, merges = tiny_checkpoint.vocabulary()
     (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (folder / "merges.txt").write_text("\n".join(merges), "utf-8")
 
 
-MODELS: Mapping[str, Callable[[Any], None]] = {"gpt2": _gpt2, "made_up": _made_up}
+MODELS: Mapping[str, Callable[[Any], None]] = {"gpt2": _gpt2, "gpt_neo": _gpt_neo, "made_up": _made_up}
 
 
 class Case:
