@@ -147,6 +147,11 @@ def words(*argv):
     return lambda c: c.verb(*argv)
 
 
+def gpt2_only(what):
+    """The lines of the others where something is of a program for GPT-2 alone."""
+    return {name: f"{name} has no {what}: only gpt2 has" for name in MODELS if name != "gpt2"}
+
+
 NO_CIRCUITS = {"made_up": "made_up has no circuits yet"}
 
 
@@ -296,21 +301,21 @@ VERBS = {
     "export guide": Row(
         _export("npz", "--dialect", "guide"),
         true(lambda c, found: near(found["logits"], c.trace["logits"])),
-        refused={"made_up": "made_up has no names of the extraction guide"},
+        refused=gpt2_only("names of the extraction guide"),
     ),
     "export ts": Row(
         lambda c: c.call(
             "export", saved(c), "--to", "ts", "-o", c.work / "ts", "--model", c.folder, "--json"
         ),
         true(lambda c, found: (c.work / "ts" / "extraction.bin").stat().st_size > 1000),
-        refused={"made_up": "made_up has no"},
+        refused=gpt2_only("TypeScript interface"),
     ),
     "export llm.c": Row(
         lambda c: c.call(
             "export", TEXT, "--to", "llm.c", "-o", c.work / "llmc", "--model", c.folder, "--json"
         ),
         true(lambda c, found: len(list((c.work / "llmc").iterdir())) >= 4),
-        refused={"made_up": "made_up has no files of llm.c"},
+        refused=gpt2_only("files of llm.c"),
     ),
     "sites": Row(
         lambda c: c.call("sites", "--model", c.folder, "--json"),
@@ -330,7 +335,7 @@ VERBS = {
     "download": Row(
         lambda c: c.call("download", str(c.folder)),
         true(lambda c, found: False),
-        refused={"gpt2": "is here already", "made_up": "is here already"},
+        refused=dict.fromkeys(MODELS, "is here already"),
     ),
 }
 

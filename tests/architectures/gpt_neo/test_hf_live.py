@@ -9,6 +9,9 @@ needs.module("torch", "transformers")
 
 import torch
 from support import hf_gpt_neo
+from support.true_double import true_double
+from transformers import GenerationConfig
+from transformers.models.gpt_neo import modeling_gpt_neo
 
 import gpt2np
 from gpt2np.architectures.gpt_neo.sites import SITES
@@ -91,3 +94,43 @@ def test_hf_s_own_double_is_not_float64():
     ids = list(range(20))
     truth = hf_gpt_neo.double(theirs, ids)
     assert relative_error(hf_gpt_neo.capture(theirs.double(), ids)["logits"], truth["logits"]) > 1e-9
+
+
+GENERATIONS = {
+    "greedy": {},
+    "penalty": {"repetition_penalty": 10.0},
+    "beams": {"num_beams": 3},
+    "no repeats": {"no_repeat_ngram_size": 2},
+}
+
+
+@pytest.mark.parametrize("options", GENERATIONS.values(), ids=GENERATIONS)
+@pytest.mark.parametrize("window", [1, 4, 9])
+def test_generation_is_hf_s_cached_one(tmp_path, window, options):
+    """HF runs the prompt and then a token at a time on its cache: ids, attention and hidden states."""
+    theirs = hf_gpt_neo.random_model(
+        window, "GLLG", **sizes(24, 4, window), tie_word_embeddings=False
+    ).double()
+    theirs.save_pretrained(tmp_path)
+    theirs.generation_config = GenerationConfig(pad_token_id=0, **options)
+    ids = np.random.default_rng(window).integers(0, 61, 6).tolist()
+    with true_double(modeling_gpt_neo):
+        expected = theirs.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, 6, dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_attentions=True,
+            output_hidden_states=True,
+        )
+    model = gpt2np.load(tmp_path, dtype="float64")
+    done = model.generate(ids, max_new_tokens=20, keep="*", eos=None, **options).finish()
+    assert done.token_ids == expected.sequences[0].tolist()
+    if "num_beams" in options:
+        return  # theirs are of every beam
+    for ours, of_hf in ((done.attentions, expected.attentions), (done.hidden_states, expected.hidden_states)):
+        assert len(ours) == len(of_hf) == 20
+        for step, their_step in zip(ours, of_hf, strict=True):
+            for array, tensor in zip(step, their_step, strict=True):
+                assert relative_error(array, tensor.numpy()) < 1e-10
