@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from documents.baseline_notebook_steps import CELLS, NAME, STEPS, cell_for_the_test
-from support.document_models import write_model
+from support.document_models import write_gpt_neo
 from support.document_reader import Reader
 
 from gpt2np.analysis import baseline_notebook, statistics
@@ -14,7 +14,7 @@ from gpt2np.cli import main
 def test_in_order(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)
-    write_model(NAME, n_positions=128)
+    write_gpt_neo(NAME)
     theirs, printed = {}, {}
     for number in CELLS:
         capsys.readouterr()

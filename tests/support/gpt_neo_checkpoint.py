@@ -33,8 +33,10 @@ def write(folder: Path, kinds: str = "GL", seed: int = 0, **numbers) -> Path:
             array = rng.normal(1.0 if name.endswith("weight") else 0.0, 0.3, shape)
         elif len(shape) == 1:
             array = rng.normal(0, 0.2, shape)
+        elif name in ("wte.weight", "wpe.weight", "lm_head.weight"):
+            array = rng.normal(0, 0.5, shape)
         else:
-            array = rng.normal(0, 0.5 if shape[0] > 2 * shape[1] else 1 / np.sqrt(shape[1]), shape)
+            array = rng.normal(0, 1 / np.sqrt(shape[1]), shape)
         prefix = "" if name.startswith("lm_head") else "transformer."
         arrays[prefix + name] = array.astype(np.float32)
     tensorfile.save_tensors(folder / "model.safetensors", arrays, {})
