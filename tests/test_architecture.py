@@ -46,8 +46,8 @@ ORDER = {
         step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
-    "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
-        page comparison_page""",
+    "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo lens_and_contributions
+        page_facts page_data page comparison_page""",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
