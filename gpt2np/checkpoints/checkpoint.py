@@ -194,7 +194,8 @@ def _meant(label: str) -> str | None:
     known = [SHIPPED, "distilgpt2", *released_names()]
     if "/" in label or label in known:
         return None
-    return _ALIASES.get(label.casefold()) or nearest(label, known, cutoff=0.8)
+    owned = {name.rpartition("/")[2].casefold(): name for name in known}
+    return _ALIASES.get(label.casefold()) or owned.get(label.casefold()) or nearest(label, known, cutoff=0.8)
 
 
 def _parameters_of(

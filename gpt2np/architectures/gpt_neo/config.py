@@ -211,9 +211,13 @@ def _checked_kinds(kinds: Any, n_layer: int) -> tuple[str, ...]:
         raise ConfigError(f"attention_layers must be a list of {' and '.join(KINDS)}, not {short(kinds)}")
     unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in KINDS]
     if unknown:
-        raise ConfigError(f"attention_layers holds {short(unknown[0])}; known are {', '.join(KINDS)}")
+        raise ConfigError(
+            f"attention_layers (or attention_types) holds {short(unknown[0])}; known are {', '.join(KINDS)}"
+        )
     if len(kinds) != n_layer:
-        raise ConfigError(f"attention_layers names {len(kinds)} layers, and num_layers is {n_layer}")
+        raise ConfigError(
+            f"attention_layers (or attention_types) names {len(kinds)} layers, and num_layers is {n_layer}"
+        )
     return tuple(kinds)
 
 
@@ -243,7 +247,7 @@ def _expanded(types: Any) -> list[Any]:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], list | tuple):
             raise wrong
         check_size("the number in attention_types", pair[1])
-        if len(pair[0]) * pair[1] > config_keys.MOST_LAYERS:
+        if len(found) + len(pair[0]) * pair[1] > config_keys.MOST_LAYERS:
             raise ConfigError(f"attention_types names more than {config_keys.MOST_LAYERS} layers")
         found += list(pair[0]) * pair[1]
     return found
