@@ -178,10 +178,8 @@ class Config:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
-        values["attention_layers"] = list(self.attention_layers)
-        # HF reads this spelling, and counts its layers before it looks at the other
-        types = {"attention_types": [[list(self.attention_layers), 1]]}
-        return {"model_type": "gpt_neo"} | values | types
+        values["attention_types"] = _as_types(values.pop("attention_layers"))
+        return {"model_type": "gpt_neo"} | values
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> tuple["Config", list[str]]:
@@ -251,6 +249,13 @@ def _expanded(types: Any) -> list[Any]:
             raise ConfigError(f"attention_types names more than {config_keys.MOST_LAYERS} layers")
         found += list(pair[0]) * pair[1]
     return found
+
+
+def _as_types(kinds: tuple[str, ...]) -> list[list[Any]]:
+    """The kind of each layer as `attention_types`: the shortest list that repeats, and how often."""
+    n = len(kinds)
+    period = next(p for p in range(1, n + 1) if n % p == 0 and kinds == kinds[:p] * (n // p))
+    return [[list(kinds[:period]), n // period]]
 
 
 # The sizes that EleutherAI released (their model cards and config.json).

@@ -188,6 +188,21 @@ def test_a_key_that_nobody_knows_is_noted():
     assert notes == ["config.json: unknown key 'n_ctx' is ignored"]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "types"),
+    [
+        ("GLGLGL", [[["global", "local"], 3]]),
+        ("LLL", [[["local"], 3]]),
+        ("GLG", [[["global", "local", "global"], 1]]),
+        ("GLLGLL", [[["global", "local", "local"], 2]]),
+    ],
+)
+def test_kinds_are_written_as_briefly_as_they_can_be(kinds, types):
+    values = gpt_neo_checkpoint.config_of(kinds).to_dict()
+    assert values["attention_types"] == types
+    assert "attention_layers" not in values
+
+
 def test_constructing_one():
     config = Config(num_layers=1, attention_layers=["local"], window_size=3, num_heads=2, hidden_size=4)
     assert config.attention_layers == ("local",)
