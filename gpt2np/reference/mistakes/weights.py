@@ -28,7 +28,8 @@ class TransposedWeight(Mistake):
     cure = "Conv1D weights are [n_in, n_out]: x @ weight. torch.nn.Linear's are [n_out, n_in]: x @ weight.T."
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        yield from ("[n_in, n_out]", "[n_out, n_in]")  # what the file holds, and is not taken for
+        stored = "[n_out, n_in]" if "[n_out, n_in]" in config.architecture.naming.layout else "[n_in, n_out]"
+        yield from sorted(("[n_in, n_out]", "[n_out, n_in]"), key=lambda layout: layout != stored)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs
@@ -102,7 +103,7 @@ class MissingBias(Mistake):
 
     slug = "missing-bias"
     explanation = "A bias is not added. (HF initialises biases to 0: tests on fresh models do not see it.)"
-    cure = "c_attn, c_fc, both c_proj and every LayerNorm have a bias; only the unembedding has none."
+    cure = "Every matrix of GPT-2 but the unembedding has a bias, every LayerNorm too; GPT-Neo's q, k, v have none."
     hints = (
         "What comes out if you put in zeros?",
         "Are all the parameters of this step in use?",
