@@ -103,7 +103,9 @@ class MissingBias(Mistake):
 
     slug = "missing-bias"
     explanation = "A bias is not added. (HF initialises biases to 0: tests on fresh models do not see it.)"
-    cure = "Every matrix of GPT-2 but the unembedding has a bias, every LayerNorm too; GPT-Neo's q, k, v have none."
+    cure = (
+        "Every LayerNorm has a bias, and every matrix but the unembedding; in GPT-Neo, q, k and v have none."
+    )
     hints = (
         "What comes out if you put in zeros?",
         "Are all the parameters of this step in use?",
