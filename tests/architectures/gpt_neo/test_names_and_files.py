@@ -1,10 +1,11 @@
 """Checkpoint names, HF's own modules by the names of the table, circuits, and the Hub id without weights."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from support import gpt_neo_checkpoint, needs
 from support.command_line import run
 from support.differences import relative_error
@@ -14,6 +15,7 @@ from gpt2np import tensorfile
 from gpt2np.analysis import circuits
 from gpt2np.architectures.gpt_neo.sites import SITES
 from gpt2np.errors import CheckpointError
+from gpt2np.export.dialects import read_dialect, write_dialect
 
 IDS = np.random.default_rng(2).integers(0, 300, 12).tolist()
 
@@ -36,15 +38,19 @@ def rewritten(folder, to, change):
     return to
 
 
-def test_masks_of_the_released_file_are_skipped_without_a_note(folder, model, tmp_path):
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "float32"])
+def test_masks_of_the_released_file_are_skipped_without_a_note(folder, model, tmp_path, dtype):
     def with_masks(tensors):
         for i in range(2):
             attention = f"transformer.h.{i}.attn.attention"
-            tensors[f"{attention}.masked_bias"] = np.float32(-1e9).reshape(())
-        tensors["transformer.h.0.attn.attention.bias"] = np.ones((1, 1, 8, 8), np.float32)
+            tensors[f"{attention}.masked_bias"] = np.full((), -1e9, np.float32)
+        tensors["transformer.h.0.attn.attention.bias"] = np.tri(8, dtype=dtype).reshape(1, 1, 8, 8)
         return tensors
 
-    found = gpt2np.load(rewritten(folder, tmp_path / "m", with_masks), dtype="float64")
+    to = tmp_path / "m"
+    shutil.copytree(folder, to)
+    save_file(with_masks(load_file(folder / "model.safetensors")), to / "model.safetensors")
+    found = gpt2np.load(to, dtype="float64")
     assert found.checkpoint.notes == ()
     np.testing.assert_array_equal(found(IDS), model(IDS))
 
@@ -156,6 +162,23 @@ def test_the_names_of_transformer_lens(model):
     assert "attn.qkv" not in SITES
     with pytest.raises(gpt2np.Gpt2npError, match=r"no site is called 'h\.0\.attn\.qkv'"):
         trace["h.0.attn.qkv"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "json", "csv", "safetensors"])
+@pytest.mark.parametrize("dialect", ["gpt2np", "hf", "transformer_lens"])
+def test_every_kind_of_file_gives_back_what_was_written(model, tmp_path, kind, dialect):
+    trace, path = model.trace(IDS), tmp_path / f"t.{kind}"
+    n = write_dialect(trace, path, kind, dialect)
+    if kind in ("json", "csv"):  # as text: the same numbers, digit by digit
+        text = path.read_text("utf-8")
+        assert f"{float(trace['h.1.attn.pattern'][2, 7, 6])!r}" in text
+        return
+    found = read_dialect(path, model)
+    assert len(found.names()) == n or dialect != "gpt2np"
+    for name in found.names():
+        site, layer = SITES.resolve(name, None, 2)
+        if not site.derived:
+            assert relative_error(found[name], trace[site.full_name(layer)]) < 1e-12, name
 
 
 # -- circuits: no biases of q, k and v, no scale ------------------------------------------------------
