@@ -211,9 +211,10 @@ def find(model_type: str) -> Architecture:
 
 
 def released(name: str) -> ModelConfig | None:
-    """The config of a model that is known by its Hub id; None for any other."""
-    found = (find(model_type).released.get(name) for model_type in _MODULES)
-    return next((config for config in found if config is not None), None)
+    """The config of a model that is known by its Hub id, with its owner in any case; None for any other."""
+    known = {k: config for model_type in _MODULES for k, config in find(model_type).released.items()}
+    owned = {k.casefold(): config for k, config in known.items() if "/" in k}
+    return known.get(name, owned.get(name.casefold()))
 
 
 def released_names() -> list[str]:

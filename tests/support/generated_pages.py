@@ -63,13 +63,9 @@ def size_table() -> str:
     """The released sizes: parameters, and bytes of weights and traces."""
     lines = ["| model | layers | parameters | weights, float32 | full trace of 100 tokens | of 1,024 |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
-    seen = set()
     for name in released_names():
         config = released(name)
         assert config is not None
-        if config in seen:  # of two names for one the first
-            continue
-        seen.add(config)
         n = config.n_parameters
         traces = " | ".join(human_bytes(Plan(config, length).nbytes) for length in (100, 1024))
         lines.append(f"| `{name}` | {config.n_layer} | {n:,} | {human_bytes(4 * n)} | {traces} |")

@@ -268,5 +268,3 @@ RELEASED = {
         num_layers=32, num_heads=20, hidden_size=2560, attention_layers=KINDS * 16
     ),
 }
-# The Hub has renamed the smallest one and answers to both names.
-RELEASED["EleutherAI/gpt-neo-125m"] = RELEASED["EleutherAI/gpt-neo-125M"]

@@ -43,7 +43,7 @@ def test_the_released_config_has_no_notes():
 def test_the_released_sizes():
     counts = {name.split("-")[-1]: config.n_parameters for name, config in RELEASED.items()}
     # EleutherAI's model cards round them; HF's module counts these.
-    assert counts == {"125M": 125_198_592, "125m": 125_198_592, "1.3B": 1_315_575_808, "2.7B": 2_651_307_520}
+    assert counts == {"125M": 125_198_592, "1.3B": 1_315_575_808, "2.7B": 2_651_307_520}
     for name, config in RELEASED.items():
         assert gpt2np.read_config(config.to_dict()) == config, name
         assert config.n_positions == 2048
