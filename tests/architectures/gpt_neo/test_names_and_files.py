@@ -205,6 +205,15 @@ def test_a_head_s_matrices(model):
     np.testing.assert_allclose(total, trace["h.1.attn.out"], rtol=1e-10, atol=1e-12)
 
 
+def test_scores_of_tokens_are_those_of_a_run_without_positions(model):
+    flat = model.with_weights({"wpe.weight": np.zeros_like(model.weights["wpe.weight"])})
+    scores = flat.trace(IDS)["h.0.attn.scores"]
+    for head in range(3):
+        found = circuits.token_scores(flat, 0, head, IDS).array
+        seen = np.isfinite(scores[head])
+        np.testing.assert_allclose(found[seen], scores[head][seen], rtol=1e-9, atol=1e-12)
+
+
 # -- the command line, without weights ---------------------------------------------------------------
 
 
