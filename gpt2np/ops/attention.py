@@ -45,8 +45,11 @@ def _dot_products(q: Array, k: Array, out: Array, window: int | None, scale: flo
         n = y.shape[1]  # the last n keys are those of the queries themselves
         if n > 1:
             np.copyto(y[..., -n:], -np.inf, where=future_of(n))
-        if n > 1 and window is not None:
-            np.copyto(y, -np.inf, where=outside_window(n, y.shape[2], window))
+        n_left = (
+            0 if window is None else y.shape[2] - window
+        )  # the first keys, which some query has left behind
+        if n > 1 and n_left > 0:
+            np.copyto(y[..., :n_left], -np.inf, where=outside_window(n, y.shape[2], window)[:, :n_left])
 
     each(some, causal_blocks(out.shape, out.dtype, window, group))
 
