@@ -174,6 +174,20 @@ def test_edits_see_and_are_seen_through_the_window(models):
     assert np.isneginf(edited["h.1.attn.scores"][~seen]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_edit_that_changes_nothing_gives_the_same_bits(tmp_path, dtype):
+    """What is edited is computed all at once, and not in blocks with the keys of their windows."""
+    gpt_neo_checkpoint.write(tmp_path / "m", "GLL", window_size=9, max_position_embeddings=310)
+    model = gpt2np.load(tmp_path / "m", dtype=dtype)
+    ids = np.random.default_rng(1).integers(0, 300, 300).tolist()
+    plain = model.trace(ids)
+    for site in ("h.1.attn.scores", "h.1.attn.pattern"):
+        edited = model.trace(ids, edits={site: lambda x: x})
+        for name in plain.names():
+            np.testing.assert_array_equal(edited[name], plain[name], name)
+    assert np.array_equal(model(ids), plain["logits"])
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 def test_scoring_in_windows(models, window):
     model = models(window)
