@@ -111,11 +111,19 @@ def test_mistakes_in_the_scores_are_named(monkeypatch, model, op, site, mistake)
         assert (found.verdict, found.site, found.mistake) == ("wrong", first, mistake)
 
 
-def test_a_matrix_that_is_not_turned_round(model):
-    name = "h.1.attn.attention.out_proj.weight"
-    wrong = model.with_weights({name: np.ascontiguousarray(model.weights[name].T)})
+@pytest.mark.parametrize(
+    ("matrices", "site", "mistake"),
+    [
+        (["out_proj"], "h.1.attn.out", "transposed-c-proj"),
+        (["q_proj", "k_proj", "v_proj"], "h.1.attn.q", "transposed-c-attn"),
+        (["v_proj"], "h.1.attn.v", "transposed-c-attn"),
+    ],
+)
+def test_a_matrix_that_is_not_turned_round(model, matrices, site, mistake):
+    names = [f"h.1.attn.attention.{matrix}.weight" for matrix in matrices]
+    wrong = model.with_weights({name: np.ascontiguousarray(model.weights[name].T) for name in names})
     found = compare(arrays(wrong.trace(IDS)), model, IDS)
-    assert (found.site, found.mistake) == ("h.1.attn.out", "transposed-c-proj")
+    assert (found.site, found.mistake) == (site, mistake)
     assert found.candidates[0].detail == "the file has [n_out, n_in]"
 
 
