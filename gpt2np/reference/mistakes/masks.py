@@ -51,7 +51,7 @@ class Masked(Mistake):
         return "not a number"
 
     def _hidden(self, at: At, n: int, variant: Any) -> Array:
-        """The same, and what the layer's window leaves out of the past."""
+        """The keys that a query does not see, those too that its layer's window leaves out of the past."""
         outside = not_seen(at, n, n) & ~future(n, n)
         return np.asarray(self.unseen_keys(n, variant) | outside)
 
