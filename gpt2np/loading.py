@@ -28,7 +28,7 @@ def load(
 
     Raises:
         InputError: `threads` is no whole number of 1 to 256.
-        CheckpointError, ConfigError, TokenizerError: the folder is damaged, or not a plain GPT-2.
+        CheckpointError, ConfigError, TokenizerError: the folder is damaged, or holds no model that runs here.
         HubError: the Hub is unreachable, or has no such model.
     """
     chosen = default_name() if name is None else name

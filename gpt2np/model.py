@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # what only some calls need is imported when they are made: s
 
 
 class Model:
-    """A GPT-2 ready to run; make one with `gpt2np.load`.
+    """A model ready to run; make one with `gpt2np.load`.
 
     Example:
         >>> model = load("tiny")

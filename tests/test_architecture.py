@@ -21,8 +21,9 @@ ORDER = {
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
         verify""",
-    "architectures": "gpt2",
+    "architectures": "gpt2 gpt_neo",
     "architectures/gpt2": "config sites weights forward",
+    "architectures/gpt_neo": "config sites weights forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
         weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
@@ -45,8 +46,8 @@ ORDER = {
         step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
-    "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
-        page comparison_page""",
+    "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo lens_and_contributions
+        page_facts page_data page comparison_page""",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view

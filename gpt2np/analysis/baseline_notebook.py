@@ -1,6 +1,6 @@
 """What the baseline notebook "Transformer Internals" prints, for the model at hand and in its own layout.
 
-Its GPT-Neo is here any model. Two slips of it are kept because they are in its printed results: "Layer 11
+Its GPT-Neo may be any model here. Two slips of it are kept because they are in its printed results: "Layer 11
 norm" is of the last hidden state, which is after block 11 and ln_f, and the table of hidden states ends
 before it. One is not: its summary's "Model" prints the whole module, since a variable was used twice; here
 it is the model's name.

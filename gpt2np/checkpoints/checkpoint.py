@@ -139,7 +139,7 @@ def load_checkpoint(
     float32 weights are views of the file; other types are converted. With `copy` all are read into memory.
 
     Raises:
-        ConfigError, CheckpointError: the folder is not a plain GPT-2, or damaged: file and field are named.
+        ConfigError, CheckpointError: the folder holds no model that runs here, or is damaged: file and field.
         HubError: the Hub is unreachable or has no such model.
     """
     if dtype not in DTYPES:
@@ -194,7 +194,8 @@ def _meant(label: str) -> str | None:
     known = [SHIPPED, "distilgpt2", *released_names()]
     if "/" in label or label in known:
         return None
-    return _ALIASES.get(label.casefold()) or nearest(label, known, cutoff=0.8)
+    owned = {name.rpartition("/")[2].casefold(): name for name in known}
+    return _ALIASES.get(label.casefold()) or owned.get(label.casefold()) or nearest(label, known, cutoff=0.8)
 
 
 def _parameters_of(

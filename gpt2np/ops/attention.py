@@ -45,8 +45,9 @@ def _dot_products(q: Array, k: Array, out: Array, window: int | None, scale: flo
         n = y.shape[1]  # the last n keys are those of the queries themselves
         if n > 1:
             np.copyto(y[..., -n:], -np.inf, where=future_of(n))
-        if n > 1 and window is not None:
-            np.copyto(y, -np.inf, where=outside_window(n, y.shape[2], window))
+        if n > 1 and window is not None:  # the first keys are too far away for the last queries
+            n_far = max(0, y.shape[2] - window)
+            np.copyto(y[..., :n_far], -np.inf, where=outside_window(n, y.shape[2], window)[:, :n_far])
 
     each(some, causal_blocks(out.shape, out.dtype, window, group))
 
@@ -64,7 +65,8 @@ def _shared(heads: slice, group: int) -> slice:
 def softmax(x: Array, *, out: Array) -> None:
     """exp(x) divided by its sum along the last axis, shifted by the maximum so that nothing overflows.
 
-    Of [head, query, key] what lies in the future is not computed where all of it is -inf.
+    Of [head, query, key] what lies in the future, or before a window, is not computed where all of it is
+    -inf.
     """
 
     def some(block: CausalBlock) -> None:
@@ -72,7 +74,9 @@ def softmax(x: Array, *, out: Array) -> None:
         future = x[heads, queries, keys.stop :]
         if future.size and future.max() != -np.inf:  # an experiment lets the future be seen
             keys = slice(0, x.shape[2])
-        if future.size:
+        else:
+            keys = _from_first_seen(x, block, -np.inf)
+        if keys.stop - keys.start < x.shape[2]:
             out[heads, queries].fill(0.0)
         _softmax(x[heads, queries, keys], out[heads, queries, keys])
 
@@ -80,6 +84,15 @@ def softmax(x: Array, *, out: Array) -> None:
         each(some, causal_blocks(out.shape, out.dtype))
     else:
         each(lambda rows: _softmax(x[rows], out[rows]), row_blocks(out))
+
+
+def _from_first_seen(x: Array, block: CausalBlock, nothing: float) -> slice:
+    """The keys of a block without the first ones, where they are before the window of all of its queries."""
+    heads, queries, keys = block
+    if x[heads.start, queries.start, keys.start] != nothing:
+        return keys
+    seen = (x[block] != nothing).any(axis=(0, 1))
+    return slice(keys.start + int(seen.argmax()), keys.stop) if seen.any() else keys
 
 
 def _softmax(x: Array, out: Array) -> None:
@@ -102,6 +115,8 @@ def mix(pattern: Array, v: Array, *, out: Array) -> None:
         future = pattern[heads, queries, keys.stop :]
         if future.size and not (future.max() == 0.0 == future.min()):
             keys = slice(0, pattern.shape[2])
+        else:
+            keys = _from_first_seen(pattern, block, 0.0)
         weights, y = pattern[heads, queries, keys], z[heads, queries]
         if group == 1:
             np.matmul(weights, v[heads, keys], out=y)

@@ -137,7 +137,9 @@ class Diagnosis:
         array, truth = self.arrays[self.first], self.truth[self.first]
         if array.shape != truth.shape:
             return not np.isnan(array).all()
-        outside = difference(array, truth, self._resolve(self.first)[0]) > self.expected.bands[self.first]
+        site, layer = self._resolve(self.first)
+        window = None if layer is None else self.config.window(layer)
+        outside = difference(array, truth, site, window) > self.expected.bands[self.first]
         return not np.isnan(array[outside]).all()
 
     # -- where ------------------------------------------------------------------------------------

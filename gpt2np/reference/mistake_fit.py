@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from gpt2np.ops import Array
+from gpt2np.reference.axis_layouts import seen
 from gpt2np.reference.error_measure import difference
 from gpt2np.reference.mistake_replay import Replayed
 from gpt2np.tracing.sites import Site
@@ -37,6 +38,7 @@ class _Held:
     """An array of the dump beside the truth, as far as no replay changes it; errors have two axes or more."""
 
     site: Site
+    window: int | None  # of its layer
     error: Array
     band: Array
     wrong: Array  # rows that are outside: [..., 1]
@@ -71,9 +73,9 @@ class Fits:
         evidence = False
         for name in checks:
             held, values, truth = self._held(name), self._arrays[name], self._truth[name]
-            replay = _shown(replayed[name], values, truth, held.site)
+            replay = _shown(replayed[name], values, truth, held)
             error, band, wrong, most = held.error, held.band, held.wrong, held.most
-            rest = _rows(difference(values, replay, held.site))
+            rest = _rows(difference(values, replay, held.site, held.window))
             if (wrong & ~(rest <= held.cap).all(axis=-1, keepdims=True)).any():
                 return None
             growth = np.maximum(1.0, _norm(_rows(replay)) / np.maximum(held.right_norm, 1e-30))
@@ -83,7 +85,7 @@ class Fits:
             if (wrong & ~(rest <= tolerance).all(axis=-1, keepdims=True)).any():
                 return None
             if held.site.name not in unseen:
-                moved = _rows(difference(replay, truth, held.site)) > 4 * band
+                moved = _rows(difference(replay, truth, held.site, held.window)) > 4 * band
                 affected = moved.any(axis=-1, keepdims=True)
                 changed += int(affected.sum())
                 contradicted += int((affected & ~wrong).sum())
@@ -120,9 +122,10 @@ class Fits:
         """What no replay changes about an array, computed once."""
         if name not in self._known:
             config = self._truth.config
-            site, _ = config.architecture.sites.resolve(name, None, config.n_layer)
+            site, layer = config.architecture.sites.resolve(name, None, config.n_layer)
+            window = None if layer is None else config.window(layer)
             values, truth = self._arrays[name], self._truth[name]
-            error = difference(values, truth, site)
+            error = difference(values, truth, site, window)
             band = self._bands[name]
             if error.ndim == 1:
                 band = band[:, None]
@@ -132,7 +135,8 @@ class Fits:
             wrong = np.asarray(outside.any(axis=-1, keepdims=True))
             most = error.max(axis=-1, keepdims=True)
             cap = np.maximum(most / 3, band / 2)
-            self._known[name] = _Held(site, error, band, wrong, evidence, most, cap, _norm(_rows(truth)))
+            about = error, band, wrong, evidence, most, cap, _norm(_rows(truth))
+            self._known[name] = _Held(site, window, *about)
         return self._known[name]
 
 
@@ -153,16 +157,16 @@ def _norm(x: Array) -> Array:
         return np.asarray(np.sqrt(np.sum(np.square(finite), axis=-1, keepdims=True)))
 
 
-def _shown(replay: Array, values: Array, truth: Array, site: Site) -> Array:
+def _shown(replay: Array, values: Array, truth: Array, held: _Held) -> Array:
     """A replay as a dump of it is laid out.
 
-    What is not a number in a pattern's future does not count, nor which value a masked score has: a large
-    negative number, or 0 where nothing is written.
+    What is not a number in a pattern does not count where nothing is seen, nor which value a masked score
+    has: a large negative number, or 0 where nothing is written.
     """
-    if site.name == "attn.scores":
+    if held.site.name == "attn.scores":
         masked = np.isneginf(replay) & np.isfinite(truth)
         return np.where(masked & ((values <= _MASKED) | (values == 0)), values, replay)
-    if site.name != "attn.pattern" or not np.isnan(replay).any():
+    if held.site.name != "attn.pattern" or not np.isnan(replay).any():
         return replay
-    future = np.arange(replay.shape[2]) > np.arange(replay.shape[1])[:, None]
-    return np.where(future & np.isnan(replay), values, replay)
+    hidden = ~seen(replay.shape, held.window)
+    return np.where(hidden & np.isnan(replay), values, replay)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from gpt2np.errors import ConfigError, short
+from gpt2np.ops import ACTIVATIONS
 
 _C = TypeVar("_C")
-_MOST_LAYERS = 10_000  # a file that lies would otherwise keep us busy for ever
+MOST_LAYERS = 10_000  # a file that lies would otherwise keep us busy for ever
 
 # Keys of every model of Hugging Face that never change the result of a forward pass.
 HARMLESS = frozenset(
@@ -31,6 +32,16 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "pruned_heads": (None, {}, []),
     "quantization_config": (None,),
     "compression_config": (None,),
+}
+
+
+# HF's other names for activation functions that the operations have.
+SAME_ACTIVATION = {
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_python": "gelu",
+    "swish": "silu",
 }
 
 
@@ -90,8 +101,8 @@ def check_size(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:
         raise ConfigError(f"{name} must be a whole number of at least 1, not {short(value)}")
-    if name == "n_layer" and value > _MOST_LAYERS:
-        raise ConfigError(f"n_layer must be at most {_MOST_LAYERS}, not {value}")
+    if name in ("n_layer", "num_layers") and value > MOST_LAYERS:
+        raise ConfigError(f"{name} must be at most {MOST_LAYERS}, not {value}")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -112,6 +123,21 @@ def check_epsilon(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e30:
         raise ConfigError(f"{name} must be a number from 0 to 1e30, not {short(value)}")
+
+
+def activation_named(value: Any) -> str:
+    """The usual name of an activation function, of which HF may have several.
+
+    Raises:
+        ConfigError: there is no operation for it.
+    """
+    name = SAME_ACTIVATION.get(value, value) if isinstance(value, str) else value
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ConfigError(
+            f"activation_function {short(value)} is not supported; "
+            f"known are {', '.join((*ACTIVATIONS, *SAME_ACTIVATION))}"
+        )
+    return name
 
 
 def end_of_text(value: Any) -> int | tuple[int, ...] | None:

@@ -183,7 +183,10 @@ class Architecture:
 DEFAULT = "gpt2"  # what a config without `model_type` describes
 
 # Where each architecture is: the only place that names them.
-_MODULES: dict[str, str | ModuleType] = {"gpt2": "gpt2np.architectures.gpt2"}
+_MODULES: dict[str, str | ModuleType] = {
+    "gpt2": "gpt2np.architectures.gpt2",
+    "gpt_neo": "gpt2np.architectures.gpt_neo",
+}
 
 
 def register(model_type: str, module: str | ModuleType) -> None:
@@ -208,9 +211,10 @@ def find(model_type: str) -> Architecture:
 
 
 def released(name: str) -> ModelConfig | None:
-    """The config of a model that is known by its Hub id; None for any other."""
-    found = (find(model_type).released.get(name) for model_type in _MODULES)
-    return next((config for config in found if config is not None), None)
+    """The config of a model that is known by its Hub id, with its owner in any case; None for any other."""
+    known = {k: config for model_type in _MODULES for k, config in find(model_type).released.items()}
+    owned = {k.casefold(): config for k, config in known.items() if "/" in k}
+    return known.get(name, owned.get(name.casefold()))
 
 
 def released_names() -> list[str]:

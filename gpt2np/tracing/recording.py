@@ -107,14 +107,17 @@ class Recording:
         """The rows of these positions, to be written directly; None where only a copy will do."""
         return self.arrays[name][past : past + n] if self.whole and name in self.arrays else None
 
-    def queries(self, name: str, past: int, n: int, heads: slice) -> Array | None:
-        """The same for a [head, query, key] array; its future is filled in, in a cache from the start."""
+    def queries(self, name: str, past: int, n: int, heads: slice, keys: slice) -> Array | None:
+        """The same for some keys of a [head, query, key] array; the others are filled in.
+
+        In a cache they are from the start.
+        """
         if not self.whole or name not in self.arrays:
             return None
         rows = self.arrays[name][heads, past : past + n]
-        if self.cache is None and past + n < rows.shape[-1]:
+        if self.cache is None and keys.stop - keys.start < rows.shape[-1]:
             rows.fill(self.plan.by_name[name].site.unseen)  # whole rows, much faster than their ends
-        return rows[..., : past + n]
+        return rows[..., keys]
 
     def write_rows(self, name: str, past: int, values: Array) -> None:
         """Store the rows of these positions, unless they were written in place; and cache what is cached."""
@@ -125,14 +128,17 @@ class Recording:
             of_values, of_target = self._kept(past, len(values))
             self._store(name, target[of_target], values[of_values])
 
-    def write_queries(self, name: str, past: int, values: Array, heads: slice = slice(None)) -> None:
-        """The same for a [head, query, key] array, or for some heads of it."""
+    def write_queries(
+        self, name: str, past: int, values: Array, heads: slice = slice(None), keys: slice | None = None
+    ) -> None:
+        """The same for a [head, query, key] array, or for some heads of it and some keys, else the first."""
         target = self.arrays.get(name)
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, values.shape[1])
-            rows, n_keys = target[heads, of_target], values.shape[2]
-            self._store(name, rows[..., :n_keys], values[:, of_values])
-            rows[..., n_keys:] = self.plan.by_name[name].site.unseen
+            rows, keys = target[heads, of_target], keys or slice(0, values.shape[2])
+            self._store(name, rows[..., keys], values[:, of_values])
+            for others in (slice(0, keys.start), slice(keys.stop, None)):
+                rows[..., others] = self.plan.by_name[name].site.unseen
 
     def copy(self, computed: Recorded) -> None:
         """Store every array of the plan from what has it by name, such as a trace of the sites it reads."""

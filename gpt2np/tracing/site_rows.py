@@ -3,6 +3,36 @@
 from gpt2np.tracing.sites import Site, names_of
 
 
+def token_embedding(**names: str) -> Site:
+    """Rows of the table of tokens."""
+    doc = "Token embedding: what each token means before any context."
+    return Site("wte", "pos n_embd", doc, names_of(**names), layered=False)
+
+
+def position_embedding(**names: str) -> Site:
+    """Rows of the table of positions."""
+    doc = "Position embedding: where in the text each token stands."
+    return Site("wpe", "pos n_embd", doc, names_of(**names), layered=False)
+
+
+def embedding_sum(**names: str) -> Site:
+    """The start of the stream, where positions have a table."""
+    doc = "Their sum: the residual stream as it enters block 0."
+    return Site("embed", "pos n_embd", doc, names_of(**names), layered=False)
+
+
+def ln_1(**names: str) -> Site:
+    """What attention reads."""
+    doc = "The residual stream normalised: what attention reads."
+    return Site("ln_1", "pos n_embd", doc, names_of(**names))
+
+
+def ln_2(**names: str) -> Site:
+    """What the MLP reads."""
+    doc = "The residual stream normalised again: what the MLP reads."
+    return Site("ln_2", "pos n_embd", doc, names_of(**names))
+
+
 def _capital(text: str) -> str:
     """A phrase at the start of a sentence; the name of a site stays as it is."""
     return text[0].upper() + text[1:] if " " in text else text

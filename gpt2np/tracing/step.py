@@ -72,10 +72,11 @@ class Scratch:
 
 
 class AttentionBlock(NamedTuple):
-    """Some heads and queries of a sequence; they see the keys until the last of these queries."""
+    """Some heads and queries of a sequence, and the keys, the past's too, that any of these queries sees."""
 
     heads: slice
     queries: slice
+    keys: slice
 
 
 @dataclass
@@ -129,13 +130,12 @@ class Pass:
         past, n_query = sequence.past + block.queries.start, block.queries.stop - block.queries.start
         longest = 0
         if sequence.recording is not None:
-            own = sequence.recording.queries(full_name, past, n_query, block.heads)
+            own = sequence.recording.queries(full_name, past, n_query, block.heads, block.keys)
             if own is not None:
                 return own
             longest = sequence.recording.plan.length
-        n_head = block.heads.stop - block.heads.start
-        shape, room_for = (n_head, n_query, past + n_query), n_head * n_query * longest
-        return self.scratch.array(kind, shape, self.dtype, room_for)
+        n_head, n_key = block.heads.stop - block.heads.start, block.keys.stop - block.keys.start
+        return self.scratch.array(kind, (n_head, n_query, n_key), self.dtype, n_head * n_query * longest)
 
     def attention_blocks(self, sequence: Sequence, layer: int) -> list[AttentionBlock]:
         """The heads and queries of a sequence in blocks that stay in cache from scores to results.
@@ -144,17 +144,14 @@ class Pass:
         numbers for it.
         """
         config, n = self.config, len(sequence.token_ids)
+        n_key = sequence.past + n
         edited = sequence.edits.names if sequence.edits is not None else ()
         watched = self.swap is not None or self.timings is not None
-        if (
-            n == 1
-            or watched
-            or any(f"h.{layer}.{site}" in edited for site in config.architecture.sites.quadratic)
-        ):
-            return [AttentionBlock(slice(0, config.n_head), slice(0, n))]
-        shape, group = (config.n_head, n, sequence.past + n), config.n_head // config.n_kv_head
+        if watched or any(f"h.{layer}.{site}" in edited for site in config.architecture.sites.quadratic):
+            return [AttentionBlock(slice(0, config.n_head), slice(0, n), slice(0, n_key))]
+        shape, group = (config.n_head, n, n_key), config.n_head // config.n_kv_head
         blocks = causal_blocks(shape, self.dtype, config.window(layer), group)
-        return [AttentionBlock(heads, queries) for heads, queries, _ in blocks]
+        return [AttentionBlock(*block) for block in blocks]
 
     def run(self, full_name: str, op: Callable[..., None], inputs: tuple[Any, ...], out: Array) -> None:
         """Run one operation, or what an experiment puts in its place; timed if somebody wants to know."""
@@ -305,12 +302,11 @@ class SequenceStep:
 
     def own(self, name: str, x: Array) -> Array:
         """The rows and heads of a site [pos, head, d_head] that are this part's own, as queries are."""
-        heads, queries = self._block
-        return x[self._sequence.rows][queries, heads]
+        return x[self._sequence.rows][self._block.queries, self._block.heads]
 
     def all(self, name: str, x: Array) -> Array:
         """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
-        step, sequence, (heads, queries) = self._step, self._sequence, self._block
+        step, sequence, (heads, _, keys) = self._step, self._sequence, self._block
         x = x[sequence.rows]
         if sequence.past:
             assert sequence.recording is not None, "a past must be recorded somewhere"
@@ -318,11 +314,11 @@ class SequenceStep:
             full_name = f"{step._layer_prefix}{step._prefix}{name}"
             x = sequence.recording.cache.so_far(full_name, sequence.past + len(x))
         group = step._pass.config.n_head // x.shape[1]
-        return x[: sequence.past + queries.stop, heads.start // group : heads.stop // group]
+        return x[keys, heads.start // group : heads.stop // group]
 
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this sequence's attention."""
-        run, sequence, (heads, queries) = self._step._pass, self._sequence, self._block
+        run, sequence, (heads, queries, keys) = self._step._pass, self._sequence, self._block
         kind = self._step._prefix + name
         full_name = self._step._layer_prefix + kind
         if kind in run.row_shapes:  # one row a position
@@ -334,5 +330,5 @@ class SequenceStep:
         if sequence.edits is not None and out.shape[:2] == (run.config.n_head, len(sequence.token_ids)):
             sequence.edit(full_name, out, len(sequence.token_ids))
         if sequence.recording is not None:
-            sequence.recording.write_queries(full_name, sequence.past + queries.start, out, heads)
+            sequence.recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
         return out

@@ -19,7 +19,7 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import OUTPUTS, Sizes
 
 # Modules with `PARTS`, and `UNSHOWN` for what only a comparison names, by model_type.
-_MODULES = {"gpt2": "gpt2np.viewer.parts_of_gpt2"}
+_MODULES = {"gpt2": "gpt2np.viewer.parts_of_gpt2", "gpt_neo": "gpt2np.viewer.parts_of_gpt_neo"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _part_of_table(site: Site, line: Line | None) -> Part:
 def part_named(config: ModelConfig, site: str) -> Part | None:
     """The part of a site, be it shown on a page or not; None where there is none."""
     module = _MODULES.get(config.architecture.model_type)
-    unshown = () if module is None else importlib.import_module(module).UNSHOWN
+    unshown: tuple[Part, ...] = () if module is None else importlib.import_module(module).UNSHOWN
     return next((part for part in (*parts_of(config), *unshown) if part.site == site), None)
 
 

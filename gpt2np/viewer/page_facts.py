@@ -13,7 +13,7 @@ from gpt2np.tracing.lines import ends_with_a_shift
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import Sizes
 
-NAMES = {"gpt2": "GPT-2"}  # of models without one of their own
+NAMES = {"gpt2": "GPT-2", "gpt_neo": "GPT-Neo"}  # of models without one of their own
 LISTED = 10  # candidates of a step
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from support import made_up, tiny_checkpoint
+from support import gpt_neo_checkpoint, made_up, tiny_checkpoint
 from support.command_line import run
 from support.differences import relative_error
 
@@ -31,14 +31,23 @@ def _gpt2(folder):
     tiny_checkpoint.write(folder)
 
 
+def _gpt_neo(folder):
+    gpt_neo_checkpoint.write(folder, "GL", max_position_embeddings=16)
+    _with_vocabulary(folder)
+
+
 def _made_up(folder):
     made_up.write(folder, n_layer=2, n_positions=16)
+    _with_vocabulary(folder)
+
+
+def _with_vocabulary(folder):
     vocabulary, merges = tiny_checkpoint.vocabulary()
     (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (folder / "merges.txt").write_text("\n".join(merges), "utf-8")
 
 
-MODELS: Mapping[str, Callable[[Any], None]] = {"gpt2": _gpt2, "made_up": _made_up}
+MODELS: Mapping[str, Callable[[Any], None]] = {"gpt2": _gpt2, "gpt_neo": _gpt_neo, "made_up": _made_up}
 
 
 class Case:
@@ -136,6 +145,11 @@ def true(statement):
 
 def words(*argv):
     return lambda c: c.verb(*argv)
+
+
+def gpt2_only(what):
+    """The lines of the others where something is of a program for GPT-2 alone."""
+    return {name: f"{name} has no {what}: only gpt2 has" for name in MODELS if name != "gpt2"}
 
 
 NO_CIRCUITS = {"made_up": "made_up has no circuits yet"}
@@ -287,21 +301,21 @@ VERBS = {
     "export guide": Row(
         _export("npz", "--dialect", "guide"),
         true(lambda c, found: near(found["logits"], c.trace["logits"])),
-        refused={"made_up": "made_up has no names of the extraction guide"},
+        refused=gpt2_only("names of the extraction guide"),
     ),
     "export ts": Row(
         lambda c: c.call(
             "export", saved(c), "--to", "ts", "-o", c.work / "ts", "--model", c.folder, "--json"
         ),
         true(lambda c, found: (c.work / "ts" / "extraction.bin").stat().st_size > 1000),
-        refused={"made_up": "made_up has no"},
+        refused=gpt2_only("TypeScript interface"),
     ),
     "export llm.c": Row(
         lambda c: c.call(
             "export", TEXT, "--to", "llm.c", "-o", c.work / "llmc", "--model", c.folder, "--json"
         ),
         true(lambda c, found: len(list((c.work / "llmc").iterdir())) >= 4),
-        refused={"made_up": "made_up has no files of llm.c"},
+        refused=gpt2_only("files of llm.c"),
     ),
     "sites": Row(
         lambda c: c.call("sites", "--model", c.folder, "--json"),
@@ -324,7 +338,7 @@ VERBS = {
     "download": Row(
         lambda c: c.call("download", str(c.folder)),
         true(lambda c, found: False),
-        refused={"gpt2": "is here already", "made_up": "is here already"},
+        refused=dict.fromkeys(MODELS, "is here already"),
     ),
 }
 

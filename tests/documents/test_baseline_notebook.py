@@ -1,20 +1,44 @@
 """The baseline notebook from top to bottom, in one folder, held against its own cells run with HF."""
 
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from documents.baseline_notebook_steps import CELLS, NAME, STEPS, cell_for_the_test
-from support.document_models import write_model
+from support.document_models import write_gpt_neo
 from support.document_reader import Reader
 
 from gpt2np.analysis import baseline_notebook, statistics
 from gpt2np.cli import main
 
 
+def small(folder):
+    """As many layers and heads as the notebook's model, and a window shorter than its text."""
+    write_gpt_neo(folder)
+
+
+def whole(folder):
+    """All of its sizes and its vocabulary; parameters are random, attention visibly uneven."""
+    vocabulary = os.environ.get("GPT2NP_GPT2_VOCAB")
+    if not vocabulary:
+        pytest.skip("GPT2NP_GPT2_VOCAB is not set: it names a folder with GPT-2's vocab.json and merges.txt")
+    from support import hf_gpt_neo
+
+    sizes = {"hidden_size": 768, "num_heads": 12, "vocab_size": 50257, "max_position_embeddings": 2048}
+    theirs = hf_gpt_neo.random_model(0, "GL" * 6, eos_token_id=50256, bos_token_id=50256, **sizes)
+    theirs.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(Path(vocabulary) / name, Path(folder) / name)
+
+
 @pytest.mark.needs("torch", "transformers")
-def test_in_order(capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("write", [small, pytest.param(whole, marks=pytest.mark.slow)])
+def test_in_order(capsys, monkeypatch, tmp_path, write):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)
-    write_model(NAME, n_positions=128)
+    write(NAME)
     theirs, printed = {}, {}
     for number in CELLS:
         capsys.readouterr()

@@ -91,6 +91,29 @@ def test_mix_of_heads_that_share_values(n_query, n_key, group):
     close(found, np.einsum("hqk,khd->qhd", pattern, np.repeat(v, group, axis=1)), "float64")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [1, 4, 129])
+@pytest.mark.parametrize(("n_query", "n_key"), SHAPES)
+def test_what_lies_before_a_window_takes_no_part(n_query, n_key, window, dtype):
+    """softmax and mix leave it out where nothing of it is seen, but not what an experiment lets be seen."""
+    inside = seen(n_query, n_key, window)
+    scores = np.where(inside, normal(4, n_query, n_key, dtype=dtype), np.array(-np.inf, dtype))
+    v = normal(n_key, 4, D_HEAD, seed=1, dtype=dtype)
+    for opened in (None, (2, n_query - 1, 0)):  # one head's last query looks at the first key
+        if opened is not None:
+            scores[opened] = 1.0
+        e = np.exp(scores.astype(np.float64))
+        truth = e / e.sum(-1, keepdims=True)
+        pattern = run(ops.softmax, scores, shape=scores.shape, dtype=dtype)
+        close(pattern, truth, dtype)
+        assert ((pattern == 0) == np.isneginf(scores)).all()
+        close(
+            run(ops.mix, pattern, v, shape=(n_query, 4, D_HEAD), dtype=dtype),
+            np.einsum("hqk,khd->qhd", truth, v.astype(np.float64)),
+            dtype,
+        )
+
+
 def test_shared_keys_are_not_copied(monkeypatch):
     """A product of shared keys is one of views: no larger array is made on the way."""
     q, k = normal(64, 8, 16), normal(64, 2, 16, seed=1)

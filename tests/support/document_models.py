@@ -1,4 +1,4 @@
-"""Folders with the names of models that the documents name: GPT-2s of a small size, all parameters random.
+"""Folders with the names of models that the documents name, of a small size, all parameters random.
 
 They have the vocabulary of `tiny`, and what transformers needs to load model and tokenizer by the same name.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from support import gpt_neo_checkpoint
 from support.random_model import random_model
 
 from gpt2np.architectures.gpt2.config import Config
@@ -37,6 +38,21 @@ def write_model(folder: str | Path, seed: int = 0, **config: Any) -> Path:
     facts = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": False}
     facts |= {"bos_token_id": END, "activation_function": Config().activation_function} | sizes
     (folder / "config.json").write_text(json.dumps(facts), "utf-8")
+    return _with_vocabulary(folder)
+
+
+def write_gpt_neo(folder: str | Path, seed: int = 0) -> Path:
+    """Write a GPT-Neo with the layers and heads of the 125M one, 4 numbers a head; its window is 16."""
+    sizes = {"num_heads": 12, "hidden_size": 48, "max_position_embeddings": 128, "vocab_size": 2048}
+    settings = {"window_size": 16, "tie_word_embeddings": False, "eos_token_id": END}
+    folder = gpt_neo_checkpoint.write(Path(folder), "GL" * 6, seed, **sizes | settings)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][END] = 0
+    save_file(weights, folder / "model.safetensors")
+    return _with_vocabulary(folder)
+
+
+def _with_vocabulary(folder: Path) -> Path:
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(shipped_folder() / name, folder / name)
     return folder

@@ -15,10 +15,12 @@ if __name__ == "__main__":  # without a checkout installed
     sys.path.insert(0, str(TESTS.parent))
 
 
-from gpt2np.architectures.gpt2.config import RELEASED
+from gpt2np.architectures import gpt_neo
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.cli.report import markdown_table
+from gpt2np.tracing.contract import released, released_names
 from gpt2np.tracing.plan import Plan, human_bytes
+from gpt2np.tracing.sites import Site, SiteTable
 
 PACKAGE = TESTS.parent / "gpt2np"
 DOCS = PACKAGE / "docs"
@@ -36,6 +38,7 @@ MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep
     export.typescript export.llmc capture.prompt_set capture.runs capture.formats capture.capture_files
     capture.manifest kv.extraction kv.reading kv.queries kv.resume kv.datasets
     checkpoints.config_file checkpoints.checkpoint architectures.gpt2.config architectures.gpt2.forward
+    architectures.gpt_neo.config architectures.gpt_neo.forward
     ops.products ops.norms ops.activations ops.attention ops.embedding errors""".split()
 
 
@@ -44,11 +47,25 @@ def site_table() -> str:
     return markdown_table(SITES)
 
 
+def gpt_neo_table() -> str:
+    """The sites of GPT-Neo that are not GPT-2's, or have other names."""
+    others = [
+        site for site in gpt_neo.SITES if site.name not in SITES or _means(site) != _means(SITES[site.name])
+    ]
+    return markdown_table(SiteTable(others))
+
+
+def _means(site: Site) -> tuple[object, ...]:
+    return site.axes, site.doc, site.derived, *(site.dialect_name(d) for d in ("hf", "transformer_lens"))
+
+
 def size_table() -> str:
     """The released sizes: parameters, and bytes of weights and traces."""
     lines = ["| model | layers | parameters | weights, float32 | full trace of 100 tokens | of 1,024 |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, config in RELEASED.items():
+    for name in released_names():
+        config = released(name)
+        assert config is not None
         n = config.n_parameters
         traces = " | ".join(human_bytes(Plan(config, length).nbytes) for length in (100, 1024))
         lines.append(f"| `{name}` | {config.n_layer} | {n:,} | {human_bytes(4 * n)} | {traces} |")
@@ -149,6 +166,7 @@ def _items(body: str) -> str:
 
 REGIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("sites", "sites"): site_table,
+    ("sites", "gpt_neo"): gpt_neo_table,
     ("models", "sizes"): size_table,
     ("api", "reference"): api_reference,
 }

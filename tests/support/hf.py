@@ -95,12 +95,13 @@ def capture(model: GPT2LMHeadModel, ids: list[int]) -> dict[str, np.ndarray]:
         weight = t.h[i].attn.c_proj.weight.detach().reshape(n_head, -1, n_embd)
         found[h + "attn.heads"] = torch.einsum("phd,hde->phe", z, weight)
         for norm, x in (("ln_1", found[h + "resid_pre"]), ("ln_2", found[h + "resid_mid"])):
-            found |= _norm(h + norm, x, cfg.layer_norm_epsilon)
-    found |= _norm("ln_f", found[f"h.{cfg.n_layer - 1}.resid_post"], cfg.layer_norm_epsilon)
+            found |= norm_statistics(h + norm, x, cfg.layer_norm_epsilon)
+    found |= norm_statistics("ln_f", found[f"h.{cfg.n_layer - 1}.resid_post"], cfg.layer_norm_epsilon)
     return {name: value.numpy() for name, value in found.items()}
 
 
-def _norm(name: str, x: torch.Tensor, eps: float) -> dict[str, torch.Tensor]:
+def norm_statistics(name: str, x: torch.Tensor, eps: float) -> dict[str, torch.Tensor]:
+    """The derived sites of a LayerNorm that reads x."""
     mean, variance = x.mean(-1), x.var(-1, correction=0)
     rstd = (variance + eps).rsqrt()
     return {

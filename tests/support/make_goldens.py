@@ -1,4 +1,4 @@
-"""Make tests/goldens: tiny random checkpoints by HF, and what HF computes on them at every site.
+"""Make the goldens: tiny random checkpoints by HF, and what HF computes on them at every site.
 
     python tests/support/make_goldens.py        (needs torch and transformers: pip install '.[ref]')
 
@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from support import hf
+from support import hf, hf_gpt_neo
 from support.differences import relative_error
+
+from gpt2np.architectures.gpt_neo.sites import SITES
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BASE = {
@@ -42,10 +44,26 @@ CASES = {
     "one_head": {"n_head": 1, "n_layer": 1},
 }
 IDS = [3, 17, 17, 30, 0, 8, 3]
+GPT_NEO_GOLDENS = Path(__file__).parents[1] / "architectures" / "gpt_neo" / "goldens"
+GPT_NEO = {
+    "odd_width": ("LGL", {"hidden_size": 15, "num_heads": 5, "window_size": 4, "intermediate_size": 21,
+                          "layer_norm_epsilon": 1e-3}),
+    "window_of_one": ("GLGL", {"hidden_size": 9, "num_heads": 3, "window_size": 1,
+                               "activation_function": "gelu"}),
+    "all_local": ("LL", {"hidden_size": 12, "num_heads": 4, "window_size": 7, "activation_function": "relu",
+                         "tie_word_embeddings": False}),
+}  # fmt: skip
+GPT_NEO_IDS = [3, 17, 17, 30, 0, 8, 3, 21, 5, 12, 29]
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    of_gpt2()
+    of_gpt_neo()
+
+
+def of_gpt2() -> None:
+    """Those of a GPT-2: every site, stored or derived."""
     for seed, (name, changes) in enumerate(CASES.items()):
         config = BASE | changes
         folder = GOLDENS / name
@@ -56,11 +74,28 @@ def main() -> None:
             model.config.reorder_and_upcast_attn = False
             for block in model.transformer.h:
                 block.attn.reorder_and_upcast_attn = False
-        double = hf.capture(model.double(), IDS)
-        errors = {f"error/{site}": relative_error(single[site], double[site]) for site in double}
-        np.savez_compressed(folder / "sites.npz", **double, **errors)
-        (folder / "generation_config.json").unlink(missing_ok=True)
-        print(name, sum(f.stat().st_size for f in folder.iterdir()))
+        write_sites(folder, single, hf.capture(model.double(), IDS))
+
+
+def of_gpt_neo() -> None:
+    """Those of a GPT-Neo, in real float64: every stored site."""
+    for seed, (name, (kinds, changes)) in enumerate(GPT_NEO.items()):
+        folder = GPT_NEO_GOLDENS / name
+        sizes = {"vocab_size": 31, "max_position_embeddings": 16, "bos_token_id": 30, "eos_token_id": 30}
+        model = hf_gpt_neo.random_model(seed, kinds, **sizes | changes)
+        hf.save(model, folder)
+        single = hf_gpt_neo.capture(model, GPT_NEO_IDS)
+        double = hf_gpt_neo.double(model, GPT_NEO_IDS)
+        stored = [name for name, site, _ in SITES.expand(len(kinds)) if not site.derived]
+        write_sites(folder, single, {name: double[name] for name in stored})
+
+
+def write_sites(folder: Path, single: dict[str, np.ndarray], double: dict[str, np.ndarray]) -> None:
+    """The truth beside its checkpoint, and how far HF's float32 is from it."""
+    errors = {f"error/{site}": relative_error(single[site], double[site]) for site in double}
+    np.savez_compressed(folder / "sites.npz", **double, **errors)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    print(folder.name, sum(f.stat().st_size for f in folder.iterdir()))
 
 
 if __name__ == "__main__":

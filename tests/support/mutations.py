@@ -103,6 +103,8 @@ def case_of(slug: str, placement: int) -> Case:
     shape["n_positions"] = 16
     if slug == "gelu-tanh":
         shape["activation_function"] = "gelu"
+    if slug == "scores-scaled-anyway":
+        shape["scale_attn_weights"] = False
     if slug == "scores-scaled-by-layer":
         shape["scale_attn_by_inverse_layer_idx"] = bool(rng.integers(2))
     model = random_model(int(rng.integers(1 << 30)), "float32", **shape)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import made_up
+from support import gpt_neo_checkpoint, made_up
 from support.random_model import random_model
 
 import gpt2np
@@ -20,6 +20,10 @@ def gpt2(tmp_path):
 
 def other(tmp_path):
     return gpt2np.load(made_up.write(tmp_path / "made_up", n_layer=2), dtype="float64")
+
+
+def neo(tmp_path):
+    return gpt2np.load(gpt_neo_checkpoint.write(tmp_path / "neo", "GL"), dtype="float64")
 
 
 def opened(model, folder):
@@ -45,7 +49,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=[gpt2, other], ids=["gpt2", "made_up"])
+@pytest.fixture(params=[gpt2, neo, other], ids=["gpt2", "gpt_neo", "made_up"])
 def model(request, tmp_path):
     return request.param(tmp_path)
 
@@ -89,8 +93,9 @@ def test_the_report_names_step_and_operation(model):
         with_error(trace, "h.1.attn.z").verify()
 
 
-def test_keys_outside_a_window_are_not_seen(tmp_path):
-    model = other(tmp_path)
+@pytest.mark.parametrize("make", [neo, other])
+def test_keys_outside_a_window_are_not_seen(tmp_path, make):
+    model = make(tmp_path)
     trace = model.trace(IDS)
     for layer, window in ((0, None), (1, 5)):
         assert model.config.window(layer) == window

@@ -5,13 +5,13 @@ import re
 
 import numpy as np
 import pytest
-from support import made_up
+from support import gpt_neo_checkpoint, made_up
 from support.viewer_browser import browser, visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
-from gpt2np.viewer import packing
+from gpt2np.viewer import packing, parts_of_gpt2
 from gpt2np.viewer.comparison_page import comparison_page
 
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
@@ -125,3 +125,74 @@ def test_a_page_with_little_kept_in_a_browser(model, tmp_path):
         for panel in PANELS:
             page.show(panel=panel)
         assert "not kept" in page.text("#panel-glossary")
+
+
+# -- GPT-Neo: its own words, and layers that are local ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def neo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page") / "neo"
+    return gpt2np.load(gpt_neo_checkpoint.write(folder, "GLG", window_size=4))
+
+
+def test_the_parts_of_gpt_neo(neo):
+    facts, _ = data_of(gpt2np.view(neo.trace(IDS)).html)
+    parts = {part["site"]: part for part in facts["parts"]}
+    assert list(parts) == [part.site for part in parts_of_gpt2.PARTS]
+    assert parts["attn.scores"]["formula"].startswith("scores = q · kᵀ,")  # not scaled
+    assert parts["attn.q"]["formula"] == "q = ln_1 · W_Q"
+    assert "mlp.pre" in parts
+    assert "b_in" in parts["mlp.pre"]["formula"]  # the MLP's have biases
+    assert parts["attn.scores"]["file"] == "gpt2np/architectures/gpt_neo/forward.py"
+    assert "dot_scores, q, k, window" in parts["attn.scores"]["code"]
+    assert facts["model"]["windows"] == [None, 4, None]
+    assert facts["model"]["name"]
+    assert facts["missing"] == {}
+    report = {"model_type": "gpt_neo", "site": "h.1.attn.q", "verdict": "wrong", "sites": []}
+    assert data_of(comparison_page(report))[0]["line"]["title"] == "Query"
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_the_window_in_a_browser(neo, tmp_path):
+    trace = neo.trace(IDS)
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        for panel in PANELS:
+            page.show(panel=panel)
+            assert page.page.locator(f"#panel-{panel} .absent").count() == (panel == "generation")
+        page.show(panel="attention", layer=1, head=0, pos=8)
+        assert page.text("#panel-attention h3").startswith("Layer 1, head 0 (local, 4)")
+        assert "All heads of layer 1 (local, 4)" in page.text("#panel-attention .many-title")
+        assert page.page.locator("#panel-attention .lists > div").first.locator(".bar").count() == 4
+        shaded = page.js(
+            "() => [...document.querySelectorAll('#panel-attention .shaded-text span')]"
+            ".filter((span) => span.style.boxShadow).length"
+        )
+        assert shaded == 4
+        for layer in range(3):
+            seen = (trace[f"h.{layer}.attn.pattern"] > 0).any(axis=0)
+            found = page.js(
+                "(layer) => gpt2np.run.tokens.map((_, q) => gpt2np.run.tokens.map((_, k) => "
+                "gpt2np.run.sees(layer, q, k)))",
+                layer,
+            )
+            np.testing.assert_array_equal(found, seen)
+        page.show(layer=0, pos=8)
+        assert page.text("#panel-attention h3").startswith("Layer 0, head 0 (global)")
+        page.show(panel="map", layer=1, part="attn.pattern", head=0, pos=8)
+        assert "Layer 1, head 0 (local, 4) looks from here at" in page.text(".card")
+        assert "local, 4" in page.text("#panel-map .layer.open .layer-title")
+        page.show(panel="glossary")
+        words = page.text("#panel-glossary dl.terms")
+        assert "in some layers only so far back" in words
+        assert "Heads of a group" not in words
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_a_model_without_windows_says_nothing_of_them(tiny, tmp_path):
+    gpt2np.view(tiny.trace("Elizabeth was"), out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        page.show(panel="attention", layer=1, head=0)
+        assert page.text("#panel-attention h3").startswith("Layer 1, head 0")
+        assert "global" not in page.text("#panel-attention")

@@ -4,20 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gpt2np.errors import ConfigError, InputError, short
+from gpt2np.errors import ConfigError, InputError
 from gpt2np.tracing import config_keys
-from gpt2np.tracing.config_keys import Keys, check_epsilon, check_flag, check_size, end_of_text, ids_of
+from gpt2np.tracing.config_keys import (
+    Keys,
+    activation_named,
+    check_epsilon,
+    check_flag,
+    check_size,
+    end_of_text,
+    ids_of,
+)
 from gpt2np.tracing.contract import Architecture, ModelConfig, find
-
-ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
-# HF's other names for the same functions.
-SAME_ACTIVATION = {
-    "gelu_fast": "gelu_new",
-    "gelu_accurate": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
-    "gelu_python": "gelu",
-    "swish": "silu",
-}
 
 KEYS = Keys(
     # Other spellings that HF's GPT2Config accepts (its attribute_map).
@@ -84,14 +82,7 @@ class Config:
         check_epsilon("layer_norm_epsilon", self.layer_norm_epsilon)
         if self.n_embd % self.n_head:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if isinstance(self.activation_function, str):
-            name = SAME_ACTIVATION.get(self.activation_function, self.activation_function)
-            object.__setattr__(self, "activation_function", name)
-        if self.activation_function not in ACTIVATIONS:
-            raise ConfigError(
-                f"activation_function {short(self.activation_function)} is not supported; "
-                f"known are {', '.join((*ACTIVATIONS, *SAME_ACTIVATION))}"
-            )
+        object.__setattr__(self, "activation_function", activation_named(self.activation_function))
         object.__setattr__(self, "eos_token_id", end_of_text(self.eos_token_id))
 
     @property

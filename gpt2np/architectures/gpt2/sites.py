@@ -7,35 +7,16 @@ from gpt2np.tracing.sites import Site, SiteTable, names_of
 
 SITES = SiteTable(
     (
-        Site(
-            "wte",
-            "pos n_embd",
-            "Token embedding: what each token means before any context.",
-            names_of("token_embeddings", "transformer.wte", "hook_embed", ts="tokenEmbeddings"),
-            layered=False,
+        site_rows.token_embedding(
+            guide="token_embeddings", hf="transformer.wte", tl="hook_embed", ts="tokenEmbeddings"
         ),
-        Site(
-            "wpe",
-            "pos n_embd",
-            "Position embedding: where in the text each token stands.",
-            names_of("position_embeddings", "transformer.wpe", "hook_pos_embed", ts="positionEmbeddings"),
-            layered=False,
+        site_rows.position_embedding(
+            guide="position_embeddings", hf="transformer.wpe", tl="hook_pos_embed", ts="positionEmbeddings"
         ),
-        Site(
-            "embed",
-            "pos n_embd",
-            "Their sum: the residual stream as it enters block 0.",
-            names_of("combined_embeddings", "transformer.drop", llmc="encoded"),
-            layered=False,
-        ),
+        site_rows.embedding_sum(guide="combined_embeddings", hf="transformer.drop", llmc="encoded"),
         site_rows.resid_pre(),
         *site_rows.layer_norm_rows("ln_1", "resid_pre", "blocks.{i}.ln1.hook_normalized", "ln1"),
-        Site(
-            "ln_1",
-            "pos n_embd",
-            "The residual stream normalised: what attention reads.",
-            names_of("ln_1_output layer_{i}_ln_1_output", "transformer.h.{i}.ln_1", llmc="ln1"),
-        ),
+        site_rows.ln_1(guide="ln_1_output layer_{i}_ln_1_output", hf="transformer.h.{i}.ln_1", llmc="ln1"),
         Site(
             "attn.qkv",
             "pos 3*n_embd",
@@ -65,12 +46,7 @@ SITES = SiteTable(
         ),
         site_rows.resid_mid(llmc="residual2"),
         *site_rows.layer_norm_rows("ln_2", "resid_mid", "blocks.{i}.ln2.hook_normalized", "ln2"),
-        Site(
-            "ln_2",
-            "pos n_embd",
-            "The residual stream normalised again: what the MLP reads.",
-            names_of("ln_2_output layer_{i}_ln_2_output", "transformer.h.{i}.ln_2", llmc="ln2"),
-        ),
+        site_rows.ln_2(guide="ln_2_output layer_{i}_ln_2_output", hf="transformer.h.{i}.ln_2", llmc="ln2"),
         site_rows.mlp_pre(
             guide="mlp_hidden layer_{i}_mlp_hidden",
             hf="transformer.h.{i}.mlp.c_fc",

@@ -301,7 +301,7 @@ _gpt2np_pages() {
 }
 
 _gpt2np_models() {
-  compgen -W "tiny gpt2 gpt2-medium gpt2-large gpt2-xl distilgpt2" -- "$1"
+  compgen -W "tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B distilgpt2" -- "$1"
   compgen -d -- "$1"
 }
 

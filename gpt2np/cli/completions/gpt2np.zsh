@@ -636,7 +636,7 @@ _gpt2np_pages() {
 }
 
 _gpt2np_models() {
-  compadd tiny gpt2 gpt2-medium gpt2-large gpt2-xl distilgpt2
+  compadd tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B distilgpt2
   _files -/
 }
 

@@ -11,12 +11,14 @@ from gpt2np.ops import (
     ACTIVATIONS,
     Array,
     add,
+    dot_scores,
     layer_norm,
     linear,
     lookup,
     mix,
     scaled_scores,
     unembedding,
+    unseen,
 )
 from gpt2np.ops import (
     softmax as softmax_op,
@@ -32,7 +34,7 @@ _OPERATIONS: dict[str, tuple[Callable[..., None], ...]] = {
     **dict.fromkeys(("embed", "resid_mid", "resid_post"), (add,)),
     **dict.fromkeys(("ln_1", "ln_2", "ln_f"), (layer_norm,)),
     **dict.fromkeys(("attn.qkv", "attn.out", "mlp.pre", "mlp.out"), (linear,)),
-    "attn.scores": (scaled_scores,),
+    "attn.scores": (scaled_scores, dot_scores),
     "attn.pattern": (softmax_op,),
     "attn.z": (mix,),
     "mlp.post": tuple(ACTIVATIONS.values()),
@@ -117,7 +119,7 @@ class Mistake:
         )
         of_another = self.of_gpt2 and not isinstance(config, Config)
         if self.of_scores or {"attn.scores", "attn.z"}.intersection(self.steps):
-            of_another |= operations["attn.scores"] is not scaled_scores or config.n_kv_head != config.n_head
+            of_another |= config.n_kv_head != config.n_head
         return () if of_another or (self.together and there != self.steps) else there
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -176,6 +178,16 @@ class PromptMistake:
 def products(q: Array, k: Array) -> Array:
     """Dot products of queries and keys, neither scaled nor masked: [head, query, key]."""
     return np.asarray(np.matmul(q.transpose(1, 0, 2), k.transpose(1, 2, 0)))
+
+
+def scaled_products(at: At, q: Array, k: Array) -> Array:
+    """Dot products of queries and keys, scaled as the layer has them, not masked: [head, query, key]."""
+    return products(q, k) * at.config.attention_scale(at.layer or 0)
+
+
+def not_seen(at: At, n_query: int, n_key: int) -> Array:
+    """Which keys the last queries of a layer do not see: the future, and what its window leaves out."""
+    return unseen(range(n_key - n_query, n_key), n_key, at.config.window(at.layer or 0))
 
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, future, products, softmax
+from gpt2np.reference.mistakes.base import At, Mistake, future, not_seen, scaled_products, softmax
 from gpt2np.tracing.contract import ModelConfig
 
 # What softmax makes of a row that is all masked: with -inf, with a large finite number, in a loop over none.
@@ -31,8 +31,8 @@ class MaskMissing(Mistake):
     steps = ("attn.scores",)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, scale = inputs
-        out[...] = products(q, k) * scale
+        q, k, _ = inputs
+        out[...] = scaled_products(at, q, k)
 
 
 class Masked(Mistake):
@@ -50,14 +50,19 @@ class Masked(Mistake):
         """One of EMPTY_ROWS."""
         return "not a number"
 
+    def _hidden(self, at: At, n: int, variant: Any) -> Array:
+        """The keys that a query does not see, those too that its layer's window leaves out of the past."""
+        outside = not_seen(at, n, n) & ~future(n, n)
+        return np.asarray(self.unseen_keys(n, variant) | outside)
+
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         if at.step == "attn.scores":
-            q, k, scale = inputs
-            out[...] = products(q, k) * scale
-            out[:, self.unseen_keys(len(k), variant)] = -np.inf
+            q, k, _ = inputs
+            out[...] = scaled_products(at, q, k)
+            out[:, self._hidden(at, len(k), variant)] = -np.inf
             return
         out[...] = softmax(inputs[0])
-        alone = self.unseen_keys(out.shape[2], variant).all(axis=1)
+        alone = self._hidden(at, out.shape[2], variant).all(axis=1)
         if self.empty(variant) != "not a number":
             out[:, alone] = 0.0 if self.empty(variant) == "zero" else 1.0 / out.shape[2]
 
@@ -134,8 +139,8 @@ class MaskSign(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         q, k = at.earlier("attn.q"), at.earlier("attn.k")
-        scores = products(q, k) * at.config.attention_scale(at.layer or 0)
-        later = future(len(q), len(k))
+        scores = scaled_products(at, q, k)
+        later = not_seen(at, len(q), len(k))
         last: Array = np.asarray(~later.any(axis=1))
         seen = np.where(last[:, None], True, later)
         out[...] = softmax(np.where(seen, scores, -np.inf))
@@ -161,8 +166,8 @@ class MaskAfterSoftmax(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         q, k = at.earlier("attn.q"), at.earlier("attn.k")
-        out[...] = softmax(products(q, k) * at.config.attention_scale(at.layer or 0))
-        out[:, future(len(q), len(k))] = 0.0
+        out[...] = softmax(scaled_products(at, q, k))
+        out[:, not_seen(at, len(q), len(k))] = 0.0
 
 
 class MaskValueSmall(Mistake):
@@ -184,9 +189,9 @@ class MaskValueSmall(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         q, k = at.earlier("attn.q"), at.earlier("attn.k")
-        scores = products(q, k) * at.config.attention_scale(at.layer or 0)
+        scores = scaled_products(at, q, k)
         how, value = variant
-        scores = np.where(future(len(q), len(k)), value + (scores if how == "add" else 0.0), scores)
+        scores = np.where(not_seen(at, len(q), len(k)), value + (scores if how == "add" else 0.0), scores)
         out[...] = softmax(scores)
 
     def detail(self, variant: Any) -> str:
@@ -194,20 +199,22 @@ class MaskValueSmall(Mistake):
 
 
 class SomeSeen(Mistake):
-    """Fewer keys are seen; every query sees at least one."""
+    """Fewer keys are seen; every query sees at least one. One `of_window` replaces the layer's own window."""
 
     steps = ("attn.scores",)
     whole = True
+    of_window = False
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
         """Which keys a query does not see beside the later ones: bool [query, key]."""
         raise NotImplementedError
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, scale = inputs
-        out[...] = products(q, k) * scale
+        q, k, _ = inputs
+        out[...] = scaled_products(at, q, k)
         query, key = np.arange(len(k) - len(q), len(k))[:, None], np.arange(len(k))
-        out[:, future(len(q), len(k)) | self.unseen_keys(query, key, variant)] = -np.inf
+        hidden = future(len(q), len(k)) if self.of_window else not_seen(at, len(q), len(k))
+        out[:, hidden | self.unseen_keys(query, key, variant)] = -np.inf
 
 
 class CacheNotUsed(SomeSeen):
@@ -261,7 +268,10 @@ class AttentionWindow(SomeSeen):
 
     slug = "attention-window"
     explanation = "Only the last few keys are seen: the cache is cut to a window, or is full."
-    cure = "GPT-2 has no window: a query sees all keys up to its own, and the cache has room for n_positions."
+    cure = (
+        "GPT-2 sees all keys up to its own; a local layer of GPT-Neo the last window_size, its own included."
+    )
+    of_window = True
     hints = (
         "How far back does a word remember?",
         "Is everything right as long as the text is short?",
@@ -269,6 +279,11 @@ class AttentionWindow(SomeSeen):
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from starts
+        windows = dict.fromkeys(config.window(layer) for layer in range(config.n_layer))
+        for window in windows:
+            if window is not None:  # of another length, of another kind of layer, or none
+                yield from (n for n in (window, window - 1, window + 1) if 0 < n < n_tokens)
+                yield n_tokens
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
         return np.asarray(key <= query - variant)

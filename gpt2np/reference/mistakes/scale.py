@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, future, products
+from gpt2np.reference.mistakes.base import At, Mistake, not_seen, products, scaled_products
 from gpt2np.tracing.contract import ModelConfig
 
 
@@ -23,7 +23,7 @@ class ScoresScale(Mistake):
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         q, k, _ = inputs
         out[...] = products(q, k) * self.scale(at)
-        out[:, future(len(q), len(k))] = -np.inf
+        out[:, not_seen(at, len(q), len(k))] = -np.inf
 
 
 class ScoresUnscaled(ScoresScale):
@@ -88,12 +88,12 @@ class ScoresScaledByLayer(ScoresScale):
         yield from (1, 0)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, scale = inputs
+        q, k, _ = inputs
         divisor = max((at.layer or 0) + variant, 1)
         divided = at.config.attention_scale(0) != at.config.attention_scale(1)  # as the config asks
-        out[...] = products(q, k) * scale
+        out[...] = scaled_products(at, q, k)
         out *= divisor if divided else 1 / divisor
-        out[:, future(len(q), len(k))] = -np.inf
+        out[:, not_seen(at, len(q), len(k))] = -np.inf
 
 
 class ScoresScaledByHeads(ScoresScale):
@@ -130,7 +130,7 @@ class ScoresScaledByLength(Mistake):
         q, k, _ = inputs
         keys = np.arange(len(k) - len(q), len(k))[:, None] + 1
         out[...] = products(q, k) / np.sqrt(len(k) if variant == "all" else keys)
-        out[:, future(len(q), len(k))] = -np.inf
+        out[:, not_seen(at, len(q), len(k))] = -np.inf
 
     def detail(self, variant: Any) -> str:
         return "" if variant == "all" else "of those that the query sees"
@@ -165,6 +165,26 @@ class ScoresMultiplied(ScoresScale):
 
     def scale(self, at: At) -> float:
         return math.sqrt(at.config.d_head)
+
+
+class ScoresScaledAnyway(ScoresScale):
+    """1 / sqrt(d_head) in a model that has no scale."""
+
+    slug = "scores-scaled-anyway"
+    explanation = "The dot products are divided by sqrt(d_head), and in this model they should not be."
+    cure = "Leave q @ k.T as it is: GPT-Neo never divides it, nor does GPT-2 if scale_attn_weights is false."
+    hints = (
+        "Who told you to make these numbers smaller?",
+        "Does this model do what the first one did that you know?",
+    )
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (None,) if config.attention_scale(0) == 1.0 != config.d_head else ()
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, _ = inputs
+        out[...] = scaled_products(at, q, k) / math.sqrt(at.config.d_head)
+        out[:, not_seen(at, len(q), len(k))] = -np.inf
 
 
 class ScoresScaledOnOneSide(ScoresScale):

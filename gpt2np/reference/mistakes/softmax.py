@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, future, softmax
+from gpt2np.reference.mistakes.base import At, Mistake, not_seen, softmax
 from gpt2np.tracing.contract import ModelConfig
 
 
@@ -96,7 +96,7 @@ class SoftmaxMissing(Mistake):
         scores = inputs[0]
         largest = scores.max(axis=-1, keepdims=True) if variant == "shifted" else 0.0
         out[...] = scores if variant == "scores" else np.exp(scores - largest)
-        out[:, future(*out.shape[1:])] = 0.0
+        out[:, not_seen(at, *out.shape[1:])] = 0.0
 
     def detail(self, variant: Any) -> str:
         forms = {"scores": "the scores themselves are the weights", "raw": "it is exp(scores)"}
@@ -120,7 +120,7 @@ class SoftmaxTwice(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         once = softmax(inputs[0])
-        hidden = future(*once.shape[1:]) if variant == "masked" else False
+        hidden = not_seen(at, *once.shape[1:]) if variant == "masked" else False
         out[...] = softmax(np.where(hidden, -np.inf, once))
 
     def detail(self, variant: Any) -> str:
@@ -151,7 +151,8 @@ class FlashNotRescaled(Mistake):
         for start in range(0, scores.shape[2], n):
             some = scores[:, :, start : start + n]
             now = np.maximum(largest, some.max(axis=-1, keepdims=True))
-            shrink, e = np.exp(largest - now), np.exp(some - now)
+            shift = np.where(np.isneginf(now), 0.0, now)  # where no key has been seen yet
+            shrink, e = np.exp(largest - shift), np.exp(some - shift)
             total = total * (1.0 if "sum" in part else shrink) + e.sum(axis=-1, keepdims=True)
             mixed = mixed * (1.0 if "values" in part else shrink) + e @ v[:, start : start + n]
             largest = now

@@ -1,11 +1,11 @@
 """Mistakes in the parameters of norms and matrix products: which ones, how they lie, how exact they are."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gpt2np.ops import Array, LayerNorm, Linear, layer_norm, linear
+from gpt2np.ops import Array, LayerNorm, Linear, layer_norm, linear, project
 from gpt2np.reference.mistakes.base import At, Mistake
 from gpt2np.reference.precision import rounded
 from gpt2np.tracing.contract import ModelConfig
@@ -28,37 +28,48 @@ class TransposedWeight(Mistake):
     cure = "Conv1D weights are [n_in, n_out]: x @ weight. torch.nn.Linear's are [n_out, n_in]: x @ weight.T."
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        yield from ("[n_in, n_out]", "[n_out, n_in]")  # what the file holds, and is not taken for
+        stored = "[n_out, n_in]" if "[n_out, n_in]" in config.architecture.naming.layout else "[n_in, n_out]"
+        yield from sorted(("[n_in, n_out]", "[n_out, n_in]"), key=lambda layout: layout != stored)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         x, p = inputs
-        weight = p.weight
+        linear(x, Linear(self.as_read(p.weight, variant), p.bias), out=out)
+
+    def as_read(self, weight: Array, variant: str) -> Array:
+        """The matrix [n_in, n_out] that comes of reading the file's numbers in the other order."""
         if variant == "[n_in, n_out]":
-            weight = weight.reshape(weight.T.shape).T
-        else:
-            weight = weight.T.ravel().reshape(weight.shape)
-        linear(x, Linear(weight, p.bias), out=out)
+            return weight.reshape(weight.T.shape).T
+        return weight.T.ravel().reshape(weight.shape)
 
     def detail(self, variant: Any) -> str:
         return f"the file has {variant}"
 
 
 class TransposedCAttn(TransposedWeight):
-    """c_attn."""
+    """c_attn, or the matrices of queries, keys and values of a model that has them apart."""
 
     slug = "transposed-c-attn"
-    explanation = "attn.c_attn.weight is read transposed."
+    explanation = "c_attn.weight is read transposed; where there is none, q_proj, k_proj or v_proj."
     hints = (
         "In which order do the numbers of a matrix lie in your file?",
         "Does the first number of your result use the first column, or the first row?",
     )
     steps = ("attn.qkv",)
 
+    def steps_in(self, config: ModelConfig, operations: Mapping[str, Callable[..., None]]) -> tuple[str, ...]:
+        apart = (step for step in ("attn.q", "attn.k", "attn.v") if operations.get(step) is project)
+        return tuple(apart) or super().steps_in(config, operations)
+
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from super().variants(config, n_tokens, starts)
-        yield from ((0, 1, 2), (0,), (1,), (2,))  # queries, keys and values as matrices of their own
+        if "attn.qkv" in config.architecture.sites:
+            yield from ((0, 1, 2), (0,), (1,), (2,))  # queries, keys and values as matrices of their own
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        if at.step != "attn.qkv":
+            x, weight = inputs
+            project(x, self.as_read(weight, variant), out=out)
+            return
         if isinstance(variant, str):
             super().run(at, variant, *inputs, out=out)
             return
@@ -102,7 +113,9 @@ class MissingBias(Mistake):
 
     slug = "missing-bias"
     explanation = "A bias is not added. (HF initialises biases to 0: tests on fresh models do not see it.)"
-    cure = "c_attn, c_fc, both c_proj and every LayerNorm have a bias; only the unembedding has none."
+    cure = (
+        "Every LayerNorm has a bias, and every matrix but the unembedding; in GPT-Neo, q, k and v have none."
+    )
     hints = (
         "What comes out if you put in zeros?",
         "Are all the parameters of this step in use?",

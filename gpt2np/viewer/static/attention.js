@@ -88,8 +88,9 @@ export function attentionPanel(run, focus) {
 
   function draw(state) {
     const { layer, head, pos } = state;
-    title.textContent = `Layer ${layer}, head ${head}`;
-    element.querySelector(".many-title").textContent = `All heads of layer ${layer}`;
+    const reach = run.reach(layer);
+    title.textContent = `Layer ${layer}, head ${head}${reach ? ` (${reach})` : ""}`;
+    element.querySelector(".many-title").textContent = `All heads of ${run.layerName(layer)}`;
     key.replaceChildren(
       scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
     );
@@ -158,7 +159,7 @@ export function attentionPanel(run, focus) {
       if (inside)
         showTip(
           event,
-          `${quoted(run.tokens[q])} (${q}) looks at ${quoted(run.tokens[k])} (${k})`,
+          `${quoted(run.tokens[q])} (${q}) ${run.sees(layer, q, k) ? "looks at" : "does not see"} ${quoted(run.tokens[k])} (${k})`,
           valueText(layer, head, q, k),
         );
       else hideTip();
@@ -192,10 +193,14 @@ export function attentionPanel(run, focus) {
     return most;
   }
 
+  function notSeen(layer) {
+    const n = run.model.windows[layer];
+    return `this layer is local: a query sees ${n} ${n === 1 ? "key" : "keys"}, its own included`;
+  }
+
   function valueText(layer, head, q, k) {
     const score = run.scores(layer, head, q);
-    if (k < run.firstSeen(layer, q))
-      return `not seen: a query of this layer sees ${run.model.windows[layer]} keys`;
+    if (!run.sees(layer, q, k)) return notSeen(layer);
     return `attention ${run.weightText(run.weights(layer, head, q)[k])}${score ? `, score ${score[k].toFixed(2).replace("-", "−")}` : ""}`;
   }
 
@@ -239,9 +244,10 @@ export function attentionPanel(run, focus) {
     text.replaceChildren(
       ...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
         const t = first + i,
-          w = t <= at ? weights[t] : 0,
+          sees = run.sees(layer, at, t),
+          w = sees ? weights[t] : 0,
           span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
-        span.style.boxShadow = t <= at ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
+        span.style.boxShadow = sees ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
         return [el("wbr"), span];
       }),
     );

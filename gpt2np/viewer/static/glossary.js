@@ -79,12 +79,11 @@ const OTHERWISE = {
   d_head: "Width of a head's query, key and value.",
   d_mlp: "Number of neurons in a layer's MLP.",
   "n_ctx (n_positions)": "The longest text that the model takes.",
-  "query, key, value":
-    "What a position looks for; what it can be found by; what it hands over. Heads of a group share the last two.",
   causal:
     "A position sees itself and what is before it, never what comes after; in some layers only so far back.",
   unembedding: "The table that scores a vector against every token.",
 };
+const GROUPS = " Heads of a group share the last two.";
 const RMS = "Brings a vector to mean square 1, then multiplies it by a learned scale.";
 
 /** The words for the model at hand: of GPT-2 all; of another those that hold for any, and its own norm. */
@@ -93,7 +92,8 @@ function termsOf(model) {
   const bends = model.activation.startsWith("gelu");
   return TERMS.filter(([term]) => term !== "GPT-2" && (term !== "GELU" || bends)).map(([term, text]) => {
     if (term === "LayerNorm" && model.norm !== "LayerNorm") return [model.norm, RMS];
-    const said = (OTHERWISE[term] ?? text).replaceAll("LayerNorm", model.norm);
+    const shared = term === "query, key, value" && model.n_kv_head < model.n_head ? GROUPS : "";
+    const said = (OTHERWISE[term] ?? text).replaceAll("LayerNorm", model.norm) + shared;
     return [term, bends ? said : said.replaceAll("GELU", model.activation)];
   });
 }

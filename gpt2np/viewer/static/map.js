@@ -56,9 +56,10 @@ export function mapPanel(run, focus) {
         type: "button",
         "data-key": `layer ${layer}`,
         "aria-expanded": String(open),
+        title: run.layerName(layer),
         onclick: () => focus.set({ layer, part: "resid_post" }),
       },
-      `Layer ${layer}`,
+      open && run.reach(layer) ? `Layer ${layer} · ${run.reach(layer)}` : `Layer ${layer}`,
     );
     const inside = (open ? OPEN : CLOSED)
       .filter(([site]) => site === "heads" || run.part(site))

@@ -143,9 +143,13 @@ export function buildCard(run, focus) {
     if (ATTENTION.includes(part.site)) {
       const weights = run.weights(layer, head, pos);
       if (!weights) return [absent(run, "attention", "Attention is")];
-      const best = [...weights.keys()].slice(run.firstSeen(layer, pos)).sort((a, b) => weights[b] - weights[a]).slice(0, 5);
+      const best = [...weights.keys()]
+        .slice(run.firstSeen(layer, pos))
+        .sort((a, b) => weights[b] - weights[a])
+        .slice(0, 5);
+      const reach = run.reach(layer);
       return [
-        el("h4", {}, `Layer ${layer}, head ${head} looks from here at`),
+        el("h4", {}, `Layer ${layer}, head ${head}${reach ? ` (${reach})` : ""} looks from here at`),
         ...best.map((key) =>
           bar(
             [tokenLabel(run.tokens[key]), el("small", {}, ` ${key}`)],

@@ -217,7 +217,7 @@ export function buildStreams(run, focus, levels) {
       site === "embed" ? site : `h.${layer}.${site}`,
     ];
     const weights = site.startsWith("attn.") ? run.weights(layer, focus.state.head, focus.state.pos) : null;
-    if (hit.pos < weights?.length && hit.near.open) {
+    if (hit.pos < weights?.length && hit.near.open && run.sees(layer, focus.state.pos, hit.pos)) {
       lines.push(`head ${focus.state.head} takes ${run.weightText(weights[hit.pos])} from here`);
     }
     showTip(event, ...lines);

@@ -151,6 +151,23 @@ export class Run {
     return window ? Math.max(0, query - window + 1) : 0;
   }
 
+  /** How far back a layer looks: "local, 256" or "global"; nothing of a model whose layers are all alike. */
+  reach(layer) {
+    const { windows } = this.model;
+    if (!windows.some(Boolean)) return "";
+    return windows[layer] ? `local, ${windows[layer]}` : "global";
+  }
+
+  /** A layer's name, with its reach where there is something to say of it. */
+  layerName(layer) {
+    return this.reach(layer) ? `layer ${layer} (${this.reach(layer)})` : `layer ${layer}`;
+  }
+
+  /** Whether a query sees a key: neither behind it nor before its layer's window. */
+  sees(layer, query, key) {
+    return key <= query && key >= this.firstSeen(layer, query);
+  }
+
   /** Attention scores of one query, before softmax. */
   scores(layer, head, query) {
     return this.triangle("scores", layer, head, query);

@@ -8,8 +8,10 @@ from support import needs
 from support import tiny_checkpoint as tiny
 
 import gpt2np
-from gpt2np.architectures.gpt2.config import ACTIVATIONS, SAME_ACTIVATION, Config
+from gpt2np.architectures.gpt2.config import Config
 from gpt2np.errors import ConfigError
+from gpt2np.ops import ACTIVATIONS
+from gpt2np.tracing.config_keys import SAME_ACTIVATION
 
 
 @pytest.mark.parametrize("name", SAME_ACTIVATION)
