@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2np.characters import readable
 from gpt2np.errors import printable
 from gpt2np.tables import number
 
@@ -89,7 +90,7 @@ def shaded_text(
     tokens: Sequence[str], values: Sequence[float], title: str = "", what: str = "", most: float | None = None
 ) -> str:
     """A text whose tokens are coloured by a number each, which `what` names; NaN leaves a token plain."""
-    full = largest(np.asarray(values, np.float64)) if most is None else most
+    full, tokens = largest(np.asarray(values, np.float64)) if most is None else most, readable(tokens)
 
     def shown(i: int | None) -> str:
         if i is None:

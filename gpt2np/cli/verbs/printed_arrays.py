@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gpt2np.analysis.named_array import POSITIONS
 from gpt2np.analysis.positions_and_tokens import positions_down
+from gpt2np.characters import joined
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
@@ -97,7 +98,7 @@ def draw(
 
     doing("drawing")
     if run is not None:
-        text = "".join(run.tokens) if run.prompt is None else run.prompt
+        text = joined(run.tokens) if run.prompt is None else run.prompt
         text = " ".join(text.split())
         told = f"{run.metadata.get('model')}: {text if len(text) <= 60 else text[:59] + '…'}"
         named = replace(named, title=f"{named.title}\n{told}")
