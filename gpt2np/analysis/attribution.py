@@ -87,7 +87,7 @@ def _parts(trace: Trace, n_layer: int, rows: list[int]) -> Iterator[tuple[str, A
             yield f"{h}.attn.head.{head}", heads[:, head]
         if bias is not None:
             yield f"{h}.attn.bias", np.broadcast_to(bias, heads[:, 0].shape)
-        if f"{h}.attn.out" in edited:
+        if f"{h}.attn.out" in edited or f"{h}.attn.proj" in edited:
             written = heads.sum(axis=1)
             more = read(f"{h}.attn.out") - written
             yield f"{h}.attn.out.edit", more if bias is None else more - bias

@@ -30,7 +30,7 @@ def dot_scores(q: Array, k: Array, window: int | None, *, out: Array) -> None:
 def capped_scores(
     q: Array, k: Array, scale: float, cap: float | None, window: int | None, *, out: Array
 ) -> None:
-    """Scaled dot products, bent so that none is larger than the cap; -inf where the query does not see the key.
+    """Scaled dot products, bent so that none is larger than the cap; -inf where a key is not seen.
 
     As `dot_scores`, with `cap * tanh(x / cap)` in between; `None` is no cap.
     """

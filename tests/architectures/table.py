@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from support import gpt_neo_checkpoint, made_up, tiny_checkpoint
+from support import gemma2_checkpoint, gpt_neo_checkpoint, made_up, tiny_checkpoint
 from support.command_line import run
 from support.differences import relative_error
 
@@ -36,6 +36,11 @@ def _gpt_neo(folder):
     _with_vocabulary(folder)
 
 
+def _gemma2(folder):
+    gemma2_checkpoint.write(folder, max_position_embeddings=16)
+    _with_vocabulary(folder)
+
+
 def _made_up(folder):
     made_up.write(folder, n_layer=2, n_positions=16)
     _with_vocabulary(folder)
@@ -47,7 +52,12 @@ def _with_vocabulary(folder):
     (folder / "merges.txt").write_text("\n".join(merges), "utf-8")
 
 
-MODELS: Mapping[str, Callable[[Any], None]] = {"gpt2": _gpt2, "gpt_neo": _gpt_neo, "made_up": _made_up}
+MODELS: Mapping[str, Callable[[Any], None]] = {
+    "gpt2": _gpt2,
+    "gpt_neo": _gpt_neo,
+    "gemma2": _gemma2,
+    "made_up": _made_up,
+}
 
 
 class Case:
@@ -152,7 +162,7 @@ def gpt2_only(what):
     return {name: f"{name} has no {what}: only gpt2 has" for name in MODELS if name != "gpt2"}
 
 
-NO_CIRCUITS = {"made_up": "made_up has no circuits yet"}
+NO_CIRCUITS = {name: f"{name} has no circuits yet" for name in ("gemma2", "made_up")}
 
 
 # -- the command line --------------------------------------------------------------------------------
@@ -611,6 +621,7 @@ FUNCTIONS = {
         lambda c, found: np.isfinite(found.loss) and found.loss != loss(c),
         TEXT,
         of="model",
+        gemma2="gemma2 has no position embedding",
         made_up="made_up has no position embedding",
     ),
     **of(

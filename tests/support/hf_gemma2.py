@@ -136,7 +136,8 @@ def capture(model: Gemma2ForCausalLM, ids: list[int]) -> dict[str, np.ndarray]:
         heads = torch.einsum("phd,hde->phe", found[h + "attn.z"], weight)
         after = 1 + block.post_attention_layernorm.weight.detach()
         for norm, x in (
-            ("ln_1", "resid_pre"), ("ln_1_post", "attn.proj"), ("ln_2", "resid_mid"), ("ln_2_post", "mlp.proj"),
+            ("ln_1", "resid_pre"), ("ln_1_post", "attn.proj"), ("ln_2", "resid_mid"),
+            ("ln_2_post", "mlp.proj"),
         ):  # fmt: skip
             found |= norm_statistics(h + norm, found[h + x], cfg.rms_norm_eps)
         found[h + "attn.heads"] = heads / found[h + "ln_1_post.rms"][:, None, None] * after

@@ -121,7 +121,7 @@ class Config:
 
     @property
     def n_kv_head(self) -> int:
-        """Number of key and value heads of a layer; each serves `n_head / n_kv_head` neighbouring query heads."""
+        """Number of key and value heads of a layer, each shared by neighbouring query heads."""
         return self.num_key_value_heads
 
     @property
@@ -273,7 +273,8 @@ def _theta_of(values: Mapping[str, Any]) -> Any:
     for key, value in new.items():
         if key not in ("rope_theta", "rope_type") or (key == "rope_type" and value != "default"):
             raise ConfigError(
-                f"rope_parameters has {short(key)} {short(value)}, which changes the result and is not supported"
+                f"rope_parameters has {short(key)} {short(value)}, which changes the result and is not "
+                "supported"
             )
     theta = new.get("rope_theta")
     if None not in (old, theta) and old != theta:

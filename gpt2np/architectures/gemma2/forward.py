@@ -2,10 +2,10 @@
 
 Told against GPT-2 (`architectures/gpt2/forward.py`, which says what `step` does): there is no table of
 positions; instead queries and keys are turned by where they stand. Several query heads share a key and value
-head. Every norm is an RMSNorm, and there is one more behind attention and MLP, before they add to the residual
-stream. The MLP has two halves, of which one is a gate for the other. Scores and logits are bent towards a cap.
-And every other layer is *sliding*: a query sees its own position and those just before it, no more than
-`sliding_window` together; that is the `window` below.
+head. Every norm is an RMSNorm, and there is one more behind attention and MLP, before they add to the
+residual stream. The MLP has two halves, of which one is a gate for the other. Scores and logits are bent
+towards a cap. And every other layer is *sliding*: a query sees its own position and those just before it, no
+more than `sliding_window` together; that is the `window` below.
 """
 
 from gpt2np.architectures.gemma2.config import Config

@@ -134,9 +134,8 @@ def _scores_raw(trace: Recorded, layer: int) -> Array:
 
 def _heads(trace: Recorded, layer: int) -> Array:
     p = trace.parameters("attn.heads").h[layer]
-    z, proj = trace[f"h.{layer}.attn.z"], trace[f"h.{layer}.attn.proj"]
-    heads = head_outputs(z, p.attn.o_proj)
-    return held(heads, p.ln_1_post, factor(proj, p.ln_1_post)[:, None])
+    heads = head_outputs(trace[f"h.{layer}.attn.z"], p.attn.o_proj)
+    return held(heads, p.ln_1_post, factor(heads.sum(axis=1), p.ln_1_post)[:, None])
 
 
 def _logits_raw(trace: Recorded, _: None) -> Array:
@@ -151,7 +150,7 @@ DERIVED: dict[str, Derived] = {
     **derived.rms_statistics_of("ln_1"),
     "attn.scores_raw": Derived((at("attn.q_rot"), at("attn.k_rot")), _scores_raw),
     **derived.rms_statistics_of("ln_1_post", at("attn.proj")),
-    "attn.heads": Derived((at("attn.z"), at("attn.proj")), _heads, needs_weights=True),
+    "attn.heads": Derived((at("attn.z"),), _heads, needs_weights=True),
     **derived.rms_statistics_of("ln_2"),
     **derived.rms_statistics_of("ln_2_post", at("mlp.proj")),
     **derived.rms_statistics_of("ln_f"),

@@ -9,9 +9,6 @@ needs.module("torch", "transformers")
 
 import torch
 from support import hf_gemma2
-from support.true_double import true_double
-from transformers import GenerationConfig
-from transformers.models.gemma2 import modeling_gemma2
 
 import gpt2np
 from gpt2np.architectures.gemma2.sites import SITES
@@ -33,7 +30,9 @@ def caps(scores, logits):
 
 CASES = {
     # three as in the notes on this architecture
-    "caps that bend": ("SFS", 23, sizes(30, 6, 2, 8, 5, query_pre_attn_scalar=13, rope_theta=100.0, **caps(2.0, 3.0))),
+    "caps that bend": (
+        "SFS", 23, sizes(30, 6, 2, 8, 5, query_pre_attn_scalar=13, rope_theta=100.0, **caps(2.0, 3.0)),
+    ),
     "no caps": ("FSSF", 23, sizes(21, 3, 1, 10, 1, **caps(None, None), tie_word_embeddings=False)),
     "a key head each": ("SF", 23, sizes(40, 4, 4, 6, 9, hidden_activation="silu", **caps(50.0, 30.0))),
     # and six
@@ -46,7 +45,9 @@ CASES = {
     ),
     "all sliding": ("SSS", 33, sizes(20, 4, 4, 4, 3, rope_theta=7.0, rms_norm_eps=1e-2, **caps(2.5, None))),
     "all full": ("FF", 25, sizes(18, 2, 1, 2, 4, query_pre_attn_scalar=3, hidden_activation="relu")),
-    "longer window": ("FSF", 31, sizes(35, 5, 5, 14, 400, hidden_activation="gelu", tie_word_embeddings=False)),
+    "longer window": (
+        "FSF", 31, sizes(35, 5, 5, 14, 400, hidden_activation="gelu", tie_word_embeddings=False),
+    ),
 }  # fmt: skip
 
 
