@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gpt2np.architectures.gemma2.config import Config
+from gpt2np.errors import TraceError
 from gpt2np.ops import Array, capped, capped_scores, unembedding
 from gpt2np.ops.norms import factor, held
 from gpt2np.tracing import derived, site_rows
@@ -133,6 +134,10 @@ SITES = SiteTable(
 
 
 def _scores_raw(trace: Recorded, layer: int) -> Array:
+    if len(trace.positions) < len(trace.token_ids):
+        raise TraceError(
+            f"h.{layer}.attn.scores_raw needs the keys of every position; kept: {trace.positions}"
+        )
     q, k = trace[f"h.{layer}.attn.q_rot"], trace[f"h.{layer}.attn.k_rot"]
     config = trace.config
     out = np.empty((q.shape[1], len(q), len(k)), q.dtype)
