@@ -136,7 +136,7 @@ SITES = SiteTable(
 def _scores_raw(trace: Recorded, layer: int) -> Array:
     if len(trace.positions) < len(trace.token_ids):
         raise TraceError(
-            f"h.{layer}.attn.scores_raw needs the keys of every position; kept: {trace.positions}"
+            f"h.{layer}.attn.scores_raw needs the keys of every position, and some were not kept"
         )
     q, k = trace[f"h.{layer}.attn.q_rot"], trace[f"h.{layer}.attn.k_rot"]
     config = trace.config

@@ -9,6 +9,8 @@ needs.module("torch", "transformers")
 
 import torch
 from support import hf_gemma2
+from support.true_double import true_double
+from transformers.models.gemma2 import modeling_gemma2
 
 import gpt2np
 from gpt2np.architectures.gemma2.sites import SITES
