@@ -81,7 +81,8 @@ class Model:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The checkpoint's tokenizer; None if it has no vocabulary, so that prompts must be ids."""
-        return Tokenizer.from_folder(self.checkpoint.folder)
+        architecture = self.config.architecture
+        return Tokenizer.from_folder(self.checkpoint.folder, architecture.begin, architecture.control)
 
     @property
     def usable_tokenizer(self) -> Tokenizer | None:
