@@ -73,7 +73,9 @@ class Tokenizer:
         engine, note = engine_of(files, control)
         made = cls(engine, note, begin)
         if begin is not None and made.begin_id is None:
-            made.note = f"{folder}: the vocabulary has no {begin}, with which texts of this model should begin"
+            made.note = (
+                f"{folder}: the vocabulary has no {begin}, with which texts of this model should begin"
+            )
         if files.config.get("add_bos_token") is False and not made._engine_begins:
             made.begin_id = None
         return made
@@ -178,6 +180,14 @@ class Tokenizer:
             (None, 1226)
         """
         return self._id.get(piece.encode(errors="surrogatepass"))
+
+    def not_one_token(self, text: str) -> str:
+        """Return what to say of a text that is not one token: which ones it is."""
+        pieces = "".join(quoted(piece) for piece in self.tokens(self.encode(text, ends=False)))
+        says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
+        spaced = pieces and self.find_id(f" {text}") is not None
+        hint = f"; with a space before it, {' ' + text!r}, it is one" if spaced else ""
+        return f"{short(text)} is not one token, it {says}{hint}"
 
     def __contains__(self, id: int) -> bool:
         """Whether a token has this id."""
