@@ -1,4 +1,4 @@
-"""A tiny vocabulary of Gemma's kind, as tests/text/gemma_tokenizer.json has it; with sentencepiece this makes it.
+"""A tiny vocabulary of Gemma's kind, tests/text/gemma_tokenizer.json; made with sentencepiece by this.
 
 python tests/support/gemma_tokenizer.py
 """
