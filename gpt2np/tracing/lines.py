@@ -18,6 +18,7 @@ from gpt2np.ops import (
     Norm,
     RMSNorm,
     add,
+    capped_unembedding,
     layer_norm,
     linear,
     lookup,
@@ -142,13 +143,13 @@ def token_table(config: ModelConfig, parameters: Any) -> Array:
 
 
 def unembedding_table(config: ModelConfig, parameters: Any) -> Array:
-    """What the logits are the dot products with: [vocab, n_embd].
+    """What the logits are the dot products with, before a cap if there is one: [vocab, n_embd].
 
     Raises:
         InputError: the logits are something else than dot products.
     """
     line = last_lines(config, parameters)["logits"]
-    if line.op is not unembedding:
+    if line.op not in (unembedding, capped_unembedding):
         raise InputError(f"{_name(config)}'s logits are not linear in ln_f: they cannot be taken apart")
     return cast(Array, line.inputs[1])
 
