@@ -3,10 +3,9 @@
 import json
 import random
 import sys
-from dataclasses import replace
 
 import pytest
-from support import gemma_tokenizer, made_up, needs
+from support import gemma2_checkpoint, gemma_tokenizer, needs
 from support.command_line import run
 
 import gpt2np
@@ -16,6 +15,7 @@ from gpt2np.errors import InputError, TokenizerError
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.kv.resume import load_kv
 from gpt2np.text.tokenizer import Tokenizer
+from gpt2np.tracing import contract
 from gpt2np.tracing.contract import Turns
 
 TURNS = Turns("<start_of_turn>", "<end_of_turn>", {"user": "user", "assistant": "model"})
@@ -49,12 +49,16 @@ def tokenizer(request, tmp_path):
 
 
 @pytest.fixture
-def model(tmp_path, monkeypatch):
-    spoken = replace(made_up.MODULE.ARCHITECTURE, begin="<bos>", turns=TURNS)
-    monkeypatch.setattr(made_up.MODULE, "ARCHITECTURE", spoken)
-    folder = made_up.write(tmp_path / "m", vocab_size=440, n_positions=64)
+def model(tmp_path):
+    folder = gemma2_checkpoint.write(tmp_path / "m", vocab_size=440, max_position_embeddings=64)
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 6]}')
     return gpt2np.load(gemma_tokenizer.write(folder))
+
+
+def test_it_is_the_architecture_that_says_so():
+    gemma = contract.find("gemma2")
+    assert (gemma.control, gemma.turns) == (CONTROL, TURNS)
+    assert [contract.find(other).control for other in ("gpt2", "gpt_neo")] == [(), ()]
 
 
 @pytest.mark.needs("transformers")
