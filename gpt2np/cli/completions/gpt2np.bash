@@ -314,7 +314,7 @@ _gpt2np_pages() {
 }
 
 _gpt2np_models() {
-  compgen -W "tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B distilgpt2" -- "$1"
+  compgen -W "tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B google/gemma-2-2b google/gemma-2-2b-it google/gemma-2-9b google/gemma-2-9b-it google/gemma-2-27b google/gemma-2-27b-it distilgpt2" -- "$1"
   compgen -d -- "$1"
 }
 

@@ -28,7 +28,7 @@ function _gpt2np_pages
 end
 
 function _gpt2np_models
-  printf '%s\n' tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B distilgpt2
+  printf '%s\n' tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B google/gemma-2-2b google/gemma-2-2b-it google/gemma-2-9b google/gemma-2-9b-it google/gemma-2-27b google/gemma-2-27b-it distilgpt2
   __fish_complete_directories
 end
 
