@@ -16,7 +16,7 @@ from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
-from gpt2np.tables import quoted
+from gpt2np.text.chat import Conversation, chat_ids
 from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids, ids_of_each
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
@@ -81,7 +81,8 @@ class Model:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The checkpoint's tokenizer; None if it has no vocabulary, so that prompts must be ids."""
-        return Tokenizer.from_folder(self.checkpoint.folder)
+        architecture = self.config.architecture
+        return Tokenizer.from_folder(self.checkpoint.folder, architecture.begin, architecture.control)
 
     @property
     def usable_tokenizer(self) -> Tokenizer | None:
@@ -334,6 +335,17 @@ class Model:
             )
         return checked_ids(ids, self.config.vocab_size)
 
+    def chat_prompt(self, messages: Conversation) -> list[int]:
+        """Return the ids of a conversation in the turns that the model was trained on, to be run as they are.
+
+        `messages` is a text, which the user says, or a list of `{"role": ..., "content": ...}`. Where the
+        last one is the user's, the ids end where the answer begins. See `text.chat`.
+
+        Raises:
+            InputError: the model has no chat template, or the messages do not fit into it.
+        """
+        return chat_ids(messages, self.config.architecture, self.tokenizer)
+
     def _stop(self, stop_at_layer: int | None) -> int | None:
         if stop_at_layer is None:
             return None
@@ -349,12 +361,7 @@ class Model:
             raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
         found = self.tokenizer.find_id(token)
         if found is None or found >= self.config.vocab_size:
-            ids = self.tokenizer.encode(token, ends=False)
-            pieces = "".join(quoted(piece) for piece in self.tokenizer.tokens(ids))
-            says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
-            spaced = pieces and self.tokenizer.find_id(f" {token}") is not None
-            hint = f"; with a space before it, {' ' + token!r}, it is one" if spaced else ""
-            raise InputError(f"{short(token)} is not one token, it {says}{hint}")
+            raise InputError(self.tokenizer.not_one_token(token))
         return int(found)
 
     def tokens(self, ids: list[int]) -> list[str]:

@@ -28,7 +28,7 @@ ORDER = {
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
         weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
-        prompts prompt_lists token_search""",
+        chat prompts prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits

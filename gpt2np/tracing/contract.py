@@ -161,6 +161,20 @@ class Identity(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Turns:
+    """How a model was trained to be spoken with: what stands around each message of a conversation.
+
+    A turn is the token `start`, the role and a new line, the message, the token `end` and a new line. `roles`
+    has the role as the model knows it by what messages call it; they take turns, `"user"` being first, and
+    what answers is `"assistant"`.
+    """
+
+    start: str
+    end: str
+    roles: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One kind of model: its config, its table of sites, its parameters and its forward pass.
 
@@ -189,7 +203,15 @@ class Architecture:
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
     # more that must hold of a site: statement, the stored sites it is about, and what must be equal
     holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
+    begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
+    turns: Turns | None = None  # None: it has none, so nobody can chat with it
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
+
+    @property
+    def control(self) -> tuple[str, ...]:
+        """The tokens that only a program may write: typed in a text they are text, unless asked for."""
+        turns = () if self.turns is None else (self.turns.start, self.turns.end)
+        return turns if self.begin is None else (self.begin, *turns)
 
     def __repr__(self) -> str:
         return f"<Architecture {self.model_type}>"

@@ -65,6 +65,7 @@ _shtab_gpt2np_capture_options=(
   "--temperature[0, the default\: greedy]:T:"
   "--seed[of sampling (default 0)]:seed:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -80,6 +81,7 @@ _shtab_gpt2np_circuits_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--trace[a saved trace of the model instead of a TEXT]:FILE:_files"
   "--head[tokens that a head reads and writes\; with a TEXT also its QK and OV]:L.H:"
   "--neuron[tokens of a neuron\; with a TEXT also its activations]:L.I:"
@@ -167,6 +169,7 @@ _shtab_gpt2np_export_options=(
   "--target[with --to llm.c\: what follows the last token (end of text)]:ID:"
   "*--keep[sites to run and write\: \'attn.\*\', hidden_states (of a TEXT\; default\: all)]:PATTERN:_gpt2np_sites"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -195,6 +198,7 @@ _shtab_gpt2np_generate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -235,6 +239,7 @@ _shtab_gpt2np_heads_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--trace[a saved trace of the model instead of a text]:FILE:_files"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
@@ -287,6 +292,7 @@ _shtab_gpt2np_kv_dataset_options=(
   "--format[(default json)]:format:(json safetensors)"
   "--top[how many candidates (default 5)]:K:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -301,6 +307,7 @@ _shtab_gpt2np_kv_extract_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -336,6 +343,7 @@ _shtab_gpt2np_lens_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--trace[a saved trace of the model instead of a text]:FILE:_files"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
@@ -406,6 +414,7 @@ _shtab_gpt2np_score_options=(
   "--hold-norms[also the loss when each norm multiplies by a constant]"
   "--tokens[also the loss of every token]"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -434,6 +443,7 @@ _shtab_gpt2np_stats_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--trace[a saved trace instead of a text\; needs no model]:FILE:_files"
   "--notebook[print what the notebook\'s cells print, line by line]"
   "--max-new-tokens[generate\; then also tables by step]:N:"
@@ -463,6 +473,7 @@ _shtab_gpt2np_tokenize_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--merges[also which pairs of pieces are joined to each token, in order]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
@@ -479,6 +490,7 @@ _shtab_gpt2np_trace_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--trace[show a saved trace instead of running a text]:FILE:_files"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
@@ -506,6 +518,7 @@ _shtab_gpt2np_view_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
+  "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -636,7 +649,7 @@ _gpt2np_pages() {
 }
 
 _gpt2np_models() {
-  compadd tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B distilgpt2
+  compadd tiny gpt2 gpt2-medium gpt2-large gpt2-xl EleutherAI/gpt-neo-125M EleutherAI/gpt-neo-1.3B EleutherAI/gpt-neo-2.7B google/gemma-2-2b google/gemma-2-2b-it google/gemma-2-9b google/gemma-2-9b-it google/gemma-2-27b google/gemma-2-27b-it distilgpt2
   _files -/
 }
 
