@@ -254,14 +254,18 @@ def effective_embedding(model: "Model") -> Array:
     """Return each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
     Tied weights make the table say which token comes next; the first MLP turns that into which token this is.
+
+    Raises:
+        InputError: an MLP that is not matrix, function, matrix.
     """
     config, every = model.config, lines(model.config, model.parameters)
     x = token_table(config, model.parameters)
     hidden, out = np.empty((len(x), config.d_mlp), x.dtype), np.empty_like(x)
     read = normed(x, norm_of(every["h.0.ln_2"]))
-    linear(read, matrix_of(config, "h.0.mlp.pre", every), out=hidden)
+    reader, writer = (matrix_of(config, f"h.0.mlp.{at}", every) for at in ("pre", "out"))
+    linear(read, reader, out=hidden)
     every["h.0.mlp.post"].op(hidden.copy(), out=hidden)
-    linear(hidden, matrix_of(config, "h.0.mlp.out", every), out=out)
+    linear(hidden, writer, out=out)
     return np.asarray(x + out)
 
 

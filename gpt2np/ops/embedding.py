@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces, row_blocks
+from gpt2np.ops.caps import bend
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow, widen
 from gpt2np.ops.products import parts_in_cache
 from gpt2np.threads import each
@@ -21,6 +22,11 @@ def add(a: Array, b: Array, *, out: Array) -> None:
     each(lambda rows: np.add(a[rows], b[rows], out=out[rows]), row_blocks(out))
 
 
+def scaled(x: Array, factor: float, *, out: Array) -> None:
+    """Every number times a factor."""
+    each(lambda rows: np.multiply(x[rows], factor, out=out[rows]), row_blocks(out))
+
+
 def unembedding(x: Array, table: Array, *, out: Array) -> None:
     """Dot product of each row with every row of the table: [pos, n_embd], [vocab, n_embd] -> [pos, vocab]."""
 
@@ -36,3 +42,10 @@ def unembedding(x: Array, table: Array, *, out: Array) -> None:
             np.matmul(a, b.T, out=y)
 
     each(some, product_pieces(out, x.shape[1]))
+
+
+def capped_unembedding(x: Array, table: Array, cap: float | None, *, out: Array) -> None:
+    """`unembedding`, bent so that no logit is larger than the cap; `None` is no cap."""
+    unembedding(x, table, out=out)
+    if cap is not None:
+        each(lambda rows: bend(out[rows], cap), row_blocks(out))

@@ -186,6 +186,7 @@ DEFAULT = "gpt2"  # what a config without `model_type` describes
 _MODULES: dict[str, str | ModuleType] = {
     "gpt2": "gpt2np.architectures.gpt2",
     "gpt_neo": "gpt2np.architectures.gpt_neo",
+    "gemma2": "gpt2np.architectures.gemma2",
 }
 
 

@@ -18,6 +18,7 @@ from gpt2np.ops import (
     Norm,
     RMSNorm,
     add,
+    capped_unembedding,
     layer_norm,
     linear,
     lookup,
@@ -144,13 +145,13 @@ def token_table(config: ModelConfig, parameters: Any, ids: Any = slice(None)) ->
 
 
 def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = slice(None)) -> Array:
-    """What the logits, or those of some tokens, are the dot products with: [vocab, n_embd].
+    """What the logits, or some tokens', are dot products with, before any cap: [vocab, n_embd].
 
     Raises:
         InputError: the logits are something else than dot products.
     """
     line = last_lines(config, parameters)["logits"]
-    if line.op is not unembedding:
+    if line.op not in (unembedding, capped_unembedding):
         raise InputError(f"{_name(config)}'s logits are not linear in ln_f: they cannot be taken apart")
     return widened(line.inputs[1][ids])
 

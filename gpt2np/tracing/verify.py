@@ -220,7 +220,7 @@ class _Checks:
             missing = next((n for n in names if n not in self.trace), None)
             if missing is not None and not (needs_weights and self.trace.model is None):
                 self.found.skipped[statement] = f"{missing} was not kept"
-            elif name in self.edited:
+            elif not self.edited.isdisjoint((name, name.replace("attn.out", "attn.proj"))):
                 self.found.skipped[statement] = "edited"
             elif needs_weights and self.trace.model is None:
                 self.found.skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
@@ -290,7 +290,8 @@ def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterat
             lambda: (trace[name].astype(np.float64).sum(-1), np.ones(trace[name].shape[:2])),
         )
     if kind == "attn.out" and "attn.heads" in trace.config.architecture.sites:
-        yield f"{name} = sum of {h}attn.heads + bias", (name, f"{h}attn.heads"), True, sum_of_heads
+        plus = "" if trace.config.architecture.attention_bias is None else " + bias"
+        yield f"{name} = sum of {h}attn.heads{plus}", (name, f"{h}attn.heads"), True, sum_of_heads
     sums = {
         "resid_mid": (block_input(layer, 0), f"{h}attn.out"),
         "resid_post": (f"{h}resid_mid", f"{h}mlp.out"),
