@@ -3,13 +3,17 @@
 import copy
 import json
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.large_checkpoint import write_large_checkpoint
 
 import gpt2np
-from gpt2np.architectures import gpt2, gpt_neo
+from gpt2np.architectures import gemma2, gpt2, gpt_neo
 from gpt2np.checkpoints import checkpoint
 from gpt2np.errors import CheckpointError
 from gpt2np.ops.narrow_weights import BFLOAT16, multiply_narrow, widened
@@ -25,6 +29,18 @@ CONFIGS = {
         num_heads=4,
         attention_layers=("global", "local"),
         window_size=5,
+    ),
+    "gemma2": gemma2.Config(
+        vocab_size=97,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=5,
+        max_position_embeddings=64,
     ),
 }
 IDS = [5, 17, 3, 96, 0, 41, 5, 17, 22]
@@ -168,9 +184,11 @@ def test_float64_is_the_truth_of_the_stored_values(folder, pair):
 
 def test_with_weights_copies_and_copy(folder, pair):
     stored, wide = pair
-    changes = {"ln_f.weight": np.ones(48), "wte.weight": stored.weights["wte.weight"] * 2}
+    table = stored.config.architecture.naming.tied[1]
+    norm = "norm.weight" if table == "embed_tokens.weight" else "ln_f.weight"
+    changes = {norm: np.ones(48), table: stored.weights[table] * 2}
     close(stored.with_weights(changes)(IDS), wide.with_weights(changes)(IDS))
-    untied = {"lm_head.weight": np.array(stored.weights["wte.weight"])}
+    untied = {"lm_head.weight": np.array(stored.weights[table])}
     assert "lm_head.weight" not in stored.with_weights(untied).weights
     close(pickle.loads(pickle.dumps(stored))(IDS), wide(IDS))
     close(copy.deepcopy(stored)(IDS), wide(IDS))
@@ -193,6 +211,9 @@ def test_analyses_read_them(pair):
     close(*(attribution.attribution(trace, (3, 5)).array for trace in traces))
     close(*(trace["h.0.attn.heads"] for trace in traces))
     close(*(lens.attention_lens(trace).raised.array for trace in traces))
+    close(*(np.asarray(trace["logits"]) for trace in traces))
+    if pair[0].config.architecture.model_type == "gemma2":
+        return  # the rest is about models whose MLP is matrix, function, matrix
     close(*(circuits.token_scores(model, 1, 2, IDS).array for model in pair))
     close(*(circuits.copying_scores(model).array for model in pair))
     close(*(directions.interference(model).array for model in pair))
@@ -226,3 +247,28 @@ def test_special_values_are_widened_exactly():
     assert np.array_equal(values.view(np.uint32), bits.astype(np.uint32) << 16)
     with pytest.raises(TypeError):
         bits.view(BFLOAT16) + 1
+
+
+RUN = """
+import sys, gpt2np
+model = gpt2np.load(sys.argv[1])
+ids = list(range(1000, 1030))
+trace = model.trace(ids, keep="resid_*")
+made = model.generate(ids, max_new_tokens=5, eos=None).finish()
+status = open("/proc/self/status").read()
+print(len(made.token_ids), trace.nbytes, int(status.split("VmHWM:")[1].split()[0]) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what a process took")
+def test_the_largest_memory_of_a_gemma_of_two_billion(tmp_path):
+    """VmHWM of the process: its own memory and the pages of the mapped files that it has read."""
+    size = write_large_checkpoint(tmp_path / "gemma", gemma2.Config())
+    assert size == 5_228_683_776
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "gemma")], capture_output=True, text=True, check=True
+    )
+    n_tokens, n_bytes, most = map(int, done.stdout.split())
+    assert n_tokens in (5, 35)
+    assert most < size + n_bytes + 300_000_000 < 7_000_000_000

@@ -34,14 +34,15 @@ def write_large_checkpoint(folder: Path, config, scale: float = 0.02) -> int:
     for i, shard in enumerate(shards):
         file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
         weight_map |= dict.fromkeys(shard, file)
-        _write_shard(folder / file, shard, block)
+        neutral = 0 if config.architecture.model_type == "gemma2" else 1  # which stores norms less 1
+        _write_shard(folder / file, shard, block, neutral)
     total = sum(2 * math.prod(shape) for shape in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return total
 
 
-def _write_shard(path: Path, shapes: dict, block: np.ndarray) -> None:
+def _write_shard(path: Path, shapes: dict, block: np.ndarray, neutral: int) -> None:
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
         n = 2 * math.prod(shape)
@@ -54,7 +55,7 @@ def _write_shard(path: Path, shapes: dict, block: np.ndarray) -> None:
         for k, (name, shape) in enumerate(shapes.items()):
             left, numbers = math.prod(shape), np.roll(block, 977 * k)
             if len(shape) == 1 and name.endswith("weight"):  # a norm
-                numbers = _bits(1 + _floats(numbers[:left]))
+                numbers = _bits(neutral + _floats(numbers[:left]))
             while left > 0:
                 out.write(numbers[:left].data)
                 left -= BLOCK
