@@ -110,10 +110,11 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
     if not isinstance(changes, Mapping):
         raise InputError(f"with_weights takes a mapping of names to arrays, not {type(changes).__name__}")
     unembedding, table = checkpoint.config.architecture.naming.tied
-    known = {name: array.shape for name, array in checkpoint.weights.held.items()}
+    held = Weights(checkpoint.weights).held
+    known = {name: array.shape for name, array in held.items()}
     known.setdefault(unembedding, known[table])
     new = {name: _checked(name, value, known, dtype) for name, value in changes.items()}
-    weights = {**checkpoint.weights.held, **new}
+    weights = {**held, **new}
     if unembedding in new and np.array_equal(weights[unembedding], widened(weights[table])):
         del weights[unembedding]
     digest = hashlib.sha256(checkpoint.fingerprint.encode())

@@ -132,7 +132,7 @@ def ends_with_a_shift(config: ModelConfig) -> bool:
     return last_lines(config)["ln_f"].op is layer_norm
 
 
-def token_table(config: ModelConfig, parameters: Any, ids: Any = slice(None)) -> Array:
+def token_table(config: ModelConfig, parameters: Any, ids: Any = None) -> Array:
     """The embedding of every token, or of those asked for: [vocab, n_embd].
 
     Raises:
@@ -140,11 +140,11 @@ def token_table(config: ModelConfig, parameters: Any, ids: Any = slice(None)) ->
     """
     for line in first_lines(config, parameters).values():
         if line.op is lookup and line.reads[0] == "token_ids":
-            return widened(line.inputs[1][ids])
+            return widened(line.inputs[1] if ids is None else line.inputs[1][ids])
     raise InputError(f"{_name(config)} has no table of token embeddings")
 
 
-def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = slice(None)) -> Array:
+def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = None) -> Array:
     """What the logits, or some tokens', are dot products with, before any cap: [vocab, n_embd].
 
     Raises:
@@ -153,7 +153,7 @@ def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = slice(Non
     line = last_lines(config, parameters)["logits"]
     if line.op not in (unembedding, capped_unembedding):
         raise InputError(f"{_name(config)}'s logits are not linear in ln_f: they cannot be taken apart")
-    return widened(line.inputs[1][ids])
+    return widened(line.inputs[1] if ids is None else line.inputs[1][ids])
 
 
 def final_norm(config: ModelConfig, parameters: Any) -> Norm:
