@@ -17,7 +17,8 @@ ORDER = {
     "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile threads ops
         tracing architectures checkpoints text generation model loading analysis export capture kv reference
         viewer cli __main__""",
-    "ops": "blocks causal_mask caps products norms activations rotation attention embedding",
+    "ops": """blocks narrow_weights readable_parameters causal_mask caps products norms activations rotation
+        attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
         verify""",
@@ -26,7 +27,8 @@ ORDER = {
     "architectures/gpt_neo": "config sites weights forward",
     "architectures/gemma2": "config weights sites forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
-        weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
+        weight_files tensor_names training_layouts opened_folder generation_file weights hub free_memory
+        checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
         chat prompts prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation

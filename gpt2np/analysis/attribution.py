@@ -121,10 +121,10 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
     if len(tokens) not in (1, 2):
         raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
     ids = [token_id(trace.model_for("the attribution"), t) for t in tokens]
-    table = unembedding_table(trace.config, parameters)
-    direction = table[ids[0]].astype(np.float64)  # [n_embd]
+    table = unembedding_table(trace.config, parameters, ids)
+    direction = table[0].astype(np.float64)  # [n_embd]
     if len(ids) == 2:
-        direction = direction - table[ids[1]]
+        direction = direction - table[1]
     row = row_of(trace, pos)
     parts = components(trace, pos=pos)
     written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row) @ direction  # [component]

@@ -340,7 +340,7 @@ def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> Name
     layer, head = check_head(model.config, layer, head)
     ids = model.token_ids(tokens, limit=False, ends=False)
     w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
-    effects = through_ln_f(model, x @ w.ov) @ unembedding_table(model.config, model.parameters)[ids].T
+    effects = through_ln_f(model, x @ w.ov) @ unembedding_table(model.config, model.parameters, ids).T
     labels = model.tokens(ids)
     title = f"OV of head {layer}.{head}: what attending to source does to a logit"
     return NamedArray(effects, ("source", "logit"), {"source": labels, "logit": labels}, title)
@@ -350,7 +350,7 @@ def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> Name
 @of_model
 def normalised_embedding(model: "Model", ids: Sequence[int]) -> Array:
     """Divide token embeddings by their deviation (or root mean square), as ln_1 does: [token, n_embd]."""
-    x = token_table(model.config, model.parameters)[ids]
+    x = token_table(model.config, model.parameters, ids)
     return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 

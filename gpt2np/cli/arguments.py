@@ -62,6 +62,8 @@ def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     model.add_argument("--local-files-only", action="store_true", help="do not contact the Hub")
     model.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all)")
+    widen = "bfloat16 weights become float32 when loaded: more memory, faster generation"
+    model.add_argument("--widen", action="store_true", help=widen)
     if dtype:
         model.add_argument(
             "--dtype", choices=["float32", "float64"], default="float32", help="precision (default float32)"
@@ -328,6 +330,7 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
             threads=getattr(args, "threads", None),
             revision=args.revision,
             local_files_only=args.local_files_only,
+            widen=True if getattr(args, "widen", False) else None,
         )
     check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
     if sys.stderr.isatty():

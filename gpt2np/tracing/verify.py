@@ -15,6 +15,7 @@ import numpy as np
 from gpt2np.errors import VerificationError
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array, add, unseen
+from gpt2np.ops.readable_parameters import as_held
 from gpt2np.tracing.contract import Identity
 from gpt2np.tracing.derived import bases, block_input
 from gpt2np.tracing.replay import MISSING, Missing, ReplayStep
@@ -57,7 +58,7 @@ def verify(trace: Trace) -> Verification:
         VerificationError: names the first identity, in execution order, that does not hold.
     """
     checks = _Checks(trace)
-    p = MISSING if trace.model is None else trace.model.parameters
+    p = MISSING if trace.model is None else as_held(trace.model.parameters)
     dtype = trace.plan.dtype if trace.model is None else trace.model.dtype  # what is computed again
     with np.errstate(all="ignore"):  # the comparison finds them
         trace.config.architecture.forward(p, trace.config, _RecordedStep(checks, dtype))
