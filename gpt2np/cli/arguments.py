@@ -10,7 +10,7 @@ from typing import Any
 
 from gpt2np.cli.terminal import doing, moving_bars, tell
 from gpt2np.cli.texts import a_text, as_unicode, read_prompt_text, read_text
-from gpt2np.errors import InputError, TokenizerError, printable, short
+from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
 from gpt2np.json_fields import parse_json
 from gpt2np.outputs import check_destinations, make_parents
@@ -358,7 +358,7 @@ def _tell_of_texts(model: Any, texts: list[str], args: argparse.Namespace) -> No
     """Notes on stderr about how texts become tokens: special ones read as plain text, files passed over."""
     try:
         tokenizer = model.tokenizer
-    except TokenizerError as error:
+    except MissingExtraError as error:  # ids can be run without; a damaged vocabulary is an error
         if texts:
             raise
         tell(f"note: tokens are shown by their ids: {error}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt2np.errors import TokenizerError, short
+from gpt2np.errors import MissingExtraError, TokenizerError, short
 from gpt2np.text import pipeline
 from gpt2np.text.added_tokens import AddedToken, Entry, added_token, added_tokens, declared, named
 from gpt2np.text.byte_level_bpe import ByteLevelBPE
@@ -49,8 +49,8 @@ def read_folder(folder: Path) -> TokenizerFolder | None:
     """Read a folder; None if it has neither tokenizer.json nor vocab.json and merges.txt.
 
     Raises:
-        TokenizerError: one of the two is missing, or a file cannot be read or is no object; or there is only
-            a tokenizer.model.
+        TokenizerError: one of the two is missing, or a file cannot be read or is no object.
+        MissingExtraError: there is only a tokenizer.model.
     """
 
     def content(name: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def read_folder(folder: Path) -> TokenizerFolder | None:
         if (folder / "tokenizer.model").exists():
             what = "which is not read; transformers (with sentencepiece and protobuf) makes it: "
             how = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-            raise TokenizerError(f"{folder} has tokenizer.model and no tokenizer.json, {what}{how}")
+            raise MissingExtraError(f"{folder} has tokenizer.model and no tokenizer.json, {what}{how}")
         return None
     if not has_whole and missing:
         raise TokenizerError(f"{folder} has no {missing[0]}: a tokenizer needs vocab.json and merges.txt")

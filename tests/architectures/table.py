@@ -486,6 +486,12 @@ FUNCTIONS = {
     ),
     "Model.score": Row(lambda c: c.model.score(TEXT).loss, equal(loss)),
     "Model.token_ids": Row(lambda c: c.model.token_ids(TEXT), true(lambda c, found: found == c.ids)),
+    "Model.chat_prompt": Row(  # a vocabulary with the tokens of turns: tests/text/test_begin_and_chat.py
+        lambda c: c.model.chat_prompt(TEXT),
+        true(lambda c, found: False),
+        {name: "has no chat template" for name in ("gpt2", "gpt_neo", "made_up")}
+        | {"gemma2": "the vocabulary has no <bos>"},
+    ),
     "Model.tokens": Row(lambda c: c.model.tokens(c.ids), true(lambda c, found: "".join(found) == TEXT)),
     "Model.decode": Row(lambda c: c.model.decode(c.ids), true(lambda c, found: found == TEXT)),
     "Model.origin": Row(lambda c: c.model.origin(), true(lambda c, found: found["fingerprint"])),
