@@ -35,7 +35,7 @@ class TokenizerError(Gpt2npError, ValueError):
 
 
 class MissingExtraError(TokenizerError):
-    """Raised when a vocabulary needs a package that is not installed."""
+    """Raised when a vocabulary needs a package that is not installed, or a file made out of another."""
 
 
 class HubError(Gpt2npError):

@@ -16,7 +16,8 @@ from gpt2np.errors import InputError, TokenizerError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
-from gpt2np.tables import quoted
+from gpt2np.ops.readable_parameters import holds_narrow, readable
+from gpt2np.text.chat import Conversation, chat_ids
 from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids, ids_of_each
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.threads import checked, using
@@ -49,13 +50,17 @@ class Model:
         self.checkpoint, self.dtype, self.threads = checkpoint, np.dtype(dtype), checked(threads)
         self.config, self.name = checkpoint.config, checkpoint.name
         self._weights = Weights(checkpoint.weights, checkpoint.watched)
-        self._parameters = self.config.architecture.parameters(self.weights, self.config)
+        self._parameters = self.config.architecture.parameters(self.weights.held, self.config)
+        self._narrow = holds_narrow(self._parameters)
 
     @property
     def parameters(self) -> Any:
-        """The weights as NamedTuples (`weights.py` of the architecture), in the form that `forward` reads."""
+        """The weights as NamedTuples (`weights.py` of the architecture), in the form that `forward` reads.
+
+        Those that are held as bfloat16 or float16 become float32 one by one, when they are looked at.
+        """
         self.checkpoint.check_unchanged()
-        return self._parameters
+        return readable(self._parameters)
 
     @property
     def weights(self) -> Weights:
@@ -81,7 +86,8 @@ class Model:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The checkpoint's tokenizer; None if it has no vocabulary, so that prompts must be ids."""
-        return Tokenizer.from_folder(self.checkpoint.folder)
+        architecture = self.config.architecture
+        return Tokenizer.from_folder(self.checkpoint.folder, architecture.begin, architecture.control)
 
     @property
     def usable_tokenizer(self) -> Tokenizer | None:
@@ -94,23 +100,21 @@ class Model:
     @property
     def n_parameters(self) -> int:
         """Number of parameters; a tied unembedding counts once."""
-        return sum(weight.size for weight in self.weights.values())
+        return sum(weight.size for weight in self.weights.held.values())
 
     def __repr__(self) -> str:
         c = self.config
         return (
             f"<Model {self.name}: {c.n_layer} layers, {c.n_head} heads, n_embd {c.n_embd}, "
-            f"{self.n_parameters:,} parameters, {self.dtype.name}>"
+            f"{self.n_parameters:,} parameters, {self.weights.precision(self.dtype)}>"
         )
 
     def _repr_html_(self) -> str:
         """The model's numbers."""
         sizes = {name: f"{size:,}" for name, size in self.config.dims.items()}
         facts = {"layers": str(self.config.n_layer), **sizes, "context": f"{self.config.n_positions:,}"}
-        facts |= {"parameters": f"{self.n_parameters:,}", "precision": self.dtype.name}
-        return plain_table(
-            [["", ""], *([name, value] for name, value in facts.items())], f"Model {self.name}"
-        )
+        facts |= {"parameters": f"{self.n_parameters:,}", "precision": self.weights.precision(self.dtype)}
+        return plain_table([["", ""], *map(list, facts.items())], f"Model {self.name}")
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -328,11 +332,20 @@ class Model:
             ids = as_ids(prompt)
         if not ids:
             raise InputError("the prompt is empty: it needs at least one token")
-        if limit and len(ids) > self.config.n_positions:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens; the context of this model holds {self.config.n_positions}"
-            )
+        if limit and len(ids) > (most := self.config.n_positions):
+            raise InputError(f"the prompt has {len(ids)} tokens; the context of this model holds {most}")
         return checked_ids(ids, self.config.vocab_size)
+
+    def chat_prompt(self, messages: Conversation) -> list[int]:
+        """Return the ids of a conversation in the turns that the model was trained on, to be run as they are.
+
+        `messages` is a text, which the user says, or a list of `{"role": ..., "content": ...}`. Where the
+        last one is the user's, the ids end where the answer begins. See `text.chat`.
+
+        Raises:
+            InputError: the model has no chat template, or the messages do not fit into it.
+        """
+        return chat_ids(messages, self.config.architecture, self.tokenizer)
 
     def _stop(self, stop_at_layer: int | None) -> int | None:
         if stop_at_layer is None:
@@ -349,12 +362,7 @@ class Model:
             raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
         found = self.tokenizer.find_id(token)
         if found is None or found >= self.config.vocab_size:
-            ids = self.tokenizer.encode(token, ends=False)
-            pieces = "".join(quoted(piece) for piece in self.tokenizer.tokens(ids))
-            says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
-            spaced = pieces and self.tokenizer.find_id(f" {token}") is not None
-            hint = f"; with a space before it, {' ' + token!r}, it is one" if spaced else ""
-            raise InputError(f"{short(token)} is not one token, it {says}{hint}")
+            raise InputError(self.tokenizer.not_one_token(token))
         return int(found)
 
     def tokens(self, ids: list[int]) -> list[str]:
@@ -376,14 +384,14 @@ class Model:
     @functools.cached_property
     def _decoding_parameters(self) -> Any:
         one_row = self.config.architecture.one_row
-        return self._parameters if one_row is None else one_row(self._parameters)
+        return self._parameters if one_row is None or self._narrow else one_row(self._parameters)
 
     def run_pass(self, run: Pass) -> Array:
         """Run one pass; return its logits, or the residual stream if it stops early."""
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")
-        with quiet, using(self.threads, run.n_rows):
+        with quiet, using(self.threads, run.n_rows, own=self._narrow):
             result = self.config.architecture.forward(parameters, self.config, Step(run))
             where = None if run.edited else run.not_finite(result)
         if where is not None:

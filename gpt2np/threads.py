@@ -118,12 +118,14 @@ def shares() -> int:
 
 
 @contextmanager
-def using(n: int | None, n_rows: int) -> Iterator[None]:
+def using(n: int | None, n_rows: int, own: bool = False) -> Iterator[None]:
     """Run a pass of so many rows with n threads; None: with as many as BLAS has.
+
+    `own`: with threads of our own however few the rows, as operations have work that is not BLAS'.
 
     Passes of several threads of the caller at once share the cores: the first has the pool.
     """
-    many = n_rows >= MANY_ROWS
+    many = own or n_rows >= MANY_ROWS
     blas = _blas() if many or n is not None else None
     if blas is None:
         yield

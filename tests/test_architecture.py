@@ -17,17 +17,20 @@ ORDER = {
     "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile threads ops
         tracing architectures checkpoints text generation model loading analysis export capture kv reference
         viewer cli __main__""",
-    "ops": "blocks causal_mask products norms activations attention embedding",
+    "ops": """blocks narrow_weights readable_parameters causal_mask caps products norms activations rotation
+        attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
         verify""",
-    "architectures": "gpt2 gpt_neo",
+    "architectures": "gpt2 gpt_neo gemma2",
     "architectures/gpt2": "config sites weights forward",
     "architectures/gpt_neo": "config sites weights forward",
+    "architectures/gemma2": "config weights sites forward",
     "checkpoints": """bfloat16 torch_pickle torch_writing torchfile config_file folder_contents watched_file
-        weight_files tensor_names training_layouts opened_folder generation_file weights hub checkpoint""",
+        weight_files tensor_names training_layouts opened_folder generation_file weights hub free_memory
+        checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
-        prompts prompt_lists token_search""",
+        chat prompts prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits

@@ -87,7 +87,7 @@ def _parts(trace: Trace, n_layer: int, rows: list[int]) -> Iterator[tuple[str, A
             yield f"{h}.attn.head.{head}", heads[:, head]
         if bias is not None:
             yield f"{h}.attn.bias", np.broadcast_to(bias, heads[:, 0].shape)
-        if f"{h}.attn.out" in edited:
+        if f"{h}.attn.out" in edited or f"{h}.attn.proj" in edited:
             written = heads.sum(axis=1)
             more = read(f"{h}.attn.out") - written
             yield f"{h}.attn.out.edit", more if bias is None else more - bias
@@ -107,8 +107,9 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
 
     The scale of the final norm is held at what it was in the run; subtracting the mean and multiplying by
     ln_f's weight are linear, and its bias, where it has one, is the component `ln_f.bias`. The contributions
-    add up to the logit at `pos`, or for a pair (token, other) to the first logit minus the second. A token is
-    its whole text or its id. This is the "direct logit attribution" of Elhage et al. 2021.
+    add up to the logit at `pos` (before its soft cap, where there is one: `logits_raw`), or for a pair
+    (token, other) to the first logit minus the second. A token is its whole text or its id. This is the
+    "direct logit attribution" of Elhage et al. 2021.
 
     Raises:
         InputError: no such token or position, or a model whose logits are not linear in ln_f.
@@ -120,10 +121,10 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
     if len(tokens) not in (1, 2):
         raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
     ids = [token_id(trace.model_for("the attribution"), t) for t in tokens]
-    table = unembedding_table(trace.config, parameters)
-    direction = table[ids[0]].astype(np.float64)  # [n_embd]
+    table = unembedding_table(trace.config, parameters, ids)
+    direction = table[0].astype(np.float64)  # [n_embd]
     if len(ids) == 2:
-        direction = direction - table[ids[1]]
+        direction = direction - table[1]
     row = row_of(trace, pos)
     parts = components(trace, pos=pos)
     written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row) @ direction  # [component]
@@ -131,11 +132,12 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
     if bias is not None:
         written, labels = np.append(written, bias @ direction), [*labels, "ln_f.bias"]
     names = " - ".join(f"{quoted(trace.token(i), 14)} ({i})" for i in ids)
+    before = " before the soft cap" if "logits_raw" in trace.config.architecture.sites else ""
     return NamedArray(
         written,
         ("component",),
         {"component": labels},
-        f"logit {'difference' if len(ids) == 2 else 'of'} {names}, by component",
+        f"logit {'difference' if len(ids) == 2 else 'of'} {names}{before}, by component",
     )
 
 

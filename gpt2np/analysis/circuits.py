@@ -254,14 +254,18 @@ def effective_embedding(model: "Model") -> Array:
     """Return each token's embedding plus what the first MLP makes of it alone: [vocab, n_embd].
 
     Tied weights make the table say which token comes next; the first MLP turns that into which token this is.
+
+    Raises:
+        InputError: an MLP that is not matrix, function, matrix.
     """
     config, every = model.config, lines(model.config, model.parameters)
     x = token_table(config, model.parameters)
     hidden, out = np.empty((len(x), config.d_mlp), x.dtype), np.empty_like(x)
     read = normed(x, norm_of(every["h.0.ln_2"]))
-    linear(read, matrix_of(config, "h.0.mlp.pre", every), out=hidden)
+    reader, writer = (matrix_of(config, f"h.0.mlp.{at}", every) for at in ("pre", "out"))
+    linear(read, reader, out=hidden)
     every["h.0.mlp.post"].op(hidden.copy(), out=hidden)
-    linear(hidden, matrix_of(config, "h.0.mlp.out", every), out=out)
+    linear(hidden, writer, out=out)
     return np.asarray(x + out)
 
 
@@ -336,7 +340,7 @@ def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> Name
     layer, head = check_head(model.config, layer, head)
     ids = model.token_ids(tokens, limit=False, ends=False)
     w, x = folded_weights(model, layer, head), normalised_embedding(model, ids)
-    effects = through_ln_f(model, x @ w.ov) @ unembedding_table(model.config, model.parameters)[ids].T
+    effects = through_ln_f(model, x @ w.ov) @ unembedding_table(model.config, model.parameters, ids).T
     labels = model.tokens(ids)
     title = f"OV of head {layer}.{head}: what attending to source does to a logit"
     return NamedArray(effects, ("source", "logit"), {"source": labels, "logit": labels}, title)
@@ -346,7 +350,7 @@ def token_effects(model: "Model", layer: int, head: int, tokens: Prompt) -> Name
 @of_model
 def normalised_embedding(model: "Model", ids: Sequence[int]) -> Array:
     """Divide token embeddings by their deviation (or root mean square), as ln_1 does: [token, n_embd]."""
-    x = token_table(model.config, model.parameters)[ids]
+    x = token_table(model.config, model.parameters, ids)
     return np.asarray(x * factor(x, norms(model.config, model.parameters)["h.0.ln_1"]))
 
 

@@ -40,13 +40,15 @@ class Options:
     temperature: float = 0.0
     seed: int | None = None  # of every prompt, as if it were alone; 0 where sampling needs one
     special: bool = False  # that of `Model.token_ids`
+    chat: bool = False  # the prompts are messages to the model
 
     def of_run(self) -> dict[str, Any]:
-        """Return them as arguments of `Model.generate`; equal runs have equal ones."""
+        """Return them as arguments of `Model.generate`, and `chat`; equal runs have equal ones."""
         seed = whole_number("seed", self.seed or 0, 0) if self.temperature > 0 else None
         new = whole_number("max_new_tokens", self.max_new_tokens, 1)
         made = {"max_new_tokens": new, "temperature": float(self.temperature), "seed": seed}
-        return made | ({"special": True} if self.special else {})
+        read = {"special": self.special, "chat": self.chat}
+        return made | {how: True for how, is_so in read.items() if is_so}
 
 
 def capture_prompts(
@@ -178,7 +180,8 @@ def _check_prompt(
     where = f"prompt {number if prompt.id is None else prompt.id} of {prompts.name}"
     where = "the prompt" if prompt.id is None and len(prompts.prompts) == 1 else where
     try:
-        n = len(model.token_ids(prompt.text, limit=False, special=arguments.get("special", False)))
+        text, arguments = _as_run(model, prompt, arguments)
+        n = len(model.token_ids(text, limit=False, special=arguments.get("special", False)))
         new, limit = arguments["max_new_tokens"], model.config.n_positions
         if n + new - 1 > limit:
             raise InputError(
@@ -186,9 +189,17 @@ def _check_prompt(
                 f"(the last token is not run); "
                 f"the context of this model holds {limit}"
             )
-        model.generate(prompt.text, **arguments)  # checks its arguments, and runs nothing yet
+        model.generate(text, **arguments)  # checks its arguments, and runs nothing yet
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _as_run(
+    model: Model, prompt: Prompt, arguments: dict[str, Any]
+) -> tuple[str | list[int], dict[str, Any]]:
+    """What `Model.generate` is given of a prompt and of `Options.of_run`."""
+    others = {key: value for key, value in arguments.items() if key != "chat"}
+    return model.chat_prompt(prompt.text) if arguments.get("chat") else prompt.text, others
 
 
 def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
@@ -197,8 +208,9 @@ def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
         then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")} | entry.options
         model = made_from["model"]
         now = {"model": model["fingerprint"], "dtype": model["dtype"]} | made_from["options"]
-        for key, value in ({"special": False} | now).items():
-            if then.get(key, False if key == "special" else None) != value:
+        unsaid = {"special": False, "chat": False}
+        for key, value in (unsaid | now).items():
+            if then.get(key, unsaid.get(key)) != value:
                 before, after = then.get(key), value
                 if key == "model":
                     before, after = (
@@ -231,7 +243,8 @@ def _generated(
             sites.update(formats.residual_sites(model.config.n_layer))
         else:
             sites.update(formats.internals_sites(layer, model.config))
-    done: Generated = model.generate(prompt.text, keep=sites.__contains__, **arguments).finish()
+    text, arguments = _as_run(model, prompt, arguments)
+    done: Generated = model.generate(text, keep=sites.__contains__, **arguments).finish()
     return done
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2np.ops.narrow_weights import BFLOAT16
 from gpt2np.tensorfile import TensorFile
 
 
@@ -19,4 +20,12 @@ def widened(file: TensorFile, name: str) -> NDArray[Any]:
     if file.dtype(name) == "BF16":
         array = bfloat16_to_float32(array)
         array.flags.writeable = False
+    return array
+
+
+def as_stored(file: TensorFile, name: str) -> NDArray[Any]:
+    """A tensor of a `.safetensors` file, read-only and as stored: BF16 as `ops.narrow_weights.BFLOAT16`."""
+    array = file[name]
+    if file.dtype(name) == "BF16":
+        return array.astype(np.uint16, copy=False).view(BFLOAT16)
     return array

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.checkpoints.free_memory import free_memory
 from gpt2np.checkpoints.generation_file import read_generation_file
 from gpt2np.checkpoints.opened_folder import MissingFile, open_folder
 from gpt2np.checkpoints.tensor_names import FoundNames, find_names
@@ -19,6 +20,7 @@ from gpt2np.checkpoints.weight_files import Shapes, WeightFiles
 from gpt2np.checkpoints.weights import Weights
 from gpt2np.errors import CheckpointError, HubError, InputError, nearest, printable, short
 from gpt2np.ops import Array
+from gpt2np.ops.narrow_weights import is_narrow, widened
 from gpt2np.tracing.contract import CheckpointNaming, ModelConfig, released_names
 
 SHIPPED = "tiny"
@@ -26,6 +28,7 @@ DTYPES = ("float32", "float64")
 _ALIASES = dict.fromkeys(("small", "gpt2-small", "gpt2-base", "gtp2", "gpt-2-small"), "gpt2") | {
     size: f"gpt2-{size}" for size in ("medium", "large", "xl")
 }
+AS_STORED_FROM = 2_000_000_000  # bytes in float32 from which weights of half precision stay as they are
 _MOST_NOTES = 8  # of tensors that a file has besides; another model's may be thousands
 
 # Tensors of models that compute something else than GPT-2, and what they belong to.
@@ -54,7 +57,7 @@ class Checkpoint:
     name: str
     folder: Path
     config: ModelConfig
-    weights: Mapping[str, Array]
+    weights: Weights
     files: tuple[Path, ...]
     fingerprint: str
     commit: str | None
@@ -133,10 +136,12 @@ def load_checkpoint(
     revision: str | None = None,
     local_files_only: bool = False,
     copy: bool = False,
+    widen: bool | None = None,
 ) -> Checkpoint:
     """Find a checkpoint and read it: an existing folder, else `tiny`, else a Hub id.
 
-    float32 weights are views of the file; other types are converted. With `copy` all are read into memory.
+    float32 weights are views of the file; other types are converted, but for those of half precision: `widen`
+    is what `loading.load` says. With `copy` all are read into memory.
 
     Raises:
         ConfigError, CheckpointError: the folder holds no model that runs here, or is damaged: file and field.
@@ -153,7 +158,7 @@ def load_checkpoint(
         hides = isinstance(name, str) and commit is None and _may_be_hub_id(name)
         hint = f"a local folder named {name} comes before the Hub's {name}: rename it, or run elsewhere"
         raise error.error(f"{error} ({hint})" if hides else str(error)) from None
-    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy)
+    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy, widen)
     generation_eos, generation_notes = read_generation_file(folder)
     notes += shown + weight_notes + generation_notes
     label, fingerprint = printable(os.fspath(name)), _fingerprint(files.paths)
@@ -199,7 +204,7 @@ def _meant(label: str) -> str | None:
 
 
 def _parameters_of(
-    files: WeightFiles, config: ModelConfig, dtype: np.dtype[np.floating], copy: bool
+    files: WeightFiles, config: ModelConfig, dtype: np.dtype[np.floating], copy: bool, widen: bool | None
 ) -> tuple[dict[str, Array], tuple[WatchedFile, ...], list[str]]:
     """The parameters that the config asks for, checked and in the precision of the run.
 
@@ -208,6 +213,7 @@ def _parameters_of(
     naming, path = config.architecture.naming, files.paths[0]
     shapes = config.architecture.shapes(config)
     names, found, notes = _tensors_of(files, naming, shapes, config.tie_word_embeddings)
+    widen = _widens(found, shapes, dtype, widen, path)
     weights = {}
     for name, shape in shapes.items():
         if name not in found:
@@ -215,11 +221,11 @@ def _parameters_of(
             raise CheckpointError(
                 f"{path}: tensor {short(name)} is missing, expected shape {list(shape)}{others}"
             )
-        weights[name] = _converted(found[name], name, shape, path, dtype, naming, copy)
+        weights[name] = _converted(found[name], name, shape, path, dtype, naming, copy, widen)
     unembedding, table = naming.tied
     if unembedding in found:
-        own = _converted(found[unembedding], unembedding, shapes[table], path, dtype, naming, copy)
-        if not np.array_equal(own, weights[table]):
+        own = _converted(found[unembedding], unembedding, shapes[table], path, dtype, naming, copy, widen)
+        if not np.array_equal(_bits(own), _bits(weights[table])):
             weights[unembedding] = own
     elif not config.tie_word_embeddings:
         what = f"{unembedding} is missing, and config.json does not tie it to {table.split('.')[0]}"
@@ -273,6 +279,7 @@ def _converted(
     dtype: np.dtype[np.floating],
     naming: CheckpointNaming,
     copy: bool,
+    widen: bool,
 ) -> Array:
     if tensor.shape != shape:
         transposed = tensor.shape == shape[::-1]
@@ -280,10 +287,39 @@ def _converted(
         raise CheckpointError(
             f"{path}: {name} has shape {list(tensor.shape)}, expected {list(shape)} from config.json{hint}"
         )
-    if not np.issubdtype(tensor.dtype, np.floating):
+    if is_narrow(tensor):
+        if not widen and tensor.ndim > 1:
+            return np.array(tensor, copy=copy or None)
+        tensor = widened(tensor)
+    elif not np.issubdtype(tensor.dtype, np.floating):
         raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected a float type (quantised weights?)")
     with np.errstate(all="ignore"):  # what is not finite shows when it runs
         return np.array(tensor, dtype, copy=copy or None)  # the array itself where nothing needs to change
+
+
+def _bits(array: Array) -> Array:
+    """What can be compared without being widened."""
+    return array.view(np.uint16) if is_narrow(array) else array
+
+
+def _widens(
+    found: Mapping[str, Array],
+    shapes: Shapes,
+    dtype: np.dtype[np.floating],
+    asked: bool | None,
+    path: Path,
+) -> bool:
+    """Whether weights of half precision are widened now; refused where the machine has no memory for it."""
+    n_bytes = sum(a.size for name, a in found.items() if name in shapes and a.dtype != dtype) * dtype.itemsize
+    narrow = any(is_narrow(array) for array in found.values())
+    if dtype == np.float32 and narrow and (asked is False or (asked is None and n_bytes > AS_STORED_FROM)):
+        return False
+    free = free_memory()
+    if free is not None and n_bytes > free:
+        what = f"the weights as {dtype.name} take {n_bytes / 1e9:.1f} GB of memory"
+        cure = "" if not narrow else ": run in float32, with the weights as stored (widen=False)"
+        raise CheckpointError(f"{path.parent}: {what}, and this machine has {free / 1e9:.1f} GB left{cure}")
+    return True
 
 
 def _fingerprint(files: tuple[Path, ...]) -> str:

@@ -39,8 +39,16 @@ def fetch(repo_id: str, revision: str | None = None, *, local_files_only: bool =
     `revision` is a branch, a tag or a commit; a commit that is complete in the cache needs no network.
     Without network, with `local_files_only` and with HF_HUB_OFFLINE=1 the cache alone must do. HF_ENDPOINT,
     HF_HUB_CACHE and HF_HOME are huggingface_hub's. Raises HubError, or CheckpointError if an index of shards
-    is wrong.
+    is wrong; no text of either holds a token, nor does the note.
     """
+    try:
+        snapshot = _fetched(repo_id, revision, local_files_only)
+    except HubError as error:
+        raise HubError(_without_secrets(str(error))) from None
+    return replace(snapshot, note=snapshot.note and _without_secrets(snapshot.note))
+
+
+def _fetched(repo_id: str, revision: str | None, local_files_only: bool) -> Snapshot:
     repo = _Repo(repo_id, "main" if revision is None else revision)
     repo.check_names()
     if local_files_only or _offline():
@@ -155,7 +163,9 @@ class _Repo:
                 self.repo_id, name, revision=self.revision, cache_dir=self.cache, endpoint=self.endpoint
             )
         except hf.GatedRepoError:
-            raise HubError(f"{self.repo_id} is gated: ask for access at {where}, then {login}") from None
+            raise HubError(
+                f"{self.repo_id} is gated: accept its licence (or ask for access) at {where}, then {login}"
+            ) from None
         except hf.RepositoryNotFoundError:
             raise HubError(
                 f"{self.endpoint} has no model {self.repo_id}; if it is private, {login}"
@@ -235,6 +245,19 @@ def _ways_out(repo_id: str) -> str:
         f"Without network here: run `gpt2np download {repo_id}` on a machine that has one and pass the "
         "folder, or copy the Hub cache and set HF_HUB_OFFLINE=1"
     )
+
+
+def _without_secrets(text: str) -> str:
+    """A text without tokens, passwords in addresses, and what signed addresses end in."""
+    from huggingface_hub import get_token
+
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    for secret in [*(os.environ.get(name) for name in names), get_token()]:
+        for form in (secret, repr(secret)[1:-1], secret.strip()) if secret and secret.strip() else ():
+            text = text.replace(form, "(token)")
+    text = re.sub(r"\bhf_\w{6,}", "(token)", text)
+    text = re.sub(r"(?<=://)[^/\s@]+@", "", text)
+    return re.sub(r"(https?://[^\s?]+)\?[^\s'\"]+", r"\1", text)
 
 
 def _root(error: BaseException) -> BaseException:

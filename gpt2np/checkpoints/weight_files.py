@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2np.checkpoints import folder_contents
-from gpt2np.checkpoints.bfloat16 import widened
+from gpt2np.checkpoints.bfloat16 import as_stored
 from gpt2np.checkpoints.watched_file import WatchedFile
 from gpt2np.errors import CheckpointError, short
 from gpt2np.files import read_json
@@ -120,7 +120,7 @@ def _open_safetensors(path: Path, watched: tuple[WatchedFile, ...]) -> WeightFil
     file = open_tensors(path)
     shapes = {name: file.shape(name) for name in file.names}
     return WeightFiles(
-        (path,), watched, {(): shapes}, lambda keys: {name: widened(file, name) for name in file.names}
+        (path,), watched, {(): shapes}, lambda keys: {name: as_stored(file, name) for name in file.names}
     )
 
 

@@ -12,6 +12,7 @@ from gpt2np.checkpoints.watched_file import WatchedFile
 from gpt2np.errors import InputError, UnknownWeightError, nearest, reason, short
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
+from gpt2np.ops.narrow_weights import is_narrow, name_of_dtype, widened
 
 if TYPE_CHECKING:
     from gpt2np.checkpoints.checkpoint import Checkpoint
@@ -20,29 +21,31 @@ if TYPE_CHECKING:
 class Weights(Mapping[str, Array]):
     """Arrays by the names that they have in the checkpoint; neither the mapping nor an array can be changed.
 
+    `held` has them as they are in memory. What is bfloat16 or float16 there becomes float32 when it is read.
     What a run computes with was laid out when the model was loaded: `model.with_weights` gives another model.
     """
 
     def __init__(self, arrays: Mapping[str, Array], watched: Sequence[WatchedFile] = ()) -> None:
         """`watched` are the files that arrays are views of: what is read after they changed is an error."""
-        self._arrays = {name: _read_only(array) for name, array in arrays.items()}
+        held = arrays.held if isinstance(arrays, Weights) else arrays
+        self.held: Mapping[str, Array] = {name: _read_only(array) for name, array in held.items()}
         self._watched = tuple(watched)
 
     def __getitem__(self, name: str) -> Array:
         for file in self._watched:
             file.check()
         try:
-            return self._arrays[name]
+            return widened(self.held[name])
         except KeyError:
-            near = nearest(name, self._arrays, cutoff=0.4) if isinstance(name, str) else None
+            near = nearest(name, self.held, cutoff=0.4) if isinstance(name, str) else None
             hint = f"the nearest is {short(near)}" if near else "model.weights.keys() has the names"
             raise UnknownWeightError(f"no weight is called {short(name)}; {hint}") from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self.held)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self.held)
 
     def __or__(self, other: Mapping[str, Array]) -> dict[str, Array]:
         return {**self, **other}
@@ -51,16 +54,28 @@ class Weights(Mapping[str, Array]):
         return {**other, **self}
 
     def __repr__(self) -> str:
-        return f"<Weights: {len(self)} arrays, {sum(array.size for array in self.values()):,} parameters>"
+        size, kept = sum(array.size for array in self.held.values()), self.narrow
+        return f"<Weights: {len(self)} arrays, {size:,} parameters{f', {kept} as stored' if kept else ''}>"
+
+    @property
+    def narrow(self) -> str:
+        """In which half precision matrices are held; empty if in none."""
+        return " and ".join(sorted({name_of_dtype(a.dtype) for a in self.held.values() if is_narrow(a)}))
+
+    def precision(self, dtype: np.dtype[Any]) -> str:
+        """In which precision a run computes with them, and how they are held if that is another one."""
+        return f"{dtype.name}, {self.narrow} weights as stored" if self.narrow else dtype.name
 
     def _repr_html_(self) -> str:
         """Name, shape and type of each array."""
-        rows = [[name, " x ".join(map(str, a.shape)), a.dtype.name] for name, a in self._arrays.items()]
+        rows = [
+            [name, " x ".join(map(str, a.shape)), name_of_dtype(a.dtype)] for name, a in self.held.items()
+        ]
         return plain_table([["name", "shape", "type"], *rows], repr(self).strip("<>"))
 
     def _ipython_key_completions_(self) -> list[str]:
         """What Tab offers after `weights[`."""
-        return list(self._arrays)
+        return list(self.held)
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise InputError(
@@ -71,7 +86,7 @@ class Weights(Mapping[str, Array]):
     update = pop = popitem = clear = setdefault = _refuse
 
     def __reduce__(self) -> tuple[type["Weights"], tuple[dict[str, Array]]]:
-        return Weights, (dict(self),)  # NumPy forgets on the way that an array is read-only
+        return Weights, (dict(self.held),)  # NumPy forgets on the way that an array is read-only
 
 
 def _read_only(array: Array) -> Array:
@@ -95,11 +110,12 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
     if not isinstance(changes, Mapping):
         raise InputError(f"with_weights takes a mapping of names to arrays, not {type(changes).__name__}")
     unembedding, table = checkpoint.config.architecture.naming.tied
-    known = {name: array.shape for name, array in checkpoint.weights.items()}
+    held = Weights(checkpoint.weights).held
+    known = {name: array.shape for name, array in held.items()}
     known.setdefault(unembedding, known[table])
     new = {name: _checked(name, value, known, dtype) for name, value in changes.items()}
-    weights = {**checkpoint.weights, **new}
-    if unembedding in new and np.array_equal(weights[unembedding], weights[table]):
+    weights = {**held, **new}
+    if unembedding in new and np.array_equal(weights[unembedding], widened(weights[table])):
         del weights[unembedding]
     digest = hashlib.sha256(checkpoint.fingerprint.encode())
     for name in sorted(new):

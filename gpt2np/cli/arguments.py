@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.terminal import doing, moving_bars, tell
-from gpt2np.cli.texts import a_text, as_unicode, read_prompt_text
+from gpt2np.cli.texts import a_text, as_unicode, read_prompt_text, read_text
 from gpt2np.errors import InputError, MissingExtraError, printable, short
 from gpt2np.generation.options import ALLOWED, Sampling
+from gpt2np.json_fields import parse_json
 from gpt2np.outputs import check_destinations, make_parents
 
 MEETING = ("trace", "generate", "view")  # verbs where one meets the model
@@ -31,6 +32,7 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("text", nargs="?", metavar="TEXT", help=help)
     prompt.add_argument("--tokens", metavar="IDS", help="token ids instead of a text: 464,3139,286")
     add_special(parser)
+    add_chat(parser)
 
 
 def add_special(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +40,12 @@ def add_special(parser: argparse.ArgumentParser) -> None:
     group(parser, "prompt").add_argument(
         "--special", action="store_true", help="read <|endoftext|> in a text as one token"
     )
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """Whether texts are messages to the model."""
+    help = "the text is a user's message, put into the model's turns; a .json file holds a whole conversation"
+    group(parser, "prompt").add_argument("--chat", action="store_true", help=help)
 
 
 def add_model_name(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +62,8 @@ def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     model.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     model.add_argument("--local-files-only", action="store_true", help="do not contact the Hub")
     model.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all)")
+    widen = "bfloat16 weights become float32 when loaded: more memory, faster generation"
+    model.add_argument("--widen", action="store_true", help=widen)
     if dtype:
         model.add_argument(
             "--dtype", choices=["float32", "float64"], default="float32", help="precision (default float32)"
@@ -181,21 +191,44 @@ def count(text: str) -> int:
     return int(text)
 
 
-def read_prompt(args: argparse.Namespace) -> str | list[int]:
-    """The prompt of a command: text, or ids."""
+def read_prompt(args: argparse.Namespace) -> str | list[Any]:
+    """The prompt of a command: text, or ids; with `--chat` perhaps messages. See `as_run`."""
     if (args.text is None) == (args.tokens is None):
         raise InputError("give either a TEXT or --tokens, as in: gpt2np trace 'Elizabeth was'")
     if args.tokens is not None:
+        if args.chat:
+            raise InputError("--chat takes a TEXT: --tokens are run as they are")
         ids = token_ids(args.tokens, "--tokens")
         if not ids:
             raise InputError("the prompt is empty: --tokens needs at least one id")
         return ids
+    if args.chat and is_conversation(args.text):
+        return read_conversation(args.text)
     if args.text.endswith(".safetensors") and os.path.isfile(args.text):
         saved = f"; a saved trace is shown by --trace {args.text}" if hasattr(args, "trace") else ""
         raise InputError(f"{args.text}: is a file, not a text{saved}")
     if os.path.isfile(args.text):
         tell(f"note: {args.text} is run as a text; - < {args.text} instead of it runs what the file says")
     return as_unicode(args.text) if args.text != "-" else read_prompt_text()
+
+
+def is_conversation(path: str) -> bool:
+    """Whether `--chat` finds messages there: in a .json file."""
+    return path.endswith(".json") and os.path.isfile(path)
+
+
+def read_conversation(path: str) -> list[Any]:
+    """The messages of a .json file: a list of them, or the list `messages` of an object."""
+    content = parse_json(read_text(path), path)
+    messages = content.get("messages") if isinstance(content, dict) else content
+    if not isinstance(messages, list):
+        raise InputError(f'{path}: must hold a list of messages: [{{"role": "user", "content": "..."}}, ...]')
+    return messages
+
+
+def as_run(args: argparse.Namespace, model: Any, prompt: Any) -> Any:
+    """What the model is given of a prompt: with `--chat` the ids of the conversation."""
+    return model.chat_prompt(prompt) if args.chat else prompt
 
 
 def add_trace(parser: argparse.ArgumentParser, help: str = "a saved trace instead of a text") -> None:
@@ -288,6 +321,7 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     """The model that the options name; says on stderr which one runs, and what it makes of the prompts."""
     from gpt2np.loading import load
 
+    _check_chat(args)
     doing("loading the model")
     with moving_bars():
         model = load(
@@ -296,6 +330,7 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
             threads=getattr(args, "threads", None),
             revision=args.revision,
             local_files_only=args.local_files_only,
+            widen=True if getattr(args, "widen", False) else None,
         )
     check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
     if sys.stderr.isatty():
@@ -309,11 +344,21 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     return model
 
 
+def _check_chat(args: argparse.Namespace) -> None:
+    if not getattr(args, "chat", False):
+        return
+    if args.special:
+        raise InputError("--special does not go with --chat, in which every message is plain text")
+    for option in ("trace", "generation"):
+        if getattr(args, option, None) is not None:
+            raise InputError(f"--chat needs a prompt to run: it does not go with --{option}")
+
+
 def _tell_of_texts(model: Any, texts: list[str], args: argparse.Namespace) -> None:
     """Notes on stderr about how texts become tokens: special ones read as plain text, files passed over."""
     try:
         tokenizer = model.tokenizer
-    except MissingExtraError as error:
+    except MissingExtraError as error:  # ids can be run without; a damaged vocabulary is an error
         if texts:
             raise
         tell(f"note: tokens are shown by their ids: {error}")
@@ -323,5 +368,6 @@ def _tell_of_texts(model: Any, texts: list[str], args: argparse.Namespace) -> No
     if tokenizer.note:
         tell(f"note: {tokenizer.note}")
     if not args.special and (token := next(filter(None, map(tokenizer.special_token_in, texts)), None)):
-        what = f"read as {len(token)} characters of plain text; --special makes it one token"
+        what = f"read as {len(token)} characters of plain text"
+        what += ", as all messages are" if getattr(args, "chat", False) else "; --special makes it one token"
         tell(f"note: the text contains {printable(token)}, which is {what}")

@@ -22,7 +22,7 @@ from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.html_tables import text_block
 from gpt2np.ops import Array
 from gpt2np.tables import counted
-from gpt2np.text.prompts import Prompt, numbered
+from gpt2np.text.prompts import Prompt, numbered, window_of
 from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.edits import facts
@@ -200,7 +200,9 @@ class Generation(Generic[_Finished]):
         """The tokens that have not been run yet, with guesses behind them."""
         limit = self.model.config.n_positions
         if row.n > limit:  # slide: the window has moved, so nothing recorded fits any more
-            return self._sequence(row, row.ids[row.n - limit : row.n].copy(), row.n - limit)
+            tokenizer = self.model.usable_tokenizer
+            begin = None if tokenizer is None else tokenizer.begin_id
+            return self._sequence(row, window_of(row.ids, row.n - limit, row.n, begin), row.n - limit)
         new = np.concatenate([row.ids[row.past : row.n], np.array(guess, np.int64)])
         return self._sequence(row, new, row.past, row.past, row.recording)
 

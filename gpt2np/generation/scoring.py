@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gpt2np.errors import InputError, whole_number
 from gpt2np.html_tables import shaded_text
 from gpt2np.tables import counted, number
+from gpt2np.text.prompts import window_of
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.step import Pass, Scratch
@@ -67,6 +68,7 @@ def score(model: "Model", ids: list[int], stride: int | None = None, edits: Edit
     tokens that the windows before it have not, with what stands before them in the window as context. The
     loss is the mean over all predicted tokens; the guide's own code weighs each window as if it predicted one
     token less, so its number differs a little unless the stride is the whole window.
+    Where every text begins with a token (BOS), each window does, in the place of its first one.
     A smaller stride gives every token more context and costs more passes; the default is half the window.
 
     Raises:
@@ -76,13 +78,15 @@ def score(model: "Model", ids: list[int], stride: int | None = None, edits: Edit
     stride = max(1, window // 2) if stride is None else whole_number("stride", stride, 1, window)
     if len(ids) < 2:
         raise InputError("a score needs at least two tokens: the first one has nothing to be predicted from")
+    tokenizer = model.usable_tokenizer
+    begin = None if tokenizer is None else tokenizer.begin_id
     all_ids, scratch = np.array(ids), Scratch()
     found = np.full(len(ids), np.nan)
     done = 0
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
         if end - start > 1:
-            sequence = PackedSequence(all_ids[start:end], edits=edits)
+            sequence = PackedSequence(window_of(all_ids, start, end, begin), edits=edits)
             logits = model.run_pass(Pass(model.config, model.dtype, [sequence], scratch))
             first = max(done, start + 1)
             for target in range(first, end):

@@ -44,27 +44,34 @@ class Source:
     seed: int = 0
     random_tokens: bool = False
     special: bool = False  # that of `Model.token_ids`
+    chat: bool = False  # the text is a message to the model
 
     def facts(self) -> dict[str, Any]:
         """Return what the index says about it, and recognises it by."""
         if self.text is not None:
-            return {"text": self.text} | ({"special": True} if self.special else {})
+            read = {"special": self.special, "chat": self.chat}
+            return {"text": self.text} | {how: True for how, is_so in read.items() if is_so}
         return {"random": self.number, "seed": self.seed, "random_tokens": self.random_tokens}
 
     def prompt(self, model: Model) -> Prompt:
         """Make the prompt; it depends on number and seed only, not on the order in which prompts are made."""
         if self.text is not None:
-            return self.text
+            return model.chat_prompt(self.text) if self.chat else self.text
         make = _random_ids if self.random_tokens else _sampled
         return make(model, np.random.default_rng([self.seed, self.number]))
 
 
 def texts(
-    given: Iterable[str], model: Model, special: bool = False, places: Sequence[str] = ()
+    given: Iterable[str],
+    model: Model,
+    special: bool = False,
+    places: Sequence[str] = (),
+    chat: bool = False,
 ) -> list[Source]:
     """Return a prompt for each text that is not blank; `special` is that of `Model.token_ids`.
 
-    `places` are where the texts stand in a file, for messages.
+    With `chat`, each text is a message to the model. `places` are where the texts stand in a file, for
+    what is said when one is refused.
 
     Raises:
         InputError: there are none, or one is longer than the context.
@@ -77,10 +84,10 @@ def texts(
         raise InputError("there are no prompts: give one on each line")
     for number, text in enumerate(given, 1):
         try:
-            model.token_ids(text or " ", special=special)
+            model.token_ids(model.chat_prompt(text) if chat else text or " ", special=special)
         except InputError as error:
             raise of_prompt(places[number - 1] if places else f"prompt {number}", error) from None
-    return [Source(text, special=special) for text in kept]
+    return [Source(text, special=special, chat=chat) for text in kept]
 
 
 def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
@@ -245,6 +252,7 @@ _SOURCE: Table = {
     "random": optional(whole()),
     "seed": optional(Kind("a whole number from 0", lambda x: type(x) is int and x >= 0)),
     "special": optional(FLAG),
+    "chat": optional(FLAG),
     "random_tokens": optional(FLAG),
 }
 _NAME = re.compile(r"kv_([0-9]{5,9})\.(?:json|safetensors)")  # what may be read and written again
@@ -276,10 +284,12 @@ def _random_ids(model: Model, rng: np.random.Generator) -> list[int]:
 
 def _sampled(model: Model, rng: np.random.Generator) -> Prompt:
     """What the model writes at the start of a text, some 4 to 20 tokens."""
-    config = model.config
+    config, tokenizer = model.config, model.usable_tokenizer
+    begin = None if tokenizer is None else tokenizer.begin_id
     for _ in range(20):
         start = _random_ids(model, rng)[:1]  # drawn even where it is not used: a seed means the same texts
         start = [*config.eos_ids[:1]] or start
+        start = start if begin is None else [begin]
         n = min(int(rng.integers(4, 21)), config.n_positions)
         seed = int(rng.integers(2**31))
         response = model.generate(start, max_new_tokens=n, temperature=1.0, seed=seed).finish().response

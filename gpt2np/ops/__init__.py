@@ -1,4 +1,4 @@
-"""The operations that a GPT-2 is made of, in NumPy: each writes its result into `out`.
+"""The operations that models are made of, in NumPy: each writes its result into `out`.
 
 Every operation takes its inputs first and `out=` last, never changes an input, and works in the
 precision of what it is given. Scalars are Python floats, so that float32 stays float32. Large results are
@@ -6,11 +6,12 @@ computed in pieces, most of them several at a time (`threads.each`); what a piec
 the number of threads only.
 """
 
-from gpt2np.ops.activations import ACTIVATIONS, erf, gelu_erf, gelu_tanh, relu, silu, tanh
-from gpt2np.ops.attention import dot_scores, mix, scaled_scores, softmax
+from gpt2np.ops.activations import ACTIVATIONS, erf, gelu_erf, gelu_tanh, relu, silu, tanh, times
+from gpt2np.ops.attention import capped_scores, dot_scores, mix, scaled_scores, softmax
 from gpt2np.ops.blocks import Array
+from gpt2np.ops.caps import bend, capped
 from gpt2np.ops.causal_mask import causal_blocks, unseen
-from gpt2np.ops.embedding import add, lookup, unembedding
+from gpt2np.ops.embedding import add, capped_unembedding, lookup, scaled, unembedding
 from gpt2np.ops.norms import (
     LayerNorm,
     Norm,
@@ -21,6 +22,7 @@ from gpt2np.ops.norms import (
     root_mean_square,
 )
 from gpt2np.ops.products import Linear, linear, product, project
+from gpt2np.ops.rotation import Turn, rotate, turn_of
 
 __all__ = [
     "ACTIVATIONS",
@@ -29,7 +31,12 @@ __all__ = [
     "Linear",
     "Norm",
     "RMSNorm",
+    "Turn",
     "add",
+    "bend",
+    "capped",
+    "capped_scores",
+    "capped_unembedding",
     "causal_blocks",
     "dot_scores",
     "erf",
@@ -45,10 +52,14 @@ __all__ = [
     "relu",
     "rms_norm",
     "root_mean_square",
+    "rotate",
+    "scaled",
     "scaled_scores",
     "silu",
     "softmax",
     "tanh",
+    "times",
+    "turn_of",
     "unembedding",
     "unseen",
 ]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpt2np.ops.blocks import Array, row_blocks
+from gpt2np.ops.caps import bend
 from gpt2np.ops.causal_mask import CausalBlock, causal_blocks, future_of, outside_window
 from gpt2np.threads import each
 
@@ -26,7 +27,19 @@ def dot_scores(q: Array, k: Array, window: int | None, *, out: Array) -> None:
     _dot_products(q, k, out, window, 1.0)
 
 
-def _dot_products(q: Array, k: Array, out: Array, window: int | None, scale: float) -> None:
+def capped_scores(
+    q: Array, k: Array, scale: float, cap: float | None, window: int | None, *, out: Array
+) -> None:
+    """Scaled dot products, bent so that none is larger than the cap; -inf where a key is not seen.
+
+    As `dot_scores`, with `cap * tanh(x / cap)` in between; `None` is no cap.
+    """
+    _dot_products(q, k, out, window, scale, cap)
+
+
+def _dot_products(
+    q: Array, k: Array, out: Array, window: int | None, scale: float, cap: float | None = None
+) -> None:
     group = q.shape[1] // k.shape[1]
     q, k = q.transpose(1, 0, 2), k.transpose(1, 2, 0)  # [head, query, d_head], [kv_head, d_head, key]
 
@@ -42,6 +55,8 @@ def _dot_products(q: Array, k: Array, out: Array, window: int | None, scale: flo
             np.matmul(_grouped(q[heads, queries], group), shared, out=_grouped(y, group))
         if scale != 1.0:
             y *= scale
+        if cap is not None:
+            bend(y, cap)
         n = y.shape[1]  # the last n keys are those of the queries themselves
         if n > 1:
             np.copyto(y[..., -n:], -np.inf, where=future_of(n))

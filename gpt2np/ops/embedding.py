@@ -3,18 +3,28 @@
 import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces, row_blocks
+from gpt2np.ops.caps import bend
+from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow, widen
 from gpt2np.ops.products import parts_in_cache
 from gpt2np.threads import each
 
 
 def lookup(indices: Array, table: Array, *, out: Array) -> None:
     """Row `indices[i]` of the table: [pos] and [n, n_embd] -> [pos, n_embd]."""
-    np.take(table, indices, axis=0, out=out, mode="clip")  # indices are checked before the run
+    if is_narrow(table):
+        widen(np.take(table, indices, axis=0, mode="clip"), out)
+    else:
+        np.take(table, indices, axis=0, out=out, mode="clip")  # indices are checked before the run
 
 
 def add(a: Array, b: Array, *, out: Array) -> None:
     """The sum; how every part of the model writes to the residual stream."""
     each(lambda rows: np.add(a[rows], b[rows], out=out[rows]), row_blocks(out))
+
+
+def scaled(x: Array, factor: float, *, out: Array) -> None:
+    """Every number times a factor."""
+    each(lambda rows: np.multiply(x[rows], factor, out=out[rows]), row_blocks(out))
 
 
 def unembedding(x: Array, table: Array, *, out: Array) -> None:
@@ -23,10 +33,19 @@ def unembedding(x: Array, table: Array, *, out: Array) -> None:
     def some(piece: tuple[slice, slice]) -> None:
         rows, columns = piece
         a, b, y = x[rows], table[columns], out[rows, columns]
-        if 1 < len(a) <= 8:  # one by one, as in `products.multiply`
+        if is_narrow(b):
+            multiply_narrow(a, b.T, y)
+        elif 1 < len(a) <= 8:  # one by one, as in `products.multiply`
             for part in parts_in_cache(b):
                 np.matmul(a[:, None], b[part].T, out=y[:, None, part])
         else:
             np.matmul(a, b.T, out=y)
 
     each(some, product_pieces(out, x.shape[1]))
+
+
+def capped_unembedding(x: Array, table: Array, cap: float | None, *, out: Array) -> None:
+    """`unembedding`, bent so that no logit is larger than the cap; `None` is no cap."""
+    unembedding(x, table, out=out)
+    if cap is not None:
+        each(lambda rows: bend(out[rows], cap), row_blocks(out))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces
+from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow
 from gpt2np.tables import by_shape
 from gpt2np.threads import each
 
@@ -50,6 +51,9 @@ def project(x: Array, weight: Array, *, out: Array) -> None:
 
 def multiply(x: Array, weight: Array, out: Array) -> None:
     """`x @ weight`; a few rows one by one (gemv), which is faster than BLAS is for so few together (gemm)."""
+    if is_narrow(weight):
+        multiply_narrow(x, weight, out)
+        return
     n_in, n_out = weight.shape
     if not 1 < len(x) <= 5 or n_out <= n_in:
         np.matmul(x, weight, out=out)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.ops.readable_parameters import as_held
 from gpt2np.reference.error_measure import SUSPICIOUS, Measure, measure
 from gpt2np.tracing.derived import block_input, views_of
 from gpt2np.tracing.step import Pass, Step
@@ -83,5 +84,5 @@ def _with(name: str, values: Array, model: Model, truth: Trace, last: str) -> di
     sequence = PackedSequence(np.array(truth.token_ids))
     run = Pass(config, model.dtype, [sequence], start=start, swap=swap)
     with np.errstate(all="ignore"), contextlib.suppress(_Reached):
-        config.architecture.forward(model.parameters, config, Step(run))
+        config.architecture.forward(as_held(model.parameters), config, Step(run))
     return found

@@ -305,11 +305,13 @@ def _spellings(config: ModelConfig) -> dict[str, Meaning]:
     before what other spellings of a dialect's name would mean.
     """
     found: dict[str, Meaning | None] = {}
+    own = _own_spellings(config)
     for name, sites in program_names(config):
         either = tuple(map(Meaning, sites))
         meaning = replace(either[0], either=either) if len(either) > 1 else either[0]
         for spelled in _in_a_layer(_LEAD.sub("", name)) if "{i}" in name else [_plain(name)]:
-            found.setdefault(spelled, meaning)
+            if own.get(spelled, sites[0]) in sites:
+                found.setdefault(spelled, meaning)
     exact = set(found)
 
     def add(spelled: str, meaning: Meaning) -> None:
@@ -331,6 +333,18 @@ def _spellings(config: ModelConfig) -> dict[str, Meaning]:
                 scale = name.replace("hook_normalized", "hook_scale").split("{i}")
                 add(_LAYER.join(map(_plain, scale)), Meaning(site, inverse=True))
     return {name: meaning for name, meaning in found.items() if meaning is not None}
+
+
+def _own_spellings(config: ModelConfig) -> dict[str, Site]:
+    """What this model's own names mean, ours and Hugging Face's, whatever others call so of their models."""
+    found: dict[str, Site] = {}
+    for site in config.architecture.sites:
+        for name in (site.name, *site.names.get("hf", ())):
+            stripped = _LEAD.sub("", name)
+            if stripped and "{i}" not in stripped:
+                for spelled in _in_a_layer(stripped) if site.layered else [_plain(stripped)]:
+                    found.setdefault(spelled, site)
+    return found
 
 
 def _in_a_layer(name: str) -> Iterator[str]:

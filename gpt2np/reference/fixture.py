@@ -18,6 +18,7 @@ import numpy as np
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.weights import parameter_shapes
 from gpt2np.checkpoints.checkpoint import Checkpoint
+from gpt2np.checkpoints.weights import Weights
 from gpt2np.errors import InputError
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.model import Model
@@ -112,7 +113,7 @@ def make_fixture(seed: int = 0) -> Fixture:
     ids = rng.choice(CONFIG.vocab_size - 1, N_TOKENS, replace=False)  # 39 ends a text
     ids[-2] = ids[1]  # a token that comes twice: its position makes the difference
     name = f"fixture of seed {seed}"
-    model = Model(Checkpoint(name, Path(), CONFIG, weights, (), "", None, ()))
+    model = Model(Checkpoint(name, Path(), CONFIG, Weights(weights), (), "", None, ()))
     expected = expect(model, ids.tolist())
     truth = expected.truth
     plan = Plan(CONFIG, N_TOKENS, Keep.parse("*"), "float32")

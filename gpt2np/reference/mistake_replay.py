@@ -10,6 +10,7 @@ import numpy as np
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.ops.readable_parameters import as_held
 from gpt2np.reference.mistakes import At, Mistake
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import bases, block_input, norm_input
@@ -140,7 +141,7 @@ class Replays:
         sequence = PackedSequence(np.array(self.truth.token_ids))
         run = Pass(cfg, self.model.dtype, [sequence], start=self._start(touched), swap=swap)
         with np.errstate(all="ignore"), contextlib.suppress(_Reached):
-            cfg.architecture.forward(self.model.parameters, cfg, Step(run))
+            cfg.architecture.forward(as_held(self.model.parameters), cfg, Step(run))
         return replayed
 
     def _start(self, touched: Mapping[str, tuple[Site, int | None]]) -> tuple[int, Array] | None:

@@ -16,6 +16,7 @@ import numpy as np
 from gpt2np import ops
 from gpt2np.model import Model
 from gpt2np.ops import Array, Linear
+from gpt2np.ops.readable_parameters import as_held
 from gpt2np.reference.precision import EPSILON, in_precision, rounded
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import Derived, bases
@@ -105,7 +106,7 @@ class Noise:
         results = _Results(self.truth, model)
         run = Pass(model.config, model.dtype, [PackedSequence(ids)], swap=swap)
         with np.errstate(all="ignore"):
-            model.config.architecture.forward(model.parameters, model.config, Step(run))
+            model.config.architecture.forward(as_held(model.parameters), model.config, Step(run))
 
     def _run(self, results: "_Results", name: str, op: Callable[..., None], *inputs: Any, out: Array) -> None:
         """One step, rounded if the precision is a half one; its error is noted."""

@@ -83,7 +83,7 @@ class OtherPrompts:
         x = self._run(self.quick, ids, [last], self.config.n_layer)[last]
         p = self.quick.parameters
         x = normed(x, final_norm(self.config, p))
-        return np.asarray(x @ unembedding_table(self.config, p)[columns].T)
+        return np.asarray(x @ unembedding_table(self.config, p, columns).T)
 
     def _ran(self, other: OtherPrompt, checks: Sequence[str]) -> bool:
         """Whether these sites of the dump are from a run of these tokens."""

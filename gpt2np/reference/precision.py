@@ -8,6 +8,8 @@ import numpy as np
 
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.ops.narrow_weights import widened
+from gpt2np.ops.readable_parameters import as_held
 
 # The spacing of numbers just above 1.
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -49,7 +51,7 @@ def in_precision(model: Model, dtype: str, stored: str | None = None) -> Model:
     other = copy.copy(model)
     vars(other).pop("_decoding_parameters", None)  # they are of the other precision
     other.dtype = np.dtype(dtype)
-    other._parameters = _parameters(model.parameters, other.dtype, stored)
+    other._parameters = _parameters(as_held(model.parameters), other.dtype, stored)
     return other
 
 
@@ -64,6 +66,7 @@ def _parameters(p: Any, dtype: np.dtype[Any], stored: str | None) -> Any:
 def converted(parameters: Any, dtype: np.dtype[Any], stored: str | None = None) -> Any:
     """Arrays, or a tuple of arrays and numbers, in another precision."""
     if isinstance(parameters, np.ndarray):
+        parameters = widened(parameters)
         return rounded(parameters, stored).astype(dtype) if stored else parameters.astype(dtype, copy=False)
     if isinstance(parameters, tuple):
         return type(parameters)(*(converted(part, dtype, stored) for part in parameters))

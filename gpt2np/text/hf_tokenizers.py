@@ -1,8 +1,9 @@
 """Tokenizers of every other kind, with HF's `tokenizers`, which the extra of that name installs."""
 
 import functools
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,12 @@ CONTEXT = 64  # tokens that a stream keeps: what stands before a word can change
 class HFTokenizer:
     """A tokenizer.json as `tokenizers` runs it; see `tokenizer.Engine`."""
 
-    def __init__(self, file: Path, whole: dict[str, Any], more: list[AddedToken], why: str) -> None:
+    def __init__(
+        self, file: Path, whole: dict[str, Any], more: list[AddedToken], why: str, changed: bool = False
+    ) -> None:
         """Takes the file and its content, tokens to add to it, and why it is not GPT-2's kind.
+
+        `changed`: the content is not the file's any more, and counts.
 
         Raises:
             TokenizerError: `tokenizers` is not installed, or cannot use the file.
@@ -36,7 +41,11 @@ class HFTokenizer:
                 "pip install 'gpt2np[tokenizers]'"
             ) from None
         _check(file, whole.get("model") or {})
-        self._text, self._more = read_text(file, TokenizerError), more
+        self._more, self._text = more, json.dumps(whole) if changed else read_text(file, TokenizerError)
+        special = {token.text for token in more if token.special}
+        special |= {token["content"] for token in whole.get("added_tokens") or () if token.get("special")}
+        apart = _without_merges_to(special, whole)
+        self._text_apart = self._text if apart is None else json.dumps(apart)
         failed = f"{file}: {why}: not GPT-2's tokenizer, and HF's tokenizers cannot use it"
         _checked(failed, lambda: self._plain)
         joins = steps(whole, "decoder")
@@ -63,7 +72,7 @@ class HFTokenizer:
     def _made(self, split_special: bool) -> "tokenizers.Tokenizer":
         import tokenizers
 
-        made = tokenizers.Tokenizer.from_str(self._text)
+        made = tokenizers.Tokenizer.from_str(self._text_apart if split_special else self._text)
         flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
         for token in self._more:
             new = tokenizers.AddedToken(token.text, **{flag: getattr(token, flag) for flag in flags})
@@ -139,6 +148,21 @@ def _check(file: Path, model: dict[str, Any]) -> None:
         if not whole or not pair[1].startswith(prefix) or pair[0] + pair[1].removeprefix(prefix) not in vocab:
             what = f"not two pieces whose result is in model.vocab{prefix and f' (after {short(prefix)})'}"
             raise TokenizerError(f"{file}: model.merges[{number}] is {short(entry)}, {what}")
+
+
+def _without_merges_to(special: Set[str], whole: dict[str, Any]) -> dict[str, Any] | None:
+    """A tokenizer.json without the merges that make a special token out of text; None if it has none.
+
+    HF makes merges of all pieces of a SentencePiece vocabulary, so that `<bos>` may be two pieces joined.
+    """
+    model = whole.get("model") or {}
+    merges = model.get("merges") or []
+    kept = [
+        merge
+        for merge in merges
+        if (merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)) not in special
+    ]
+    return None if len(kept) == len(merges) else {**whole, "model": {**model, "merges": kept}}
 
 
 def _checked(failed: str, call: Callable[[], Any]) -> Any:

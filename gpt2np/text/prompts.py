@@ -167,6 +167,17 @@ def _unmasked(ids: list[Any], mask: Any) -> list[Any]:
     return ids[first : first + n]
 
 
+def window_of(ids: Array, start: int, stop: int, begin: int | None) -> Array:
+    """The ids of a text from `start` to `stop`, to be run alone.
+
+    Where every text begins with the token `begin`, so does each of its windows, in the place of the first.
+    """
+    window = ids[start:stop].copy()
+    if begin is not None and len(window) and ids[0] == begin:
+        window[0] = begin
+    return window
+
+
 def checked_ids(ids: Iterable[Any], vocab_size: int) -> list[int]:
     """Token ids as integers.
 

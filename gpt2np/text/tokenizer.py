@@ -1,7 +1,7 @@
 """Text to token ids and back, with a checkpoint's own vocabulary; never from the network."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
@@ -44,23 +44,41 @@ class Engine(Protocol):
 class Tokenizer:
     """One checkpoint's tokens; make it with `Tokenizer.from_folder`. Ids may be NumPy integers and arrays."""
 
-    def __init__(self, engine: Engine, note: str | None = None) -> None:
-        """Takes what does the work, and what the user should know about it."""
+    def __init__(self, engine: Engine, note: str | None = None, begin: str | None = None) -> None:
+        """Takes what does the work, what the user should know about it, and what begins every text."""
         self._engine, self.note = engine, note
         self._id = {data: id for id, data in engine.bytes.items()}
         self.n_vocab: int = max(engine.bytes, default=-1) + 1
         self.end_of_text_id: int | None = self._id.get(END_OF_TEXT.encode())
+        self.begin_id: int | None = None if begin is None else self._id.get(begin.encode())
+        self._engine_begins = begin is not None and engine.encode("", False, True)[:1] == [self.begin_id]
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Tokenizer | None":
+    def from_folder(
+        cls, folder: Path, begin: str | None = None, control: Sequence[str] = ()
+    ) -> "Tokenizer | None":
         """Read the tokenizer of a folder: tokenizer.json, else vocab.json and merges.txt, else None.
+
+        `begin` is the token that begins every text, once, whether or not tokenizer.json says so (but not if
+        tokenizer_config.json has `add_bos_token` false). The tokens `control` are special whatever the files
+        say.
 
         Raises:
             TokenizerError: anything in the files is wrong, or they need the extra `tokenizers`; it names the
                 file.
         """
         files = read_folder(folder)
-        return None if files is None else cls(*engine_of(files))
+        if files is None:
+            return None
+        engine, note = engine_of(files, control)
+        made = cls(engine, note, begin)
+        if begin is not None and made.begin_id is None:
+            made.note = (
+                f"{folder}: the vocabulary has no {begin}, with which texts of this model should begin"
+            )
+        if files.config.get("add_bos_token") is False and not made._engine_begins:
+            made.begin_id = None
+        return made
 
     def __repr__(self) -> str:
         return (
@@ -84,6 +102,7 @@ class Tokenizer:
         """Return the ids of a text, with those that the checkpoint adds at its ends (unless `ends=False`).
 
         Only with `special` does `<|endoftext|>` *in* the text become that one token; else it is plain text.
+        Where a model's texts begin with a token, one that begins with it already gets no second one.
 
         Raises:
             TokenizerError: it is no text, or holds half a surrogate pair.
@@ -95,7 +114,12 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             found = f"character {error.start} of the text is {text[error.start]!a}"
             raise TokenizerError(f"{found}, half a surrogate pair, which UTF-8 cannot hold") from None
-        return self._engine.encode(text, special, ends)
+        ids = self._engine.encode(text, special, ends)
+        if self.begin_id is None or not ends:
+            return ids
+        if self._engine_begins:
+            return ids[1:] if ids[1:2] == [self.begin_id] else ids
+        return ids if ids[:1] == [self.begin_id] else [self.begin_id, *ids]
 
     def special_token_in(self, text: str) -> str | None:
         """Return the first special token that `special` would find in a text, or None."""
@@ -156,6 +180,14 @@ class Tokenizer:
             (None, 1226)
         """
         return self._id.get(piece.encode(errors="surrogatepass"))
+
+    def not_one_token(self, text: str) -> str:
+        """Return what to say of a text that is not one token: which ones it is."""
+        pieces = "".join(quoted(piece) for piece in self.tokens(self.encode(text, ends=False)))
+        says = f"is several: {pieces.replace('||', '|')}" if pieces else "is empty"
+        spaced = pieces and self.find_id(f" {text}") is not None
+        hint = f"; with a space before it, {' ' + text!r}, it is one" if spaced else ""
+        return f"{short(text)} is not one token, it {says}{hint}"
 
     def __contains__(self, id: int) -> bool:
         """Whether a token has this id."""

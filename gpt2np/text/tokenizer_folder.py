@@ -5,11 +5,12 @@ GPT2Tokenizer, or names none in a folder of a GPT-2, HF takes only vocabulary, m
 post-processor out of tokenizer.json and does the rest as GPT-2 does; for other classes all of it counts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt2np.errors import TokenizerError, short
+from gpt2np.errors import MissingExtraError, TokenizerError, short
 from gpt2np.text import pipeline
 from gpt2np.text.added_tokens import AddedToken, Entry, added_token, added_tokens, declared, named
 from gpt2np.text.byte_level_bpe import ByteLevelBPE
@@ -49,6 +50,7 @@ def read_folder(folder: Path) -> TokenizerFolder | None:
 
     Raises:
         TokenizerError: one of the two is missing, or a file cannot be read or is no object.
+        MissingExtraError: there is only a tokenizer.model.
     """
 
     def content(name: str) -> dict[str, Any]:
@@ -57,6 +59,10 @@ def read_folder(folder: Path) -> TokenizerFolder | None:
     has_whole = (folder / "tokenizer.json").exists()
     missing = [name for name in ("vocab.json", "merges.txt") if not (folder / name).exists()]
     if not has_whole and len(missing) == 2:
+        if (folder / "tokenizer.model").exists():
+            what = "which is not read; transformers (with sentencepiece and protobuf) makes it: "
+            how = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            raise MissingExtraError(f"{folder} has tokenizer.model and no tokenizer.json, {what}{how}")
         return None
     if not has_whole and missing:
         raise TokenizerError(f"{folder} has no {missing[0]}: a tokenizer needs vocab.json and merges.txt")
@@ -73,8 +79,12 @@ def read_folder(folder: Path) -> TokenizerFolder | None:
     return TokenizerFolder(folder, whole, config, content("added_tokens.json"), name, gpt2_class)
 
 
-def engine_of(files: TokenizerFolder) -> tuple[ByteLevelBPE | HFTokenizer, str | None]:
+def engine_of(
+    files: TokenizerFolder, control: Sequence[str] = ()
+) -> tuple[ByteLevelBPE | HFTokenizer, str | None]:
     """What turns texts into ids, and a note where a part of a file is passed over, as HF does it.
+
+    The tokens `control` are special even where the files do not say so.
 
     Raises:
         TokenizerError: anything in the files is wrong, or they ask for what is not installed.
@@ -85,10 +95,7 @@ def engine_of(files: TokenizerFolder) -> tuple[ByteLevelBPE | HFTokenizer, str |
     as_gpt2 = files.gpt2_class and pipeline.is_byte_level_bpe(whole)
     why = pipeline.difference(file, whole)
     if why is not None and not as_gpt2:
-        known = {token.text for of, token in _declared(files, whole) if of == file}
-        more = [token for _, token in _declared(files, {})]
-        more += [added_token(of, {**entry, "id": 0}) for of, entry in _special(files).values()]
-        return HFTokenizer(file, whole, [token for token in more if token.text not in known], why), None
+        return _of_other_kind(files, why, control), None
     vocabulary = vocabulary_of_model(file, whole["model"])
     added = added_tokens(vocabulary, _declared(files, whole), _special(files), every_piece=False)
     wish = _flag(files, "add_prefix_space") if as_gpt2 else pipeline.prefix_space(whole)
@@ -97,6 +104,27 @@ def engine_of(files: TokenizerFolder) -> tuple[ByteLevelBPE | HFTokenizer, str |
         why = "pre_tokenizer.add_prefix_space is True"
     done = {"add_bos_token": bool(ends[0]), "add_eos_token": bool(ends[1]), "add_prefix_space": wish}
     return ByteLevelBPE(vocabulary, added, wish, ends), _passed_over(files, why, done)
+
+
+def _of_other_kind(files: TokenizerFolder, why: str, control: Sequence[str]) -> HFTokenizer:
+    file, whole = files.whole_file, files.whole
+    own = [token for of, token in _declared(files, whole) if of == file]
+    known = {token.text for token in own}
+    more = [token for _, token in _declared(files, {})]
+    more += [added_token(of, {**entry, "id": 0}) for of, entry in _special(files).values()]
+    vocab = (whole.get("model") or {}).get("vocab")
+    there = {text: vocab[text] for text in control if text in vocab} if isinstance(vocab, dict) else {}
+    more += [added_token(file, {"content": text, "id": id, "special": True}) for text, id in there.items()]
+    more = [token if token.text not in control else replace(token, special=True) for token in more]
+    untold = {token.text for token in own if token.text in control and not token.special}
+    if untold:
+        tokens = [
+            {**entry, "special": True, "normalized": False} if entry["content"] in untold else entry
+            for entry in whole["added_tokens"]
+        ]
+        whole = {**whole, "added_tokens": tokens}
+    more = [token for token in more if token.text not in known]
+    return HFTokenizer(file, whole, more, why, changed=bool(untold))
 
 
 def _passed_over(files: TokenizerFolder, why: str | None, done: dict[str, bool]) -> str | None:

@@ -101,7 +101,7 @@ def check_size(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:
         raise ConfigError(f"{name} must be a whole number of at least 1, not {short(value)}")
-    if name in ("n_layer", "num_layers") and value > MOST_LAYERS:
+    if name in ("n_layer", "num_layers", "num_hidden_layers") and value > MOST_LAYERS:
         raise ConfigError(f"{name} must be at most {MOST_LAYERS}, not {value}")
 
 
@@ -125,7 +125,7 @@ def check_epsilon(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a number from 0 to 1e30, not {short(value)}")
 
 
-def activation_named(value: Any) -> str:
+def activation_named(value: Any, field: str = "activation_function") -> str:
     """The usual name of an activation function, of which HF may have several.
 
     Raises:
@@ -134,7 +134,7 @@ def activation_named(value: Any) -> str:
     name = SAME_ACTIVATION.get(value, value) if isinstance(value, str) else value
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ConfigError(
-            f"activation_function {short(value)} is not supported; "
+            f"{field} {short(value)} is not supported; "
             f"known are {', '.join((*ACTIVATIONS, *SAME_ACTIVATION))}"
         )
     return name

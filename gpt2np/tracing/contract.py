@@ -6,10 +6,10 @@ two: no module outside `architectures/` knows a model. To add one is to write a 
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from gpt2np.errors import ConfigError, short
 from gpt2np.ops import Array
@@ -17,6 +17,7 @@ from gpt2np.ops import Array
 if TYPE_CHECKING:
     from gpt2np.tracing.derived import Derived
     from gpt2np.tracing.sites import SiteTable
+    from gpt2np.tracing.trace import Trace
 
 
 class ModelConfig(Protocol):
@@ -147,6 +148,32 @@ class CheckpointNaming:
     training: "TrainingNaming | None" = None
 
 
+class Identity(NamedTuple):
+    """Something that must hold inside a trace: two arrays that are equal, computed when asked for.
+
+    `names` are the sites that must have been kept.
+    """
+
+    statement: str
+    names: tuple[str, ...]
+    needs_weights: bool
+    compute: Callable[[], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a model was trained to be spoken with: what stands around each message of a conversation.
+
+    A turn is the token `start`, the role and a new line, the message, the token `end` and a new line. `roles`
+    has the role as the model knows it by what messages call it; they take turns, `"user"` being first, and
+    what answers is `"assistant"`.
+    """
+
+    start: str
+    end: str
+    roles: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One kind of model: its config, its table of sites, its parameters and its forward pass.
@@ -174,7 +201,17 @@ class Architecture:
     head_matrices: Callable[[Any, Any, int, int], tuple[Array, ...]] | None = None
     released: Mapping[str, ModelConfig] = field(default_factory=dict)  # sizes that are known by a Hub id
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
+    # more that must hold of a site: statement, the stored sites it is about, and what must be equal
+    holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
+    begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
+    turns: Turns | None = None  # None: it has none, so nobody can chat with it
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
+
+    @property
+    def control(self) -> tuple[str, ...]:
+        """The tokens that only a program may write: typed in a text they are text, unless asked for."""
+        turns = () if self.turns is None else (self.turns.start, self.turns.end)
+        return turns if self.begin is None else (self.begin, *turns)
 
     def __repr__(self) -> str:
         return f"<Architecture {self.model_type}>"
@@ -186,6 +223,7 @@ DEFAULT = "gpt2"  # what a config without `model_type` describes
 _MODULES: dict[str, str | ModuleType] = {
     "gpt2": "gpt2np.architectures.gpt2",
     "gpt_neo": "gpt2np.architectures.gpt_neo",
+    "gemma2": "gpt2np.architectures.gemma2",
 }
 
 

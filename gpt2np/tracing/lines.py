@@ -18,12 +18,15 @@ from gpt2np.ops import (
     Norm,
     RMSNorm,
     add,
+    capped_unembedding,
     layer_norm,
     linear,
     lookup,
     product,
     unembedding,
 )
+from gpt2np.ops.narrow_weights import widened
+from gpt2np.ops.readable_parameters import as_held, readable
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.replay import MISSING, ReplayStep
 
@@ -97,21 +100,21 @@ def _caller() -> tuple[str, str, int]:
 def lines(config: ModelConfig, parameters: Any = MISSING) -> dict[str, Line]:
     """The lines of a whole forward pass, by full name, in execution order; with parameters if given."""
     step = _Noting(config)
-    config.architecture.forward(parameters, config, cast(Any, step))
+    config.architecture.forward(as_held(parameters), config, cast(Any, step))
     return step.lines
 
 
 def last_lines(config: ModelConfig, parameters: Any = MISSING) -> dict[str, Line]:
     """Those behind the last block."""
     step = _Noting(config)
-    config.architecture.unembed(np.zeros((1, config.n_embd), np.float32), parameters, config, step)
+    config.architecture.unembed(np.zeros((1, config.n_embd), np.float32), as_held(parameters), config, step)
     return step.lines
 
 
 def first_lines(config: ModelConfig, parameters: Any = MISSING) -> dict[str, Line]:
     """Those before the first block."""
     step = _Noting(config)
-    config.architecture.embed(parameters, config, step)
+    config.architecture.embed(as_held(parameters), config, step)
     return step.lines
 
 
@@ -129,28 +132,28 @@ def ends_with_a_shift(config: ModelConfig) -> bool:
     return last_lines(config)["ln_f"].op is layer_norm
 
 
-def token_table(config: ModelConfig, parameters: Any) -> Array:
-    """The embedding of every token: [vocab, n_embd].
+def token_table(config: ModelConfig, parameters: Any, ids: Any = None) -> Array:
+    """The embedding of every token, or of those asked for: [vocab, n_embd].
 
     Raises:
         InputError: the architecture looks tokens up in no table.
     """
     for line in first_lines(config, parameters).values():
         if line.op is lookup and line.reads[0] == "token_ids":
-            return cast(Array, line.inputs[1])
+            return widened(line.inputs[1] if ids is None else line.inputs[1][ids])
     raise InputError(f"{_name(config)} has no table of token embeddings")
 
 
-def unembedding_table(config: ModelConfig, parameters: Any) -> Array:
-    """What the logits are the dot products with: [vocab, n_embd].
+def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = None) -> Array:
+    """What the logits, or some tokens', are dot products with, before any cap: [vocab, n_embd].
 
     Raises:
         InputError: the logits are something else than dot products.
     """
     line = last_lines(config, parameters)["logits"]
-    if line.op is not unembedding:
+    if line.op not in (unembedding, capped_unembedding):
         raise InputError(f"{_name(config)}'s logits are not linear in ln_f: they cannot be taken apart")
-    return cast(Array, line.inputs[1])
+    return widened(line.inputs[1] if ids is None else line.inputs[1][ids])
 
 
 def final_norm(config: ModelConfig, parameters: Any) -> Norm:
@@ -177,9 +180,9 @@ def matrix_of(config: ModelConfig, name: str, found: dict[str, Line]) -> Linear:
     """
     line = found[name]
     if line.op is linear:
-        return cast(Linear, line.inputs[1])
+        return cast(Linear, readable(line.inputs[1]))
     if line.op is product:
-        weight = line.inputs[1]
+        weight = widened(line.inputs[1])
         return Linear(weight, np.zeros(weight.shape[1], weight.dtype))
     raise InputError(f"{_name(config)}'s {name} is not one product with a matrix")
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpt2np.ops import Array
+from gpt2np.ops.readable_parameters import as_held, precision
 from gpt2np.tracing.contract import ModelConfig
 
 
@@ -114,24 +115,17 @@ class ReplayStep:
 def read_out(x: Array, p: Any, config: ModelConfig) -> Array:
     """The logits of residual vectors as if they left the last block: [..., n_embd] -> [..., vocab]."""
     rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
-    logits = config.architecture.unembed(rows, p, config, ReplayStep(config, x.dtype))
+    logits = config.architecture.unembed(rows, as_held(p), config, ReplayStep(config, x.dtype))
     return logits.reshape(*x.shape[:-1], config.vocab_size)
 
 
 def unembedded(x: Array, p: Any, config: ModelConfig) -> Array:
     """The logits of vectors that the final norm has given: [pos, n_embd] -> [pos, vocab]."""
-    return config.architecture.unembed(x, p, config, ReplayStep(config, x.dtype, given={"ln_f": x}))
+    return config.architecture.unembed(x, as_held(p), config, ReplayStep(config, x.dtype, given={"ln_f": x}))
 
 
 def embedded(p: Any, config: ModelConfig, token_ids: Any, positions: Any) -> dict[str, Array]:
     """What the steps before the first block compute for tokens at some positions, by name of the step."""
-    step = ReplayStep(config, _precision(p), token_ids, positions)
-    config.architecture.embed(p, config, step)
+    step = ReplayStep(config, precision(p), token_ids, positions)
+    config.architecture.embed(as_held(p), config, step)
     return step.results
-
-
-def _precision(p: Any) -> np.dtype[Any]:
-    """The dtype of the parameters: that of the first array in them."""
-    if isinstance(p, np.ndarray):
-        return np.dtype(p.dtype)
-    return _precision(p[0])

@@ -15,6 +15,8 @@ import numpy as np
 from gpt2np.errors import VerificationError
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array, add, unseen
+from gpt2np.ops.readable_parameters import as_held
+from gpt2np.tracing.contract import Identity
 from gpt2np.tracing.derived import bases, block_input
 from gpt2np.tracing.replay import MISSING, Missing, ReplayStep
 from gpt2np.tracing.trace import Trace
@@ -56,7 +58,7 @@ def verify(trace: Trace) -> Verification:
         VerificationError: names the first identity, in execution order, that does not hold.
     """
     checks = _Checks(trace)
-    p = MISSING if trace.model is None else trace.model.parameters
+    p = MISSING if trace.model is None else as_held(trace.model.parameters)
     dtype = trace.plan.dtype if trace.model is None else trace.model.dtype  # what is computed again
     with np.errstate(all="ignore"):  # the comparison finds them
         trace.config.architecture.forward(p, trace.config, _RecordedStep(checks, dtype))
@@ -219,7 +221,7 @@ class _Checks:
             missing = next((n for n in names if n not in self.trace), None)
             if missing is not None and not (needs_weights and self.trace.model is None):
                 self.found.skipped[statement] = f"{missing} was not kept"
-            elif name in self.edited:
+            elif not self.edited.isdisjoint((name, name.replace("attn.out", "attn.proj"))):
                 self.found.skipped[statement] = "edited"
             elif needs_weights and self.trace.model is None:
                 self.found.skipped[statement] = "needs the model's weights: Trace.open(path, model=...)"
@@ -259,11 +261,7 @@ class _Checks:
         self.found.checked[statement] = worst
 
 
-# statement, sites that must be there, whether it needs weights, how to compute (found, expected)
-_Statement = tuple[str, tuple[str, ...], bool, Callable[[], tuple[Array, Array]]]
-
-
-def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterator[_Statement]:
+def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterator[Identity]:
     """What holds of a site by its meaning, whatever the line that computes it."""
     site, n = trace.config.architecture.sites[kind], len(trace.token_ids)
     h = "" if layer is None else f"h.{layer}."
@@ -280,25 +278,30 @@ def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterat
         return heads if bias is None else heads + bias(trace.parameters(), layer), trace[name]
 
     if site.unseen is not None:
-        yield f"{name} is {site.unseen:g} where a key is not seen", (name,), False, unseen_keys
+        statement = f"{name} is {site.unseen:g} where a key is not seen"
+        yield Identity(statement, (name,), False, unseen_keys)
     if kind == "attn.pattern":
-        yield (
+        yield Identity(
             f"{name} rows sum to 1",
             (name,),
             False,
             lambda: (trace[name].astype(np.float64).sum(-1), np.ones(trace[name].shape[:2])),
         )
     if kind == "attn.out" and "attn.heads" in trace.config.architecture.sites:
-        yield f"{name} = sum of {h}attn.heads + bias", (name, f"{h}attn.heads"), True, sum_of_heads
+        plus = "" if trace.config.architecture.attention_bias is None else " + bias"
+        statement = f"{name} = sum of {h}attn.heads{plus}"
+        yield Identity(statement, (name, f"{h}attn.heads"), True, sum_of_heads)
     sums = {
         "resid_mid": (block_input(layer, 0), f"{h}attn.out"),
         "resid_post": (f"{h}resid_mid", f"{h}mlp.out"),
     }
     if kind in sums:
         stream, added = sums[kind]
-        yield (
+        yield Identity(
             f"{name} is {stream} and {added}",
             (name, stream, added),
             False,
             lambda: (trace[name], trace[stream].astype(trace.plan.dtype) + trace[added]),
         )
+    if trace.config.architecture.holds is not None:
+        yield from trace.config.architecture.holds(trace, name, kind, layer)

@@ -84,14 +84,16 @@ def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, 
     """
     parameters = trace.parameters("the attribution")
     _check_unedited(trace)
-    table, bias = unembedding_table(trace.config, parameters), shift(final_norm(trace.config, parameters))
+    bias = shift(final_norm(trace.config, parameters))
     ids, pushed, labels = [], [], list[str]()
     parts_at = _parts_by_row(trace, rows)
     for row in rows:
         chosen = [i for _, i, _ in trace.top(targets, row)]
         if row + 1 < len(trace.token_ids) and targets > 1 and trace.token_ids[row + 1] not in chosen:
             chosen[-1] = trace.token_ids[row + 1]
-        directions = table[chosen].astype(np.float64)  # [target, n_embd]
+        directions = unembedding_table(trace.config, parameters, chosen).astype(
+            np.float64
+        )  # [target, n_embd]
         parts, column = parts_at(row)
         written = frozen_ln_f(trace, parts.array[:, column].astype(np.float64), row)  # [component, n_embd]
         labels = list(parts.labels["component"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from support import gpt_neo_checkpoint, made_up, tiny_checkpoint
+from support import gemma2_checkpoint, gpt_neo_checkpoint, made_up, tiny_checkpoint
 from support.command_line import run
 from support.differences import relative_error
 
@@ -36,6 +36,11 @@ def _gpt_neo(folder):
     _with_vocabulary(folder)
 
 
+def _gemma2(folder):
+    gemma2_checkpoint.write(folder, max_position_embeddings=16)
+    _with_vocabulary(folder)
+
+
 def _made_up(folder):
     made_up.write(folder, n_layer=2, n_positions=16)
     _with_vocabulary(folder)
@@ -47,7 +52,12 @@ def _with_vocabulary(folder):
     (folder / "merges.txt").write_text("\n".join(merges), "utf-8")
 
 
-MODELS: Mapping[str, Callable[[Any], None]] = {"gpt2": _gpt2, "gpt_neo": _gpt_neo, "made_up": _made_up}
+MODELS: Mapping[str, Callable[[Any], None]] = {
+    "gpt2": _gpt2,
+    "gpt_neo": _gpt_neo,
+    "gemma2": _gemma2,
+    "made_up": _made_up,
+}
 
 
 class Case:
@@ -103,6 +113,16 @@ def loss(c):
     return -np.log(chances(c.trace["logits"])[np.arange(c.n - 1), c.ids[1:]]).mean()
 
 
+def linear_logits(c):
+    """The logits before a cap, if there is one: what the stream's parts add up to."""
+    return c.trace["logits_raw" if "logits_raw" in c.config.architecture.sites else "logits"]
+
+
+def cached_keys(c):
+    """The keys of layer 1 as later positions read them."""
+    return c.trace[f"h.1.{c.config.architecture.cache[0]}"]
+
+
 def last(c, name):
     return c.trace[f"h.{c.config.n_layer - 1}.{name}"]
 
@@ -152,7 +172,8 @@ def gpt2_only(what):
     return {name: f"{name} has no {what}: only gpt2 has" for name in MODELS if name != "gpt2"}
 
 
-NO_CIRCUITS = {"made_up": "made_up has no circuits yet"}
+GATED = {"gemma2": r"gemma2's h\.\d\.mlp\.out is not one product with a matrix"}
+NO_CIRCUITS = {name: f"{name} has no circuits yet" for name in ("gemma2", "made_up")}
 
 
 # -- the command line --------------------------------------------------------------------------------
@@ -247,7 +268,7 @@ VERBS = {
     ),
     "heads": Row(
         words("heads", TEXT, "--token", "9"),
-        true(lambda c, found: near(found["sum"], c.trace["logits"][-1, NINE])),
+        true(lambda c, found: near(found["sum"], linear_logits(c)[-1, NINE])),
     ),
     "circuits": Row(
         words("circuits"),
@@ -264,7 +285,9 @@ VERBS = {
         words("circuits", "--head", "1.1"), true(lambda c, found: found["head"] == "1.1"), NO_CIRCUITS
     ),
     "circuits --neuron": Row(
-        words("circuits", "--neuron", "1.3"), true(lambda c, found: len(found["writes"]) == c.config.n_embd)
+        words("circuits", "--neuron", "1.3"),
+        true(lambda c, found: len(found["writes"]) == c.config.n_embd),
+        GATED,
     ),
     "stats": Row(
         words("stats", TEXT),
@@ -281,11 +304,9 @@ VERBS = {
         _compare, true(lambda c, found: found["verdict"] == "within-noise" and len(found["sites"]) > 20)
     ),
     "fixture": Row(_fixture, true(lambda c, found: found.checked)),
-    "kv extract": Row(
-        _extract, true(lambda c, found: near(found, c.trace["h.1.attn.k"][3, 1], 1e-5))
-    ),  # in float32
+    "kv extract": Row(_extract, true(lambda c, found: near(found, cached_keys(c)[3, 1], 1e-5))),  # in float32
     "kv query": Row(
-        _query, true(lambda c, found: near(found["coordinate"]["key"], c.trace["h.1.attn.k"][3, 1], 1e-5))
+        _query, true(lambda c, found: near(found["coordinate"]["key"], cached_keys(c)[3, 1], 1e-5))
     ),
     "kv dataset": Row(_dataset, true(lambda c, found: len(found) == 3)),
     "capture": Row(_capture, true(lambda c, found: len(found) >= 2)),
@@ -465,6 +486,12 @@ FUNCTIONS = {
     ),
     "Model.score": Row(lambda c: c.model.score(TEXT).loss, equal(loss)),
     "Model.token_ids": Row(lambda c: c.model.token_ids(TEXT), true(lambda c, found: found == c.ids)),
+    "Model.chat_prompt": Row(  # a vocabulary with the tokens of turns: tests/text/test_begin_and_chat.py
+        lambda c: c.model.chat_prompt(TEXT),
+        true(lambda c, found: False),
+        {name: "has no chat template" for name in ("gpt2", "gpt_neo", "made_up")}
+        | {"gemma2": "the vocabulary has no <bos>"},
+    ),
     "Model.tokens": Row(lambda c: c.model.tokens(c.ids), true(lambda c, found: "".join(found) == TEXT)),
     "Model.decode": Row(lambda c: c.model.decode(c.ids), true(lambda c, found: found == TEXT)),
     "Model.origin": Row(lambda c: c.model.origin(), true(lambda c, found: found["fingerprint"])),
@@ -512,7 +539,7 @@ FUNCTIONS = {
     ),
     "Trace.to": Row(
         lambda c: c.trace.to("hf")["past_key_values"][1][0],
-        equal(lambda c: c.trace["h.1.attn.k"].swapaxes(0, 1)[None]),
+        equal(lambda c: cached_keys(c).swapaxes(0, 1)[None]),
     ),
     "Trace.save": Row(saved, true(lambda c, found: found.stat().st_size > c.trace.nbytes)),
     "Trace.open": Row(_opened, true(lambda c, found: near(found["logits"], c.trace["logits"]))),
@@ -528,7 +555,7 @@ FUNCTIONS = {
         lambda c, found: near(found.array.sum(0), last(c, "resid_post")),
     ),
     **of(
-        "attribution.attribution", lambda c, found: near(found.array.sum(), c.trace["logits"][-1, NINE]), NINE
+        "attribution.attribution", lambda c, found: near(found.array.sum(), linear_logits(c)[-1, NINE]), NINE
     ),
     "attribution.frozen_ln_f": Row(
         lambda c: frozen_ln_f(c.trace, last(c, "resid_post")[-1:], c.n - 1),
@@ -562,7 +589,12 @@ FUNCTIONS = {
     **of(
         "circuits.copying_scores", lambda c, found: (abs(found.array) <= 1).all(), of="model", **NO_CIRCUITS
     ),
-    **of("circuits.effective_embedding", lambda c, found: len(found) == c.config.vocab_size, of="model"),
+    **of(
+        "circuits.effective_embedding",
+        lambda c, found: len(found) == c.config.vocab_size,
+        of="model",
+        **GATED,
+    ),
     **of(
         "circuits.composition_scores",
         lambda c, found: np.isfinite(found.array).any(),
@@ -598,7 +630,7 @@ FUNCTIONS = {
     "circuits.through_ln_f": Row(
         lambda c: through_ln_f(c.model, c.trace["ln_f"]), true(lambda c, found: len(found) == c.n)
     ),
-    **of("directions.interference", lambda c, found: (found.array[:, 3] <= 1).all(), of="model"),
+    **of("directions.interference", lambda c, found: (found.array[:, 3] <= 1).all(), of="model", **GATED),
     **of(
         "directions.subspace_overlap",
         lambda c, found: np.nanmax(found.array) <= 1 + 1e-9,
@@ -611,6 +643,7 @@ FUNCTIONS = {
         lambda c, found: np.isfinite(found.loss) and found.loss != loss(c),
         TEXT,
         of="model",
+        gemma2="gemma2 has no position embedding",
         made_up="made_up has no position embedding",
     ),
     **of(
@@ -675,7 +708,14 @@ FUNCTIONS = {
         NINE,
     ),
     **of("lens.attention_lens", lambda c, found: found.raised.array.shape[1] == c.config.n_head),
-    **of("neurons.neuron", lambda c, found: found.writes.shape == (c.config.n_embd,), 1, 3, of="model"),
+    **of(
+        "neurons.neuron",
+        lambda c, found: found.writes.shape == (c.config.n_embd,),
+        1,
+        3,
+        of="model",
+        **GATED,
+    ),
     **of(
         "neurons.neuron_activations", lambda c, found: near(found.array, c.trace["h.1.mlp.post"][:, 3]), 1, 3
     ),

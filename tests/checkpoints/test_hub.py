@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,7 +189,11 @@ def test_a_broken_index(fake: FakeHub, content: bytes) -> None:
     [
         (404, "RepoNotFound", "has no model org/other; if it is private, log in with"),
         (401, "RepoNotFound", "has no model org/other; if it is private, log in with"),
-        (401, "GatedRepo", "org/other is gated: ask for access at http.*/org/other, then log in"),
+        (
+            401,
+            "GatedRepo",
+            "org/other is gated: accept its licence .* at http.*/org/other, then log in with `hf auth login`",
+        ),
         (403, "GatedRepo", "org/other is gated"),
         (401, "", "/org/other refuses access to config.json .401.: log in"),
         (403, "", "/org/other refuses access to config.json .403.: log in"),
@@ -199,6 +204,54 @@ def test_models_one_may_not_have(fake: FakeHub, status: int, code: str, message:
     with pytest.raises(HubError, match=message) as caught:
         hub.fetch("org/other")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["hf_abcdefghijklmnopqrst", "hf_abcdefghijklm\x07nop", "another-secret"])
+@pytest.mark.parametrize("way", ["gated", "unreachable", "password", "cached"])
+def test_no_token_is_ever_told(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.add("org/model", MODEL)
+    if way == "cached":
+        hub.fetch("org/model")
+    monkeypatch.setenv("HF_TOKEN", token)
+    if way == "gated":
+        fake.refused["org/model"] = (403, "GatedRepo")
+    if way in ("unreachable", "cached"):
+        unreachable(fake, monkeypatch)
+    if way == "password":
+        monkeypatch.setenv("HF_ENDPOINT", fake.url.replace("://", f"://me:{token}@"))
+        fake.refused["org/model"] = (401, "")
+    try:
+        snapshot = hub.fetch("org/model")
+    except HubError as error:
+        text = "".join(traceback.format_exception(error)) + repr(error)
+    else:
+        text = repr(snapshot)
+    for told in (text, caplog.text):
+        assert token not in told
+        assert repr(token)[1:-1] not in told
+
+
+def test_the_gate_of_one_shard_is_told_like_that_of_the_model(fake: FakeHub) -> None:
+    fake.add("org/model", SHARDED)
+    fake.refused_files["model-00002-of-00002.safetensors"] = (403, "GatedRepo")
+    with pytest.raises(HubError, match="org/model is gated: accept its licence"):
+        hub.fetch("org/model")
+
+
+def test_finished_shards_are_not_fetched_again(fake: FakeHub) -> None:
+    first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    fake.add("org/model", SHARDED)
+    fake.refused_files[second] = (403, "GatedRepo")
+    with pytest.raises(HubError, match="is gated"):
+        hub.fetch("org/model")
+    del fake.refused_files[second]
+    snapshot = hub.fetch("org/model")
+    assert {first, second} <= names(snapshot)
+    hub.fetch("org/model", local_files_only=True)
+    hub.fetch("org/model", snapshot.commit)
+    assert fake.asked_for(first) == 1
 
 
 @pytest.mark.parametrize("revision", ["nowhere", commit_id("nowhere"), "feature/x"])

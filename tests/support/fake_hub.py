@@ -22,6 +22,7 @@ class FakeHub:
     branches: dict[tuple[str, str], str] = field(default_factory=dict)  # (repo, branch) -> commit
     renamed: dict[str, str] = field(default_factory=dict)
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # repo -> status, X-Error-Code
+    refused_files: dict[str, tuple[int, str]] = field(default_factory=dict)  # file -> the same
     moves_after: dict[str, tuple[str, str, str]] = field(default_factory=dict)  # file -> repo, branch, commit
     large: set[str] = field(default_factory=set)  # files that are kept at another origin, as with LFS
     cut: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes sent before each coming cut
@@ -66,8 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         revision, _, name = rest.partition("/")
         if repo in hub.renamed:
             return self.reply(307, {"Location": self.path.replace(repo, hub.renamed[repo], 1)})
-        if repo in hub.refused:
-            status, code = hub.refused[repo]
+        if repo in hub.refused or name in hub.refused_files:
+            status, code = hub.refused.get(repo) or hub.refused_files[name]
             return self.reply(status, {"X-Error-Code": code} if code else {})
         if not found or repo not in {known for known, _ in hub.files}:
             return self.reply(404, {} if hub.plain_404 else {"X-Error-Code": "RepoNotFound"})

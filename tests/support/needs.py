@@ -78,6 +78,7 @@ NEEDS = {
     "fish": Need(_program("fish"), "a package of the system"),
     "torch": Need(_package("torch"), "pip install '.[ref]'"),
     "transformers": Need(_package("transformers"), "pip install '.[ref]'"),
+    "sentencepiece": Need(_package("sentencepiece"), "pip install '.[sentencepiece]'"),
     "playwright": Need(_package("playwright"), "pip install '.[browser]'"),
     "transformer_lens": Need(_package("transformer_lens"), "pip install transformer_lens", peer=True),
     "HookedTransformer": Need(_transformer_lens(1, 2, 3), "pip install 'transformer_lens<4'", peer=True),

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.cli.arguments import add_model, add_special, count, integer, load_model, open_trace
+from gpt2np.cli.arguments import add_chat, add_model, add_special, count, integer, load_model, open_trace
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
@@ -58,6 +58,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
     verb.add_argument("--seed", type=int, help="of sampling (default 0)")
     add_special(verb)
+    add_chat(verb)
     add_model(verb)
 
 
@@ -113,7 +114,7 @@ def _run(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[Ent
     else:
         prompts = load_prompt_set(args.prompt_set)
     model = load_model(args, *(prompt.text for prompt in prompts.prompts))
-    options = Options(args.max_new_tokens or 50, args.temperature or 0.0, args.seed, args.special)
+    options = Options(args.max_new_tokens or 50, args.temperature or 0.0, args.seed, args.special, args.chat)
     with _progress(len(prompts.prompts)) as advance:
         done = capture_prompts(
             model,
@@ -136,6 +137,8 @@ def _saved(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[E
             raise InputError(
                 f"--{option.replace('_', '-')} chooses tokens, and those of --trace are chosen already"
             )
+    if args.chat:
+        raise InputError("--chat needs a prompt to run: it does not go with --trace")
     trace = open_trace(args.trace)
     layers = _layers(args.layer_internals, trace.config.n_layer)
     try:

@@ -10,6 +10,7 @@ from gpt2np.cli.arguments import (
     add_picture,
     add_prompt,
     add_trace,
+    as_run,
     check_one_run,
     count,
     load_model,
@@ -120,6 +121,7 @@ def circuits(args: argparse.Namespace) -> int:
     }
     show = next((view for view, wanted in views.items() if wanted), _all_heads)
     model = load_sizes(args) if args.parameters else load_model(args, prompt)
+    prompt = prompt if prompt is None else as_run(args, model, prompt)
     run = prompt if args.trace is None else open_trace(args.trace, model)
     shown = show(args, model, run)
     if args.png:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_chat,
     add_model,
     add_outputs,
     add_special,
+    as_run,
     check_outputs,
     group,
     load_model,
@@ -54,6 +56,7 @@ def register(verbs: Any) -> None:
     help = "sites to run and write: 'attn.*', hidden_states (of a TEXT; default: all)"
     verb.add_argument("--keep", action="append", metavar="PATTERN", help=help)
     add_special(verb)
+    add_chat(verb)
     add_model(verb, dtype=False)
     output = group(verb, "output")
     output.add_argument("-o", "--out", required=True, metavar="OUT", help="the file, or the folder")
@@ -88,7 +91,7 @@ def _export_trace(args: argparse.Namespace) -> int:
         trace = _read(args)
     else:
         model = load_model(args, prompt)
-        trace = model.trace(prompt, keep=args.keep or "*", special=args.special)
+        trace = model.trace(as_run(args, model, prompt), keep=args.keep or "*", special=args.special)
     doing("writing")
     if args.to == "ts":
         if trace.plan.dtype != "float32":
@@ -158,7 +161,7 @@ def _export_llmc(args: argparse.Namespace) -> int:
         trace = read_dialect(args.text, model, max_bytes=None if args.force else MAX_BYTES)
         trace.check_model(model, args.text)
     else:
-        trace = model.trace(prompt, special=args.special)
+        trace = model.trace(as_run(args, model, prompt), special=args.special)
     written = write_llmc(trace, args.out, args.target)
     if args.json:
         print(strict_json({"out": args.out, "to": LLMC, "files": written, "bytes": sum(written.values())}))

@@ -10,6 +10,7 @@ from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
     add_prompt,
+    as_run,
     check_ending,
     edits_of,
     end_of_text,
@@ -65,6 +66,7 @@ def generate(args: argparse.Namespace) -> int:
     if args.keep and not args.out:
         raise InputError("--keep says what --out FILE holds; give both")
     model = load_model(args, prompt)
+    prompt = as_run(args, model, prompt)
     generation = model.generate(
         prompt,
         max_new_tokens=args.max_new_tokens,

@@ -12,6 +12,7 @@ from gpt2np.cli.arguments import (
     add_picture,
     add_prompt,
     add_trace,
+    as_run,
     check_one_run,
     count,
     edits_of,
@@ -202,6 +203,7 @@ def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> t
     prompt = read_prompt(args) if args.trace is None else None
     model = load_model(args, prompt)
     if prompt is not None:
+        prompt = as_run(args, model, prompt)
         return model, model.trace(prompt, keep=keep(model.config), special=args.special, edits=edits_of(args))
     return model, open_trace(args.trace, model)
 

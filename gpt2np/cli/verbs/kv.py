@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2np.cli.arguments import (
+    add_chat,
     add_model,
     add_outputs,
     add_prompt,
     add_special,
+    as_run,
     count,
     integer,
     load_model,
@@ -129,6 +131,7 @@ and options, only what it does not list yet is written, under the next numbers. 
     verb.add_argument("--format", choices=["json", "safetensors"], default="json", help="(default json)")
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
     add_special(verb)
+    add_chat(verb)
     add_model(verb, dtype=False)
 
 
@@ -149,6 +152,7 @@ def extract(args: argparse.Namespace) -> int:
             tell(f"no TEXT given: the first of {SAMPLE_PROMPTS}")
         prompt = read_prompt(args)
         model = load_model(args, prompt)
+        prompt = as_run(args, model, prompt)
         facts = extract_to_file(model, prompt, args.out, args.top, special=args.special)
     facts |= {"file": args.out, "bytes": Path(args.out).stat().st_size}
     print(strict_json(facts) if args.json else kv_tables.about(facts))
@@ -255,7 +259,7 @@ def dataset(args: argparse.Namespace) -> int:
     if args.random:
         sources = datasets.randoms(args.random, args.seed, args.random_tokens)
     else:
-        sources = datasets.texts(given, model, args.special, [where for where, _ in rows])
+        sources = datasets.texts(given, model, args.special, [where for where, _ in rows], args.chat)
     folder, suffix = Path(args.output_dir), f".{args.format}"
     done = datasets.write_dataset(model, sources, folder, suffix, args.top)
     if sys.stderr.isatty():

@@ -6,7 +6,18 @@ import os
 from typing import Any
 
 from gpt2np.characters import readable
-from gpt2np.cli.arguments import add_edits, add_model, add_special, count, edits_of, load_model
+from gpt2np.cli.arguments import (
+    add_chat,
+    add_edits,
+    add_model,
+    add_special,
+    as_run,
+    count,
+    edits_of,
+    is_conversation,
+    load_model,
+    read_conversation,
+)
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import read_text
 from gpt2np.errors import InputError
@@ -37,6 +48,7 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("--tokens", action="store_true", help="also the loss of every token")
     add_special(verb)
+    add_chat(verb)
     add_model(verb)
     add_edits(verb)
 
@@ -49,16 +61,18 @@ def score(args: argparse.Namespace) -> int:
         raise InputError(
             f"{args.file}: no such file; score - reads a text from stdin, as in: echo TEXT | ..."
         )
-    text = read_text(args.file)
+    text = read_conversation(args.file) if args.chat and is_conversation(args.file) else read_text(args.file)
     model = load_model(args, text)
+    text = as_run(args, model, text)
     result = model.score(text, stride=args.stride, special=args.special, edits=edits_of(args))
+    n_characters = len(text if isinstance(text, str) else model.decode(text))
     facts: dict[str, Any] = {
         "model": model.name,
         "tokens": len(result.token_ids),
         "predicted": result.n_predicted,
         "loss": result.loss,
         "perplexity": result.perplexity,
-        "bits_per_character": result.loss * result.n_predicted / math.log(2) / max(len(text), 1),
+        "bits_per_character": result.loss * result.n_predicted / math.log(2) / max(n_characters, 1),
     }
     facts |= _changed_losses(args, model, result.token_ids)
     if args.tokens:

@@ -10,6 +10,7 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_trace,
+    as_run,
     count,
     load_model,
     open_trace,
@@ -138,6 +139,7 @@ def _run(args: argparse.Namespace) -> Any:
         raise InputError("give a TEXT, --tokens or --trace FILE, as in: gpt2np stats 'Elizabeth was'")
     prompt = read_prompt(args)
     model = load_model(args, prompt)
+    prompt = as_run(args, model, prompt)
     if args.max_new_tokens is None:
         return model.trace(prompt, keep=SITES, special=args.special)
     given |= {"max_new_tokens": args.max_new_tokens, "special": args.special}

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_prompt, load_model, read_prompt
+from gpt2np.cli.arguments import add_model, add_prompt, as_run, load_model, read_prompt
 from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError
 from gpt2np.tables import wrapped
@@ -34,7 +34,7 @@ def tokenize(args: argparse.Namespace) -> int:
 
     prompt = read_prompt(args)
     model = load_model(args, prompt)
-    tokenizer = model.tokenizer
+    prompt, tokenizer = as_run(args, model, prompt), model.tokenizer
     if tokenizer is None:
         raise InputError(f"{model.checkpoint.folder} has no vocabulary (vocab.json or tokenizer.json)")
     ids = checked_ids(prompt, model.config.vocab_size) if isinstance(prompt, list) else None

@@ -13,6 +13,7 @@ from gpt2np.cli.arguments import (
     add_picture,
     add_prompt,
     add_trace,
+    as_run,
     check_ending,
     check_one_run,
     count,
@@ -98,6 +99,7 @@ def trace(args: argparse.Namespace) -> int:
     if args.against is not None and (args.show or args.keep or args.out):
         raise InputError("--against shows two runs: it goes with neither --show, --keep nor --out")
     model, options = load_model(args, prompt), {"special": args.special, "edits": edits_of(args)}
+    prompt = as_run(args, model, prompt)
     if args.show:
         found = printed_arrays.sites_to_show(args, model.config)
         keep = [*found, "logits"] if args.top else list(found)
@@ -156,7 +158,7 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 
     options = {"special": args.special, "edits": edits_of(args)}
-    trace, other = (model.trace(text, **options) for text in (prompt, args.against))
+    trace, other = (model.trace(text, **options) for text in (prompt, as_run(args, model, args.against)))
     pos = -1 if args.pos is None else args.pos
     parts = {
         "stream": two_prompts.stream_distance(trace, other, pos),

@@ -13,6 +13,7 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_trace,
+    as_run,
     check_ending,
     check_outputs,
     end_of_text,
@@ -98,6 +99,7 @@ def _run(args: argparse.Namespace) -> Any:
         return _saved(args, saved)
     prompt = read_prompt(args)
     model = load_model(args, prompt)
+    prompt = as_run(args, model, prompt)
     if args.max_new_tokens is None:
         return model.trace(prompt, special=args.special)
     if "early_stopping" in chosen:
