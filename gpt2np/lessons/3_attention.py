@@ -1,0 +1,3 @@
+# %% [markdown]
+# # 3. How words talk: attention
+# minutes: 60
