@@ -14,7 +14,8 @@ from gpt2np.html_tables import MOST_COLUMNS, caption, coloured, escaped, largest
 from gpt2np.ops import Array
 from gpt2np.tables import cell_width, number, screen_width, strict_json, table
 
-_MARKS = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+_LINE_ENDS = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
+_MARKS = _LINE_ENDS | {ord(" "): "·"}
 _BAR = 24  # characters of the longest bar in a terminal
 _COLOURS = {"#": "#2a78b5", "-": "#c8641e"}  # of bars to the right, and of negative ones
 _TABLE = '<table style="border-collapse:collapse" cellpadding="3">'
@@ -40,8 +41,11 @@ class Picture:
 
 
 def visible(token: str) -> str:
-    """Return a token with its spaces and line ends shown, as the viewer does: `·T` for " T"."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in token.translate(_MARKS)) or "∅"
+    """Return a token with its line ends, and the spaces at its ends, shown as in the viewer: `·T` for " T"."""
+    inner = token.strip(" ")
+    start, _, end = token.partition(inner) if inner else (token, "", "")
+    shown = start.translate(_MARKS) + inner.translate(_LINE_ENDS) + end.translate(_MARKS)
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown) or "∅"
 
 
 def bars(
