@@ -26,6 +26,7 @@ VERBS_ELSEWHERE = {
     **dict.fromkeys(("attribution", "attribute"), "heads"),
     **dict.fromkeys(("cache", "kvcache"), "kv"),
     **dict.fromkeys(("pull", "fetch"), "download"),
+    **dict.fromkeys(("lesson", "lessons", "course", "tutorial", "teach", "exercise", "exercises"), "learn"),
 }
 OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--max-length", "--length", "--num-tokens", "--n-predict"), "--max-new-tokens"),
