@@ -46,7 +46,7 @@ ORDER = {
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
-        page comparison_page""",
+        opening_place page comparison_page""",
     "lessons": """verdict exercise models same by_site by_output exercises showing learner_code checker
         percent_file notebook scripts exercise_functions shelf learner_files running code_colours prose page
         handout solutions 3_attention""",

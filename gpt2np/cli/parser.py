@@ -33,6 +33,7 @@ OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--temp",), "--temperature"),
     **dict.fromkeys(("--output", "--save", "--output-file"), "--out"),
     **dict.fromkeys(("--position",), "--pos"),
+    **dict.fromkeys(("--panel", "--tab"), "--show"),
     **dict.fromkeys(("--site", "--sites"), "--keep"),
     **dict.fromkeys(("--plot", "--picture", "--svg", "--pdf"), "--png"),
     **dict.fromkeys(("--input-ids", "--ids"), "--tokens"),
