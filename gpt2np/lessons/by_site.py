@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,9 +68,23 @@ class AtSite(Exercise):
         elif not isinstance(results, tuple | list | np.ndarray) or len(results) != len(sites):
             return Finding("shape", f"your function must return {len(sites)} arrays, as in `return a, b`")
         run = Run(model, attempt.case.prompt)
+        if self.sites and (together := self._together(results, run, attempt.case)):
+            return together
         findings = [self._at(site, r, run, attempt) for site, r in zip(sites, results, strict=True)]
         found = [finding for finding in findings if finding.state != "right"]
         return next((f for f in found if f.mistake), found[0] if found else Finding("right"))
+
+    def _together(self, results: Any, run: Run, case: Case) -> Finding | None:
+        """The mistake of the exercise's own that gives all of several results."""
+        truth = [run[site] for site in self.sites]
+        off = [i for i, (one, true) in enumerate(zip(results, truth, strict=True)) if not is_same(one, true)]
+        for wrong in self.wrong if off else ():
+            if is_same(list(results), list(outcome(self, wrong.function, case, run.model))):
+                site = self.sites[off[0]]
+                said = check_step(site, results[off[0]], run.token_ids, run.model, mistakes=())
+                hints = self.hints_of(wrong.slug, wrong.hints)
+                return Finding("wrong", _labelled(site, said.where), said.ratio, wrong.slug, hints)
+        return None
 
     def _at(self, site: str, result: Any, run: Run, attempt: Attempt) -> Finding:
         """What is found at one site."""
@@ -81,27 +94,32 @@ class AtSite(Exercise):
             axes = tuple(self.shape.split())
             shape = (*shape[: len(axes) - 1], int(np.prod(shape[len(axes) - 1 :])))
         array, problem = with_shape(result, shape, axes)
-        label = f"{site.rpartition('.')[2]}: " if self.sites else ""
         if problem:
-            return Finding("shape", label + problem)
+            return Finding("shape", _labelled(site, problem) if self.sites else problem)
         try:
             found = self._found(site, array.reshape(truth.shape), run, attempt.case)
         except InputError as error:
-            return Finding("shape", label + str(error))
-        return replace(found, where=label + found.where if found.where else "")
+            return Finding("shape", str(error))
+        return replace(found, where=_labelled(site, found.where)) if self.sites else found
 
     def _found(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake: the exercise's own are looked for before all others."""
-        check = partial(check_step, site, array, run.token_ids, run.model, budget=SECONDS)
-        said = check(mistakes=self.mistakes or None)
-        if said.state != "wrong" or said.mistake is not None:
-            return self._told(said)
-        for wrong in self.wrong:
-            if is_same(self._of(wrong, case, run.model, site), array):
-                return Finding(
-                    "wrong", said.where, said.ratio, wrong.slug, self.hints_of(wrong.slug, wrong.hints)
-                )
-        return self._told(check(noise=said.noise) if self.mistakes else said)
+        found = self.own(site, array, run, case)
+        if found.state != "wrong" or found.mistake is not None or not self.mistakes:
+            return found
+        return self._told(check_step(site, array, run.token_ids, run.model, budget=SECONDS))
+
+    def own(self, site: str, array: Any, run: Run, case: Case) -> Finding:
+        """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
+        about = site, array, run.token_ids, run.model
+        if self.wrong:
+            said = check_step(*about, mistakes=())  # its functions are quick, the catalogue is not
+            if said.state == "wrong":
+                for wrong in self.wrong:
+                    if is_same(self._of(wrong, case, run.model, site), array):
+                        hints = self.hints_of(wrong.slug, wrong.hints)
+                        return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
+        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=SECONDS))
 
     def _told(self, said: StepVerdict) -> Finding:
         return Finding(said.state, said.where, said.ratio, said.mistake, self.hints_of(said.mistake))
@@ -113,3 +131,8 @@ class AtSite(Exercise):
         numbers = array_of(made)
         shape = run_of(model, case.prompt)[site].shape
         return numbers.reshape(shape) if numbers is not None and numbers.size == np.prod(shape) else made
+
+
+def _labelled(site: str, where: str) -> str:
+    """A place in one of several sites: "k: pos 0, head 1"."""
+    return f"{site.rpartition('.')[2]}: {where}" if where else ""

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpt2np.errors import InputError, short
-from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function, todo
+from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function
 from gpt2np.lessons.exercises import exercise
-from gpt2np.lessons.learner_code import attempts_of, where_raised
+from gpt2np.lessons.learner_code import NotWrittenError, attempts_of, where_raised
 from gpt2np.lessons.models import model_of_lessons
 from gpt2np.lessons.showing import shows_itself
 from gpt2np.lessons.verdict import Verdict
@@ -59,11 +59,10 @@ def _found(
     wanted: Exercise, function: Function, attempt: Attempt, attempts: list[Attempt], model: Model
 ) -> Finding:
     """What is found about one attempt."""
+    if isinstance(attempt.error, NotWrittenError):
+        return Finding("todo")
     if attempt.error is not None:
         return Finding("raised", where_raised(attempt.error, function))
-    results = attempt.result if isinstance(attempt.result, tuple | list) else [attempt.result]
-    if any(result is todo for result in results):
-        return Finding("todo")
     return wanted.judge(attempt, attempts, model)
 
 

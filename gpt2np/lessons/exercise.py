@@ -32,6 +32,7 @@ as it likes: a loop that decodes with a cache, or a run with the edits that the 
     def result(self, function: Callable[..., Any], case: Case, model: Model) -> Any:
         return model.trace(PROMPT, edits=function(*case.copies()))["logits"]
 
+(in a `ByOutput`, where `right` and the wrong functions return edits, too; decoding with a cache likewise),
 and an exercise at several sites names them in `sites` and returns as many arrays from `result`.
 """
 

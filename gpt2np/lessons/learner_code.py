@@ -4,22 +4,35 @@ import linecache
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gpt2np.errors import printable
-from gpt2np.lessons.exercise import Attempt, Case, Exercise, Function
+from gpt2np.lessons.exercise import Attempt, Case, Exercise, Function, todo
 from gpt2np.model import Model
+
+
+class NotWrittenError(Exception):
+    """Raised when a function is still a stub."""
 
 
 def attempts_of(exercise: Exercise, function: Function, cases: Sequence[Case], model: Model) -> list[Attempt]:
     """What a function gives in each case: a result, or the exception that it raised."""
+
+    def called(*arguments: Any) -> Any:
+        returned = function(*arguments)
+        parts = returned if isinstance(returned, tuple | list) else [returned]
+        if any(part is todo for part in parts):
+            raise NotWrittenError
+        return returned
+
     made = []
     for case in cases:
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                made.append(Attempt(case, exercise.result(function, case, model)))
+                made.append(Attempt(case, exercise.result(called, case, model)))
         except Exception as error:  # whatever a learner's function raises
             made.append(Attempt(case, error=error))
     return made

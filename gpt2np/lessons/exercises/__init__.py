@@ -28,7 +28,7 @@ def exercise(name: str) -> Exercise:
         found = f"did you mean {meant!r}?" if meant else "there are " + ", ".join(names())
         raise InputError(f"{short(name)} is no exercise: {found}")
     module = importlib.import_module(f"gpt2np.lessons.exercises.{full.partition('.')[0]}")
-    found: Exercise = next(
+    made: Exercise = next(
         c() for c in vars(module).values() if getattr(c, "__dict__", {}).get("name") == full
     )
-    return found
+    return made

@@ -1,22 +1,230 @@
-"""Exercises of lesson 3: how q, k and v are cut, scores, pattern, and what is done with the values."""
+"""Exercises of lesson 3: the fused qkv cut into heads, scores, the pattern, and what attention writes."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.lessons.by_site import AtSite, Run
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.same import array_of, is_same
+from gpt2np.model import Model
+from gpt2np.ops import Array
+from gpt2np.reference.mistakes.base import future, products, softmax
+
+
+def _thirds(order: tuple[int, ...]) -> Function:
+    """q, k and v taken from these thirds."""
+
+    def function(qkv: Array, n_head: int) -> list[Array]:
+        parts = split_qkv(qkv, n_head)
+        return [parts[i] for i in order]
+
+    return function
+
+
+def _orders() -> tuple[Wrong, ...]:
+    """Every choice of three thirds but the right one."""
+    made = []
+    for order in itertools.product(range(3), repeat=3):
+        if order == (0, 2, 1):
+            made.append(Wrong("qkv-kv-swapped", _thirds(order)))
+        elif len(set(order)) == 3 and order != (0, 1, 2):
+            made.append(Wrong("qkv-order", _thirds(order)))
+        elif len(set(order)) < 3:
+            made.append(Wrong("qkv-part-repeated", _thirds(order)))
+    return tuple(made)
+
+
+class Split(AtSite):
+    """The fused qkv cut into queries, keys and values, and each of these into heads."""
+
+    name = "attention.split"
+    asks = "Which of the 576 numbers of a word are the query of head 1?"
+    axes = {"qkv": "pos 3*n_embd"}
+    sites = ("h.1.attn.q", "h.1.attn.k", "h.1.attn.v")
+    mistakes = (
+        *("heads-before-qkv", "qkv-interleaved", "heads-strided", "heads-cut-untransposed"),
+        "qkv-columns-shifted",
+    )
+    wrong = _orders()
+    look = "Take one word: at which of its 576 numbers does each of your pieces begin?"
+
+    def inputs(self, run: Run) -> dict[str, Any]:
+        return {"qkv": run["h.1.attn.qkv"], "n_head": run.config.n_head}
 
 
 class Scores(AtSite):
-    """Dot products of queries and keys."""
+    """Dot products of queries and keys, scaled and masked."""
 
     name = "attention.scores"
-    asks = "How much does each word want to know from each word?"
+    asks = "How well does each key answer each query?"
     axes = {"q": "query head d_head", "k": "key head d_head"}
     site = "h.1.attn.scores"
     mistakes = (
         *("scores-unscaled", "scores-scaled-by-d-head", "scores-scaled-by-n-embd", "scores-scaled-by-n-head"),
-        *("qkv-order", "mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
+        *("scores-scaled-by-length", "scores-multiplied", "qkv-order"),
+        *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
+    hints = {
+        "qkv-order": (
+            "You asked for the row of a word: does it hold what the word asks, or what it is asked?",
+            "Which of the two vectors belongs to the rows, and which to the columns?",
+        )
+    }
+    look = "Take one head, one query and one key: which 48 products go into their score?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
-        """Queries and keys."""
         return {"q": run["h.1.attn.q"], "k": run["h.1.attn.k"]}
+
+    def own(self, site: str, array: Array, run: Run, case: Case) -> Finding:
+        """One mistake at a time: what is wrong in the past is told before what is wrong in the future."""
+        masked = np.where(future(*array.shape[1:]), -np.inf, array)
+        all_seen = np.array_equal(np.isneginf(masked), np.isneginf(run[site]))
+        if all_seen and not np.array_equal(masked, array, equal_nan=True):
+            found = super().own(site, masked, run, case)
+            if found.mistake is not None:
+                return found
+        return super().own(site, array, run, case)
+
+
+def _pattern(axis: int | tuple[int, ...] | None, masked: bool) -> Function:
+    """A softmax over wrong axes, with the mask or without it."""
+
+    def function(products: Array) -> Array:
+        hidden = future(*products.shape[1:]) & masked
+        e = np.where(hidden, 0.0, np.exp(products - products.max()))
+        return np.asarray(e / e.sum(axis=axis, keepdims=True))
+
+    return function
+
+
+class Pattern(AtSite):
+    """The mask and the softmax: what share of its attention a word gives to each word."""
+
+    name = "attention.pattern"
+    asks = "What share of its attention does each word give to each word?"
+    axes = {"products": "head query key"}
+    site = "h.1.attn.pattern"
+    mistakes = (
+        *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-after-softmax", "mask-value-small"),
+        *("softmax-wrong-axis", "softmax-missing", "softmax-twice", "scores-scaled-by-d-head"),
+    )
+    wrong = (
+        *(Wrong("softmax-wrong-axis", _pattern(axis, False)) for axis in (0, 1, (1, 2), None)),
+        Wrong("softmax-wrong-axis", _pattern(None, True)),
+    )
+    hints = {
+        "softmax-without-maximum": (
+            "What becomes of a very small number, or of a very large one, in an exponential?",
+            "If all scores of a row grow by the same amount, do the shares change? What would you choose?",
+        ),
+        "scores-scaled-by-d-head": (
+            "Are your shares nearly all the same?",
+            "What has been done to these products already, before you got them?",
+        ),
+    }
+    look = "What do the shares of one query add up to, and which keys may have one?"
+
+    def inputs(self, run: Run) -> dict[str, Any]:
+        q, k = run["h.1.attn.q"], run["h.1.attn.k"]
+        return {"products": products(q, k) * run.config.attention_scale(1)}
+
+    def cases(self, model: Model) -> Sequence[Case]:
+        """One more, where all exponentials vanish and a finite mask is seen."""
+        cases = super().cases(model)
+        given = cases[0].arguments["products"]
+        low = {"products": 1000.0 * (given - given.max() - 1.0)}
+        return [*cases, Case(low, "where all products are below -1000", cases[0].prompt, unusual=True)]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        if not attempt.case.unusual:
+            return super().judge(attempt, attempts, model)
+        low = attempt.case.arguments["products"]
+        hidden = future(*low.shape[1:])
+        truth, yours = softmax(np.where(hidden, -np.inf, low)), array_of(attempt.result)
+        if yours is not None and is_same(yours, truth):
+            return Finding("right")
+        if yours is None or yours.shape != truth.shape:
+            return Finding("suspicious", "another shape than before")
+        if not np.isfinite(yours).all():
+            slug, where = "softmax-without-maximum", "some shares are no numbers (nan)"
+        elif yours[:, hidden].any():
+            slug, where = "mask-value-small", "keys of the future get a share"
+        else:
+            return Finding("suspicious", "the shares are others than they should be")
+        return Finding("suspicious", where, np.inf, slug, self.hints_of(slug))
+
+
+_LAYOUTS = ("heads-merged-untransposed", "heads-merged-interleaved")
+
+
+def _mix(transposed: bool, layout: str | None, wrong_side: bool, biased: bool) -> Function:
+    """What attention writes, with several mistakes at once."""
+
+    def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
+        z = np.einsum("hkq,khd->qhd" if transposed else "hqk,khd->qhd", pattern, v)
+        if layout:
+            z = np.ascontiguousarray(z.transpose(1, 0, 2) if layout == _LAYOUTS[0] else z.transpose(0, 2, 1))
+        out = z.reshape(len(v), -1) @ (weight.T if wrong_side else weight)
+        return np.asarray(out + bias if biased else out)
+
+    return function
+
+
+def _several() -> tuple[Wrong, ...]:
+    """Two or more mistakes of `mix`: the one that comes first in the computation is told first."""
+    made = []
+    for choice in itertools.product((False, True), (None, *_LAYOUTS), (False, True), (True, False)):
+        transposed, layout, wrong_side, _ = choice
+        slug = ("pattern-transposed" if transposed else layout) or ("transposed-c-proj" if wrong_side else "")
+        if slug:
+            made.append(Wrong(slug, _mix(*choice)))
+    return tuple(made)
+
+
+def _unprojected(biased: bool) -> Function:
+    def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
+        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1)
+        return np.asarray(z + bias if biased else z)
+
+    return function
+
+
+class Mix(AtSite):
+    """Values averaged by the pattern, the heads side by side, and c_proj."""
+
+    name = "attention.mix"
+    asks = "What does a word take home from those that it looked at?"
+    axes = {"pattern": "head query key", "v": "key head d_head", "weight": "n_embd n_embd", "bias": "n_embd"}
+    site = "h.1.attn.out"
+    mistakes = (
+        *("pattern-transposed", *_LAYOUTS, "heads-permuted", "transposed-c-proj", "missing-bias"),
+        *("bias-twice", "own-value-left-out"),
+    )
+    wrong = (
+        *_several(),
+        *(
+            Wrong(
+                "projection-missing",
+                _unprojected(biased),
+                (
+                    "Your heads lie side by side: has anybody read them and written for the stream?",
+                    "Which of the four inputs of your function have you not used?",
+                ),
+            )
+            for biased in (True, False)
+        ),
+    )
+    look = "Take the first word, which sees only itself: what must it get?"
+
+    def inputs(self, run: Run) -> dict[str, Any]:
+        c_proj = run.parameters.h[1].attn.c_proj
+        return {
+            "pattern": run["h.1.attn.pattern"],
+            "v": run["h.1.attn.v"],
+            "weight": c_proj.weight,
+            "bias": c_proj.bias,
+        }
