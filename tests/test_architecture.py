@@ -32,7 +32,7 @@ ORDER = {
     "analysis": """named_array positions_and_tokens plot layer_norms parameter_counts circuits directions
         heads attribution lens neurons residual_stream site_values statistics baseline_notebook interventions
         losses two_prompts patching""",
-    "export": "decimal_text dialects typescript llmc",
+    "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
     "capture": "capture_files formats manifest prompt_set runs",

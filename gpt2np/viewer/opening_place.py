@@ -18,7 +18,7 @@ def opening_place(
     head: int | None,
     pos: int | None,
 ) -> str:
-    """Return the state that a page of a trace begins with, as its address spells it; empty where none is given.
+    """Return the state that a page of a trace begins with, as its address has it; empty where none is given.
 
     Negative numbers count from the end.
 

@@ -23,7 +23,7 @@ def trace(tiny):
 
 
 def test_the_panels_are_those_of_the_page():
-    assert PANELS == tuple(re.findall(r"^  (\w+): \w+Panel,$", TABS, re.MULTILINE))
+    assert tuple(re.findall(r"^  (\w+): \w+Panel,$", TABS, re.MULTILINE)) == PANELS
     assert list(COMPACT) == json.loads(re.search(r"COMPACT = (\[.*?\])", TABS)[1])
 
 
