@@ -26,12 +26,14 @@ VERBS_ELSEWHERE = {
     **dict.fromkeys(("attribution", "attribute"), "heads"),
     **dict.fromkeys(("cache", "kvcache"), "kv"),
     **dict.fromkeys(("pull", "fetch"), "download"),
+    **dict.fromkeys(("lesson", "lessons", "course", "tutorial", "teach", "exercise", "exercises"), "learn"),
 }
 OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--max-length", "--length", "--num-tokens", "--n-predict"), "--max-new-tokens"),
     **dict.fromkeys(("--temp",), "--temperature"),
     **dict.fromkeys(("--output", "--save", "--output-file"), "--out"),
     **dict.fromkeys(("--position",), "--pos"),
+    **dict.fromkeys(("--panel", "--tab"), "--show"),
     **dict.fromkeys(("--site", "--sites"), "--keep"),
     **dict.fromkeys(("--plot", "--picture", "--svg", "--pdf"), "--png"),
     **dict.fromkeys(("--input-ids", "--ids"), "--tokens"),

@@ -14,6 +14,7 @@ from gpt2np.capture.prompt_set import SHIPPED
 from gpt2np.cli.program import build_parser
 from gpt2np.cli.verbs.completion import FOLDER, SHELLS
 from gpt2np.tracing.contract import released_names
+from gpt2np.viewer.opening_place import PANELS
 
 VERSION = "1.13.0"  # of shtab
 LAYERS = 12  # of which sites are offered by their whole names: those of GPT-2 small
@@ -28,7 +29,8 @@ def site_names() -> list[str]:
     return list(dict.fromkeys([*every, *GROUPS, *each]))
 
 
-WORDS = {"sites": site_names(), "models": MODELS, "sets": list(SHIPPED)}
+WORDS = {"sites": site_names(), "models": MODELS, "sets": list(SHIPPED), "panels": list(PANELS)}
+WORDS["lessons"] = [*map(str, range(1, 8)), "check", "solution"]
 ALSO = {"models": "directories", "sets": "files"}  # what is completed beside the words
 MORE = {
     "bash": {"directories": 'compgen -d -- "$1"', "files": 'compgen -f -- "$1"'},
@@ -64,6 +66,7 @@ def words(kind: str) -> dict:
 
 
 OF_DEST = dict.fromkeys(("show", "keep", "over", "to"), "sites") | {"model": "models", "prompt_set": "sets"}
+OF_METAVAR = {"PANEL": "panels", "LESSON": "lessons"}
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -81,7 +84,9 @@ def completions(shell: str) -> str:
     parser = build_parser()
     for action in actions(parser):
         metavar = action.metavar if isinstance(action.metavar, str) else ""
-        if action.choices is None and action.dest in OF_DEST:
+        if metavar in OF_METAVAR:
+            action.complete = words(OF_METAVAR[metavar])
+        elif action.choices is None and action.dest in OF_DEST:
             action.complete = words(OF_DEST[action.dest])
         elif "FILE" in metavar or metavar in ("DUMP", "OUT"):
             action.complete = shtab.FILE
