@@ -47,9 +47,9 @@ ORDER = {
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         opening_place page comparison_page""",
-    "lessons": """verdict exercise models same by_site by_output exercises showing learner_code checker
-        percent_file notebook scripts exercise_functions shelf learner_files running code_colours prose page
-        handout solutions 3_attention""",
+    "lessons": """verdict exercise models same by_site by_output exercises pictures showing learner_code
+        checker percent_file notebook scripts exercise_functions shelf learner_files running code_colours
+        prose page handout solutions 3_attention""",
     "lessons/exercises": "attention",
     "lessons/solutions": "3_attention",
     "cli": "terminal texts parser arguments report verbs program",

@@ -13,16 +13,30 @@ if TYPE_CHECKING:
     from gpt2np.lessons.checker import check, inputs, judge
     from gpt2np.lessons.exercise import todo
     from gpt2np.lessons.models import PROMPT, available
+    from gpt2np.lessons.pictures import bars, heatmap
     from gpt2np.lessons.showing import show
     from gpt2np.lessons.verdict import Verdict
 
-__all__ = ["PROMPT", "Verdict", "available", "check", "inputs", "judge", "show", "todo"]
+__all__ = [
+    "PROMPT",
+    "Verdict",
+    "available",
+    "bars",
+    "check",
+    "heatmap",
+    "inputs",
+    "judge",
+    "show",
+    "todo",
+]
 
 _LATER = {
     "PROMPT": "models",
     "Verdict": "verdict",
     "available": "models",
+    "bars": "pictures",
     "check": "checker",
+    "heatmap": "pictures",
     "inputs": "checker",
     "judge": "checker",
     "show": "showing",

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gpt2np.viewer.page import Page
+
 _collector: Callable[[Any], object] | None = None
 
 
@@ -21,6 +23,8 @@ def show(*things: Any) -> None:
             from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
 
             display(thing)
+        elif isinstance(thing, Page):
+            print("(a page of the viewer: a notebook shows it, and so does the page of this lesson)")
         else:
             print(thing)
 
