@@ -239,7 +239,7 @@ itself = np.diagonal(patterns, 0, 1, 2).mean(axis=1)
 to_ber = patterns[:, 11, 4]
 table = np.stack([before, itself, to_ber], axis=1)
 lessons.show(lessons.heatmap(table, names, ["token before", "itself", "ber"], "heads", percent=True))
-lessons.show(gpt2np.view(trace))
+lessons.show(gpt2np.view(trace, show="attention", layer=1, head=0, pos=-1))
 
 percent = {name: np.round(100 * row).astype(int).tolist() for name, row in zip(names, table, strict=True)}
 assert percent["0.0"][0] == 98
@@ -266,7 +266,7 @@ assert without.top(1)[0][0] == "a"
 assert round(100 * to_ber_without) == 2
 
 # %% [markdown]
-# Without 0.0, head 1.0 gives `ber` only 2 %, and the first guess is `a`. Lesson 5 takes this apart, and proves
+# Without 0.0, head 1.0 gives `ber` only 2 %, and the first guess is `a`. Lesson 5 takes this apart and proves
 # which way the information went.
 #
 # ## 9. Your attention in all four layers
@@ -323,13 +323,15 @@ def uniform(head):
     return edit
 
 
-print(f"as it is     {model.score(AUSTEN).loss:.2f}")
+as_it_is = model.score(AUSTEN).loss
+print(f"as it is     {as_it_is:.2f}")
 losses = {}
 for head in range(4):
     losses[head] = round(model.score(AUSTEN, edits={"h.0.attn.pattern": uniform(head)}).loss, 2)
     print(f"0.{head} uniform  {losses[head]:.2f}")
 zeroed = model.score(AUSTEN, edits={"h.0.attn.z": gpt2np.analysis.interventions.zero(heads=1)}).loss
 print(f"0.1 removed  {zeroed:.2f}")
+assert round(as_it_is, 2) == 3.46
 assert losses == {0: 5.02, 1: 3.53, 2: 4.44, 3: 3.92}
 assert round(zeroed, 2) == 4.56
 

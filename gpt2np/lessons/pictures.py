@@ -41,7 +41,7 @@ class Picture:
 
 
 def visible(token: str) -> str:
-    """Return a token with its line ends, and the spaces at its ends, shown as in the viewer: `·T` for " T"."""
+    """Return a token with line ends, and the spaces at its ends, shown as in the viewer: `·T` for " T"."""
     inner = token.strip(" ")
     start, _, end = token.partition(inner) if inner else (token, "", "")
     shown = start.translate(_MARKS) + inner.translate(_LINE_ENDS) + end.translate(_MARKS)

@@ -11,12 +11,12 @@ NOISE = 1e-5  # of the largest number in an array: what a function in float32 ma
 
 
 def array_of(value: Any) -> Array | None:
-    """Numbers as an array; None if the value holds no numbers, or not of one shape."""
+    """Numbers as an array; None if there are none, or they have no shape, or are too coarse (float16)."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
         return None
-    return array if array.dtype.kind in "iuf" else None
+    return array if array.dtype.kind in "iuf" and array.dtype != np.float16 else None
 
 
 def with_shape(value: Any, shape: Sequence[int], axes: Sequence[str]) -> tuple[Array, str]:
@@ -26,7 +26,8 @@ def with_shape(value: Any, shape: Sequence[int], axes: Sequence[str]) -> tuple[A
     if value is None:
         return np.zeros(0), f"{wanted}, yours is None: does the function end in a return?"
     if array is None:
-        return np.zeros(0), f"{wanted}, an array of numbers; yours is {kind_of(value)}"
+        return np.zeros(0), f"{wanted} of float32 or float64, yours is {kind_of(value)}"
+    array = array.astype(np.float64) if array.dtype not in (np.float32, np.float64) else array
     return array, "" if array.shape == tuple(shape) else f"{wanted}, yours is {array.shape}"
 
 

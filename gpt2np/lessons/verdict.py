@@ -10,7 +10,7 @@ _COLOURS = {"right": "#176f2c", "todo": "#555", "suspicious": "#8a5a00"}  # any 
 _SAYS = {
     "todo": "not written yet. Put your own lines in the place of `return lessons.todo`.",
     "raised": "your function stopped with an error.",
-    "shape": "the result has the wrong shape.",
+    "shape": "the result does not have the right form.",
     "wrong": "wrong.",
     "suspicious": "right here, but not always.",
     "right": "right.",

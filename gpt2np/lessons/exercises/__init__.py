@@ -24,7 +24,8 @@ def exercise(name: str) -> Exercise:
     """
     full = next((known for known in names() if name in (known, known.rpartition(".")[2])), None)
     if full is None:
-        meant = nearest(str(name), names())
+        functions = {known.rpartition(".")[2]: known for known in names()}
+        meant = nearest(str(name), names()) or functions.get(nearest(str(name), functions) or "")
         found = f"did you mean {meant!r}?" if meant else "there are " + ", ".join(names())
         raise InputError(f"{short(name)} is no exercise: {found}")
     module = importlib.import_module(f"gpt2np.lessons.exercises.{full.partition('.')[0]}")
