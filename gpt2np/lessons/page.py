@@ -80,7 +80,8 @@ def _shown(output: Output) -> str:
         return f'<div class="output html"{_reachable("", "result")}>{output.content}</div>\n'
     text = output.content.rstrip("\n")
     pre = f"<pre{_reachable(text, 'output')}><code>{markup(text)}</code></pre>"
-    return f'<div class="output {output.kind}">{pre}</div>\n'
+    kind = "error" if output.kind == "error" else "printed"
+    return f'<div class="output {kind}">{pre}</div>\n'
 
 
 def _reachable(text: str, what: str) -> str:
