@@ -78,7 +78,7 @@ class Scores(AtSite):
     site = "h.1.attn.scores"
     mistakes = (
         *("scores-unscaled", "scores-scaled-by-d-head", "scores-scaled-by-n-embd", "scores-scaled-by-n-head"),
-        *("scores-scaled-by-length", "scores-multiplied", "qkv-order"),
+        *("scores-scaled-by-length", "scores-scaled-by-fourth-root", "scores-multiplied", "qkv-order"),
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
     wrong = (Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),)
