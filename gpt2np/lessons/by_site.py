@@ -83,7 +83,8 @@ class AtSite(Exercise):
         truth = [run[site] for site in self.sites]
         off = [i for i, (one, true) in enumerate(zip(results, truth, strict=True)) if not is_same(one, true)]
         for wrong in self.wrong if off else ():
-            if is_same(list(results), list(outcome(self, wrong.function, case, run.model))):
+            made = outcome(self, wrong.function, case, run.model)
+            if isinstance(made, tuple | list | np.ndarray) and is_same(list(results), list(made)):
                 site = self.sites[off[0]]
                 said = check_step(site, results[off[0]], run.token_ids, run.model, mistakes=())
                 hints = self.hints_of(wrong.slug, wrong.hints)
@@ -136,7 +137,8 @@ class AtSite(Exercise):
     def _of(self, wrong: Wrong, case: Case, model: Model, site: str) -> Any:
         """What a mistake of the exercise's own gives at a site, in the site's shape."""
         made = outcome(self, wrong.function, case, model)
-        made = made[self.sites.index(site)] if self.sites else made
+        if self.sites and isinstance(made, tuple | list | np.ndarray):
+            made = made[self.sites.index(site)]
         numbers = array_of(made)
         shape = run_of(model, case.prompt)[site].shape
         return numbers.reshape(shape) if numbers is not None and numbers.size == np.prod(shape) else made

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from gpt2np.errors import InputError, short
 from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function
 from gpt2np.lessons.exercises import exercise
@@ -63,7 +65,8 @@ def _found(
         return Finding("todo")
     if attempt.error is not None:
         return Finding("raised", where_raised(attempt.error, function))
-    return wanted.judge(attempt, attempts, model)
+    with np.errstate(all="ignore"):  # a learner's numbers may be of any size
+        return wanted.judge(attempt, attempts, model)
 
 
 def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, nearer: bool) -> Verdict:
