@@ -33,8 +33,8 @@ def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
             continue
         stubs = _stubs(cell.source, names)
         if not stubs:
-            line = cell.line + len(cell.source) - len(cell.source.lstrip("\n"))
-            parts.append(f'<p class="there">code at line {line}</p>\n')
+            what = "check" if "lessons.check(" in cell.source else "code"
+            parts.append(f'<p class="there">{what}: line {cell.first_line}</p>\n')
             length += OF_CODE
         for stub in stubs:
             room = '<div class="room" aria-hidden="true"></div>'

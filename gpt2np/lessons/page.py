@@ -64,8 +64,7 @@ def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose) -> str:
         each for each in lesson.exercises if f'"{each.name}"' in cell.source and "check(" in cell.source
     ]
     label = f"your turn: <strong>{markup(asked[0].function)}</strong>" if asked else "code"
-    source = cell.source.strip("\n")
-    line = cell.line + len(cell.source) - len(cell.source.lstrip("\n"))
+    source, line = cell.source.strip("\n"), cell.first_line
     return (
         f'<div class="cell{" exercise" if asked else ""}" role="group" aria-label="Code, line {line}">\n'
         f"<header><span>{label}</span><span>line {line}</span></header>\n"

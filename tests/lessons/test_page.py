@@ -17,7 +17,7 @@ from gpt2np.lessons.code_colours import highlighted
 from gpt2np.lessons.handout import SHEETS, handout
 from gpt2np.lessons.page import lesson_page
 from gpt2np.lessons.percent_file import Cell, cells_of
-from gpt2np.lessons.prose import Prose, plain
+from gpt2np.lessons.prose import Prose, plain, until_step
 from gpt2np.lessons.running import run_cells
 from gpt2np.lessons.shelf import lesson_called, lessons
 
@@ -105,13 +105,29 @@ def test_texts_are_rendered_with_anchors_and_without_markup_of_their_own():
     ("text", "shown"),
     [
         ("# A title\n## Part", "A title\nPart"),
-        ("a *b* **c d** `e * f`", "a b c d e * f"),
+        ("a *b* **c d** `e * f`", "a b c d `e * f`"),
         ("2 * 3 * 4 and x*y*z", "2 * 3 * 4 and x*y*z"),
         ("[the page](viewer.md)", "the page"),
+        ("**a `b*` c**\nand\n  more\n\nnew", "a `b*` c and more\n\nnew"),
+        ("# T\nminutes: 6\nx\ny", "T\nminutes: 6\nx y"),
+        ("- one\n  more\n- two\n\n1. a\n2. b", "- one more\n- two\n\n1. a\n2. b"),
+        ("| a | b |\n| - | - |\nx", "| a | b |\n| - | - |\nx"),
     ],
 )
 def test_a_text_for_a_terminal(text, shown):
     assert plain(text) == shown
+
+
+STEPS = cells_of("# %% [markdown]\n# # T\n# %%\nx = 1\n# %% [markdown]\n# a\n# ## 1\n# b\n#\n# ## 2\n# c\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "n"), [(1, "a", 3), (2, "a\n## 1\nb", 3), (3, "a\n## 1\nb\n\n## 2\nc", 3)]
+)
+def test_the_cells_in_front_of_a_step(number, last, n):
+    found = until_step(STEPS, number)
+    assert (len(found), found[-1].source) == (n, last)
+    assert until_step(cells_of("# %% [markdown]\n# # T\n# %% [markdown]\n# ## 1\n"), 1) == STEPS[:1]
 
 
 @pytest.mark.parametrize(

@@ -129,17 +129,17 @@ def _open(args: argparse.Namespace) -> int:
 
 
 def _first_step(lesson: Any) -> str:
-    """The texts of a lesson up to its first code, and what to do then, for a terminal."""
-    from itertools import takewhile
-
+    """How a lesson begins, up to the end of its first step, for a terminal; then how to go on."""
     from gpt2np.files import read_text
     from gpt2np.lessons.percent_file import cells_of
-    from gpt2np.lessons.prose import plain
+    from gpt2np.lessons.prose import plain, until_step
 
-    texts = takewhile(lambda cell: cell.kind == "markdown", cells_of(read_text(lesson.path)))
-    name = lesson.file_name
+    name, parts = lesson.file_name, list[str]()
+    for cell in until_step(cells_of(read_text(lesson.path)), 2):
+        is_text = cell.kind == "markdown"
+        parts.append(plain(cell.source) if is_text else f"(code: line {cell.first_line} of {name})")
     then = f"Go on in {name}: `python {name}` runs it, `gpt2np learn check {name}` checks what you write."
-    return wrapped("\n\n".join([*(plain(cell.source) for cell in texts), then])) + "\n"
+    return wrapped("\n\n".join([*parts, then])) + "\n"
 
 
 def _make_page(args: argparse.Namespace, lesson: Any) -> str:
