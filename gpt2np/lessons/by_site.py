@@ -86,7 +86,7 @@ class AtSite(Exercise):
             made = outcome(self, wrong.function, case, run.model)
             if isinstance(made, tuple | list | np.ndarray) and is_same(list(results), list(made)):
                 site = self.sites[off[0]]
-                said = check_step(site, results[off[0]], run.token_ids, run.model, mistakes=())
+                said = self._told(check_step(site, results[off[0]], run.token_ids, run.model, mistakes=()))
                 hints = self.hints_of(wrong.slug, wrong.hints)
                 return Finding("wrong", _labelled(site, said.where), said.ratio, wrong.slug, hints)
         return None
@@ -123,7 +123,7 @@ class AtSite(Exercise):
         """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
         about = site, array, run.token_ids, run.model
         if self.wrong:
-            said = check_step(*about, mistakes=())  # its functions are quick, the catalogue is not
+            said = self._told(check_step(*about, mistakes=()))  # its functions are quick to try
             if said.state == "wrong":
                 for wrong in self.wrong:
                     if is_same(self._of(wrong, case, run.model, site), array):
@@ -132,7 +132,8 @@ class AtSite(Exercise):
         return self._told(check_step(*about, mistakes=self.mistakes or None, budget=self._left))
 
     def _told(self, said: StepVerdict) -> Finding:
-        return Finding(said.state, said.where, said.ratio, said.mistake, self.hints_of(said.mistake))
+        where = said.where.replace("are outside", "are wrong")
+        return Finding(said.state, where, said.ratio, said.mistake, self.hints_of(said.mistake))
 
     def _of(self, wrong: Wrong, case: Case, model: Model, site: str) -> Any:
         """What a mistake of the exercise's own gives at a site, in the site's shape."""

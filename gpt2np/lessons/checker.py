@@ -30,7 +30,7 @@ def check(name: str, function: Function) -> Verdict:
     Example:
         >>> check("attention.scores", scores)
         ✗ attention.scores: wrong.
-          Head 2, query 3, key 0 (78 of 576 are outside).
+          Head 2, query 3, key 0 (312 of 576 are wrong).
           How large does a sum of many products get?
     """
     verdict = judge(name, function)
@@ -72,7 +72,7 @@ def _found(
 def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, nearer: bool) -> Verdict:
     """A finding in words: with the hint whose turn it is, and with the case that it is about."""
     hint = _hint(wanted.name, found, nearer)
-    if found.state == "wrong" and found.mistake is None:
+    if found.state in ("wrong", "shape") and found.mistake is None:
         hint = wanted.look
     about, state = attempt.case.about, found.state
     if state == "wrong" and attempt.case.unusual:
