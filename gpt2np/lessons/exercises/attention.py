@@ -1,7 +1,7 @@
 """Exercises of lesson 3: the fused qkv cut into heads, scores, the pattern, and what attention writes."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -288,16 +288,19 @@ def _several() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
-def _written(projected: bool, biases: float, share: float = 1.0) -> Function:
-    """What attention writes, without c_proj, with several biases, or with the heads divided."""
+def _written(projected: bool, averaged: bool, biases: Callable[[int], float]) -> Function:
+    """What attention writes without c_proj, as an average of the heads, or with so many biases for n heads."""
 
     def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
-        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1) * share
-        return np.asarray((z @ weight if projected else z) + biases * bias)
+        n = v.shape[1]
+        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1)
+        out = (z @ weight if projected else z) / (n if averaged else 1)
+        return np.asarray(out + biases(n) * bias)
 
     return function
 
 
+NO_BIAS, ONE_BIAS, EACH_BIAS, SHARE_OF_BIAS = (lambda n: 0.0, lambda n: 1.0, float, lambda n: 1 / n)
 UNREAD: Hints = (
     "Your heads lie side by side: has anybody read them and written for the stream?",
     "Which of the four inputs of your function have you not used?",
@@ -325,9 +328,12 @@ class Mix(AtSite):
     )
     wrong = (
         *_several(),
-        *(Wrong("projection-missing", _written(False, biases), UNREAD) for biases in (0.0, 1.0)),
-        Wrong("bias-for-each-head", _written(True, 4.0), FOUR_BIASES),
-        *(Wrong("heads-averaged", _written(True, b, 0.25), AVERAGED) for b in (0.0, 0.25, 1.0)),
+        *(Wrong("projection-missing", _written(False, False, b), UNREAD) for b in (NO_BIAS, ONE_BIAS)),
+        Wrong("bias-for-each-head", _written(True, False, EACH_BIAS), FOUR_BIASES),
+        *(
+            Wrong("heads-averaged", _written(True, True, b), AVERAGED)
+            for b in (NO_BIAS, ONE_BIAS, SHARE_OF_BIAS)
+        ),
     )
     hints = {
         "pattern-transposed": (
