@@ -289,7 +289,7 @@ def _several() -> tuple[Wrong, ...]:
 
 
 def _written(projected: bool, averaged: bool, biases: Callable[[int], float]) -> Function:
-    """What attention writes without c_proj, as an average of the heads, or with so many biases for n heads."""
+    """What attention writes: without c_proj, as an average of n heads, or with so many biases for these."""
 
     def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
         n = v.shape[1]
