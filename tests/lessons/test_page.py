@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support import needs
 from support.command_line import run
 from support.viewer_browser import browser
 
@@ -152,7 +153,7 @@ def test_colours_change_no_character(source):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Each lesson's page and handout, and those of the sample, as files."""
-    pytest.importorskip("markdown_it")
+    needs.imported("markdown_it")
     folder = tmp_path_factory.mktemp("pages")
     for lesson in lessons():
         cells = cells_of(lesson.path.read_text("utf-8"))
