@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.command_line import run
 
+from gpt2np.checkpoints.checkpoint import shipped_folder
 from gpt2np.errors import InputError
 from gpt2np.lessons import prose
 from gpt2np.lessons.exercise_functions import exercise_functions, function_of
@@ -247,6 +249,17 @@ def test_one_function_of_a_file(capsys, name):
     assert run(capsys, "learn", "check", path)[0] == 1
     assert run(capsys, "learn", "check", path, name)[:2] == (0, "✓ attention.scores: right.\n")
     assert run(capsys, "learn", "check", "3", name)[0] == 0  # the file of lesson 3 here
+
+
+def test_a_check_with_the_numbers_of_another_model(capsys, tmp_path_factory):
+    other = tmp_path_factory.mktemp("models") / "eight_heads"
+    shutil.copytree(shipped_folder(), other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"n_head": 8}))  # of 24 numbers each
+    path = sample(RIGHT.replace("np.sqrt(q.shape[-1])", "np.sqrt(48)"))  # of tiny
+    assert run(capsys, "learn", "check", path, "--model", "tiny")[0] == 0
+    assert run(capsys, "learn", "check", path, "--model", other)[0] == 1
+    assert run(capsys, "learn", "check", sample(RIGHT), "--model", other)[0] == 0
 
 
 def test_a_check_for_programs(capsys):
