@@ -39,6 +39,17 @@ def _orders() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
+def _positions_mixed(qkv: Array, n_head: int) -> Array:
+    """The thirds cut off before the words: [3, pos, head, d_head] as it lies in memory."""
+    return qkv.reshape(3, len(qkv), n_head, -1)
+
+
+THIRDS_FIRST: Hints = (
+    "Does your first query hold numbers of more than one word?",
+    "In which order do all the numbers lie, one behind the other: what comes after the last one of a word?",
+)
+
+
 class Split(AtSite):
     """The fused qkv cut into queries, keys and values, and each of these into heads."""
 
@@ -50,7 +61,7 @@ class Split(AtSite):
         *("heads-before-qkv", "qkv-interleaved", "heads-strided", "heads-cut-untransposed"),
         "qkv-columns-shifted",
     )
-    wrong = _orders()
+    wrong = (*_orders(), Wrong("qkv-cut-untransposed", _positions_mixed, THIRDS_FIRST))
     look = "Take one word: at which of its 576 numbers does each of your pieces begin?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
@@ -69,6 +80,22 @@ NO_NUMBERS: Hints = (
 )
 
 
+def _shares_of(masked: bool) -> Function:
+    """Scores that are shares already."""
+
+    def function(q: Array, k: Array) -> Array:
+        scores = products(q, k) / np.sqrt(q.shape[-1])
+        return softmax(np.where(future(*scores.shape[1:]) & masked, -np.inf, scores))
+
+    return function
+
+
+TOO_SOON: Hints = (
+    "Were you asked how well a key answers, or what share it gets?",
+    "Can any of your numbers be negative, and could those that were asked for?",
+)
+
+
 class Scores(AtSite):
     """Dot products of queries and keys, scaled and masked."""
 
@@ -78,10 +105,13 @@ class Scores(AtSite):
     site = "h.1.attn.scores"
     mistakes = (
         *("scores-unscaled", "scores-scaled-by-d-head", "scores-scaled-by-n-embd", "scores-scaled-by-n-head"),
-        *("scores-scaled-by-length", "scores-multiplied", "qkv-order"),
+        *("scores-scaled-by-length", "scores-scaled-by-fourth-root", "scores-multiplied", "qkv-order"),
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
-    wrong = (Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),)
+    wrong = (
+        Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),
+        *(Wrong("softmax-too-soon", _shares_of(masked), TOO_SOON) for masked in (True, False)),
+    )
     hints = {
         "qkv-order": (
             "You asked for the row of a word: does it hold what the word asks, or what it is asked?",
@@ -142,6 +172,7 @@ class Pattern(AtSite):
         *(Wrong("softmax-wrong-axis", _pattern(axis, False)) for axis in (0, 1, (1, 2), None)),
         Wrong("softmax-wrong-axis", _pattern(None, True)),
         Wrong("softmax-missing", _by_the_largest),
+        Wrong("softmax-missing", lambda products: np.where(future(*products.shape[1:]), -np.inf, products)),
         Wrong("mask-times-infinity", lambda products: np.full_like(products, np.nan), NO_NUMBERS),
     )
     hints = {
