@@ -87,7 +87,7 @@ def _reachable(text: str, what: str) -> str:
     """What lets the keyboard scroll a part that a narrow screen does not show whole."""
     if text and max(map(len, text.split("\n"))) <= NARROW:
         return ""
-    return f' tabindex="0" role="region" aria-label="{what}"'
+    return f' tabindex="0" role="group" aria-label="{what}"'
 
 
 def _how_to_check(checked: Sequence[ExerciseFunction], file_name: str) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support import needs
 from support.command_line import run
 from support.viewer_browser import browser
 
@@ -152,19 +153,30 @@ def test_colours_change_no_character(source):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Each lesson's page and handout, and those of the sample, as files."""
-    pytest.importorskip("markdown_it")
+    needs.imported("markdown_it")
     folder = tmp_path_factory.mktemp("pages")
     for lesson in lessons():
         cells = cells_of(lesson.path.read_text("utf-8"))
         lesson_page(lesson, run_cells(cells, lesson.path)).save(folder / f"{lesson.path.stem}.html")
         handout(lesson, cells).save(folder / f"{lesson.path.stem}-handout.html")
-    cells = cells_of(SAMPLE.read_text("utf-8") + "\n\n# %%\n1 / 0\n")
+    cells = cells_of(SAMPLE.read_text("utf-8") + MORE)
     lesson_page(lesson_called("3"), run_cells(cells, SAMPLE)).save(folder / "sample.html")
     handout(lesson_called("3"), cells).save(folder / "sample-handout.html")
     return folder
 
 
 ALL = [*NAMES, "sample"]
+MORE = """
+
+# %%
+1 / 0
+
+# %%
+lessons.check("attention.scores", lambda q, k: q @ none)
+
+# %%
+lessons.check("attention.scores", lambda q, k: np.einsum("qhd,khd->hqk", q, k))
+"""
 FILES = [f"{name}{kind}.html" for name in ALL for kind in ("", "-handout")]
 
 
@@ -244,7 +256,9 @@ def test_a_page_shows_every_cell_with_its_line_and_no_failure(pages, name):
 def test_a_page_shows_results_and_failures_of_a_learners_file(pages):
     text = (pages / "sample.html").read_text("utf-8")
     assert "two and two: 4.0" in text
-    assert "not written yet" in text
+    for said in ("not written yet", "NameError: name", "wrong."):
+        assert said in text
+    assert text.count('role="status" aria-live="polite"') == 3
     assert '<div class="output error"><pre' in text
     assert "ZeroDivisionError: division by zero" in text
     assert "&lt;b&gt;markup&lt;/b&gt; is text" in text

@@ -13,7 +13,7 @@ from typing import Any
 from gpt2np.cli.arguments import add_outputs, check_ending, group
 from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import doing, tell
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, nearest, short
 from gpt2np.tables import strict_json, table, wrapped
 
 WORDS = ("check", "solution")  # what `gpt2np learn` does beside opening a lesson
@@ -25,7 +25,7 @@ def register(verbs: Any) -> None:
         verbs,
         "learn",
         learn,
-        "seven lessons: list them, open one, check the functions that you write",
+        "write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote",
         "learn",
         "learn 3",
         "learn check 3_attention.py scores",
@@ -68,7 +68,9 @@ def _check_options(args: argparse.Namespace) -> None:
     """Refuse what does not belong together."""
     action = args.what if args.what in WORDS else "LESSON"
     if args.of is not None and action == "LESSON":
-        raise InputError(f"learn {args.what} takes nothing more; to check a file: gpt2np learn check FILE")
+        meant = nearest(args.what, WORDS)
+        told = f"did you mean {meant}?" if meant else "to check a file: gpt2np learn check FILE"
+        raise InputError(f"learn {short(args.what)} takes nothing more; {told}")
     of_actions = {
         "check": {"--nearer": args.nearer, "--model": args.model},
         "solution": {"--yes-i-have-tried": args.yes_i_have_tried},
