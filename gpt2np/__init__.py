@@ -10,6 +10,7 @@
 >>> model.generate("Elizabeth was", max_new_tokens=20, temperature=0.8, seed=1).finish().text
 >>> gpt2np.analysis.lens.logit_lens(trace)  # and heads, attribution, patching, ...
 >>> gpt2np.compare("dump.npz", model, "Elizabeth was")  # is another implementation right?
+>>> gpt2np.lessons.check("attention.scores", scores)  # is a function of yours? (`gpt2np learn`)
 
 `help(gpt2np.Model.trace)` and `help(gpt2np.Model.generate)` list what can be asked for. On the command line:
 `gpt2np --help`.
@@ -18,6 +19,7 @@
 TYPE_CHECKING = False  # as type checkers know it, without an import: a Ctrl-C in one would be loud
 if TYPE_CHECKING:
     from gpt2np import analysis as analysis
+    from gpt2np import lessons as lessons
     from gpt2np.architectures.gpt2.config import Config
     from gpt2np.checkpoints.config_file import read_config
     from gpt2np.errors import Gpt2npError
@@ -77,4 +79,6 @@ if not TYPE_CHECKING:  # for which a name that is not there is a mistake
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__", "analysis"])
+    return sorted(
+        [*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__", "analysis", "lessons"]
+    )
