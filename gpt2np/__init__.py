@@ -10,7 +10,6 @@
 >>> model.generate("Elizabeth was", max_new_tokens=20, temperature=0.8, seed=1).finish().text
 >>> gpt2np.analysis.lens.logit_lens(trace)  # and heads, attribution, patching, ...
 >>> gpt2np.compare("dump.npz", model, "Elizabeth was")  # is another implementation right?
->>> gpt2np.lessons.check("attention.scores", scores)  # is a function of yours? (`gpt2np learn`)
 
 `help(gpt2np.Model.trace)` and `help(gpt2np.Model.generate)` list what can be asked for. On the command line:
 `gpt2np --help`.
