@@ -10,6 +10,7 @@ from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function
 from gpt2np.lessons.exercises import exercise
 from gpt2np.lessons.learner_code import NotWrittenError, attempts_of, where_raised
 from gpt2np.lessons.models import model_of_lessons
+from gpt2np.lessons.same import kind_of
 from gpt2np.lessons.showing import shows_itself
 from gpt2np.lessons.verdict import Verdict
 from gpt2np.model import Model
@@ -81,8 +82,11 @@ def _found(
         return Finding("todo")
     if attempt.error is not None:
         return Finding("raised", where_raised(attempt.error, function))
-    with np.errstate(all="ignore"):  # a learner's numbers may be of any size
-        return wanted.judge(attempt, attempts, model)
+    try:
+        with np.errstate(all="ignore"):  # a learner's numbers may be of any size
+            return wanted.judge(attempt, attempts, model)
+    except Exception:  # and their results of any kind, which no exercise foresees
+        return Finding("shape", f"your result cannot be read: it is {kind_of(attempt.result)}")
 
 
 def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, n_told: int) -> Verdict:

@@ -7,7 +7,7 @@ import pytest
 
 from gpt2np import lessons
 from gpt2np.errors import InputError
-from gpt2np.lessons import checker, showing
+from gpt2np.lessons import by_site, checker, showing
 from gpt2np.lessons.exercises import exercise
 from gpt2np.lessons.verdict import Verdict
 
@@ -117,6 +117,15 @@ def test_a_wrong_form_is_said_with_both(function, said):
     verdict = judge(function)
     assert (verdict.state, verdict.where) == ("shape", said)
     assert said in " ".join(str(verdict).split())
+
+
+def test_a_result_that_an_exercise_cannot_read_is_said_to_be_one(monkeypatch):
+    def judge_of_nothing(*arguments):
+        raise AttributeError("steps")
+
+    monkeypatch.setattr(by_site.AtSite, "judge", judge_of_nothing)
+    verdict = judge(lambda q, k: {"a": 1})
+    assert (verdict.state, verdict.where) == ("shape", "your result cannot be read: it is a dict of 1")
 
 
 def test_several_results_are_named():

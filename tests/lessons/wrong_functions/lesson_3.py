@@ -260,6 +260,7 @@ TABLE = [
     ("attention.mix", mixed(projected=False, biases=0), "projection-missing"),
     ("attention.mix", bias_in_the_loop, "bias-for-each-head"),
     ("attention.mix", averaged, "heads-averaged"),
+    ("attention.mix", lambda p, v, weight, bias: averaged(p, v, weight, bias / 4), "heads-averaged"),
     ("attention.mix", mixed(merged="as it lies", biases=0), "heads-merged-untransposed"),
     ("attention.mix", mixed(transposed=True, wrong_side=True), "pattern-transposed"),
 ]
