@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 ORDER = {
     "": """errors tables html_tables files json_fields outputs tensorfile npzfile threads ops tracing
         architectures checkpoints text generation model loading analysis export capture kv reference viewer
-        cli __main__""",
+        lessons cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
@@ -32,7 +32,7 @@ ORDER = {
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
         directions heads attribution lens neurons residual_stream site_values statistics baseline_notebook
         interventions losses two_prompts patching""",
-    "export": "decimal_text dialects typescript llmc",
+    "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
     "capture": "capture_files formats manifest prompt_set runs",
@@ -46,11 +46,16 @@ ORDER = {
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
-        page comparison_page""",
+        opening_place page comparison_page""",
+    "lessons": """verdict exercise models same by_site by_output exercises pictures showing learner_code
+        checker percent_file notebook scripts exercise_functions shelf learner_files running code_colours
+        prose page handout solutions 3_attention""",
+    "lessons/exercises": "attention",
+    "lessons/solutions": "3_attention",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
-        completion docs""",
+        learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

@@ -1,0 +1,57 @@
+"""Lessons: seven files to read, run and write functions in, and a check that says which mistake you made.
+
+>>> from gpt2np import lessons
+>>> q, k = lessons.inputs("attention.scores")  # what your function gets, in float64
+>>> lessons.check("attention.scores", scores)  # right, or where it is wrong, and a question
+
+`gpt2np learn` lists the lessons.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt2np.lessons.checker import check, inputs, judge
+    from gpt2np.lessons.exercise import todo
+    from gpt2np.lessons.models import PROMPT, available
+    from gpt2np.lessons.pictures import bars, heatmap
+    from gpt2np.lessons.showing import show
+    from gpt2np.lessons.verdict import Verdict
+
+__all__ = [
+    "PROMPT",
+    "Verdict",
+    "available",
+    "bars",
+    "check",
+    "heatmap",
+    "inputs",
+    "judge",
+    "show",
+    "todo",
+]
+
+_LATER = {
+    "PROMPT": "models",
+    "Verdict": "verdict",
+    "available": "models",
+    "bars": "pictures",
+    "check": "checker",
+    "heatmap": "pictures",
+    "inputs": "checker",
+    "judge": "checker",
+    "show": "showing",
+    "todo": "exercise",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported when it is first used: the list of lessons needs no model."""
+    import importlib
+
+    if name not in _LATER:
+        raise AttributeError(f"module 'gpt2np.lessons' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"gpt2np.lessons.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,150 @@
+"""Exercises whose result is a site of the run: judged by `reference.check_step`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpt2np.errors import InputError
+from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Wrong, outcome
+from gpt2np.lessons.models import PROMPT, SECOND, run_of
+from gpt2np.lessons.same import array_of, is_same, with_shape
+from gpt2np.model import Model
+from gpt2np.reference import StepVerdict, check_step
+from gpt2np.tracing.trace import Trace
+
+SECONDS = 1.2  # that the search for a mistake may take, at all sites together
+LEAST = 0.02  # that each search gets all the same
+
+
+class Run:
+    """The true run of a prompt, for an exercise's inputs: sites by name, and what the model has learned."""
+
+    def __init__(self, model: Model, prompt: str) -> None:
+        self.model, self.prompt = model, prompt
+        self.trace: Trace = run_of(model, prompt)
+        self.parameters, self.config = model.parameters, model.config
+
+    def __getitem__(self, site: str) -> Any:
+        return self.trace[site]
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens of the prompt."""
+        return list(self.trace.token_ids)
+
+
+class AtSite(Exercise):
+    """An exercise whose result is `site`, or, as several arrays, `sites`.
+
+    `mistakes` are slugs of the catalogue, looked for first; those of a cache must be named to be found.
+    `shape` gives the axes that the learner's result has, where they are not those of the site but the same
+    numbers in the same order: `"pos n_embd"` for `attn.z`. `prompts` are the texts; the second one finds
+    what is right for the first one only.
+    """
+
+    site: ClassVar[str] = ""
+    sites: ClassVar[tuple[str, ...]] = ()
+    mistakes: ClassVar[tuple[str, ...]] = ()
+    shape: ClassVar[str] = ""
+    prompts: ClassVar[tuple[str, ...]] = (PROMPT, SECOND)
+    _end = 0.0  # when the search is over
+
+    def inputs(self, run: Run) -> Mapping[str, Any]:
+        """The arguments, in their order."""
+        raise NotImplementedError
+
+    def cases(self, model: Model) -> Sequence[Case]:
+        """One for each prompt."""
+        return [
+            Case(self.inputs(Run(model, prompt)), f"for the text {prompt!r}" if i else "", prompt)
+            for i, prompt in enumerate(self.prompts)
+        ]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        """The first of the sites that is not right; one whose mistake has a name before any other."""
+        self._end = time.monotonic() + SECONDS
+        sites, results = self.sites or (self.site,), attempt.result
+        if not self.sites:
+            results = (results,)
+        elif not isinstance(results, tuple | list | np.ndarray) or len(results) != len(sites):
+            return Finding("shape", f"your function must return {len(sites)} arrays, as in `return a, b`")
+        run = Run(model, attempt.case.prompt)
+        if self.sites and (together := self._together(results, run, attempt.case)):
+            return together
+        findings = [self._at(site, r, run, attempt) for site, r in zip(sites, results, strict=True)]
+        found = [finding for finding in findings if finding.state != "right"]
+        return next((f for f in found if f.mistake), found[0] if found else Finding("right"))
+
+    def _together(self, results: Any, run: Run, case: Case) -> Finding | None:
+        """The mistake of the exercise's own that gives all of several results."""
+        truth = [run[site] for site in self.sites]
+        off = [i for i, (one, true) in enumerate(zip(results, truth, strict=True)) if not is_same(one, true)]
+        for wrong in self.wrong if off else ():
+            made = outcome(self, wrong.function, case, run.model)
+            if isinstance(made, tuple | list | np.ndarray) and is_same(list(results), list(made)):
+                site = self.sites[off[0]]
+                said = self._told(check_step(site, results[off[0]], run.token_ids, run.model, mistakes=()))
+                hints = self.hints_of(wrong.slug, wrong.hints)
+                return Finding("wrong", _labelled(site, said.where), said.ratio, wrong.slug, hints)
+        return None
+
+    def _at(self, site: str, result: Any, run: Run, attempt: Attempt) -> Finding:
+        """What is found at one site."""
+        truth, kind = run[site], run.config.architecture.sites.resolve(site, None, run.config.n_layer)[0]
+        axes, shape = kind.axis_names, truth.shape
+        if self.shape:
+            axes = tuple(self.shape.split())
+            shape = (*shape[: len(axes) - 1], int(np.prod(shape[len(axes) - 1 :])))
+        array, problem = with_shape(result, shape, axes)
+        if problem:
+            return Finding("shape", _labelled(site, problem) if self.sites else problem)
+        try:
+            found = self._found(site, array.reshape(truth.shape), run, attempt.case)
+        except InputError as error:
+            return Finding("shape", str(error))
+        return replace(found, where=_labelled(site, found.where)) if self.sites else found
+
+    def _found(self, site: str, array: Any, run: Run, case: Case) -> Finding:
+        """State and mistake: the exercise's own are looked for before all others."""
+        found = self.own(site, array, run, case)
+        if found.state != "wrong" or found.mistake is not None or not self.mistakes:
+            return found
+        return self._told(check_step(site, array, run.token_ids, run.model, budget=self._left))
+
+    @property
+    def _left(self) -> float:
+        """Seconds that are left for the search."""
+        return max(LEAST, self._end - time.monotonic())
+
+    def own(self, site: str, array: Any, run: Run, case: Case) -> Finding:
+        """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
+        about = site, array, run.token_ids, run.model
+        if self.wrong:
+            said = self._told(check_step(*about, mistakes=()))  # its functions are quick to try
+            if said.state == "wrong":
+                for wrong in self.wrong:
+                    if is_same(self._of(wrong, case, run.model, site), array):
+                        hints = self.hints_of(wrong.slug, wrong.hints)
+                        return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
+        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=self._left))
+
+    def _told(self, said: StepVerdict) -> Finding:
+        where = said.where.replace("are outside", "are wrong")
+        return Finding(said.state, where, said.ratio, said.mistake, self.hints_of(said.mistake))
+
+    def _of(self, wrong: Wrong, case: Case, model: Model, site: str) -> Any:
+        """What a mistake of the exercise's own gives at a site, in the site's shape."""
+        made = outcome(self, wrong.function, case, model)
+        if self.sites and isinstance(made, tuple | list | np.ndarray):
+            made = made[self.sites.index(site)]
+        numbers = array_of(made)
+        shape = run_of(model, case.prompt)[site].shape
+        return numbers.reshape(shape) if numbers is not None and numbers.size == np.prod(shape) else made
+
+
+def _labelled(site: str, where: str) -> str:
+    """A place in one of several sites: "k: pos 0, head 1"."""
+    return f"{site.rpartition('.')[2]}: {where}" if where else ""

@@ -1,0 +1,159 @@
+"""`check` runs a learner's function and says what is wrong with it; `inputs` gives what it is called with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpt2np.errors import InputError, short
+from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function
+from gpt2np.lessons.exercises import exercise
+from gpt2np.lessons.learner_code import NotWrittenError, attempts_of, where_raised
+from gpt2np.lessons.models import model_of_lessons
+from gpt2np.lessons.same import kind_of
+from gpt2np.lessons.showing import shows_itself
+from gpt2np.lessons.verdict import Verdict
+from gpt2np.model import Model
+from gpt2np.tables import table
+
+_told: dict[tuple[str, str], int] = {}  # how often a hint was given, by exercise and mistake
+
+
+def check(name: str, function: Function) -> Verdict:
+    """Check a function that you wrote, and return what is wrong with it; a script prints it, too.
+
+    `name` is the exercise's ("attention.scores"), or its function's alone. The function is called with the
+    inputs of the run, copied, in float64; results in float32 do as well.
+
+    Raises:
+        InputError: there is no such exercise, or this is no function.
+
+    Example:
+        >>> check("attention.scores", scores)
+        ✗ attention.scores: wrong.
+          Head 2, query 3, key 0 (312 of 576 are wrong).
+          How large does a sum of many products get?
+    """
+    wanted = _exercise_of(name, function)
+    attempt, found = _first_not_right(wanted, function, model_of_lessons())
+    if found.state == "right":
+        _forget(wanted.name)
+    verdict = _verdict(wanted, attempt, found, _times_told(wanted.name, found.mistake))
+    if not shows_itself():
+        print(verdict)
+    return verdict
+
+
+def judge(name: str, function: Function, model: Model | None = None, *, nearer: bool = False) -> Verdict:
+    """The same, without printing, and without counting hints: the first one, or at once the `nearer` one.
+
+    `model` is another than the one of the lessons.
+    """
+    wanted = _exercise_of(name, function)
+    attempt, found = _first_not_right(wanted, function, model or model_of_lessons())
+    return _verdict(wanted, attempt, found, int(nearer))
+
+
+def _exercise_of(name: str, function: Function) -> Exercise:
+    wanted = exercise(name)
+    if not callable(function):
+        raise InputError(
+            f"{wanted.name}: {short(function)} is no function: give {wanted.function_name} itself, "
+            "without brackets"
+        )
+    return wanted
+
+
+def _first_not_right(wanted: Exercise, function: Function, model: Model) -> tuple[Attempt, Finding]:
+    """The first attempt that is not right, or the last one, and what is found about it."""
+    attempts = attempts_of(wanted, function, wanted.cases(model), model)
+    for attempt in attempts:
+        found = _found(wanted, function, attempt, attempts, model)
+        if found.state != "right":
+            break
+    return attempt, found
+
+
+def _found(
+    wanted: Exercise, function: Function, attempt: Attempt, attempts: list[Attempt], model: Model
+) -> Finding:
+    """What is found about one attempt."""
+    if isinstance(attempt.error, NotWrittenError):
+        return Finding("todo")
+    if attempt.error is not None:
+        return Finding("raised", where_raised(attempt.error, function))
+    try:
+        with np.errstate(all="ignore"):  # a learner's numbers may be of any size
+            return wanted.judge(attempt, attempts, model)
+    except Exception:  # and their results of any kind, which no exercise foresees
+        return Finding("shape", f"your result cannot be read: it is {kind_of(attempt.result)}")
+
+
+def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, n_told: int) -> Verdict:
+    """A finding in words: with the case that it is about, and with the hint whose turn it is."""
+    if found.state in ("right", "todo"):
+        return Verdict(wanted.name, found.state, ratio=found.ratio)
+    hint, state, about = "", found.state, attempt.case.about
+    if found.mistake and found.hints:
+        hint = found.hints[min(n_told, len(found.hints) - 1)]
+    elif state in ("wrong", "shape"):
+        hint = wanted.look
+    if state == "wrong" and attempt.case.unusual:
+        state = "suspicious"
+    where = ": ".join(filter(None, [about, found.where]))
+    return Verdict(wanted.name, state, where, found.ratio, found.mistake, hint)
+
+
+def _times_told(name: str, mistake: str | None) -> int:
+    """How often a mistake was told before; counts this time, too."""
+    key = name, mistake or ""
+    _told[key] = _told.get(key, 0) + 1
+    return _told[key] - 1
+
+
+def _forget(name: str) -> None:
+    for key in [key for key in _told if key[0] == name]:
+        del _told[key]
+
+
+# -- inputs -------------------------------------------------------------------------------------------------
+
+
+class Inputs:
+    """The arguments that a check gives first: `inputs.q`, or `q, k = inputs`."""
+
+    def __init__(self, wanted: Exercise, arguments: dict[str, Any]) -> None:
+        self._name, self._axes = wanted.name, wanted.axes
+        vars(self).update(arguments)
+        self._arguments = arguments
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._arguments.values())
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments[name]
+
+    def __repr__(self) -> str:
+        rows = [[name, self._shown(name, value)] for name, value in self._arguments.items()]
+        return f"inputs of {self._name}\n{table(rows, '<<')}"
+
+    def _shown(self, name: str, value: Any) -> str:
+        shape = getattr(value, "shape", None)
+        if shape is None or shape == ():
+            return short(value)
+        axes = ", ".join(self._axes.get(name, "").split())
+        return f"[{axes}] = {tuple(shape)}" if axes else f"{tuple(shape)}"
+
+
+def inputs(name: str) -> Inputs:
+    """Return the arguments of an exercise's function: those of the first call that `check` makes, copied.
+
+    Raises:
+        InputError: there is no such exercise.
+
+    Example:
+        >>> q, k = inputs("attention.scores")
+    """
+    wanted = exercise(name)
+    case = wanted.cases(model_of_lessons())[0]
+    return Inputs(wanted, dict(zip(case.arguments, case.copies(), strict=True)))
