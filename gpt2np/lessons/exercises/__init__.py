@@ -7,6 +7,7 @@ from gpt2np.lessons.exercise import Exercise
 
 # Each topic's exercises, in the order of the lesson.
 NAMES = {
+    "tokens": ("merge", "embed", "nearest"),
     "attention": ("split", "scores", "pattern", "mix"),
 }
 
