@@ -27,8 +27,9 @@ assert "ber" not in [token for token, _, _ in model.trace(" Tam").top(3)]
 
 # %% [markdown]
 # ## 1. Somebody looked back
-# After the whole text the model gives `ber` a probability of 0.976. After ` Tam` alone, `ber` is not among
-# the first three. So the answer is not in the last two tokens. It must have come from further left.
+# After the whole text the model gives `ber` a probability of 0.976. After `·Tam` alone (`·` stands for a
+# space), `ber` is not among the first three. So the answer is not in the last two tokens. It must have come
+# from further left.
 #
 # In GPT-2, attention is the only place where a position can learn anything from another one. Each of the four
 # layers here has four *heads*. We write 1.0 for layer 1, head 0. At the last token, position 11, head 1.0
@@ -162,7 +163,7 @@ assert [round(100 * pattern_10[i, j]) for i, j in ((0, 0), (10, 3), (11, 4))] ==
 
 # %% [markdown]
 # The first word sees only itself, and so it must give itself 100 %. Most rows rest on position 0. Two rows
-# do not. The second ` T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
+# do not. The second `·T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
 # that came *after* their own twin. A head that does this is called an **induction head**.
 #
 # **Your turn.** You get the products, already divided, but with the future still in them. Hide it, and turn

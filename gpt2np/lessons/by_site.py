@@ -1,5 +1,6 @@
 """Exercises whose result is a site of the run: judged by `reference.check_step`."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,7 +15,8 @@ from gpt2np.model import Model
 from gpt2np.reference import StepVerdict, check_step
 from gpt2np.tracing.trace import Trace
 
-SECONDS = 0.7  # that a search among all mistakes may take; the exercise's own have as much before
+SECONDS = 1.2  # that the search for a mistake may take, at all sites together
+LEAST = 0.02  # that each search gets all the same
 
 
 class Run:
@@ -48,6 +50,7 @@ class AtSite(Exercise):
     mistakes: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[str] = ""
     prompts: ClassVar[tuple[str, ...]] = (PROMPT, SECOND)
+    _end = 0.0  # when the search is over
 
     def inputs(self, run: Run) -> Mapping[str, Any]:
         """The arguments, in their order."""
@@ -62,6 +65,7 @@ class AtSite(Exercise):
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """The first of the sites that is not right; one whose mistake has a name before any other."""
+        self._end = time.monotonic() + SECONDS
         sites, results = self.sites or (self.site,), attempt.result
         if not self.sites:
             results = (results,)
@@ -107,7 +111,12 @@ class AtSite(Exercise):
         found = self.own(site, array, run, case)
         if found.state != "wrong" or found.mistake is not None or not self.mistakes:
             return found
-        return self._told(check_step(site, array, run.token_ids, run.model, budget=SECONDS))
+        return self._told(check_step(site, array, run.token_ids, run.model, budget=self._left))
+
+    @property
+    def _left(self) -> float:
+        """Seconds that are left for the search."""
+        return max(LEAST, self._end - time.monotonic())
 
     def own(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
@@ -119,7 +128,7 @@ class AtSite(Exercise):
                     if is_same(self._of(wrong, case, run.model, site), array):
                         hints = self.hints_of(wrong.slug, wrong.hints)
                         return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
-        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=SECONDS))
+        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=self._left))
 
     def _told(self, said: StepVerdict) -> Finding:
         return Finding(said.state, said.where, said.ratio, said.mistake, self.hints_of(said.mistake))

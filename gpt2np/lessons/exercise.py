@@ -84,7 +84,7 @@ class Attempt:
 
     case: Case
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def check_can_render() -> None:
 def plain(text: str) -> str:
     """A text for a terminal: the same without the marks of headings, emphasis, code and links."""
     text = re.sub(r"^#+ ", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"(?<![\w*])\*{1,2}(\S(?:[^*\n]*\S)?)\*{1,2}(?![\w*])", r"\1", text)
-    return text.replace("`", "")
+    pieces = text.split("`")  # every second one is code
+    for i in range(0, len(pieces), 2):
+        piece = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", pieces[i])
+        pieces[i] = re.sub(r"(?<![\w*])(\*{1,2})(?=\S)([^*]*[^*\s])\1(?![\w*])", r"\2", piece)
+    return "".join(pieces)

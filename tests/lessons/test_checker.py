@@ -255,7 +255,7 @@ def test_a_script_prints_the_verdict_and_a_notebook_shows_it(capsys):
 def test_a_verdict_in_html_is_announced_and_escaped():
     html = Verdict("attention.scores", "raised", "line 1, `a < b & c`: NameError", hint="Why?")._repr_html_()
     assert 'role="status" aria-live="polite"' in html
-    assert "`a &lt; b &amp; c`" in html
+    assert "<code>a &lt; b &amp; c</code>" in html
     assert "<b>✗ attention.scores</b>" in html
     assert "Why?" in html
 

@@ -271,8 +271,16 @@ def test_the_nearer_hint(capsys, monkeypatch):
     assert first.splitlines()[-2] != second.splitlines()[-1]
 
 
+def test_the_documentation_shows_what_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr("gpt2np.lessons.checker._told", {})
+    printed = run(capsys, "learn", "check", sample(UNSCALED))[1]
+    page = (FOLDER.parent / "docs" / "lessons.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert re.sub(r"\d+", "#", printed) == re.sub(r"\d+", "#", shown)
+
+
 NOT_RUNNABLE = [
-    ("no file", None, "no such file"),
+    ("no file", None, "gpt2np: x.py: no such file\n"),
     ("a folder", "folder", "found a folder"),
     ("nothing in it", "", "has no function of an exercise"),
     ("no exercise", "x = 1\n", "has no function of an exercise"),

@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.lessons.by_site import AtSite, Run
-from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Hints, Wrong
 from gpt2np.lessons.same import array_of, is_same
 from gpt2np.model import Model
 from gpt2np.ops import Array
@@ -56,6 +57,18 @@ class Split(AtSite):
         return {"qkv": run["h.1.attn.qkv"], "n_head": run.config.n_head}
 
 
+def _times_infinity(q: Array, k: Array) -> Array:
+    """A mask of zeros and ones times minus infinity, added: zero times infinity is no number."""
+    scores = products(q, k) / np.sqrt(q.shape[-1])
+    return np.asarray(scores + future(*scores.shape[1:]) * -np.inf)
+
+
+NO_NUMBERS: Hints = (
+    "Some of what you return are no numbers: which, and were they numbers before the mask?",
+    "What is nothing times infinity?",
+)
+
+
 class Scores(AtSite):
     """Dot products of queries and keys, scaled and masked."""
 
@@ -68,6 +81,7 @@ class Scores(AtSite):
         *("scores-scaled-by-length", "scores-multiplied", "qkv-order"),
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
+    wrong = (Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),)
     hints = {
         "qkv-order": (
             "You asked for the row of a word: does it hold what the word asks, or what it is asked?",
@@ -87,7 +101,11 @@ class Scores(AtSite):
             found = super().own(site, masked, run, case)
             if found.mistake is not None:
                 return found
-        return super().own(site, array, run, case)
+        found = super().own(site, array, run, case)
+        if found.state == "suspicious":  # the future has a number that is small, but not small enough
+            slug = "mask-value-small"
+            return replace(found, mistake=slug, hints=self.hints_of(slug))
+        return found
 
 
 def _pattern(axis: int | tuple[int, ...] | None, masked: bool) -> Function:
@@ -99,6 +117,14 @@ def _pattern(axis: int | tuple[int, ...] | None, masked: bool) -> Function:
         return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
     return function
+
+
+def _by_the_largest(products: Array) -> Array:
+    """Exponentials that are divided by the largest of a row in place of their sum."""
+    hidden = future(*products.shape[1:])
+    return np.where(
+        hidden, 0.0, np.exp(products - np.where(hidden, -np.inf, products).max(-1, keepdims=True))
+    )
 
 
 class Pattern(AtSite):
@@ -115,6 +141,8 @@ class Pattern(AtSite):
     wrong = (
         *(Wrong("softmax-wrong-axis", _pattern(axis, False)) for axis in (0, 1, (1, 2), None)),
         Wrong("softmax-wrong-axis", _pattern(None, True)),
+        Wrong("softmax-missing", _by_the_largest),
+        Wrong("mask-times-infinity", lambda products: np.full_like(products, np.nan), NO_NUMBERS),
     )
     hints = {
         "softmax-without-maximum": (
@@ -185,12 +213,28 @@ def _several() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
-def _unprojected(biased: bool) -> Function:
+def _written(projected: bool, biases: float, share: float = 1.0) -> Function:
+    """What attention writes, without c_proj, with several biases, or with the heads divided."""
+
     def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
-        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1)
-        return np.asarray(z + bias if biased else z)
+        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1) * share
+        return np.asarray((z @ weight if projected else z) + biases * bias)
 
     return function
+
+
+UNREAD: Hints = (
+    "Your heads lie side by side: has anybody read them and written for the stream?",
+    "Which of the four inputs of your function have you not used?",
+)
+FOUR_BIASES: Hints = (
+    "What would attention write if all values were nothing?",
+    "Who adds the bias: each of the heads, or all of them together?",
+)
+AVERAGED: Hints = (
+    "Is what you write too small everywhere, and by how much?",
+    "Do the heads share one place in the stream, or does each of them add to it?",
+)
 
 
 class Mix(AtSite):
@@ -206,17 +250,9 @@ class Mix(AtSite):
     )
     wrong = (
         *_several(),
-        *(
-            Wrong(
-                "projection-missing",
-                _unprojected(biased),
-                (
-                    "Your heads lie side by side: has anybody read them and written for the stream?",
-                    "Which of the four inputs of your function have you not used?",
-                ),
-            )
-            for biased in (True, False)
-        ),
+        *(Wrong("projection-missing", _written(False, biases), UNREAD) for biases in (0.0, 1.0)),
+        Wrong("bias-for-each-head", _written(True, 4.0), FOUR_BIASES),
+        *(Wrong("heads-averaged", _written(True, b, 0.25), AVERAGED) for b in (0.0, 0.25, 1.0)),
     )
     look = "Take the first word, which sees only itself: what must it get?"
 
