@@ -79,16 +79,15 @@ class ByOutput(Exercise):
         array, problem = with_shape(yours, truth.shape, axes)
         if problem:
             return "shape", problem, np.inf
-        if truth.dtype.kind in "iu":
-            ratios = np.where(array == truth, 0.0, np.inf)
-        else:
-            ratios = errors(array.astype(np.float64), truth)
+        whole = truth.dtype.kind in "iu"  # of which no error is a matter of rounding
+        equal = np.where(array == truth, 0.0, np.inf)
+        ratios = equal if whole else errors(array.astype(np.float64), truth)
         if (ratios <= 1).all():
             return "right", "", float(ratios.max(initial=0.0))
         at = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
         place = ", ".join(f"{axis} {int(i)}" for axis, i in zip(axes, at, strict=True))
         n = int((ratios > 1).sum())
-        return "wrong", f"{place} ({n:,} of {ratios.size:,} are wrong)", float(ratios.max())
+        return "wrong", f"{place} ({n:,} of {ratios.size:,} are wrong)", 0.0 if whole else float(ratios.max())
 
     def _held_list(self, yours: Any, truth: Sequence[Any]) -> tuple[str, str, float]:
         item = self.result_axes[0] if self.result_axes else "item"
@@ -96,13 +95,13 @@ class ByOutput(Exercise):
             return "shape", f"a list of {len(truth)}; yours is {kind_of(yours)}", np.inf
         for i, (one, other) in enumerate(zip(yours, truth, strict=False)):
             if not is_same(one, other):
-                return "wrong", f"{item} {i} is the first that is wrong", np.inf
-        return "wrong", f"a list of {len(truth)}; yours has {len(yours)}", np.inf
+                return "wrong", f"{item} {i} is the first that is wrong", 0.0
+        return "wrong", f"a list of {len(truth)}; yours has {len(yours)}", 0.0
 
     def _held_single(self, yours: Any, truth: Any) -> tuple[str, str, float]:
         one, other = array_of(yours), array_of(truth)
         if other is None or one is None or one.shape != other.shape:
             if type(yours) is type(truth):
-                return "wrong", "", np.inf
+                return "wrong", "", 0.0
             return "shape", f"it must be {kind_of(truth)}; yours is {kind_of(yours)}", np.inf
         return "wrong", "", float(errors(one.astype(np.float64), other.astype(np.float64)))

@@ -8,6 +8,7 @@ from gpt2np.lessons.exercise import Exercise
 # Each topic's exercises, in the order of the lesson.
 NAMES = {
     "tokens": ("merge", "embed", "nearest"),
+    "stream": ("layer_norm", "gelu", "after_mlp"),
     "attention": ("split", "scores", "pattern", "mix"),
 }
 
