@@ -50,9 +50,9 @@ ORDER = {
     "lessons": """verdict exercise models same by_site by_output exercises pictures showing learner_code
         checker percent_file notebook scripts exercise_functions shelf learner_files running code_colours
         prose page handout solutions 1_tokens
-        2_words_alone 3_attention""",
-    "lessons/exercises": "tokens stream attention",
-    "lessons/solutions": "1_tokens 2_words_alone 3_attention",
+        2_words_alone 3_attention 4_next_word""",
+    "lessons/exercises": "tokens stream attention next_word",
+    "lessons/solutions": "1_tokens 2_words_alone 3_attention 4_next_word",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view

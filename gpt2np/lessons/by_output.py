@@ -14,7 +14,8 @@ class ByOutput(Exercise):
     """An exercise whose result is that of `right`.
 
     `wrong` functions take the same arguments; the mistake is named whose function gives the learner's result
-    in every case. Lists, texts and whole numbers must be equal, other numbers agree within float32's noise.
+    in every case, or in every one that is not unusual. Lists, texts and whole numbers must be equal, other
+    numbers agree within float32's noise.
     `result_axes` names the axes of an array, or the one of a list; `abouts` says what each case is, and
     cases from `unusual` on are those where an error is only suspicious.
     """
@@ -42,7 +43,8 @@ class ByOutput(Exercise):
         state, where, ratio = self._held(attempt.result, truth)
         if state in ("right", "shape") and not (state == "shape" and self._may_be_named(attempt.result)):
             return Finding(state, where, ratio)
-        named = next((w for w in self.wrong if self._is(w, attempts, model)), None)
+        alike = [other for other in attempts if attempt.case.unusual or not other.case.unusual]
+        named = next((w for w in self.wrong if self._is(w, alike, model)), None)
         if named:
             return Finding("wrong", where, ratio, named.slug, self.hints_of(named.slug, named.hints))
         return Finding(state, where, ratio)

@@ -10,6 +10,7 @@ NAMES = {
     "tokens": ("merge", "embed", "nearest"),
     "stream": ("layer_norm", "gelu", "after_mlp"),
     "attention": ("split", "scores", "pattern", "mix"),
+    "next_word": ("logits", "filtered", "step"),
 }
 
 
