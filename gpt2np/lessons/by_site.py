@@ -83,9 +83,10 @@ class AtSite(Exercise):
         truth = [run[site] for site in self.sites]
         off = [i for i, (one, true) in enumerate(zip(results, truth, strict=True)) if not is_same(one, true)]
         for wrong in self.wrong if off else ():
-            if is_same(list(results), list(outcome(self, wrong.function, case, run.model))):
+            made = outcome(self, wrong.function, case, run.model)
+            if isinstance(made, tuple | list | np.ndarray) and is_same(list(results), list(made)):
                 site = self.sites[off[0]]
-                said = check_step(site, results[off[0]], run.token_ids, run.model, mistakes=())
+                said = self._told(check_step(site, results[off[0]], run.token_ids, run.model, mistakes=()))
                 hints = self.hints_of(wrong.slug, wrong.hints)
                 return Finding("wrong", _labelled(site, said.where), said.ratio, wrong.slug, hints)
         return None
@@ -122,7 +123,7 @@ class AtSite(Exercise):
         """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
         about = site, array, run.token_ids, run.model
         if self.wrong:
-            said = check_step(*about, mistakes=())  # its functions are quick, the catalogue is not
+            said = self._told(check_step(*about, mistakes=()))  # its functions are quick to try
             if said.state == "wrong":
                 for wrong in self.wrong:
                     if is_same(self._of(wrong, case, run.model, site), array):
@@ -131,12 +132,14 @@ class AtSite(Exercise):
         return self._told(check_step(*about, mistakes=self.mistakes or None, budget=self._left))
 
     def _told(self, said: StepVerdict) -> Finding:
-        return Finding(said.state, said.where, said.ratio, said.mistake, self.hints_of(said.mistake))
+        where = said.where.replace("are outside", "are wrong")
+        return Finding(said.state, where, said.ratio, said.mistake, self.hints_of(said.mistake))
 
     def _of(self, wrong: Wrong, case: Case, model: Model, site: str) -> Any:
         """What a mistake of the exercise's own gives at a site, in the site's shape."""
         made = outcome(self, wrong.function, case, model)
-        made = made[self.sites.index(site)] if self.sites else made
+        if self.sites and isinstance(made, tuple | list | np.ndarray):
+            made = made[self.sites.index(site)]
         numbers = array_of(made)
         shape = run_of(model, case.prompt)[site].shape
         return numbers.reshape(shape) if numbers is not None and numbers.size == np.prod(shape) else made

@@ -11,7 +11,7 @@ from gpt2np.lessons.shelf import Lesson
 from gpt2np.viewer.page import Page
 
 SHEETS = 2  # of A4 or letter, printed on one side
-LARGEST, SMALLEST = 10.5, 6.5  # points
+LARGEST, SMALLEST = 10.5, 7.5  # points; a lesson of more than 13,000 characters is too long
 FITS = 7_700  # characters that two sheets hold in letters of 10 points; by the square of that for others
 OF_STUB, OF_CODE = 420, 60  # characters whose room a function to be written takes, and a place in the file
 
@@ -33,8 +33,8 @@ def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
             continue
         stubs = _stubs(cell.source, names)
         if not stubs:
-            line = cell.line + len(cell.source) - len(cell.source.lstrip("\n"))
-            parts.append(f'<p class="there">code at line {line}</p>\n')
+            what = "check" if "lessons.check(" in cell.source else "code"
+            parts.append(f'<p class="there">{what}: line {cell.first_line}</p>\n')
             length += OF_CODE
         for stub in stubs:
             room = '<div class="room" aria-hidden="true"></div>'

@@ -40,7 +40,10 @@ def attempts_of(exercise: Exercise, function: Function, cases: Sequence[Case], m
 
 def where_raised(error: BaseException, function: Function) -> str:
     """The learner's own line and the message: "line 3, `return q @ k`: ValueError: ..."."""
-    message = printable(" ".join(str(error).split())[:300]).removesuffix(".")
+    try:
+        message = printable(" ".join(str(error).split())[:300]).removesuffix(".")
+    except Exception:  # its text may be a learner's code, too
+        message = ""
     said = f"{type(error).__name__}: {message}" if message else type(error).__name__
     code = getattr(function, "__code__", None)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

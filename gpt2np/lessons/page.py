@@ -64,8 +64,7 @@ def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose) -> str:
         each for each in lesson.exercises if f'"{each.name}"' in cell.source and "check(" in cell.source
     ]
     label = f"your turn: <strong>{markup(asked[0].function)}</strong>" if asked else "code"
-    source = cell.source.strip("\n")
-    line = cell.line + len(cell.source) - len(cell.source.lstrip("\n"))
+    source, line = cell.source.strip("\n"), cell.first_line
     return (
         f'<div class="cell{" exercise" if asked else ""}" role="group" aria-label="Code, line {line}">\n'
         f"<header><span>{label}</span><span>line {line}</span></header>\n"
@@ -88,7 +87,7 @@ def _reachable(text: str, what: str) -> str:
     """What lets the keyboard scroll a part that a narrow screen does not show whole."""
     if text and max(map(len, text.split("\n"))) <= NARROW:
         return ""
-    return f' tabindex="0" role="region" aria-label="{what}"'
+    return f' tabindex="0" role="group" aria-label="{what}"'
 
 
 def _how_to_check(checked: Sequence[ExerciseFunction], file_name: str) -> str:

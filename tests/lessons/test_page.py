@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support import needs
 from support.command_line import run
 from support.viewer_browser import browser
 
@@ -17,7 +18,7 @@ from gpt2np.lessons.code_colours import highlighted
 from gpt2np.lessons.handout import SHEETS, handout
 from gpt2np.lessons.page import lesson_page
 from gpt2np.lessons.percent_file import Cell, cells_of
-from gpt2np.lessons.prose import Prose, plain
+from gpt2np.lessons.prose import Prose, plain, until_step
 from gpt2np.lessons.running import run_cells
 from gpt2np.lessons.shelf import lesson_called, lessons
 
@@ -105,13 +106,29 @@ def test_texts_are_rendered_with_anchors_and_without_markup_of_their_own():
     ("text", "shown"),
     [
         ("# A title\n## Part", "A title\nPart"),
-        ("a *b* **c d** `e * f`", "a b c d e * f"),
+        ("a *b* **c d** `e * f`", "a b c d `e * f`"),
         ("2 * 3 * 4 and x*y*z", "2 * 3 * 4 and x*y*z"),
         ("[the page](viewer.md)", "the page"),
+        ("**a `b*` c**\nand\n  more\n\nnew", "a `b*` c and more\n\nnew"),
+        ("# T\nminutes: 6\nx\ny", "T\nminutes: 6\nx y"),
+        ("- one\n  more\n- two\n\n1. a\n2. b", "- one more\n- two\n\n1. a\n2. b"),
+        ("| a | b |\n| - | - |\nx", "| a | b |\n| - | - |\nx"),
     ],
 )
 def test_a_text_for_a_terminal(text, shown):
     assert plain(text) == shown
+
+
+STEPS = cells_of("# %% [markdown]\n# # T\n# %%\nx = 1\n# %% [markdown]\n# a\n# ## 1\n# b\n#\n# ## 2\n# c\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "n"), [(1, "a", 3), (2, "a\n## 1\nb", 3), (3, "a\n## 1\nb\n\n## 2\nc", 3)]
+)
+def test_the_cells_in_front_of_a_step(number, last, n):
+    found = until_step(STEPS, number)
+    assert (len(found), found[-1].source) == (n, last)
+    assert until_step(cells_of("# %% [markdown]\n# # T\n# %% [markdown]\n# ## 1\n"), 1) == STEPS[:1]
 
 
 @pytest.mark.parametrize(
@@ -136,19 +153,30 @@ def test_colours_change_no_character(source):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Each lesson's page and handout, and those of the sample, as files."""
-    pytest.importorskip("markdown_it")
+    needs.imported("markdown_it")
     folder = tmp_path_factory.mktemp("pages")
     for lesson in lessons():
         cells = cells_of(lesson.path.read_text("utf-8"))
         lesson_page(lesson, run_cells(cells, lesson.path)).save(folder / f"{lesson.path.stem}.html")
         handout(lesson, cells).save(folder / f"{lesson.path.stem}-handout.html")
-    cells = cells_of(SAMPLE.read_text("utf-8") + "\n\n# %%\n1 / 0\n")
+    cells = cells_of(SAMPLE.read_text("utf-8") + MORE)
     lesson_page(lesson_called("3"), run_cells(cells, SAMPLE)).save(folder / "sample.html")
     handout(lesson_called("3"), cells).save(folder / "sample-handout.html")
     return folder
 
 
 ALL = [*NAMES, "sample"]
+MORE = """
+
+# %%
+1 / 0
+
+# %%
+lessons.check("attention.scores", lambda q, k: q @ none)
+
+# %%
+lessons.check("attention.scores", lambda q, k: np.einsum("qhd,khd->hqk", q, k))
+"""
 FILES = [f"{name}{kind}.html" for name in ALL for kind in ("", "-handout")]
 
 
@@ -228,7 +256,9 @@ def test_a_page_shows_every_cell_with_its_line_and_no_failure(pages, name):
 def test_a_page_shows_results_and_failures_of_a_learners_file(pages):
     text = (pages / "sample.html").read_text("utf-8")
     assert "two and two: 4.0" in text
-    assert "not written yet" in text
+    for said in ("not written yet", "NameError: name", "wrong."):
+        assert said in text
+    assert text.count('role="status" aria-live="polite"') == 3
     assert '<div class="output error"><pre' in text
     assert "ZeroDivisionError: division by zero" in text
     assert "&lt;b&gt;markup&lt;/b&gt; is text" in text

@@ -129,7 +129,7 @@ def test_the_viewer_draws_them(tmp_path):
         assert light[0] != light[2] != light[3]
         assert light[1] == "none"  # no number
         visit.emulate_media(color_scheme="dark")
-        assert visit.evaluate(cells) != light
+        visit.wait_for_function(f"light => {cells}.join() !== light.join()", arg=light)
         visit.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert visit.evaluate(cells) == light
         visit.evaluate("dispatchEvent(new Event('afterprint'))")

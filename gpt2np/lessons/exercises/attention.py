@@ -1,7 +1,7 @@
 """Exercises of lesson 3: the fused qkv cut into heads, scores, the pattern, and what attention writes."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,17 @@ def _orders() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
+def _positions_mixed(qkv: Array, n_head: int) -> Array:
+    """The thirds cut off before the words: [3, pos, head, d_head] as it lies in memory."""
+    return qkv.reshape(3, len(qkv), n_head, -1)
+
+
+THIRDS_FIRST: Hints = (
+    "Does your first query hold numbers of more than one word?",
+    "In which order do all the numbers lie, one behind the other: what comes after the last one of a word?",
+)
+
+
 class Split(AtSite):
     """The fused qkv cut into queries, keys and values, and each of these into heads."""
 
@@ -50,7 +61,21 @@ class Split(AtSite):
         *("heads-before-qkv", "qkv-interleaved", "heads-strided", "heads-cut-untransposed"),
         "qkv-columns-shifted",
     )
-    wrong = _orders()
+    wrong = (*_orders(), Wrong("qkv-cut-untransposed", _positions_mixed, THIRDS_FIRST))
+    hints = {
+        "heads-before-qkv": (
+            "What do you cut first: the three kinds, or the heads?",
+            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+        ),
+        "qkv-interleaved": (
+            "What are neighbours in the long row: numbers of one vector, or one number of each kind?",
+            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+        ),
+        "heads-strided": (
+            "Which numbers of a third belong to head 0?",
+            "Are the numbers of one head neighbours, or far apart?",
+        ),
+    }
     look = "Take one word: at which of its 576 numbers does each of your pieces begin?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
@@ -69,6 +94,26 @@ NO_NUMBERS: Hints = (
 )
 
 
+def _shares_of(masked: bool) -> Function:
+    """Scores that are shares already."""
+
+    def function(q: Array, k: Array) -> Array:
+        scores = products(q, k) / np.sqrt(q.shape[-1])
+        return softmax(np.where(future(*scores.shape[1:]) & masked, -np.inf, scores))
+
+    return function
+
+
+SMALL: Hints = (
+    "Does a word that has not been said yet really count for nothing?",
+    "What is the exponential of the number that you put into the future?",
+)
+TOO_SOON: Hints = (
+    "Were you asked how well a key answers, or what share it gets?",
+    "Can any of your numbers be negative, and could those that were asked for?",
+)
+
+
 class Scores(AtSite):
     """Dot products of queries and keys, scaled and masked."""
 
@@ -78,15 +123,43 @@ class Scores(AtSite):
     site = "h.1.attn.scores"
     mistakes = (
         *("scores-unscaled", "scores-scaled-by-d-head", "scores-scaled-by-n-embd", "scores-scaled-by-n-head"),
-        *("scores-scaled-by-length", "scores-multiplied", "qkv-order"),
+        *("scores-scaled-by-length", "scores-scaled-by-fourth-root", "scores-multiplied", "qkv-order"),
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
-    wrong = (Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),)
+    wrong = (
+        Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),
+        *(Wrong("softmax-too-soon", _shares_of(masked), TOO_SOON) for masked in (True, False)),
+    )
     hints = {
+        "scores-unscaled": (
+            "How large does a sum of many products get?",
+            "What was done to the products of one query before they became shares?",
+        ),
+        "scores-scaled-by-d-head": (
+            "Your scores are all near to each other: are they too small?",
+            "Does a sum grow as fast as the number of its terms, or more slowly?",
+        ),
+        "scores-scaled-by-n-embd": (
+            "How long is one of the vectors whose product you take?",
+            "Did you count the numbers of one head, or of all heads together?",
+        ),
+        "scores-scaled-by-n-head": (
+            "How long is one of the vectors whose product you take?",
+            "Your inputs have three axes: which of them is summed over, and which of them did you count?",
+        ),
+        "scores-scaled-by-length": (
+            "Would a longer text change how well one key answers one query?",
+            "Your inputs have three axes: which of them is summed over, and which of them did you count?",
+        ),
+        "scores-multiplied": (
+            "Do your numbers get smaller in this step, or larger?",
+            "Does the winner of a row get more in this way, or less?",
+        ),
+        "mask-value-small": SMALL,
         "qkv-order": (
             "You asked for the row of a word: does it hold what the word asks, or what it is asked?",
             "Which of the two vectors belongs to the rows, and which to the columns?",
-        )
+        ),
     }
     look = "Take one head, one query and one key: which 48 products go into their score?"
 
@@ -142,9 +215,11 @@ class Pattern(AtSite):
         *(Wrong("softmax-wrong-axis", _pattern(axis, False)) for axis in (0, 1, (1, 2), None)),
         Wrong("softmax-wrong-axis", _pattern(None, True)),
         Wrong("softmax-missing", _by_the_largest),
+        Wrong("softmax-missing", lambda products: np.where(future(*products.shape[1:]), -np.inf, products)),
         Wrong("mask-times-infinity", lambda products: np.full_like(products, np.nan), NO_NUMBERS),
     )
     hints = {
+        "mask-value-small": SMALL,
         "softmax-without-maximum": (
             "What becomes of a very small number, or of a very large one, in an exponential?",
             "If all scores of a row grow by the same amount, do the shares change? What would you choose?",
@@ -213,16 +288,19 @@ def _several() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
-def _written(projected: bool, biases: float, share: float = 1.0) -> Function:
-    """What attention writes, without c_proj, with several biases, or with the heads divided."""
+def _written(projected: bool, averaged: bool, biases: Callable[[int], float]) -> Function:
+    """What attention writes: without c_proj, as an average of n heads, or with so many biases for these."""
 
     def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
-        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1) * share
-        return np.asarray((z @ weight if projected else z) + biases * bias)
+        n = v.shape[1]
+        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1)
+        out = (z @ weight if projected else z) / (n if averaged else 1)
+        return np.asarray(out + biases(n) * bias)
 
     return function
 
 
+NO_BIAS, ONE_BIAS, EACH_BIAS, SHARE_OF_BIAS = (lambda n: 0.0, lambda n: 1.0, float, lambda n: 1 / n)
 UNREAD: Hints = (
     "Your heads lie side by side: has anybody read them and written for the stream?",
     "Which of the four inputs of your function have you not used?",
@@ -250,10 +328,19 @@ class Mix(AtSite):
     )
     wrong = (
         *_several(),
-        *(Wrong("projection-missing", _written(False, biases), UNREAD) for biases in (0.0, 1.0)),
-        Wrong("bias-for-each-head", _written(True, 4.0), FOUR_BIASES),
-        *(Wrong("heads-averaged", _written(True, b, 0.25), AVERAGED) for b in (0.0, 0.25, 1.0)),
+        *(Wrong("projection-missing", _written(False, False, b), UNREAD) for b in (NO_BIAS, ONE_BIAS)),
+        Wrong("bias-for-each-head", _written(True, False, EACH_BIAS), FOUR_BIASES),
+        *(
+            Wrong("heads-averaged", _written(True, True, b), AVERAGED)
+            for b in (NO_BIAS, ONE_BIAS, SHARE_OF_BIAS)
+        ),
     )
+    hints = {
+        "pattern-transposed": (
+            "Who gathers, and who is gathered from?",
+            "Along which axis do the shares of one word add up to 1, and along which do you add?",
+        ),
+    }
     look = "Take the first word, which sees only itself: what must it get?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
