@@ -143,8 +143,8 @@ assert greedy.count("in the same time") == 6
 # and the likely become likelier. Above 1 it is the other way round.
 #
 # Three numbers for "Elizabeth was": the largest probability; how many tokens the model hesitates between
-# (that is e to the power of the entropy); and how many of the likeliest tokens it takes to have 90 % of the
-# whole.
+# (that is e to the power of the entropy); and how many of the likeliest tokens it takes to have nine tenths
+# of the whole.
 
 # %%
 after = model.trace("Elizabeth was")["logits"][-1]  # [vocab]
