@@ -178,8 +178,8 @@ some = slice(100, 112)
 places = [str(place) for place in range(256)[some]]
 lessons.show(lessons.heatmap(cosines[some, some], places, places, "cosines of rows of wpe", percent=True))
 means = {apart: float(np.diagonal(cosines, apart).mean()) for apart in (1, 2, 4, 8, 16, 32)}
-title = "mean cosine of all pairs of places that are so far apart"
-lessons.show(lessons.bars(list(means.values()), [str(apart) for apart in means], title, percent=True))
+title = "mean cosine of all pairs of places"
+lessons.show(lessons.bars(list(means.values()), [f"{apart} apart" for apart in means], title, percent=True))
 print(f"{len(wpe)} rows; row 0 has length {lengths[0]:.2f}, the others {lengths[1:].min():.2f} ", end="")
 print(f"to {lengths[1:].max():.2f}")
 assert [round(100 * mean) for mean in means.values()] == [29, 44, 4, 30, 12, 21]

@@ -69,11 +69,11 @@ print("resid_mid + MLP is resid_post:   ", np.allclose(middle + trace["h.1.mlp.o
 assert np.allclose(middle + trace["h.1.mlp.out"], after)
 
 # %% [markdown]
-# ## 4. Blocks read through a lens
+# ## 4. Blocks read a tidied copy
 # A vector of length 2.4 at the top, one of 49.6 at the bottom: how can a block read both? Before it reads,
-# each block looks at the stream through a **LayerNorm**. For each position alone, it subtracts the mean of
-# the 192 numbers and divides by their spread (their standard deviation). The stream itself stays as it is:
-# only the reader sees the normalised vector.
+# each block passes the stream through a **LayerNorm**. For each position alone, it subtracts the mean of the
+# 192 numbers and divides by their spread (their standard deviation). The stream itself stays as it is: only
+# the reader sees the normalised vector.
 
 # %%
 for site in ("embed", "h.3.resid_mid"):

@@ -9,6 +9,8 @@
 # right, and if you are not, what to ask yourself.
 
 # %%
+import textwrap
+
 import numpy as np
 
 import gpt2np
@@ -98,8 +100,8 @@ assert [round(100 * p) for p in grid[[6, 8], 1]] == [26, 55]
 # %% [markdown]
 # `ber` jumps from nothing to 39 % with the attention of layer 1. You know from lesson 3 who did that. After
 # `ser`, `vant` grows slowly: 26 % after layer 2, 55 % in the end. And the last column goes *down*. After the
-# attention of layer 3, ` king` stands at 87 %. Then the last MLP takes more than half of it back: 38 %. A
-# model can be sure, and then learn to be careful.
+# attention of layer 3, ` king` stands at 87 %. Then the last MLP takes more than half of it back: 38 %. The
+# model was sure, and its last step made it careful.
 #
 # ## 4. Who said so?
 # The stream is a sum (lesson 2), and the dot product of a sum is the sum of the dot products. So each head
@@ -128,7 +130,7 @@ assert round(parts.array.max(), 1) == 5.2
 
 # %%
 for start in ("Elizabeth was", "She was"):
-    print(repr(model.generate(start, max_new_tokens=40).finish().text))
+    print(textwrap.fill(model.generate(start, max_new_tokens=40).finish().text, 80))
 greedy = model.generate("Elizabeth was", max_new_tokens=40).finish().text
 assert greedy.count("in the same time") == 6
 
@@ -265,9 +267,7 @@ def mlp(x, block):
     return x @ block.mlp.c_proj.weight + block.mlp.c_proj.bias
 
 
-token, position, cache, _ = lessons.inputs("next_word.step")
-print(f"token {token} ({model.tokens([token])[0]!r}) at position {position};", end=" ")
-print(f"the cache has {len(cache)} layers, each a dict with k {cache[0]['k'].shape}, v {cache[0]['v'].shape}")
+print(lessons.inputs("next_word.step"))
 
 # %% [markdown]
 # **Your turn.** Run one token through the model. `model.parameters` has `wte`, `wpe`, `ln_f` and the list `h`
@@ -310,7 +310,7 @@ else:
 # %%
 for top_k in (0, 5):
     for seed in (0, 1, 2):
-        run = model.generate("Elizabeth was", temperature=1.6, top_k=top_k, seed=seed, max_new_tokens=18)
+        run = model.generate("Elizabeth was", temperature=1.6, top_k=top_k, seed=seed, max_new_tokens=14)
         print(f"top_k {top_k}: {run.finish().text!r}")
 hot = np.sort(filters.probabilities(after / 1.6))[::-1]
 print(f"at 1.6, the first 5 tokens have {100 * hot[:5].sum():.0f} % of the whole,", end=" ")
@@ -331,7 +331,8 @@ assert round(1.6, 1) == 1.6
 if lessons.available("gpt2"):
     gpt2 = gpt2np.load("gpt2")
     run = gpt2.trace("The Eiffel Tower is in the city of")
-    found = lens.logit_lens(run, " Paris", pos=-1)
+    paris = gpt2.token_ids(" Paris")[0]
+    found = lens.logit_lens(run, paris, pos=-1)
     for i, name in enumerate(found.probability.labels["site"]):
         if name.endswith("resid_post"):
             first = found.texts[int(found.top_ids.array[i, 0, 0])]
