@@ -107,17 +107,17 @@ root = np.sqrt(48)
 raw, scaled = shares(products), shares(products / root)
 for name, row in (("as they are", raw), ("divided", scaled)):
     print(f"{name:12}", " ".join(f"{share:.3f}" for share in row))
-pairs = np.einsum("qhd,khd->hqk", q, k)
-print(f"spread of all products in layer 1: {pairs.std():.1f}, divided: {(pairs / root).std():.1f}")
+pairs = q[:, 0] @ k[:, 0].T  # [query, key]: every query of head 1.0 with every key
+print(f"spread of all products in head 1.0: {pairs.std():.1f}, divided: {(pairs / root).std():.1f}")
 
 assert round(raw[4], 3) == 1.0
 assert round(scaled[4], 3) == 0.856
-assert [round(pairs.std(), 1), round((pairs / root).std(), 1)] == [14.2, 2.1]
+assert [round(pairs.std(), 1), round((pairs / root).std(), 1)] == [14.5, 2.1]
 
 # %% [markdown]
 # Undivided, the winner takes 1.000 and nobody else is heard. Divided, it has 0.856, and the others keep
 # something. A product of two vectors is a sum of 48 terms, and such a sum grows with the square root of how
-# many terms it has. The spread of the products goes from 14.2 down to 2.1.
+# many terms it has. The spread of the products goes from 14.5 down to 2.1.
 #
 # ## 5. Nobody sees the future
 # The model is asked for the next token at every position at once. A position that could look to its right

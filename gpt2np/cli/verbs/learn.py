@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import sys
-import tempfile
-import webbrowser
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -146,6 +144,9 @@ def _first_step(lesson: Any) -> str:
 
 def _make_page(args: argparse.Namespace, lesson: Any) -> str:
     """Write the page or the handout of a lesson, and open it unless its name is given; returns its name."""
+    import tempfile
+    import webbrowser
+
     from gpt2np.files import read_text
     from gpt2np.lessons.handout import handout
     from gpt2np.lessons.page import lesson_page
