@@ -51,7 +51,7 @@ ORDER = {
         checker percent_file notebook scripts exercise_functions shelf learner_files running code_colours
         prose page handout solutions 1_tokens
         2_words_alone 3_attention 4_next_word""",
-    "lessons/exercises": "tokens stream attention next_word",
+    "lessons/exercises": "tokens stream attention distributions next_word",
     "lessons/solutions": "1_tokens 2_words_alone 3_attention 4_next_word",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites

@@ -95,7 +95,7 @@ assert tokenizer.tokens(tokenizer.encode(" thereupon")) == [" there", "u", "pon"
 # result is ` there`, `u`, `pon`. The tokeniser has no idea of words. It follows its list.
 #
 # **Your turn.** Write this as a function. In each round it joins *all* copies of the pair with the lowest
-# rank, from left to right. It ends when no pair of the word is in the list. It will be tried on five words
+# rank, from left to right. It ends when no pair of the word is in the list. It will be tried on six words
 # that other rules cut in other ways.
 
 

@@ -1,6 +1,5 @@
 """Exercises of lesson 4: logits, the distribution that a token is drawn from, and decoding with a cache."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,16 @@ import numpy as np
 from gpt2np.generation import filters
 from gpt2np.lessons.by_output import ByOutput
 from gpt2np.lessons.by_site import AtSite, Run
-from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Hints, Wrong
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.exercises.distributions import (
+    Way,
+    filtered_logits,
+    from_the_other_end,
+    in_order_of_size,
+    one_or_two_mistakes,
+    removed_as_zero,
+    unsorted,
+)
 from gpt2np.lessons.models import PROMPT, SECOND, run_of
 from gpt2np.lessons.same import array_of
 from gpt2np.model import Model
@@ -72,132 +80,6 @@ class Logits(AtSite):
 # -- the distribution ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Way:
-    """A way to come from logits to the distribution; the defaults are right."""
-
-    temperature: str = "divided"
-    extra: int = 0  # tokens more than top_k
-    one_short: bool = False
-    order: str = "temperature, top_k, top_p"
-    shared: bool = True  # whether what is left adds up to 1
-
-    def __call__(self, logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
-        x: Array = np.asarray(logits, np.float64)
-        for step in self.order.split(", "):
-            if step == "temperature":
-                x = self._cooled(x, temperature)
-            elif step == "top_k":
-                x = filters.keep_top_k(x, max(1, min(top_k + self.extra, x.size)))
-            elif top_p < 1:
-                x = self._reached(x, top_p)
-        chances = filters.probabilities(x)
-        if not self.shared:
-            chances = filters.probabilities(self._cooled(logits, temperature)) * (chances > 0)
-        return np.asarray(chances)
-
-    def _cooled(self, x: Array, temperature: float) -> Array:
-        if self.temperature == "twice in the softmax":
-            return np.where(np.isfinite(x), filters.probabilities(x) / temperature, -np.inf)
-        if self.temperature == "multiplied":
-            return np.asarray(x * temperature)
-        return np.asarray(x if self.temperature == "nowhere" else x / temperature)
-
-    def _reached(self, x: Array, top_p: float) -> Array:
-        if not self.one_short:
-            return filters.keep_top_p(x, top_p)
-        chances = filters.probabilities(x)
-        order = np.argsort(-chances, kind="stable")
-        n = int(np.sum(np.cumsum(chances[order]) <= top_p))
-        out = np.full_like(x, -np.inf)
-        out[order[:n]] = x[order[:n]]
-        return out
-
-
-_OF_WAYS: dict[str, Hints] = {
-    "temperature-multiplied": (
-        "Does your text get wilder or tamer, if the temperature goes up?",
-        "What should become of the distance between two logits at a temperature below one?",
-    ),
-    "temperature-on-probabilities": (
-        "On what does the temperature work: on the shares, or on what they are made of?",
-        "If all shares are divided by the same number, and then again add up to one: what has changed?",
-    ),
-    "top-k-off-by-one": (
-        "How many tokens are left, if only one may stay?",
-        "Is the token at your border one of those that stay?",
-    ),
-    "top-p-one-short": (
-        "Do the tokens that you keep reach the share that was asked for?",
-        "What becomes of the token with which the sum goes over the border?",
-    ),
-    "top-p-before-temperature": (
-        "In which order do things happen here?",
-        "Which shares do you add up: those that the text is drawn from, or older ones?",
-    ),
-    "top-p-before-top-k": (
-        "In which order do things happen here?",
-        "When you add up shares, do those of the tokens that are gone already still count?",
-    ),
-    "not-shared-out": (
-        "What do your numbers add up to?",
-        "Some tokens are gone: who gets what they had?",
-    ),
-}
-_ORDERS = {
-    "": "temperature, top_k, top_p",
-    "top-p-before-temperature": "top_k, top_p, temperature",
-    "top-p-before-top-k": "temperature, top_p, top_k",
-}
-
-
-def _ways() -> tuple[Wrong, ...]:
-    """One mistake, or two of them, of which the first in the computation is told."""
-    temperatures = {
-        "divided": "",
-        "multiplied": "temperature-multiplied",
-        "nowhere": "temperature-on-probabilities",
-        "twice in the softmax": "temperature-on-probabilities",
-    }
-    made = []
-    for temperature, extra, order, one_short, shared in itertools.product(
-        temperatures, (0, 1, -1), _ORDERS, (False, True), (True, False)
-    ):
-        slugs = [
-            temperatures[temperature],
-            "top-k-off-by-one" if extra else "",
-            order,
-            "top-p-one-short" if one_short else "",
-            "" if shared else "not-shared-out",
-        ]
-        found = [slug for slug in slugs if slug]
-        if 1 <= len(found) <= 2:
-            way = _Way(temperature, extra, one_short, _ORDERS[order], shared)
-            made.append((len(found), Wrong(found[0], way, _OF_WAYS[found[0]])))
-    return tuple(wrong for _, wrong in sorted(made, key=lambda pair: pair[0]))
-
-
-def _zeroed(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
-    """What is removed gets a logit of 0, not a share of 0."""
-    kept = _Way()(logits, temperature, top_k, top_p) > 0
-    return filters.probabilities(np.where(kept, np.asarray(logits, np.float64) / temperature, 0.0))
-
-
-def _logits(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
-    kept = _Way()(logits, temperature, top_k, top_p) > 0
-    return np.where(kept, logits / temperature, -np.inf)
-
-
-def _unlikely(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
-    """The right number of tokens, but from the other end."""
-    chances = filters.probabilities(np.asarray(logits, np.float64) / temperature)
-    n = int(np.sum(_Way()(logits, temperature, top_k, top_p) > 0))
-    out = np.zeros_like(chances)
-    last = np.argsort(chances, kind="stable")[:n]
-    out[last] = chances[last] / chances[last].sum()
-    return out
-
-
 class Filtered(ByOutput):
     """The distribution that the next token is drawn from."""
 
@@ -213,10 +95,26 @@ class Filtered(ByOutput):
     )
     unusual = len(options)
     wrong = (
-        *_ways(),
+        *one_or_two_mistakes(),
+        Wrong(
+            "order-lost",
+            in_order_of_size,
+            (
+                "Which token does your first number belong to?",
+                "You have sorted: who puts everything back in its place?",
+            ),
+        ),
+        Wrong(
+            "not-sorted",
+            unsorted,
+            (
+                "In which order do you add up the shares?",
+                "Who comes first in your sum: the likeliest token, or the one with the number 0?",
+            ),
+        ),
         Wrong(
             "removed-logit-zero",
-            _zeroed,
+            removed_as_zero,
             (
                 "How likely is a token that has been removed?",
                 "What does the exponential make of a logit of nothing?",
@@ -224,7 +122,7 @@ class Filtered(ByOutput):
         ),
         Wrong(
             "logits-returned",
-            _logits,
+            filtered_logits,
             (
                 "What do your numbers add up to?",
                 "Could one draw a token with these numbers as they are?",
@@ -232,7 +130,7 @@ class Filtered(ByOutput):
         ),
         Wrong(
             "least-likely-kept",
-            _unlikely,
+            from_the_other_end,
             (
                 "Which end of your sorted list is which?",
                 "Is the likeliest token of all still there?",
@@ -255,7 +153,7 @@ class Filtered(ByOutput):
             for t, k, p in options
         ]
 
-    right = staticmethod(_Way())
+    right = staticmethod(Way())
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """Exponentials that are too large make shares that are no numbers."""
@@ -278,6 +176,8 @@ class _Step:
     """One token with a cache; the defaults are right."""
 
     places: str = "position"
+    adds: tuple[bool, bool] = (True, True)  # whether attention and the MLP add to the stream
+    ln_f: bool = True
     rows: str = "kept"  # what becomes of the token's own keys and values
 
     def __call__(self, token: int, position: int, cache: Rows, model: Model) -> Array:
@@ -294,9 +194,9 @@ class _Step:
             keys, values = self._with(past, k, v)
             e = np.exp(np.einsum("hd,khd->hk", q, keys) / q.shape[-1] ** 0.5)
             z = np.einsum("hk,khd->hd", e / e.sum(-1, keepdims=True), values).ravel()
-            x = x + z @ block.attn.c_proj.weight + block.attn.c_proj.bias
-            x = x + _mlp(_normed(x, block.ln_2), block.mlp.c_fc, block.mlp.c_proj)
-        return np.asarray(_normed(x, p.ln_f) @ p.wte.T)
+            x = x * self.adds[0] + z @ block.attn.c_proj.weight + block.attn.c_proj.bias
+            x = x * self.adds[1] + _mlp(_normed(x, block.ln_2), block.mlp.c_fc, block.mlp.c_proj)
+        return np.asarray((_normed(x, p.ln_f) if self.ln_f else x) @ p.wte.T)
 
     def _with(self, past: dict[str, Array], k: Array, v: Array) -> tuple[Array, Array]:
         """The keys and values that a query sees; the cache is left as this way leaves it."""
@@ -340,6 +240,11 @@ class Step(ByOutput):
         Wrong("position-off-by-one", _Step("later"), _WHERE),
         Wrong("position-off-by-one", _Step("earlier"), _WHERE),
         Wrong("position-missing", _Step("none")),
+        *(
+            Wrong("residual-missing", _Step(adds=adds))
+            for adds in ((False, True), (True, False), (False, False))
+        ),
+        Wrong("missing-ln-f", _Step(ln_f=False)),
         Wrong("stale-cache-row", _Step(rows="too late")),
         Wrong(
             "cache-not-written",

@@ -1,5 +1,6 @@
 """Exercises of lesson 2: LayerNorm, GELU, and the stream after an MLP."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,39 @@ import numpy as np
 from gpt2np.lessons.by_site import AtSite, Run
 from gpt2np.lessons.exercise import Function, Wrong
 from gpt2np.ops import Array, LayerNorm, Linear, gelu_erf, gelu_tanh, layer_norm, relu
+
+_SPREADS: dict[str, Callable[[Array, Array, float], Array]] = {
+    "": lambda variance, best, e: np.sqrt(variance + e),
+    "layernorm-ddof1": lambda variance, best, e: np.sqrt(best + e),
+    "layernorm-eps-outside": lambda variance, best, e: np.sqrt(variance) + e,
+    "layernorm-no-eps": lambda variance, best, e: np.sqrt(variance),
+    "layernorm-no-root": lambda variance, best, e: variance + e,
+}
+
+
+def _norm(axis: int | None, spread: str, parameters: str) -> Function:
+    """LayerNorm with several mistakes at once."""
+
+    def function(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
+        variances = [x.var(axis=axis, keepdims=True, ddof=ddof) for ddof in (0, 1)]
+        out = (x - x.mean(axis=axis, keepdims=True)) / _SPREADS[spread](variances[0], variances[1], epsilon)
+        if parameters in ("", "missing-bias"):
+            out = out * weight
+        return np.asarray(out if parameters in ("missing-bias", "layernorm-no-weight") else out + bias)
+
+    return function
+
+
+def _two_of_norm() -> tuple[Wrong, ...]:
+    """Two mistakes: which numbers are normalised is told first, then the parameters."""
+    made = []
+    kinds = ("", "missing-bias", "layernorm-no-weight", "layernorm-weight-missing")
+    for axis, spread, parameters in itertools.product((-1, 0, None), _SPREADS, kinds):
+        slugs = ["layernorm-wrong-axis" if axis != -1 else "", parameters, spread]
+        found = [slug.replace("weight-missing", "no-weight") for slug in slugs if slug]
+        if len(found) == 2:
+            made.append(Wrong(found[0], _norm(axis, spread, parameters)))
+    return tuple(made)
 
 
 class Norm(AtSite):
@@ -22,6 +56,7 @@ class Norm(AtSite):
         *("layernorm-no-mean", "layernorm-no-weight", "missing-bias", "layernorm-wrong-axis"),
         *("layernorm-no-root", "layernorm-weight-bias-swapped", "bias-twice"),
     )
+    wrong = _two_of_norm()
     look = "Take the first word: what are the mean and the spread of its numbers, before the learned part?"
 
     def inputs(self, run: Run) -> dict[str, Any]:

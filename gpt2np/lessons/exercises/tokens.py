@@ -17,7 +17,7 @@ from gpt2np.ops import Array
 
 Pair = tuple[str, str]
 Ranks = dict[Pair, int]
-WORDS = ("thereupon", "disagreement", "remembered", "somewhere", "nevertheless")
+WORDS = ("thereupon", "disagreement", "remembered", "somewhere", "nevertheless", "nonsense")
 OVERLAPS: Ranks = {("a", "a"): 0, ("aa", "a"): 1, ("aa", "aa"): 2}
 
 
@@ -133,6 +133,15 @@ def _from_the_right(symbols: list[str], ranks: Ranks) -> list[str]:
     return symbols
 
 
+def _as_text(symbols: list[str], ranks: Ranks) -> list[str]:
+    """The lowest rank first, by replacing in a text: a pair is found inside of longer tokens, too."""
+    symbols = list(symbols)
+    while possible := [pair for pair in itertools.pairwise(symbols) if pair in ranks]:
+        first, second = _lowest(possible, ranks)
+        symbols = " ".join(symbols).replace(f"{first} {second}", first + second).split(" ")
+    return symbols
+
+
 def _unknown_too(symbols: list[str], ranks: Ranks) -> list[str]:
     return ["".join(symbols)]
 
@@ -202,6 +211,14 @@ class Merge(ByOutput):
             (
                 "Is every pair of your word in the list of merges?",
                 "What does your program take for the rank of a pair that has none?",
+            ),
+        ),
+        Wrong(
+            "joined-inside-tokens",
+            _as_text,
+            (
+                "Is the last letter of a long token still a symbol of its own?",
+                "If you look for a pair in a text, how do you know that both of its halves are whole tokens?",
             ),
         ),
         Wrong(

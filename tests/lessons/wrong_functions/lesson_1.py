@@ -127,6 +127,14 @@ def from_the_right(symbols, ranks):
     return symbols
 
 
+def as_text(symbols, ranks):
+    text = " ".join(symbols)
+    while pairs := possible(text.split(), ranks):
+        first, second = lowest(pairs, ranks)
+        text = text.replace(first + " " + second, first + second)
+    return text.split()
+
+
 def unknown_is_zero(symbols, ranks):
     while len(symbols) > 1:
         pair = min(itertools.pairwise(symbols), key=lambda pair: ranks.get(pair, 0))
@@ -202,6 +210,7 @@ TABLE = [
     ),
     ("tokens.merge", lambda symbols, ranks: symbols, "nothing-merged"),
     ("tokens.merge", unknown_is_zero, "unknown-pairs-merged"),
+    ("tokens.merge", as_text, "joined-inside-tokens"),
     ("tokens.merge", from_the_right, "copies-from-the-right"),
     ("tokens.embed", embed, None),
     ("tokens.embed", embed_by_loops, None),

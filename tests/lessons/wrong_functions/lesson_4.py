@@ -103,6 +103,24 @@ keep_p = lambda x, t, k, p: top_p_of(x, p) if p < 1 else x  # noqa: E731
 keep_short = lambda x, t, k, p: top_p_of(x, p, short=True) if p < 1 else x  # noqa: E731
 
 
+def keep_long(x, t, k, p):
+    if p >= 1:
+        return x
+    order = np.argsort(-x)
+    n = np.searchsorted(np.cumsum(softmax(x)[order]), p) + 2
+    return np.where(np.isin(np.arange(len(x)), order[:n]), x, -np.inf)
+
+
+def keep_first(x, t, k, p):
+    """The first tokens of the vocabulary that reach p."""
+    shares = softmax(x)
+    return x if p >= 1 else np.where(np.cumsum(shares) - shares < p, x, -np.inf)
+
+
+def sorted_shares(logits, temperature, top_k, top_p):
+    return np.array(sorted(filtered(logits, temperature, top_k, top_p), reverse=True))
+
+
 def on_shares(logits, temperature, top_k, top_p):
     shares = softmax(logits) / temperature
     return softmax(top_p_of(top_k_of(np.log(shares / shares.sum()), top_k), top_p if top_p < 1 else 2))
@@ -136,7 +154,7 @@ def from_the_wrong_end(logits, temperature, top_k, top_p):
 # -- step -------------------------------------------------------------------------------------------------
 
 
-def ran(place=lambda position: position, rows="kept", wte_only=False):
+def ran(place=lambda position: position, rows="kept", wte_only=False, adds=True, last=normed):
     """A step with a cache, each of whose parts may be another."""
 
     def step(token, position, cache, model):
@@ -162,11 +180,11 @@ def ran(place=lambda position: position, rows="kept", wte_only=False):
             for head in range(4):
                 shares = softmax(seen[0][:, head] @ q[head] / 48**0.5)
                 z[head] = shares @ seen[1][:, head]
-            x = x + z.ravel() @ block.attn.c_proj.weight + block.attn.c_proj.bias
+            x = x * adds + z.ravel() @ block.attn.c_proj.weight + block.attn.c_proj.bias
             n = normed(x, block.ln_2) @ block.mlp.c_fc.weight + block.mlp.c_fc.bias
             n = 0.5 * n * (1 + np.tanh((2 / np.pi) ** 0.5 * (n + 0.044715 * n**3)))
-            x = x + n @ block.mlp.c_proj.weight + block.mlp.c_proj.bias
-        return normed(x, p.ln_f) @ p.wte.T
+            x = x * adds + n @ block.mlp.c_proj.weight + block.mlp.c_proj.bias
+        return last(x, p.ln_f) @ p.wte.T
 
     return step
 
@@ -203,6 +221,9 @@ TABLE = [
     ("next_word.filtered", in_order(divide, keep_p, keep_k), "top-p-before-top-k"),
     ("next_word.filtered", in_order(multiply, keep_k, keep_short), "temperature-multiplied"),
     ("next_word.filtered", in_order(keep_k, keep_short, divide), "top-p-before-temperature"),
+    ("next_word.filtered", in_order(divide, keep_k, keep_long), "top-p-one-long"),
+    ("next_word.filtered", sorted_shares, "order-lost"),
+    ("next_word.filtered", in_order(divide, keep_k, keep_first), "not-sorted"),
     ("next_word.filtered", not_shared_out, "not-shared-out"),
     ("next_word.filtered", zeros_for_removed, "removed-logit-zero"),
     ("next_word.filtered", as_logits, "logits-returned"),
@@ -213,6 +234,8 @@ TABLE = [
     ("next_word.step", ran(place=lambda position: position + 1), "position-off-by-one"),
     ("next_word.step", ran(place=lambda position: position - 1), "position-off-by-one"),
     ("next_word.step", ran(wte_only=True), "position-missing"),
+    ("next_word.step", ran(adds=False), "residual-missing"),
+    ("next_word.step", ran(last=lambda x, ln: x), "missing-ln-f"),
     ("next_word.step", ran(rows="too late"), "stale-cache-row"),
     ("next_word.step", ran(rows="forgotten"), "cache-not-written"),
     ("next_word.step", ran(rows="alone"), "cache-not-read"),
