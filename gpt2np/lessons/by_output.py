@@ -14,7 +14,8 @@ class ByOutput(Exercise):
     """An exercise whose result is that of `right`.
 
     `wrong` functions take the same arguments; the mistake is named whose function gives the learner's result
-    in every case. Lists, texts and whole numbers must be equal, other numbers agree within float32's noise.
+    in every case, or in every one that is not unusual. Lists, texts and whole numbers must be equal, other
+    numbers agree within float32's noise.
     `result_axes` names the axes of an array, or the one of a list; `abouts` says what each case is, and
     cases from `unusual` on are those where an error is only suspicious.
     """
@@ -42,7 +43,8 @@ class ByOutput(Exercise):
         state, where, ratio = self._held(attempt.result, truth)
         if state in ("right", "shape") and not (state == "shape" and self._may_be_named(attempt.result)):
             return Finding(state, where, ratio)
-        named = next((w for w in self.wrong if self._is(w, attempts, model)), None)
+        alike = [other for other in attempts if attempt.case.unusual or not other.case.unusual]
+        named = next((w for w in self.wrong if self._is(w, alike, model)), None)
         if named:
             return Finding("wrong", where, ratio, named.slug, self.hints_of(named.slug, named.hints))
         return Finding(state, where, ratio)
@@ -79,16 +81,15 @@ class ByOutput(Exercise):
         array, problem = with_shape(yours, truth.shape, axes)
         if problem:
             return "shape", problem, np.inf
-        if truth.dtype.kind in "iu":
-            ratios = np.where(array == truth, 0.0, np.inf)
-        else:
-            ratios = errors(array.astype(np.float64), truth)
+        whole = truth.dtype.kind in "iu"  # of which no error is a matter of rounding
+        equal = np.where(array == truth, 0.0, np.inf)
+        ratios = equal if whole else errors(array.astype(np.float64), truth)
         if (ratios <= 1).all():
             return "right", "", float(ratios.max(initial=0.0))
         at = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
         place = ", ".join(f"{axis} {int(i)}" for axis, i in zip(axes, at, strict=True))
         n = int((ratios > 1).sum())
-        return "wrong", f"{place} ({n:,} of {ratios.size:,} are wrong)", float(ratios.max())
+        return "wrong", f"{place} ({n:,} of {ratios.size:,} are wrong)", 0.0 if whole else float(ratios.max())
 
     def _held_list(self, yours: Any, truth: Sequence[Any]) -> tuple[str, str, float]:
         item = self.result_axes[0] if self.result_axes else "item"
@@ -96,13 +97,13 @@ class ByOutput(Exercise):
             return "shape", f"a list of {len(truth)}; yours is {kind_of(yours)}", np.inf
         for i, (one, other) in enumerate(zip(yours, truth, strict=False)):
             if not is_same(one, other):
-                return "wrong", f"{item} {i} is the first that is wrong", np.inf
-        return "wrong", f"a list of {len(truth)}; yours has {len(yours)}", np.inf
+                return "wrong", f"{item} {i} is the first that is wrong", 0.0
+        return "wrong", f"a list of {len(truth)}; yours has {len(yours)}", 0.0
 
     def _held_single(self, yours: Any, truth: Any) -> tuple[str, str, float]:
         one, other = array_of(yours), array_of(truth)
         if other is None or one is None or one.shape != other.shape:
             if type(yours) is type(truth):
-                return "wrong", "", np.inf
+                return "wrong", "", 0.0
             return "shape", f"it must be {kind_of(truth)}; yours is {kind_of(yours)}", np.inf
         return "wrong", "", float(errors(one.astype(np.float64), other.astype(np.float64)))

@@ -16,7 +16,7 @@ from gpt2np.reference import StepVerdict, check_step
 from gpt2np.tracing.trace import Trace
 
 SECONDS = 1.2  # that the search for a mistake may take, at all sites together
-LEAST = 0.02  # that each search gets all the same
+LEAST = 0.02  # that it takes to begin one
 
 
 class Run:
@@ -110,14 +110,16 @@ class AtSite(Exercise):
     def _found(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake: the exercise's own are looked for before all others."""
         found = self.own(site, array, run, case)
-        if found.state != "wrong" or found.mistake is not None or not self.mistakes:
+        left = self._left
+        if found.state != "wrong" or found.mistake is not None or not self.mistakes or not left:
             return found
-        return self._told(check_step(site, array, run.token_ids, run.model, budget=self._left))
+        return self._told(check_step(site, array, run.token_ids, run.model, budget=left))
 
     @property
     def _left(self) -> float:
-        """Seconds that are left for the search."""
-        return max(LEAST, self._end - time.monotonic())
+        """Seconds that are left for the search; 0: none is begun any more."""
+        left = self._end - time.monotonic()
+        return left if left > LEAST else 0.0
 
     def own(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
@@ -129,7 +131,10 @@ class AtSite(Exercise):
                     if is_same(self._of(wrong, case, run.model, site), array):
                         hints = self.hints_of(wrong.slug, wrong.hints)
                         return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
-        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=self._left))
+        left = self._left
+        if not left:
+            return self._told(check_step(*about, mistakes=()))
+        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=left))
 
     def _told(self, said: StepVerdict) -> Finding:
         where = said.where.replace("are outside", "are wrong")

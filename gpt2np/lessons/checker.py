@@ -139,6 +139,9 @@ class Inputs:
 
     def _shown(self, name: str, value: Any) -> str:
         shape = getattr(value, "shape", None)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            parts = (f"{key!r}: {self._shown(key, part)}" for key, part in value[0].items())
+            return f"a list of {len(value)}, each {{{', '.join(parts)}}}"
         if shape is None or shape == ():
             return short(value)
         axes = ", ".join(self._axes.get(name, "").split())

@@ -191,6 +191,7 @@ def test_every_kind_of_exercise_is_judged(monkeypatch, name, function, state, sl
     verdict = checker.judge(name, function)
     assert (verdict.state, verdict.mistake) == (state, slug), verdict
     assert verdict.right == (state == "right")
+    assert name != "toy.merge" or "rounding" not in str(verdict)  # there is none in a list of tokens
     if slug:
         wrong = {w.slug: w.hints for w in TOYS[name].wrong}
         assert verdict.hint == (wrong.get(slug) or [next(m for m in KNOWN if m.slug == slug).hints[0]])[0]

@@ -22,7 +22,8 @@ def in_float32(value):
         return type(value)(*map(in_float32, value))
     if isinstance(value, list | tuple):
         return type(value)(map(in_float32, value))
-    return value.astype(np.float32) if getattr(value, "dtype", None) == np.float64 else value
+    is_array = hasattr(value, "astype") and value.dtype == np.float64
+    return value.astype(np.float32) if is_array else value
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])

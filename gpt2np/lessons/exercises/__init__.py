@@ -7,7 +7,10 @@ from gpt2np.lessons.exercise import Exercise
 
 # Each topic's exercises, in the order of the lesson.
 NAMES = {
+    "tokens": ("merge", "embed", "nearest"),
+    "stream": ("layer_norm", "gelu", "after_mlp"),
     "attention": ("split", "scores", "pattern", "mix"),
+    "next_word": ("logits", "filtered", "step"),
 }
 
 
