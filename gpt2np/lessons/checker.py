@@ -115,6 +115,8 @@ class Inputs:
 
     def _shown(self, name: str, value: Any) -> str:
         shape = getattr(value, "shape", None)
+        if isinstance(value, dict) and value:
+            return f"a dict of {len(value)}: {', '.join(map(str, list(value)[:2]))}, ..."
         if shape is None or shape == ():
             return short(value)
         axes = ", ".join(self._axes.get(name, "").split())

@@ -8,6 +8,7 @@ from gpt2np.lessons.exercise import Exercise
 # Each topic's exercises, in the order of the lesson.
 NAMES = {
     "attention": ("split", "scores", "pattern", "mix"),
+    "own": ("run", "extend", "first_wrong", "answers"),
 }
 
 
