@@ -49,9 +49,10 @@ ORDER = {
         opening_place page comparison_page""",
     "lessons": """verdict exercise models same by_site by_output planted_mistakes exercises pictures showing
         learner_code checker percent_file notebook scripts exercise_functions shelf learner_files running
-        code_colours prose page handout solutions 3_attention 7_your_own""",
-    "lessons/exercises": "attention own",
-    "lessons/solutions": "3_attention 7_your_own",
+        code_colours prose page handout solutions 3_attention 5_induction
+        6_patching 7_your_own""",
+    "lessons/exercises": "attention circuits patching own",
+    "lessons/solutions": "3_attention 5_induction 6_patching 7_your_own",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view

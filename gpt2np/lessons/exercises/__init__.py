@@ -8,6 +8,8 @@ from gpt2np.lessons.exercise import Exercise
 # Each topic's exercises, in the order of the lesson.
 NAMES = {
     "attention": ("split", "scores", "pattern", "mix"),
+    "circuits": ("induction_score", "without", "qk", "ov"),
+    "patching": ("patched", "recovered", "direction"),
     "own": ("run", "extend", "first_wrong", "answers"),
 }
 

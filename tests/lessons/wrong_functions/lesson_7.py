@@ -239,7 +239,7 @@ def answered(**others):
 TABLE = [
     ("own.run", run(), None),
     ("own.run", run("no copy"), None),
-    ("own.run", run(names="mine/{}"), None),
+    ("own.run", run(names="transformer.{}"), None),
     ("own.run", run("positions from 1"), "position-off-by-one"),
     ("own.run", run("no positions"), "position-missing"),
     ("own.run", run("scaled embedding"), "embedding-scaled"),
