@@ -27,8 +27,9 @@ assert "ber" not in [token for token, _, _ in model.trace(" Tam").top(3)]
 
 # %% [markdown]
 # ## 1. Somebody looked back
-# After the whole text the model gives `ber` a probability of 0.976. After ` Tam` alone, `ber` is not among
-# the first three. So the answer is not in the last two tokens. It must have come from further left.
+# After the whole text the model gives `ber` a probability of 0.976. After `·Tam` alone (`·` stands for a
+# space), `ber` is not among the first three. So the answer is not in the last two tokens. It must have come
+# from further left.
 #
 # In GPT-2, attention is the only place where a position can learn anything from another one. Each of the four
 # layers here has four *heads*. We write 1.0 for layer 1, head 0. At the last token, position 11, head 1.0
@@ -106,17 +107,17 @@ root = np.sqrt(48)
 raw, scaled = shares(products), shares(products / root)
 for name, row in (("as they are", raw), ("divided", scaled)):
     print(f"{name:12}", " ".join(f"{share:.3f}" for share in row))
-pairs = np.einsum("qhd,khd->hqk", q, k)
-print(f"spread of all products in layer 1: {pairs.std():.1f}, divided: {(pairs / root).std():.1f}")
+pairs = q[:, 0] @ k[:, 0].T  # [query, key]: every query of head 1.0 with every key
+print(f"spread of all products in head 1.0: {pairs.std():.1f}, divided: {(pairs / root).std():.1f}")
 
 assert round(raw[4], 3) == 1.0
 assert round(scaled[4], 3) == 0.856
-assert [round(pairs.std(), 1), round((pairs / root).std(), 1)] == [14.2, 2.1]
+assert [round(pairs.std(), 1), round((pairs / root).std(), 1)] == [14.5, 2.1]
 
 # %% [markdown]
 # Undivided, the winner takes 1.000 and nobody else is heard. Divided, it has 0.856, and the others keep
 # something. A product of two vectors is a sum of 48 terms, and such a sum grows with the square root of how
-# many terms it has. The spread of the products goes from 14.2 down to 2.1.
+# many terms it has. The spread of the products goes from 14.5 down to 2.1.
 #
 # ## 5. Nobody sees the future
 # The model is asked for the next token at every position at once. A position that could look to its right
@@ -162,7 +163,7 @@ assert [round(100 * pattern_10[i, j]) for i, j in ((0, 0), (10, 3), (11, 4))] ==
 
 # %% [markdown]
 # The first word sees only itself, and so it must give itself 100 %. Most rows rest on position 0. Two rows
-# do not. The second ` T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
+# do not. The second `·T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
 # that came *after* their own twin. A head that does this is called an **induction head**.
 #
 # **Your turn.** You get the products, already divided, but with the future still in them. Hide it, and turn

@@ -54,3 +54,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'gpt2np.lessons' has no attribute {name!r}")
     return getattr(importlib.import_module(f"gpt2np.lessons.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,5 +1,6 @@
 """Exercises whose result is a site of the run: judged by `reference.check_step`."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,7 +15,8 @@ from gpt2np.model import Model
 from gpt2np.reference import StepVerdict, check_step
 from gpt2np.tracing.trace import Trace
 
-SECONDS = 0.7  # that a search among all mistakes may take; the exercise's own have as much before
+SECONDS = 1.2  # that the search for a mistake may take, at all sites together
+LEAST = 0.02  # that each search gets all the same
 
 
 class Run:
@@ -48,6 +50,7 @@ class AtSite(Exercise):
     mistakes: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[str] = ""
     prompts: ClassVar[tuple[str, ...]] = (PROMPT, SECOND)
+    _end = 0.0  # when the search is over
 
     def inputs(self, run: Run) -> Mapping[str, Any]:
         """The arguments, in their order."""
@@ -62,6 +65,7 @@ class AtSite(Exercise):
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """The first of the sites that is not right; one whose mistake has a name before any other."""
+        self._end = time.monotonic() + SECONDS
         sites, results = self.sites or (self.site,), attempt.result
         if not self.sites:
             results = (results,)
@@ -79,9 +83,10 @@ class AtSite(Exercise):
         truth = [run[site] for site in self.sites]
         off = [i for i, (one, true) in enumerate(zip(results, truth, strict=True)) if not is_same(one, true)]
         for wrong in self.wrong if off else ():
-            if is_same(list(results), list(outcome(self, wrong.function, case, run.model))):
+            made = outcome(self, wrong.function, case, run.model)
+            if isinstance(made, tuple | list | np.ndarray) and is_same(list(results), list(made)):
                 site = self.sites[off[0]]
-                said = check_step(site, results[off[0]], run.token_ids, run.model, mistakes=())
+                said = self._told(check_step(site, results[off[0]], run.token_ids, run.model, mistakes=()))
                 hints = self.hints_of(wrong.slug, wrong.hints)
                 return Finding("wrong", _labelled(site, said.where), said.ratio, wrong.slug, hints)
         return None
@@ -107,27 +112,34 @@ class AtSite(Exercise):
         found = self.own(site, array, run, case)
         if found.state != "wrong" or found.mistake is not None or not self.mistakes:
             return found
-        return self._told(check_step(site, array, run.token_ids, run.model, budget=SECONDS))
+        return self._told(check_step(site, array, run.token_ids, run.model, budget=self._left))
+
+    @property
+    def _left(self) -> float:
+        """Seconds that are left for the search."""
+        return max(LEAST, self._end - time.monotonic())
 
     def own(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
         about = site, array, run.token_ids, run.model
         if self.wrong:
-            said = check_step(*about, mistakes=())  # its functions are quick, the catalogue is not
+            said = self._told(check_step(*about, mistakes=()))  # its functions are quick to try
             if said.state == "wrong":
                 for wrong in self.wrong:
                     if is_same(self._of(wrong, case, run.model, site), array):
                         hints = self.hints_of(wrong.slug, wrong.hints)
                         return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
-        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=SECONDS))
+        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=self._left))
 
     def _told(self, said: StepVerdict) -> Finding:
-        return Finding(said.state, said.where, said.ratio, said.mistake, self.hints_of(said.mistake))
+        where = said.where.replace("are outside", "are wrong")
+        return Finding(said.state, where, said.ratio, said.mistake, self.hints_of(said.mistake))
 
     def _of(self, wrong: Wrong, case: Case, model: Model, site: str) -> Any:
         """What a mistake of the exercise's own gives at a site, in the site's shape."""
         made = outcome(self, wrong.function, case, model)
-        made = made[self.sites.index(site)] if self.sites else made
+        if self.sites and isinstance(made, tuple | list | np.ndarray):
+            made = made[self.sites.index(site)]
         numbers = array_of(made)
         shape = run_of(model, case.prompt)[site].shape
         return numbers.reshape(shape) if numbers is not None and numbers.size == np.prod(shape) else made

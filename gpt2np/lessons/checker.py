@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from gpt2np.errors import InputError, short
 from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function
 from gpt2np.lessons.exercises import exercise
 from gpt2np.lessons.learner_code import NotWrittenError, attempts_of, where_raised
 from gpt2np.lessons.models import model_of_lessons
+from gpt2np.lessons.same import kind_of
 from gpt2np.lessons.showing import shows_itself
 from gpt2np.lessons.verdict import Verdict
 from gpt2np.model import Model
@@ -28,31 +31,47 @@ def check(name: str, function: Function) -> Verdict:
     Example:
         >>> check("attention.scores", scores)
         ✗ attention.scores: wrong.
-          Head 2, query 3, key 0 (78 of 576 are outside).
+          Head 2, query 3, key 0 (312 of 576 are wrong).
           How large does a sum of many products get?
     """
-    verdict = judge(name, function)
+    wanted = _exercise_of(name, function)
+    attempt, found = _first_not_right(wanted, function, model_of_lessons())
+    if found.state == "right":
+        _forget(wanted.name)
+    verdict = _verdict(wanted, attempt, found, _times_told(wanted.name, found.mistake))
     if not shows_itself():
         print(verdict)
     return verdict
 
 
 def judge(name: str, function: Function, model: Model | None = None, *, nearer: bool = False) -> Verdict:
-    """The same, without printing: for a model of one's own, and with the `nearer` hint at once."""
+    """The same, without printing, and without counting hints: the first one, or at once the `nearer` one.
+
+    `model` is another than the one of the lessons.
+    """
+    wanted = _exercise_of(name, function)
+    attempt, found = _first_not_right(wanted, function, model or model_of_lessons())
+    return _verdict(wanted, attempt, found, int(nearer))
+
+
+def _exercise_of(name: str, function: Function) -> Exercise:
     wanted = exercise(name)
     if not callable(function):
         raise InputError(
             f"{wanted.name}: {short(function)} is no function: give {wanted.function_name} itself, "
             "without brackets"
         )
-    model = model or model_of_lessons()
+    return wanted
+
+
+def _first_not_right(wanted: Exercise, function: Function, model: Model) -> tuple[Attempt, Finding]:
+    """The first attempt that is not right, or the last one, and what is found about it."""
     attempts = attempts_of(wanted, function, wanted.cases(model), model)
     for attempt in attempts:
         found = _found(wanted, function, attempt, attempts, model)
         if found.state != "right":
-            return _verdict(wanted, attempt, found, nearer)
-    _forget(wanted.name)
-    return Verdict(wanted.name, "right", ratio=found.ratio)
+            break
+    return attempt, found
 
 
 def _found(
@@ -63,28 +82,33 @@ def _found(
         return Finding("todo")
     if attempt.error is not None:
         return Finding("raised", where_raised(attempt.error, function))
-    return wanted.judge(attempt, attempts, model)
+    try:
+        with np.errstate(all="ignore"):  # a learner's numbers may be of any size
+            return wanted.judge(attempt, attempts, model)
+    except Exception:  # and their results of any kind, which no exercise foresees
+        return Finding("shape", f"your result cannot be read: it is {kind_of(attempt.result)}")
 
 
-def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, nearer: bool) -> Verdict:
-    """A finding in words: with the hint whose turn it is, and with the case that it is about."""
-    hint = _hint(wanted.name, found, nearer)
-    if found.state == "wrong" and found.mistake is None:
+def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, n_told: int) -> Verdict:
+    """A finding in words: with the case that it is about, and with the hint whose turn it is."""
+    if found.state in ("right", "todo"):
+        return Verdict(wanted.name, found.state, ratio=found.ratio)
+    hint, state, about = "", found.state, attempt.case.about
+    if found.mistake and found.hints:
+        hint = found.hints[min(n_told, len(found.hints) - 1)]
+    elif state in ("wrong", "shape"):
         hint = wanted.look
-    about, state = attempt.case.about, found.state
     if state == "wrong" and attempt.case.unusual:
         state = "suspicious"
-    where = ": ".join(filter(None, [about if state != "todo" else "", found.where]))
+    where = ": ".join(filter(None, [about, found.where]))
     return Verdict(wanted.name, state, where, found.ratio, found.mistake, hint)
 
 
-def _hint(name: str, found: Finding, nearer: bool) -> str:
-    """The first hint, from the second time on the nearer one."""
-    if found.mistake is None or not found.hints:
-        return ""
-    key = name, found.mistake
+def _times_told(name: str, mistake: str | None) -> int:
+    """How often a mistake was told before; counts this time, too."""
+    key = name, mistake or ""
     _told[key] = _told.get(key, 0) + 1
-    return found.hints[min(_told[key] - 1 + nearer, len(found.hints) - 1)]
+    return _told[key] - 1
 
 
 def _forget(name: str) -> None:

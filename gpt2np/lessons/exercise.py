@@ -84,7 +84,7 @@ class Attempt:
 
     case: Case
     result: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Exercise:
 
     `name` is the topic and the function's name; `asks` is the question that it answers; `axes` are those of
     the inputs that are arrays. `wrong` are mistakes of this exercise alone. `hints` replace the catalogue's,
-    by slug. `look` is asked where no mistake is known.
+    by slug. `look` is asked where no mistake is known, and where the form is wrong.
     """
 
     name: ClassVar[str]

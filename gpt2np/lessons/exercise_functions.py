@@ -1,14 +1,16 @@
 """The functions that the exercises of a file are about: found in its source, and run without the rest."""
 
 import ast
-import symtable
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2np.errors import InputError, short
 from gpt2np.lessons.scripts import modules_beside, place_in, said
+
+if TYPE_CHECKING:
+    from symtable import SymbolTable
 
 CHECK, TODO = "check", "todo"  # of `gpt2np.lessons`, as files of lessons call them
 
@@ -87,6 +89,8 @@ def function_of(tree: ast.Module, name: str, path: Path) -> Callable[..., Any]:
 
 def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
     """The statements of a file that make a name, and the names that those use; in their order."""
+    import symtable
+
     makes = [_made_by(statement) for statement in tree.body]
     wanted, chosen, before = {name, "*"}, set[int](), -1
     while before < len(chosen):
@@ -115,7 +119,7 @@ def _made_by(statement: ast.stmt) -> set[str]:
     return names
 
 
-def _used_by(table: symtable.SymbolTable) -> set[str]:
+def _used_by(table: "SymbolTable") -> set[str]:
     """The names of the file that a statement uses, in functions too, but not what is local to these."""
     is_file = table.get_type() == "module"
     names = {symbol.get_name() for symbol in table.get_symbols() if is_file or symbol.is_global()}

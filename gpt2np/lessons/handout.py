@@ -11,9 +11,9 @@ from gpt2np.lessons.shelf import Lesson
 from gpt2np.viewer.page import Page
 
 SHEETS = 2  # of A4 or letter, printed on one side
-LARGEST, SMALLEST = 10.5, 6.5  # points
-FITS = 9_600  # characters that two sheets hold in letters of 10 points; by the square of that for others
-OF_STUB = 420  # characters whose room a function to be written takes
+LARGEST, SMALLEST = 10.5, 7.5  # points; a lesson of more than 13,000 characters is too long
+FITS = 7_700  # characters that two sheets hold in letters of 10 points; by the square of that for others
+OF_STUB, OF_CODE = 420, 60  # characters whose room a function to be written takes, and a place in the file
 
 
 def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
@@ -31,7 +31,12 @@ def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
             parts.append(f'<div class="prose">\n{prose.html(cell.source)}</div>\n')
             length += len(cell.source)
             continue
-        for stub in _stubs(cell.source, names):
+        stubs = _stubs(cell.source, names)
+        if not stubs:
+            what = "check" if "lessons.check(" in cell.source else "code"
+            parts.append(f'<p class="there">{what}: line {cell.first_line}</p>\n')
+            length += OF_CODE
+        for stub in stubs:
             room = '<div class="room" aria-hidden="true"></div>'
             parts.append(f"<pre><code>{highlighted(stub)}</code></pre>\n{room}\n")
             length += len(stub) + OF_STUB

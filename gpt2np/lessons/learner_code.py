@@ -33,14 +33,17 @@ def attempts_of(exercise: Exercise, function: Function, cases: Sequence[Case], m
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made.append(Attempt(case, exercise.result(called, case, model)))
-        except Exception as error:  # whatever a learner's function raises
+        except (Exception, SystemExit) as error:  # whatever a learner's function raises
             made.append(Attempt(case, error=error))
     return made
 
 
-def where_raised(error: Exception, function: Function) -> str:
+def where_raised(error: BaseException, function: Function) -> str:
     """The learner's own line and the message: "line 3, `return q @ k`: ValueError: ..."."""
-    message = printable(" ".join(str(error).split())[:300]).removesuffix(".")
+    try:
+        message = printable(" ".join(str(error).split())[:300]).removesuffix(".")
+    except Exception:  # its text may be a learner's code, too
+        message = ""
     said = f"{type(error).__name__}: {message}" if message else type(error).__name__
     code = getattr(function, "__code__", None)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -1,6 +1,7 @@
 """The model that lessons run: in float64, so that the numbers agree on every machine; and the one prompt."""
 
 import functools
+import warnings
 
 import gpt2np
 from gpt2np.errors import Gpt2npError
@@ -31,7 +32,9 @@ def available(name: str) -> bool:
         True
     """
     try:
-        gpt2np.load(name, local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the Hub's library about progress bars, in a notebook
+            gpt2np.load(name, local_files_only=True)
     except Gpt2npError:
         return False
     return True

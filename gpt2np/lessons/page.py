@@ -13,9 +13,10 @@ from gpt2np.lessons.exercise_functions import ExerciseFunction
 from gpt2np.lessons.prose import Heading, Prose
 from gpt2np.lessons.running import Output, RunCell
 from gpt2np.lessons.shelf import Lesson
-from gpt2np.viewer.page import Page
+from gpt2np.viewer.page import Page, bundle
 from gpt2np.viewer.page import static as viewer_static
 
+PICTURES = ("drawing", "small_pictures")  # modules of the viewer that draw bars and maps
 NARROW = 42  # characters of code that a phone shows; longer lines can be scrolled to, with the keyboard too
 SCRIPT = re.compile(r"<script(?![^>]*octet-stream)[^>]*>(.*?)</script>", re.DOTALL)
 FRAME = re.compile(r'srcdoc="([^"]*)"')
@@ -39,6 +40,8 @@ def lesson_page(lesson: Lesson, cells: Sequence[RunCell], file_name: str | None 
 
 def document(lesson: Lesson, body: str, kind: str) -> str:
     """The whole file: nothing may be loaded from elsewhere, and no script runs but those in it."""
+    if "data-picture" in body:
+        body += f"\n<script>\n{bundle(PICTURES)}\n</script>\n"
     digests = " ".join(f"'{digest}'" for digest in _digests(body)) or "'none'"
     slots = {
         "policy": f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data:; "
@@ -61,8 +64,7 @@ def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose) -> str:
         each for each in lesson.exercises if f'"{each.name}"' in cell.source and "check(" in cell.source
     ]
     label = f"your turn: <strong>{markup(asked[0].function)}</strong>" if asked else "code"
-    source = cell.source.strip("\n")
-    line = cell.line + len(cell.source) - len(cell.source.lstrip("\n"))
+    source, line = cell.source.strip("\n"), cell.first_line
     return (
         f'<div class="cell{" exercise" if asked else ""}" role="group" aria-label="Code, line {line}">\n'
         f"<header><span>{label}</span><span>line {line}</span></header>\n"
@@ -77,14 +79,15 @@ def _shown(output: Output) -> str:
         return f'<div class="output html"{_reachable("", "result")}>{output.content}</div>\n'
     text = output.content.rstrip("\n")
     pre = f"<pre{_reachable(text, 'output')}><code>{markup(text)}</code></pre>"
-    return f'<div class="output {output.kind}">{pre}</div>\n'
+    kind = "error" if output.kind == "error" else "printed"
+    return f'<div class="output {kind}">{pre}</div>\n'
 
 
 def _reachable(text: str, what: str) -> str:
     """What lets the keyboard scroll a part that a narrow screen does not show whole."""
     if text and max(map(len, text.split("\n"))) <= NARROW:
         return ""
-    return f' tabindex="0" role="region" aria-label="{what}"'
+    return f' tabindex="0" role="group" aria-label="{what}"'
 
 
 def _how_to_check(checked: Sequence[ExerciseFunction], file_name: str) -> str:

@@ -16,6 +16,11 @@ class Cell:
     source: str
     line: int
 
+    @property
+    def first_line(self) -> int:
+        """The number of its first line that is not empty."""
+        return self.line + len(self.source) - len(self.source.lstrip("\n"))
+
 
 def cells_of(text: str) -> list[Cell]:
     """Return the cells of a percent file, as Jupytext reads them: lines of texts without their `# `.

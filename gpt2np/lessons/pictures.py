@@ -1,7 +1,7 @@
 """Small pictures of a lesson: bars and maps of numbers. In a terminal a table, in a notebook a coloured one.
 
-On a lesson's page the viewer's own drawing code draws them (`static/pictures.js`), from the numbers that
-stand beside the table; the table stays there to be read.
+On a lesson's page the viewer's own drawing code draws them (`small_pictures.js`), from the numbers that their
+figures carry; the tables stay, to be read.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, short
 from gpt2np.html_tables import MOST_COLUMNS, caption, coloured, escaped, largest, markup
 from gpt2np.ops import Array
 from gpt2np.tables import cell_width, number, screen_width, strict_json, table
@@ -37,7 +37,9 @@ class Picture:
     def _repr_html_(self) -> str:
         """The table, with the numbers for those who draw it anew."""
         data = markup(strict_json(self.data, None))
-        return f'<figure class="picture" data-picture="{data}">{self.html}</figure>'
+        title, note = str(self.data["title"]), str(self.data["note"])
+        said = f"<figcaption>{caption(title, note)}</figcaption>" if title else ""
+        return f'<figure class="picture" data-picture="{data}">{said}{self.html}</figure>'
 
 
 def visible(token: str) -> str:
@@ -79,17 +81,13 @@ def bars(
     for i, (name, share, text, sign) in enumerate(zip(names, shares, told, signs, strict=True)):
         first = [str(i)] if numbered else []
         rows.append([*first, name, sign * round(_BAR * share), text])
-        html += (
-            f"<tr>{''.join(f'<td>{n}</td>' for n in first)}<th style='text-align:left'>{escaped(name)}</th>"
-            f"<td style='width:16em'><div style='width:{100 * share:.1f}%;height:0.8em;"
-            f"background:{_COLOURS[sign]}'></div></td><td style='text-align:right'>{text}</td></tr>"
-        )
+        html += _bar_row([*first, name], share, text, _COLOURS[sign])
     text = table(rows, ">" * numbered + "<<>")
     data = {
         **{"kind": "bars", "title": title, "labels": list(labels), "values": numbers.tolist()},
-        **{"texts": told, "numbered": numbered},
+        **{"texts": told, "numbered": numbered, "note": ""},
     }
-    return Picture(f"{title}\n{text}" if title else text, f"{caption(title)}{_TABLE}{html}</table>", data)
+    return Picture(f"{title}\n{text}" if title else text, f"{_TABLE}{html}</table>", data)
 
 
 def heatmap(
@@ -122,16 +120,27 @@ def heatmap(
         **{"kind": "heatmap", "title": title, "rows": list(rows), "columns": list(columns)},
         **{"values": numbers.tolist(), "texts": texts, "corner": corner, "note": note},
     }
-    head = "".join(f"<th>{escaped(name)}</th>" for name in across)
+    head = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in across)
     html = "".join(
-        f"<tr><th style='text-align:left'>{escaped(name)}</th>"
+        f"<tr><th scope='row' style='text-align:left'>{escaped(name)}</th>"
         + "".join(f'<td style="{_cell(v, most)}">{t}</td>' for v, t in zip(line, told_of, strict=True))
         + "</tr>"
         for name, line, told_of in zip(down, numbers, texts, strict=True)
     )
-    made = f"{caption(title, note)}{_TABLE}<tr><th>{escaped(corner, 30)}</th>{head}</tr>{html}</table>"
+    made = f"{_TABLE}<tr><th>{escaped(corner, 30)}</th>{head}</tr>{html}</table>"
     said = f"{title}{f' ({note})' if note else ''}\n" if title else ""
     return Picture(said + _grid(down, across, texts, corner), made, data)
+
+
+def _bar_row(names: list[str], share: float, text: str, colour: str) -> str:
+    """One bar of a table: perhaps a number, a name, the bar, and what it says."""
+    *before, name = names
+    return (
+        f"<tr>{''.join(f'<td>{n}</td>' for n in before)}"
+        f"<th scope='row' style='text-align:left'>{escaped(name)}</th><td style='width:16em'>"
+        f"<div style='width:{100 * share:.1f}%;height:0.8em;background:{colour}'></div></td>"
+        f"<td style='text-align:right'>{text}</td></tr>"
+    )
 
 
 def _grid(down: list[str], across: list[str], texts: list[list[str]], corner: str) -> str:
@@ -145,7 +154,10 @@ def _grid(down: list[str], across: list[str], texts: list[list[str]], corner: st
 
 
 def _checked(values: ArrayLike, n_axes: int) -> Array:
-    numbers = np.asarray(values, np.float64)
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{short(values)}: these are no numbers, or not of one shape") from None
     if numbers.ndim != n_axes:
         raise InputError(f"an array with {numbers.ndim} axes: a picture like this needs {n_axes}")
     return numbers

@@ -65,6 +65,9 @@ def is_same(a: Any, b: Any) -> bool:
         return bool((errors(one, other) <= 1).all())
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(is_same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return bool(np.array_equal(np.asarray(a), np.asarray(b)))
-    return bool(a == b)
+    try:
+        return bool(
+            np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
+        )
+    except Exception:  # what a learner's object says to a comparison
+        return False

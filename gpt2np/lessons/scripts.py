@@ -17,8 +17,9 @@ def parsed(path: Path) -> ast.Module:
     Raises:
         InputError: it cannot be read, or is not Python; says in which line.
     """
+    source = read_text(path)
     try:
-        return ast.parse(read_text(path), str(path))
+        return ast.parse(source, str(path))
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:  # a NUL; brackets nested too deeply

@@ -1,5 +1,6 @@
 """What a check says: right or not, where it is wrong, how far, which mistake it is, and a question."""
 
+import re
 from dataclasses import dataclass
 
 from gpt2np.html_tables import markup
@@ -75,12 +76,17 @@ class Verdict:
         """The same, announced to those who listen to a page."""
         first, *others = self.lines()
         colour = _COLOURS.get(self.state, "#a31515")
-        rest = "".join(f"<div>{markup(line)}</div>" for line in others)
+        rest = "".join(f"<div>{_with_code(line)}</div>" for line in others)
         return (
             f'<div role="status" aria-live="polite" class="verdict {self.state}" '
             f'style="border-left:4px solid {colour};padding:2px 10px">'
-            f"<div><b>{self._sign} {markup(self.exercise)}</b>: {markup(first)}</div>{rest}</div>"
+            f"<div><b>{self._sign} {markup(self.exercise)}</b>: {_with_code(first)}</div>{rest}</div>"
         )
+
+
+def _with_code(line: str) -> str:
+    """A sentence for HTML; what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", markup(line))
 
 
 def _indented(text: str) -> str:

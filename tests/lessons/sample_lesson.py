@@ -10,7 +10,7 @@
 
 # %% [markdown]
 # ## 1. A number
-# Two and two is 4; <b>markup</b> is text. See [the page](viewer.md).
+# Two and two is 4; <b>markup</b> is text. See [below](#2-a-table).
 
 # %%
 import numpy as np

@@ -7,7 +7,7 @@ import pytest
 
 from gpt2np import lessons
 from gpt2np.errors import InputError
-from gpt2np.lessons import checker, showing
+from gpt2np.lessons import by_site, checker, showing
 from gpt2np.lessons.exercises import exercise
 from gpt2np.lessons.verdict import Verdict
 
@@ -119,6 +119,15 @@ def test_a_wrong_form_is_said_with_both(function, said):
     assert said in " ".join(str(verdict).split())
 
 
+def test_a_result_that_an_exercise_cannot_read_is_said_to_be_one(monkeypatch):
+    def judge_of_nothing(*arguments):
+        raise AttributeError("steps")
+
+    monkeypatch.setattr(by_site.AtSite, "judge", judge_of_nothing)
+    verdict = judge(lambda q, k: {"a": 1})
+    assert (verdict.state, verdict.where) == ("shape", "your result cannot be read: it is a dict of 1")
+
+
 def test_several_results_are_named():
     def two(qkv, n_head):
         return qkv, qkv
@@ -177,7 +186,7 @@ def test_the_true_value_is_never_said():
         return s
 
     verdict = judge(one_off)
-    assert verdict.where == "head 2, query 7, key 4 (1 of 576 are outside)"
+    assert verdict.where == "head 2, query 7, key 4 (1 of 576 are wrong)"
     true = exercise("attention.scores").cases(checker.model_of_lessons())[0]
     value = f"{scores(*true.arguments.values())[2, 7, 4]:.3f}"
     assert value[:4] not in str(verdict) + repr(verdict) + verdict._repr_html_()
@@ -201,22 +210,25 @@ def test_a_function_for_one_text_only_is_found_out():
 
 
 def test_the_second_hint_is_nearer_and_the_last_one_stays():
-    hints = [judge(unscaled).hint for _ in range(3)]
+    hints = [lessons.check("attention.scores", unscaled).hint for _ in range(3)]
     assert hints[0] != hints[1] == hints[2]
-    assert judge(scores).right
-    assert judge(unscaled).hint == hints[0]  # begun anew
+    assert lessons.check("attention.scores", scores).right
+    assert lessons.check("attention.scores", unscaled).hint == hints[0]  # begun anew
 
 
 def test_the_nearer_hint_can_be_asked_for():
     near = judge(unscaled, nearer=True).hint
-    checker._told.clear()
-    assert [judge(unscaled).hint for _ in range(2)][1] == near
+    assert judge(unscaled).hint == judge(unscaled).hint != near  # which does not count
+    assert [lessons.check("attention.scores", unscaled).hint for _ in range(2)][1] == near
 
 
 def test_each_mistake_has_its_own_count():
-    first = judge(unscaled).hint
-    assert judge(lambda q, k: scores(q, k) / 48**0.5).mistake == "scores-scaled-by-d-head"
-    assert judge(unscaled).hint != first
+    first = lessons.check("attention.scores", unscaled).hint
+    assert (
+        lessons.check("attention.scores", lambda q, k: scores(q, k) / 48**0.5).mistake
+        == "scores-scaled-by-d-head"
+    )
+    assert lessons.check("attention.scores", unscaled).hint != first
 
 
 def test_what_has_no_name_gets_a_question_all_the_same():
@@ -255,7 +267,7 @@ def test_a_script_prints_the_verdict_and_a_notebook_shows_it(capsys):
 def test_a_verdict_in_html_is_announced_and_escaped():
     html = Verdict("attention.scores", "raised", "line 1, `a < b & c`: NameError", hint="Why?")._repr_html_()
     assert 'role="status" aria-live="polite"' in html
-    assert "`a &lt; b &amp; c`" in html
+    assert "<code>a &lt; b &amp; c</code>" in html
     assert "<b>✗ attention.scores</b>" in html
     assert "Why?" in html
 

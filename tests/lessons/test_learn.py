@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.command_line import run
 
+from gpt2np.checkpoints.checkpoint import shipped_folder
 from gpt2np.errors import InputError
 from gpt2np.lessons import prose
 from gpt2np.lessons.exercise_functions import exercise_functions, function_of
@@ -249,6 +251,17 @@ def test_one_function_of_a_file(capsys, name):
     assert run(capsys, "learn", "check", "3", name)[0] == 0  # the file of lesson 3 here
 
 
+def test_a_check_with_the_numbers_of_another_model(capsys, tmp_path_factory):
+    other = tmp_path_factory.mktemp("models") / "eight_heads"
+    shutil.copytree(shipped_folder(), other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"n_head": 8}))  # of 24 numbers each
+    path = sample(RIGHT.replace("np.sqrt(q.shape[-1])", "np.sqrt(48)"))  # of tiny
+    assert run(capsys, "learn", "check", path, "--model", "tiny")[0] == 0
+    assert run(capsys, "learn", "check", path, "--model", other)[0] == 1
+    assert run(capsys, "learn", "check", sample(RIGHT), "--model", other)[0] == 0
+
+
 def test_a_check_for_programs(capsys):
     path = sample("    print('seen')\n" + UNSCALED)
     code, out, err = run(capsys, "learn", "check", path, "--json")
@@ -271,8 +284,16 @@ def test_the_nearer_hint(capsys, monkeypatch):
     assert first.splitlines()[-2] != second.splitlines()[-1]
 
 
+def test_the_documentation_shows_what_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr("gpt2np.lessons.checker._told", {})
+    printed = run(capsys, "learn", "check", sample(UNSCALED))[1]
+    page = (FOLDER.parent / "docs" / "lessons.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert re.sub(r"\d+", "#", printed) == re.sub(r"\d+", "#", shown)
+
+
 NOT_RUNNABLE = [
-    ("no file", None, "no such file"),
+    ("no file", None, "gpt2np: x.py: no such file\n"),
     ("a folder", "folder", "found a folder"),
     ("nothing in it", "", "has no function of an exercise"),
     ("no exercise", "x = 1\n", "has no function of an exercise"),
@@ -312,7 +333,8 @@ WRONG = [
     ("check x.ipynb", "a notebook checks itself"),
     ("check 3_attention.py qqq", "has no exercise 'qqq'; it has scores"),
     ("check 9", "there is no lesson '9'"),
-    ("3 x.py", "takes nothing more; to check a file: gpt2np learn check FILE"),
+    ("3 x.py", "learn '3' takes nothing more; to check a file: gpt2np learn check FILE"),
+    ("chek x.py", "did you mean check?"),
     ("solution", "say of which lesson"),
     ("solution 3", "have you tried?"),
     ("solution 3 qqq --yes-i-have-tried", "lesson 3 has no function 'qqq'; it has split, scores"),

@@ -53,10 +53,22 @@ def test_a_lesson_runs_with_its_stubs_and_prints_what_it_should(path, tmp_path):
 def test_a_lesson_is_solved_by_its_solutions(path, tmp_path):
     script = tmp_path / "solved.py"
     script.write_text(solved(path), "utf-8")
-    done = run(script, tmp_path)
+    done = run(script, tmp_path, "--stand-in")  # so that the last cell runs, too
     clean(done, tmp_path)
+    assert "is not in the cache" not in done.stdout
     told = [line for line in done.stdout.splitlines() if re.match(r"[✓✗…?] \w+\.\w+:", line)]
     assert told == [f"✓ {name}: right." for name, _ in exercises_of(path)]
+
+
+@pytest.mark.hub
+@each
+def test_the_last_cell_runs_on_the_real_gpt2(path, tmp_path):
+    import gpt2np
+
+    gpt2np.load("gpt2")  # into the cache
+    done = run(path, tmp_path, "--hub")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is not in the cache" not in done.stdout
 
 
 @each

@@ -21,18 +21,34 @@ def refused(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         sys.exit("a lesson asks the network")
 
-sys.addaudithook(refused)
+if "--hub" not in sys.argv:
+    sys.addaudithook(refused)
+if "--stand-in" in sys.argv:
+    import gpt2np
+    from gpt2np import lessons
+    from support.random_model import random_model_with_text
+
+    load = gpt2np.load
+    gpt2 = random_model_with_text(n_layer=12, n_head=12, n_embd=48)
+    gpt2np.load = lambda name, **options: gpt2 if name == "gpt2" else load(name, **options)
+    lessons.available = lambda name: True
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-def run(path: Path, folder: Path) -> subprocess.CompletedProcess:
-    """Run a script in a folder, without network and with an empty cache of models."""
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "COLUMNS": "80"}
-    env |= {"PYTHONPATH": str(FOLDER.parents[1]), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+def run(path: Path, folder: Path, *how: str) -> subprocess.CompletedProcess:
+    """Run a script in a folder, without network and with an empty cache of models.
+
+    `--stand-in` puts a random model of GPT-2's layers and heads in its place, `--hub` runs the real one.
+    """
+    paths = [str(FOLDER.parents[1]), str(Path(__file__).parents[1])]
+    env = os.environ | {"COLUMNS": "80", "PYTHONPATH": os.pathsep.join(paths)}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    if "--hub" not in how:
+        env |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
     env.pop("GPT2NP_MODEL", None)
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUN, str(path)],
+        [sys.executable, "-W", "error", "-c", RUN, str(path), *how],
         capture_output=True,
         text=True,
         encoding="utf-8",

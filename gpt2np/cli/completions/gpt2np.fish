@@ -430,7 +430,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using view' -l on-overflow -xka "refuse sli
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l out -xka "(__fish_complete_path (commandline -ct))" -d 'the page (default: a temporary file)'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l ledger -xka "(__fish_complete_path (commandline -ct))" -d 'with --generation: why each token was chosen, as `generate --ledger` wrote it'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l force -d 'overwrite existing files'
-complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a learn -d 'Seven lessons: list them, open one, check the functions that you write'
+complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a learn -d 'Write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote'
 complete -c gpt2np -n '_shtab_gpt2np_using learn' -s h -l help -d 'show this help message and exit'
 complete -c gpt2np -n '_shtab_gpt2np_using learn' -l nearer -d 'of check: the nearer hint'
 complete -c gpt2np -n '_shtab_gpt2np_using learn' -l yes-i-have-tried -d 'of solution: show it'

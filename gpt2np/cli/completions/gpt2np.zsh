@@ -22,7 +22,7 @@ _shtab_gpt2np_commands() {
     heads:'What each head and MLP adds to the logit of a token, or to a difference of two'
     info:'What a model is: config, parameters, files; or what is in a FILE'
     kv:'Keys and values of a text: write them, query them, many at once'
-    learn:'Seven lessons: list them, open one, check the functions that you write'
+    learn:'Write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote'
     lens:'What the model would predict if it stopped early, layer by layer'
     patch:'Activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or position of each layer, and see how much of the difference between the two comes back'
     plan:'Bytes of a trace, before running it'

@@ -1,16 +1,16 @@
 """The verb that lists and opens the pages that come with the package: docs."""
 
 import argparse
-import pydoc
 import re
 import sys
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError, nearest, short
 from gpt2np.tables import strict_json, table
 
+FOLDER = Path(__file__).parents[2] / "docs"
 INDEX = "index"  # the page that puts the others in order
 
 
@@ -35,12 +35,14 @@ def docs(args: argparse.Namespace) -> int:
         print("\ngpt2np docs PAGE opens one of them")
         return 0
     name = page_called(INDEX if args.page is None else args.page)
-    path = str(files("gpt2np") / "docs" / f"{name}.md")
+    path = str(FOLDER / f"{name}.md")
     if args.json:
         print(strict_json({"page": name, "path": path, "text": read_page(name)}))
     elif args.path:
         print(path)
     elif sys.stdin.isatty() and sys.stdout.isatty():
+        import pydoc
+
         pydoc.pager(read_page(name))
     else:
         print(read_page(name), end="")
@@ -49,7 +51,7 @@ def docs(args: argparse.Namespace) -> int:
 
 def page_names() -> list[str]:
     """The names of all pages, in the order in which the index links to them; others follow."""
-    there = sorted(path.name.removesuffix(".md") for path in (files("gpt2np") / "docs").iterdir())
+    there = sorted(path.name.removesuffix(".md") for path in FOLDER.iterdir())
     linked = [INDEX, *re.findall(r"\]\((\w+)\.md\)", read_page(INDEX))]
     return [name for name in dict.fromkeys([*linked, *there]) if name in there]
 
@@ -70,7 +72,7 @@ def page_called(given: str) -> str:
 
 def read_page(name: str) -> str:
     """The Markdown of a page."""
-    return (files("gpt2np") / "docs" / f"{name}.md").read_text("utf-8")
+    return (FOLDER / f"{name}.md").read_text("utf-8")
 
 
 def title_of(page: str) -> str:

@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import sys
-import tempfile
-import webbrowser
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from gpt2np.cli.arguments import add_outputs, check_ending, group
 from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import doing, tell
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, nearest, short
 from gpt2np.tables import strict_json, table, wrapped
 
 WORDS = ("check", "solution")  # what `gpt2np learn` does beside opening a lesson
@@ -25,7 +23,7 @@ def register(verbs: Any) -> None:
         verbs,
         "learn",
         learn,
-        "seven lessons: list them, open one, check the functions that you write",
+        "write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote",
         "learn",
         "learn 3",
         "learn check 3_attention.py scores",
@@ -68,7 +66,9 @@ def _check_options(args: argparse.Namespace) -> None:
     """Refuse what does not belong together."""
     action = args.what if args.what in WORDS else "LESSON"
     if args.of is not None and action == "LESSON":
-        raise InputError(f"learn {args.what} takes nothing more; to check a file: gpt2np learn check FILE")
+        meant = nearest(args.what, WORDS)
+        told = f"did you mean {meant}?" if meant else "to check a file: gpt2np learn check FILE"
+        raise InputError(f"learn {short(args.what)} takes nothing more; {told}")
     of_actions = {
         "check": {"--nearer": args.nearer, "--model": args.model},
         "solution": {"--yes-i-have-tried": args.yes_i_have_tried},
@@ -129,21 +129,24 @@ def _open(args: argparse.Namespace) -> int:
 
 
 def _first_step(lesson: Any) -> str:
-    """The texts of a lesson up to its first code, and what to do then, for a terminal."""
-    from itertools import takewhile
-
+    """How a lesson begins, up to the end of its first step, for a terminal; then how to go on."""
     from gpt2np.files import read_text
     from gpt2np.lessons.percent_file import cells_of
-    from gpt2np.lessons.prose import plain
+    from gpt2np.lessons.prose import plain, until_step
 
-    texts = takewhile(lambda cell: cell.kind == "markdown", cells_of(read_text(lesson.path)))
-    name = lesson.file_name
+    name, parts = lesson.file_name, list[str]()
+    for cell in until_step(cells_of(read_text(lesson.path)), 2):
+        is_text = cell.kind == "markdown"
+        parts.append(plain(cell.source) if is_text else f"(code: line {cell.first_line} of {name})")
     then = f"Go on in {name}: `python {name}` runs it, `gpt2np learn check {name}` checks what you write."
-    return wrapped("\n\n".join([*(plain(cell.source) for cell in texts), then])) + "\n"
+    return wrapped("\n\n".join([*parts, then])) + "\n"
 
 
 def _make_page(args: argparse.Namespace, lesson: Any) -> str:
     """Write the page or the handout of a lesson, and open it unless its name is given; returns its name."""
+    import tempfile
+    import webbrowser
+
     from gpt2np.files import read_text
     from gpt2np.lessons.handout import handout
     from gpt2np.lessons.page import lesson_page

@@ -1,8 +1,6 @@
 """The verb that shows a run in a browser: view."""
 
 import argparse
-import tempfile
-import webbrowser
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -72,6 +70,9 @@ def register(verbs: Any) -> None:
 
 def view(args: argparse.Namespace) -> int:
     """`gpt2np view`."""
+    import tempfile
+    import webbrowser
+
     from gpt2np.tables import strict_json
     from gpt2np.viewer import view as make
 

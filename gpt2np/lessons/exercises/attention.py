@@ -1,14 +1,15 @@
 """Exercises of lesson 3: the fused qkv cut into heads, scores, the pattern, and what attention writes."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.lessons.by_site import AtSite, Run
-from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Hints, Wrong
 from gpt2np.lessons.same import array_of, is_same
 from gpt2np.model import Model
 from gpt2np.ops import Array
@@ -38,6 +39,17 @@ def _orders() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
+def _positions_mixed(qkv: Array, n_head: int) -> Array:
+    """The thirds cut off before the words: [3, pos, head, d_head] as it lies in memory."""
+    return qkv.reshape(3, len(qkv), n_head, -1)
+
+
+THIRDS_FIRST: Hints = (
+    "Does your first query hold numbers of more than one word?",
+    "In which order do all the numbers lie, one behind the other: what comes after the last one of a word?",
+)
+
+
 class Split(AtSite):
     """The fused qkv cut into queries, keys and values, and each of these into heads."""
 
@@ -49,11 +61,57 @@ class Split(AtSite):
         *("heads-before-qkv", "qkv-interleaved", "heads-strided", "heads-cut-untransposed"),
         "qkv-columns-shifted",
     )
-    wrong = _orders()
+    wrong = (*_orders(), Wrong("qkv-cut-untransposed", _positions_mixed, THIRDS_FIRST))
+    hints = {
+        "heads-before-qkv": (
+            "What do you cut first: the three kinds, or the heads?",
+            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+        ),
+        "qkv-interleaved": (
+            "What are neighbours in the long row: numbers of one vector, or one number of each kind?",
+            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+        ),
+        "heads-strided": (
+            "Which numbers of a third belong to head 0?",
+            "Are the numbers of one head neighbours, or far apart?",
+        ),
+    }
     look = "Take one word: at which of its 576 numbers does each of your pieces begin?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"qkv": run["h.1.attn.qkv"], "n_head": run.config.n_head}
+
+
+def _times_infinity(q: Array, k: Array) -> Array:
+    """A mask of zeros and ones times minus infinity, added: zero times infinity is no number."""
+    scores = products(q, k) / np.sqrt(q.shape[-1])
+    return np.asarray(scores + future(*scores.shape[1:]) * -np.inf)
+
+
+NO_NUMBERS: Hints = (
+    "Some of what you return are no numbers: which, and were they numbers before the mask?",
+    "What is nothing times infinity?",
+)
+
+
+def _shares_of(masked: bool) -> Function:
+    """Scores that are shares already."""
+
+    def function(q: Array, k: Array) -> Array:
+        scores = products(q, k) / np.sqrt(q.shape[-1])
+        return softmax(np.where(future(*scores.shape[1:]) & masked, -np.inf, scores))
+
+    return function
+
+
+SMALL: Hints = (
+    "Does a word that has not been said yet really count for nothing?",
+    "What is the exponential of the number that you put into the future?",
+)
+TOO_SOON: Hints = (
+    "Were you asked how well a key answers, or what share it gets?",
+    "Can any of your numbers be negative, and could those that were asked for?",
+)
 
 
 class Scores(AtSite):
@@ -65,14 +123,43 @@ class Scores(AtSite):
     site = "h.1.attn.scores"
     mistakes = (
         *("scores-unscaled", "scores-scaled-by-d-head", "scores-scaled-by-n-embd", "scores-scaled-by-n-head"),
-        *("scores-scaled-by-length", "scores-multiplied", "qkv-order"),
+        *("scores-scaled-by-length", "scores-scaled-by-fourth-root", "scores-multiplied", "qkv-order"),
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
+    wrong = (
+        Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),
+        *(Wrong("softmax-too-soon", _shares_of(masked), TOO_SOON) for masked in (True, False)),
+    )
     hints = {
+        "scores-unscaled": (
+            "How large does a sum of many products get?",
+            "What was done to the products of one query before they became shares?",
+        ),
+        "scores-scaled-by-d-head": (
+            "Your scores are all near to each other: are they too small?",
+            "Does a sum grow as fast as the number of its terms, or more slowly?",
+        ),
+        "scores-scaled-by-n-embd": (
+            "How long is one of the vectors whose product you take?",
+            "Did you count the numbers of one head, or of all heads together?",
+        ),
+        "scores-scaled-by-n-head": (
+            "How long is one of the vectors whose product you take?",
+            "Your inputs have three axes: which of them is summed over, and which of them did you count?",
+        ),
+        "scores-scaled-by-length": (
+            "Would a longer text change how well one key answers one query?",
+            "Your inputs have three axes: which of them is summed over, and which of them did you count?",
+        ),
+        "scores-multiplied": (
+            "Do your numbers get smaller in this step, or larger?",
+            "Does the winner of a row get more in this way, or less?",
+        ),
+        "mask-value-small": SMALL,
         "qkv-order": (
             "You asked for the row of a word: does it hold what the word asks, or what it is asked?",
             "Which of the two vectors belongs to the rows, and which to the columns?",
-        )
+        ),
     }
     look = "Take one head, one query and one key: which 48 products go into their score?"
 
@@ -87,7 +174,11 @@ class Scores(AtSite):
             found = super().own(site, masked, run, case)
             if found.mistake is not None:
                 return found
-        return super().own(site, array, run, case)
+        found = super().own(site, array, run, case)
+        if found.state == "suspicious":  # the future has a number that is small, but not small enough
+            slug = "mask-value-small"
+            return replace(found, mistake=slug, hints=self.hints_of(slug))
+        return found
 
 
 def _pattern(axis: int | tuple[int, ...] | None, masked: bool) -> Function:
@@ -99,6 +190,14 @@ def _pattern(axis: int | tuple[int, ...] | None, masked: bool) -> Function:
         return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
     return function
+
+
+def _by_the_largest(products: Array) -> Array:
+    """Exponentials that are divided by the largest of a row in place of their sum."""
+    hidden = future(*products.shape[1:])
+    return np.where(
+        hidden, 0.0, np.exp(products - np.where(hidden, -np.inf, products).max(-1, keepdims=True))
+    )
 
 
 class Pattern(AtSite):
@@ -115,8 +214,12 @@ class Pattern(AtSite):
     wrong = (
         *(Wrong("softmax-wrong-axis", _pattern(axis, False)) for axis in (0, 1, (1, 2), None)),
         Wrong("softmax-wrong-axis", _pattern(None, True)),
+        Wrong("softmax-missing", _by_the_largest),
+        Wrong("softmax-missing", lambda products: np.where(future(*products.shape[1:]), -np.inf, products)),
+        Wrong("mask-times-infinity", lambda products: np.full_like(products, np.nan), NO_NUMBERS),
     )
     hints = {
+        "mask-value-small": SMALL,
         "softmax-without-maximum": (
             "What becomes of a very small number, or of a very large one, in an exponential?",
             "If all scores of a row grow by the same amount, do the shares change? What would you choose?",
@@ -185,12 +288,31 @@ def _several() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
-def _unprojected(biased: bool) -> Function:
+def _written(projected: bool, averaged: bool, biases: Callable[[int], float]) -> Function:
+    """What attention writes: without c_proj, as an average of n heads, or with so many biases for these."""
+
     def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
+        n = v.shape[1]
         z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1)
-        return np.asarray(z + bias if biased else z)
+        out = (z @ weight if projected else z) / (n if averaged else 1)
+        return np.asarray(out + biases(n) * bias)
 
     return function
+
+
+NO_BIAS, ONE_BIAS, EACH_BIAS, SHARE_OF_BIAS = (lambda n: 0.0, lambda n: 1.0, float, lambda n: 1 / n)
+UNREAD: Hints = (
+    "Your heads lie side by side: has anybody read them and written for the stream?",
+    "Which of the four inputs of your function have you not used?",
+)
+FOUR_BIASES: Hints = (
+    "What would attention write if all values were nothing?",
+    "Who adds the bias: each of the heads, or all of them together?",
+)
+AVERAGED: Hints = (
+    "Is what you write too small everywhere, and by how much?",
+    "Do the heads share one place in the stream, or does each of them add to it?",
+)
 
 
 class Mix(AtSite):
@@ -206,18 +328,19 @@ class Mix(AtSite):
     )
     wrong = (
         *_several(),
+        *(Wrong("projection-missing", _written(False, False, b), UNREAD) for b in (NO_BIAS, ONE_BIAS)),
+        Wrong("bias-for-each-head", _written(True, False, EACH_BIAS), FOUR_BIASES),
         *(
-            Wrong(
-                "projection-missing",
-                _unprojected(biased),
-                (
-                    "Your heads lie side by side: has anybody read them and written for the stream?",
-                    "Which of the four inputs of your function have you not used?",
-                ),
-            )
-            for biased in (True, False)
+            Wrong("heads-averaged", _written(True, True, b), AVERAGED)
+            for b in (NO_BIAS, ONE_BIAS, SHARE_OF_BIAS)
         ),
     )
+    hints = {
+        "pattern-transposed": (
+            "Who gathers, and who is gathered from?",
+            "Along which axis do the shares of one word add up to 1, and along which do you add?",
+        ),
+    }
     look = "Take the first word, which sees only itself: what must it get?"
 
     def inputs(self, run: Run) -> dict[str, Any]:

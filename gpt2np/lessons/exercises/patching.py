@@ -15,7 +15,7 @@ from gpt2np.tracing.trace import Trace
 REFUSED = "an error"
 _PAIRS = (
     ("Her father was so angry that", "Her mother was so angry that", 3, 0),
-    ("You are my lord, said the king; my", "You are my lady, said the king; my", 0, 2),
+    ("You are my lord, said the king; my", "You are my lady, said the king; my", 0, 3),
     ("Her father was so very angry that", "Her mother was so angry that", 3, 0),  # one token more
 )
 

@@ -44,6 +44,10 @@ def untransposed(qkv, n_head):
     return tuple(x.reshape(n_head, len(qkv), -1).swapaxes(0, 1) for x in np.split(qkv, 3, axis=1))
 
 
+def only_values_strided(qkv, n_head):
+    return *split(qkv, n_head)[:2], strided(qkv, n_head)[2]
+
+
 def in_order(*order):
     return lambda qkv, n_head: tuple(split(qkv, n_head)[i] for i in order)
 
@@ -72,6 +76,16 @@ def scores_by_loops(q, k):
             for j in range(i + 1):
                 s[head, i, j] = q[i, head] @ k[j, head]
     return s
+
+
+def times_infinity(q, k):
+    with np.errstate(invalid="ignore"):
+        s = np.einsum("qhd,khd->hqk", q, k) / 48**0.5
+        return s - np.triu(np.ones((len(q), len(k))), 1) * np.inf
+
+
+def fourth_root(q, k):
+    return scored()(q / 48**0.25, k) * 48**0.5
 
 
 def upside_down(q, k):
@@ -110,6 +124,17 @@ def without_maximum(x):
     return e / e.sum(-1, keepdims=True)
 
 
+def shown_then_divided(x):
+    shares = softmax(x) * ~hidden(x)
+    with np.errstate(all="ignore"):
+        return shares / shares.sum(-1, keepdims=True)
+
+
+def by_the_largest(x):
+    e = np.exp(np.where(hidden(x), -np.inf, x))
+    return e / e.max(-1, keepdims=True)
+
+
 def not_divided(x):
     return np.exp(np.where(hidden(x), -np.inf, x))
 
@@ -142,6 +167,18 @@ def mix_by_loops(pattern, v, weight, bias):
     return out
 
 
+def bias_in_the_loop(pattern, v, weight, bias):
+    out = 0
+    for head in range(4):
+        out = out + pattern[head] @ v[:, head] @ weight[head * 48 : head * 48 + 48] + bias
+    return out
+
+
+def averaged(pattern, v, weight, bias):
+    parts = [pattern[h] @ v[:, h] @ weight[h * 48 : h * 48 + 48] for h in range(4)]
+    return np.mean(parts, axis=0) + bias
+
+
 def heads_reversed(pattern, v, weight, bias):
     z = np.einsum("hqk,khd->qhd", pattern, v)[:, ::-1]
     return z.reshape(len(v), -1) @ weight + bias
@@ -161,7 +198,11 @@ TABLE = [
     ("attention.split", in_order(2, 1, 0), "qkv-order"),
     ("attention.split", in_order(0, 0, 2), "qkv-part-repeated"),
     ("attention.split", in_order(0, 1, 1), "qkv-part-repeated"),
+    ("attention.split", only_values_strided, "heads-strided"),
+    ("attention.split", lambda qkv, n: qkv.reshape(3, len(qkv), n, -1), "qkv-cut-untransposed"),
     ("attention.scores", scored(), None),
+    ("attention.scores", lambda q, k: softmax(scored()(q, k)), "softmax-too-soon"),
+    ("attention.scores", lambda q, k: softmax(scored(k=None)(q, k)), "softmax-too-soon"),
     ("attention.scores", scored(fill=-1e10), None),
     ("attention.scores", scores_by_loops, None),
     ("attention.scores", scored(scale=lambda q: 1.0), "scores-unscaled"),
@@ -180,7 +221,13 @@ TABLE = [
     ("attention.scores", scored(scale=lambda q: 1.0, k=None), "scores-unscaled"),
     ("attention.scores", scored(scale=lambda q: 1 / 48, fill=-7.0), "scores-scaled-by-d-head"),
     ("attention.scores", scored(swapped=True, k=None), "qkv-order"),
+    ("attention.scores", times_infinity, "mask-times-infinity"),
+    ("attention.scores", scored(fill=-1000.0), "mask-value-small"),
+    ("attention.scores", fourth_root, "scores-scaled-by-fourth-root"),
     ("attention.pattern", shares(), None),
+    ("attention.pattern", shown_then_divided, "softmax-without-maximum"),
+    ("attention.pattern", lambda x: softmax(x + hidden(x) * -np.inf), "mask-times-infinity"),
+    ("attention.pattern", by_the_largest, "softmax-missing"),
     ("attention.pattern", shares(fill=-1e10), None),
     ("attention.pattern", pattern_by_loops, None),
     ("attention.pattern", without_maximum, "softmax-without-maximum"),
@@ -197,6 +244,8 @@ TABLE = [
     ("attention.pattern", lambda x: softmax(x, axis=1), "softmax-wrong-axis"),
     ("attention.pattern", lambda x: not_divided(x) / not_divided(x).sum(), "softmax-wrong-axis"),
     ("attention.pattern", not_divided, "softmax-missing"),
+    ("attention.pattern", lambda x: np.where(hidden(x), -np.inf, x), "softmax-missing"),
+    ("attention.pattern", lambda x: softmax(np.where(hidden(x).T, -np.inf, x)), "mask-anticausal"),
     ("attention.pattern", lambda x: shares()(x / 48**0.5), "scores-scaled-by-d-head"),
     ("attention.mix", mixed(), None),
     ("attention.mix", mix_by_loops, None),
@@ -209,6 +258,9 @@ TABLE = [
     ("attention.mix", mixed(biases=2), "bias-twice"),
     ("attention.mix", mixed(projected=False), "projection-missing"),
     ("attention.mix", mixed(projected=False, biases=0), "projection-missing"),
+    ("attention.mix", bias_in_the_loop, "bias-for-each-head"),
+    ("attention.mix", averaged, "heads-averaged"),
+    ("attention.mix", lambda p, v, weight, bias: averaged(p, v, weight, bias / 4), "heads-averaged"),
     ("attention.mix", mixed(merged="as it lies", biases=0), "heads-merged-untransposed"),
     ("attention.mix", mixed(transposed=True, wrong_side=True), "pattern-transposed"),
 ]
