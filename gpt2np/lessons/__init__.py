@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpt2np.lessons.exercise import todo
     from gpt2np.lessons.models import PROMPT, available
     from gpt2np.lessons.pictures import bars, heatmap
+    from gpt2np.lessons.planted_mistakes import examination
     from gpt2np.lessons.showing import show
     from gpt2np.lessons.verdict import Verdict
 
@@ -23,6 +24,7 @@ __all__ = [
     "available",
     "bars",
     "check",
+    "examination",
     "heatmap",
     "inputs",
     "judge",
@@ -36,6 +38,7 @@ _LATER = {
     "available": "models",
     "bars": "pictures",
     "check": "checker",
+    "examination": "planted_mistakes",
     "heatmap": "pictures",
     "inputs": "checker",
     "judge": "checker",

@@ -142,6 +142,8 @@ class Inputs:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             parts = (f"{key!r}: {self._shown(key, part)}" for key, part in value[0].items())
             return f"a list of {len(value)}, each {{{', '.join(parts)}}}"
+        if isinstance(value, dict) and value:
+            return f"a dict of {len(value)}: {', '.join(map(str, list(value)[:2]))}, ..."
         if shape is None or shape == ():
             return short(value)
         axes = ", ".join(self._axes.get(name, "").split())

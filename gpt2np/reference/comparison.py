@@ -16,6 +16,7 @@ from gpt2np.reference.candidates import Candidate
 from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
 from gpt2np.reference.judgement import Bands, Judgement, SiteReport
+from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SECONDS, SearchLimit
@@ -184,6 +185,7 @@ def compare(
     max_bytes: int | None = MAX_BYTES,
     search: float = SECONDS,
     progress: Callable[[int, float], object] | None = None,
+    noise: Expected | None = None,
 ) -> Comparison:
     """Compare a dump of activations with the same run in float64.
 
@@ -195,7 +197,8 @@ def compare(
     `n_positions` tokens. `special` is that of `Model.token_ids`. `max_bytes` is how much memory the arrays of
     a `.npz` may take (None: any). `search` is for how many seconds to look for the mistake behind the first
     wrong site (0: to the end); the verdict does not depend on it. `progress` is called now and then with how
-    many forms of mistakes have been tried, and after how many seconds.
+    many forms of mistakes have been tried, and after how many seconds. `noise` is what `noise_bands.expect`
+    gave for these tokens in float32: many dumps of one run are compared faster with it.
 
     Raises:
         InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.
@@ -212,9 +215,11 @@ def compare(
     ids = whole[-model.config.n_positions :]
     _check(prefill, len(ids), rtol, atol)
     wide = in_precision(model, "float64")
-    truth = wide.trace(ids)
+    if noise is not None and (list(noise.truth.token_ids) != ids or noise.truth.config != model.config):
+        raise InputError("noise is that of other tokens, or of another model: leave it out")
+    truth = wide.trace(ids) if noise is None else noise.truth
     placement = _placement(read, truth, model, names)
-    bands = Bands(placement, truth, model, rtol, atol)
+    bands = Bands(placement, truth, model, rtol, atol, noise)
     judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
     return _found(read, placement, model, judged, whole)
 

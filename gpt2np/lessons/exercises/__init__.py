@@ -11,6 +11,9 @@ NAMES = {
     "stream": ("layer_norm", "gelu", "after_mlp"),
     "attention": ("split", "scores", "pattern", "mix"),
     "next_word": ("logits", "filtered", "step"),
+    "circuits": ("induction_score", "without", "qk", "ov"),
+    "patching": ("patched", "recovered", "direction"),
+    "own": ("run", "extend", "first_wrong", "answers"),
 }
 
 
