@@ -192,14 +192,14 @@ def test_a_pattern_as_a_reader_sees_it(capsys, trace):
 
 def test_what_is_left_out_is_said(capsys, trace):
     _, out, _ = run(capsys, TEXT, "--show", "embed")
-    assert "shown: 6 of 192 n_embd; --json gives all" in out
+    assert "shown: 6 of 192 dimensions; --json gives all, --png FILE draws it" in out
     _, out, _ = run(capsys, TEXT, "--show", "embed", "--pos", "0")
     assert "shown:" not in out
     _, out, _ = run(capsys, AWKWARD[1], "--show", "h.1.attn.z")
     assert "1 of 4 heads" in out
     assert "60 of 196 pos" in out
     _, out, _ = run(capsys, TEXT, "--show", "logits", "--pos", "-1")
-    assert "the 20 largest of 2048 vocab" in out
+    assert "the 20 largest of 2,048" in out
     assert out.splitlines()[3].split("|")[1] == trace.top(1)[0][0]  # the likeliest comes first
 
 
@@ -216,7 +216,7 @@ def test_one_axis_of_any_length(n):
         assert shown[0] == 0
         assert shown[-1] == pytest.approx(values[-1], rel=1e-3)
         assert "…" in out
-        assert f"shown: 480 of {n} d_mlp" in out
+        assert f"shown: 480 of {n:,} d_mlp" in out
     for row in rows:
         assert float(row[1]) == pytest.approx(int(row[0]) / 8, rel=1e-3)
 
@@ -266,7 +266,7 @@ WRONG = [
     (["--show", "token_ids"], "`gpt2np tokenize`"),
     (["--show", "embed", "--head", "0"], "embed has no heads"),
     (["--show", "h.1.attn.z", "--head", "4"], "head 4 is not one of 0 to 3"),
-    (["--show", "h.1.attn.z", "--head", "x"], "invalid int value"),
+    (["--show", "h.1.attn.z", "--head", "x"], "'x' is not the number of a head"),
     (["--show", "h.1.attn.z", "--pos", "4"], "position 4 is not one of the 4"),
     (["--show", "h.1.attn.z", "--pos", "all"], "invalid int value"),
     (["--show", "h.1.attn.z", "--keep", "*"], "--keep does not go with --show"),

@@ -441,6 +441,10 @@ FUNCTIONS = {
         lambda c: c.model.trace([TEXT, OTHER])[0],
         true(lambda c, found: near(found["logits"], c.trace["logits"])),
     ),
+    "Model.find_id": Row(
+        lambda c: c.model.find_id(c.model.tokenizer.tokens(c.ids)[1]),
+        true(lambda c, found: found == c.ids[1]),
+    ),
     "Model.plan": Row(lambda c: c.model.plan(c.n).nbytes, equal(lambda c: c.trace.nbytes)),
     "Model.generate": Row(
         lambda c: generated(c), true(lambda c, found: found.token_ids[c.n :] == greedy(c, 4))

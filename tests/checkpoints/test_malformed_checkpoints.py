@@ -97,7 +97,7 @@ BROKEN = {
     "header of a petabyte": (put(WEIGHTS, struct.pack("<Q", 10**15) + b"{}"), W, WEIGHTS, "header length"),
     "Git LFS pointer": (put(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), W, WEIGHTS, "git lfs"),
     "a web page": (put(WEIGHTS, "<!DOCTYPE html><title>404</title>"), W, WEIGHTS, "is a web page"),
-    "pickle under the wrong name": (put(WEIGHTS, TORCH), W, WEIGHTS, "header"),
+    "pickle under the wrong name": (put(WEIGHTS, TORCH), W, WEIGHTS, "is a zip file"),
     "offsets that overlap": (header(WTE, data_offsets=[4, 9604]), W, WEIGHTS, WTE, "data_offsets"),
     "offsets past the end": (header(WTE, data_offsets=[10**9, 10**9 + 9600]), W, WEIGHTS, "data_offsets"),
     "shape larger than the data": (header(WTE, shape=[301, 8]), W, WEIGHTS, WTE, "[301, 8]", "9,600"),
@@ -140,7 +140,7 @@ BROKEN = {
     "a shard with too long a name": (sharded(wte__weight="a" * 300), W, INDEX, "aaa...", "missing"),
     "an index that names itself": (sharded(wte__weight=INDEX), W, INDEX, WTE, "an index"),
     "a shard that is the index": (
-        sharded(then=lambda f: put("b.safetensors", (f / INDEX).read_bytes())(f)), W, "b.saf", "head",
+        sharded(then=lambda f: put("b.safetensors", (f / INDEX).read_bytes())(f)), W, "b.saf", "JSON file",
     ),
     "index not JSON": (sharded(then=put(INDEX, "{")), W, INDEX, "not JSON"),
     "index without weight_map": (sharded(then=put(INDEX, {"metadata": {}})), W, INDEX, "weight_map"),

@@ -827,7 +827,7 @@ def test_the_line_of_a_prompt_that_is_too_long_is_told(capsys):
     Path("p.txt").write_text("Hello\n\n" + "the " * 300 + "\n", "utf-8")
     code, out, err = run(capsys, "dataset", "--text-file", "p.txt", "--output-dir", "long")
     assert (code, out) == (2, "")
-    assert "prompt 3: " in err
+    assert "p.txt: line 3 has 301 tokens" in err
 
 
 @pytest.mark.parametrize("question", [[], ["--info"]])

@@ -81,7 +81,7 @@ WRONG = [
     (["Elizabeth was " * 200], "the context of this model holds 256"),
     ([TEXT, "--trace", "t.safetensors"], "one thing"),
     (["--trace", "none.safetensors"], "no such file"),
-    (["--trace", "text.safetensors"], "truncated"),
+    (["--trace", "text.safetensors"], "is a text file"),
     (["--generation", "t.safetensors"], "not of a generation"),
     (["--trace", "t.safetensors", "--ledger", "x"], "belongs to --generation"),
     (["--trace", "t.safetensors", "--max-new-tokens", "3"], "leave it out"),

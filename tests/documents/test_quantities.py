@@ -396,7 +396,7 @@ def logit_lens(ran, model, trace):
         top, share = int(found.top_ids.array[i, 0, 0]), found.top_probabilities.array[i, 0, 0]
         numbers = [found.probability, found.rank, found.entropy, found.kl]
         shown = " ".join(f"{max(float(x.array[i, 0]), 0):.3g}" for x in numbers)
-        ran.has(f"{site} {quoted(model.tokens([top])[0], 12)} {share:.2%} {shown}")
+        ran.has(f"{site} {quoted(model.tokens([top])[0], 12)} {share:.3g} {shown}")
 
 
 def attention_lens(ran, model, trace):

@@ -97,9 +97,9 @@ def test_options_that_generate_refuses_are_refused_here(rows, tmp_path):
 
 
 LINES = {
-    "deep": (b"[" * 100_000, "line 1: is not JSON"),
+    "deep": (b"[" * 100_000, "is not a ledger"),
     "deep in an object": (b'{"a":' * 100_000, "line 1: is not JSON"),
-    "no JSON": (b"hello", "line 1: is not JSON"),
+    "no JSON": (b"hello", "it is a text file"),
     "cut short": (b'{"step": 0, "token', "line 1: is not JSON"),
     "NaN": (b'{"step": NaN}', "NaN is not a number of JSON"),
     "1e400": (b'{"step": 1e400}', "line 1: is not JSON"),
@@ -108,11 +108,11 @@ LINES = {
     "half of one in a name": (b'{"\\udfff": 1}', "half a surrogate pair"),
     "not UTF-8": (b'{"step": "caf\xe9"}', "byte 0xe9 at 13 is not UTF-8"),
     "a key twice": (b'{"step": 0, "step": 0}', "'step' appears twice"),
-    "a list": (b"[1, 2]", "line 1: is [1, 2], expected an object with step, "),
-    "a number": (b"5", "line 1: is 5, expected an object"),
+    "a list": (b"[1, 2]", "it is a JSON file"),
+    "a number": (b"5", "is not a ledger"),
     "nothing": (b"", "it is empty"),
     "lines without anything": (b"\n\n\r\n", "it is empty"),
-    "another program's": (b"\x89PNG\r\n\x1a\n\0\0", "line 1: "),
+    "another program's": (b"\x89PNG\r\n\x1a\n\0\0", "it is a PNG picture"),
 }
 
 

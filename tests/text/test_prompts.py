@@ -172,7 +172,7 @@ def test_where_one_prompt_is_expected(model, call, prompts):
 def test_of_several_prompts_the_one_that_is_refused_is_named(tiny, call):
     prompts = ["Hello"] * 4 + ["the " * 300]
     options = {"max_new_tokens": 1} if call == "generate" else {}
-    with pytest.raises(InputError, match=r"^prompt 5 of 5: "):
+    with pytest.raises(InputError, match=r"^prompt 5 of 5 has 301 tokens"):
         getattr(tiny, call)(prompts, **options)
     with pytest.raises(InputError, match=r"^prompt 2 of 3: "):
         getattr(tiny, call)([[1], [5000], [2]], **options)
