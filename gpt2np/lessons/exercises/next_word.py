@@ -23,6 +23,7 @@ from gpt2np.lessons.models import PROMPT, SECOND, run_of
 from gpt2np.lessons.same import array_of
 from gpt2np.model import Model
 from gpt2np.ops import Array, LayerNorm, Linear, gelu_tanh, layer_norm
+from gpt2np.tracing.lines import unembedding_table
 
 # -- logits -------------------------------------------------------------------------------------------------
 
@@ -74,7 +75,8 @@ class Logits(AtSite):
 
     def inputs(self, run: Run) -> dict[str, Any]:
         last = run[f"h.{run.config.n_layer - 1}.resid_post"]
-        return {"x": last, "ln_f": run.parameters.ln_f, "wte": run.parameters.wte}
+        table = unembedding_table(run.config, run.parameters)  # wte, unless a checkpoint has another one
+        return {"x": last, "ln_f": run.parameters.ln_f, "wte": table}
 
 
 # -- the distribution ---------------------------------------------------------------------------------------
