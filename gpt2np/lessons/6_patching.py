@@ -81,7 +81,7 @@ def patched(clean, corrupt, layer, head):
 lessons.check("patching.patched", patched)
 
 # %% [markdown]
-# Here are all sixteen heads, patched one at a time:
+# Here are all sixteen heads, patched one at a time. (`sweep` does what your function does, for every head.)
 
 # %%
 by_head = patching.sweep(father, mother, margin, progress=False).array
@@ -113,7 +113,7 @@ lessons.check("patching.recovered", recovered)
 # %%
 row = father["h.3.attn.pattern"][0, -1]
 lessons.show(lessons.bars(row, list(father.tokens), "head 3.0 at the last word", percent=True))
-share = (by_head[3, 0] - corrupt) / (clean - corrupt)
+share = lessons.or_ours("patching.recovered", recovered)(by_head, clean, corrupt)[3, 0]
 print(f"3.0 brings back {100 * share:.0f} % of the difference")
 assert [round(100 * x) for x in row[:2]] == [51, 41]
 assert round(100 * share) == 82
@@ -266,8 +266,9 @@ lessons.check("patching.direction", direction)
 # whether any push would do.
 
 # %%
-means = [np.mean([x[1:].mean(axis=0) for x in streams[name]], axis=0) for name in ("a", "s")]
-style = means[0] - means[1]
+style = lessons.or_ours("patching.direction", direction)(
+    streams["a"], streams["s"]
+)  # yours, once it is right
 noise = np.random.default_rng(0).normal(size=style.size)
 noise *= np.linalg.norm(style) / np.linalg.norm(noise)
 MARKS = re.compile(r"\b([Tt]hou|[Tt]hee|[Tt]h[yi]ne?|hath|doth|wilt|shalt|art|ye|prithee|[Ss]ir)\b|:\n")
