@@ -151,8 +151,8 @@ assert np.delete(into.ravel(), [2, 3]).max() < -2.3
 
 # %% [markdown]
 # 0.3 with -1.7 and 0.2 with -1.9, and nobody else. Lesson 3 has met these two: they look at the word itself,
-# and at nothing else. They are no movers. They work out what a word is, as an MLP might, and 3.0 carries it
-# to where it is needed.
+# and at hardly anything else. They are no movers. They work out what a word is, as an MLP might, and 3.0
+# carries it to where it is needed.
 #
 # ## 7. Is it only this sentence?
 # One sentence is an anecdote. So take 20 nouns and 2 sentences, 40 texts in all, and count how often the
@@ -193,7 +193,7 @@ assert [round(p, 3) for p in (before, after)] == [0.976, 0.99]
 #
 # ## 8. Another question, another way
 # Is 3.0 the model's idea of men and women, then? Change the text, and what is asked. A lord and a lady, six
-# words further on. The margin is now that of ` lord` less ` lady`.
+# tokens further on. The margin is now that of ` lord` less ` lady`.
 
 # %%
 lord, lady = (model.token_ids(word)[0] for word in (" lord", " lady"))
@@ -225,7 +225,7 @@ assert np.round([other[3, 0], other[2, 2], other[0, 2], other[0, 3]], 1).tolist(
 #
 # **Your turn.** You get the streams of two kinds of texts, after block 1. Average each text over its
 # positions, then the texts of a kind, and take one mean from the other. Leave out position 0 of each text: it
-# is like no other, and about twice as long.
+# is like no other, and nearly twice as long.
 
 # %%
 AUSTEN = (
@@ -349,11 +349,12 @@ assert np.round(swaps[:2], 2).tolist() == [2.06, -1.47]
 # %%
 if lessons.available("gpt2"):
     gpt2 = gpt2np.load("gpt2")
-    ends = " went to the store, John gave a drink to"
-    to_mary = gpt2.trace(f"When Mary and John{ends}")
-    to_anna = gpt2.trace(f"When Anna and John{ends}")
-    mary, anna = (gpt2.token_ids(name)[0] for name in (" Mary", " Anna"))
-    found = patching.sweep(to_mary, to_anna, patching.logit_difference(mary, anna), progress=False)
+    n = len(gpt2.token_ids(" Mary"))  # count your tokens
+    other = next(name for name in (" Anna", " Jane", " Kate", " Mary") if len(gpt2.token_ids(name)) == n)
+    ends = " and John went to the store, John gave a drink to"
+    to_mary, to_other = (gpt2.trace(f"When{name}{ends}") for name in (" Mary", other))
+    mary, she = (gpt2.token_ids(name)[0] for name in (" Mary", other))
+    found = patching.sweep(to_mary, to_other, patching.logit_difference(mary, she), progress=False)
     for (layer, head), value in found.largest(5):
         print(f"head {layer}.{head}: {value:.2f}")
 else:
