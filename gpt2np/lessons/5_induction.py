@@ -97,13 +97,8 @@ for kind in ("induction", "previous"):
         induction = table
     else:
         assert round(100 * table[0, 0]) == 98
-assert [round(100 * induction[place]) for place in ((1, 0), (1, 1), (1, 3), (2, 2), (1, 2))] == [
-    87,
-    83,
-    85,
-    50,
-    1,
-]
+assert np.round(100 * induction[1]).tolist() == [87, 83, 1, 85]
+assert round(100 * induction[2, 2]) == 50
 
 # %% [markdown]
 # Three heads of layer 1 have 87 %, 83 % and 85 %. Head 2.2 has 50 %. Head 1.2, between them, has 1 %: it is
@@ -135,14 +130,11 @@ lessons.check("circuits.without", without)
 # %%
 def loss_without(*heads):
     """The copying loss, if these heads say nothing: "1.0", "1.3"."""
-    chosen = {}
-    for name in heads:
-        layer, head = map(int, name.split("."))
-        chosen.setdefault(layer, []).append(head)
-    edits = {f"h.{layer}.attn.z": zero(heads=each) for layer, each in chosen.items()}
-    return round(float(copying_loss(model.trace(text, keep="logits", edits=edits))), 2)
+    pairs = [tuple(map(int, name.split("."))) for name in heads]
+    return round(float(copying_loss(model.trace(text, keep="logits", edits=take_away(pairs)))), 2)
 
 
+take_away = lessons.or_ours("circuits.without", without)  # yours, as soon as it is right
 losses = {}
 for names in ("1.0", "1.1", "1.3", "1.0 1.1 1.3", "1.0 1.1 1.3 2.2"):
     losses[names] = loss_without(*names.split())

@@ -81,7 +81,7 @@ def patched(clean, corrupt, layer, head):
 lessons.check("patching.patched", patched)
 
 # %% [markdown]
-# Here are all sixteen heads, patched one at a time:
+# Here are all sixteen heads, patched one at a time. (`sweep` does what your function does, for every head.)
 
 # %%
 by_head = patching.sweep(father, mother, margin, progress=False).array
@@ -113,7 +113,7 @@ lessons.check("patching.recovered", recovered)
 # %%
 row = father["h.3.attn.pattern"][0, -1]
 lessons.show(lessons.bars(row, list(father.tokens), "head 3.0 at the last word", percent=True))
-share = (by_head[3, 0] - corrupt) / (clean - corrupt)
+share = lessons.or_ours("patching.recovered", recovered)(by_head, clean, corrupt)[3, 0]
 print(f"3.0 brings back {100 * share:.0f} % of the difference")
 assert [round(100 * x) for x in row[:2]] == [51, 41]
 assert round(100 * share) == 82
@@ -151,8 +151,8 @@ assert np.delete(into.ravel(), [2, 3]).max() < -2.3
 
 # %% [markdown]
 # 0.3 with -1.7 and 0.2 with -1.9, and nobody else. Lesson 3 has met these two: they look at the word itself,
-# and at nothing else. They are no movers. They work out what a word is, as an MLP might, and 3.0 carries it
-# to where it is needed.
+# and at hardly anything else. They are no movers. They work out what a word is, as an MLP might, and 3.0
+# carries it to where it is needed.
 #
 # ## 7. Is it only this sentence?
 # One sentence is an anecdote. So take 20 nouns and 2 sentences, 40 texts in all, and count how often the
@@ -193,7 +193,7 @@ assert [round(p, 3) for p in (before, after)] == [0.976, 0.99]
 #
 # ## 8. Another question, another way
 # Is 3.0 the model's idea of men and women, then? Change the text, and what is asked. A lord and a lady, six
-# words further on. The margin is now that of ` lord` less ` lady`.
+# tokens further on. The margin is now that of ` lord` less ` lady`.
 
 # %%
 lord, lady = (model.token_ids(word)[0] for word in (" lord", " lady"))
@@ -225,7 +225,7 @@ assert np.round([other[3, 0], other[2, 2], other[0, 2], other[0, 3]], 1).tolist(
 #
 # **Your turn.** You get the streams of two kinds of texts, after block 1. Average each text over its
 # positions, then the texts of a kind, and take one mean from the other. Leave out position 0 of each text: it
-# is like no other, and about twice as long.
+# is like no other, and nearly twice as long.
 
 # %%
 AUSTEN = (
@@ -266,8 +266,9 @@ lessons.check("patching.direction", direction)
 # whether any push would do.
 
 # %%
-means = [np.mean([x[1:].mean(axis=0) for x in streams[name]], axis=0) for name in ("a", "s")]
-style = means[0] - means[1]
+style = lessons.or_ours("patching.direction", direction)(
+    streams["a"], streams["s"]
+)  # yours, once it is right
 noise = np.random.default_rng(0).normal(size=style.size)
 noise *= np.linalg.norm(style) / np.linalg.norm(noise)
 MARKS = re.compile(r"\b([Tt]hou|[Tt]hee|[Tt]h[yi]ne?|hath|doth|wilt|shalt|art|ye|prithee|[Ss]ir)\b|:\n")
@@ -348,11 +349,12 @@ assert np.round(swaps[:2], 2).tolist() == [2.06, -1.47]
 # %%
 if lessons.available("gpt2"):
     gpt2 = gpt2np.load("gpt2")
-    ends = " went to the store, John gave a drink to"
-    to_mary = gpt2.trace(f"When Mary and John{ends}")
-    to_anna = gpt2.trace(f"When Anna and John{ends}")
-    mary, anna = (gpt2.token_ids(name)[0] for name in (" Mary", " Anna"))
-    found = patching.sweep(to_mary, to_anna, patching.logit_difference(mary, anna), progress=False)
+    n = len(gpt2.token_ids(" Mary"))  # count your tokens
+    other = next(name for name in (" Anna", " Jane", " Kate", " Mary") if len(gpt2.token_ids(name)) == n)
+    ends = " and John went to the store, John gave a drink to"
+    to_mary, to_other = (gpt2.trace(f"When{name}{ends}") for name in (" Mary", other))
+    mary, she = (gpt2.token_ids(name)[0] for name in (" Mary", other))
+    found = patching.sweep(to_mary, to_other, patching.logit_difference(mary, she), progress=False)
     for (layer, head), value in found.largest(5):
         print(f"head {layer}.{head}: {value:.2f}")
 else:

@@ -198,32 +198,13 @@ lessons.check("own.first_wrong", first_wrong)
 
 # %% [markdown]
 # ## 7. How to read a wrong step
-# A step has a few numbers that should be others. What do you look at? A practice run, by somebody who has
-# forgotten the square root of lesson 3 altogether:
+# A step has a few numbers that should be others. What do you look at? Here is a practice run, by somebody who
+# has forgotten the square root of lesson 3 altogether:
 
 
 # %%
-def clues(theirs, step):
-    """Where a step is wrong, and how: by a factor, or by a summand."""
-    yours, truth, band = theirs[step].astype(np.float64), exam.truth[step], exam.bands[step]
-    seen = np.isfinite(truth)  # not the future
-    off = np.where(seen, np.abs(yours - np.where(seen, truth, 0)), np.where(yours == truth, 0, np.inf)) > band
-    by_pos = np.moveaxis(off, -2 if step.endswith(("scores", "pattern")) else 0, 0).reshape(12, -1)
-    print(
-        f"{step}: {off.mean():.0%} of its numbers are off, at positions", *np.flatnonzero(by_pos.any(axis=1))
-    )
-    if not seen.all():
-        print(f"  of the future are numbers, and should not be: {np.isfinite(yours[~seen]).mean():.0%}")
-    large = seen & (np.abs(truth) > np.abs(truth[seen]).mean())
-    factors = yours[large] / truth[large]
-    print(f"  theirs / true, where it is large: {factors.min():.4f} to {factors.max():.4f}")
-    if yours.ndim == 2:
-        shown = (yours - truth)[:, :5].round(2) + 0.0
-        print(f"  theirs - true, first columns: pos 0 {shown[0]}, pos 5 {shown[5]}")
-
-
 practice = model.trace(L, edits={"h.*.attn.scores": lambda scores: scores * 48**0.5})
-clues(practice, "h.0.attn.scores")
+print(exam.clues(practice, "h.0.attn.scores"))
 assert round(float(48**0.5), 4) == 6.9282
 
 # %% [markdown]
@@ -243,8 +224,7 @@ print(exam)
 # %%
 if lessons.judge("own.first_wrong", first_wrong).right:
     for i, dump in enumerate(exam.dumps):
-        print(f"dump {i}:", end=" ")
-        clues(dump, first_wrong(dump, exam.truth, exam.bands))
+        print(f"dump {i}: {exam.clues(dump, first_wrong(dump, exam.truth, exam.bands))}")
 else:
     print("not yet: with `first_wrong` written, this cell shows where each dump goes wrong, and how")
 

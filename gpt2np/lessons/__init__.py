@@ -10,7 +10,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt2np.lessons.checker import check, inputs, judge
+    from gpt2np.lessons.checker import check, inputs, judge, or_ours
     from gpt2np.lessons.exercise import todo
     from gpt2np.lessons.models import PROMPT, available
     from gpt2np.lessons.pictures import bars, heatmap
@@ -28,6 +28,7 @@ __all__ = [
     "heatmap",
     "inputs",
     "judge",
+    "or_ours",
     "show",
     "todo",
 ]
@@ -42,6 +43,7 @@ _LATER = {
     "heatmap": "pictures",
     "inputs": "checker",
     "judge": "checker",
+    "or_ours": "checker",
     "show": "showing",
     "todo": "exercise",
 }

@@ -62,6 +62,27 @@ class Examination:
     choices: Mapping[str, str]
     noise: Expected
 
+    def clues(self, dump: Mapping[str, Array], step: str) -> str:
+        """Return where a step of a dump is wrong, and how: by a factor, or by a summand."""
+        theirs, truth = np.asarray(dump[step], np.float64), self.truth[step]
+        seen = np.isfinite(truth)  # what is not the future
+        with np.errstate(invalid="ignore"):
+            error = np.where(theirs == truth, 0.0, np.abs(theirs - truth))
+        off = error > self.bands[step]
+        rows = np.moveaxis(off, -2 if step.endswith(("scores", "pattern")) else 0, 0)
+        positions = " ".join(str(i) for i, row in enumerate(rows) if row.any())
+        said = [f"{step}: {off.mean():.0%} of its numbers are off, at positions {positions}"]
+        if not seen.all():
+            share = np.isfinite(theirs[~seen]).mean()
+            said.append(f"of the future are numbers, and should not be: {share:.0%}")
+        large = seen & (np.abs(truth) > np.abs(truth[seen]).mean())
+        factors = theirs[large] / truth[large]
+        said.append(f"theirs / true, where it is large: {factors.min():.4f} to {factors.max():.4f}")
+        if theirs.ndim == 2:
+            first, sixth = (theirs - truth)[[0, 5], :5].round(2) + 0.0
+            said.append(f"theirs - true, first columns: position 0 {first}, position 5 {sixth}")
+        return "\n  ".join(said)
+
     def __str__(self) -> str:
         rows = []
         for slug, meaning in self.choices.items():

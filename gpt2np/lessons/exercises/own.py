@@ -9,7 +9,7 @@ from gpt2np.errors import InputError
 from gpt2np.lessons import planted_mistakes as exam
 from gpt2np.lessons.by_output import ByOutput
 from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Function, Hints, Wrong
-from gpt2np.lessons.models import PROMPT, SECOND, run_of
+from gpt2np.lessons.models import PROMPT, SECOND, model_of_lessons, run_of
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.comparison import Comparison, compare
@@ -117,7 +117,7 @@ class Extend(Program):
 
 def _given(model: Model, ids: Sequence[int]) -> dict[str, Any]:
     """Weights by their names in the checkpoint, sizes, and tokens."""
-    weights = {name: np.asarray(array, np.float64) for name, array in model.weights.items()}
+    weights = {name: np.asarray(array, model.dtype) for name, array in model.weights.items()}
     return {"weights": weights, "config": model.config, "ids": list(ids)}
 
 
@@ -239,10 +239,12 @@ class FirstWrong(ByOutput):
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         """Dumps with mistakes at other places: everywhere, at one number, of one sign; in part; and none."""
-        expected = exam.expected_of(model, PROMPT)
+        expected = exam.expected_of(model_of_lessons(), PROMPT)  # whatever the model: dumps are judged
         truth, bands = exam.steps_of(expected), exam.bands_of(expected)
         late = exam.planted(expected, "softmax-sum-starts-at-one", None, ("attn.pattern",), (2,))
-        norm = exam.planted(expected, "layernorm-no-mean", _form("layernorm-no-mean", model), ("ln_2",), (1,))
+        norm = exam.planted(
+            expected, "layernorm-no-mean", _form("layernorm-no-mean", model_of_lessons()), ("ln_2",), (1,)
+        )
         clean = {name: array.astype(np.float32) for name, array in truth.items()}
         single = {name: array.copy() for name, array in clean.items()}
         single["h.3.mlp.out"][7, 100] += 20 * np.max(bands["h.3.mlp.out"])

@@ -8,6 +8,7 @@ import numpy as np
 from gpt2np.analysis.interventions import patch
 from gpt2np.lessons.by_output import ByOutput
 from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.models import run_of
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tracing.trace import Trace
@@ -151,7 +152,7 @@ class Patched(ByOutput):
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         return [
-            {"clean": model.trace(clean), "corrupt": model.trace(corrupt), "layer": layer, "head": head}
+            {"clean": run_of(model, clean), "corrupt": run_of(model, corrupt), "layer": layer, "head": head}
             for clean, corrupt, layer, head in _PAIRS
         ]
 
@@ -371,7 +372,7 @@ class Direction(ByOutput):
             ),
             ("Thou art a villain, and I hate thee.", "My lord, the enemy is at the gates."),
         )
-        runs = [[model.trace(text)["h.1.resid_post"] for text in texts] for texts in kinds]
+        runs = [[run_of(model, text)["h.1.resid_post"] for text in texts] for texts in kinds]
         return [{"runs_a": runs[0], "runs_b": runs[1]}, {"runs_a": runs[1][:1], "runs_b": runs[0][1:]}]
 
     right = staticmethod(_of_texts(_behind_first))
