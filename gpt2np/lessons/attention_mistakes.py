@@ -40,8 +40,8 @@ def _positions_mixed(qkv: Array, n_head: int) -> Array:
 
 
 THIRDS_FIRST: Hints = (
-    "Does your first query hold numbers of more than one word?",
-    "In which order do all the numbers lie, one behind the other: what comes after the last one of a word?",
+    "Does your first query hold numbers of more than one token?",
+    "In which order do all the numbers lie, one behind the other: what comes after the last one of a token?",
 )
 
 
@@ -107,7 +107,7 @@ def _shares_of(masked: bool) -> Function:
 
 
 SMALL: Hints = (
-    "Does a word that has not been said yet really count for nothing?",
+    "Does a token that has not come yet really count for nothing?",
     "What is the exponential of the number that you put into the future?",
 )
 

@@ -17,7 +17,7 @@ from gpt2np.lessons.verdict import Verdict
 from gpt2np.model import Model
 from gpt2np.tables import table
 
-DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.IGNORECASE)  # NumPy's words
+DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.I)  # as NumPy says it
 
 _told: dict[tuple[str, str], int] = {}  # how often a hint was given, by exercise and mistake
 

@@ -139,7 +139,11 @@ def heatmap(
 
 
 def _named(labels: Sequence[str], numbered: bool) -> list[str]:
-    return [f"{i} {visible(label)}" if numbered else visible(label) for i, label in enumerate(labels)]
+    """Labels as they are shown, perhaps with their numbers in front."""
+    width = len(str(len(labels) - 1))
+    return [
+        f"{i:>{width}} {visible(label)}" if numbered else visible(label) for i, label in enumerate(labels)
+    ]
 
 
 def _bar_of_signs(share: float, zero: float) -> str:

@@ -28,7 +28,7 @@ class Split(AtSite):
     """The fused qkv cut into queries, keys and values, and each of these into heads."""
 
     name = "attention.split"
-    asks = "Which of the 576 numbers of a word are the query of head 1?"
+    asks = "Which of the 576 numbers of a token are the query of head 1?"
     axes = {"qkv": "pos 3*n_embd"}
     sites = ("h.1.attn.q", "h.1.attn.k", "h.1.attn.v")
     mistakes = (
@@ -39,18 +39,18 @@ class Split(AtSite):
     hints = {
         "heads-before-qkv": (
             "What do you cut first: the three kinds, or the heads?",
-            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+            "Where among the 576 numbers of a token does the first key begin, and where in your program?",
         ),
         "qkv-interleaved": (
             "What are neighbours in the long row: numbers of one vector, or one number of each kind?",
-            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+            "Where among the 576 numbers of a token does the first key begin, and where in your program?",
         ),
         "heads-strided": (
             "Which numbers of a third belong to head 0?",
             "Are the numbers of one head neighbours, or far apart?",
         ),
     }
-    look = "Take one word: at which of its 576 numbers does each of your pieces begin?"
+    look = "Take one token: at which of its 576 numbers does each of your pieces begin?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"qkv": run["h.1.attn.qkv"], "n_head": run.config.n_head}
@@ -137,7 +137,7 @@ class Pattern(AtSite):
     """The mask and the softmax: what share of its attention a word gives to each word."""
 
     name = "attention.pattern"
-    asks = "What share of its attention does each word give to each word?"
+    asks = "What share of its attention does each token give to each token?"
     axes = {"products": "head query key"}
     site = "h.1.attn.pattern"
     mistakes = (
@@ -205,7 +205,7 @@ class Mix(AtSite):
     """Values averaged by the pattern, the heads side by side, and c_proj."""
 
     name = "attention.mix"
-    asks = "What does a word take home from those that it looked at?"
+    asks = "What does attention write to each token from those that it looks at?"
     axes = {"pattern": "head query key", "v": "key head d_head", "weight": "n_embd n_embd", "bias": "n_embd"}
     site = "h.1.attn.out"
     mistakes = (
@@ -216,10 +216,10 @@ class Mix(AtSite):
     hints = {
         "pattern-transposed": (
             "Who gathers, and who is gathered from?",
-            "Along which axis do the shares of one word add up to 1, and along which do you add?",
+            "Along which axis do the shares of one token add up to 1, and along which do you add?",
         ),
     }
-    look = "Take the first word, which sees only itself: what must it get?"
+    look = "Take the first token, which sees only itself: what must it get?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         c_proj = run.parameters.h[1].attn.c_proj
