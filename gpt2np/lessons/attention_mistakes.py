@@ -158,7 +158,7 @@ def _by_the_largest(products: Array) -> Array:
 
 NO_EXPONENTIAL: Hints = (
     "Can a share be negative, and are some of yours?",
-    "Which step of a softmax makes every number positive, and have you taken it?",
+    "Which function makes a positive number of any number, and where did you use it?",
 )
 
 
