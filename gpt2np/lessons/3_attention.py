@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 3. How words talk: attention
+# # 3. How tokens talk to each other: attention
 # minutes: 60
 #
 # **Question: how does the second `am` know that `ber` comes next?**
@@ -26,7 +26,7 @@ assert [round(p, 3) for token, _, p in trace.top(1) if token == "ber"] == [0.976
 assert "ber" not in [token for token, _, _ in model.trace(" Tam").top(3)]
 
 # %% [markdown]
-# ## 1. Somebody looked back
+# ## 1. The model looks back
 # After the whole text the model gives `ber` a probability of 0.976. After `·Tam` alone (`·` stands for a
 # space), `ber` is not among the first three. So the answer is not in the last two tokens. It must have come
 # from further left.
@@ -45,7 +45,7 @@ assert round(100 * last_row[4]) == 86
 # It gives 86 % to position 4. That is `ber`, the token that came after the *first* `am`. How does a head
 # find that position?
 #
-# ## 2. A word gets three vectors
+# ## 2. Each token gets three vectors
 # Before a block's attention, every position has one vector of 192 numbers. A matrix makes 576 out of them,
 # in the site `attn.qkv`. They are three vectors for each head:
 #
@@ -88,8 +88,8 @@ assert products.argmax() == 4
 assert np.round(products[[4, 0]], 1).tolist() == [42.4, 27.1]
 
 # %% [markdown]
-# The key of `ber` wins with 42.4. Next is position 0 with 27.1, where this head rests when it finds nothing.
-# No other position comes near.
+# The key of `ber` wins with 42.4. Next is position 0 with 27.1 (we will see why). No other position comes
+# near.
 #
 # ## 4. Why divide by a square root?
 # To turn products into shares, attention takes the exponential of each and divides by their sum (softmax).
@@ -107,25 +107,45 @@ root = np.sqrt(48)
 raw, scaled = shares(products), shares(products / root)
 for name, row in (("as they are", raw), ("divided", scaled)):
     print(f"{name:12}", " ".join(f"{share:.3f}" for share in row))
+less = np.eye(12)[4]  # 1 less for ber
+after = [round(shares(x - less)[4], 3) for x in (products, products / root)]
+print(
+    f"ber with 1 less: as they are {raw[4]:.3f} -> {after[0]:.3f}, divided {scaled[4]:.3f} -> {after[1]:.3f}"
+)
 pairs = q[:, 0] @ k[:, 0].T  # [query, key]: every query of head 1.0 with every key
 print(f"spread of all products in head 1.0: {pairs.std():.1f}, divided: {(pairs / root).std():.1f}")
 
+rng = np.random.default_rng(0)
+spreads = []
+for n in (12, 48, 192):  # 10,000 products of two vectors of n random numbers
+    one, other = rng.normal(size=(2, 10_000, n))
+    spreads.append(round((one * other).sum(axis=1).std(), 1))
+    print(f"random vectors of {n:3} numbers: spread {spreads[-1]:4.1f}, root of {n:3} is {np.sqrt(n):4.1f}")
+
+assert spreads == [3.5, 7.0, 14.0]
+assert after == [1.0, 0.686]
 assert round(raw[4], 3) == 1.0
 assert round(scaled[4], 3) == 0.856
 assert [round(pairs.std(), 1), round((pairs / root).std(), 1)] == [14.5, 2.1]
 
 # %% [markdown]
-# Undivided, the winner takes 1.000 and nobody else is heard. Divided, it has 0.856, and the others keep
-# something. A product of two vectors is a sum of 48 terms, and such a sum grows with the square root of how
-# many terms it has. The spread of the products goes from 14.5 down to 2.1.
+# A product of two vectors is a sum of as many terms as they have numbers. If the terms are independent of
+# each other, as in random vectors, the spread of such a sum grows with the square root of how many there
+# are: 3.5, 7.0 and 14.0. Dividing by that root keeps the spread the same, however long the vectors are. In
+# head 1.0 it goes from 14.5 down to 2.1.
 #
-# ## 5. Nobody sees the future
+# Why does it matter? Undivided, the winner takes 1.000 here, and all the others 0.000. A softmax like that
+# hardly changes when a product changes (take 1 from the winner's: it still has 1.000), so that a model in
+# training has nothing to learn from. Divided, the winner has 0.856, with 1 less it has 0.686, and the others
+# still count.
+#
+# ## 5. No looking ahead
 # The model is asked for the next token at every position at once. A position that could look to its right
 # would see the answer. So the scores of all keys to the right of the query are set to minus infinity: their
 # exponential is 0. A position does see itself.
 #
 # You can tell that this works: change the last token, and everything at the positions before it stays as it
-# was, to the last bit.
+# was, to the last bit (`=`).
 
 # %%
 ids = model.token_ids(L)
@@ -136,8 +156,26 @@ for site in ("h.0.resid_post", "h.1.resid_post", "h.3.resid_post"):
     assert same == [True] * 11 + [False]
 
 # %% [markdown]
+# You will need all heads at once. Here are three tools, tried on two heads with vectors of two numbers. `@`
+# multiplies the last two axes of arrays, for each index of the axes before these, so the heads must come
+# first: `transpose` puts the axes into another order. `np.einsum` does both at once: you name the axes of the
+# inputs, and those of the result; what is not in the result is summed over. And `np.tri` makes a triangle.
+
+# %%
+small = np.arange(12).reshape(3, 2, 2)  # [pos, head, number]: three positions, two heads
+by_head = small.transpose(1, 0, 2)  # [head, pos, number]
+ones = np.ones((2, 2, 1))  # [head, number, 1]: a column for each head
+sums = by_head @ ones  # [head, pos, 1]: head by head
+print(small.shape, "->", by_head.shape, "@", ones.shape, "->", sums.shape)
+print("head 1 alone gives the same:", np.array_equal(sums[1], small[:, 1] @ ones[1]))
+print("and so does einsum:", np.array_equal(sums[:, :, 0], np.einsum("phn->hp", small)))
+print(np.tri(3, dtype=int))
+assert np.array_equal(sums[:, :, 0], np.einsum("phn->hp", small))
+
+# %% [markdown]
 # **Your turn.** All scores of all heads at once: products of queries and keys, divided by the square root
-# that you have just seen, and minus infinity (`-np.inf`) where the key is in the query's future.
+# that you have just seen, and minus infinity (`-np.inf`) where the key is in the query's future. (A number so
+# low that its exponential is 0 anyway, such as `-1e9`, is accepted too.)
 
 
 # %%
@@ -152,19 +190,22 @@ lessons.check("attention.scores", scores)
 # %% [markdown]
 # ## 6. From scores to shares
 # The softmax runs along the keys: each query has one whole attention to give away, no more and no less. The
-# map shows head 1.0. Each row is a query, each column a key.
+# map shows head 1.0. Each row is a query, each column a key; the future is left out.
 
 # %%
 pattern_10 = trace["h.1.attn.pattern"][0]
-lessons.show(lessons.heatmap(pattern_10, tokens, tokens, "attention of head 1.0", percent=True))
+seen = np.where(np.tri(12, dtype=bool), pattern_10, np.nan)
+title = "attention of head 1.0"
+lessons.show(lessons.heatmap(seen, tokens, tokens, title, corner="query", percent=True, numbered=True))
 print("sums of the rows:", *(f"{row.sum():.3f}" for row in pattern_10))
 assert np.allclose(pattern_10.sum(axis=1), 1)
 assert [round(100 * pattern_10[i, j]) for i, j in ((0, 0), (10, 3), (11, 4))] == [100, 87, 86]
 
 # %% [markdown]
-# The first word sees only itself, and so it must give itself 100 %. Most rows rest on position 0. Two rows
+# The first token sees only itself, and so it must give itself 100 %. Most rows have their largest share at
+# position 0: as the shares must add up to 1, a head that finds nothing has to put them somewhere. Two rows
 # do not. The second `·T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
-# that came *after* their own twin. A head that does this is called an **induction head**.
+# that came *after* the first token of the same kind. A head that does this is called an **induction head**.
 #
 # **Your turn.** You get the products, already divided, but with the future still in them. Hide it, and turn
 # each row into shares. Your function will also be tried on products that are all far below zero.
@@ -180,7 +221,7 @@ def pattern(products):
 lessons.check("attention.pattern", pattern)
 
 # %% [markdown]
-# ## 7. What is taken home
+# ## 7. What attention passes on
 # The shares are weights of an average. Each head averages the *values* of the positions that it looks at, and
 # the result is called `z`. How near is the `z` of head 1.0 at the last token to the value of each position?
 # (The cosine of two vectors is 1 when they point the same way.)
@@ -229,46 +270,55 @@ lessons.check("attention.mix", mix)
 # %% [markdown]
 # ## 8. All sixteen heads
 # You have written everything that attention does. Each layer does it with its own matrices. Where do the
-# sixteen heads look in our text? For each head: its mean share for the token before, for the token itself,
-# and its share for `ber` at the last position, all in percent.
+# sixteen heads look in our text? For each head: its mean share for the token before, and for the token
+# itself, at positions 1 to 11 (position 0 can only look at itself), and its share for `ber` at the last
+# position. Each number is a share of its own: those of a row need not add up to anything.
 
 # %%
 patterns = trace.stack("attn.pattern").reshape(16, 12, 12)
 names = [f"{layer}.{head}" for layer in range(4) for head in range(4)]
 before = np.diagonal(patterns, -1, 1, 2).mean(axis=1)
-itself = np.diagonal(patterns, 0, 1, 2).mean(axis=1)
+itself = np.diagonal(patterns, 0, 1, 2)[:, 1:].mean(axis=1)
 to_ber = patterns[:, 11, 4]
 table = np.stack([before, itself, to_ber], axis=1)
 lessons.show(lessons.heatmap(table, names, ["token before", "itself", "ber"], "heads", percent=True))
-lessons.show(gpt2np.view(trace, show="attention", layer=1, head=0, pos=-1))
 
 percent = {name: np.round(100 * row).astype(int).tolist() for name, row in zip(names, table, strict=True)}
 assert percent["0.0"][0] == 98
-assert [percent[head][1] for head in ("0.2", "0.3")] == [95, 96]
+assert [percent[head][1] for head in ("0.2", "0.3")] == [94, 96]
 assert [percent[head][2] for head in ("1.0", "1.1", "1.3")] == [86, 78, 62]
 
 # %% [markdown]
-# Head 0.0 looks at the token before: 98 %. Heads 0.2 and 0.3 look at the token itself, 95 % and 96 %. In
-# layer 1, three heads look at `ber`: 86 %, 78 % and 62 %.
+# Head 0.0 looks at the token before: 98 %. Heads 0.2 and 0.3 look at the token itself, 94 % and 96 %. In
+# layer 1, three heads look at `ber`: 86 %, 78 % and 62 %. In a notebook, `gpt2np.view(trace,
+# show="attention", layer=1, head=0, pos=-1)` shows all of these patterns; in a terminal, `gpt2np view` opens
+# the same page.
 #
-# Here is the answer to our question, in two steps. In layer 0, head 0.0 tells every position who stands
-# before it. So the stream at `ber` now says, among other things, "`am` is before me". In layer 1, the second
-# `am` asks: "who has an `am` before it?" The key of `ber` answers.
+# Here is an answer to our question, in two steps. In layer 0, head 0.0 tells every position which token
+# stands before it. So the stream at `ber` now says, among other things, "`am` is before me". In layer 1, the
+# second `am` asks: "who has an `am` before it?" The key of `ber` answers.
 #
-# If that is true, then without head 0.0 the model must be lost, although 0.0 never looked at `ber`:
+# If that is how it works, then the model must be lost without head 0.0, although at the last position 0.0
+# does not look at `ber`. We remove it, and for comparison each of the other heads of layer 0:
 
 # %%
-without = model.trace(L, edits={"h.0.attn.z": gpt2np.analysis.interventions.zero(heads=0)})
-for name, run in (("as it is", trace), ("without 0.0", without)):
-    print(f"{name}:", ", ".join(f"{token!r} {p:.3f}" for token, _, p in run.top(3)))
-to_ber_without = without["h.1.attn.pattern"][0, 11, 4]
-print(f"head 1.0 gives {100 * to_ber_without:.0f} % to ber")
-assert without.top(1)[0][0] == "a"
-assert round(100 * to_ber_without) == 2
+guess = trace.top(1)[0][0]
+print(f"as it is:    head 1.0 gives {100 * last_row[4]:.0f} % to ber; the first guess is {guess!r}")
+found = []
+for head in range(4):
+    without = model.trace(L, edits={"h.0.attn.z": gpt2np.analysis.interventions.zero(heads=head)})
+    share, guess = round(100 * without["h.1.attn.pattern"][0, 11, 4]), without.top(1)[0][0]
+    print(f"without 0.{head}: head 1.0 gives {share} % to ber; the first guess is {guess!r}")
+    found.append((share, guess))
+assert found == [(2, "a"), (100, "ber"), (40, "or"), (26, "b")]
+print(f"0.0 at the last position: {100 * patterns[0, 11, 4]:.0f} % to ber")
+assert round(100 * patterns[0, 11, 4]) == 0
 
 # %% [markdown]
-# Without 0.0, head 1.0 gives `ber` only 2 %, and the first guess is `a`. Lesson 5 takes this apart and proves
-# which way the information went.
+# Without 0.0, head 1.0 gives `ber` only 2 %, and the first guess is `a`. Without 0.1 nothing is lost: so it
+# is not that *any* missing head would do this. Heads 0.2 and 0.3, which look at the token itself, are needed
+# too: without them 40 % and 26 % are left. This is evidence for our answer, and no proof: it does not show
+# *what* 0.0 passes on, or who reads it. Lesson 5 takes that apart.
 #
 # ## 9. Your attention in all four layers
 # Do your four functions, one after the other, give what the model computes? This cell tries it once all four
@@ -291,12 +341,15 @@ else:
     print("not yet: write the four functions first")
 
 # %% [markdown]
-# The model can check itself in the same way. `verify` computes every step of the trace again from what the
-# trace holds, and says how far off the worst one is.
+# The model can check itself in the same way. A *site* is a place in the computation whose numbers the trace
+# holds: `h.1.attn.scores` is one. `verify` computes every site again from those before it, and says how far
+# off each one is.
 
 # %%
 checked = trace.verify().checked  # each site and its largest difference
-print(f"{len(checked)} sites, all right to 12 digits: {max(checked.values()) < 1e-12}")
+first, last = (line.partition(" =")[0] for line in (next(iter(checked)), list(checked)[-1]))
+print(f"{len(checked)} sites computed again, from {first} to {last}")
+print(f"all right to 12 digits: {max(checked.values()) < 1e-12}")
 assert max(checked.values()) < 1e-12
 
 # %% [markdown]
@@ -337,8 +390,10 @@ assert losses == {0: 5.02, 1: 3.53, 2: 4.44, 3: 3.92}
 assert round(zeroed, 2) == 4.56
 
 # %% [markdown]
-# Head 0.1 hardly cares: 3.53 instead of 3.46. The others do: 5.02, 4.44 and 3.92. Yet the model needs 0.1:
-# without it, the loss is 4.56. What can a head be for, if it does not matter where it looks?
+# For head 0.1 it hardly matters: 3.53 instead of 3.46. For the others it does: 5.02, 4.44 and 3.92. Yet the
+# model needs 0.1: when it is removed, the loss is 4.56. What can a head be for, if it does not matter where
+# it looks? Think of what an average of all values tells about a text. Lesson 6 shows how to test such an
+# idea: it puts what a head found in one text into the run of another.
 #
 # ## The real GPT-2
 # GPT-2 small has 12 layers of 12 heads. It has induction heads, too: 5.1 and 5.5 are two of them. If GPT-2 is

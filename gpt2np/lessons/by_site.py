@@ -1,7 +1,7 @@
 """Exercises whose result is a site of the run: judged by `reference.check_step`."""
 
-import time
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,13 +10,15 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Wrong, outcome
 from gpt2np.lessons.models import PROMPT, SECOND, run_of
+from gpt2np.lessons.pictures import visible
 from gpt2np.lessons.same import array_of, is_same, with_shape
 from gpt2np.model import Model
+from gpt2np.ops import Array
 from gpt2np.reference import StepVerdict, check_step
 from gpt2np.tracing.trace import Trace
 
-SECONDS = 1.2  # that the search for a mistake may take, at all sites together
-LEAST = 0.02  # that it takes to begin one
+# Forms of mistakes that are tried, at all sites together: about two seconds, and the same on a busy machine.
+FORMS = 2000
 
 
 class Run:
@@ -50,7 +52,7 @@ class AtSite(Exercise):
     mistakes: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[str] = ""
     prompts: ClassVar[tuple[str, ...]] = (PROMPT, SECOND)
-    _end = 0.0  # when the search is over
+    _tried = 0  # forms of mistakes, in this judgement
 
     def inputs(self, run: Run) -> Mapping[str, Any]:
         """The arguments, in their order."""
@@ -65,7 +67,7 @@ class AtSite(Exercise):
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """The first of the sites that is not right; one whose mistake has a name before any other."""
-        self._end = time.monotonic() + SECONDS
+        self._tried = 0
         sites, results = self.sites or (self.site,), attempt.result
         if not self.sites:
             results = (results,)
@@ -88,7 +90,8 @@ class AtSite(Exercise):
                 site = self.sites[off[0]]
                 said = self._told(check_step(site, results[off[0]], run.token_ids, run.model, mistakes=()))
                 hints = self.hints_of(wrong.slug, wrong.hints)
-                return Finding("wrong", _labelled(site, said.where), said.ratio, wrong.slug, hints)
+                where = _labelled(site, _with_tokens(said.where, run.trace.tokens))
+                return Finding("wrong", where, said.ratio, wrong.slug, hints)
         return None
 
     def _at(self, site: str, result: Any, run: Run, attempt: Attempt) -> Finding:
@@ -105,21 +108,31 @@ class AtSite(Exercise):
             found = self._found(site, array.reshape(truth.shape), run, attempt.case)
         except InputError as error:
             return Finding("shape", str(error))
-        return replace(found, where=_labelled(site, found.where)) if self.sites else found
+        where = _with_tokens(found.where, run.trace.tokens)
+        return replace(found, where=_labelled(site, where) if self.sites else where)
 
     def _found(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake: the exercise's own are looked for before all others."""
         found = self.own(site, array, run, case)
-        left = self._left
-        if found.state != "wrong" or found.mistake is not None or not self.mistakes or not left:
-            return found
-        return self._told(check_step(site, array, run.token_ids, run.model, budget=left))
+        if found.state == "wrong" and found.mistake is None and self.mistakes:
+            found = self._searched(site, array, run, None)
+        if found.state == "wrong" and found.mistake is None:
+            return replace(found, hints=self.looked(array, run[site]))
+        return found
 
-    @property
-    def _left(self) -> float:
-        """Seconds that are left for the search; 0: none is begun any more."""
-        left = self._end - time.monotonic()
-        return left if left > LEAST else 0.0
+    def looked(self, array: Array, truth: Array) -> tuple[str, ...]:
+        """What to ask where no mistake is known, if it depends on which numbers are wrong."""
+        return ()
+
+    def _searched(self, site: str, array: Any, run: Run, mistakes: Collection[str] | None) -> Finding:
+        """What the catalogue says; the search goes on as long as forms are left."""
+        left = FORMS - self._tried
+        about = site, array, run.token_ids, run.model
+        if left <= 0:
+            return replace(self._told(check_step(*about, mistakes=())), ended=True)
+        said = check_step(*about, mistakes=mistakes, budget=0, forms=left)
+        self._tried += said.tried
+        return self._told(said)
 
     def own(self, site: str, array: Any, run: Run, case: Case) -> Finding:
         """State and mistake, if it is one of the exercise's own; `array` is in the site's shape."""
@@ -131,14 +144,12 @@ class AtSite(Exercise):
                     if is_same(self._of(wrong, case, run.model, site), array):
                         hints = self.hints_of(wrong.slug, wrong.hints)
                         return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
-        left = self._left
-        if not left:
-            return self._told(check_step(*about, mistakes=()))
-        return self._told(check_step(*about, mistakes=self.mistakes or None, budget=left))
+        return self._searched(site, array, run, self.mistakes or None)
 
     def _told(self, said: StepVerdict) -> Finding:
         where = said.where.replace("are outside", "are wrong")
-        return Finding(said.state, where, said.ratio, said.mistake, self.hints_of(said.mistake))
+        hints = self.hints_of(said.mistake)
+        return Finding(said.state, where, said.ratio, said.mistake, hints, ended=said.ended)
 
     def _of(self, wrong: Wrong, case: Case, model: Model, site: str) -> Any:
         """What a mistake of the exercise's own gives at a site, in the site's shape."""
@@ -153,3 +164,12 @@ class AtSite(Exercise):
 def _labelled(site: str, where: str) -> str:
     """A place in one of several sites: "k: pos 0, head 1"."""
     return f"{site.rpartition('.')[2]}: {where}" if where else ""
+
+
+def _with_tokens(where: str, tokens: Sequence[str]) -> str:
+    """A place in which each position has its token: "query 4 (`ber`), key 0 (`L`)"."""
+
+    def named(found: re.Match[str]) -> str:
+        return f"{found[0]} (`{visible(tokens[int(found[1])]).replace('`', chr(39))}`)"
+
+    return re.sub(r"\b(?:pos|query|key) (\d+)\b", named, where)

@@ -1,5 +1,6 @@
 """`check` runs a learner's function and says what is wrong with it; `inputs` gives what it is called with."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from gpt2np.lessons.showing import shows_itself
 from gpt2np.lessons.verdict import Verdict
 from gpt2np.model import Model
 from gpt2np.tables import table
+
+DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.I)  # as NumPy says it
 
 _told: dict[tuple[str, str], int] = {}  # how often a hint was given, by exercise and mistake
 
@@ -109,15 +112,29 @@ def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, n_told: int) ->
     """A finding in words: with the case that it is about, and with the hint whose turn it is."""
     if found.state in ("right", "todo"):
         return Verdict(wanted.name, found.state, ratio=found.ratio)
-    hint, state, about = "", found.state, attempt.case.about
-    if found.mistake and found.hints:
-        hint = found.hints[min(n_told, len(found.hints) - 1)]
-    elif state in ("wrong", "shape"):
-        hint = wanted.look
+    state, about = found.state, attempt.case.about
+    hint = found.hints[min(n_told, len(found.hints) - 1)] if found.hints else _asked(wanted, attempt, found)
     if state == "wrong" and attempt.case.unusual:
         state = "suspicious"
     where = ": ".join(filter(None, [about, found.where]))
-    return Verdict(wanted.name, state, where, found.ratio, found.mistake, hint)
+    return Verdict(wanted.name, state, where, found.ratio, found.mistake, hint, found.ended)
+
+
+def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
+    """The question where no mistake is known: about content or form, or about what did not fit."""
+    if found.state == "wrong":
+        return wanted.look
+    if found.state == "shape":
+        return wanted.form if _has_axes(attempt.result) else ""
+    if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):
+        return wanted.fit
+    return ""
+
+
+def _has_axes(result: Any) -> bool:
+    """Whether a result is an array, or several."""
+    parts = result if isinstance(result, tuple | list) else [result]
+    return bool(parts) and all(isinstance(part, np.ndarray) for part in parts)
 
 
 def _times_told(name: str, mistake: str | None) -> int:

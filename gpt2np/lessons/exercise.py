@@ -89,13 +89,18 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is found about one result: see `Verdict`. `hints` has all questions, the nearest last."""
+    """What is found about one result: see `Verdict`. `hints` has all questions, the nearest last.
+
+    Where no mistake is known they may be left out: then the exercise's `look` is asked. `ended` says that
+    the search ended before all known mistakes were tried.
+    """
 
     state: str
     where: str = ""
     ratio: float = 0.0
     mistake: str | None = None
     hints: tuple[str, ...] = ()
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,8 @@ class Exercise:
 
     `name` is the topic and the function's name; `asks` is the question that it answers; `axes` are those of
     the inputs that are arrays. `wrong` are mistakes of this exercise alone. `hints` replace the catalogue's,
-    by slug. `look` is asked where no mistake is known, and where the form is wrong.
+    by slug. `look` is asked where no mistake is known, `form` where the form is wrong, and `fit` where arrays
+    did not fit together in the function.
     """
 
     name: ClassVar[str]
@@ -125,6 +131,8 @@ class Exercise:
     wrong: ClassVar[tuple[Wrong, ...]] = ()
     hints: ClassVar[Mapping[str, Hints]] = {}
     look: ClassVar[str] = "Which numbers go into the one that is most wrong? Can you work it out by hand?"
+    form: ClassVar[str] = "Which axes should your result have, in which order, and which has it?"
+    fit: ClassVar[str] = "Which axes does each of your arrays have there, and which of them belong together?"
 
     @property
     def function_name(self) -> str:

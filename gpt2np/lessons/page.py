@@ -17,6 +17,8 @@ from gpt2np.viewer.page import Page, bundle
 from gpt2np.viewer.page import static as viewer_static
 
 PICTURES = ("drawing", "small_pictures")  # modules of the viewer that draw bars and maps
+SECTION = re.compile(r"^## .*$", re.MULTILINE)
+BREAK_IT = "## Break it"  # the part in which the reader guesses before the answer is shown
 NARROW = 42  # characters of code that a phone shows; longer lines can be scrolled to, with the keyboard too
 SCRIPT = re.compile(r"<script(?![^>]*octet-stream)[^>]*>(.*?)</script>", re.DOTALL)
 FRAME = re.compile(r'srcdoc="([^"]*)"')
@@ -29,7 +31,10 @@ def lesson_page(lesson: Lesson, cells: Sequence[RunCell], file_name: str | None 
         InputError: markdown-it-py is not installed.
     """
     prose, name = Prose(), file_name or lesson.file_name
-    parts = [_part(cell, lesson, name, prose) for cell in cells]
+    parts, guessing = list[str](), False  # whether what is shown answers a question that is to be guessed
+    for cell in cells:
+        part, guessing = _part(cell, lesson, name, prose, guessing)
+        parts.append(part)
     body = (
         '<a class="skip" href="#lesson">Skip to the lesson</a>\n'
         f'<div class="lesson">\n{_contents(lesson, prose.headings)}\n'
@@ -54,11 +59,29 @@ def document(lesson: Lesson, body: str, kind: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], _static("lesson.html"))
 
 
-def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose) -> str:
-    """One cell."""
+def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose, guessing: bool) -> tuple[str, bool]:
+    """One cell, and whether what follows it is closed until the reader has guessed."""
+    if run.cell.kind == "code":
+        shown = "".join(map(_shown, run.outputs))
+        return _code(run, lesson, file_name, _closed("Show what happens", shown, guessing)), guessing
+    first = SECTION.split(run.cell.source)[0] if guessing else ""
+    before, after = first, run.cell.source[len(first) :]
+    text = prose.html(before) if before.strip() else ""
+    text = f"{_closed('Show what it means', text, guessing)}{prose.html(after)}"
+    heads = SECTION.findall(run.cell.source)
+    return f'<div class="prose">\n{text}</div>\n', heads[-1] == BREAK_IT if heads else guessing
+
+
+def _closed(what: str, shown: str, is_closed: bool) -> str:
+    """Something that is shown when the reader asks for it; nothing stays nothing."""
+    if not (shown and is_closed):
+        return shown
+    return f'<details class="pause"><summary>{what}</summary>\n{shown}</details>\n'
+
+
+def _code(run: RunCell, lesson: Lesson, file_name: str, shown: str) -> str:
+    """A cell of code, and what it shows."""
     cell = run.cell
-    if cell.kind == "markdown":
-        return f'<div class="prose">\n{prose.html(cell.source)}</div>\n'
     asked = [each for each in lesson.exercises if re.search(rf"^def {each.function}\(", cell.source, re.M)]
     checked = [
         each for each in lesson.exercises if f'"{each.name}"' in cell.source and "check(" in cell.source
@@ -69,7 +92,7 @@ def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose) -> str:
         f'<div class="cell{" exercise" if asked else ""}" role="group" aria-label="Code, line {line}">\n'
         f"<header><span>{label}</span><span>line {line}</span></header>\n"
         f'<pre class="code"{_reachable(source, "code")}><code>{highlighted(source)}</code></pre>\n'
-        f"{''.join(map(_shown, run.outputs))}{_how_to_check(checked, file_name)}</div>\n"
+        f"{shown}{_how_to_check(checked, file_name)}</div>\n"
     )
 
 

@@ -18,6 +18,7 @@ _LINE_ENDS = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 _MARKS = _LINE_ENDS | {ord(" "): "·"}
 _BAR = 24  # characters of the longest bar in a terminal
 _COLOURS = {"#": "#2a78b5", "-": "#c8641e"}  # of bars to the right, and of negative ones
+_HATCHED = "background:repeating-linear-gradient(45deg,#8886 0 1px,transparent 1px 7px)"  # no number
 _TABLE = '<table style="border-collapse:collapse" cellpadding="3">'
 
 
@@ -60,32 +61,33 @@ def bars(
 ) -> Picture:
     """Return numbers as bars, one below the other, each with its label; with `percent`, shares of 1.
 
-    `numbered` puts the number of each before its label.
+    The whole width is the largest number, or 100 % of shares. Negative numbers go to the left. `numbered`
+    puts the number of each before its label.
 
     Raises:
         InputError: there is not one label for each number.
 
     Example:
         >>> show(bars([0.75, 0.25], ["yes", "no"], percent=True))
-          yes  ########################  75 %
-          no   ########                  25 %
+          yes  ##################        75 %
+          no   ######                    25 %
     """
     numbers = _checked(values, 1)
     if len(labels) != len(numbers):
         raise InputError(f"{len(numbers)} numbers, but {len(labels)} labels")
-    names, most = [visible(label) for label in labels], largest(numbers)
-    shares = np.abs(np.nan_to_num(numbers, posinf=0.0, neginf=0.0)) / (most or 1.0)
+    names, finite = [visible(label) for label in labels], np.nan_to_num(numbers, posinf=0.0, neginf=0.0)
+    left, right = max(0.0, -finite.min(initial=0.0)), finite.max(initial=1.0 if percent else 0.0)
+    shares, zero = finite / ((left + right) or 1.0), left / ((left + right) or 1.0)
     told = [f"{text} %" if percent else text for text in _told(numbers, percent)]
-    signs = ["-" if value < 0 else "#" for value in numbers]
     rows, html = [], ""
-    for i, (name, share, text, sign) in enumerate(zip(names, shares, told, signs, strict=True)):
+    for i, (name, share, text) in enumerate(zip(names, shares, told, strict=True)):
         first = [str(i)] if numbered else []
-        rows.append([*first, name, sign * round(_BAR * share), text])
-        html += _bar_row([*first, name], share, text, _COLOURS[sign])
+        rows.append([*first, name, _bar_of_signs(share, zero), text])
+        html += _bar_row([*first, name], share, zero, text)
     text = table(rows, ">" * numbered + "<<>")
     data = {
         **{"kind": "bars", "title": title, "labels": list(labels), "values": numbers.tolist()},
-        **{"texts": told, "numbered": numbered, "note": ""},
+        **{"texts": told, "numbered": numbered, "note": "", "left": left, "right": right},
     }
     return Picture(f"{title}\n{text}" if title else text, f"{_TABLE}{html}</table>", data)
 
@@ -98,8 +100,12 @@ def heatmap(
     *,
     corner: str = "",
     percent: bool = False,
+    numbered: bool = False,
 ) -> Picture:
-    """Return numbers [row, column] as a map; with `percent`, shares of 1. What is not finite stays empty.
+    """Return numbers [row, column] as a map; with `percent`, shares of 1.
+
+    What is not finite stays empty, and is hatched where there are colours. `numbered` puts the number of each
+    row and column before its label.
 
     Raises:
         InputError: there is not one label for each row and column.
@@ -112,7 +118,7 @@ def heatmap(
         raise InputError(
             f"{numbers.shape} numbers, but {len(rows)} labels of rows, {len(columns)} of columns"
         )
-    down, across, most = [visible(row) for row in rows], [visible(c) for c in columns], largest(numbers)
+    down, across, most = _named(rows, numbered), _named(columns, numbered), largest(numbers)
     told = _told(numbers.ravel(), percent)
     texts = [told[i * len(across) : (i + 1) * len(across)] for i in range(len(down))]
     note = "in percent" if percent else ""
@@ -132,13 +138,29 @@ def heatmap(
     return Picture(said + _grid(down, across, texts, corner), made, data)
 
 
-def _bar_row(names: list[str], share: float, text: str, colour: str) -> str:
+def _named(labels: Sequence[str], numbered: bool) -> list[str]:
+    """Labels as they are shown, perhaps with their numbers in front."""
+    width = len(str(len(labels) - 1))
+    return [
+        f"{i:>{width}} {visible(label)}" if numbered else visible(label) for i, label in enumerate(labels)
+    ]
+
+
+def _bar_of_signs(share: float, zero: float) -> str:
+    """A bar for a terminal: to the right of where 0 is, or to the left of it."""
+    before, size = round(_BAR * zero), round(_BAR * abs(share))
+    return (f"{'-' * size:>{before}}" if share < 0 else " " * before + "#" * size).ljust(_BAR)
+
+
+def _bar_row(names: list[str], share: float, zero: float, text: str) -> str:
     """One bar of a table: perhaps a number, a name, the bar, and what it says."""
     *before, name = names
+    start, colour = min(zero, zero + share), _COLOURS["-" if share < 0 else "#"]
     return (
         f"<tr>{''.join(f'<td>{n}</td>' for n in before)}"
         f"<th scope='row' style='text-align:left'>{escaped(name)}</th><td style='width:16em'>"
-        f"<div style='width:{100 * share:.1f}%;height:0.8em;background:{colour}'></div></td>"
+        f"<div style='margin-left:{100 * start:.1f}%;width:{100 * abs(share):.1f}%;height:0.8em;"
+        f"background:{colour}'></div></td>"
         f"<td style='text-align:right'>{text}</td></tr>"
     )
 
@@ -175,4 +197,4 @@ def _told(values: Array, percent: bool) -> list[str]:
 
 
 def _cell(value: float, most: float) -> str:
-    return coloured(value, most) if np.isfinite(value) else ""
+    return coloured(value, most) if np.isfinite(value) else _HATCHED

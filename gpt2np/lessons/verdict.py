@@ -16,6 +16,8 @@ _SAYS = {
     "suspicious": "right here, but not always.",
     "right": "right.",
 }
+_UNKNOWN = "No mistake that is known here gives these numbers."
+_ENDED = "The search ended before all known mistakes were tried."
 _LARGE = 1e4
 
 
@@ -27,7 +29,8 @@ class Verdict:
     this text, but not for every one) or `right`. `where` has the axes and indexes of what is most wrong, both
     shapes, or the line and the message of an exception; never a true value. `ratio` is the largest error as a
     multiple of what float32 explains. `mistake` is the slug of a known mistake, None where none explains the
-    result. `hint` is a question; the second check with the same mistake has a nearer one.
+    result; `ended` says that the search ended before all known mistakes were tried. `hint` is a question; the
+    second check with the same mistake has a nearer one.
     """
 
     exercise: str
@@ -36,6 +39,7 @@ class Verdict:
     ratio: float = 0.0
     mistake: str | None = None
     hint: str = ""
+    ended: bool = False
 
     @property
     def right(self) -> bool:
@@ -50,7 +54,7 @@ class Verdict:
         if self.state == "wrong" and self.ratio > 1:
             said.append(self._far())
         if self.state == "wrong" and self.mistake is None:
-            said.append("No mistake that is known here gives these numbers.")
+            said.append(_ENDED if self.ended else _UNKNOWN)
         if self.hint:
             said.append(self.hint)
         return said

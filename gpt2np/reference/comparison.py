@@ -194,11 +194,11 @@ def compare(
     says what ran. `names` maps their names to ours, `shapes` describes a raw file. `prefill` says that the
     dump comes from decoding with a cache: so many tokens at once, then one at a time. `rtol` and `atol`
     replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
-    `n_positions` tokens. `special` is that of `Model.token_ids`. `max_bytes` is how much memory the arrays of
-    a `.npz` may take (None: any). `search` is for how many seconds to look for the mistake behind the first
-    wrong site (0: to the end); the verdict does not depend on it. `progress` is called now and then with how
-    many forms of mistakes have been tried, and after how many seconds. `noise` is what `noise_bands.expect`
-    gave for these tokens in float32: many dumps of one run are compared faster with it.
+    `n_positions` tokens. `special` is that of `Model.token_ids`. `max_bytes` is how much memory the arrays
+    of a `.npz` may take (None: any). `search` is for how many seconds of computing to look for the mistake
+    behind the first wrong site (0: to the end); the verdict does not depend on it. `progress` is called now
+    and then with how many forms of mistakes have been tried, and after how many seconds. `noise` is what
+    `noise_bands.expect` gave for these tokens in float32: many dumps of one run are compared faster with it.
 
     Raises:
         InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.

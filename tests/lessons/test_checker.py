@@ -10,6 +10,7 @@ from gpt2np.errors import InputError
 from gpt2np.lessons import by_site, checker, showing
 from gpt2np.lessons.exercises import exercise
 from gpt2np.lessons.verdict import Verdict
+from gpt2np.reference import search_limit
 
 RIGHT = "✓ attention.scores: right."
 
@@ -186,7 +187,7 @@ def test_the_true_value_is_never_said():
         return s
 
     verdict = judge(one_off)
-    assert verdict.where == "head 2, query 7, key 4 (1 of 576 are wrong)"
+    assert verdict.where == "head 2, query 7 (`·and`), key 4 (`ber`) (1 of 576 are wrong)"
     true = exercise("attention.scores").cases(checker.model_of_lessons())[0]
     value = f"{scores(*true.arguments.values())[2, 7, 4]:.3f}"
     assert value[:4] not in str(verdict) + repr(verdict) + verdict._repr_html_()
@@ -236,7 +237,113 @@ def test_what_has_no_name_gets_a_question_all_the_same():
     verdict = judge(lambda q, k: scores(q, k) + rng.normal(0, 0.1, (q.shape[1], len(q), len(k))))
     assert (verdict.state, verdict.mistake) == ("wrong", None)
     assert verdict.hint == exercise("attention.scores").look
+    assert "No mistake that is known here gives these numbers" not in str(verdict)  # not all were tried
+    assert "The search ended before all known mistakes were tried." in " ".join(str(verdict).split())
+
+
+def test_a_search_that_came_to_its_end_says_so(monkeypatch):
+    monkeypatch.setattr(by_site, "FORMS", 100_000)
+    rng = np.random.default_rng(0)
+    verdict = judge(lambda pattern, v, weight, bias: rng.normal(0, 1, (len(v), len(bias))), "attention.mix")
+    assert not verdict.ended
     assert "No mistake that is known here gives these numbers." in str(verdict)
+
+
+@pytest.mark.parametrize("name", ["scores", "pattern"])
+def test_what_is_found_does_not_depend_on_how_busy_the_machine_is(monkeypatch, name):
+    def four_seen(*arrays):  # a mistake that only the catalogue knows
+        s = scores(*arrays) if name == "scores" else np.array(arrays[0])
+        s[:, np.tri(*s.shape[1:], -4, dtype=bool) | np.triu(np.ones(s.shape[1:], bool), 1)] = -np.inf
+        return s if name == "scores" else softmax(s + 100 * np.triu(np.ones(s.shape[1:]), 1))
+
+    seconds = iter(range(0, 10**9, 1000))
+    found = judge(four_seen, name)
+    monkeypatch.setattr(search_limit.time, "thread_time", lambda: float(next(seconds)))
+    assert judge(four_seen, name) == found
+
+
+UPPER = np.triu(np.ones((12, 12), bool), 1)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def changed(where, value):
+    """Right scores, but for those at these places."""
+
+    def function(q, k):
+        s = scores(q, k)
+        n = len(q)
+        return np.where(where(n), value, s)
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (changed(lambda n: np.triu(np.ones((n, n), bool), 1), 3.0), "who"),
+        (changed(lambda n: np.eye(n, dtype=bool), 0.25), "itself"),
+        (changed(lambda n: np.tri(n, k=-5, dtype=bool) & (np.arange(n) % 3 == 1), -np.inf), "may the second"),
+        (changed(lambda n: np.tri(n, k=-2, dtype=bool), 0.125), "which 48 products"),
+    ],
+    ids=["future", "itself", "hidden", "past"],
+)
+def test_what_is_asked_depends_on_where_scores_are_wrong(monkeypatch, function, hint):
+    monkeypatch.setattr(by_site, "FORMS", 1)
+    verdict = judge(function)
+    assert verdict.mistake is None
+    assert hint in verdict.hint.replace("nobody", "who")
+
+
+@pytest.mark.parametrize(
+    ("function", "hint"),
+    [
+        (lambda x: np.full_like(x, 0.125), "future"),
+        (lambda x: softmax(np.where(UPPER[: x.shape[1], : x.shape[1]], -np.inf, x)) * 0.7, "add up to"),
+        (lambda x: softmax(np.where(UPPER[: x.shape[1], : x.shape[1]], -np.inf, x * x)), "how large"),
+        (lambda x: np.where(np.eye(x.shape[1]), np.nan, 0 * x), "no numbers"),
+    ],
+    ids=["future", "sum", "size", "nan"],
+)
+def test_what_is_asked_depends_on_how_shares_are_wrong(monkeypatch, function, hint):
+    monkeypatch.setattr(by_site, "FORMS", 1)
+    verdict = judge(function, "attention.pattern")
+    assert verdict.mistake is None
+    assert hint in verdict.hint
+
+
+def test_a_wrong_form_is_asked_about_the_form():
+    verdict = judge(lambda q, k: scores(q, k).transpose(1, 2, 0))
+    assert verdict.hint == exercise("attention.scores").form
+    assert judge(lambda q, k: None).hint == ""  # "does the function end in a return?"
+    assert judge(lambda q, k: None).where.endswith("?")
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("scores", lambda q, k: q @ k.T),
+        ("scores", lambda q, k: np.einsum("qd,kd->qk", q, k)),
+        ("scores", lambda q, k: scores(q, k) + np.zeros(5)),
+        ("mix", lambda pattern, v, weight, bias: pattern @ v),
+        ("split", lambda qkv, n_head: qkv.reshape(3, 5, n_head, -1)),
+        ("split", lambda qkv, n_head: np.split(qkv, 5, axis=1)),
+        ("pattern", lambda products: products / products.sum(-1)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_asked_which_axes_belong_together(name, function):
+    verdict = judge(function, f"attention.{name}")
+    assert verdict.state == "raised"
+    assert verdict.hint == exercise(f"attention.{name}").fit
+    assert "ValueError" in verdict.where  # NumPy's own words stay
+
+
+def test_another_error_gets_no_question_about_axes():
+    assert judge(lambda q, k: [1, 2].index(7)).hint == ""
+    assert judge(lambda q, k: 1 / 0).hint == ""
 
 
 def test_right_here_but_not_always():

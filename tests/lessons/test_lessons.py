@@ -160,8 +160,11 @@ def questions(wanted: Exercise):
 def test_hints_ask_and_never_tell(name):
     wanted = exercise(name)
     assert wanted.asks.endswith("?")
-    for slug, hints in (*questions(wanted).items(), ("look", (wanted.look,))):
-        assert len(hints) == (1 if slug == "look" else 2), slug
+    for slug, hints in (
+        *questions(wanted).items(),
+        *(("once", (getattr(wanted, one),)) for one in ("look", "form", "fit")),
+    ):
+        assert len(hints) == (1 if slug == "once" else 2), slug
         assert len(set(hints)) == len(hints), slug
         for hint in hints:
             assert hint.endswith("?"), (slug, hint)

@@ -252,6 +252,18 @@ def test_a_page_shows_every_cell_with_its_line_and_no_failure(pages, name):
     assert len(text.encode("utf-8")) < 1_500_000
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_who_guesses_sees_the_answer_when_they_ask_for_it(pages, name):
+    text = (pages / f"{name}.html").read_text("utf-8")
+    before, _, after = text.partition("Break it</h2>")
+    assert '<details class="pause">' not in before
+    answer = after[: after.index("The real GPT-2</h2>")]
+    assert "<summary>Show what happens</summary>" in answer
+    open_parts = re.sub(r'<details class="pause">.*?</details>(?!\n</figure>)', "", answer, flags=re.S)
+    assert 'class="output' not in open_parts
+    assert '<details class="pause">' not in after[len(answer) :]
+
+
 @rendered
 def test_a_page_shows_results_and_failures_of_a_learners_file(pages):
     text = (pages / "sample.html").read_text("utf-8")

@@ -22,12 +22,44 @@ def test_bars_in_a_terminal():
     shares = lessons.bars([0.75, 0.0, 0.25], ["yes", " no", "a\nb"], "votes", percent=True)
     assert str(shares).splitlines() == [
         "votes",
-        f"  yes  {'#' * 24}  75 %",
+        f"  yes  {'#' * 18}{' ' * 6}  75 %",
         f"  ·no  {' ' * 24}   0 %",
-        f"  a⏎b  {'#' * 8}{' ' * 16}  25 %",
+        f"  a⏎b  {'#' * 6}{' ' * 18}  25 %",
     ]
     signed = lessons.bars([-2.0, 1.0], ["a", "b"], numbered=True)
-    assert str(signed).splitlines() == [f"  0  a  {'-' * 24}  -2.0", f"  1  b  {'#' * 12}{' ' * 12}   1.0"]
+    assert str(signed).splitlines() == [
+        f"  0  a  {'-' * 16}{' ' * 8}  -2.0",
+        f"  1  b  {' ' * 16}{'#' * 8}   1.0",
+    ]
+
+
+def test_the_whole_width_of_shares_is_all_of_them():
+    picture = lessons.bars([0.86, 0.0], ["a", "b"], percent=True)
+    assert str(picture).splitlines()[0].count("#") == 21
+    assert "width:86.0%" in picture._repr_html_()
+    assert data_of(picture)["right"] == 1.0
+
+
+def test_negative_bars_go_to_the_other_side():
+    html = lessons.bars([-1.0, 3.0], ["a", "b"])._repr_html_()
+    assert "margin-left:0.0%;width:25.0%" in html
+    assert "margin-left:25.0%;width:75.0%" in html
+
+
+def test_what_is_no_number_does_not_look_like_nothing():
+    html = lessons.heatmap([[0.0, np.nan]], ["a"], ["x", "y"], percent=True)._repr_html_()
+    nothing, none = re.findall('<td style="([^"]*)"', html)
+    assert "gradient" in none
+    assert "gradient" not in nothing
+
+
+def test_rows_and_columns_may_have_numbers():
+    text = str(lessons.heatmap(np.eye(2), ["a", " b"], ["a", " b"], percent=True, numbered=True))
+    assert [line.split() for line in text.splitlines()] == [
+        ["0", "a", "1", "·b"],
+        ["0", "a", "100", "0"],
+        ["1", "·b", "0", "100"],
+    ]
 
 
 def test_a_map_in_a_terminal():
@@ -120,14 +152,16 @@ def test_the_viewer_draws_them(tmp_path):
         visit.goto(page.as_uri())
         assert visit.evaluate("document.querySelectorAll('figure .bar .fill').length") == 4
         assert visit.evaluate("[...document.querySelectorAll('.fill')].map(bar => bar.style.width)") == [
-            *("100%", "33.3333%"),
-            *("100%", "50%"),
+            *("75%", "25%"),
+            *("66.6667%", "33.3333%"),
         ]
+        starts = "[...document.querySelectorAll('.fill')].map(bar => bar.style.marginLeft)"
+        assert visit.evaluate(starts)[2:] == ["0%", "66.6667%"]
         assert visit.evaluate("document.querySelectorAll('details table').length") == 2
         cells = "[...document.querySelectorAll('figure > table td')].map(td => td.style.background)"
         light = visit.evaluate(cells)
         assert light[0] != light[2] != light[3]
-        assert light[1] == "none"  # no number
+        assert "gradient" in light[1]  # no number
         visit.emulate_media(color_scheme="dark")
         visit.wait_for_function(f"light => {cells}.join() !== light.join()", arg=light)
         visit.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -1,117 +1,59 @@
 """Exercises of lesson 3: the fused qkv cut into heads, scores, the pattern, and what attention writes."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.sites import split_qkv
+from gpt2np.lessons.attention_mistakes import (
+    ALL_VANISH,
+    LAYOUTS,
+    MAXIMUM_OF_OTHERS,
+    SMALL,
+    WRONG_MIXES,
+    WRONG_PATTERNS,
+    WRONG_SCORES,
+    WRONG_SPLITS,
+)
 from gpt2np.lessons.by_site import AtSite, Run
-from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Hints, Wrong
-from gpt2np.lessons.same import array_of, is_same
+from gpt2np.lessons.exercise import Attempt, Case, Finding
+from gpt2np.lessons.same import array_of, errors, is_same
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.mistakes.base import future, products, softmax
-
-
-def _thirds(order: tuple[int, ...]) -> Function:
-    """q, k and v taken from these thirds."""
-
-    def function(qkv: Array, n_head: int) -> list[Array]:
-        parts = split_qkv(qkv, n_head)
-        return [parts[i] for i in order]
-
-    return function
-
-
-def _orders() -> tuple[Wrong, ...]:
-    """Every choice of three thirds but the right one."""
-    made = []
-    for order in itertools.product(range(3), repeat=3):
-        if order == (0, 2, 1):
-            made.append(Wrong("qkv-kv-swapped", _thirds(order)))
-        elif len(set(order)) == 3 and order != (0, 1, 2):
-            made.append(Wrong("qkv-order", _thirds(order)))
-        elif len(set(order)) < 3:
-            made.append(Wrong("qkv-part-repeated", _thirds(order)))
-    return tuple(made)
-
-
-def _positions_mixed(qkv: Array, n_head: int) -> Array:
-    """The thirds cut off before the words: [3, pos, head, d_head] as it lies in memory."""
-    return qkv.reshape(3, len(qkv), n_head, -1)
-
-
-THIRDS_FIRST: Hints = (
-    "Does your first query hold numbers of more than one word?",
-    "In which order do all the numbers lie, one behind the other: what comes after the last one of a word?",
-)
 
 
 class Split(AtSite):
     """The fused qkv cut into queries, keys and values, and each of these into heads."""
 
     name = "attention.split"
-    asks = "Which of the 576 numbers of a word are the query of head 1?"
+    asks = "Which of the 576 numbers of a token are the query of head 1?"
     axes = {"qkv": "pos 3*n_embd"}
     sites = ("h.1.attn.q", "h.1.attn.k", "h.1.attn.v")
     mistakes = (
         *("heads-before-qkv", "qkv-interleaved", "heads-strided", "heads-cut-untransposed"),
         "qkv-columns-shifted",
     )
-    wrong = (*_orders(), Wrong("qkv-cut-untransposed", _positions_mixed, THIRDS_FIRST))
+    wrong = WRONG_SPLITS
     hints = {
         "heads-before-qkv": (
             "What do you cut first: the three kinds, or the heads?",
-            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+            "Where among the 576 numbers of a token does the first key begin, and where in your program?",
         ),
         "qkv-interleaved": (
             "What are neighbours in the long row: numbers of one vector, or one number of each kind?",
-            "Where among the 576 numbers of a word does the first key begin, and where in your program?",
+            "Where among the 576 numbers of a token does the first key begin, and where in your program?",
         ),
         "heads-strided": (
             "Which numbers of a third belong to head 0?",
             "Are the numbers of one head neighbours, or far apart?",
         ),
     }
-    look = "Take one word: at which of its 576 numbers does each of your pieces begin?"
+    look = "Take one token: at which of its 576 numbers does each of your pieces begin?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"qkv": run["h.1.attn.qkv"], "n_head": run.config.n_head}
-
-
-def _times_infinity(q: Array, k: Array) -> Array:
-    """A mask of zeros and ones times minus infinity, added: zero times infinity is no number."""
-    scores = products(q, k) / np.sqrt(q.shape[-1])
-    return np.asarray(scores + future(*scores.shape[1:]) * -np.inf)
-
-
-NO_NUMBERS: Hints = (
-    "Some of what you return are no numbers: which, and were they numbers before the mask?",
-    "What is nothing times infinity?",
-)
-
-
-def _shares_of(masked: bool) -> Function:
-    """Scores that are shares already."""
-
-    def function(q: Array, k: Array) -> Array:
-        scores = products(q, k) / np.sqrt(q.shape[-1])
-        return softmax(np.where(future(*scores.shape[1:]) & masked, -np.inf, scores))
-
-    return function
-
-
-SMALL: Hints = (
-    "Does a word that has not been said yet really count for nothing?",
-    "What is the exponential of the number that you put into the future?",
-)
-TOO_SOON: Hints = (
-    "Were you asked how well a key answers, or what share it gets?",
-    "Can any of your numbers be negative, and could those that were asked for?",
-)
 
 
 class Scores(AtSite):
@@ -126,10 +68,7 @@ class Scores(AtSite):
         *("scores-scaled-by-length", "scores-scaled-by-fourth-root", "scores-multiplied", "qkv-order"),
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-value-small"),
     )
-    wrong = (
-        Wrong("mask-times-infinity", _times_infinity, NO_NUMBERS),
-        *(Wrong("softmax-too-soon", _shares_of(masked), TOO_SOON) for masked in (True, False)),
-    )
+    wrong = WRONG_SCORES
     hints = {
         "scores-unscaled": (
             "How large does a sum of many products get?",
@@ -157,7 +96,7 @@ class Scores(AtSite):
         ),
         "mask-value-small": SMALL,
         "qkv-order": (
-            "You asked for the row of a word: does it hold what the word asks, or what it is asked?",
+            "Take one row of your scores: did its token ask all the others, or did all the others ask it?",
             "Which of the two vectors belongs to the rows, and which to the columns?",
         ),
     }
@@ -165,6 +104,19 @@ class Scores(AtSite):
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"q": run["h.1.attn.q"], "k": run["h.1.attn.k"]}
+
+    def looked(self, array: Array, truth: Array) -> tuple[str, ...]:
+        """What is asked by where scores are wrong: in the future, at the token itself, or by being hidden."""
+        off, hidden = errors(array, truth) > 1, future(*truth.shape[1:])
+        if not off[:, ~hidden].any():
+            return (
+                "Only scores of keys in the future are wrong: what must they be, so that nobody sees them?",
+            )
+        if not off[:, ~np.eye(len(hidden), dtype=bool)].any():
+            return ("Only scores of tokens with themselves are wrong: may a token look at itself?",)
+        if not np.isfinite(array[off]).any():
+            return ("You hide keys that are not in the future: which keys may the second token look at?",)
+        return ()
 
     def own(self, site: str, array: Array, run: Run, case: Case) -> Finding:
         """One mistake at a time: what is wrong in the past is told before what is wrong in the future."""
@@ -181,55 +133,28 @@ class Scores(AtSite):
         return found
 
 
-def _pattern(axis: int | tuple[int, ...] | None, masked: bool) -> Function:
-    """A softmax over wrong axes, with the mask or without it."""
-
-    def function(products: Array) -> Array:
-        hidden = future(*products.shape[1:]) & masked
-        e = np.where(hidden, 0.0, np.exp(products - products.max()))
-        return np.asarray(e / e.sum(axis=axis, keepdims=True))
-
-    return function
-
-
-def _by_the_largest(products: Array) -> Array:
-    """Exponentials that are divided by the largest of a row in place of their sum."""
-    hidden = future(*products.shape[1:])
-    return np.where(
-        hidden, 0.0, np.exp(products - np.where(hidden, -np.inf, products).max(-1, keepdims=True))
-    )
-
-
 class Pattern(AtSite):
     """The mask and the softmax: what share of its attention a word gives to each word."""
 
     name = "attention.pattern"
-    asks = "What share of its attention does each word give to each word?"
+    asks = "What share of its attention does each token give to each token?"
     axes = {"products": "head query key"}
     site = "h.1.attn.pattern"
     mistakes = (
         *("mask-missing", "mask-off-by-one", "mask-anticausal", "mask-after-softmax", "mask-value-small"),
         *("softmax-wrong-axis", "softmax-missing", "softmax-twice", "scores-scaled-by-d-head"),
     )
-    wrong = (
-        *(Wrong("softmax-wrong-axis", _pattern(axis, False)) for axis in (0, 1, (1, 2), None)),
-        Wrong("softmax-wrong-axis", _pattern(None, True)),
-        Wrong("softmax-missing", _by_the_largest),
-        Wrong("softmax-missing", lambda products: np.where(future(*products.shape[1:]), -np.inf, products)),
-        Wrong("mask-times-infinity", lambda products: np.full_like(products, np.nan), NO_NUMBERS),
-    )
+    wrong = WRONG_PATTERNS
     hints = {
         "mask-value-small": SMALL,
-        "softmax-without-maximum": (
-            "What becomes of a very small number, or of a very large one, in an exponential?",
-            "If all scores of a row grow by the same amount, do the shares change? What would you choose?",
-        ),
+        "softmax-without-maximum": ALL_VANISH,
+        "softmax-maximum-of-others": MAXIMUM_OF_OTHERS,
         "scores-scaled-by-d-head": (
             "Are your shares nearly all the same?",
             "What has been done to these products already, before you got them?",
         ),
     }
-    look = "What do the shares of one query add up to, and which keys may have one?"
+    look = "The future has no share, and those of each query add up to 1: what decides how large each is?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         q, k = run["h.1.attn.q"], run["h.1.attn.k"]
@@ -238,9 +163,23 @@ class Pattern(AtSite):
     def cases(self, model: Model) -> Sequence[Case]:
         """One more, where all exponentials vanish and a finite mask is seen."""
         cases = super().cases(model)
-        given = cases[0].arguments["products"]
+        given = cases[0].arguments["products"].copy()
+        given[0, -1, 0] = given.max() + 1.0  # the largest one is seen: with its maximum this row has numbers
         low = {"products": 1000.0 * (given - given.max() - 1.0)}
         return [*cases, Case(low, "where all products are below -1000", cases[0].prompt, unusual=True)]
+
+    def looked(self, array: Array, truth: Array) -> tuple[str, ...]:
+        """What is asked by what is wrong with the shares: no numbers, in the future, or a wrong sum."""
+        hidden = future(*truth.shape[1:])
+        if not np.isfinite(array).all():
+            return ("Some of your shares are no numbers: in which rows, and what is divided by what there?",)
+        if array[:, hidden].any():
+            return (
+                "Some keys in the future have a share: when is it taken from them, and who gets it then?",
+            )
+        if not is_same(array.sum(axis=-1), truth.sum(axis=-1)):
+            return ("What do the shares of one query add up to, and what should they add up to?",)
+        return ()
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         if not attempt.case.unusual:
@@ -253,7 +192,8 @@ class Pattern(AtSite):
         if yours is None or yours.shape != truth.shape:
             return Finding("suspicious", "another shape than before")
         if not np.isfinite(yours).all():
-            slug, where = "softmax-without-maximum", "some shares are no numbers (nan)"
+            slug = f"softmax-{'maximum-of-others' if np.isfinite(yours).any() else 'without-maximum'}"
+            where = "some shares are no numbers (nan)"
         elif yours[:, hidden].any():
             slug, where = "mask-value-small", "keys of the future get a share"
         else:
@@ -261,87 +201,25 @@ class Pattern(AtSite):
         return Finding("suspicious", where, np.inf, slug, self.hints_of(slug))
 
 
-_LAYOUTS = ("heads-merged-untransposed", "heads-merged-interleaved")
-
-
-def _mix(transposed: bool, layout: str | None, wrong_side: bool, biased: bool) -> Function:
-    """What attention writes, with several mistakes at once."""
-
-    def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
-        z = np.einsum("hkq,khd->qhd" if transposed else "hqk,khd->qhd", pattern, v)
-        if layout:
-            z = np.ascontiguousarray(z.transpose(1, 0, 2) if layout == _LAYOUTS[0] else z.transpose(0, 2, 1))
-        out = z.reshape(len(v), -1) @ (weight.T if wrong_side else weight)
-        return np.asarray(out + bias if biased else out)
-
-    return function
-
-
-def _several() -> tuple[Wrong, ...]:
-    """Two or more mistakes of `mix`: the one that comes first in the computation is told first."""
-    made = []
-    for choice in itertools.product((False, True), (None, *_LAYOUTS), (False, True), (True, False)):
-        transposed, layout, wrong_side, _ = choice
-        slug = ("pattern-transposed" if transposed else layout) or ("transposed-c-proj" if wrong_side else "")
-        if slug:
-            made.append(Wrong(slug, _mix(*choice)))
-    return tuple(made)
-
-
-def _written(projected: bool, averaged: bool, biases: Callable[[int], float]) -> Function:
-    """What attention writes: without c_proj, as an average of n heads, or with so many biases for these."""
-
-    def function(pattern: Array, v: Array, weight: Array, bias: Array) -> Array:
-        n = v.shape[1]
-        z = np.einsum("hqk,khd->qhd", pattern, v).reshape(len(v), -1)
-        out = (z @ weight if projected else z) / (n if averaged else 1)
-        return np.asarray(out + biases(n) * bias)
-
-    return function
-
-
-NO_BIAS, ONE_BIAS, EACH_BIAS, SHARE_OF_BIAS = (lambda n: 0.0, lambda n: 1.0, float, lambda n: 1 / n)
-UNREAD: Hints = (
-    "Your heads lie side by side: has anybody read them and written for the stream?",
-    "Which of the four inputs of your function have you not used?",
-)
-FOUR_BIASES: Hints = (
-    "What would attention write if all values were nothing?",
-    "Who adds the bias: each of the heads, or all of them together?",
-)
-AVERAGED: Hints = (
-    "Is what you write too small everywhere, and by how much?",
-    "Do the heads share one place in the stream, or does each of them add to it?",
-)
-
-
 class Mix(AtSite):
     """Values averaged by the pattern, the heads side by side, and c_proj."""
 
     name = "attention.mix"
-    asks = "What does a word take home from those that it looked at?"
+    asks = "What does attention write to each token from those that it looks at?"
     axes = {"pattern": "head query key", "v": "key head d_head", "weight": "n_embd n_embd", "bias": "n_embd"}
     site = "h.1.attn.out"
     mistakes = (
-        *("pattern-transposed", *_LAYOUTS, "heads-permuted", "transposed-c-proj", "missing-bias"),
+        *("pattern-transposed", *LAYOUTS, "heads-permuted", "transposed-c-proj", "missing-bias"),
         *("bias-twice", "own-value-left-out"),
     )
-    wrong = (
-        *_several(),
-        *(Wrong("projection-missing", _written(False, False, b), UNREAD) for b in (NO_BIAS, ONE_BIAS)),
-        Wrong("bias-for-each-head", _written(True, False, EACH_BIAS), FOUR_BIASES),
-        *(
-            Wrong("heads-averaged", _written(True, True, b), AVERAGED)
-            for b in (NO_BIAS, ONE_BIAS, SHARE_OF_BIAS)
-        ),
-    )
+    wrong = WRONG_MIXES
     hints = {
         "pattern-transposed": (
             "Who gathers, and who is gathered from?",
-            "Along which axis do the shares of one word add up to 1, and along which do you add?",
+            "Along which axis do the shares of one token add up to 1, and along which do you add?",
         ),
     }
-    look = "Take the first word, which sees only itself: what must it get?"
+    look = "Take the first token, which sees only itself: what must it get?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         c_proj = run.parameters.h[1].attn.c_proj

@@ -15,7 +15,7 @@ from gpt2np.ops import Array
 from gpt2np.reference.comparison import Comparison, compare
 from gpt2np.tables import counted
 
-SECONDS = 2.5  # that the search for a mistake may take
+SECONDS = 2.5  # of computing, that the search for a mistake may take
 
 
 class Program(Exercise):
@@ -42,9 +42,8 @@ class Program(Exercise):
         if found.first is not None:
             state = "suspicious" if found.verdict == "suspicious" else "wrong"
             hints = self.hints_of(found.mistake)
-            return Finding(
-                state, _where(found, missing, model), found.first.measure.ratio, found.mistake, hints
-            )
+            where, ended = _where(found, missing, model), found.searched is not None
+            return Finding(state, where, found.first.measure.ratio, found.mistake, hints, ended)
         if missing:
             there = f"{counted(len(found.sites), 'step')} recorded, and right"
             return Finding("shape", f"{there}; the next one that is not there is {missing[0]}")

@@ -149,7 +149,7 @@ class LayerNormWrongAxis(Mistake):
     cure = "Each position is normalised alone, over n_embd: the last axis."
     hints = (
         "Which numbers know of each other in this step?",
-        "If you leave out the last word, do the vectors of the words before it change?",
+        "If you leave out the last token, do the vectors of the tokens before it change?",
     )
     steps = NORMS
 
@@ -285,7 +285,7 @@ class MissingFinalNorm(Mistake):
     explanation = "The final LayerNorm is left out."
     cure = "Apply ln_f to the last block's output before the unembedding."
     hints = (
-        "How large are the numbers from which words are made?",
+        "How large are the numbers from which tokens are made?",
         "Is there one step left that you did not take, at the very end?",
     )
     steps = ("ln_f", "logits")  # or it is computed, and not used

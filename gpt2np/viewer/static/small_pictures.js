@@ -4,13 +4,16 @@ import { bar, colour, el, place, tokenLabel } from "./drawing.js";
 
 /** Numbers as bars; the table of the figure opens below them. */
 function drawBars(figure, picture, table) {
-  const most = Math.max(...picture.values.map((value) => Math.abs(value ?? 0))) || 1,
-    signed = picture.values.some((value) => value < 0);
+  const whole = picture.left + picture.right || 1, // 0 is where what goes to the left ends
+    signed = picture.left > 0;
   const rows = picture.values.map((value, i) => {
     const name = picture.numbered
       ? [el("span", { class: "aside" }, `${i} `), tokenLabel(picture.labels[i])]
       : picture.labels[i];
-    return bar(el("span", {}, name), (value ?? 0) / most, picture.texts[i], { kind: signed ? "push" : "share" });
+    const length = (value ?? 0) / whole,
+      row = bar(el("span", {}, name), length, picture.texts[i], { kind: signed ? "push" : "share" });
+    row.querySelector(".fill").style.marginLeft = `${(100 * (picture.left + Math.min(0, value ?? 0))) / whole}%`;
+    return row;
   });
   const drawn = el("div", { class: "bars", "aria-hidden": "true" }, rows);
   table.before(drawn);
@@ -27,11 +30,12 @@ function colourCells(picture, table) {
     scale = signed ? "diverging" : "share";
   [...table.querySelectorAll("tr")].slice(1).forEach((row, i) =>
     row.querySelectorAll("td").forEach((cell, j) => {
-      const value = picture.values[i][j],
-        at = signed ? place(value ?? 0, most) : Math.sqrt((value ?? 0) / most),
-        paint = value == null ? "none" : colour(scale, at);
+      const value = picture.values[i][j];
+      if (value == null) return; // it is hatched already
+      const at = signed ? place(value, most) : Math.sqrt(value / most),
+        paint = colour(scale, at);
       cell.style.background = paint;
-      cell.style.color = value == null ? "" : inkOn(paint);
+      cell.style.color = inkOn(paint);
     }),
   );
 }

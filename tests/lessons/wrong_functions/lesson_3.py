@@ -130,6 +130,17 @@ def shown_then_divided(x):
         return shares / shares.sum(-1, keepdims=True)
 
 
+def maximum_of_all(x):
+    e = np.exp(np.where(hidden(x), -np.inf, x - x.max()))
+    with np.errstate(all="ignore"):
+        return e / e.sum(-1, keepdims=True)
+
+
+def no_exponential(x, masked=True):
+    seen = x * ~hidden(x) if masked else x
+    return seen / seen.sum(-1, keepdims=True)
+
+
 def by_the_largest(x):
     e = np.exp(np.where(hidden(x), -np.inf, x))
     return e / e.max(-1, keepdims=True)
@@ -179,6 +190,26 @@ def averaged(pattern, v, weight, bias):
     return np.mean(parts, axis=0) + bias
 
 
+def heads_added(pattern, v, weight, bias):
+    z = sum(pattern[h] @ v[:, h] for h in range(4))
+    return np.tile(z, 4) @ weight + bias
+
+
+def heads_added_and_repeated(pattern, v, weight, bias):
+    z = np.einsum("hqk,khd->qd", pattern, v)
+    return np.repeat(z, 4, axis=1) @ weight + bias
+
+
+def divided_again(pattern, v, weight, bias):
+    z = np.einsum("hqk,khd->qhd", pattern, v) / len(v)
+    return z.reshape(len(v), -1) @ weight + bias
+
+
+def divided_by_how_many_are_seen(pattern, v, weight, bias):
+    z = np.stack([pattern[h] @ v[:, h] / np.arange(1, len(v) + 1)[:, None] for h in range(4)], axis=1)
+    return z.reshape(len(v), -1) @ weight + bias
+
+
 def heads_reversed(pattern, v, weight, bias):
     z = np.einsum("hqk,khd->qhd", pattern, v)[:, ::-1]
     return z.reshape(len(v), -1) @ weight + bias
@@ -200,7 +231,18 @@ TABLE = [
     ("attention.split", in_order(0, 1, 1), "qkv-part-repeated"),
     ("attention.split", only_values_strided, "heads-strided"),
     ("attention.split", lambda qkv, n: qkv.reshape(3, len(qkv), n, -1), "qkv-cut-untransposed"),
+    (
+        "attention.split",
+        lambda qkv, n: qkv.reshape(len(qkv), n, 3, -1).transpose(2, 0, 1, 3),
+        "heads-before-qkv",
+    ),
     ("attention.scores", scored(), None),
+    ("attention.scores", scored(fill=-1e9), None),
+    ("attention.scores", scored(scale=lambda q: 1.0, k=2), "scores-unscaled"),
+    ("attention.scores", scored(scale=lambda q: 1.0, k=0), "scores-unscaled"),
+    ("attention.scores", scored(scale=lambda q: 1 / 48, k=0), "scores-scaled-by-d-head"),
+    ("attention.scores", scored(scale=lambda q: 0.5, times=True), "scores-scaled-by-n-head"),
+    ("attention.scores", lambda q, k: upside_down(q * 48**0.5, k), "scores-unscaled"),
     ("attention.scores", lambda q, k: softmax(scored()(q, k)), "softmax-too-soon"),
     ("attention.scores", lambda q, k: softmax(scored(k=None)(q, k)), "softmax-too-soon"),
     ("attention.scores", scored(fill=-1e10), None),
@@ -225,7 +267,7 @@ TABLE = [
     ("attention.scores", scored(fill=-1000.0), "mask-value-small"),
     ("attention.scores", fourth_root, "scores-scaled-by-fourth-root"),
     ("attention.pattern", shares(), None),
-    ("attention.pattern", shown_then_divided, "softmax-without-maximum"),
+    ("attention.pattern", shown_then_divided, "softmax-maximum-of-others"),
     ("attention.pattern", lambda x: softmax(x + hidden(x) * -np.inf), "mask-times-infinity"),
     ("attention.pattern", by_the_largest, "softmax-missing"),
     ("attention.pattern", shares(fill=-1e10), None),
@@ -247,7 +289,15 @@ TABLE = [
     ("attention.pattern", lambda x: np.where(hidden(x), -np.inf, x), "softmax-missing"),
     ("attention.pattern", lambda x: softmax(np.where(hidden(x).T, -np.inf, x)), "mask-anticausal"),
     ("attention.pattern", lambda x: shares()(x / 48**0.5), "scores-scaled-by-d-head"),
+    ("attention.pattern", maximum_of_all, "softmax-maximum-of-others"),
+    ("attention.pattern", no_exponential, "softmax-exp-missing"),
+    ("attention.pattern", lambda x: no_exponential(x, masked=False), "softmax-exp-missing"),
+    ("attention.pattern", lambda x: shares(axis=0)(x), "softmax-wrong-axis"),
     ("attention.mix", mixed(), None),
+    ("attention.mix", heads_added, "heads-added-up"),
+    ("attention.mix", heads_added_and_repeated, "heads-added-up"),
+    ("attention.mix", divided_again, "average-divided-again"),
+    ("attention.mix", divided_by_how_many_are_seen, "average-divided-again"),
     ("attention.mix", mix_by_loops, None),
     ("attention.mix", mixed(transposed=True), "pattern-transposed"),
     ("attention.mix", mixed(merged="as it lies"), "heads-merged-untransposed"),
