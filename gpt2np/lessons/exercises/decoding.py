@@ -1,6 +1,5 @@
 """Ways to run one token with a cache: the right one, and those of mistakes."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,11 +142,7 @@ MISTAKES = (
         ),
     ),
     Wrong("qkv-kv-swapped", OneStep(rows="taken for each other")),
-    *(
-        Wrong("qkv-order", OneStep(order=order))
-        for order in itertools.permutations((0, 1, 2))
-        if order not in ((0, 1, 2), (0, 2, 1))
-    ),
+    *(Wrong("qkv-order", OneStep(order=o)) for o in ((1, 0, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0))),
     Wrong("probabilities-returned", _shares, _FURTHER),
     Wrong("log-probabilities-returned", lambda *arguments: np.log(_shares(*arguments)), _FURTHER),
     *(
