@@ -99,9 +99,10 @@ assert [round(100 * p) for p in grid[[6, 8], 1]] == [26, 55]
 
 # %% [markdown]
 # `ber` jumps from nothing to 39 % with the attention of layer 1: there are the heads from lesson 3 that look
-# at what came next, the last time. Part 4 shows what they add. After `ser`, `vant` grows slowly: 26 % after layer 2, 55 % in the end. And the last column goes *down*. After the
-# attention of layer 3, ` king` stands at 87 %. Then the last MLP takes more than half of it back: 38 %. Every
-# step may lower a probability as well as raise it.
+# at what came next, the last time. Part 4 shows what they add. After `ser`, `vant` grows slowly: 26 % after
+# layer 2, 55 % in the end. And the last column goes *down*. After the attention of layer 3, ` king` stands at
+# 87 %. Then the last MLP takes more than half of it back: 38 %. Every step may lower a probability as well as
+# raise it.
 #
 # ## 4. Who said so?
 # The stream is a sum (lesson 2), and the dot product of a sum is the sum of the dot products. (`ln_f` divides
@@ -142,9 +143,9 @@ greedy = model.generate("Elizabeth was", max_new_tokens=40).finish().text
 assert greedy.count("in the same time") == 6
 
 # %% [markdown]
-# It gets into a loop. A likely reason: this model has induction heads, which copy what has been written before.
-# We have not tested it here; with lesson 5 you can take these heads away and see. In any case, the most likely
-# token each time is not how people write. We need some chance.
+# It gets into a loop. A likely reason: this model has induction heads, which copy what has been written
+# before. We have not tested it here; with lesson 5 you can take these heads away and see. In any case, the
+# most likely token each time is not how people write. We need some chance.
 #
 # ## 6. Temperature
 # Draw the token at random, then, each with its own probability. How wild that is can be set: the logits are
@@ -328,8 +329,8 @@ assert round(1.6, 1) == 1.6
 # %% [markdown]
 # At 1.6, the five likeliest tokens have only 8 % of the whole, and all those behind the first 40 have 68 %.
 # Two of three draws come from a place where nearly nothing fits. With top_k 5 the text is sound again,
-# although the temperature is the same. It is not greedy, because any of
-# the five may be drawn: another seed still gives another text.
+# although the temperature is the same. It is not greedy, because any of the five may be drawn: another seed
+# still gives another text.
 #
 # ## The real GPT-2
 # If GPT-2 small is in your cache, this cell asks the lens where it knows the city. The answer comes late:

@@ -106,8 +106,9 @@ assert round(100 * induction[2, 2]) == 50
 #
 # ## 4. Take one away
 # A picture of attention is a correlation: the heads look at the right place while the model gets it right. Do
-# they *cause* it? Take a head away, and see what is lost. The result of a head is its part of `z`, and
-# `z` of layer 1 is the site `h.1.attn.z`, [pos, head, d_head]. With zeros there, the head says nothing, and nothing else changes.
+# they *cause* it? Take a head away, and see what is lost. The result of a head is its part of `z`, and `z` of
+# layer 1 is the site `h.1.attn.z`, [pos, head, d_head]. With zeros there, the head says nothing, and nothing
+# else changes.
 #
 # **Your turn.** Write the edits that take some heads away. Edits are a dict: the name of a site, and what is
 # to be done to it, as in `{"h.3.mlp.out": zero()}`. `zero` takes away all of a site, and `zero(heads=2)`, or
@@ -144,9 +145,8 @@ assert list(losses.values()) == [0.15, 0.06, 0.06, 3.9, 8.91]
 
 # %% [markdown]
 # ## 5. Hardly anything happens
-# Without 1.0 the loss is 0.15, many times 0.01, but far from the 11.91 of a text that is new. Without either of
-# the others it is 0.06. The model still copies nearly perfectly. Is head
-# 1.0 not the cause, then?
+# Without 1.0 the loss is 0.15, many times 0.01, but far from the 11.91 of a text that is new. Without either
+# of the others it is 0.06. The model still copies nearly perfectly. Is head 1.0 not the cause, then?
 #
 # It is, but not alone. Three heads do the same work, and any two are enough. With all three gone the loss is
 # 3.90. Even then something is left: 2.2, one layer further up. Without that one too, it is 8.91, and copying
@@ -241,8 +241,8 @@ assert [round(100 * share) for share in np.diagonal(by_place, -1)] == [100] * 11
 # And what does it hand over? Its OV turns the token before into a vector that is added to the stream. Head
 # 1.0 may find that vector in its *keys*. Here is a test that needs no text and no run. Take ten tokens. Row:
 # a token that asks, through the queries of 1.0. Column: what 0.0 writes after it has looked at a token,
-# through the keys of 1.0. If the story is true, the diagonal must be larger than the rest on average. The same for head 1.2, which is
-# no induction head.
+# through the keys of 1.0. If the story is true, the diagonal must be larger than the rest on average. The
+# same for head 1.2, which is no induction head.
 
 # %%
 words = model.token_ids(L)[:10]
@@ -263,9 +263,9 @@ assert ahead == {0: 4.2, 2: 0.1}
 
 # %% [markdown]
 # For head 1.0 the diagonal lies 4.2 above the mean, though not every token finds itself: words are all that
-# is compared here. For 1.2 it is 0.1: nothing. The `am` that asks "who has
-# an `am` before it?" gets its answer from a vector that 0.0 has written. One head's output is another head's
-# key. This is called **K-composition**.
+# is compared here. For 1.2 it is 0.1: nothing. The `am` that asks "who has an `am` before it?" gets its
+# answer from a vector that 0.0 has written. One head's output is another head's key. This is called
+# **K-composition**.
 #
 # ## 9. Follow the path
 # It could still be that 0.0 does its work in another way. So cut one path at a time. Everything in the run
@@ -294,8 +294,8 @@ assert [round(p_right(run["logits"][-1]), 4) for run in (clean, broken)] == [0.9
 
 # %% [markdown]
 # Without the path into the keys, 0.9992 falls to 0.1260. Without the path into queries or values, next to
-# nothing changes. So most of what 0.0 does for copying goes through the keys of layer 1. Not all of it: without
-# 0.0 altogether, 0.0001 is left and not 0.1260. Paths into other layers have not been cut here.
+# nothing changes. So most of what 0.0 does for copying goes through the keys of layer 1. Not all of it:
+# without 0.0 altogether, 0.0001 is left and not 0.1260. Paths into other layers have not been cut here.
 #
 # ## 10. Do not trust a shortcut
 # There is a quicker way to look for such paths, often seen: compare the matrices. How much of what one head
@@ -312,8 +312,8 @@ assert round(composition.largest(1)[0][1], 2) == 0.35
 assert [round(score, 2) for score in into.values()] == [0.13, 0.13, 0.04, 0.13]
 
 # %% [markdown]
-# It points at 1.2 and 2.0, with 0.35. The path that we have cut has 0.13. Within layer 1 the
-# scores do tell the induction heads, 0.13, from head 1.2, 0.04; among all pairs they mislead. Such scores ask what a head
+# It points at 1.2 and 2.0, with 0.35. The path that we have cut has 0.13. Within layer 1 the scores do tell
+# the induction heads, 0.13, from head 1.2, 0.04; among all pairs they mislead. Such scores ask what a head
 # *could* read. What it does read depends on what is really in the stream. Use them for a guess, never for a
 # proof.
 #
