@@ -125,6 +125,7 @@ def one_or_two_mistakes() -> tuple[Wrong, ...]:
         if 1 <= len(found) <= 2:
             way = Way(temperature, extra, border, _ORDERS[order], shared)
             made.append((len(found), Wrong(found[0], way, _OF_WAYS[found[0]])))
+    made.append((2, Wrong("top-k-forgotten", Way(order="temperature"), _OF_WAYS["top-k-forgotten"])))
     return tuple(wrong for _, wrong in sorted(made, key=lambda pair: pair[0]))
 
 

@@ -340,6 +340,7 @@ TABLE = [
     ("next_word.filtered", in_order(divide, keep_p), "top-k-forgotten"),
     ("next_word.filtered", in_order(divide, keep_k), "top-p-forgotten"),
     ("next_word.filtered", in_order(divide), "top-k-forgotten"),
+    ("next_word.filtered", in_order(divide, keep_short), "top-k-forgotten"),
     ("next_word.filtered", in_order(keep_k), "temperature-without-effect"),
     ("next_word.filtered", zeros_at_once(0, 0), "removed-logit-zero"),
     ("next_word.filtered", zeros_at_once(-np.inf, 0), "removed-logit-zero"),
