@@ -98,10 +98,11 @@ assert [round(100 * p) for p in grid[-3:, 3]] == [70, 87, 38]
 assert [round(100 * p) for p in grid[[6, 8], 1]] == [26, 55]
 
 # %% [markdown]
-# `ber` jumps from nothing to 39 % with the attention of layer 1. You know from lesson 3 who did that. After
-# `ser`, `vant` grows slowly: 26 % after layer 2, 55 % in the end. And the last column goes *down*. After the
-# attention of layer 3, ` king` stands at 87 %. Then the last MLP takes more than half of it back: 38 %. The
-# model was sure, and its last step made it careful.
+# `ber` jumps from nothing to 39 % with the attention of layer 1: there are the heads from lesson 3 that look
+# at what came next, the last time. Part 4 shows what they add. After `ser`, `vant` grows slowly: 26 % after
+# layer 2, 55 % in the end. And the last column goes *down*. After the attention of layer 3, ` king` stands at
+# 87 %. Then the last MLP takes more than half of it back: 38 %. Every step may lower a probability as well as
+# raise it.
 #
 # ## 4. Who said so?
 # The stream is a sum (lesson 2), and the dot product of a sum is the sum of the dot products. (`ln_f` divides
@@ -142,9 +143,9 @@ greedy = model.generate("Elizabeth was", max_new_tokens=40).finish().text
 assert greedy.count("in the same time") == 6
 
 # %% [markdown]
-# It gets into a loop. "In the same time to be" makes "in the same time to be" more likely: a model with
-# induction heads copies what it has just written. So the most likely token each time is not how people write.
-# We need some chance.
+# It gets into a loop. A likely reason: this model has induction heads, which copy what has been written
+# before. We have not tested it here; with lesson 5 you can take these heads away and see. In any case, the
+# most likely token each time is not how people write. We need some chance.
 #
 # ## 6. Temperature
 # Draw the token at random, then, each with its own probability. How wild that is can be set: the logits are
@@ -174,9 +175,9 @@ assert rows == {0.5: (0.466, 12, 23), 0.8: (0.166, 78, 115), 1.0: (0.092, 157, 2
 # ## 7. Cutting off the tail
 # Most of the 2,048 tokens are nonsense at any place. Each of them is unlikely, but there are many, and so now
 # and then one of them is drawn. Two filters help. **top-k** keeps the k likeliest tokens. **top-p** keeps the
-# likeliest tokens until their probabilities reach p: the one with which the sum gets there stays, too. Then
-# the rest share the whole anew. The order is: temperature, top-k, top-p, and each filter looks at what the
-# one before has left.
+# likeliest tokens until their probabilities reach p: the one with which the sum gets there stays, too. What
+# is left is divided by its sum, so that it adds up to 1 again. The order is: temperature, top-k, top-p. Each
+# filter looks at what the one before has left, so the division comes between top-k and top-p, too.
 #
 # gpt2np keeps a ledger of such choices. It says what each filter removed:
 
@@ -328,7 +329,8 @@ assert round(1.6, 1) == 1.6
 # %% [markdown]
 # At 1.6, the five likeliest tokens have only 8 % of the whole, and all those behind the first 40 have 68 %.
 # Two of three draws come from a place where nearly nothing fits. With top_k 5 the text is sound again,
-# although the temperature is the same. Why is it not simply greedy now?
+# although the temperature is the same. It is not greedy, because any of the five may be drawn: another seed
+# still gives another text.
 #
 # ## The real GPT-2
 # If GPT-2 small is in your cache, this cell asks the lens where it knows the city. The answer comes late:

@@ -46,6 +46,7 @@ class ByOutput(Exercise):
         alike = [other for other in attempts if attempt.case.unusual or not other.case.unusual]
         named = next((w for w in self.wrong if self._is(w, alike, model)), None)
         if named:
+            ratio = 0.0 if state == "shape" else ratio  # of a form there is nothing to be rounded
             return Finding("wrong", where, ratio, named.slug, self.hints_of(named.slug, named.hints))
         return Finding(state, where, ratio)
 
@@ -89,6 +90,7 @@ class ByOutput(Exercise):
         at = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
         place = ", ".join(f"{axis} {int(i)}" for axis, i in zip(axes, at, strict=True))
         n = int((ratios > 1).sum())
+        place += " is nan (no number)" if np.isnan(array[at]) else ""
         return "wrong", f"{place} ({n:,} of {ratios.size:,} are wrong)", 0.0 if whole else float(ratios.max())
 
     def _held_list(self, yours: Any, truth: Sequence[Any]) -> tuple[str, str, float]:

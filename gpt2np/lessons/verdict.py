@@ -50,7 +50,7 @@ class Verdict:
         """What is said after the name: one sentence each."""
         said = [_SAYS[self.state]]
         if self.where:
-            said.append(self.where[0].upper() + self.where[1:] + ("" if self.where.endswith("?") else "."))
+            said.append(_begun(self.where) + ("" if self.where.endswith("?") else "."))
         if self.state == "wrong" and self.ratio > 1:
             said.append(self._far())
         if self.state == "wrong" and self.mistake is None:
@@ -86,6 +86,11 @@ class Verdict:
             f'style="border-left:4px solid {colour};padding:2px 10px">'
             f"<div><b>{self._sign} {markup(self.exercise)}</b>: {_with_code(first)}</div>{rest}</div>"
         )
+
+
+def _begun(text: str) -> str:
+    """A sentence with a capital, unless it begins with a name such as n_embd."""
+    return text if "_" in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
 
 
 def _with_code(line: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from gpt2np.analysis.circuits import head_weights
 from gpt2np.analysis.interventions import zero
 from gpt2np.lessons.by_output import ByOutput
-from gpt2np.lessons.exercise import Case, Function, Wrong
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.exercises.stripes import MISTAKES, stripe
+from gpt2np.lessons.same import kind_of
 from gpt2np.model import Model
 from gpt2np.ops import Array
 
@@ -30,30 +33,6 @@ def _patterns(model: Model, n: int) -> Array:
     return model.trace(twice(n, n), keep="attn.pattern").stack("attn.pattern")
 
 
-def _stripe(offset: Any, first: Any = lambda n: n) -> Function:
-    """The mean share of the keys that are `offset` before the query, for queries from `first` on."""
-
-    def score(pattern: Array, n: int) -> Array:
-        queries = np.arange(max(first(n), offset(n)), 2 * n)
-        return np.asarray(pattern[:, :, queries, queries - offset(n)].mean(axis=-1))
-
-    return score
-
-
-def _transposed(pattern: Array, n: int) -> Array:
-    queries = np.arange(n, 2 * n)
-    return np.asarray(pattern[:, :, queries - n + 1, queries].mean(axis=-1))
-
-
-def _over_all(pattern: Array, n: int) -> Array:
-    return np.asarray(_stripe(lambda n: n - 1)(pattern, n) / 2)
-
-
-def _largest(pattern: Array, n: int) -> Array:
-    queries = np.arange(n, 2 * n)
-    return np.asarray(pattern[:, :, queries, queries - n + 1].max(axis=-1))
-
-
 class InductionScore(ByOutput):
     """How much of its attention each head gives to the token behind the twin."""
 
@@ -63,79 +42,15 @@ class InductionScore(ByOutput):
     result_axes = ("layer", "head")
     abouts = ("", "with another number of tokens")
     look = (
-        "Take six tokens said twice: which key should the last query look at, and which one the query before?"
+        "Take six tokens said twice: which numbers of the pattern go into your score, and by how many do you "
+        "divide?"
     )
-    wrong = (
-        Wrong(
-            "looks-at-the-twin",
-            _stripe(lambda n: n),
-            (
-                "At which token do you look: at the same one again, or at the one that is wanted?",
-                "If the twin stands at position 3, what does a head that copies need to see?",
-            ),
-        ),
-        Wrong(
-            "looks-before-the-twin",
-            _stripe(lambda n: n + 1, lambda n: n + 1),
-            (
-                "You are next to the twin. On which of its two sides?",
-                "Does what came before help, if you want to know what comes next?",
-            ),
-        ),
-        Wrong(
-            "looks-at-the-token-before",
-            _stripe(lambda n: 1, lambda n: 1),
-            (
-                "Would your score be as high for a text in which nothing is said twice?",
-                "How far back does the copy lie: one position, or many?",
-            ),
-        ),
-        Wrong(
-            "looks-at-the-token-before",
-            _stripe(lambda n: 1),
-            (
-                "Would your score be as high for a text in which nothing is said twice?",
-                "How far back does the copy lie: one position, or many?",
-            ),
-        ),
-        Wrong(
-            "first-half-too",
-            _stripe(lambda n: n - 1, lambda n: n - 1),
-            (
-                "Which is the first position whose token has been said before?",
-                "How many queries do you average over, and how many should it be?",
-            ),
-        ),
-        Wrong(
-            "average-over-all",
-            _over_all,
-            (
-                "Can your score reach 1, for a head that does nothing else?",
-                "By how many queries do you divide, and how many of them have a twin to look for?",
-            ),
-        ),
-        Wrong(
-            "best-instead-of-mean",
-            _largest,
-            (
-                "Does one lucky query make a head?",
-                "What should count: the best of the queries, or all of them?",
-            ),
-        ),
-        Wrong(
-            "query-and-key-swapped",
-            _transposed,
-            (
-                "Are all of your numbers 0? What lies on the other side of the diagonal?",
-                "Which of the last two axes is the one that looks, and which one is looked at?",
-            ),
-        ),
-    )
+    wrong = MISTAKES
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         return [{"pattern": _patterns(model, n), "n": n} for n in (20, 13)]
 
-    right = staticmethod(_stripe(lambda n: n - 1))
+    right = staticmethod(stripe(lambda n: n - 1))
 
 
 # -- heads taken away ---------------------------------------------------------------------------------------
@@ -153,6 +68,18 @@ def _others(heads: Heads) -> dict[str, Any]:
         f"h.{layer}.attn.z": zero(heads=[head for head in range(4) if head not in chosen])
         for layer, chosen in _by_layer(heads).items()
     }
+
+
+@dataclass(frozen=True)
+class _NoEdits:
+    """What a function returned in the place of a dict."""
+
+    value: Any
+
+    def told(self) -> str:
+        if self.value is None:
+            return "a dict of edits; yours is None: does the function end in a return?"
+        return f"a dict of edits; yours is {kind_of(self.value)}"
 
 
 class Without(ByOutput):
@@ -180,12 +107,28 @@ class Without(ByOutput):
                 "What happens to the second head of the same layer?",
             ),
         ),
+        *(
+            Wrong(
+                "whole-layer",
+                function,
+                (
+                    "Is anything left of the other heads of this layer?",
+                    "Where do you say which of the heads that lie side by side is meant?",
+                ),
+            )
+            for function in (
+                lambda heads: {f"h.{layer}.attn.out": zero() for layer, _ in heads},
+                lambda heads: {f"h.{layer}.attn.z": zero() for layer, _ in heads},
+            )
+        ),
         Wrong(
-            "whole-layer",
-            lambda heads: {f"h.{layer}.attn.out": zero() for layer, _ in heads},
+            "heads-of-all-layers",
+            lambda heads: {
+                f"h.{layer}.attn.z": zero(heads=[head for _, head in heads]) for layer, _ in heads
+            },
             (
-                "Is anything left of the other heads of this layer?",
-                "At which site do the heads still lie side by side?",
+                "Are two heads asked for in two layers: how many disappear in each of them?",
+                "Does your list of heads know which layer each of them belongs to?",
             ),
         ),
         Wrong(
@@ -236,8 +179,8 @@ class Without(ByOutput):
             "nothing-removed",
             lambda heads: {},
             (
-                "Does the model answer anything else than before?",
-                "Do your edits do anything to the heads that were asked for?",
+                "Does the model answer anything else than before, with your edits?",
+                "How many entries has the dict that you return?",
             ),
         ),
     )
@@ -248,7 +191,15 @@ class Without(ByOutput):
     def result(self, function: Function, case: Case, model: Model) -> Any:
         """The logits of the last position, of a text said twice."""
         edits = function(*case.copies())
+        if not isinstance(edits, Mapping):
+            return _NoEdits(edits)
         return model.trace(twice(16, 0), keep="logits", edits=edits)["logits"][-1]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        """What is no dict at all is told as such, and not by the model's answer."""
+        if isinstance(attempt.result, _NoEdits):
+            return Finding("shape", attempt.result.told())
+        return super().judge(attempt, attempts, model)
 
     def right(self, heads: Heads) -> Any:
         return {f"h.{layer}.attn.z": zero(heads=chosen) for layer, chosen in _by_layer(heads).items()}
@@ -295,6 +246,8 @@ class Qk(ByOutput):
             for function in (
                 lambda W_Q, W_K, scale: scale[:, None] * W_Q @ W_K.T,
                 lambda W_Q, W_K, scale: W_Q @ W_K.T * scale,
+                lambda W_Q, W_K, scale: scale[:, None] ** 2 * W_Q @ W_K.T,
+                lambda W_Q, W_K, scale: W_Q @ W_K.T * scale**2,
             )
         ),
         Wrong(
@@ -341,6 +294,14 @@ class Ov(ByOutput):
             (
                 "Does what a head writes pass through this LayerNorm?",
                 "Where does LayerNorm stand: before reading, after writing, or both?",
+            ),
+        ),
+        Wrong(
+            "folded-twice",
+            lambda W_V, W_O, scale: scale[:, None] ** 2 * W_V @ W_O,
+            (
+                "How often does a vector pass through LayerNorm before it is read?",
+                "How often does the scale come in, in your matrix?",
             ),
         ),
         Wrong(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2np.generation import filters
-from gpt2np.lessons.exercise import Hints, Wrong
+from gpt2np.lessons.exercise import Function, Hints, Wrong
 from gpt2np.ops import Array
 
 
@@ -52,9 +52,21 @@ _OF_WAYS: dict[str, Hints] = {
         "Does your text get wilder or tamer, if the temperature goes up?",
         "What should become of the distance between two logits at a temperature below one?",
     ),
+    "temperature-without-effect": (
+        "Do your numbers change at all, if the temperature does?",
+        "Is it used? And if all shares are divided by one number, and then add up to one again, what is new?",
+    ),
     "temperature-on-probabilities": (
         "On what does the temperature work: on the shares, or on what they are made of?",
-        "If all shares are divided by the same number, and then again add up to one: what has changed?",
+        "How often do your numbers go through an exponential?",
+    ),
+    "top-k-forgotten": (
+        "If only five tokens may stay, how many of your numbers are above 0?",
+        "Which of the four inputs changes nothing in your result?",
+    ),
+    "top-p-forgotten": (
+        "If tokens with 90 % of the whole are to stay, how many of your numbers are above 0?",
+        "Which of the four inputs changes nothing in your result?",
     ),
     "top-k-off-by-one": (
         "How many tokens are left, if only one may stay?",
@@ -73,8 +85,8 @@ _OF_WAYS: dict[str, Hints] = {
         "Which shares do you add up: those that the text is drawn from, or older ones?",
     ),
     "top-p-before-top-k": (
-        "In which order do things happen here?",
-        "When you add up shares, do those of the tokens that are gone already still count?",
+        "When shares are added up for top-p, what do all shares together add up to at that moment?",
+        "Do the tokens that top-k removes still have a part of the whole then?",
     ),
     "not-shared-out": (
         "What do your numbers add up to?",
@@ -85,6 +97,8 @@ _ORDERS = {
     "": "temperature, top_k, top_p",
     "top-p-before-temperature": "top_k, top_p, temperature",
     "top-p-before-top-k": "temperature, top_p, top_k",
+    "top-k-forgotten": "temperature, top_p",
+    "top-p-forgotten": "temperature, top_k",
 }
 
 
@@ -93,7 +107,7 @@ def one_or_two_mistakes() -> tuple[Wrong, ...]:
     temperatures = {
         "divided": "",
         "multiplied": "temperature-multiplied",
-        "nowhere": "temperature-on-probabilities",
+        "nowhere": "temperature-without-effect",
         "twice in the softmax": "temperature-on-probabilities",
     }
     made = []
@@ -111,6 +125,7 @@ def one_or_two_mistakes() -> tuple[Wrong, ...]:
         if 1 <= len(found) <= 2:
             way = Way(temperature, extra, border, _ORDERS[order], shared)
             made.append((len(found), Wrong(found[0], way, _OF_WAYS[found[0]])))
+    made.append((2, Wrong("top-k-forgotten", Way(order="temperature"), _OF_WAYS["top-k-forgotten"])))
     return tuple(wrong for _, wrong in sorted(made, key=lambda pair: pair[0]))
 
 
@@ -127,10 +142,30 @@ def unsorted(logits: Array, temperature: float, top_k: int, top_p: float) -> Arr
     return filters.probabilities(np.where((before < top_p) | (top_p >= 1), x, -np.inf))
 
 
-def removed_as_zero(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
-    """What is removed gets a logit of 0, not a share of 0."""
+def removed_as_zero() -> tuple[Function, ...]:
+    """What is removed gets a logit of 0, not a share of 0: by top-k, by top-p, or by both."""
+
+    def removing(by_k: float, by_p: float) -> Function:
+        def function(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
+            x = np.asarray(logits, np.float64) / temperature
+            x = np.where(np.isfinite(filters.keep_top_k(x, min(top_k, x.size))), x, by_k)
+            if top_p < 1:
+                x = np.where(np.isfinite(filters.keep_top_p(x, top_p)), x, by_p)
+            return filters.probabilities(x)
+
+        return function
+
+    def at_the_end(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
+        kept = Way()(logits, temperature, top_k, top_p) > 0
+        return filters.probabilities(np.where(kept, np.asarray(logits, np.float64) / temperature, 0.0))
+
+    return at_the_end, removing(0.0, 0.0), removing(0.0, -np.inf), removing(-np.inf, 0.0)
+
+
+def shared_out_before_top_p(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
+    """Shares that add up to 1 behind top-k, and not behind top-p."""
     kept = Way()(logits, temperature, top_k, top_p) > 0
-    return filters.probabilities(np.where(kept, np.asarray(logits, np.float64) / temperature, 0.0))
+    return np.asarray(Way()(logits, temperature, top_k, 1.0) * kept)
 
 
 def filtered_logits(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
@@ -139,11 +174,28 @@ def filtered_logits(logits: Array, temperature: float, top_k: int, top_p: float)
     return np.where(kept, logits / temperature, -np.inf)
 
 
-def from_the_other_end(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
-    """The right number of tokens, but from the other end."""
-    chances = filters.probabilities(np.asarray(logits, np.float64) / temperature)
-    n = int(np.sum(Way()(logits, temperature, top_k, top_p) > 0))
-    out = np.zeros_like(chances)
-    last = np.argsort(chances, kind="stable")[:n]
-    out[last] = chances[last] / chances[last].sum()
-    return out
+def from_the_other_end() -> tuple[Function, ...]:
+    """The least likely tokens: as many as are right, or by top-k, by top-p, or by both."""
+
+    def keeping(k_from_below: bool, p_from_below: bool) -> Function:
+        def function(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
+            x = np.asarray(logits, np.float64) / temperature
+            rising = np.argsort(x, kind="stable")
+            kept = rising[:top_k] if k_from_below else rising[-top_k:]
+            kept = kept if p_from_below else kept[::-1]
+            chances = filters.probabilities(x[kept])
+            n = min(int(np.sum(np.cumsum(chances) < top_p)) + 1, kept.size) if top_p < 1 else kept.size
+            out = np.zeros_like(x)
+            out[kept[:n]] = chances[:n] / chances[:n].sum()
+            return out
+
+        return function
+
+    def as_many(logits: Array, temperature: float, top_k: int, top_p: float) -> Array:
+        chances = filters.probabilities(np.asarray(logits, np.float64) / temperature)
+        last = np.argsort(chances, kind="stable")[: int(np.sum(Way()(logits, temperature, top_k, top_p) > 0))]
+        out = np.zeros_like(chances)
+        out[last] = chances[last] / chances[last].sum()
+        return out
+
+    return as_many, keeping(True, True), keeping(True, False), keeping(False, True)

@@ -1,7 +1,7 @@
 """Exercises of lesson 4: logits, the distribution that a token is drawn from, and decoding with a cache."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from gpt2np.generation import filters
 from gpt2np.lessons.by_output import ByOutput
 from gpt2np.lessons.by_site import AtSite, Run
-from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong, outcome
+from gpt2np.lessons.exercises.decoding import MISTAKES, OneStep, normed
 from gpt2np.lessons.exercises.distributions import (
     Way,
     filtered_logits,
@@ -17,24 +18,74 @@ from gpt2np.lessons.exercises.distributions import (
     in_order_of_size,
     one_or_two_mistakes,
     removed_as_zero,
+    shared_out_before_top_p,
     unsorted,
 )
 from gpt2np.lessons.models import PROMPT, SECOND, run_of
-from gpt2np.lessons.same import array_of
+from gpt2np.lessons.same import array_of, is_same
 from gpt2np.model import Model
-from gpt2np.ops import Array, LayerNorm, Linear, gelu_tanh, layer_norm
+from gpt2np.ops import Array, LayerNorm
 from gpt2np.tracing.lines import unembedding_table
 
 # -- logits -------------------------------------------------------------------------------------------------
 
 
-def _normed(x: Array, p: LayerNorm) -> Array:
-    layer_norm(x, p, out=(out := np.empty_like(x)))
-    return out
-
-
 def _shares(x: Array, ln_f: LayerNorm, wte: Array) -> Array:
-    return np.asarray([filters.probabilities(row) for row in _normed(x, ln_f) @ wte.T])
+    return np.asarray([filters.probabilities(row) for row in normed(x, ln_f) @ wte.T])
+
+
+_RIGHT = ("own axis", "centred", "inside", "all")
+_NORMS = (  # parts of LayerNorm: how each may be wrong, and the mistake's name
+    {"all positions": "layernorm-wrong-axis", "everything": "layernorm-wrong-axis"},
+    {"not centred": "layernorm-no-mean", "not centred, mean square": "layernorm-no-mean"},
+    {
+        "ddof 1": "layernorm-ddof1",
+        "outside": "layernorm-eps-outside",
+        "none": "layernorm-no-eps",
+        "no root": "layernorm-no-root",
+    },
+    {
+        "no bias": "missing-bias",
+        "no weight": "layernorm-no-weight",
+        "neither": "layernorm-no-weight",
+        "swapped": "layernorm-weight-bias-swapped",
+    },
+)
+
+
+def _logits(axis: str, mean: str, spread: str, parameters: str) -> Function:
+    """The logits, with what may be wrong in the last LayerNorm."""
+    over = {"own axis": -1, "all positions": 0, "everything": None}[axis]
+
+    def function(x: Array, ln_f: LayerNorm, wte: Array) -> Array:
+        centred = x - x.mean(axis=over, keepdims=True)
+        variance = x.var(axis=over, keepdims=True, ddof=int(spread == "ddof 1"))
+        if mean == "not centred, mean square":
+            variance = (x**2).mean(axis=over, keepdims=True)
+        root = {
+            "outside": np.sqrt(variance) + ln_f.epsilon,
+            "none": np.sqrt(variance),
+            "no root": variance + ln_f.epsilon,
+        }
+        out = (centred if mean == "centred" else x) / root.get(spread, np.sqrt(variance + ln_f.epsilon))
+        weight, bias = (ln_f.bias, ln_f.weight) if parameters == "swapped" else (ln_f.weight, ln_f.bias)
+        out = out * (1 if parameters in ("no weight", "neither") else weight)
+        return np.asarray((out + bias * (parameters not in ("no bias", "neither"))) @ wte.T)
+
+    return function
+
+
+def _wrong_norms() -> tuple[Wrong, ...]:
+    """One mistake in the last LayerNorm, or two of them, of which the first in the computation is told."""
+    made = []
+    for ways in itertools.product(*([r, *others] for r, others in zip(_RIGHT, _NORMS, strict=True))):
+        slugs = [names[way] for way, names in zip(ways, _NORMS, strict=True) if way in names]
+        if 1 <= len(slugs) <= 2:
+            made.append((len(slugs), Wrong(slugs[0], _logits(*ways))))
+    return tuple(wrong for _, wrong in sorted(made, key=lambda pair: pair[0]))
+
+
+_SHORT = 1e-3  # of the vectors' length: then epsilon shows
 
 
 class Logits(AtSite):
@@ -46,6 +97,8 @@ class Logits(AtSite):
     site = "logits"
     mistakes = ("missing-ln-f", "layernorm-no-weight", "missing-bias", "layernorm-no-mean", "layernorm-ddof1")
     wrong = (
+        Wrong("missing-ln-f", lambda x, ln_f, wte: x @ wte.T),
+        *_wrong_norms(),
         Wrong(
             "probabilities-returned",
             _shares,
@@ -64,7 +117,7 @@ class Logits(AtSite):
         ),
         Wrong(
             "cosines-returned",
-            lambda x, ln_f, wte: _normed(x, ln_f) @ (wte / np.linalg.norm(wte, axis=1, keepdims=True)).T,
+            lambda x, ln_f, wte: normed(x, ln_f) @ (wte / np.linalg.norm(wte, axis=1, keepdims=True)).T,
             (
                 "Does it count here how long a token's vector is?",
                 "What have you divided by, and who asked for it?",
@@ -77,6 +130,29 @@ class Logits(AtSite):
         last = run[f"h.{run.config.n_layer - 1}.resid_post"]
         table = unembedding_table(run.config, run.parameters)  # wte, unless a checkpoint has another one
         return {"x": last, "ln_f": run.parameters.ln_f, "wte": table}
+
+    def cases(self, model: Model) -> Sequence[Case]:
+        """Those of the texts, and short vectors: only there can one see what is done with epsilon."""
+        of_texts = super().cases(model)
+        first = of_texts[0].arguments
+        short = {**first, "x": first["x"] * _SHORT}
+        return [
+            *of_texts,
+            Case(short, "for vectors a thousand times shorter", of_texts[0].prompt, unusual=True),
+        ]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        """Short vectors are no site of a run: their truth is computed here."""
+        if not attempt.case.unusual:
+            return super().judge(attempt, attempts, model)
+        truth = _logits(*_RIGHT)(*attempt.case.copies())
+        if is_same(attempt.result, truth):
+            return Finding("right")
+        alike = (
+            w for w in self.wrong if is_same(attempt.result, outcome(self, w.function, attempt.case, model))
+        )
+        slug = next((wrong.slug for wrong in alike), "layernorm-eps-value")
+        return Finding("wrong", "what is added to the variance there counts", 0.0, slug, self.hints_of(slug))
 
 
 # -- the distribution ---------------------------------------------------------------------------------------
@@ -114,13 +190,16 @@ class Filtered(ByOutput):
                 "Who comes first in your sum: the likeliest token, or the one with the number 0?",
             ),
         ),
-        Wrong(
-            "removed-logit-zero",
-            removed_as_zero,
-            (
-                "How likely is a token that has been removed?",
-                "What does the exponential make of a logit of nothing?",
-            ),
+        *(
+            Wrong(
+                "removed-logit-zero",
+                function,
+                (
+                    "How likely is a token that has been removed?",
+                    "What does the exponential make of a logit of nothing?",
+                ),
+            )
+            for function in removed_as_zero()
         ),
         Wrong(
             "logits-returned",
@@ -130,12 +209,23 @@ class Filtered(ByOutput):
                 "Could one draw a token with these numbers as they are?",
             ),
         ),
+        *(
+            Wrong(
+                "least-likely-kept",
+                function,
+                (
+                    "Which end of your sorted list is which?",
+                    "Is the likeliest token of all still there?",
+                ),
+            )
+            for function in from_the_other_end()
+        ),
         Wrong(
-            "least-likely-kept",
-            from_the_other_end,
+            "not-shared-out",
+            shared_out_before_top_p,
             (
-                "Which end of your sorted list is which?",
-                "Is the likeliest token of all still there?",
+                "What do your numbers add up to?",
+                "Some tokens are gone: who gets what they had?",
             ),
         ),
     )
@@ -143,7 +233,11 @@ class Filtered(ByOutput):
         "softmax-without-maximum": (
             "What becomes of a large number in an exponential?",
             "If all logits are smaller by the same amount, do the shares change? What would you choose?",
-        )
+        ),
+        "nothing-left": (
+            "In which line do your numbers stop being numbers, and which tokens are left over there?",
+            "What comes out if everything has been removed, or if nothing is multiplied by infinity?",
+        ),
     }
     look = "How many tokens are left over, and is the likeliest one as likely as it should be?"
 
@@ -165,66 +259,16 @@ class Filtered(ByOutput):
             return Finding(
                 "suspicious", "some shares are no numbers (nan)", np.inf, slug, self.hints_of(slug)
             )
-        return super().judge(attempt, attempts, model)
+        found = super().judge(attempt, attempts, model)
+        if found.state == "wrong" and found.mistake is None and yours is not None and np.isnan(yours).any():
+            nan, slug = int(np.isnan(yours).sum()), "nothing-left"
+            return Finding(
+                "wrong", f"{nan:,} of your shares are no numbers (nan)", 0, slug, self.hints_of(slug)
+            )
+        return found
 
 
 # -- decoding with a cache ----------------------------------------------------------------------------------
-
-Rows = list[dict[str, Array]]  # of each layer: "k" and "v", [past, head, d_head]
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One token with a cache; the defaults are right."""
-
-    places: str = "position"
-    adds: tuple[bool, bool] = (True, True)  # whether attention and the MLP add to the stream
-    ln_f: bool = True
-    rows: str = "kept"  # what becomes of the token's own keys and values
-
-    def __call__(self, token: int, position: int, cache: Rows, model: Model) -> Array:
-        p, places = model.parameters, {"position": position, "0": 0, "later": position + 1}
-        places |= {"earlier": position - 1, "none": position}
-        if self.places == "new":
-            places["new"] = position - int(cache[0].setdefault("first", np.array(position)))
-        x = p.wte[token] + p.wpe[places[self.places]] * (self.places != "none")
-        for layer, block in enumerate(p.h):
-            past = cache[0 if self.rows == "of layer 0" else layer]
-            q, k, v = (_normed(x, block.ln_1) @ block.attn.c_attn.weight + block.attn.c_attn.bias).reshape(
-                3, model.config.n_head, -1
-            )
-            keys, values = self._with(past, k, v)
-            e = np.exp(np.einsum("hd,khd->hk", q, keys) / q.shape[-1] ** 0.5)
-            z = np.einsum("hk,khd->hd", e / e.sum(-1, keepdims=True), values).ravel()
-            x = x * self.adds[0] + z @ block.attn.c_proj.weight + block.attn.c_proj.bias
-            x = x * self.adds[1] + _mlp(_normed(x, block.ln_2), block.mlp.c_fc, block.mlp.c_proj)
-        return np.asarray((_normed(x, p.ln_f) if self.ln_f else x) @ p.wte.T)
-
-    def _with(self, past: dict[str, Array], k: Array, v: Array) -> tuple[Array, Array]:
-        """The keys and values that a query sees; the cache is left as this way leaves it."""
-        old = past["k"], past["v"]
-        new = np.concatenate([old[0], k[None]]), np.concatenate([old[1], v[None]])
-        if self.rows == "in front":
-            new = np.concatenate([k[None], old[0]]), new[1]
-        if self.rows == "swapped":
-            new = np.concatenate([old[0], v[None]]), np.concatenate([old[1], k[None]])
-        if self.rows != "not written":
-            past["k"], past["v"] = new
-        if self.rows == "not read":
-            return k[None], v[None]
-        return old if self.rows == "too late" else new
-
-
-def _mlp(x: Array, c_fc: Linear, c_proj: Linear) -> Array:
-    hidden = x @ c_fc.weight + c_fc.bias
-    gelu_tanh(hidden.copy(), out=hidden)
-    return np.asarray(hidden @ c_proj.weight + c_proj.bias)
-
-
-_WHERE = (
-    "Where does your program believe the newest token to be?",
-    "How many tokens stand before the newest one, and which row of the table is its own?",
-)
 
 
 class Step(ByOutput):
@@ -236,46 +280,11 @@ class Step(ByOutput):
     texts = (PROMPT, SECOND)
     starts = (6, 5)  # tokens of each text that are in the cache to begin with
     abouts = tuple(f"for the text {text!r}, after {n} tokens" for text, n in zip(texts, starts, strict=True))
-    wrong = (
-        Wrong("position-restart", _Step("0"), _WHERE),
-        Wrong("position-restart", _Step("new"), _WHERE),
-        Wrong("position-off-by-one", _Step("later"), _WHERE),
-        Wrong("position-off-by-one", _Step("earlier"), _WHERE),
-        Wrong("position-missing", _Step("none")),
-        *(
-            Wrong("residual-missing", _Step(adds=adds))
-            for adds in ((False, True), (True, False), (False, False))
-        ),
-        Wrong("missing-ln-f", _Step(ln_f=False)),
-        Wrong("stale-cache-row", _Step(rows="too late")),
-        Wrong(
-            "cache-not-written",
-            _Step(rows="not written"),
-            (
-                "Is your first step right, and the second one wrong?",
-                "How many rows does the cache have after three steps?",
-            ),
-        ),
-        Wrong(
-            "cache-not-read",
-            _Step(rows="not read"),
-            (
-                "Whom does the newest token see?",
-                "If the tokens before were others, would your logits change?",
-            ),
-        ),
-        Wrong("cache-of-another-layer", _Step(rows="of layer 0")),
-        Wrong("cache-reversed", _Step(rows="in front")),
-        Wrong(
-            "cache-halves-swapped",
-            _Step(rows="swapped"),
-            (
-                "Two things are remembered of each token: which is which?",
-                "Do the newest rows of your two arrays lie in the same arrays as the old ones of their kind?",
-            ),
-        ),
+    wrong = MISTAKES
+    look = (
+        "Is your very first step right? If it is, what is different at the second? If it is not, after which "
+        "layer is your vector not that of `resid_post` in a run of the whole text?"
     )
-    look = "Is your very first step right? If so, what is different at the second?"
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         made = []
@@ -295,4 +304,4 @@ class Step(ByOutput):
         shapes = [np.shape(logits) for logits in steps]
         return np.array(steps) if len(set(shapes)) == 1 else steps
 
-    right = staticmethod(_Step())
+    right = staticmethod(OneStep())

@@ -35,6 +35,37 @@ def along(offset, from_query=None):
     return function
 
 
+def summed(first=0, last=None, by=lambda n: 1.0):
+    """The sum over some queries of the second half, divided by a number."""
+
+    def function(pattern, n):
+        return np.diagonal(pattern[:, :, n:], 1, 2, 3)[..., first : n if last is None else last].sum(-1) / by(
+            n
+        )
+
+    return function
+
+
+def traced(pattern, n):
+    return np.trace(pattern[:, :, n:], offset=1, axis1=2, axis2=3)
+
+
+def of_a_square(pattern, n):
+    """The square of second half and first half has one query less beside its diagonal."""
+    return np.diagonal(pattern[:, :, n:, :n], 1, 2, 3).mean(-1)
+
+
+def in_the_future(pattern, n):
+    return np.mean([pattern[:, :, n + i, n + i + 1] for i in range(n - 1)], axis=0)
+
+
+def counted(pattern, n):
+    found = np.zeros(pattern.shape[:2])
+    for query in range(n, 2 * n):
+        found += pattern[:, :, query].argmax(-1) == query - n + 1
+    return found / n
+
+
 def halved(pattern, n):
     return sum(pattern[:, :, q, q - n + 1] for q in range(n, 2 * n)) / (2 * n)
 
@@ -120,7 +151,21 @@ TABLE = [
     ("circuits.induction_score", along(lambda n: n - 1), "first-half-too"),
     ("circuits.induction_score", halved, "average-over-all"),
     ("circuits.induction_score", best, "best-instead-of-mean"),
-    ("circuits.induction_score", swapped, "query-and-key-swapped"),
+    ("circuits.induction_score", swapped, "looks-into-the-future"),
+    ("circuits.induction_score", in_the_future, "looks-into-the-future"),
+    ("circuits.induction_score", summed(), "not-a-mean"),
+    ("circuits.induction_score", traced, "not-a-mean"),
+    ("circuits.induction_score", lambda pattern, n: 100 * score(pattern, n), "not-a-mean"),
+    ("circuits.induction_score", summed(by=lambda n: n - 1), "not-a-mean"),
+    ("circuits.induction_score", summed(last=-1, by=lambda n: n), "query-missing"),
+    ("circuits.induction_score", summed(last=-1, by=lambda n: n - 1), "query-missing"),
+    ("circuits.induction_score", summed(last=-1), "query-missing"),
+    ("circuits.induction_score", summed(first=1, by=lambda n: n - 1), "query-missing"),
+    ("circuits.induction_score", of_a_square, "query-missing"),
+    ("circuits.induction_score", lambda pattern, n: score(pattern, n).T, "layer-and-head-swapped"),
+    ("circuits.induction_score", counted, "counts-instead-of-shares"),
+    ("circuits.induction_score", lambda pattern, n: pattern[:, :, n:].max((2, 3)), "looks-anywhere"),
+    ("circuits.induction_score", lambda pattern, n: pattern[:, :, n:].max(3).mean(2), "looks-anywhere"),
     ("circuits.without", without, None),
     ("circuits.without", without_by_hand, None),
     ("circuits.without", without_values, None),
@@ -158,6 +203,12 @@ TABLE = [
         "layer-and-head-swapped",
     ),
     ("circuits.without", lambda heads: {}, "nothing-removed"),
+    ("circuits.without", lambda heads: {f"h.{i}.attn.z": zero() for i, _ in heads}, "whole-layer"),
+    (
+        "circuits.without",
+        lambda heads: {f"h.{i}.attn.z": zero(heads=[h for _, h in heads]) for i, _ in heads},
+        "heads-of-all-layers",
+    ),
     ("circuits.qk", lambda q, k, s: (s[:, None] * q) @ (s[:, None] * k).T, None),
     ("circuits.qk", lambda q, k, s: np.diag(s) @ q @ k.T @ np.diag(s), None),
     ("circuits.qk", lambda q, k, s: np.einsum("ih,jh,i,j->ij", q, k, s, s), None),
@@ -174,6 +225,9 @@ TABLE = [
     ("circuits.ov", lambda v, o, s: ((s[:, None] * v) @ o).T, "transposed"),
     ("circuits.ov", lambda v, o, s: o.T @ v.T, "transposed"),
     ("circuits.ov", lambda v, o, s: (s[:, None] * v) @ o * s, "folded-on-both-sides"),
+    ("circuits.qk", lambda q, k, s: np.diag(s) @ np.diag(s) @ q @ k.T, "folded-on-one-side"),
+    ("circuits.qk", lambda q, k, s: q @ k.T * s * s, "folded-on-one-side"),
+    ("circuits.ov", lambda v, o, s: (s[:, None] * s[:, None] * v) @ o, "folded-twice"),
     ("circuits.ov", lambda v, o, s: v @ o * s, "folded-where-it-writes"),
     ("circuits.ov", lambda v, o, s: o @ v, "wrong-order"),
     ("circuits.ov", lambda v, o, s: o @ (s[:, None] * v), "wrong-order"),
