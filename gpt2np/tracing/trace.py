@@ -134,8 +134,10 @@ class Trace:
         """What Tab offers after `trace[`: full names, stored or derivable, then those of other programs."""
         table = self.config.architecture.sites
         there = [row for row in table.expand(self.config.n_layer) if self._has(*row)]
-        elsewhere = [site.dialect_name(d, layer) for d in DIALECTS for _, site, layer in there]
-        names = [*(name for name, _, _ in there), *filter(None, elsewhere)]
+        names = [name for name, _, _ in there]
+        for dialect in DIALECTS:
+            for _, site, layer in there:
+                names += [name.replace("{i}", str(layer)) for name in site.names.get(dialect, ())]
         return [name for name in dict.fromkeys(names) if table.has(name, self.config.n_layer)]
 
     def _has(self, full_name: str, site: Site, layer: int | None) -> bool:

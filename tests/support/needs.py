@@ -72,7 +72,7 @@ def _shtab() -> bool:
 
 NEEDS = {
     "matplotlib": Need(_package("matplotlib"), "pip install '.[plot]'"),
-    "shtab": Need(_shtab, "pip install shtab==1.13.0"),
+    "shtab": Need(_shtab, "pip install '.[test]'"),
     "bash": Need(_program("bash"), "a package of the system"),
     "zsh": Need(_program("zsh"), "a package of the system"),
     "fish": Need(_program("fish"), "a package of the system"),
