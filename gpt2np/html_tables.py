@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2np.characters import readable
 from gpt2np.errors import printable
 from gpt2np.tables import number
 
 MOST_BYTES = 18_000  # with what stands around it, a result is below 20 kB
 MOST_CELLS, MOST_COLUMNS, MOST_TOKENS = 280, 16, 240
 WIDEST = 16  # characters of a label or a text in a cell
-_POSITIVE, _NEGATIVE, _NOTHING = (178, 24, 43), (33, 102, 172), "background:#ddd;color:#000"
+_POSITIVE, _NEGATIVE, _NOTHING = (178, 24, 43), (33, 102, 172), "background:#ddd;color:black"
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _TABLE = '<table style="border-collapse:collapse" cellpadding="4">'
 
@@ -40,10 +41,14 @@ def coloured(value: float, most: float) -> str:
     share = min(abs(value) / most, 1.0) if most > 0 else 0.0
     end = _POSITIVE if value >= 0 else _NEGATIVE
     rgb = [round(255 + (c - 255) * share) for c in end]
-    linear = [(c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in rgb]
+    return f"background:#{bytes(rgb).hex()};color:{ink_on([c / 255 for c in rgb])}"
+
+
+def ink_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever has more contrast with a colour (WCAG's relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    on_black, on_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
-    return f"background:#{bytes(rgb).hex()};color:#{'000' if on_black >= on_white else 'fff'}"
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def heat_table(
@@ -89,7 +94,7 @@ def shaded_text(
     tokens: Sequence[str], values: Sequence[float], title: str = "", what: str = "", most: float | None = None
 ) -> str:
     """A text whose tokens are coloured by a number each, which `what` names; NaN leaves a token plain."""
-    full = largest(np.asarray(values, np.float64)) if most is None else most
+    full, tokens = largest(np.asarray(values, np.float64)) if most is None else most, readable(tokens)
 
     def shown(i: int | None) -> str:
         if i is None:

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 # Each folder's files and folders, from the first that is read to the last. The package's own first.
 ORDER = {
-    "": """errors tables html_tables files json_fields outputs tensorfile npzfile threads ops tracing
-        architectures checkpoints text generation model loading analysis export capture kv reference viewer
-        lessons cli __main__""",
+    "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile threads ops
+        tracing architectures checkpoints text generation model loading analysis export capture kv reference
+        viewer lessons cli __main__""",
     "ops": "blocks causal_mask products norms activations attention embedding",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume

@@ -54,7 +54,11 @@ RESULTS = {
     "tokenizer": (lambda m, t, d: m.tokenizer, "2,048 ids", "end of text"),
     "trace": (lambda m, t, d: t, "Elizabeth was", "gpt2np.view(trace)"),
     "plan": (lambda m, t, d: m.plan(3), "3 positions", "linear in tokens"),
-    "verification": (lambda m, t, d: t.verify(), "identities", None),
+    "verification": (
+        lambda m, t, d: t.verify(),
+        "identities",
+        "h.0.attn.z = mix(h.0.attn.pattern, h.0.attn.v)",
+    ),
     "hf": (lambda m, t, d: t.to("hf"), "hf names", None),
     "unfinished": (lambda m, t, d: unfinished(m), "1 of at most 5", PROMPT),
     "generated": (lambda m, t, d: d, "5 tokens", "probability of each"),
@@ -126,6 +130,7 @@ class Cells(HTMLParser):
 
 
 def luminance(colour):
+    colour = {"black": "000", "white": "fff"}.get(colour, colour)
     whole = "".join(2 * digit for digit in colour) if len(colour) == 3 else colour
     parts = [int(whole[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
@@ -133,7 +138,7 @@ def luminance(colour):
 
 
 def contrast(style):
-    found = re.fullmatch(r"background:#(\w+);color:#(\w+)", style)
+    found = re.fullmatch(r"background:#(\w+);color:(\w+)", style)
     light, dark = sorted(map(luminance, found.groups()), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
@@ -211,9 +216,9 @@ def test_one_is_not_plural(tiny):
 
 
 def test_colours():
-    assert coloured(0.0, 1.0) == "background:#ffffff;color:#000"
-    assert coloured(1.0, 1.0) == "background:#b2182b;color:#fff"
-    assert coloured(-1.0, 1.0) == coloured(-3.0, 1.0) == "background:#2166ac;color:#fff"
+    assert coloured(0.0, 1.0) == "background:#ffffff;color:black"
+    assert coloured(1.0, 1.0) == "background:#b2182b;color:white"
+    assert coloured(-1.0, 1.0) == coloured(-3.0, 1.0) == "background:#2166ac;color:white"
     assert coloured(float("nan"), 1.0) == coloured(float("inf"), 1.0)
     for value in np.linspace(-1, 1, 201):
         assert contrast(coloured(float(value), 1.0)) >= 4.5

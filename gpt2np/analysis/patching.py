@@ -16,6 +16,7 @@ import numpy as np
 from gpt2np.analysis.interventions import Some, patch
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import heads_of
+from gpt2np.characters import readable
 from gpt2np.errors import InputError, TraceError, reason, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.tables import quoted, stream_of_bars
@@ -341,8 +342,8 @@ def _written_by(name: str) -> str | None:
 
 def _position_labels(clean: Trace, corrupt: Trace) -> list[str]:
     """Each position with its token; where the texts differ, clean's and then corrupt's."""
-    labels = []
-    for position, (a, b) in enumerate(zip(clean.tokens, corrupt.tokens, strict=True)):
+    labels, tokens = [], (readable(clean.tokens), readable(corrupt.tokens))
+    for position, (a, b) in enumerate(zip(*tokens, strict=True)):
         labels.append(f"{position} {quoted(a)}" + ("" if a == b else f"/{quoted(b)}"))
     return labels
 

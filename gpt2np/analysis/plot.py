@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.errors import InputError
+from gpt2np.html_tables import ink_on
 from gpt2np.outputs import whole_binary_file
 from gpt2np.tables import cell_width
 
@@ -147,7 +148,7 @@ def _grid(
     labels.tick(axes.xaxis, across, n_columns, wide)
     for i, j in np.ndindex(values.shape if texts else (0, 0)):
         if text := texts[i][j]:
-            ink = _readable_on(image.cmap(image.norm(values[i, j]))[:3])
+            ink = ink_on(image.cmap(image.norm(values[i, j]))[:3])
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink, parse_math=False)
     bar = figure.colorbar(
         image, ax=axes, shrink=min(1.0, 4 / high), fraction=0.3 / size[0], aspect=20, pad=0.02
@@ -156,13 +157,6 @@ def _grid(
     if quantity != "value":
         bar.set_label(labels.shown(quantity), fontsize=9, parse_math=False)
     return float(size[0])
-
-
-def _readable_on(colour: Sequence[float]) -> str:
-    """Black or white, whichever has more contrast with a colour (WCAG's relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def _bars(

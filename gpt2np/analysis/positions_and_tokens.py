@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2np.analysis.named_array import POSITIONS, NamedArray
+from gpt2np.characters import readable
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.ops import Array
 from gpt2np.tables import quoted
@@ -61,7 +62,7 @@ def parameters_of_the_end(trace: Trace, needed_for: str) -> Any:
 
 def pos_labels(trace: Trace, rows: list[int]) -> list[str]:
     """Position and token of each row: "2 | was|"."""
-    tokens = trace.tokens
+    tokens = readable(trace.tokens)
     return [f"{trace.positions[row]} {quoted(tokens[trace.positions[row]])}" for row in rows]
 
 

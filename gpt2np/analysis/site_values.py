@@ -6,6 +6,7 @@ from gpt2np.analysis.circuits import check_index
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import pos_labels, row_of, rows_of
 from gpt2np.analysis.subjects import of_trace
+from gpt2np.characters import readable
 from gpt2np.errors import InputError
 from gpt2np.tables import quoted
 from gpt2np.tracing.derived import top_k_tokens
@@ -93,7 +94,7 @@ def _labels(trace: Trace, axis: str) -> list[str] | None:
     if axis in ("pos", "query"):
         return pos_labels(trace, rows_of(trace, None))
     if axis == "key":
-        return [f"{i} {quoted(token)}" for i, token in enumerate(trace.tokens)]
+        return [f"{i} {quoted(token)}" for i, token in enumerate(readable(trace.tokens))]
     if axis == "vocab" and trace.model is not None:
         names: list[str] = trace.model.tokens(list(range(trace.config.vocab_size)))
         return names

@@ -168,8 +168,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{short(word)} begins with -: write {before}={shlex.quote(word)}")
         if LETTERS.get(word[:2]) in self.options and (len(word) == 2 or word[2].isdigit()):
             self.error(f"there is no option {word[:2]}; did you mean {LETTERS[word[:2]]}?")
-        after = f"{self.prog} -- {shlex.quote(word)}"
-        self.error(f"{short(word)} begins with -: give such a text after --, as in: {after}")
+        self.error(f"{short(word)} begins with -: give such a text after --, as in: {self._after(word)}")
 
     def _check_option(self, option: str) -> None:
         known = self.options

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpt2np.capture.capture_files import PLACES
-from gpt2np.errors import TokenizerError, TraceError
+from gpt2np.characters import joined, readable
+from gpt2np.errors import TokenizerError, TraceError, printable
 from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
 from gpt2np.tracing.plan import human_bytes
 from gpt2np.tracing.sites import DIALECTS, Site
@@ -87,7 +88,11 @@ def trace_text(facts: dict[str, Any]) -> str:
     m = facts["model"]
     head = f"{m['name']}: {m['layers']} layers, {m['heads']} heads, n_embd {m['n_embd']}, vocab {m['vocab']}"
     parts = [wrapped(f"model  {head}, {m['dtype']}")]
-    tokens = [[str(i), str(t["id"]), quoted(t["token"])] for i, t in enumerate(facts["tokens"])]
+    told = [t["token"] for t in facts["tokens"]]
+    shown = readable(told)
+    if shown != told:  # the text stands nowhere in tokens that are parts of its characters
+        parts.append(wrapped(f"text  {printable(joined(told))}"))
+    tokens = [[str(i), str(t["id"]), quoted(shown[i])] for i, t in enumerate(facts["tokens"])]
     parts.append("tokens\n" + fitted([["pos", "id", "token"], *_shortened(tokens)], ">><"))
     top = [[quoted(t["token"]), str(t["id"]), f"{t['probability']:.2%}"] for t in facts["top"]]
     if top:

@@ -4,16 +4,13 @@ Tokens are searched as their bytes: `日` may be three tokens of a byte each, an
 as text, such as the tokens in a file, becomes bytes again first.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from gpt2np.characters import bytes_shown
 from gpt2np.text.vocabulary import byte_characters
 
-_SHOWN = re.compile(
-    rb"\\x([89a-f][0-9a-f])"
-)  # a byte of an incomplete character, as `Tokenizer.tokens` shows it
 _BYTE_OF = {char: byte for byte, char in enumerate(byte_characters())}
 
 
@@ -74,9 +71,8 @@ def bytes_of_tokens(tokens: Sequence[str], whole: str | None = None) -> list[byt
 def _readings(token: str) -> tuple[bytes, bytes, bytes]:
     """What a token may stand for: itself, what its escapes say, and what it spells in GPT-2's vocabulary."""
     written = token.encode("utf-8", "surrogatepass")
-    shown = _SHOWN.sub(lambda found: bytes([int(found[1], 16)]), written)
     spelled = bytes([_BYTE_OF[c] for c in token]) if all(c in _BYTE_OF for c in token) else written
-    return written, shown, spelled
+    return written, bytes_shown(token), spelled
 
 
 def _share(pieces: list[bytes], n: int, rest: bytes) -> None:

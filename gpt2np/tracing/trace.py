@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2np import tensorfile
+from gpt2np.characters import joined
 from gpt2np.errors import TraceError, UnknownSiteError, short, whole_number
 from gpt2np.files import kind_of
 from gpt2np.ops import Array
@@ -368,7 +369,9 @@ class Trace:
         return summary(self)
 
     def __repr__(self) -> str:
-        text = "".join(self.tokens[:12]) + ("..." if len(self.token_ids) > 12 else "")
+        text = joined(self.tokens)
+        if len(self.token_ids) > 12:
+            text = text[: len(joined(self.tokens[:12]))] + "..."
         counts = (
             f"{counted(len(self.token_ids), 'token')}, {counted(len(self), 'array')}, {self.nbytes:,} bytes"
         )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2np.characters import readable
 from gpt2np.errors import TraceError
 from gpt2np.html_tables import caption, cut, escaped, heat_table, markup, plain_table
 from gpt2np.tracing.plan import Entry
@@ -26,7 +27,7 @@ def summary(trace: "Trace") -> str:
 def _tokens(trace: "Trace") -> str:
     """Each token in a frame, with its position in a tooltip."""
     style = "border:1px solid #999;padding:1px 3px;margin:1px;white-space:pre"
-    tokens = trace.tokens
+    tokens = readable(trace.tokens)
     spans = [
         "…" if i is None else f'<span title="{i}" style="{style}">{escaped(tokens[i], 24)}</span>'
         for i in cut(len(tokens), MOST_TOKENS)

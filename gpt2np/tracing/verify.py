@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.errors import VerificationError
+from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array, add, unseen
 from gpt2np.tracing.derived import bases, block_input
 from gpt2np.tracing.replay import MISSING, Missing, ReplayStep
@@ -35,6 +36,13 @@ class Verification:
             f"<Verification: {len(self.checked)} identities hold, largest difference {worst:.1e}; "
             f"{len(self.skipped)} not checked>"
         )
+
+    def _repr_html_(self) -> str:
+        """The identities, those with the largest differences first, and why others were not checked."""
+        found = sorted(self.checked.items(), key=lambda pair: -pair[1])
+        rows = [[name, f"{difference:.1e}"] for name, difference in found]
+        rows += [[name, reason] for name, reason in self.skipped.items()]
+        return plain_table([["identity", "difference"], *rows], repr(self).strip("<>"))
 
 
 def verify(trace: Trace) -> Verification:

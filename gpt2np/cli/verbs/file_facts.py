@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.errors import Gpt2npError, InputError, TraceError, short
-from gpt2np.files import kind_of
+from gpt2np.files import kind_of, read_text
 from gpt2np.npzfile import NpzFile
 from gpt2np.tables import counted, fitted, quoted, screen_width, table
 from gpt2np.tensorfile import TensorFile, open_tensors
@@ -168,8 +168,6 @@ def _json(path: str) -> dict[str, Any]:
 
 def _list(path: str) -> dict[str, Any]:
     """A folder that gpt2np wrote many files into, or the list in it, or a ledger; else a folder of .npy."""
-    from gpt2np.files import read_text
-
     found = [name for name in LISTS if os.path.isfile(os.path.join(path, name))]
     file = os.path.join(path, found[0]) if found else path
     if os.path.isdir(file):

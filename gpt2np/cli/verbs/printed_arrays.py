@@ -1,12 +1,14 @@
 """Arrays on a terminal: as many of their values as fit, and a note of what was left out."""
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from gpt2np.characters import joined
 from gpt2np.cli.terminal import doing, tell
-from gpt2np.errors import InputError
+from gpt2np.errors import InputError, printable
 
 LINES = 60  # of values; --json has all
 BARS = 40  # tokens of the vocabulary that a picture has room for
@@ -97,7 +99,7 @@ def draw(
 
     doing("drawing")
     if run is not None:
-        text = "".join(run.tokens) if run.prompt is None else run.prompt
+        text = joined(run.tokens) if run.prompt is None else run.prompt
         text = " ".join(text.split())
         told = f"{run.metadata.get('model')}: {text if len(text) <= 60 else text[:59] + '…'}"
         named = replace(named, title=f"{named.title}\n{told}")
@@ -169,28 +171,25 @@ def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 64) -> t
     (down, across), n_columns = named.axes, named.array.shape[1]
     rows = _chosen(named.array, down, lines, left_out)
 
-    def drawn(columns: Sequence[int], short: bool) -> str:
-        head = [f"{down}\\{across}", *(_name(named, across, j, short) if j >= 0 else "…" for j in columns)]
-        body = [
-            [_name(named, down, i), *(_cell(named.array[i, j].item()) if j >= 0 else "…" for j in columns)]
-            if i >= 0
-            else ["…"] + [""] * len(columns)
-            for i in rows
-        ]
-        return table([head, *body], "<" + ">" * len(columns))
+    def column(j: int) -> list[str]:
+        return [("…" if j < 0 else _cell(named.array[i, j].item())) if i >= 0 else "" for i in rows]
 
-    text = ""
-    for n in range(min(n_columns, most), 0, -1):
+    most = min(n_columns, most)
+    cells = {j: column(j) for j in [-1, *_chosen(named.array[-1], across, most, {})]}  # all that may be shown
+    widths = {j: max(map(cell_width, texts)) for j, texts in cells.items()}
+    first = [f"{down}\\{across}", *(_name(named, down, i) if i >= 0 else "…" for i in rows)]
+    for n, short in itertools.product(range(most, 0, -1), (False, True)):
         ignored: dict[str, str] = {}
         columns = _chosen(named.array[-1], across, n, ignored)
-        for short in (False, True):
-            text = drawn(columns, short)
-            if max(map(cell_width, text.splitlines())) <= whole_width():
-                if "vocab" in ignored and rows[-1] > 0:
-                    ignored["vocab"] += f" at {DOWN.get(down, down)} {_name(named, down, rows[-1])}"
-                left_out.update(ignored)
-                return text, n
-    return text, 1
+        head = [_name(named, across, j, short) if j >= 0 else "…" for j in columns]
+        wide = sum(2 + max(cell_width(printable(x)), widths[j]) for x, j in zip(head, columns, strict=True))
+        if 2 + max(map(cell_width, first)) + wide <= whole_width():
+            break
+    if "vocab" in ignored and rows[-1] > 0:
+        ignored["vocab"] += f" at {DOWN.get(down, down)} {_name(named, down, rows[-1])}"
+    left_out.update(ignored)
+    body = [first, *([x, *cells[j]] for x, j in zip(head, columns, strict=True))]
+    return table(list(zip(*body, strict=True)), "<" + ">" * len(columns)), n
 
 
 def _chosen(array: Any, axis: str, most: int, left_out: dict[str, str]) -> list[int]:

@@ -5,6 +5,7 @@ import math
 import os
 from typing import Any
 
+from gpt2np.characters import readable
 from gpt2np.cli.arguments import add_edits, add_model, add_special, count, edits_of, load_model
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import read_text
@@ -66,8 +67,8 @@ def score(args: argparse.Namespace) -> int:
     if args.json:
         print(strict_json(facts))
         return 0
-    for row in facts.pop("per_token", []):
-        print(f"{row['loss']:8.3f}  {row['id']:6d}  {quoted(row['token'])}")
+    for row, token in zip(facts.pop("per_token", []), readable(result.tokens), strict=False):
+        print(f"{row['loss']:8.3f}  {row['id']:6d}  {quoted(token)}")
     shown = [
         [key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"]
         for key, value in facts.items()

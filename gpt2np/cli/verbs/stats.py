@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from gpt2np.characters import readable
 from gpt2np.cli.arguments import (
     add_model,
     add_outputs,
@@ -268,7 +269,8 @@ def _chosen(run: Any) -> list[str]:
     if not n_generated(run):
         return [""]
     tokens = run.tokens if isinstance(run, Generated) else [*run.tokens, ""]
-    return [tokens[step.stop] for step in steps(run)]
+    shown = readable(tokens)
+    return [shown[step.stop] for step in steps(run)]
 
 
 def _wrapped(text: str) -> str:

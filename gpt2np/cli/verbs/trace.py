@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+from gpt2np.characters import readable
 from gpt2np.cli.arguments import (
     add_edits,
     add_model,
@@ -169,10 +170,9 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
         facts |= {name: part.to_json() for name, part in parts.items()}
         print(strict_json(facts | {"divergence": apart}))
         return 0
-    n = max(len(trace.tokens), len(other.tokens))
+    n, shown = max(len(trace.tokens), len(other.tokens)), [readable(run.tokens) for run in (trace, other)]
     rows = [
-        [str(i), *(quoted(run.tokens[i], 30) if i < len(run.tokens) else "" for run in (trace, other))]
-        for i in range(n)
+        [str(i), *(quoted(tokens[i], 30) if i < len(tokens) else "" for tokens in shown)] for i in range(n)
     ]
     print("tokens\n" + fitted([["pos", "here", "other"], *rows], "><<"))
     print("\n" + "\n\n".join(map(str, parts.values())))
