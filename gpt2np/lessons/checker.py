@@ -128,7 +128,7 @@ def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
         return wanted.form if _has_axes(attempt.result) else ""
     if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):
         return wanted.fit
-    return ""
+    return wanted.stops.get(type(attempt.error).__name__, "")
 
 
 def _has_axes(result: Any) -> bool:

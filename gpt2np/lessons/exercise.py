@@ -53,6 +53,10 @@ Hints = tuple[str, str]  # a question, and a nearer one
 class Todo:
     """What a stub returns, until it is written."""
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """No array: whoever computes with it has called a function that is not written yet."""
+        raise TypeError("a function that is called here still returns lessons.todo: write that one first")
+
     def __repr__(self) -> str:
         return "lessons.todo"
 
@@ -121,8 +125,8 @@ class Exercise:
 
     `name` is the topic and the function's name; `asks` is the question that it answers; `axes` are those of
     the inputs that are arrays. `wrong` are mistakes of this exercise alone. `hints` replace the catalogue's,
-    by slug. `look` is asked where no mistake is known, `form` where the form is wrong, and `fit` where arrays
-    did not fit together in the function.
+    by slug. `look` is asked where no mistake is known, `form` where the form is wrong, `fit` where arrays
+    did not fit together in the function, and `stops`, by the exception's name, where it stopped otherwise.
     """
 
     name: ClassVar[str]
@@ -133,6 +137,8 @@ class Exercise:
     look: ClassVar[str] = "Which numbers go into the one that is most wrong? Can you work it out by hand?"
     form: ClassVar[str] = "Which axes should your result have, in which order, and which has it?"
     fit: ClassVar[str] = "Which axes does each of your arrays have there, and which of them belong together?"
+
+    stops: ClassVar[Mapping[str, str]] = {}
 
     @property
     def function_name(self) -> str:
