@@ -34,7 +34,7 @@ def check(name: str, function: Function) -> Verdict:
     Example:
         >>> check("attention.scores", scores)
         ✗ attention.scores: wrong.
-          Head 2, query 3, key 0 (312 of 576 are wrong).
+          Worst at head 2, query 3, key 0 (312 of 576 are wrong).
           How large does a sum of many products get?
     """
     wanted = _exercise_of(name, function)
