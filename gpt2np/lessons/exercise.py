@@ -37,6 +37,7 @@ and an exercise at several sites names them in `sites` and returns as many array
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -176,7 +177,8 @@ def copied(value: Any) -> Any:
 def outcome(exercise: Exercise, function: Function, case: Case, model: Model) -> Any:
     """What an exercise's wrong function gives, or an object that equals nothing, if it cannot run here."""
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return exercise.result(function, case, model)
     except Exception:  # a wrong function is allowed to fail, as a learner's is
         return object()

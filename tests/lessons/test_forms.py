@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from gpt2np.analysis.interventions import zero
 from gpt2np.lessons import checker, todo
 
 
@@ -34,6 +35,12 @@ def test_numbers_that_are_none_are_told():
     assert "nan" in verdict.where
 
 
+def refuses_another_word(clean, corrupt, layer, head):
+    if clean.token_ids != corrupt.token_ids:
+        raise ValueError("other texts")
+    return {}
+
+
 @pytest.mark.parametrize(
     ("name", "function", "said", "asked"),
     [
@@ -61,6 +68,16 @@ def test_numbers_that_are_none_are_told():
         ("stream.layer_norm", lambda x, w, b, e: x - x.mean(axis=1), "ValueError", "a mean for each token"),
         ("stream.after_mlp", lambda x, ln, fc, proj: x @ fc.weight.T, "ValueError", "first matrix"),
         ("stream.after_mlp", lambda x, ln, fc, proj: fc(x), "TypeError", "last three inputs"),
+        ("patching.patched", lambda a, b, layer, head: zero(heads=head), "an Intervention", "its keys"),
+        (
+            "patching.patched",
+            lambda a, b, layer, head: None,
+            "does the function end in a return?",
+            "its keys",
+        ),
+        ("patching.patched", lambda a, b, layer, head: {"h.3.z": zero()}, "UnknownSiteError", "which site"),
+        ("patching.patched", refuses_another_word, "ValueError", "the same number of tokens"),
+        ("patching.direction", lambda a, b: np.mean(a, axis=0), "ValueError", "average"),
     ],
 )
 def test_what_stops_a_function_or_has_a_wrong_form_is_asked_about(name, function, said, asked):

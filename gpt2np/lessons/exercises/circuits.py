@@ -70,8 +70,11 @@ def _others(heads: Heads) -> dict[str, Any]:
     }
 
 
+OF_EDITS = "What does a dict of edits have as its keys, and what as its values?"
+
+
 @dataclass(frozen=True)
-class _NoEdits:
+class NoEdits:
     """What a function returned in the place of a dict."""
 
     value: Any
@@ -192,13 +195,13 @@ class Without(ByOutput):
         """The logits of the last position, of a text said twice."""
         edits = function(*case.copies())
         if not isinstance(edits, Mapping):
-            return _NoEdits(edits)
+            return NoEdits(edits)
         return model.trace(twice(16, 0), keep="logits", edits=edits)["logits"][-1]
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """What is no dict at all is told as such, and not by the model's answer."""
-        if isinstance(attempt.result, _NoEdits):
-            return Finding("shape", attempt.result.told())
+        if isinstance(attempt.result, NoEdits):
+            return Finding("shape", attempt.result.told(), hints=(OF_EDITS,))
         return super().judge(attempt, attempts, model)
 
     def right(self, heads: Heads) -> Any:
