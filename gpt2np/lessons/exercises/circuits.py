@@ -93,6 +93,10 @@ class Without(ByOutput):
     result_axes = ("vocab",)
     abouts = ("for three heads of a layer", "for head 0.0", "for heads of two layers", "for no heads")
     look = "Run the model with your edits: which sites have other numbers than before, and in which heads?"
+    stops = {
+        "UnknownSiteError": "Which layer is meant, and which site holds what its heads have gathered?",
+        "InputError": OF_EDITS,
+    }
     wrong = (
         Wrong(
             "last-head-only",
@@ -140,7 +144,7 @@ class Without(ByOutput):
                 f"h.{layer}.attn.q": zero(heads=chosen) for layer, chosen in _by_layer(heads).items()
             },
             (
-                "A head without a question: where does it look, and does it then bring home nothing?",
+                "A head without a question: where does it look, and does it then gather nothing?",
                 "What shares does a row give away in which all scores are the same?",
             ),
         ),
