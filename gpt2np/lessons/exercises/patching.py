@@ -118,6 +118,12 @@ _BEST = (
     "Does the share of one head depend on how well the others do?",
 )
 _Share = Callable[[Array, float, float], Array]  # of the patched margins, the clean one and the corrupt one
+
+
+def _rounded(digits: int) -> _Share:
+    return lambda p, a, b: np.asarray(((p - b) / (a - b)).round(digits))
+
+
 _WRONG_SHARES: tuple[tuple[str, tuple[str, str], tuple[_Share, ...]], ...] = (
     ("not-normalised", _WHOLE, (lambda p, a, b: p - b, lambda p, a, b: b - p, lambda p, a, b: a - p)),
     (
@@ -210,7 +216,7 @@ _WRONG_SHARES: tuple[tuple[str, tuple[str, str], tuple[_Share, ...]], ...] = (
             "How many digits has your share, and who rounded it?",
             "Could somebody still compute with what you return?",
         ),
-        tuple((lambda p, a, b, n=n: ((p - b) / (a - b)).round(n)) for n in range(4)),
+        tuple(map(_rounded, range(4))),
     ),
 )
 

@@ -7,10 +7,10 @@ from gpt2np.lessons.exercise import Case, Finding
 from gpt2np.lessons.same import is_same
 from gpt2np.ops import Array
 
-SLUG = "returned-too-early"
+SLUG = "first-token-only"
 RETURNED_TOO_EARLY = (
-    "Only the first token is right: how many tokens has your program seen when it ends?",
-    "Does the line that returns the result stand in the loop, or after it?",
+    "Only the first token is right: what does your program do with the second one?",
+    "If you have a loop, does the line that returns the result stand in it, or after it?",
 )
 
 

@@ -385,8 +385,11 @@ class Nearest(ByOutput):
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """As any; right tokens in another order are told as that."""
         found = super().judge(attempt, attempts, model)
-        if found.state == "wrong" and found.mistake is None:
-            yours, truth = array_of(attempt.result), self.right(*attempt.case.copies())
-            if yours is not None and sorted(yours) == sorted(truth):
-                return replace(found, mistake="order-mixed", hints=self.hints_of("order-mixed"))
-        return found
+        if found.state != "wrong" or found.mistake or not all(map(self._has_the_right_ones, attempts)):
+            return found
+        return replace(found, mistake="order-mixed", hints=self.hints_of("order-mixed"))
+
+    def _has_the_right_ones(self, attempt: Attempt) -> bool:
+        yours = array_of(attempt.result)
+        truth = self.right(*attempt.case.copies())
+        return yours is not None and yours.shape == truth.shape and sorted(yours) == sorted(truth)

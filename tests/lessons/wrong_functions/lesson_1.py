@@ -307,7 +307,7 @@ TABLE = [
     ),
     ("tokens.embed", added_in_place, "positions-of-tokens"),
     ("tokens.embed", written_at_first_places, "positions-of-tokens"),
-    ("tokens.embed", returned_in_the_loop, "returned-too-early"),
+    ("tokens.embed", returned_in_the_loop, "first-token-only"),
     ("tokens.embed", lambda ids, wte, wpe: wte[ids] + wpe[-len(ids) :], "last-positions"),
     ("tokens.nearest", nearest, None),
     ("tokens.nearest", nearest_by_loops, None),
