@@ -123,6 +123,12 @@ def expected_of(model: Model, prompt: str) -> Expected:
     return expect(model, model.token_ids(prompt))
 
 
+@functools.lru_cache(maxsize=4)
+def expected_of_tokens(model: Model, token_ids: tuple[int, ...]) -> Expected:
+    """The same for the first tokens of a prompt."""
+    return expect(model, token_ids)
+
+
 def names_of(model: Model) -> list[str]:
     """The steps of a run that a program can record, in the order of execution."""
     n_layer = model.config.n_layer
