@@ -55,6 +55,11 @@ class Program(Exercise):
             except InputError as error:
                 if not nan:
                     return Finding("shape", str(error).partition("; `gpt2np sites`")[0])
+        if found is not None and (
+            moved := [n for n, why in found.refused if why.startswith("has the values of")]
+        ):
+            slug = "names-exchanged"
+            return Finding("wrong", f"look at {moved[0]}", 0.0, slug, self.hints_of(slug))
         if found is not None and found.refused and not nan:
             return Finding("shape", "; ".join(f"{name}: {why}" for name, why in found.refused[:2]))
         if found is not None and found.first is not None:
@@ -137,7 +142,7 @@ def _of_the_future(found: Comparison, steps: Mapping[str, Array], expected: Expe
     if scores == found.site or scores not in steps:
         return ""
     array, truth = steps[scores], expected.truth[scores]
-    if array.shape != truth.shape or not (array[~seen(truth.shape)] > -9000).any():
+    if array.shape != truth.shape or not (array[..., ~seen(truth.shape, None)] > -9000).any():
         return ""
     return f" ({scores} has numbers in the future, and is taken for scores before the mask)"
 

@@ -12,6 +12,10 @@ OF_PROGRAMS: dict[str, Hints] = {
         "Is the first layer right, and which arrays does the second one take?",
         "Which part of an array's name must change from layer to layer, and does it change in your loop?",
     ),
+    "layer-order": (
+        "Is the first layer right, and which arrays does the second one take?",
+        "Which part of an array's name must change from layer to layer, and does it change in your loop?",
+    ),
     "logits-are-probabilities": (
         "Can one of these numbers be below zero, and can one be above one?",
         "Have you gone one step further than the last one that is asked for?",
