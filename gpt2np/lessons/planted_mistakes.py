@@ -79,8 +79,12 @@ class Examination:
         factors = theirs[large] / truth[large]
         said.append(f"theirs / true, where it is large: {factors.min():.4f} to {factors.max():.4f}")
         if theirs.ndim == 2:
-            first, sixth = (theirs - truth)[[0, 5], :5].round(2) + 0.0
-            said.append(f"theirs - true, first columns: position 0 {first}, position 5 {sixth}")
+            first, sixth = ((theirs - truth)[[i], :5] for i in (0, 5))
+            first, sixth = (
+                " ".join(f"{x:.2g}" for x in np.where(np.abs(row[0]) > 1e-7, row[0], 0.0))
+                for row in (first, sixth)
+            )
+            said.append(f"theirs - true, first columns: position 0 [{first}], position 5 [{sixth}]")
         return "\n  ".join(said)
 
     def __str__(self) -> str:

@@ -18,8 +18,8 @@ def changed(change):
 
 
 def other(**arrays):
-    """Steps of which some are others: `embed=lambda x: x[-1]`; `_` stands for a dot."""
-    made = {name.replace("_", "."): change for name, change in arrays.items()}
+    """Steps of which some are others: `embed=lambda x: x[-1]`; `__` stands for a dot."""
+    made = {name.replace("__", "."): change for name, change in arrays.items()}
     return changed(lambda steps: {n: made.get(n, lambda x: x)(x) for n, x in steps.items()})
 
 
@@ -56,7 +56,7 @@ def always_all(weights, config, ids, cache):
         ("own.run", other(ln_f=lambda x: x * np.nan), "wrong", "ln_f holds NaN", None),
         (
             "own.run",
-            other(h_0_attn_pattern=lambda x: x * np.nan),
+            other(h__0__attn__pattern=lambda x: x * np.nan),
             "wrong",
             "attn.pattern holds NaN",
             "not-a-number",

@@ -104,7 +104,7 @@ def _recognised(
     if site in ("ln_f", "logits") and absent and absent[0] > 0:
         x = truth[f"h.{absent[0] - 1}.resid_post"]
         centred = x - x.mean(axis=-1, keepdims=True)
-        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.layer_norm_epsilon)
+        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
         y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
         y = y if site == "ln_f" else y @ model.weights["wte.weight"].T
         if np.allclose(array, y, rtol=_SAME, atol=_SAME):

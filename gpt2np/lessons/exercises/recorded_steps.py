@@ -16,6 +16,10 @@ from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.trace import Trace
 
 _ROWS = ("pos", "query")
+_NO_CACHE = (
+    "Whom does the newest token know?",
+    "What do you find in your cache at the second call, and what did the first one put in?",
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,14 @@ def of_wrong_size(
                 shape[i] = call.new if axis in _ROWS else call.new + call.past
         ours = meaning.full_name == name  # another dialect may cut its arrays otherwise
         if array.size != np.prod(shape) if ours else array.size < np.prod(shape):
+            if (
+                ours
+                and call.past
+                and array.size == np.prod([call.new if n == shape[-1] else n for n in shape])
+            ):
+                if axes[-1] == "key":  # the new tokens alone
+                    where = f"{name}{call.about} has no column for the tokens in the cache"
+                    return Finding("wrong", where, 0.0, "cache-not-used", _NO_CACHE)
             wanted = f"[{', '.join(axes)}] = {tuple(shape)}, yours is {array.shape}"
             return Finding("shape", f"{name}{call.about}: {wanted}", hints=hints)
     return None
