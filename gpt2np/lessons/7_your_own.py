@@ -53,6 +53,10 @@ steps = [name for name in exam.truth if not name.startswith(("h.1.", "h.2.", "h.
 kinds = trace.config.architecture.sites
 for name in steps:
     print(f"{name:18} [{', '.join(kinds.resolve(name, None, 4)[0].axis_names)}] = {trace[name].shape}")
+print("GELU of x: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))")
+x = trace["h.0.mlp.pre"]
+as_written = 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+assert np.allclose(as_written, trace["h.0.mlp.post"])
 assert len(steps) == 15  # wte and wpe are no steps of their own: embed is their sum
 
 # %% [markdown]
@@ -151,8 +155,8 @@ assert round(abs(textbook["h.0.mlp.post"] - trace["h.0.mlp.post"]).max(), 4) == 
 
 # %% [markdown]
 # Both say `ber`, with 0.9757 and 0.9759. One is within noise. The other is not GPT-2: it has another GELU,
-# which in layer 0 is off by 0.0005 at most. A test that looks at the answer will never see this. A test that allows a
-# thousandth will not see it either. The band does.
+# which in layer 0 is off by 0.0005 at most. A test that looks at the answer will never see this. A test
+# that allows a thousandth will not see it either. The band does.
 #
 # ## 5. One token at a time
 # A text grows by one token. Must everything be computed again? No: nobody sees the future, so the keys and
@@ -192,14 +196,14 @@ print("band:  ", exam.bands[step].shape, "one number for each position")
 print("the future in the true scores of layer 0:", exam.truth["h.0.attn.scores"][0, 3, 4:7])
 
 # %% [markdown]
-# **Your turn.** Return the name of the first step of which any number is further off than its band, and None
-# if there is no such step. Mind the last line above. In the future the true scores are minus infinity: there
-# theirs must be so, too, and minus infinity less minus infinity is NaN, "not a number". Where *they* have NaN,
-# the step is wrong. Ask Python whether NaN is larger than a band, and whether it is smaller.
+# **Your turn.** Return the name of the first step of which any number is further off than its band, and
+# None if there is no such step. Mind the last line above. In the future the true scores are minus infinity:
+# there theirs must be so, too, and minus infinity less minus infinity is NaN, "not a number". Where *they*
+# have NaN, the step is wrong. Ask Python whether NaN is larger than a band, and whether it is smaller.
 #
-# In one thing your judge will be stricter than `compare`. Many programs write their scores down before the mask
-# is laid over them. `compare` lets these pass, and if there is no mask at all it says `attn.pattern`. Yours
-# will say `attn.scores`. Both are right about the program.
+# In one thing your judge will be stricter than `compare`. Many programs write their scores down before the
+# mask is laid over them. `compare` lets these pass, and if there is no mask at all it says `attn.pattern`.
+# Yours will say `attn.scores`. Both are right about the program.
 
 
 # %%
@@ -233,11 +237,9 @@ assert round(float(48**0.5), 4) == 6.9282
 q, k = (trace[f"h.0.attn.{x}"].swapaxes(0, 1) for x in "qk")  # [head, pos, d_head]
 guess = q @ k.swapaxes(1, 2)
 past = np.isfinite(practice["h.0.attn.scores"])
-left = np.abs(practice["h.0.attn.scores"] - guess)[past].max()
-print(
-    "largest error of the program:",
-    round(np.abs(practice["h.0.attn.scores"] - trace["h.0.attn.scores"])[past].max(), 2),
-)
+theirs, true = (run["h.0.attn.scores"][past] for run in (practice, trace))
+left = np.abs(theirs - guess[past]).max()
+print("largest error of the program:", round(np.abs(theirs - true).max(), 2))
 print("what the guess leaves of it: ", round(left, 6))
 assert left < 1e-9
 

@@ -62,14 +62,10 @@ def of_wrong_size(
                 shape[i] = call.new if axis in _ROWS else call.new + call.past
         ours = meaning.full_name == name  # another dialect may cut its arrays otherwise
         if array.size != np.prod(shape) if ours else array.size < np.prod(shape):
-            if (
-                ours
-                and call.past
-                and array.size == np.prod([call.new if n == shape[-1] else n for n in shape])
-            ):
-                if axes[-1] == "key":  # the new tokens alone
-                    where = f"{name}{call.about} has no column for the tokens in the cache"
-                    return Finding("wrong", where, 0.0, "cache-not-used", _NO_CACHE)
+            alone = [call.new if axis == "key" else n for axis, n in zip(axes, shape, strict=True)]
+            if ours and alone != shape and array.size == np.prod(alone):
+                where = f"{name}{call.about} has no column for the tokens in the cache"
+                return Finding("wrong", where, 0.0, "cache-not-used", _NO_CACHE)
             wanted = f"[{', '.join(axes)}] = {tuple(shape)}, yours is {array.shape}"
             return Finding("shape", f"{name}{call.about}: {wanted}", hints=hints)
     return None
