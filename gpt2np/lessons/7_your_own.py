@@ -55,8 +55,8 @@ for name in steps:
     print(f"{name:18} [{', '.join(kinds.resolve(name, None, 4)[0].axis_names)}] = {trace[name].shape}")
 print("GELU of x: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))")
 x = trace["h.0.mlp.pre"]
-as_written = 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
-assert np.allclose(as_written, trace["h.0.mlp.post"])
+root = (2 / np.pi) ** 0.5
+assert np.allclose(trace["h.0.mlp.post"], 0.5 * x * (1 + np.tanh(root * (x + 0.044715 * x**3))))
 assert len(steps) == 15  # wte and wpe are no steps of their own: embed is their sum
 
 # %% [markdown]
