@@ -53,9 +53,21 @@ steps = [name for name in exam.truth if not name.startswith(("h.1.", "h.2.", "h.
 kinds = trace.config.architecture.sites
 for name in steps:
     print(f"{name:18} [{', '.join(kinds.resolve(name, None, 4)[0].axis_names)}] = {trace[name].shape}")
-assert len(steps) == 15
+print("GELU of x: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))")
+x = trace["h.0.mlp.pre"]
+root = (2 / np.pi) ** 0.5
+assert np.allclose(trace["h.0.mlp.post"], 0.5 * x * (1 + np.tanh(root * (x + 0.044715 * x**3))))
+assert len(steps) == 15  # wte and wpe are no steps of their own: embed is their sum
 
 # %% [markdown]
+# Three things to look up, since nobody remembers them:
+#
+# - LayerNorm: a row less its mean, divided by the root of (its variance plus epsilon), times the weight, plus
+#   the bias. Epsilon stands *under* the root, and the variance is divided by n.
+# - GELU is 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))).
+# - A row of `attn.qkv` holds the queries of all heads first, then all keys, then all values; within each of
+#   the three the heads follow one another.
+#
 # ## 3. Why not just the answer?
 # Suppose that somebody writes a GPT-2 and forgets one bias, in layer 1. Only the logits are compared: they
 # are wrong. What now? Then every step is compared, with the same function, `gpt2np.compare`:
@@ -83,8 +95,9 @@ assert not any(wrong[f"h.0.{name}"] for name in inside)
 assert all(wrong[f"h.{layer}.{name}"] for layer in (2, 3) for name in inside if name != "attn.scores")
 
 # %% [markdown]
-# Layer 0 is right. In layer 1 all is right, down to `mlp.out`. From there on everything is wrong, and none of
-# it is a second mistake. Only the *first* wrong step matters.
+# Layer 0 is right. In layer 1 all is right up to `mlp.out`, where the bias is missing. Behind it whatever is
+# computed from wrong numbers is wrong, too, and none of it is a second mistake. Only the *first* wrong step
+# matters.
 #
 # **Your turn.** Write the model. Helper functions may stand beside it. Begin with `embed`, run the check, add
 # `h.0.ln_1`, run it again. The check tells you how many steps are right and which one is next. Names of
@@ -142,18 +155,18 @@ assert round(abs(textbook["h.0.mlp.post"] - trace["h.0.mlp.post"]).max(), 4) == 
 
 # %% [markdown]
 # Both say `ber`, with 0.9757 and 0.9759. One is within noise. The other is not GPT-2: it has another GELU,
-# which is off by 0.0005 at most. A test that looks at the answer will never see this. A test that allows a
-# thousandth will not see it either. The band does.
+# which in layer 0 is off by 0.0005 at most. A test that looks at the answer will never see this. A test
+# that allows a thousandth will not see it either. The band does.
 #
 # ## 5. One token at a time
-# A text grows by one token, and everything is computed anew? The keys and values of the tokens before are
-# what they were: nobody sees the future, so nothing that comes later can change them. A **cache** keeps them.
+# A text grows by one token. Must everything be computed again? No: nobody sees the future, so the keys and
+# values of the tokens before are still what they were. A **cache** keeps them.
 #
 # **Your turn.** `extend` gets only the *new* tokens, and a dict `cache` that is yours: empty at first, and
 # the same one at every call. Return the steps of the new tokens alone. Scores and pattern have a row for each
 # new token, and a column for *every* token so far. Three things change against `run`: where positions begin,
 # what keys and values there are, and who may see whom. The check gives you six tokens at once, then one at a
-# time.
+# time; and in a second text six, then three, then one at a time.
 
 
 # %%
@@ -183,8 +196,14 @@ print("band:  ", exam.bands[step].shape, "one number for each position")
 print("the future in the true scores of layer 0:", exam.truth["h.0.attn.scores"][0, 3, 4:7])
 
 # %% [markdown]
-# **Your turn.** Return the name of the first step of which any number is further off than its band, and None
-# if there is no such step. Mind the last line above: what is infinity less infinity?
+# **Your turn.** Return the name of the first step of which any number is further off than its band, and
+# None if there is no such step. Mind the last line above. In the future the true scores are minus infinity:
+# there theirs must be so, too, and minus infinity less minus infinity is NaN, "not a number". Where *they*
+# have NaN, the step is wrong. Ask Python whether NaN is larger than a band, and whether it is smaller.
+#
+# In one thing your judge will be stricter than `compare`. Many programs write their scores down before the
+# mask is laid over them. `compare` lets these pass, and if there is no mask at all it says `attn.pattern`.
+# Yours will say `attn.scores`. Both are right about the program.
 
 
 # %%
@@ -209,7 +228,24 @@ assert round(float(48**0.5), 4) == 6.9282
 
 # %% [markdown]
 # All of the scores of the past are too large by the same factor, 6.9282. Which number of this model is that?
-# The square root of 48, the size of a head. So the mistake is `scores-unscaled`: nobody divided.
+# The square root of 48, the size of a head. So the guess is `scores-unscaled`: nobody divided.
+#
+# A guess can be tested. Make the mistake yourself, from the true numbers of the step before, and hold the
+# result against what they have: queries times keys, without dividing.
+
+# %%
+q, k = (trace[f"h.0.attn.{x}"].swapaxes(0, 1) for x in "qk")  # [head, pos, d_head]
+guess = q @ k.swapaxes(1, 2)
+past = np.isfinite(practice["h.0.attn.scores"])
+theirs, true = (run["h.0.attn.scores"][past] for run in (practice, trace))
+left = np.abs(theirs - guess[past]).max()
+print("largest error of the program:", round(np.abs(theirs - true).max(), 2))
+print("what the guess leaves of it: ", round(left, 6))
+assert left < 1e-9
+
+# %% [markdown]
+# Nothing is left of the error: that is the mistake. Had anything been left, it would be another one, however
+# good the story was. Do the same with each dump below, if you are not sure.
 #
 # Not every mistake is a factor. A difference that is the same at all positions is a bias. Errors from one
 # position on smell of a cache. Rows that hold what other rows should hold were mixed up in a reshape.

@@ -79,8 +79,8 @@ class Examination:
         factors = theirs[large] / truth[large]
         said.append(f"theirs / true, where it is large: {factors.min():.4f} to {factors.max():.4f}")
         if theirs.ndim == 2:
-            first, sixth = (theirs - truth)[[0, 5], :5].round(2) + 0.0
-            said.append(f"theirs - true, first columns: position 0 {first}, position 5 {sixth}")
+            shown = " and ".join(f"{i} [{_few(theirs[i] - truth[i])}]" for i in (0, 5))
+            said.append(f"theirs - true, first columns: position {shown}")
         return "\n  ".join(said)
 
     def __str__(self) -> str:
@@ -92,6 +92,11 @@ class Examination:
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _few(row: Array) -> str:
+    """The first numbers of a row; what is below any band is 0."""
+    return " ".join(f"{x:.2g}" for x in np.where(np.abs(row[:5]) > 1e-7, row[:5], 0.0))
 
 
 def examination() -> Examination:
@@ -121,6 +126,12 @@ def answers() -> tuple[str, ...]:
 def expected_of(model: Model, prompt: str) -> Expected:
     """The right run of a prompt and its noise; computed once."""
     return expect(model, model.token_ids(prompt))
+
+
+@functools.lru_cache(maxsize=4)
+def expected_of_tokens(model: Model, token_ids: tuple[int, ...]) -> Expected:
+    """The same for the first tokens of a prompt."""
+    return expect(model, token_ids)
 
 
 def names_of(model: Model) -> list[str]:

@@ -184,6 +184,7 @@ def compare(
     special: bool = False,
     max_bytes: int | None = MAX_BYTES,
     search: float = SECONDS,
+    forms: int = 0,
     progress: Callable[[int, float], object] | None = None,
     noise: Expected | None = None,
 ) -> Comparison:
@@ -196,7 +197,8 @@ def compare(
     replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
     `n_positions` tokens. `special` is that of `Model.token_ids`. `max_bytes` is how much memory the arrays
     of a `.npz` may take (None: any). `search` is for how many seconds of computing to look for the mistake
-    behind the first wrong site (0: to the end); the verdict does not depend on it. `progress` is called now
+    behind the first wrong site (0: to the end), and `forms` how many forms of mistakes to try (0: all), which
+    ends at the same place on every machine; the verdict does not depend on either. `progress` is called now
     and then with how many forms of mistakes have been tried, and after how many seconds. `noise` is what
     `noise_bands.expect` gave for these tokens in float32: many dumps of one run are compared faster with it.
 
@@ -208,7 +210,7 @@ def compare(
         >>> found.verdict, found.site, found.mistake
         ('wrong', 'h.0.mlp.post', 'gelu-erf')
     """
-    limit = SearchLimit(search, progress)
+    limit = SearchLimit(search, progress, forms=forms)
     model = _model(model)
     read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
     whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False, special=special)
@@ -272,7 +274,7 @@ def _found(
         sum(not is_fact(name) for name in read.arrays),
         tuple(map(str, placement.offers)),
         unusable,
-        judged.limit.seconds if judged.limit.ended else None,
+        judged.limit.ended_after,
     )
 
 

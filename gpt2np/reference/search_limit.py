@@ -39,6 +39,7 @@ class SearchLimit:
         self.seconds, self.forms, self.ended, self.tried = float(seconds), int(forms), False, 0
         self._tell, self._told = tell, 0.0
         self._start: float | None = None
+        self._spent = 0.0
 
     def begin(self) -> None:
         """The time begins, unless it has begun."""
@@ -49,9 +50,14 @@ class SearchLimit:
             self._start = time.thread_time()
         return self._start
 
+    @property
+    def ended_after(self) -> float | None:
+        """After how many seconds the search was given up; None if it was not."""
+        return (self.seconds or round(self._spent, 1)) if self.ended else None
+
     def over(self) -> bool:
         """Whether the time is over; counts one more form that is tried."""
-        spent = time.thread_time() - self._begun()
+        spent = self._spent = time.thread_time() - self._begun()
         self.ended = self.ended or 0 < self.seconds < spent or 0 < self.forms <= self.tried
         self.tried += not self.ended
         if self._tell is not None and spent > self._told + _TELL_EVERY:

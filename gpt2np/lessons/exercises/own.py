@@ -7,47 +7,111 @@ import numpy as np
 
 from gpt2np.errors import InputError
 from gpt2np.lessons import planted_mistakes as exam
-from gpt2np.lessons.by_output import ByOutput
-from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Function, Hints, Wrong
-from gpt2np.lessons.models import PROMPT, SECOND, model_of_lessons, run_of
+from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Function, Hints, copied
+from gpt2np.lessons.exercises.own_hints import OF_DUMPS, OF_PROGRAMS, ROWS, TOO_SOON, no_number
+from gpt2np.lessons.exercises.own_judge import FirstWrong
+from gpt2np.lessons.exercises.recorded_steps import (
+    Call,
+    arrays_of,
+    held_under,
+    joined,
+    layers_of,
+    no_numbers,
+    of_wrong_size,
+)
+from gpt2np.lessons.models import PROMPT, SECOND
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.reference.axis_layouts import seen
 from gpt2np.reference.comparison import Comparison, compare
+from gpt2np.reference.noise_bands import Expected
 from gpt2np.tables import counted
 
-SECONDS = 2.5  # of computing, that the search for a mistake may take
+__all__ = ["Answers", "Extend", "FirstWrong", "Run"]
+
+# Forms of mistakes that are tried: a few seconds, and the same on a busy machine.
+FORMS = 1500
+_SAME = 1e-4  # what two arrays may differ by that are the same
 
 
 class Program(Exercise):
     """A function that runs the model and returns its steps as a dict: `compare` is the judge."""
 
-    prefill: ClassVar[int | None] = None
+    hints: ClassVar[Mapping[str, Hints]] = OF_PROGRAMS
     look = "Take the step that is named and the one before it: which line of yours makes one of the other?"
 
-    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+    def held(
+        self, steps: Mapping[str, Array], expected: Expected, model: Model, prefill: int | None = None
+    ) -> Finding:
         """The first step that is wrong; or, if what is there is right, what is missing."""
-        steps = attempt.result
-        if not isinstance(steps, Mapping) or not steps:
-            said = "a dict that is empty" if steps == {} else f"a {type(steps).__name__}"
-            return Finding("shape", f"it must be a dict of steps by name; yours is {said}")
-        noise = exam.expected_of(model, attempt.case.prompt)
-        about = steps, model, list(noise.truth.token_ids)
-        try:
-            found = compare(*about, prefill=self.prefill, search=SECONDS, noise=noise)
-        except InputError as error:
-            return Finding("shape", str(error))
-        if found.refused:
+        nan = no_numbers(steps)
+        order = list(steps)
+        numbers = {name: steps[name] for name in (order[: order.index(nan[0])] if nan else order)}
+        found = None
+        if numbers:
+            about = numbers, model, list(expected.truth.token_ids)
+            try:
+                found = compare(*about, prefill=prefill, search=0, forms=FORMS, noise=expected)
+            except InputError as error:
+                if not nan:
+                    return Finding("shape", str(error).partition("; `gpt2np sites`")[0])
+        if found is not None and (
+            moved := [n for n, why in found.refused if why.startswith("has the values of")]
+        ):
+            slug = "names-exchanged"
+            return Finding("wrong", f"look at {moved[0]}", 0.0, slug, self.hints_of(slug))
+        if found is not None and found.refused and not nan:
             return Finding("shape", "; ".join(f"{name}: {why}" for name, why in found.refused[:2]))
-        missing = _missing(found, model)
-        if found.first is not None:
-            state = "suspicious" if found.verdict == "suspicious" else "wrong"
-            hints = self.hints_of(found.mistake)
-            where, ended = _where(found, missing, model), found.searched is not None
-            return Finding(state, where, found.first.measure.ratio, found.mistake, hints, ended)
-        if missing:
+        if found is not None and found.first is not None:
+            return self._wrong(found, steps, expected, model)
+        if nan:
+            where = f"{nan[0]} holds NaN, which is no number: {nan[1]}"
+            return Finding("wrong", where, 0.0, "not-a-number", no_number(nan[0]))
+        missing = _missing(found, model) if found is not None else []
+        if found is not None and missing:
             there = f"{counted(len(found.sites), 'step')} recorded, and right"
-            return Finding("shape", f"{there}; the next one that is not there is {missing[0]}")
+            ended = missing[0].endswith(".ln_1") and "ln_f" in missing and missing[0] != "h.0.ln_1"
+            where = f"{there}; the next one that is not there is {missing[0]}"
+            return Finding("shape", where, hints=TOO_SOON if ended else ())
         return Finding("right")
+
+    def _wrong(
+        self, found: Comparison, steps: Mapping[str, Array], expected: Expected, model: Model
+    ) -> Finding:
+        """What is said about the first wrong step."""
+        assert found.first is not None
+        missing = _missing(found, model)
+        where = _where(found, missing, model) + _of_the_future(found, steps, expected)
+        slug, name = found.mistake, found.first.name
+        if slug is None and name in steps and found.site in exam.names_of(model):
+            array, truth = steps[name], expected.truth[found.site]
+            if array.size == truth.size:
+                slug, said = _recognised(array.reshape(truth.shape), found.site, missing, expected, model)
+                where += said
+        state = "suspicious" if found.verdict == "suspicious" else "wrong"
+        ended = slug is None and found.searched is not None
+        return Finding(state, where, found.first.measure.ratio, slug, self.hints_of(slug), ended)
+
+
+def _recognised(
+    array: Array, site: str, missing: Sequence[str], expected: Expected, model: Model
+) -> tuple[str | None, str]:
+    """A mistake that is not in the catalogue: its slug, and what is said about the place."""
+    truth, config = expected.truth, model.config
+    if site == "logits" and (array >= 0).all() and np.allclose(array.sum(axis=-1), 1, atol=_SAME):
+        return "logits-are-probabilities", ""
+    absent = layers_of(missing, config)
+    if site in ("ln_f", "logits") and absent and absent[0] > 0:
+        x = truth[f"h.{absent[0] - 1}.resid_post"]
+        centred = x - x.mean(axis=-1, keepdims=True)
+        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
+        y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
+        y = y if site == "ln_f" else y @ model.weights["wte.weight"].T
+        if np.allclose(array, y, rtol=_SAME, atol=_SAME):
+            return "layers-missing", ""
+    if other := held_under(array, site, expected):
+        return "names-exchanged", f"; it has the numbers of {other}"
+    return None, ""
 
 
 def _missing(found: Comparison, model: Model) -> list[str]:
@@ -67,8 +131,20 @@ def _where(found: Comparison, missing: Sequence[str], model: Model) -> str:
     order = exam.names_of(model)
     before = [name for name in missing if name in order[: order.index(found.site or order[0])]]
     if found.site in order and before:
-        place += f"; before it you have not recorded {', '.join(before[-3:])}"
+        named = ", ".join(before) if len(before) <= 3 else f"{len(before)} steps, the first is {before[0]}"
+        place += f"; before it you have not recorded {named}"
     return place
+
+
+def _of_the_future(found: Comparison, steps: Mapping[str, Array], expected: Expected) -> str:
+    """A word on scores that were let pass, where the pattern is wrong."""
+    scores = (found.site or "").replace("attn.pattern", "attn.scores")
+    if scores == found.site or scores not in steps:
+        return ""
+    array, truth = steps[scores], expected.truth[scores]
+    if array.shape != truth.shape or not (array[..., ~seen(truth.shape, None)] > -9000).any():
+        return ""
+    return f" ({scores} has numbers in the future, and is taken for scores before the mask)"
 
 
 class Run(Program):
@@ -84,34 +160,82 @@ class Run(Program):
             for i, text in enumerate((PROMPT, SECOND))
         ]
 
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        """The form of all steps, then their numbers."""
+        steps, bad = arrays_of(attempt.result)
+        expected = exam.expected_of(model, attempt.case.prompt)
+        size = Call(len(expected.truth.token_ids))
+        return bad or of_wrong_size(steps, expected.truth, size, ROWS) or self.held(steps, expected, model)
+
 
 class Extend(Program):
-    """The same with a cache: a few tokens at once, and then one at a time."""
+    """The same with a cache: six tokens at once, and then one at a time; in the second text three, too."""
 
     name = "own.extend"
     asks = "What of all this need not be computed again?"
-    prefill = exam.PREFILL
 
     def cases(self, model: Model) -> Sequence[Case]:
         """The prompt of the lessons, and a second one; shown are six tokens, and an empty cache."""
+        about = f"for the text {SECOND!r}, six tokens at once, then three, then one at a time"
         return [
             Case(
                 _given(model, model.token_ids(text)[: exam.PREFILL]) | {"cache": {}},
-                f"for the text {text!r}" if i else "",
+                about if i else "",
                 text,
             )
             for i, text in enumerate((PROMPT, SECOND))
         ]
 
     def result(self, function: Function, case: Case, model: Model) -> Any:
-        """The steps of all calls, joined along the positions."""
-        weights, config, first, cache = case.copies()
-        ids = run_of(model, case.prompt).token_ids
-        calls = [first, *([token] for token in ids[len(first) :])]
-        made = [function(weights, config, new, cache) for new in calls]
-        if not all(isinstance(steps, Mapping) for steps in made):
-            return next(steps for steps in made if not isinstance(steps, Mapping))
-        return {f"step{i}.{name}": array for i, steps in enumerate(made) for name, array in steps.items()}
+        """The steps of each call."""
+        weights, config, _, cache = case.copies()
+        ids, made = model.token_ids(case.prompt), []
+        for call in _calls(case, len(ids)):
+            steps = function(weights, config, ids[call.past : call.past + call.new], cache)
+            made.append(dict(copied(dict(steps))) if isinstance(steps, Mapping) else steps)
+        return made
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        """The first call alone, which is a run without a past; then all of them together."""
+        expected = exam.expected_of(model, attempt.case.prompt)
+        ids = expected.truth.token_ids
+        every: list[dict[str, Array]] = []
+        for call, made in zip(_calls(attempt.case, len(ids)), attempt.result, strict=True):
+            steps, bad = arrays_of(made, call.about)
+            bad = bad or of_wrong_size(steps, expected.truth, call, ROWS)
+            if bad is None and not every:
+                first = exam.expected_of_tokens(model, tuple(ids[: call.new]))
+                bad = self._first(steps, first, model)
+            elif bad is None and (absent := [name for name in every[0] if name not in steps]):
+                bad = Finding("shape", f"{absent[0]}{call.about} is not there")
+            if bad is not None and bad.state != "right":
+                return bad
+            every.append(steps)
+        whole, bad = joined(every, _calls(attempt.case, len(ids)))
+        found = bad or self.held(whole, expected, model, exam.PREFILL)
+        if found.mistake is None and "attn.pattern" in found.where and attempt.case.about:
+            slug = "mask-of-several-tokens"
+            return Finding(found.state, found.where, found.ratio, slug, self.hints_of(slug))
+        return found
+
+    def _first(self, steps: Mapping[str, Array], expected: Expected, model: Model) -> Finding:
+        """What is wrong with the first call; its positions may go on from another text."""
+        found = self.held(steps, expected, model)
+        embed = steps.get("embed")
+        if found.mistake is None and embed is not None and embed.shape == expected.truth["embed"].shape:
+            wpe, n = model.weights["wpe.weight"], len(embed)
+            positions = embed - model.weights["wte.weight"][list(expected.truth.token_ids)]
+            if any(np.allclose(positions, wpe[i : i + n], atol=_SAME) for i in range(1, len(wpe) - n)):
+                slug = "cache-of-another-text"
+                return Finding("wrong", found.where, found.ratio, slug, self.hints_of(slug))
+        return found
+
+
+def _calls(case: Case, n_tokens: int) -> list[Call]:
+    """How many tokens each call gets."""
+    sizes = [exam.PREFILL, *([3] if case.about else [])]
+    sizes += [1] * (n_tokens - sum(sizes))
+    return [Call(n, sum(sizes[:i]), f" of call {i + 1}") for i, n in enumerate(sizes)]
 
 
 def _given(model: Model, ids: Sequence[int]) -> dict[str, Any]:
@@ -120,193 +244,7 @@ def _given(model: Model, ids: Sequence[int]) -> dict[str, Any]:
     return {"weights": weights, "config": model.config, "ids": list(ids)}
 
 
-# -- a judge of one's own ---------------------------------------------------------------------------------
-
-
-def _off(theirs: Array, truth: Array) -> Array:
-    """How far off each number is; equal infinities are not."""
-    with np.errstate(invalid="ignore"):
-        return np.where(theirs == truth, 0.0, np.abs(theirs - truth))
-
-
-def _first(theirs: exam.Dump, truth: exam.Dump, bands: exam.Dump, order: Sequence[str], test: Any) -> Any:
-    steps = (name for name in order if name in theirs)
-    return next((n for n in steps if test(_off(theirs[n], truth[n]), bands[n], theirs[n], truth[n])), None)
-
-
-def _outside(error: Array, band: Array, *_: Array) -> bool:
-    return bool((error > band).any())
-
-
-def _judge(test: Any = _outside, order: Any = lambda theirs, truth: list(truth)) -> Function:
-    """A judge that looks at the steps in an order, and calls those wrong for which the test is true."""
-    return lambda theirs, truth, bands: _first(theirs, truth, bands, order(theirs, truth), test)
-
-
-def _largest(theirs: exam.Dump, truth: exam.Dump, bands: exam.Dump) -> str:
-    return max(theirs, key=lambda name: float((_off(theirs[name], truth[name]) / bands[name]).max()))
-
-
-def _last(theirs: exam.Dump, truth: exam.Dump, bands: exam.Dump) -> Any:
-    return _judge(order=lambda theirs, truth: list(truth)[::-1])(theirs, truth, bands)
-
-
-def _with_infinities(error: Array, band: Array, theirs: Array, truth: Array) -> bool:
-    with np.errstate(invalid="ignore"):
-        return not bool((np.abs(theirs - truth) <= band).all())
-
-
-class FirstWrong(ByOutput):
-    """The step to look at, in a dump of somebody's program."""
-
-    name = "own.first_wrong"
-    asks = "Where did it go wrong first?"
-    abouts = (
-        "",
-        "for a second dump",
-        "for a third dump",
-        "for a fourth dump",
-        "for a dump without a mistake",
-    )
-    wrong = (
-        Wrong(
-            "order-of-names",
-            _judge(order=lambda theirs, truth: sorted(truth)),
-            (
-                "Which step does the model compute first, and which one do you look at first?",
-                "Does the alphabet know in which order a model runs? Which of your inputs does know it?",
-            ),
-        ),
-        Wrong(
-            "order-of-the-dump",
-            _judge(order=lambda theirs, truth: list(theirs)),
-            (
-                "Who promises that a program writes its steps down in the order of execution?",
-                "You get two dicts with steps: which of the two stands in the order in which a model runs?",
-            ),
-        ),
-        Wrong(
-            "largest-error",
-            _largest,
-            (
-                "One mistake is made early. Where would you expect the largest error: there, or further on?",
-                "What happens to a small error on its way through four layers?",
-            ),
-        ),
-        Wrong(
-            "last-wrong",
-            _last,
-            (
-                "Everything behind a mistake is wrong, too. Which of all the wrong steps says most?",
-                "When do you stop looking?",
-            ),
-        ),
-        Wrong(
-            "every-rounding",
-            _judge(lambda error, *_: bool(error.any())),
-            (
-                "The dump is in float32, the truth in float64. Can a right program have the same bits?",
-                "Which of your inputs says how far off a right program may be?",
-            ),
-        ),
-        Wrong(
-            "mean-error",
-            _judge(lambda error, band, *_: bool(error.mean() > band.mean())),
-            (
-                "If a single number of a thousand is wrong, does your judge see it?",
-                "What is left of one large error, once you have averaged it with all the small ones?",
-            ),
-        ),
-        Wrong(
-            "one-sided",
-            _judge(lambda error, band, theirs, truth: bool((error * np.sign(theirs - truth) > band).any())),
-            (
-                "Is a number that is too small as wrong as one that is too large?",
-                "Which sign has an error, and does your test care?",
-            ),
-        ),
-        Wrong(
-            "infinity-less-infinity",
-            _judge(_with_infinities),
-            (
-                "Which step is called wrong here, and which numbers in it are no ordinary numbers?",
-                "Two infinities are equal. What is their difference, and is that smaller than anything?",
-            ),
-        ),
-    )
-    look = "Take the first dump: which steps do you visit, in which order, and at which do you stop?"
-
-    def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
-        """Dumps with mistakes at other places: everywhere, at one number, of one sign; in part; and none."""
-        expected = exam.expected_of(model_of_lessons(), PROMPT)  # whatever the model: dumps are judged
-        truth, bands = exam.steps_of(expected), exam.bands_of(expected)
-        late = exam.planted(expected, "softmax-sum-starts-at-one", None, ("attn.pattern",), (2,))
-        norm = exam.planted(
-            expected, "layernorm-no-mean", _form("layernorm-no-mean", model_of_lessons()), ("ln_2",), (1,)
-        )
-        clean = {name: array.astype(np.float32) for name, array in truth.items()}
-        single = {name: array.copy() for name, array in clean.items()}
-        single["h.3.mlp.out"][7, 100] += 20 * np.max(bands["h.3.mlp.out"])
-        part = {name: norm[name] for name in sorted(norm) if not name.endswith(("ln_2", "mlp.pre"))}
-        given = {"truth": truth, "bands": bands}
-        return [{"theirs": dump} | given for dump in (late, norm, single, part, clean)]
-
-    def _may_be_named(self, result: Any) -> bool:
-        return True  # None is an answer here
-
-    def right(self, theirs: exam.Dump, truth: exam.Dump, bands: exam.Dump) -> Any:
-        return _judge()(theirs, truth, bands)
-
-
-def _form(slug: str, model: Model) -> Any:
-    """The first form of a mistake of the catalogue."""
-    return next(iter(exam.mistake_called(slug).variants(model.config, 12, [])))
-
-
 # -- the examination ----------------------------------------------------------------------------------------
-
-_QUESTIONS: tuple[Hints, ...] = (
-    (
-        "How much smaller are these scores than they should be: by the same factor everywhere?",
-        "Is that factor a number that you know from this model's sizes? Has something been done twice?",
-    ),
-    (
-        "How large is the error, and at which inputs is it largest?",
-        "Two curves that lie almost on each other: which function has an exact form and an approximate one?",
-    ),
-    (
-        "Which layers are right? Is the difference the same at every position?",
-        "What does a step add that does not depend on the text at all?",
-    ),
-    (
-        "Take the token part away from both: what is left, and whose is it?",
-        "Is what the first token has what another token should have?",
-    ),
-    (
-        "The vectors are right, the products of them are not. Who meets whom?",
-        "Each word sends out three vectors. Can two of them have changed their roles?",
-    ),
-    (
-        "Which two things are added here? Is either of them missing?",
-        "What was in the stream a little earlier, before attention had written anything?",
-    ),
-    (
-        "The same small factor at every number: which one, once the bias is taken away?",
-        "By what do you divide when you take the mean of 192 numbers, and by what do some people?",
-    ),
-    (
-        "Which scores are numbers here and should not be?",
-        "How far into the future does each word see?",
-    ),
-    (
-        "What each head has found is right. Who puts the heads side by side?",
-        "Which words have become mixed up, and in which order do numbers lie in memory?",
-    ),
-    (
-        "From which position on is it wrong? What is different about the words from there on?",
-        "When a new word looks at itself, whom does it see?",
-    ),
-)
 
 
 class Answers(Exercise):
@@ -314,7 +252,7 @@ class Answers(Exercise):
 
     name = "own.answers"
     asks = "Which mistake did each of them make?"
-    hints: ClassVar[Mapping[str, Hints]] = {f"dump-{i}": each for i, each in enumerate(_QUESTIONS)}
+    hints: ClassVar[Mapping[str, Hints]] = {f"dump-{i}": each for i, each in enumerate(OF_DUMPS)}
 
     def cases(self, model: Model) -> Sequence[Case]:
         """One call, with nothing."""
@@ -323,6 +261,7 @@ class Answers(Exercise):
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """How many are right, and which is the first that is not."""
         given, truth = attempt.result, exam.answers()
+        given = given.tolist() if isinstance(given, np.ndarray) else given
         if not isinstance(given, list | tuple) or len(given) != len(truth):
             return Finding("shape", f"it must be a list of {len(truth)} names, one for each dump")
         unknown = [name for name in given if name is not None and name not in exam.choices()]

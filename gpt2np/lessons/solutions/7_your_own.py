@@ -80,7 +80,7 @@ def first_wrong(theirs, truth, bands):
             continue
         same = theirs[name] == truth[name]  # two infinities, too
         error = np.where(same, 0.0, np.abs(theirs[name] - np.where(same, 0.0, truth[name])))
-        if (error > bands[name]).any():
+        if not (error <= bands[name]).all():  # so that NaN is wrong, too
             return name
     return None
 

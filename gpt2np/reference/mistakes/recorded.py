@@ -33,6 +33,8 @@ class UntiedWeights(Mistake):
         values, truth = seen.values, seen.truth
         if not seen.confirmed or not np.isfinite(values).all() or values.shape[-1] < 16:
             return None
+        if (values >= 0).all() and np.allclose(values.sum(axis=-1), 1, atol=1e-3):
+            return None  # probabilities, of which this says nothing
         if np.allclose(np.sort(values, None), np.sort(truth, None), rtol=0, atol=float(np.max(seen.band))):
             return None  # the right ones, in another order
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (values, truth))

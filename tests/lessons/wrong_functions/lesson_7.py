@@ -145,7 +145,9 @@ def run_again(weights, config, ids, cache):
 
 
 def off(theirs, truth):
-    return np.where(theirs == truth, 0, np.abs(theirs - truth))
+    with np.errstate(invalid="ignore"):
+        error = np.where(theirs == truth, 0, np.abs(theirs - truth))
+    return np.where(np.isnan(error), np.inf, error)
 
 
 def first_wrong(theirs, truth, bands):
@@ -215,6 +217,30 @@ def all_inside(theirs, truth, bands):
                 return name
 
 
+def judge(test, only=lambda name: True):
+    """A judge with a test of error, band, theirs and the truth, that visits some steps only."""
+
+    def wanted(theirs, truth, bands):
+        with np.errstate(all="ignore"):
+            for name in truth:
+                if name in theirs and only(name):
+                    a, b = theirs[name], truth[name]
+                    if test(np.abs(a - b), bands[name], a, b):
+                        return name
+
+    return wanted
+
+
+def with_allclose(tolerance):
+    return judge(lambda error, band, a, b: not np.allclose(a, b, atol=tolerance))
+
+
+def all_steps_must_be_there(theirs, truth, bands):
+    for name in truth:
+        if name not in theirs or (off(theirs[name], truth[name]) > bands[name]).any():
+            return name
+
+
 # -- answers ------------------------------------------------------------------------------------------------
 
 ANSWERS = [
@@ -270,7 +296,7 @@ TABLE = [
     ("own.extend", extend("unscaled"), "scores-unscaled"),
     ("own.first_wrong", first_wrong, None),
     ("own.first_wrong", first_wrong_with_isclose, None),
-    ("own.first_wrong", first_wrong_with_nan, None),
+    ("own.first_wrong", first_wrong_with_nan, "nan-passes"),
     ("own.first_wrong", by_name, "order-of-names"),
     ("own.first_wrong", as_dumped, "order-of-the-dump"),
     ("own.first_wrong", worst, "largest-error"),
@@ -279,6 +305,22 @@ TABLE = [
     ("own.first_wrong", on_average, "mean-error"),
     ("own.first_wrong", too_large_only, "one-sided"),
     ("own.first_wrong", all_inside, "infinity-less-infinity"),
+    *(("own.first_wrong", with_allclose(tolerance), "fixed-tolerance") for tolerance in (1e-3, 1e-4, 1e-6)),
+    ("own.first_wrong", judge(lambda error, band, a, b: np.nanmax(error) > 1e-4), "fixed-tolerance"),
+    ("own.first_wrong", judge(lambda error, band, a, b: np.nanmax(error) > band.max()), "largest-band"),
+    (
+        "own.first_wrong",
+        judge(lambda error, band, a, b: (error > band).any(), lambda n: "scores" not in n),
+        "scores-left-out",
+    ),
+    ("own.first_wrong", judge(lambda error, band, a, b: (error > band)[np.isfinite(b)].any()), "finite-only"),
+    (
+        "own.first_wrong",
+        judge(lambda error, band, a, b: (error > band)[np.isfinite(a) & np.isfinite(b)].any()),
+        "finite-only",
+    ),
+    ("own.first_wrong", judge(lambda error, band, a, b: np.nanmax(error - band) > 0), "nan-passes"),
+    ("own.first_wrong", all_steps_must_be_there, "missing-step"),
     ("own.answers", answered(), None),
     *(("own.answers", answered(**{f"_{i}": None}), f"dump-{i}") for i in range(10)),
     ("own.answers", answered(_2="bias-twice", _7="mask-missing"), "dump-2"),
