@@ -145,7 +145,7 @@ def using(n: int | None, n_rows: int) -> Iterator[None]:
 
 
 def keep_one() -> None:
-    """Have BLAS compute on one thread from here on: small products on a busy machine are many times faster so."""
+    """Have BLAS compute on one thread from here on, which is faster for small products on a busy machine."""
     if (blas := _blas()) is not None:
         _shared.keep_one(blas)
 

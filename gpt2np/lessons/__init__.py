@@ -4,7 +4,7 @@
 >>> q, k = lessons.inputs("attention.scores")  # what your function gets, in float64
 >>> lessons.check("attention.scores", scores)  # right, or where it is wrong, and a question
 
-`gpt2np learn` lists the lessons. Whoever uses them computes on one thread from then on: their arrays are small.
+`gpt2np learn` lists the lessons. Whoever uses them computes on one thread from then on.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
 """A limit to the time that a learner's function takes: a loop without an end is stopped, and it says where.
 
-What counts is the CPU's time, so that a busy machine stops nobody. A second thread watches, and has Python raise
-an exception in the first one, which is still that of Ctrl-C: so it is the same on every system and in notebooks.
+What counts is the CPU's time, so that a busy machine stops nobody. A second thread watches, and has Python
+raise an exception in the first one, which is still that of Ctrl-C: the same on every system and in notebooks.
 """
 
 import ctypes

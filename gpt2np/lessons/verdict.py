@@ -27,12 +27,12 @@ _LARGE = 1e4
 class Verdict:
     """The result of `lessons.check`; `str()` says it in plain words, and a notebook shows the same.
 
-    `state` is `todo` (the stub as it was), `raised` (an exception), `stopped` (it took too long), `shape`, `wrong`, `suspicious` (right for
-    this text, but not for every one) or `right`. `where` has the axes and indexes of what is most wrong, both
-    shapes, or the line and the message of an exception; never a true value. `ratio` is the largest error as a
-    multiple of what float32 explains. `mistake` is the slug of a known mistake, None where none explains the
-    result; `ended` says that the search ended before all known mistakes were tried. `hint` is a question; the
-    second check with the same mistake has a nearer one.
+    `state` is `todo` (the stub as it was), `raised` (an exception), `stopped` (it took too long), `shape`,
+    `wrong`, `suspicious` (right for this text, but not for every one) or `right`. `where` has the axes and
+    indexes of what is most wrong, both shapes, or the line and the message of an exception; never a true
+    value. `ratio` is the largest error as a multiple of what float32 explains. `mistake` is the slug of a
+    known mistake, None where none explains the result; `ended` says that the search ended before all known
+    mistakes were tried. `hint` is a question; the second check with the same mistake has a nearer one.
     """
 
     exercise: str
