@@ -94,9 +94,10 @@ assert tokenizer.tokens(tokenizer.encode(" thereupon")) == [" there", "u", "pon"
 # come first, with rank 22. Now there is a pair `p` and `on`, which has rank 1308, and `up` is too late. The
 # result is ` there`, `u`, `pon`. The tokeniser has no idea of words. It follows its list.
 #
-# **Your turn.** Write this as a function. In each round it joins *all* copies of the pair with the lowest
-# rank, from left to right. It ends when no pair of the word is in the list. It will be tried on six words
-# that other rules cut in other ways.
+# **Your turn.** Write this as a function. In each round it takes the pair with the lowest rank and joins it
+# wherever it stands in the word, from left to right; of `a a a` it joins the first two. It ends when no two
+# neighbours are in the list. It is tried on six words that were chosen because other rules cut them into
+# other tokens, and then on a row of equal letters and on a single letter.
 
 
 # %%
@@ -125,8 +126,8 @@ assert wte.shape == (2048, 192)
 assert np.array_equal(wte[ids][2], wte[ids][10])
 
 # %% [markdown]
-# No single number of these means anything that you could name. What matters is how the vectors lie to each
-# other.
+# No single number of these means anything that you could name. What matters is which vectors point in
+# similar directions.
 #
 # ## 5. Who stands near whom?
 # Two vectors that point the same way have a cosine of 1, whatever their lengths; the cosine is their dot
@@ -166,8 +167,9 @@ lessons.check("tokens.nearest", nearest)
 # the first token of a text, row 1 for the second, whatever these tokens are. It has 256 rows, and a longer
 # text is too long for this model.
 #
-# How near to each other are the rows of places that are near to each other? Here are twelve places in the
-# middle of a text, and the mean of all pairs:
+# Do places that are close together have rows that point in similar directions? First come the cosines of
+# twelve places in the middle of a text. Below them, all pairs of places that are one apart are averaged, then
+# all that are two apart, and so on:
 
 # %%
 wpe = model.parameters.wpe
@@ -177,19 +179,30 @@ cosines = directions @ directions.T
 some = slice(100, 112)
 places = [str(place) for place in range(256)[some]]
 lessons.show(lessons.heatmap(cosines[some, some], places, places, "cosines of rows of wpe", percent=True))
-means = {apart: float(np.diagonal(cosines, apart).mean()) for apart in (1, 2, 4, 8, 16, 32)}
-title = "mean cosine of all pairs of places"
-lessons.show(lessons.bars(list(means.values()), [f"{apart} apart" for apart in means], title, percent=True))
+means = [float(np.diagonal(cosines, apart).mean()) for apart in range(1, 22)]
+title = "mean cosine of two rows of wpe, by how far their places are apart"
+lessons.show(lessons.bars(means, [f"{apart} apart" for apart in range(1, 22)], title, percent=True))
 print(f"{len(wpe)} rows; row 0 has length {lengths[0]:.2f}, the others {lengths[1:].min():.2f} ", end="")
 print(f"to {lengths[1:].max():.2f}")
-assert [round(100 * mean) for mean in means.values()] == [29, 44, 4, 30, 12, 21]
+assert [round(100 * means[apart - 1]) for apart in (1, 2, 3, 7, 11, 13, 16, 19)] == [
+    29,
+    44,
+    -4,
+    32,
+    16,
+    24,
+    12,
+    25,
+]
 assert [round(x, 2) for x in (lengths[0], lengths[1:].min(), lengths[1:].max())] == [2.21, 1.23, 1.6]
 
 # %% [markdown]
 # Places are not simply "near" or "far". Two steps apart they are more alike (44 %) than one step apart (29
-# %), and four steps apart they have nearly nothing in common (4 %). The table is made of waves: `tiny` began
-# its training with sines and cosines of different wavelengths. One row stands out: row 0 is the longest, with
-# 2.21. The first place of a text is special, and lesson 2 comes back to it.
+# %), and three steps apart they have nothing in common (-4 %). Then the bars go up and down, again and again:
+# up to 32 % at 7 apart, down to 16 % at 11, up to 24 % at 13, down to 12 % at 16, up to 25 % at 19. So the
+# rows hold waves: `tiny` began its training with sines and cosines of different wavelengths in this table,
+# and they have not gone. One row stands out: row 0 is the longest, with 2.21. The first place of a text is
+# special, and lesson 2 comes back to it.
 #
 # ## 7. Put together
 # The model needs both, the token and the place. The simplest thing that you can do with two vectors is to add
@@ -222,8 +235,9 @@ lessons.check("tokens.embed", embed)
 # ## 8. The top of the map
 # This is the page of our run. On the left, each token has a column; in the middle stands the token that you
 # choose. The first three strips are what you have just computed: the row of `wte`, the row of `wpe`, and
-# their sum, the stream. Everything below reads from that sum and adds to it. Choose the other ` T`, and see
-# which of the three strips stays the same.
+# their sum, the stream. (In formulas the page calls the two tables `W_E` and `W_P`, as many papers do.)
+# Everything below reads from that sum and adds to it. Choose the other ` T`, and see which of the three
+# strips stays the same.
 
 # %%
 lessons.show(gpt2np.view(trace, show="map", pos=2))
@@ -232,7 +246,11 @@ lessons.show(gpt2np.view(trace, show="map", pos=2))
 # ## Break it
 # How much does the model need the places? First take `wpe` away, so that no token knows where it stands. Then
 # give it back, but turned around: the last token gets row 0, the first one the highest. Which is worse?
-# Guess, then run it. The loss is in nats for each token: lower is better.
+# Guess, then run it.
+#
+# How bad a model is at a text is measured by its *loss*: the mean of -ln p, where p is the probability that
+# it gave to the token that really came next. Its unit is called *nat*. A loss of 0 would be certainty. Who
+# gives every one of the 2,048 tokens the same probability has a loss of ln 2,048.
 
 # %%
 AUSTEN = (
@@ -245,16 +263,19 @@ changes = {
     "turned around": {"wpe": lambda rows: rows[::-1]},
 }
 losses = {}
+print(f"the same for every token: {np.log(tokenizer.n_vocab):.2f}")
 for name, edits in changes.items():
     losses[name] = round(model.score(AUSTEN, edits=edits).loss, 2)
     next_one = ", ".join(f"{token!r} {p:.2f}" for token, _, p in model.trace(L, edits=edits).top(3))
     print(f"{name:13}  loss {losses[name]:.2f}   after our text: {next_one}")
 assert list(losses.values()) == [3.46, 6.59, 7.54]
+assert round(np.log(tokenizer.n_vocab), 2) == 7.62
 assert round(model.trace(L, edits=changes["turned around"]).top(1)[0][2], 2) == 0.7
 
 # %% [markdown]
-# Without places the loss goes from 3.46 to 6.59. Turned around it is 7.54: a wrong address is worse than
-# none. And yet, turned around, the model still finds `ber` after our text, with 0.70. Tokens that were
+# Without places the loss goes from 3.46 to 6.59. Turned around it is 7.54, hardly better than the 7.62 of
+# one who knows nothing: here wrong places are worse than none. And yet, turned around, the model still finds
+# `ber` after our text, with 0.70. Tokens that were
 # neighbours are neighbours still. Why might that be enough? Lesson 3 shows what the model does with
 # neighbours.
 #

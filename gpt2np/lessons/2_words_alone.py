@@ -13,7 +13,7 @@ import numpy as np
 
 import gpt2np
 from gpt2np import lessons
-from gpt2np.analysis import attribution, neurons
+from gpt2np.analysis import neurons
 
 model = gpt2np.load("tiny", dtype="float64")
 L = "Lord Tamber spoke; and then Lord Tam"
@@ -24,6 +24,8 @@ lengths = np.stack([np.linalg.norm(trace[stage], axis=1) for stage in stages])  
 lessons.show(lessons.heatmap(lengths.T, tokens, stages, "how long each vector is"))
 print("mean:", *(f"{mean:.1f}" for mean in lengths.mean(axis=1)))
 assert np.round(lengths.mean(axis=1), 1).tolist() == [2.4, 31.0, 35.9, 38.8, 49.6]
+assert np.round(lengths[[1, 4, 4], [0, 0, 7]], 1).tolist() == [67.7, 48.1, 68.5]
+assert round(lengths[1, 1:].max(), 1) == 32.0
 
 # %% [markdown]
 # ## 1. A vector that grows
@@ -34,7 +36,9 @@ assert np.round(lengths.mean(axis=1), 1).tolist() == [2.4, 31.0, 35.9, 38.8, 49.
 # The vectors start with a length of 2.4 on average, and end with 49.6. The largest step is the first: from
 # 2.4 to 31.0. After that, what was in the beginning is a small part of the whole.
 #
-# One position is different: the first one. Remember how long row 0 of `wpe` was.
+# One position is different: the first one. Remember how long row 0 of `wpe` was. After layer 0 it is 67.7
+# long, and no other position more than 32.0. It does not stay so: at the end it is down at 48.1, and the
+# longest is ` and`, with 68.5.
 #
 # ## 2. The stream is a sum
 # How does a layer change the stream? It *adds* something. That is all it can do. In each layer, two parts add
@@ -42,20 +46,20 @@ assert np.round(lengths.mean(axis=1), 1).tolist() == [2.4, 31.0, 35.9, 38.8, 49.
 # the last vector is a sum of everything that was ever added. Here is the last position, taken apart:
 
 # %%
-parts = attribution.components(trace, pos=-1)  # [component, pos, n_embd]
-names, vectors = parts.labels["component"], parts.array[:, 0]
-mlps = [i for i, name in enumerate(names) if name in ("wte", "wpe") or name.endswith("mlp")]
+parts = ["wte", "wpe", *(f"h.{layer}.{part}.out" for layer in range(4) for part in ("attn", "mlp"))]
+vectors = np.stack([trace[part][-1] for part in parts])  # [part, n_embd]
 norms = np.linalg.norm(vectors, axis=1)
-lessons.show(lessons.bars(norms[mlps], [names[i] for i in mlps], "how long some parts of the sum are"))
+lessons.show(lessons.bars(norms, parts, "how long the parts of the sum are"))
 whole = trace["h.3.resid_post"][-1]
-print(f"{len(names)} parts; their sum is the stream: {np.allclose(vectors.sum(axis=0), whole)}")
-assert len(names) == 26
+print(f"{len(parts)} parts; their sum is the stream: {np.allclose(vectors.sum(axis=0), whole)}")
 assert np.allclose(vectors.sum(axis=0), whole)
-assert np.round(norms[mlps], 1).tolist() == [2.2, 1.3, 11.8, 12.7, 14.3, 24.0]
+assert np.round(norms, 1).tolist() == [2.2, 1.3, 19.6, 11.8, 21.5, 12.7, 13.3, 14.3, 17.0, 24.0]
 
 # %% [markdown]
-# There are 26 parts: the row of `wte`, the row of `wpe`, and what four heads, a bias and the MLP of each
-# layer have added. The bars show the ones of this lesson. The MLP of the last layer writes the longest, 24.0.
+# There are 10 parts: the row of `wte`, the row of `wpe`, and what attention and the MLP of each layer have
+# added. The MLP of the last layer writes the longest, 24.0; in the first two layers attention writes more
+# than the MLP, 19.6 and 21.5. The lengths do not add up to that of the stream, since the parts point in
+# different directions. This lesson is about the MLPs.
 #
 # ## 3. Added, never replaced
 # Nobody in this model can overwrite the stream. If a block wants something to be gone, it has to add the
@@ -84,7 +88,8 @@ for site in ("embed", "h.3.resid_mid"):
 assert [round(trace[site][-1].std(), 3) for site in ("embed", "h.3.resid_mid")] == [0.18, 2.333]
 
 # %% [markdown]
-# A spread of 0.180 and one of 2.333 both become 1. The direction of a vector survives, its length does not.
+# A spread of 0.180 and one of 2.333 both become 1. How long a vector was can no longer be seen. Which of its
+# numbers lie above its mean and which below, and in what proportion, still can.
 #
 # ## 5. Scale, shift, and a very small number
 # Two more things belong to it. After normalising, each of the 192 numbers is multiplied by a learned
@@ -127,13 +132,19 @@ title = "share of neurons below zero, before the curve"
 lessons.show(lessons.bars(below, [f"layer {layer}" for layer in range(4)], title, percent=True))
 least = min(float(trace[f"h.{layer}.mlp.post"].min()) for layer in range(4))
 print(f"after the curve, the smallest number of all is {least:.2f}")
+speak = trace["h.1.mlp.post"] > 0.5  # [pos, d_mlp]
+each, any_of, all_of = speak.sum(axis=1), speak.any(axis=0).sum(), speak.all(axis=0).sum()
+print(f"above 0.5 in layer 1: {each.min()} to {each.max()} neurons at each token;", end=" ")
+print(f"{any_of} at one token or more, {all_of} at every token")
+assert (each.min(), each.max(), any_of, all_of) == (17, 86, 408, 0)
 assert [round(100 * share) for share in below] == [88, 82, 83, 79]
 assert round(least, 2) == -0.17
 
 # %% [markdown]
 # In layer 0, 88 % of the neurons are below zero, and in the others nearly as many: 82 %, 83 % and 79 %. The
-# curve lets no more than -0.17 of them through. Only a few neurons speak for each token, and they are not the
-# same few for every token.
+# curve turns all of these into numbers between -0.17 and 0. Only a few neurons speak loudly at each token: in
+# layer 1, between 17 and 86 of the 768 are above a half. They are not the same ones at every token: 408 are
+# loud at one token or another, and none at all twelve.
 #
 # **Your turn.** Write the curve, for an array of any shape.
 
@@ -232,14 +243,15 @@ title = "the largest numbers of the stream, as multiples of a typical one"
 lessons.show(lessons.bars(size[largest] / typical, [f"number {i}" for i in largest], title))
 first = trace["h.0.resid_post"][:, 94]
 print("number 94 at each token:", *(f"{value:.0f}" for value in first))
+print(f"a typical number is {typical:.1f} from zero")
 assert np.round(size[largest[:2]] / typical, 1).tolist() == [8.8, 3.2]
 assert largest[0] == 94
-assert round(first[0]) == -45
+assert [round(first[0]), round(first[6])] == [-45, -16]
 
 # %% [markdown]
 # Number 94 is 8.8 times as large as a typical one; the next has 3.2. It is largest at the first position,
-# where it is -45. Large models have such *outlier dimensions*, too. They are a nuisance: whoever rounds a
-# model to fewer bits has to take care of them.
+# where it is -45, but large at others, too: -16 at `;`. Large models have such *outlier dimensions*, too.
+# They are a nuisance: whoever rounds a model to fewer bits has to take care of them.
 #
 # ## 10. See for yourself
 # This is the page of our run, at the MLP of layer 1. Choose another token: which neurons speak, and which of
@@ -250,9 +262,10 @@ lessons.show(gpt2np.view(trace, show="mlp", layer=1, pos=-1))
 
 # %% [markdown]
 # ## Break it
-# Set one of the 192 numbers to zero, at every position, in the stream after layer 0. Which one will the model
-# miss most? Below, the three largest are tried, then the two neighbours of 94, and number 0. Guess first,
-# then try others. The loss is in nats for each token: lower is better.
+# Number 94 is large. Does the model need it, or is it a left-over that nobody reads? Set it to zero in the
+# stream after layer 0, and see what becomes of the loss (in nats, as in lesson 1). Then do so at the first
+# position only, where it is largest, and at all positions but the first. For comparison, the next two in size
+# are set to zero, and number 0. Guess before you run it: how much does 94 matter, and where?
 
 # %%
 AUSTEN = (
@@ -261,29 +274,37 @@ AUSTEN = (
 )
 
 
-def without(number):
-    """An edit that sets one number of the stream to zero."""
+def without(number, where=slice(None)):
+    """An edit that sets one number of the stream to zero, at some positions."""
 
     def edit(stream):
         stream = stream.copy()
-        stream[:, number] = 0
+        stream[where, number] = 0
         return stream
 
     return edit
 
 
-print(f"as it is      {model.score(AUSTEN).loss:.2f}")
+FIRST, OTHERS = slice(0, 1), slice(1, None)
+changes = {
+    "94": without(94),
+    "94 at the first position": without(94, FIRST),
+    "94 at all others": without(94, OTHERS),
+    **{str(number): without(number) for number in (178, 162, 0)},
+}
+print(f"as it is{model.score(AUSTEN).loss:33.2f}")
 losses = {}
-for number in (94, 178, 162, 93, 95, 0):
-    losses[number] = round(model.score(AUSTEN, edits={"h.0.resid_post": without(number)}).loss, 2)
-    print(f"without {number:<4}  {losses[number]:.2f}")
+for name, edit in changes.items():
+    losses[name] = round(model.score(AUSTEN, edits={"h.0.resid_post": edit}).loss, 2)
+    print(f"without {name:28}{losses[name]:5.2f}")
 assert round(model.score(AUSTEN).loss, 2) == 3.46
-assert losses == {94: 4.32, 178: 3.54, 162: 3.58, 93: 3.48, 95: 3.46, 0: 3.46}
+assert list(losses.values()) == [4.32, 3.66, 3.86, 3.54, 3.58, 3.46]
 
 # %% [markdown]
-# Without number 94 the loss is 4.32 instead of 3.46. Most numbers hardly matter alone: 3.48 without 93, and
-# 3.46 without 95. What does the model keep in number 94, if it is so large at the first position? In lesson 3
-# you will see who looks at that position, and when.
+# Without number 94 the loss is 4.32 instead of 3.46; without number 178, the next in size, it is 3.54, and
+# number 0 is not missed at all. So somebody reads 94, and not at the first position alone: without it there
+# the loss is 3.66, and without it at all the others 3.86. Try others of the 192: is there one that the model
+# misses more? In lesson 3 you will see who looks at the first position, and when.
 #
 # ## The real GPT-2
 # GPT-2 small has 768 numbers in its stream and 3,072 neurons in each layer. If it is in your cache, this cell

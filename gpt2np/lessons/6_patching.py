@@ -15,7 +15,7 @@ import numpy as np
 import gpt2np
 from gpt2np import lessons
 from gpt2np.analysis import patching
-from gpt2np.analysis.interventions import steer, zero
+from gpt2np.analysis.interventions import patch, steer, zero
 
 model = gpt2np.load("tiny", dtype="float64")
 he, she = (model.token_ids(word)[0] for word in (" he", " she"))
@@ -45,8 +45,20 @@ assert [round(x, 2) for x in (clean, corrupt)] == [-0.26, -2.33]
 # in from the clean run. If the margin goes from -2.33 up to -0.26, this thing carried the difference.
 #
 # ## 2. Where is the word kept?
-# First patch the whole stream, at one position, after one block. That is 4 times 8 runs. `sweep` does them,
-# and gives the margin of each.
+# First patch the whole stream, at one position, after one block. One such run by hand: `edits` is a dict from
+# the name of a site to what is to happen there, and `patch(trace)` puts in what that trace has at the same
+# site. It can be restricted to some `positions=` or, at sites that have heads, to some `heads=`. Position 1
+# is the noun:
+
+# %%
+edits = {"h.1.resid_post": patch(father, positions=1)}
+by_hand = margin(model.trace(mother.token_ids, edits=edits)["logits"][-1])
+print(f"with the noun's stream after block 1 from the other run: margin {by_hand:.1f}")
+assert round(by_hand, 1) == -0.3
+
+# %% [markdown]
+# Now do so for every block and every position. That is 4 times 8 runs. `sweep` does them, and gives the
+# margin of each.
 
 # %%
 swept = patching.sweep(father, mother, margin, over="h.*.resid_post", progress=False).array
@@ -65,10 +77,10 @@ assert round(swept[2, 7], 1) == -2.0
 # Only attention can move anything from one position to another. So it must be a head.
 #
 # ## 3. Which head?
-# **Your turn.** Write the edits that give one head of the corrupt run what it had in the clean run: its part
-# of `attn.z`, at every position. `patch(trace, heads=...)` is an edit that takes values from a trace.
-# Position by position: so the two texts must have the same number of tokens. Refuse, with a `ValueError`, if
-# they have not.
+# **Your turn.** Write the edits that give one head of the corrupt run what it had in the clean run, at every
+# position. What the heads of layer 3 gather is at the site `h.3.attn.z` [pos, head, d_head]. Position 3 gets
+# what position 3 had in the other run, which makes sense only if the two texts have the same number of
+# tokens. Raise a `ValueError` if they have not (`trace.tokens` is the list of tokens).
 
 
 # %%
@@ -135,7 +147,7 @@ assert round(np.delete(direct.ravel(), 12).max(), 2) == -1.89
 
 # %% [markdown]
 # Directly, 3.0 brings the margin to 0.15: beyond the clean one. No other head gets above -1.89. So 3.0 says
-# "he" itself. The MLP then takes a little of it back.
+# "he" itself. With the MLP behind it the margin was -0.6: the MLP takes a part of it back.
 #
 # ## 6. Who tells it?
 # 3.0 reads values at the position of the noun. Somebody must have put there what it reads. The same sweep,
@@ -150,9 +162,10 @@ assert np.round([into[0, 3], into[0, 2]], 1).tolist() == [-1.7, -1.9]
 assert np.delete(into.ravel(), [2, 3]).max() < -2.3
 
 # %% [markdown]
-# 0.3 with -1.7 and 0.2 with -1.9, and nobody else. Lesson 3 has met these two: they look at the word itself,
-# and at hardly anything else. They are no movers. They work out what a word is, as an MLP might, and 3.0
-# carries it to where it is needed.
+# 0.3 with -1.7 and 0.2 with -1.9, each a part of the way, and no other head at all. Lesson 3 has met these
+# two: they look at the word itself, and at hardly anything else. So they carry nothing from one word to
+# another. They add to a word something that they make of that word, as an MLP does, and 3.0 carries it to
+# where it is needed.
 #
 # ## 7. Is it only this sentence?
 # One sentence is an anecdote. So take 20 nouns and 2 sentences, 40 texts in all, and count how often the
@@ -192,8 +205,8 @@ assert [round(p, 3) for p in (before, after)] == [0.976, 0.99]
 # ends in `ber`, even more surely: 0.990 instead of 0.976.
 #
 # ## 8. Another question, another way
-# Is 3.0 the model's idea of men and women, then? Change the text, and what is asked. A lord and a lady, six
-# tokens further on. The margin is now that of ` lord` less ` lady`.
+# Is 3.0 the model's idea of men and women, then? Change the text, and what is asked: the king speaks to a
+# lord, or to a lady. The margin is now the logit of ` lord` less that of ` lady`.
 
 # %%
 lord, lady = (model.token_ids(word)[0] for word in (" lord", " lady"))
@@ -215,17 +228,17 @@ assert [round(title(run["logits"][-1]), 2) for run in (to_lord, to_lady)] == [3.
 assert np.round([other[3, 0], other[2, 2], other[0, 2], other[0, 3]], 1).tolist() == [0.6, 1.9, 2.2, 2.1]
 
 # %% [markdown]
-# The margins are 3.56 and 0.36. Now 3.0 brings back hardly anything: 0.6. The head that matters is 2.2, with
-# 1.9, the fourth of the induction heads of lesson 5. The readers in layer 0 are the same two, with 2.2 and
-# 2.1. A circuit answers a question, not a topic.
+# The margins are 3.56 and 0.36. Now 3.0 brings back hardly anything: 0.6. After layer 0, the head that
+# matters most is 2.2, with 1.9: the fourth of the induction heads of lesson 5. The two in layer 0 are the
+# same as before, with 2.2 and 2.1. A circuit answers a question, not a topic.
 #
 # ## 9. Push
 # So far you have moved what the model itself had computed. You can also add something of your own. The model
 # has read novels by Jane Austen, and plays by Shakespeare. In which direction of the stream do they differ?
 #
 # **Your turn.** You get the streams of two kinds of texts, after block 1. Average each text over its
-# positions, then the texts of a kind, and take one mean from the other. Leave out position 0 of each text: it
-# is like no other, and nearly twice as long.
+# positions, but leave out position 0: it is like no other, and nearly twice as long. Then average the texts
+# of each kind, and subtract the mean of the second kind from that of the first.
 
 # %%
 AUSTEN = (
@@ -318,7 +331,8 @@ assert losses == {"plain": [2.64, 3.29], "Shakespeare": [3.19, 3.43], "random": 
 #
 # ## Break it
 # Make the model wrong. "Her" is in both of our texts. What if it disagrees with the noun? "Her uncle": a man,
-# of a woman. "His aunt": a woman, of a man.
+# of a woman. "His aunt": a woman, of a man. For each of the four texts below, is the margin above 0 or below
+# it? Guess, then run it. Then one word of "Her uncle" is exchanged in the stream: which one changes more?
 
 # %%
 wrong = {}

@@ -91,7 +91,8 @@ class ByOutput(Exercise):
         place = ", ".join(f"{axis} {int(i)}" for axis, i in zip(axes, at, strict=True))
         n = int((ratios > 1).sum())
         place += " is nan (no number)" if np.isnan(array[at]) else ""
-        return "wrong", f"{place} ({n:,} of {ratios.size:,} are wrong)", 0.0 if whole else float(ratios.max())
+        where = f"{'first' if whole else 'worst'} at {place} ({n:,} of {ratios.size:,} are wrong)"
+        return "wrong", where, 0.0 if whole else float(ratios.max())
 
     def _held_list(self, yours: Any, truth: Sequence[Any]) -> tuple[str, str, float]:
         item = self.result_axes[0] if self.result_axes else "item"

@@ -147,7 +147,7 @@ class AtSite(Exercise):
         return self._searched(site, array, run, self.mistakes or None)
 
     def _told(self, said: StepVerdict) -> Finding:
-        where = said.where.replace("are outside", "are wrong")
+        where = f"worst at {said.where.replace('are outside', 'are wrong')}" if said.where else ""
         hints = self.hints_of(said.mistake)
         return Finding(said.state, where, said.ratio, said.mistake, hints, ended=said.ended)
 

@@ -37,7 +37,7 @@ def check(name: str, function: Function) -> Verdict:
     Example:
         >>> check("attention.scores", scores)
         ✗ attention.scores: wrong.
-          Head 2, query 3, key 0 (312 of 576 are wrong).
+          Worst at head 2, query 3, key 0 (312 of 576 are wrong).
           How large does a sum of many products get?
     """
     wanted = _exercise_of(name, function)
@@ -135,7 +135,7 @@ def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
         return ENDLESS
     if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):
         return wanted.fit
-    return ""
+    return wanted.stops.get(type(attempt.error).__name__, "")
 
 
 def _has_axes(result: Any) -> bool:

@@ -37,6 +37,7 @@ and an exercise at several sites names them in `sites` and returns as many array
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,6 +53,10 @@ Hints = tuple[str, str]  # a question, and a nearer one
 
 class Todo:
     """What a stub returns, until it is written."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """No array: whoever computes with it has called a function that is not written yet."""
+        raise TypeError("a function that is called here still returns lessons.todo: write that one first")
 
     def __repr__(self) -> str:
         return "lessons.todo"
@@ -121,8 +126,8 @@ class Exercise:
 
     `name` is the topic and the function's name; `asks` is the question that it answers; `axes` are those of
     the inputs that are arrays. `wrong` are mistakes of this exercise alone. `hints` replace the catalogue's,
-    by slug. `look` is asked where no mistake is known, `form` where the form is wrong, and `fit` where arrays
-    did not fit together in the function.
+    by slug. `look` is asked where no mistake is known, `form` where the form is wrong, `fit` where arrays
+    did not fit together in the function, and `stops`, by the exception's name, where it stopped otherwise.
     """
 
     name: ClassVar[str]
@@ -133,6 +138,8 @@ class Exercise:
     look: ClassVar[str] = "Which numbers go into the one that is most wrong? Can you work it out by hand?"
     form: ClassVar[str] = "Which axes should your result have, in which order, and which has it?"
     fit: ClassVar[str] = "Which axes does each of your arrays have there, and which of them belong together?"
+
+    stops: ClassVar[Mapping[str, str]] = {}
 
     @property
     def function_name(self) -> str:
@@ -170,7 +177,8 @@ def copied(value: Any) -> Any:
 def outcome(exercise: Exercise, function: Function, case: Case, model: Model) -> Any:
     """What an exercise's wrong function gives, or an object that equals nothing, if it cannot run here."""
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return exercise.result(function, case, model)
     except Exception:  # a wrong function is allowed to fail, as a learner's is
         return object()

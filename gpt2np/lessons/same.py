@@ -36,7 +36,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}"
     name = type(value).__name__
-    article = "an" if name[0] in "aeiou" else "a"
+    article = "an" if name[0] in "aeiouAEIOU" else "a"
     return (
         f"{article} {name} of {len(value)}" if isinstance(value, list | tuple | dict) else f"{article} {name}"
     )

@@ -259,7 +259,7 @@ def test_the_true_value_is_never_said():
         return s
 
     verdict = judge(one_off)
-    assert verdict.where == "head 2, query 7 (`·and`), key 4 (`ber`) (1 of 576 are wrong)"
+    assert verdict.where == "worst at head 2, query 7 (`·and`), key 4 (`ber`) (1 of 576 are wrong)"
     true = exercise("attention.scores").cases(checker.model_of_lessons())[0]
     value = f"{scores(*true.arguments.values())[2, 7, 4]:.3f}"
     assert value[:4] not in str(verdict) + repr(verdict) + verdict._repr_html_()

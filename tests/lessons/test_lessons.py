@@ -163,6 +163,7 @@ def test_hints_ask_and_never_tell(name):
     for slug, hints in (
         *questions(wanted).items(),
         *(("once", (getattr(wanted, one),)) for one in ("look", "form", "fit")),
+        *(("once", (question,)) for question in wanted.stops.values()),
     ):
         assert len(hints) == (1 if slug == "once" else 2), slug
         assert len(set(hints)) == len(hints), slug

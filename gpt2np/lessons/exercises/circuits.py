@@ -70,8 +70,11 @@ def _others(heads: Heads) -> dict[str, Any]:
     }
 
 
+OF_EDITS = "What does a dict of edits have as its keys, and what as its values?"
+
+
 @dataclass(frozen=True)
-class _NoEdits:
+class NoEdits:
     """What a function returned in the place of a dict."""
 
     value: Any
@@ -90,6 +93,10 @@ class Without(ByOutput):
     result_axes = ("vocab",)
     abouts = ("for three heads of a layer", "for head 0.0", "for heads of two layers", "for no heads")
     look = "Run the model with your edits: which sites have other numbers than before, and in which heads?"
+    stops = {
+        "UnknownSiteError": "Which layer is meant, and which site holds what its heads have gathered?",
+        "InputError": OF_EDITS,
+    }
     wrong = (
         Wrong(
             "last-head-only",
@@ -137,7 +144,7 @@ class Without(ByOutput):
                 f"h.{layer}.attn.q": zero(heads=chosen) for layer, chosen in _by_layer(heads).items()
             },
             (
-                "A head without a question: where does it look, and does it then bring home nothing?",
+                "A head without a question: where does it look, and does it then gather nothing?",
                 "What shares does a row give away in which all scores are the same?",
             ),
         ),
@@ -192,13 +199,13 @@ class Without(ByOutput):
         """The logits of the last position, of a text said twice."""
         edits = function(*case.copies())
         if not isinstance(edits, Mapping):
-            return _NoEdits(edits)
+            return NoEdits(edits)
         return model.trace(twice(16, 0), keep="logits", edits=edits)["logits"][-1]
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """What is no dict at all is told as such, and not by the model's answer."""
-        if isinstance(attempt.result, _NoEdits):
-            return Finding("shape", attempt.result.told())
+        if isinstance(attempt.result, NoEdits):
+            return Finding("shape", attempt.result.told(), hints=(OF_EDITS,))
         return super().judge(attempt, attempts, model)
 
     def right(self, heads: Heads) -> Any:

@@ -283,7 +283,7 @@ class Step(ByOutput):
     wrong = MISTAKES
     look = (
         "Is your very first step right? If it is, what is different at the second? If it is not, after which "
-        "layer is your vector not that of `resid_post` in a run of the whole text?"
+        "layer is your vector not the stream of a run of the whole text?"
     )
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:

@@ -1,61 +1,28 @@
 """Exercises of lesson 6: a head patched from another run, how much it brings back, and a direction."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.interventions import patch
 from gpt2np.lessons.by_output import ByOutput
 from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Wrong
+from gpt2np.lessons.exercises.circuits import OF_EDITS, NoEdits
+from gpt2np.lessons.exercises.directions import HINTS, right, wrong_directions
+from gpt2np.lessons.exercises.patches import LENGTHS_DIFFER, WRONG, of_head
 from gpt2np.lessons.models import run_of
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tracing.trace import Trace
 
-REFUSED = "an error"
+REFUSED, ANSWERED = "an error", "an answer"
 _PAIRS = (
     ("Her father was so angry that", "Her mother was so angry that", 3, 0),
     ("You are my lord, said the king; my", "You are my lady, said the king; my", 0, 3),
-    ("Her father was so very angry that", "Her mother was so angry that", 3, 0),  # one token more
+    ("The king was so angry that", "The queen was so angry that", 1, 2),
+    ("Her parson was so angry that", "Her mother was so angry that", 3, 0),  # as many words, two tokens more
 )
-
-
-def _head_of(site: str, take: Callable[[Trace, Trace], Trace] = lambda clean, corrupt: clean) -> Function:
-    """A head's part of a site, from one of the two runs."""
-    return lambda clean, corrupt, layer, head: {
-        f"h.{layer}.{site}": patch(take(clean, corrupt), heads=head, positions=range(len(corrupt.token_ids)))
-    }
-
-
-def _edited(change: Callable[[Array, Array, int], Array]) -> Function:
-    """An edit of z, by a function of it, of the clean one and of the head."""
-
-    def function(clean: Trace, corrupt: Trace, layer: int, head: int) -> dict[str, Any]:
-        site = f"h.{layer}.attn.z"
-        return {site: lambda z: change(z.copy(), clean[site], head)}
-
-    return function
-
-
-def _last_only(z: Array, clean: Array, head: int) -> Array:
-    z[-1, head] = clean[-1, head]
-    return z
-
-
-def _added(z: Array, clean: Array, head: int) -> Array:
-    z[:, head] += clean[: len(z), head]
-    return z
-
-
-def _position(z: Array, clean: Array, head: int) -> Array:
-    z[head] = clean[head]
-    return z
-
-
-def _all_but(clean: Trace, corrupt: Trace, layer: int, head: int) -> dict[str, Any]:
-    others = [i for i in range(clean.config.n_head) if i != head]
-    return {f"h.{layer}.attn.z": patch(clean, heads=others, positions=range(len(corrupt.token_ids)))}
 
 
 class Patched(ByOutput):
@@ -63,92 +30,22 @@ class Patched(ByOutput):
 
     name = "patching.patched"
     asks = "What if only this head had read the other text?"
-    result_axes = ("vocab",)
-    abouts = ("", "for another pair of texts", "where the first text has one token more")
-    unusual = 2
-    look = "Run the second text with your edits: in which site, head and positions is it like the first run?"
-    wrong = (
-        Wrong(
-            "nothing-patched",
-            _head_of("attn.z", lambda clean, corrupt: corrupt),
-            (
-                "From which of the two runs do you take values, and into which do you put them?",
-                "Your edits are for the tokens of the second run. Does anything change there?",
-            ),
-        ),
-        Wrong(
-            "all-heads",
-            lambda clean, corrupt, layer, head: {f"h.{layer}.attn.z": patch(clean)},
-            (
-                "How many heads of this layer have read the other text now?",
-                "Which of your four arguments have you not used?",
-            ),
-        ),
-        Wrong(
-            "all-heads",
-            lambda clean, corrupt, layer, head: {f"h.{layer}.attn.out": patch(clean)},
-            (
-                "How many heads of this layer have read the other text now?",
-                "At which site do the heads still lie side by side?",
-            ),
-        ),
-        Wrong(
-            "last-position-only",
-            _edited(_last_only),
-            (
-                "At how many positions does the head speak?",
-                "Could it have done its work before the last word?",
-            ),
-        ),
-        Wrong(
-            "added-instead-of-replaced",
-            _edited(_added),
-            (
-                "What has become of what the head said before?",
-                "Should the head say both things, or the other one only?",
-            ),
-        ),
-        Wrong(
-            "position-instead-of-head",
-            _edited(_position),
-            (
-                "Which of the three axes do you replace: who speaks, or where?",
-                "In which order are position, head and the head's numbers, at this site?",
-            ),
-        ),
-        Wrong(
-            "pattern-only",
-            _head_of("attn.pattern"),
-            (
-                "The head looks where it looked in the other run. Does it see there what it saw?",
-                "Which two things make what a head brings home, and have you taken over both?",
-            ),
-        ),
-        Wrong(
-            "values-only",
-            _head_of("attn.v"),
-            (
-                "The head sees what it saw in the other run. Does it look where it looked?",
-                "Which two things make what a head brings home, and have you taken over both?",
-            ),
-        ),
-        Wrong(
-            "the-other-heads",
-            _all_but,
-            (
-                "Which head is the only one that has not changed?",
-                "Who should say something else: the head that was asked for, or the others?",
-            ),
-        ),
-        Wrong(
-            "lengths-differ",
-            lambda clean, corrupt, layer, head: _head_of("attn.z")(clean, corrupt, layer, head),
-            (
-                "Position 3 of one text and position 3 of the other: is it the same word's turn?",
-                "Count the tokens of both runs. When should your function refuse?",
-            ),
-        ),
+    result_axes = ("pos", "token")
+    abouts = (
+        "",
+        "for another pair of texts",
+        "for a third pair of texts",
+        "where the first text has two tokens more",
     )
+    unusual = 3
+    look = "Run the second text with your edits: in which site, head and positions is it like the first run?"
+    wrong = WRONG
+    hints = {"lengths-differ": LENGTHS_DIFFER}
+    stops = {
+        "ValueError": "These two texts have the same number of tokens: what made your function refuse them?",
+        "UnknownSiteError": "Which layer is meant, and which site holds what its heads have gathered?",
+        "InputError": OF_EDITS,
+    }
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         return [
@@ -159,26 +56,169 @@ class Patched(ByOutput):
     def result(self, function: Function, case: Case, model: Model) -> Any:
         """The logits of the second text with the edits; where lengths differ, whether it is refused."""
         ids = case.arguments["corrupt"].token_ids
-        if not case.unusual:
-            return model.trace(ids, keep="logits", edits=function(*case.copies()))["logits"][-1]
         try:
-            model.trace(ids, keep="logits", edits=function(*case.copies()))
+            edits = function(*case.copies())
+            if not isinstance(edits, Mapping):
+                return ANSWERED if case.unusual else NoEdits(edits)
+            logits = model.trace(ids, keep="logits", edits=edits)["logits"]
         except Exception:
+            if not case.unusual:
+                raise
             return REFUSED
-        return "an answer"
+        return ANSWERED if case.unusual else logits
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
-        """What happens with different lengths is asked only where all else is right."""
-        asked = attempts if attempt.case.unusual else [a for a in attempts if not a.case.unusual]
-        return super().judge(attempt, asked, model)
+        """What is no dict is told as such; different lengths are asked about only where all else is right."""
+        if isinstance(attempt.result, NoEdits):
+            return Finding("shape", attempt.result.told(), hints=(OF_EDITS,))
+        if attempt.case.unusual:
+            if attempt.result == REFUSED:
+                return Finding("right")
+            slug = "lengths-differ"
+            return Finding("wrong", "it is not refused", 0.0, slug, self.hints_of(slug))
+        found = super().judge(attempt, [each for each in attempts if not each.case.unusual], model)
+        where = f"with your edits, the logits of the second text are {found.where}" if found.where else ""
+        return replace(found, where=where)
 
     def right(self, clean: Trace, corrupt: Trace, layer: int, head: int) -> Any:
         if len(clean.token_ids) != len(corrupt.token_ids):
             raise ValueError("the texts have different numbers of tokens")
-        return _head_of("attn.z")(clean, corrupt, layer, head)
+        return of_head("attn.z")(clean, corrupt, layer, head)
 
 
 # -- how much comes back ------------------------------------------------------------------------------------
+
+
+_WHOLE = (
+    "Is yours a share? What do you return for a patch that brings back everything?",
+    "How large is the whole difference, of which you have a part?",
+)
+_START = (
+    "What do you return for a patch that does nothing?",
+    "Where does the way begin: at zero, or at the second run?",
+)
+_END = (
+    "What do you return for a patch that brings back everything?",
+    "Where does the way begin, where does it end, and how long is it then?",
+)
+_SIGN = (
+    "Can a patch make it worse? What do you return then?",
+    "Which numbers lose their sign on their way through your function?",
+)
+_CLIPPED = (
+    "Can a patch make it worse, or do more than was asked? What do you return then?",
+    "Does a share of this kind have to lie between 0 and 1?",
+)
+_BRACKETS = (
+    "In which order does Python compute your line: what is divided first?",
+    "Which of your differences need a bracket around them?",
+)
+_BEST = (
+    "Your best patch has a share of 1: has it really brought back everything?",
+    "Does the share of one head depend on how well the others do?",
+)
+_Share = Callable[[Array, float, float], Array]  # of the patched margins, the clean one and the corrupt one
+
+
+def _rounded(digits: int) -> _Share:
+    return lambda p, a, b: np.asarray(((p - b) / (a - b)).round(digits))
+
+
+_WRONG_SHARES: tuple[tuple[str, tuple[str, str], tuple[_Share, ...]], ...] = (
+    ("not-normalised", _WHOLE, (lambda p, a, b: p - b, lambda p, a, b: b - p, lambda p, a, b: a - p)),
+    (
+        "sign",
+        (
+            "Are your shares below zero where a patch helps?",
+            "From which run to which do you measure, above the line and below it?",
+        ),
+        (lambda p, a, b: (b - p) / (a - b),),
+    ),
+    (
+        "what-is-missing",
+        (
+            "For a patch that brings back everything you return 0. Is that what was asked?",
+            "Do you measure how far it has come, or how far it still has to go?",
+        ),
+        (lambda p, a, b: (a - p) / (a - b), lambda p, a, b: (p - a) / (a - b)),
+    ),
+    ("start-not-subtracted", _START, (lambda p, a, b: p / (a - b), lambda p, a, b: p / (b - a))),
+    ("share-of-the-clean", _START, (lambda p, a, b: p / a,)),
+    ("share-of-the-clean", _END, (lambda p, a, b: (p - b) / a,)),
+    (
+        "share-of-the-corrupt",
+        _END,
+        (lambda p, a, b: p / b, lambda p, a, b: (p - b) / b, lambda p, a, b: (b - p) / b),
+    ),
+    ("share-of-the-corrupt", _END, (lambda p, a, b: (p - b) / (a + b), lambda p, a, b: p / (a + b))),
+    (
+        "upside-down",
+        (
+            "Does your share get larger if a patch brings back more?",
+            "Which of the two differences is the part, and which the whole?",
+        ),
+        (lambda p, a, b: (a - b) / (p - b),),
+    ),
+    (
+        "bracket-missing",
+        _BRACKETS,
+        (
+            lambda p, a, b: p - b / a - b,
+            lambda p, a, b: (p - b) / a - b,
+            lambda p, a, b: p - b / (a - b),
+            lambda p, a, b: p - (b / a) - b,
+        ),
+    ),
+    (
+        "percent",
+        (
+            "What should you return for a patch that brings back everything?",
+            "Is a share of a half written as 50 here, or as something smaller?",
+        ),
+        (lambda p, a, b: 100 * (p - b) / (a - b),),
+    ),
+    (
+        "share-of-the-best",
+        _BEST,
+        (
+            lambda p, a, b: (p - b) / (p.max() - b),
+            lambda p, a, b: (p - b) / abs(p - b).max(),
+            lambda p, a, b: (p - p.min()) / (p.max() - p.min()),
+            lambda p, a, b: (p - b) / (p - b).sum(),
+        ),
+    ),
+    (
+        "no-sign",
+        _SIGN,
+        (
+            lambda p, a, b: abs(p - b) / abs(a - b),
+            lambda p, a, b: abs(p - b) / (a - b),
+            lambda p, a, b: (abs(p) - abs(b)) / (abs(a) - abs(b)),
+        ),
+    ),
+    (
+        "no-sign",
+        ("Does it matter which of the two runs has the larger number?", _SIGN[1]),
+        (lambda p, a, b: (p - b) / abs(a - b),),
+    ),
+    (
+        "clipped",
+        _CLIPPED,
+        (
+            lambda p, a, b: np.clip((p - b) / (a - b), 0, 1),
+            lambda p, a, b: np.minimum((p - b) / (a - b), 1),
+            lambda p, a, b: np.maximum((p - b) / (a - b), 0),
+        ),
+    ),
+    (
+        "rounded",
+        (
+            "How many digits has your share, and who rounded it?",
+            "Could somebody still compute with what you return?",
+        ),
+        tuple(map(_rounded, range(4))),
+    ),
+)
 
 
 class Recovered(ByOutput):
@@ -190,71 +230,9 @@ class Recovered(ByOutput):
     result_axes = ("layer", "head")
     abouts = ("", "where the first run has the smaller number")
     look = "If a patch does nothing, what must you return? And if it brings back everything?"
-    wrong = (
-        Wrong(
-            "not-normalised",
-            lambda patched, clean, corrupt: patched - corrupt,
-            (
-                "Is yours a share? What do you return for a patch that brings back everything?",
-                "How large is the whole difference, of which you have a part?",
-            ),
-        ),
-        Wrong(
-            "sign",
-            lambda patched, clean, corrupt: (corrupt - patched) / (clean - corrupt),
-            (
-                "Are your shares below zero where a patch helps?",
-                "In which direction is the way from the second run to the first?",
-            ),
-        ),
-        Wrong(
-            "what-is-missing",
-            lambda patched, clean, corrupt: (clean - patched) / (clean - corrupt),
-            (
-                "For a patch that does nothing you return 1. Is that what was asked?",
-                "Do you measure how far it has come, or how far it still has to go?",
-            ),
-        ),
-        Wrong(
-            "share-of-the-clean",
-            lambda patched, clean, corrupt: patched / clean,
-            (
-                "What do you return for a patch that does nothing?",
-                "Where does the way begin: at zero, or at the second run?",
-            ),
-        ),
-        Wrong(
-            "share-of-the-clean",
-            lambda patched, clean, corrupt: (patched - corrupt) / clean,
-            (
-                "What do you return for a patch that brings back everything?",
-                "Where does the way begin, where does it end, and how long is it then?",
-            ),
-        ),
-        Wrong(
-            "no-sign",
-            lambda patched, clean, corrupt: np.abs(patched - corrupt) / np.abs(clean - corrupt),
-            (
-                "Can a patch make it worse? What do you return then?",
-                "Which numbers lose their sign on their way through your function?",
-            ),
-        ),
-        Wrong(
-            "no-sign",
-            lambda patched, clean, corrupt: (patched - corrupt) / abs(clean - corrupt),
-            (
-                "Does it matter which of the two runs has the larger number?",
-                "Which numbers lose their sign on their way through your function?",
-            ),
-        ),
-        Wrong(
-            "clipped",
-            lambda patched, clean, corrupt: np.clip((patched - corrupt) / (clean - corrupt), 0, 1),
-            (
-                "Can a patch make it worse, or do more than was asked? What do you return then?",
-                "Does a share of this kind have to lie between 0 and 1?",
-            ),
-        ),
+    form = "How many heads are there, and has each of them a share in your result?"
+    wrong = tuple(
+        Wrong(slug, function, hints) for slug, hints, functions in _WRONG_SHARES for function in functions
     )
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
@@ -270,37 +248,6 @@ class Recovered(ByOutput):
 
 # -- a direction --------------------------------------------------------------------------------------------
 
-Runs = list[Array]
-
-
-def _of_texts(summary: Callable[[Array], Array], sign: int = 1, total: Any = np.mean) -> Function:
-    """The difference of two kinds of texts, each text summarised by a function."""
-
-    def direction(runs_a: Runs, runs_b: Runs) -> Array:
-        a, b = (total([summary(x) for x in runs], axis=0) for runs in (runs_a, runs_b))
-        return np.asarray(sign * (a - b))
-
-    return direction
-
-
-def _behind_first(x: Array) -> Array:
-    return np.asarray(x[1:].mean(axis=0))
-
-
-def _pooled(runs_a: Runs, runs_b: Runs) -> Array:
-    a, b = (np.concatenate([x[1:] for x in runs]).mean(axis=0) for runs in (runs_a, runs_b))
-    return np.asarray(a - b)
-
-
-def _pooled_with_first(runs_a: Runs, runs_b: Runs) -> Array:
-    a, b = (np.concatenate(runs).mean(axis=0) for runs in (runs_a, runs_b))
-    return np.asarray(a - b)
-
-
-def _unit(runs_a: Runs, runs_b: Runs) -> Array:
-    v = _of_texts(_behind_first)(runs_a, runs_b)
-    return np.asarray(v / np.linalg.norm(v))
-
 
 class Direction(ByOutput):
     """The mean of one kind of texts less that of another."""
@@ -310,58 +257,11 @@ class Direction(ByOutput):
     result_axes = ("n_embd",)
     abouts = ("", "for other texts")
     look = "Take one text of three tokens: which of its rows count, and how much does the whole text count?"
-    _POSITION = (
-        "One position of every text is unlike all others. Which, and have you left it out?",
-        "How long are the vectors at position 0, and how long are the others?",
-    )
-    _TOTAL = (
-        "How long does your vector get if there are ten times as many texts?",
-        "Do you add up, or do you average?",
-    )
-    _POOLED = (
-        "Does a long text count more than a short one?",
-        "How many averages do you take: one over all rows, or one for each text first?",
-    )
-    wrong = (
-        Wrong("first-position-too", _of_texts(lambda x: x.mean(axis=0)), _POSITION),
-        Wrong("first-position-too", _pooled_with_first, _POSITION),
-        Wrong("sum-over-texts", _of_texts(_behind_first, total=np.sum), _TOTAL),
-        Wrong("sum-over-positions", _of_texts(lambda x: x[1:].sum(axis=0)), _TOTAL),
-        Wrong("sum-over-positions", _of_texts(lambda x: x[1:].sum(axis=0), total=np.sum), _TOTAL),
-        Wrong("long-texts-count-more", _pooled, _POOLED),
-        Wrong(
-            "the-other-way",
-            _of_texts(_behind_first, sign=-1),
-            (
-                "From where to where does your vector point?",
-                "Which of the two kinds do you take away from the other?",
-            ),
-        ),
-        Wrong(
-            "last-position-only",
-            _of_texts(lambda x: x[-1]),
-            (
-                "How many words of each text do you use?",
-                "Is style at the last word only?",
-            ),
-        ),
-        Wrong(
-            "length-one",
-            _unit,
-            (
-                "How long is your vector? Has anybody asked for that?",
-                "The length says how far apart the two kinds are. Have you kept it?",
-            ),
-        ),
-        Wrong(
-            "one-kind-only",
-            lambda runs_a, runs_b: np.mean([_behind_first(x) for x in runs_a], axis=0),
-            (
-                "What do all texts have in common, and is that in your vector, too?",
-                "Which of your two arguments have you not used?",
-            ),
-        ),
-    )
+    form = "How many numbers has a vector of the stream, and over which axes have you averaged?"
+    fit = "Texts have different numbers of tokens: over what must you average before they fit together?"
+    stops = {"TypeError": "What is in each of the two lists, and what can be taken from what?"}
+    wrong = wrong_directions()
+    hints = HINTS
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         kinds = (
@@ -375,4 +275,4 @@ class Direction(ByOutput):
         runs = [[run_of(model, text)["h.1.resid_post"] for text in texts] for texts in kinds]
         return [{"runs_a": runs[0], "runs_b": runs[1]}, {"runs_a": runs[1][:1], "runs_b": runs[0][1:]}]
 
-    right = staticmethod(_of_texts(_behind_first))
+    right = staticmethod(right)

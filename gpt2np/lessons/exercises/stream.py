@@ -1,14 +1,27 @@
 """Exercises of lesson 2: LayerNorm, GELU, and the stream after an MLP."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpt2np.lessons.by_site import AtSite, Run
-from gpt2np.lessons.exercise import Function, Wrong
-from gpt2np.ops import Array, LayerNorm, Linear, gelu_erf, gelu_tanh, layer_norm, relu
+from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Hints, Wrong
+from gpt2np.lessons.exercises.after_mlp import (
+    after_mlp,
+    bias_after_curve,
+    curve,
+    curve_at_the_end,
+    norm_of,
+    normed,
+    normed_after,
+    not_normed,
+)
+from gpt2np.lessons.exercises.token_by_token import RETURNED_TOO_EARLY, SLUG, TokenByToken
+from gpt2np.lessons.same import is_same
+from gpt2np.model import Model
+from gpt2np.ops import Array, gelu_erf, relu
 
 _SPREADS: dict[str, Callable[[Array, Array, float], Array]] = {
     "": lambda variance, best, e: np.sqrt(variance + e),
@@ -17,6 +30,12 @@ _SPREADS: dict[str, Callable[[Array, Array, float], Array]] = {
     "layernorm-no-eps": lambda variance, best, e: np.sqrt(variance),
     "layernorm-no-root": lambda variance, best, e: variance + e,
 }
+_SUMS: tuple[Callable[[Array, float], Array], ...] = (
+    lambda centred, e: np.sqrt((centred**2).sum(-1, keepdims=True) + e),
+    lambda centred, e: np.linalg.norm(centred, axis=-1, keepdims=True) + e,
+    lambda centred, e: np.linalg.norm(centred, axis=-1, keepdims=True),
+    lambda centred, e: np.abs(centred).sum(-1, keepdims=True) + e,
+)
 
 
 def _norm(axis: int | None, spread: str, parameters: str) -> Function:
@@ -44,7 +63,18 @@ def _two_of_norm() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
-class Norm(AtSite):
+def _by_length(length: Callable[[Array, float], Array], centre: bool) -> Function:
+    """LayerNorm that divides by a length, in which the squares are summed and not averaged."""
+
+    def function(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        measured = length(centred if centre else x, epsilon)
+        return np.asarray(centred / measured * weight + bias)
+
+    return function
+
+
+class Norm(TokenByToken):
     """Each position's vector with mean 0 and spread 1, then scaled and shifted."""
 
     name = "stream.layer_norm"
@@ -56,16 +86,63 @@ class Norm(AtSite):
         *("layernorm-no-mean", "layernorm-no-weight", "missing-bias", "layernorm-wrong-axis"),
         *("layernorm-no-root", "layernorm-weight-bias-swapped", "bias-twice"),
     )
-    wrong = _two_of_norm()
-    look = "Take the first word: what are the mean and the spread of its numbers, before the learned part?"
+    wrong = (
+        *(
+            Wrong(
+                "sum-instead-of-mean",
+                _by_length(length, centre),
+                (
+                    "Before the learned part, what is the spread of a token's numbers in your program?",
+                    "Do you divide by a sum over all numbers, or by what a typical number is?",
+                ),
+            )
+            for length in _SUMS
+            for centre in (True, False)
+        ),
+        *_two_of_norm(),
+    )
+    hints = {
+        "missing-bias": (
+            "If all numbers of a token are equal, normalising makes zeros of them: what comes out then?",
+            "Are all the parameters of this step in use?",
+        ),
+        SLUG: RETURNED_TOO_EARLY,
+    }
+    look = "Take the first token: what are the mean and the spread of its numbers, before the learned part?"
+    fit = "Which shape has each array there: the vectors, a mean for each token, a weight for each number?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         p = run.parameters.h[0].ln_1
         return {"x": run["embed"], "weight": p.weight, "bias": p.bias, "epsilon": p.epsilon}
 
 
+_ROOT, _CUBE = float(np.sqrt(2 / np.pi)), 0.044715
+
+
 def _tanh_only(x: Array) -> Array:
-    return np.asarray(np.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
+    return np.asarray(np.tanh(_ROOT * (x + _CUBE * x**3)))
+
+
+_BRACKETS: tuple[Function, ...] = (  # what happens in the formula if a bracket is forgotten, or set elsewhere
+    lambda x: 0.5 * x * (1 + np.tanh(_ROOT * x + _CUBE * x**3)),
+    lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + (_CUBE * x) ** 3))),
+    lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + _CUBE) * x**3)),
+    lambda x: 0.5 * x * (1 + np.tanh((_ROOT * (x + _CUBE * x)) ** 3)),
+    lambda x: 0.5 * x * (1 + np.tanh(_ROOT * (x + _CUBE * x) ** 3)),
+    lambda x: 0.5 * x * (1 + np.tanh(_ROOT) * (x + _CUBE * x**3)),
+    lambda x: 0.5 * x + np.tanh(_ROOT * (x + _CUBE * x**3)),
+    lambda x: 0.5 * x * 1 + np.tanh(_ROOT * x + _CUBE * x**3),
+)
+
+
+def _slope(factor: float) -> Function:
+    return lambda x: 0.5 * x * (1 + np.tanh(factor * (x + _CUBE * x**3)))
+
+
+_SLOPES = (
+    *(2 / np.pi, np.sqrt(2) / np.pi, 2 / np.sqrt(np.pi), np.sqrt(2), np.sqrt(np.pi / 2), np.sqrt(2 * np.pi)),
+    *(np.sqrt(2 / np.pi) / 2, 1.0),
+)
 
 
 class Gelu(AtSite):
@@ -80,6 +157,28 @@ class Gelu(AtSite):
         *("activation-missing", "activation-other", "activation-twice"),
     )
     wrong = (
+        *(
+            Wrong(
+                "gelu-bracket",
+                function,
+                (
+                    "Which brackets does the formula have, and do yours open and close in the same places?",
+                    "In the formula, what exactly is multiplied by the root, and what exactly is cubed?",
+                ),
+            )
+            for function in _BRACKETS
+        ),
+        *(
+            Wrong(
+                "gelu-root",
+                _slope(factor),
+                (
+                    "Which number stands before the inner bracket: have you worked it out by hand?",
+                    "What does the root in the formula cover: the 2 alone, or the whole fraction?",
+                ),
+            )
+            for factor in _SLOPES
+        ),
         *(
             Wrong(
                 "gelu-without-x",
@@ -103,57 +202,22 @@ class Gelu(AtSite):
             for function in (lambda x: 0.5 * x * _tanh_only(x), lambda x: x * _tanh_only(x))
         ),
     )
+    hints = {
+        "gelu-constant": (
+            "Does your curve fit near zero, and no longer further away?",
+            "Have you copied the small number digit by digit, and the right power?",
+        ),
+    }
     look = "What does your function give for 0, for 1 and for minus 1? Can you work these out by hand?"
+    form = "One number goes in, one comes out: what else happens to your array?"
+    stops = {"TypeError": "Are all the functions that you call made for whole arrays?"}
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"x": run["h.1.mlp.pre"]}
 
 
-def _curve(kind: Callable[..., None]) -> Function:
-    """An activation function that returns its result."""
-
-    def function(x: Array) -> Array:
-        kind(x, out=(out := np.empty_like(x)))
-        return out
-
-    return function
-
-
-GELU = _curve(gelu_tanh)
-
-
-def _after_mlp(
-    norm: str = "whole",
-    activation: Function = GELU,
-    added_to: str = "resid_mid",
-    biases: tuple[int, int] = (1, 1),
-    twice: int = 1,
-) -> Function:
-    """The stream after the MLP, with some of its parts left out, repeated or misplaced."""
-
-    def function(resid_mid: Array, ln_2: LayerNorm, c_fc: Linear, c_proj: Linear) -> Array:
-        plain = ln_2._replace(weight=np.ones_like(ln_2.weight))
-        x = resid_mid.copy()
-        if norm != "missing":
-            kinds = {"whole": ln_2, "unscaled": plain, "plain": plain._replace(bias=0 * ln_2.bias)}
-            layer_norm(resid_mid, kinds[norm], out=x)
-        hidden = activation(x @ c_fc.weight + biases[0] * c_fc.bias)
-        out = twice * (hidden @ c_proj.weight + biases[1] * c_proj.bias)
-        centred = resid_mid - resid_mid.mean(-1, keepdims=True)
-        sums = {"resid_mid": resid_mid, "ln_2": x, "nothing": 0.0, "twice": 2 * resid_mid, "centred": centred}
-        return np.asarray(out + sums[added_to])
-
-    return function
-
-
-def _misplaced(resid_mid: Array, ln_2: LayerNorm, c_fc: Linear, c_proj: Linear) -> Array:
-    """The curve after the second matrix."""
-    out = _after_mlp(activation=np.asarray, added_to="nothing")(resid_mid, ln_2, c_fc, c_proj)
-    return np.asarray(resid_mid + GELU(out))
-
-
 _BIASES = (
-    "What comes out if you put in zeros?",
+    "If LayerNorm handed over nothing but zeros, would your MLP add nothing at all?",
     "Each of the two matrices came with something else: have you used both of them?",
 )
 _NO_NORM = (
@@ -169,6 +233,48 @@ _CENTRED = (
 _NOT_BOTH = ((0, 1), (1, 0), (0, 0))
 
 
+_AFTERWARDS = (
+    "Who gets to read the normalised vector: the MLP alone, or all that comes after it?",
+    "What goes into your LayerNorm: the stream before the MLP, or something that the MLP has given?",
+)
+_LATE_BIAS = (
+    "In which order do a matrix, its bias and the curve follow each other?",
+    "What does the curve get to see: the products alone, or the products with their bias?",
+)
+_WRONG_NORMS = (  # each mistake in LayerNorm alone
+    *((slug, _norm(-1, slug, "")) for slug in _SPREADS if slug),
+    *(("layernorm-wrong-axis", _norm(axis, spread, "")) for axis in (0, None) for spread in _SPREADS),
+    *(("layernorm-no-weight", _norm(-1, "", kind)) for kind in ("layernorm-no-weight", "neither")),
+    ("layernorm-bias-missing", _norm(-1, "", "missing-bias")),
+    *((wrong.slug, wrong.function) for wrong in Norm.wrong if wrong.slug == "sum-instead-of-mean"),
+)
+_WRONG_CURVES = tuple((wrong.slug, wrong.function) for wrong in Gelu.wrong)
+
+
+def _of_parts() -> dict[str, Hints]:
+    """What is asked first where a part is wrong that has an exercise of its own."""
+    of_norm = {*(slug for slug, _ in _WRONG_NORMS), "layernorm-no-mean"}
+    of_curve = {
+        *(slug for slug, _ in _WRONG_CURVES),
+        "gelu-constant",
+        "gelu-factor",
+        "gelu-quick",
+        "gelu-erf",
+    }
+    asked = dict.fromkeys(of_norm, "Is your LayerNorm right, by its own check?")
+    asked |= dict.fromkeys(of_curve, "Is your curve right, by its own check?")
+    nearer = {wrong.slug: wrong.hints for part in (Norm, Gelu) for wrong in part.wrong if wrong.hints}
+    nearer["layernorm-bias-missing"] = Norm.hints["missing-bias"]
+    parts = Norm(), Gelu()
+    return {
+        slug: (first, (nearer.get(slug) or parts[slug in of_curve].hints_of(slug))[-1])
+        for slug, first in asked.items()
+    }
+
+
+_SHORT = 1e-3  # of the vectors' length
+
+
 class AfterMlp(AtSite):
     """The MLP of a block, and its sum with the stream."""
 
@@ -176,26 +282,39 @@ class AfterMlp(AtSite):
     asks = "What is the stream after a word has thought about itself?"
     axes = {"resid_mid": "pos n_embd"}
     site = "h.1.resid_post"
-    mistakes = ("residual-missing", "residual-scaled", "gelu-quick", "layernorm-no-mean")
-    wrong = (
-        Wrong("residual-missing", _after_mlp(added_to="nothing")),
-        Wrong("residual-after-ln", _after_mlp(added_to="ln_2")),
-        Wrong("residual-twice", _after_mlp(added_to="twice")),
-        Wrong("residual-twice", _after_mlp(twice=2)),
-        Wrong("sublayer-missing", lambda resid_mid, ln_2, c_fc, c_proj: resid_mid),
-        Wrong("stream-centred", _after_mlp(added_to="centred"), _CENTRED),
-        Wrong("missing-ln", _after_mlp("missing"), _NO_NORM),
-        Wrong("missing-ln", _after_mlp("missing", added_to="nothing"), _NO_NORM),
-        *(Wrong("layernorm-no-weight", _after_mlp(norm)) for norm in ("unscaled", "plain")),
-        Wrong("activation-missing", _after_mlp(activation=np.asarray)),
-        Wrong("activation-relu", _after_mlp(activation=_curve(relu))),
-        Wrong("gelu-erf", _after_mlp(activation=_curve(gelu_erf))),
-        Wrong("activation-misplaced", _misplaced),
-        *(Wrong("missing-bias", _after_mlp(biases=biases), _BIASES) for biases in _NOT_BOTH),
-        *(Wrong("bias-twice", _after_mlp(biases=biases)) for biases in ((2, 1), (1, 2), (2, 2))),
-        *(Wrong("residual-missing", _after_mlp(added_to="nothing", biases=biases)) for biases in _NOT_BOTH),
+    mistakes = (
+        *("residual-missing", "residual-scaled", "gelu-quick", "layernorm-no-mean", "gelu-constant"),
+        *("layernorm-weight-bias-swapped", "activation-misplaced"),
     )
+    wrong = (
+        Wrong("residual-missing", after_mlp(added_to="nothing")),
+        Wrong("residual-after-ln", after_mlp(added_to="ln_2")),
+        Wrong("residual-twice", after_mlp(added_to="twice")),
+        Wrong("residual-twice", after_mlp(twice=2)),
+        Wrong("sublayer-missing", lambda resid_mid, ln_2, c_fc, c_proj: resid_mid),
+        Wrong("stream-centred", after_mlp(added_to="centred"), _CENTRED),
+        Wrong("missing-ln", after_mlp(not_normed), _NO_NORM),
+        Wrong("missing-ln", after_mlp(not_normed, added_to="nothing"), _NO_NORM),
+        *(
+            Wrong("post-norm", normed_after(inside, whole), _AFTERWARDS)
+            for inside in (normed, not_normed)
+            for whole in (True, False)
+        ),
+        Wrong("bias-after-curve", bias_after_curve, _LATE_BIAS),
+        *(Wrong(slug, after_mlp(norm_of(function))) for slug, function in _WRONG_NORMS),
+        *(Wrong(slug, after_mlp(activation=function)) for slug, function in _WRONG_CURVES),
+        Wrong("activation-missing", after_mlp(activation=np.asarray)),
+        Wrong("activation-relu", after_mlp(activation=curve(relu))),
+        Wrong("gelu-erf", after_mlp(activation=curve(gelu_erf))),
+        Wrong("activation-misplaced", curve_at_the_end),
+        *(Wrong("missing-bias", after_mlp(biases=biases), _BIASES) for biases in _NOT_BOTH),
+        *(Wrong("bias-twice", after_mlp(biases=biases)) for biases in ((2, 1), (1, 2), (2, 2))),
+        *(Wrong("residual-missing", after_mlp(added_to="nothing", biases=biases)) for biases in _NOT_BOTH),
+    )
+    hints = _of_parts()
     look = "Which steps lie between the stream before and the stream after: does each have its place?"
+    fit = "How many numbers has a token before the first matrix, between the two, and after the second one?"
+    stops = {"TypeError": "Which parts do the last three inputs have, and which of them do you need there?"}
 
     def inputs(self, run: Run) -> dict[str, Any]:
         block = run.parameters.h[1]
@@ -205,3 +324,23 @@ class AfterMlp(AtSite):
             "c_fc": block.mlp.c_fc,
             "c_proj": block.mlp.c_proj,
         }
+
+    def cases(self, model: Model) -> Sequence[Case]:
+        """Those of the texts, and short vectors: only there can one see what is done with epsilon."""
+        of_texts = super().cases(model)
+        first = of_texts[0].arguments
+        short = {**first, "resid_mid": first["resid_mid"] * _SHORT}
+        return [
+            *of_texts,
+            Case(short, "for vectors a thousand times shorter", of_texts[0].prompt, unusual=True),
+        ]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        """Short vectors are no site of a run: their truth is computed here."""
+        if not attempt.case.unusual:
+            return super().judge(attempt, attempts, model)
+        if is_same(attempt.result, after_mlp()(*attempt.case.copies())):
+            return Finding("right")
+        alike = (w.slug for w in self.wrong if is_same(attempt.result, w.function(*attempt.case.copies())))
+        slug = next(alike, "layernorm-no-eps")
+        return Finding("wrong", "what is added to the variance there counts", 0.0, slug, self.hints_of(slug))

@@ -34,7 +34,7 @@ def query_key_value(x, block, n_head):
 
 
 def attention(q, keys, values, block):
-    """What one query [head, d_head] takes home from keys and values [key, head, d_head]: [n_embd]."""
+    """What one query [head, d_head] gathers from keys and values [key, head, d_head]: [n_embd]."""
     e = np.exp(np.einsum("hd,khd->hk", q, keys) / np.sqrt(q.shape[-1]))
     z = np.einsum("hk,khd->hd", e / e.sum(axis=1, keepdims=True), values)
     return z.ravel() @ block.attn.c_proj.weight + block.attn.c_proj.bias

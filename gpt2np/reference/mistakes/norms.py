@@ -43,7 +43,7 @@ class LayerNormEpsilonOutside(Mistake):
     cure = "Divide by sqrt(variance + epsilon)."
     hints = (
         "Where do you guard against a row of equal numbers?",
-        "Is the small number under the root with you, or beside it?",
+        "Is the small number added under the root, or outside of it?",
     )
     steps = NORMS
 
@@ -60,7 +60,7 @@ class LayerNormNoEpsilon(Mistake):
     cure = "Divide by sqrt(variance + layer_norm_epsilon); GPT-2's is 1e-5."
     hints = (
         "What happens to a row whose numbers are nearly equal?",
-        "What if there is nothing to share out?",
+        "If all numbers of a row are equal, what is it divided by?",
     )
     steps = NORMS
 

@@ -142,6 +142,45 @@ def unknown_is_zero(symbols, ranks):
     return symbols
 
 
+def unknown_comes_first(symbols, ranks):
+    """A default of 0, and an end at the first pair that has no rank."""
+    while len(symbols) > 1:
+        pair = min(itertools.pairwise(symbols), key=lambda pair: ranks.get(pair, 0))
+        if pair not in ranks:
+            break
+        symbols = together(symbols, pair)
+    return symbols
+
+
+def without_skipping(symbols, ranks):
+    """After a pair has been joined, its second symbol is looked at once more."""
+    while pairs := possible(symbols, ranks):
+        best, out = lowest(pairs, ranks), []
+        for i in range(len(symbols) - 1):
+            out.append("".join(symbols[i : i + 2]) if (symbols[i], symbols[i + 1]) == best else symbols[i])
+        symbols = out
+    return symbols
+
+
+def without_the_last(symbols, ranks):
+    """The loop over pairs never copies the last symbol."""
+    while pairs := possible(symbols, ranks):
+        best, out, i = lowest(pairs, ranks), [], 0
+        while i < len(symbols) - 1:
+            n = 2 if (symbols[i], symbols[i + 1]) == best else 1
+            out.append("".join(symbols[i : i + n]))
+            i += n
+        symbols = out
+    return symbols
+
+
+def three_rounds(symbols, ranks):
+    for _ in range(3):
+        pairs = possible(symbols, ranks)
+        symbols = together(symbols, lowest(pairs, ranks)) if pairs else symbols
+    return symbols
+
+
 # -- embed ------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +198,26 @@ def embed_by_loops(ids, wte, wpe):
 
 def one_hot(ids, wte, wpe):
     return np.eye(len(wte))[ids] @ wte + np.eye(len(wpe))[: len(ids)] @ wpe
+
+
+def added_in_place(ids, wte, wpe):
+    """Only the last place of a token that is there twice is kept."""
+    wte[ids] += wpe[: len(ids)]
+    return wte[ids]
+
+
+def written_at_first_places(ids, wte, wpe):
+    out = np.zeros((len(ids), wte.shape[1]))
+    for i in ids:
+        out[ids.index(i)] = wte[i] + wpe[ids.index(i)]
+    return out
+
+
+def returned_in_the_loop(ids, wte, wpe):
+    out = np.zeros((len(ids), wte.shape[1]))
+    for place, id in enumerate(ids):
+        out[place] = wte[id] + wpe[place]
+        return out
 
 
 # -- nearest ----------------------------------------------------------------------------------------------
@@ -183,6 +242,17 @@ def nearest_by_loops(i, wte, k):
 
 def half_a_cosine(i, wte, k):
     return np.argsort(-(wte @ wte[i]) / np.linalg.norm(wte[i]))[1 : k + 1]
+
+
+def by_columns(i, wte, k):
+    normed = wte / np.linalg.norm(wte, axis=0)
+    return np.argsort(-(normed @ normed[i]))[1 : k + 1]
+
+
+def unsorted(i, wte, k):
+    """The right tokens, as a partition leaves them."""
+    near = nearest(i, wte, k)
+    return np.sort(near)
 
 
 # exercise, function, slug of its mistake; None: it is right
@@ -212,6 +282,11 @@ TABLE = [
     ("tokens.merge", unknown_is_zero, "unknown-pairs-merged"),
     ("tokens.merge", as_text, "joined-inside-tokens"),
     ("tokens.merge", from_the_right, "copies-from-the-right"),
+    ("tokens.merge", unknown_comes_first, "ended-early"),
+    ("tokens.merge", three_rounds, "ended-early"),
+    ("tokens.merge", without_skipping, "letters-changed"),
+    ("tokens.merge", without_the_last, "letters-changed"),
+    ("tokens.merge", lambda symbols, ranks: [*by(lowest)(symbols, ranks), "</w>"], "letters-changed"),
     ("tokens.embed", embed, None),
     ("tokens.embed", embed_by_loops, None),
     ("tokens.embed", one_hot, None),
@@ -230,6 +305,10 @@ TABLE = [
         lambda ids, wte, wpe: np.array([wte[i] + wpe[ids.index(i)] for i in ids]),
         "positions-of-tokens",
     ),
+    ("tokens.embed", added_in_place, "positions-of-tokens"),
+    ("tokens.embed", written_at_first_places, "positions-of-tokens"),
+    ("tokens.embed", returned_in_the_loop, "first-token-only"),
+    ("tokens.embed", lambda ids, wte, wpe: wte[ids] + wpe[-len(ids) :], "last-positions"),
     ("tokens.nearest", nearest, None),
     ("tokens.nearest", nearest_by_loops, None),
     ("tokens.nearest", lambda i, wte, k: np.argsort(-cosines(i, wte))[1 : k + 1].tolist(), None),
@@ -247,4 +326,14 @@ TABLE = [
     ),
     ("tokens.nearest", lambda i, wte, k: np.argsort(((wte - wte[i]) ** 2).sum(1))[:k], "distance"),
     ("tokens.nearest", lambda i, wte, k: -np.sort(-cosines(i, wte))[1 : k + 1], "cosines-returned"),
+    ("tokens.nearest", by_columns, "columns-normalised"),
+    ("tokens.nearest", unsorted, "order-mixed"),
+    (
+        "tokens.nearest",
+        lambda i, wte, k: np.argsort(-(wte @ wte[i]) / (wte**2).sum(1))[1 : k + 1],
+        "norm-squared",
+    ),
+    ("tokens.nearest", lambda i, wte, k: np.argsort(-cosines(i, wte))[2 : k + 2], "nearest-left-out"),
+    ("tokens.nearest", lambda i, wte, k: np.argsort(-np.abs(cosines(i, wte)))[1 : k + 1], "sign-lost"),
+    ("tokens.nearest", lambda i, wte, k: np.argsort(-(cosines(i, wte) ** 2))[1 : k + 1], "sign-lost"),
 ]

@@ -50,6 +50,18 @@ def plain(x, epsilon):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
 
 
+def by_length(length):
+    """Divided by a length: squares are summed, not averaged."""
+    return normed(lambda x, e: length(x - x.mean(-1, keepdims=True), e))
+
+
+def returned_in_the_loop(x, weight, bias, epsilon):
+    out = np.full(x.shape, 7.0)
+    for i, row in enumerate(x):
+        out[i] = (row - row.mean()) / np.sqrt(row.var() + epsilon) * weight + bias
+        return out
+
+
 # -- gelu -------------------------------------------------------------------------------------------------
 
 ROOT = math.sqrt(2 / math.pi)
@@ -77,6 +89,10 @@ def exact(x):
 
 def share(x):
     return 0.5 * (1 + np.tanh(ROOT * (x + 0.044715 * x**3)))
+
+
+def bracketed(x, inside):
+    return 0.5 * x * (1 + np.tanh(inside))
 
 
 # -- after_mlp --------------------------------------------------------------------------------------------
@@ -113,6 +129,27 @@ def neuron_by_neuron(resid_mid, ln_2, c_fc, c_proj):
         loud = curve()(x @ c_fc.weight[:, i] + c_fc.bias[i])
         out += np.outer(loud, c_proj.weight[i])
     return out
+
+
+def bias_late(resid_mid, ln_2, c_fc, c_proj):
+    x = plain(resid_mid, ln_2.epsilon) * ln_2.weight + ln_2.bias
+    return resid_mid + (curve()(x @ c_fc.weight) + c_fc.bias) @ c_proj.weight + c_proj.bias
+
+
+def norm_late(before):
+    """LayerNorm after the sum."""
+
+    def after_mlp(resid_mid, ln_2, c_fc, c_proj):
+        norm = lambda x: plain(x, ln_2.epsilon) * ln_2.weight + ln_2.bias  # noqa: E731
+        x = norm(resid_mid) if before else resid_mid
+        return norm(resid_mid + curve()(x @ c_fc.weight + c_fc.bias) @ c_proj.weight + c_proj.bias)
+
+    return after_mlp
+
+
+def helped_by(layer_norm):
+    """With a LayerNorm that is not right yet."""
+    return with_mlp(norm=lambda x, ln: layer_norm(x, ln.weight, ln.bias, ln.epsilon))
 
 
 # exercise, function, slug of its mistake; None: it is right
@@ -155,6 +192,22 @@ TABLE = [
         lambda x, w, b, e: normed(lambda x, e: x.std(-1, keepdims=True) + e)(x, w, 0, e),
         "missing-bias",
     ),
+    (
+        "stream.layer_norm",
+        by_length(lambda x, e: np.linalg.norm(x, axis=-1, keepdims=True) + e),
+        "sum-instead-of-mean",
+    ),
+    (
+        "stream.layer_norm",
+        by_length(lambda x, e: np.sqrt((x**2).sum(-1, keepdims=True) + e)),
+        "sum-instead-of-mean",
+    ),
+    (
+        "stream.layer_norm",
+        normed(lambda x, e: np.linalg.norm(x, axis=-1, keepdims=True) + e),
+        "sum-instead-of-mean",
+    ),
+    ("stream.layer_norm", returned_in_the_loop, "first-token-only"),
     ("stream.gelu", curve(), None),
     ("stream.gelu", gelu_by_loops, None),
     ("stream.gelu", by_exponentials, None),
@@ -164,7 +217,14 @@ TABLE = [
     ("stream.gelu", lambda x: x, "activation-missing"),
     ("stream.gelu", curve(constant=0.44715), "gelu-constant"),
     ("stream.gelu", curve(power=2), "gelu-constant"),
-    ("stream.gelu", curve(factor=2 / math.pi), "gelu-factor"),
+    ("stream.gelu", curve(factor=2 / math.pi), "gelu-root"),
+    ("stream.gelu", curve(factor=math.sqrt(2) / math.pi), "gelu-root"),
+    ("stream.gelu", curve(factor=1), "gelu-root"),
+    ("stream.gelu", lambda x: bracketed(x, ROOT * x + 0.044715 * x**3), "gelu-bracket"),
+    ("stream.gelu", lambda x: bracketed(x, ROOT * (x + (0.044715 * x) ** 3)), "gelu-bracket"),
+    ("stream.gelu", lambda x: bracketed(x, ROOT * (x + 0.044715 * x) ** 3), "gelu-bracket"),
+    ("stream.gelu", lambda x: 0.5 * x + np.tanh(ROOT * (x + 0.044715 * x**3)), "gelu-bracket"),
+    ("stream.gelu", lambda x: 0.5 * x * (1 + np.tanh(ROOT) * (x + 0.044715 * x**3)), "gelu-bracket"),
     ("stream.gelu", curve(half=1), "gelu-factor"),
     ("stream.gelu", share, "gelu-without-x"),
     ("stream.gelu", lambda x: np.tanh(ROOT * (x + 0.044715 * x**3)), "gelu-without-x"),
@@ -195,4 +255,29 @@ TABLE = [
     ("stream.after_mlp", with_mlp(biases=(1, 2)), "bias-twice"),
     ("stream.after_mlp", with_mlp(biases=(1, 0), added=lambda stream, x: 0), "residual-missing"),
     ("stream.after_mlp", in_place, "stream-centred"),
+    ("stream.after_mlp", bias_late, "bias-after-curve"),
+    ("stream.after_mlp", norm_late(True), "post-norm"),
+    ("stream.after_mlp", norm_late(False), "post-norm"),
+    ("stream.after_mlp", helped_by(ddof1), "layernorm-ddof1"),
+    ("stream.after_mlp", helped_by(over(0)), "layernorm-wrong-axis"),
+    ("stream.after_mlp", helped_by(over(None)), "layernorm-wrong-axis"),
+    (
+        "stream.after_mlp",
+        helped_by(by_length(lambda x, e: np.linalg.norm(x, axis=-1, keepdims=True) + e)),
+        "sum-instead-of-mean",
+    ),
+    ("stream.after_mlp", helped_by(lambda x, w, b, e: plain(x, e) * w), "layernorm-bias-missing"),
+    ("stream.after_mlp", helped_by(lambda x, w, b, e: plain(x, 0) * w + b), "layernorm-no-eps"),
+    (
+        "stream.after_mlp",
+        helped_by(normed(lambda x, e: x.std(-1, keepdims=True) + e)),
+        "layernorm-eps-outside",
+    ),
+    ("stream.after_mlp", with_mlp(activation=curve(factor=2 / math.pi)), "gelu-root"),
+    (
+        "stream.after_mlp",
+        with_mlp(activation=lambda x: bracketed(x, ROOT * x + 0.044715 * x**3)),
+        "gelu-bracket",
+    ),
+    ("stream.after_mlp", with_mlp(activation=share), "gelu-without-x"),
 ]
