@@ -47,7 +47,8 @@ ORDER = {
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 lens_and_contributions page_facts page_data
         opening_place page comparison_page""",
-    "lessons": """verdict exercise models same pictures by_site by_output planted_mistakes attention_mistakes
+    "lessons": """time_limit verdict exercise models same pictures by_site by_output planted_mistakes
+        attention_mistakes
         exercises showing learner_code checker percent_file notebook scripts exercise_functions shelf
         learner_files running code_colours prose page handout solutions 1_tokens 2_words_alone 3_attention
         4_next_word 5_induction 6_patching 7_your_own""",

@@ -4,8 +4,8 @@
 #
 # **Question: how does the second `am` know that `ber` comes next?**
 #
-# You need lesson 2 and NumPy. Run the cells from top to bottom. Four of them hold a function that ends in
-# `return lessons.todo`: write your own lines there, then run the check below it. It tells you whether you are
+# You need lesson 2 and NumPy. Run the cells from top to bottom. Four hold a function that ends in
+# `return lessons.todo`: write your own lines there, then run the check below it. It says whether you are
 # right, and if you are not, what to ask yourself.
 
 # %%
@@ -20,10 +20,11 @@ trace = model.trace(L)
 tokens = list(trace.tokens)
 print(tokens)
 for text in (L, " Tam"):
-    print(f"after {text!r}:", ", ".join(f"{token!r} {p:.3f}" for token, _, p in model.trace(text).top(3)))
+    top = model.trace(text).top(3)
+    print(f"after {text!r}:", ", ".join(f"{token!r} {p:.3f}" for token, _, p in top))
 
 assert [round(p, 3) for token, _, p in trace.top(1) if token == "ber"] == [0.976]
-assert "ber" not in [token for token, _, _ in model.trace(" Tam").top(3)]
+assert "ber" not in [token for token, _, _ in top]  # after the last two tokens alone
 
 # %% [markdown]
 # ## 1. The model looks back
@@ -38,8 +39,7 @@ assert "ber" not in [token for token, _, _ in model.trace(" Tam").top(3)]
 # %%
 last_row = trace["h.1.attn.pattern"][0, 11]  # [head, query, key]: one head, one query, twelve keys
 lessons.show(lessons.bars(last_row, tokens, "head 1.0 at the last token", percent=True, numbered=True))
-assert last_row.argmax() == 4
-assert round(100 * last_row[4]) == 86
+assert (last_row.argmax(), round(100 * last_row[4])) == (4, 86)
 
 # %% [markdown]
 # It gives 86 % to position 4. That is `ber`, the token that came after the *first* `am`. How does a head
@@ -88,8 +88,7 @@ assert products.argmax() == 4
 assert np.round(products[[4, 0]], 1).tolist() == [42.4, 27.1]
 
 # %% [markdown]
-# The key of `ber` wins with 42.4. Next is position 0 with 27.1 (we will see why). No other position comes
-# near.
+# The key of `ber` wins with 42.4. Position 0 is next with 27.1 (we will see why). No other comes near.
 #
 # ## 4. Why divide by a square root?
 # To turn products into shares, attention takes the exponential of each and divides by their sum (softmax).
@@ -123,21 +122,17 @@ for n in (12, 48, 192):  # 10,000 products of two vectors of n random numbers
     print(f"random vectors of {n:3} numbers: spread {spreads[-1]:4.1f}, root of {n:3} is {np.sqrt(n):4.1f}")
 
 assert spreads == [3.5, 7.0, 14.0]
-assert after == [1.0, 0.686]
-assert round(raw[4], 3) == 1.0
-assert round(scaled[4], 3) == 0.856
+assert [round(raw[4], 3), round(scaled[4], 3), *after] == [1.0, 0.856, 1.0, 0.686]
 assert [round(pairs.std(), 1), round((pairs / root).std(), 1)] == [14.5, 2.1]
 
 # %% [markdown]
-# A product of two vectors is a sum of as many terms as they have numbers. If the terms are independent of
-# each other, as in random vectors, the spread of such a sum grows with the square root of how many there
-# are: 3.5, 7.0 and 14.0. Dividing by that root keeps the spread the same, however long the vectors are. In
-# head 1.0 it goes from 14.5 down to 2.1.
+# A product of two vectors is a sum of as many terms as they have numbers. If the terms are independent, as in
+# random vectors, the spread of such a sum grows with the square root of their number: 3.5, 7.0 and 14.0.
+# Dividing by that root keeps it the same, however long the vectors are. In head 1.0 it goes from 14.5 to 2.1.
 #
-# Why does it matter? Undivided, the winner takes 1.000 here, and all the others 0.000. A softmax like that
-# hardly changes when a product changes (take 1 from the winner's: it still has 1.000), so that a model in
-# training has nothing to learn from. Divided, the winner has 0.856, with 1 less it has 0.686, and the others
-# still count.
+# Why does it matter? Undivided, the winner takes 1.000 here, and all others 0.000. Such a softmax hardly
+# changes when a product does (with 1 less, the winner still has 1.000): a model in training has nothing to
+# learn from. Divided, the winner has 0.856, and 0.686 with 1 less: the others still count.
 #
 # ## 5. No looking ahead
 # The model is asked for the next token at every position at once. A position that could look to its right
@@ -157,9 +152,9 @@ for site in ("h.0.resid_post", "h.1.resid_post", "h.3.resid_post"):
 
 # %% [markdown]
 # You will need all heads at once. Here are three tools, tried on two heads with vectors of two numbers. `@`
-# multiplies the last two axes of arrays, for each index of the axes before these, so the heads must come
-# first: `transpose` puts the axes into another order. `np.einsum` does both at once: you name the axes of the
-# inputs, and those of the result; what is not in the result is summed over. And `np.tri` makes a triangle.
+# multiplies the last two axes of arrays, for each index of those before, so the heads must come first:
+# `transpose` puts the axes into another order. `np.einsum` does both: you name the axes of the inputs, and of
+# the result; what is not in the result is summed over. And `np.tri` makes a triangle.
 
 # %%
 small = np.arange(12).reshape(3, 2, 2)  # [pos, head, number]: three positions, two heads
@@ -168,9 +163,9 @@ ones = np.ones((2, 2, 1))  # [head, number, 1]: a column for each head
 sums = by_head @ ones  # [head, pos, 1]: head by head
 print(small.shape, "->", by_head.shape, "@", ones.shape, "->", sums.shape)
 print("head 1 alone gives the same:", np.array_equal(sums[1], small[:, 1] @ ones[1]))
-print("and so does einsum:", np.array_equal(sums[:, :, 0], np.einsum("phn->hp", small)))
-print(np.tri(3, dtype=int))
-assert np.array_equal(sums[:, :, 0], np.einsum("phn->hp", small))
+by_einsum = np.array_equal(sums[:, :, 0], np.einsum("phn->hp", small))
+print(f"and so does einsum: {by_einsum}\n{np.tri(3, dtype=int)}")
+assert by_einsum
 
 # %% [markdown]
 # **Your turn.** All scores of all heads at once: products of queries and keys, divided by the square root
@@ -189,22 +184,22 @@ lessons.check("attention.scores", scores)
 
 # %% [markdown]
 # ## 6. From scores to shares
-# The softmax runs along the keys: each query has one whole attention to give away, no more and no less. The
-# map shows head 1.0. Each row is a query, each column a key; the future is left out.
+# The softmax runs along the keys: each query has one whole attention to give away. In this map of head 1.0
+# each row is a query, each column a key; the future is left out.
 
 # %%
 pattern_10 = trace["h.1.attn.pattern"][0]
 seen = np.where(np.tri(12, dtype=bool), pattern_10, np.nan)
 title = "attention of head 1.0"
 lessons.show(lessons.heatmap(seen, tokens, tokens, title, corner="query", percent=True, numbered=True))
-print("sums of the rows:", *(f"{row.sum():.3f}" for row in pattern_10))
+print("sums of the rows:", *(f"{total:.3f}" for total in pattern_10.sum(axis=1)))
 assert np.allclose(pattern_10.sum(axis=1), 1)
 assert [round(100 * pattern_10[i, j]) for i, j in ((0, 0), (10, 3), (11, 4))] == [100, 87, 86]
 
 # %% [markdown]
-# The first token sees only itself, and so it must give itself 100 %. Most rows have their largest share at
-# position 0: as the shares must add up to 1, a head that finds nothing has to put them somewhere. Two rows
-# do not. The second `·T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
+# The first token sees only itself, so it gives itself 100 %. Most rows have their largest share at position
+# 0: the shares must add up to 1, so a head that finds nothing has to put them somewhere. Two rows do not. The
+# second `·T` gives 87 % to `am`, and the second `am` gives 86 % to `ber`. Both look at the token
 # that came *after* the first token of the same kind. A head that does this is called an **induction head**.
 #
 # **Your turn.** You get the products, already divided, but with the future still in them. Hide it, and turn
@@ -228,30 +223,25 @@ lessons.check("attention.pattern", pattern)
 
 # %%
 z = trace["h.1.attn.z"][11, 0]
-averaged = sum(last_row[i] * v[i, 0] for i in range(12))
-print("z is the average of the values:", np.allclose(z, averaged))
+is_average = np.allclose(z, sum(last_row[i] * v[i, 0] for i in range(12)))
+print("z is the average of the values:", is_average)
 cosines = v[:, 0] @ z / np.linalg.norm(v[:, 0], axis=1) / np.linalg.norm(z)
 lessons.show(lessons.bars(cosines, tokens, "cosine of z and each value", numbered=True))
-assert np.allclose(z, averaged)
-assert cosines.argmax() == 4
-assert round(cosines[4], 2) == 1.0
+assert is_average
+assert (cosines.argmax(), round(cosines[4], 2)) == (4, 1.0)
 
 # %% [markdown]
-# So `z` is the value of `ber`, hardly mixed with anything else. Now the position of the second `am` holds
-# what `ber` had to hand over.
-#
-# One step is left. The four heads' results stand side by side, 4 x 48 = 192 numbers, head 0 first. One more
-# matrix, `c_proj`, turns them into the 192 numbers that attention adds to the residual stream. Since each
-# head meets its own 48 rows of that matrix, the heads simply add up:
+# So `z` is the value of `ber`, hardly mixed with anything else: the position of the second `am` now holds
+# what `ber` had to hand over. One step is left. The four heads' results stand side by side, 4 x 48 = 192
+# numbers, head 0 first. One more matrix, `c_proj`, turns them into the 192 numbers that attention adds to the
+# residual stream. Since each head meets its own 48 rows of that matrix, the heads simply add up:
 
 # %%
 by_heads = trace["h.1.attn.heads"][11]  # [head, n_embd]: what each head writes
 bias = model.parameters.h[1].attn.c_proj.bias
-written = trace["h.1.attn.out"][11]
-print(
-    "sum of four heads and the bias is what attention writes:", np.allclose(by_heads.sum(0) + bias, written)
-)
-assert np.allclose(by_heads.sum(0) + bias, written)
+adds_up = np.allclose(by_heads.sum(0) + bias, trace["h.1.attn.out"][11])
+print("sum of four heads and the bias is what attention writes:", adds_up)
+assert adds_up
 
 # %% [markdown]
 # **Your turn.** Average the values with the pattern, put the heads side by side, and apply `c_proj`: `weight`
@@ -284,8 +274,7 @@ table = np.stack([before, itself, to_ber], axis=1)
 lessons.show(lessons.heatmap(table, names, ["token before", "itself", "ber"], "heads", percent=True))
 
 percent = {name: np.round(100 * row).astype(int).tolist() for name, row in zip(names, table, strict=True)}
-assert percent["0.0"][0] == 98
-assert [percent[head][1] for head in ("0.2", "0.3")] == [94, 96]
+assert [percent["0.0"][0], percent["0.2"][1], percent["0.3"][1]] == [98, 94, 96]
 assert [percent[head][2] for head in ("1.0", "1.1", "1.3")] == [86, 78, 62]
 
 # %% [markdown]
@@ -315,10 +304,10 @@ print(f"0.0 at the last position: {100 * patterns[0, 11, 4]:.0f} % to ber")
 assert round(100 * patterns[0, 11, 4]) == 0
 
 # %% [markdown]
-# Without 0.0, head 1.0 gives `ber` only 2 %, and the first guess is `a`. Without 0.1 nothing is lost: so it
-# is not that *any* missing head would do this. Heads 0.2 and 0.3, which look at the token itself, are needed
-# too: without them 40 % and 26 % are left. This is evidence for our answer, and no proof: it does not show
-# *what* 0.0 passes on, or who reads it. Lesson 5 takes that apart.
+# Without 0.0, head 1.0 gives `ber` only 2 %, and the first guess is `a`. Without 0.1 nothing is lost: not
+# *any* missing head would do this. Heads 0.2 and 0.3, which look at the token itself, are needed too: without
+# them 40 % and 26 % are left. This is evidence for our answer, and no proof: it does not show *what* 0.0
+# passes on, or who reads it. Lesson 5 takes that apart.
 #
 # ## 9. Your attention in all four layers
 # Do your four functions, one after the other, give what the model computes? This cell tries it once all four
@@ -342,12 +331,11 @@ else:
 
 # %% [markdown]
 # The model can check itself in the same way. A *site* is a place in the computation whose numbers the trace
-# holds: `h.1.attn.scores` is one. `verify` computes every site again from those before it, and says how far
-# off each one is.
+# holds, as `h.1.attn.scores`. `verify` computes each again from those before it, and says how far off it is.
 
 # %%
 checked = trace.verify().checked  # each site and its largest difference
-first, last = (line.partition(" =")[0] for line in (next(iter(checked)), list(checked)[-1]))
+first, *_, last = (line.partition(" =")[0] for line in checked)
 print(f"{len(checked)} sites computed again, from {first} to {last}")
 print(f"all right to 12 digits: {max(checked.values()) < 1e-12}")
 assert max(checked.values()) < 1e-12
@@ -369,8 +357,7 @@ def uniform(head):
     """An edit that makes one head look at everything equally."""
 
     def edit(pattern):
-        n = pattern.shape[1]
-        pattern = pattern.copy()
+        n, pattern = pattern.shape[1], pattern.copy()
         pattern[head] = np.tri(n) / np.arange(1, n + 1)[:, None]
         return pattern
 
@@ -385,15 +372,13 @@ for head in range(4):
     print(f"0.{head} uniform  {losses[head]:.2f}")
 zeroed = model.score(AUSTEN, edits={"h.0.attn.z": gpt2np.analysis.interventions.zero(heads=1)}).loss
 print(f"0.1 removed  {zeroed:.2f}")
-assert round(as_it_is, 2) == 3.46
+assert [round(as_it_is, 2), round(zeroed, 2)] == [3.46, 4.56]
 assert losses == {0: 5.02, 1: 3.53, 2: 4.44, 3: 3.92}
-assert round(zeroed, 2) == 4.56
 
 # %% [markdown]
 # For head 0.1 it hardly matters: 3.53 instead of 3.46. For the others it does: 5.02, 4.44 and 3.92. Yet the
-# model needs 0.1: when it is removed, the loss is 4.56. What can a head be for, if it does not matter where
-# it looks? Think of what an average of all values tells about a text. Lesson 6 shows how to test such an
-# idea: it puts what a head found in one text into the run of another.
+# model needs 0.1: without it the loss is 4.56. What can a head be for, if it does not matter where it looks?
+# Think of what an average of all values tells about a text. Lesson 6 shows how to test such an idea.
 #
 # ## The real GPT-2
 # GPT-2 small has 12 layers of 12 heads. It has induction heads, too: 5.1 and 5.5 are two of them. If GPT-2 is
@@ -402,8 +387,7 @@ assert round(zeroed, 2) == 4.56
 # %%
 if lessons.available("gpt2"):
     gpt2 = gpt2np.load("gpt2")
-    first, name = gpt2.token_ids("Lord"), gpt2.token_ids(" Tamber")
-    middle = gpt2.token_ids(" spoke; and then Lord")
+    first, name, middle = map(gpt2.token_ids, ("Lord", " Tamber", " spoke; and then Lord"))
     run = gpt2.trace([*first, *name, *middle, *name[:1]], keep=["h.5.attn.pattern", "logits"])
     print(list(run.tokens))
     for head in (1, 5):

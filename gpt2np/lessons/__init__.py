@@ -4,7 +4,7 @@
 >>> q, k = lessons.inputs("attention.scores")  # what your function gets, in float64
 >>> lessons.check("attention.scores", scores)  # right, or where it is wrong, and a question
 
-`gpt2np learn` lists the lessons.
+`gpt2np learn` lists the lessons. Whoever uses them computes on one thread from then on.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -53,8 +53,11 @@ def __getattr__(name: str) -> Any:
     """What is imported when it is first used: the list of lessons needs no model."""
     import importlib
 
+    from gpt2np.threads import keep_one
+
     if name not in _LATER:
         raise AttributeError(f"module 'gpt2np.lessons' has no attribute {name!r}")
+    keep_one()
     return getattr(importlib.import_module(f"gpt2np.lessons.{_LATER[name]}"), name)
 
 

@@ -9,15 +9,18 @@ import numpy as np
 from gpt2np.errors import InputError, short
 from gpt2np.lessons.exercise import Attempt, Exercise, Finding, Function
 from gpt2np.lessons.exercises import exercise
-from gpt2np.lessons.learner_code import NotWrittenError, attempts_of, where_raised
+from gpt2np.lessons.learner_code import NotWrittenError, attempts_of, where_raised, where_stopped
 from gpt2np.lessons.models import model_of_lessons
 from gpt2np.lessons.same import kind_of
 from gpt2np.lessons.showing import shows_itself
+from gpt2np.lessons.time_limit import TooLongError
 from gpt2np.lessons.verdict import Verdict
 from gpt2np.model import Model
 from gpt2np.tables import table
 
 DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.I)  # as NumPy says it
+
+ENDLESS = "What has to change in each round of your loop for it to come to its end, and does it?"
 
 _told: dict[tuple[str, str], int] = {}  # how often a hint was given, by exercise and mistake
 
@@ -99,6 +102,8 @@ def _found(
     """What is found about one attempt."""
     if isinstance(attempt.error, NotWrittenError):
         return Finding("todo")
+    if isinstance(attempt.error, TooLongError):
+        return Finding("stopped", where_stopped(attempt.error, function))
     if attempt.error is not None:
         return Finding("raised", where_raised(attempt.error, function))
     try:
@@ -126,6 +131,8 @@ def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
         return wanted.look
     if found.state == "shape":
         return wanted.form if _has_axes(attempt.result) else ""
+    if found.state == "stopped":
+        return ENDLESS
     if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):
         return wanted.fit
     return wanted.stops.get(type(attempt.error).__name__, "")

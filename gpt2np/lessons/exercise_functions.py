@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2np.errors import InputError, short
 from gpt2np.lessons.scripts import modules_beside, place_in, said
+from gpt2np.lessons.time_limit import TooLongError, time_limit
 
 if TYPE_CHECKING:
     from symtable import SymbolTable
@@ -77,8 +78,10 @@ def function_of(tree: ast.Module, name: str, path: Path) -> Callable[..., Any]:
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
     try:
         code = compile(ast.Module(_needed(tree, name), []), str(path), "exec", dont_inherit=True)
-        with modules_beside(path):
+        with modules_beside(path), time_limit():
             exec(code, namespace)
+    except TooLongError as error:
+        raise InputError(f"{path}{place_in(path, error)}: {error}") from None
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}{place_in(path, error)}: {said(error)}") from None
     function = namespace.get(name)

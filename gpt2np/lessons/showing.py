@@ -20,9 +20,7 @@ def show(*things: Any) -> None:
         if _collector is not None:
             _collector(thing)
         elif _in_notebook():
-            from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
-
-            display(thing)
+            _display(thing)
         elif isinstance(thing, Page):
             print("(a page of the viewer: a notebook shows it, and so does the page of this lesson)")
         else:
@@ -43,6 +41,13 @@ def collecting(collector: Callable[[Any], object]) -> Iterator[None]:
         yield
     finally:
         _collector = before
+
+
+def _display(thing: object) -> None:
+    """Show a thing in the notebook that runs this; IPython has no types, and need not be installed."""
+    import importlib
+
+    importlib.import_module("IPython.display").display(thing)
 
 
 def _in_notebook() -> bool:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from gpt2np.html_tables import markup
+from gpt2np.lessons.time_limit import TooLongError
 from gpt2np.tables import wrapped
 
 _SIGNS = {"right": "✓", "todo": "…", "suspicious": "?"}  # any other: ✗
@@ -11,6 +12,7 @@ _COLOURS = {"right": "#176f2c", "todo": "#555", "suspicious": "#8a5a00"}  # any 
 _SAYS = {
     "todo": "not written yet. Put your own lines in the place of `return lessons.todo`.",
     "raised": "your function stopped with an error.",
+    "stopped": f"your function was stopped: {TooLongError()}.",
     "shape": "the result does not have the right form.",
     "wrong": "wrong.",
     "suspicious": "right here, but not always.",
@@ -25,12 +27,12 @@ _LARGE = 1e4
 class Verdict:
     """The result of `lessons.check`; `str()` says it in plain words, and a notebook shows the same.
 
-    `state` is `todo` (the stub as it was), `raised` (an exception), `shape`, `wrong`, `suspicious` (right for
-    this text, but not for every one) or `right`. `where` has the axes and indexes of what is most wrong, both
-    shapes, or the line and the message of an exception; never a true value. `ratio` is the largest error as a
-    multiple of what float32 explains. `mistake` is the slug of a known mistake, None where none explains the
-    result; `ended` says that the search ended before all known mistakes were tried. `hint` is a question; the
-    second check with the same mistake has a nearer one.
+    `state` is `todo` (the stub as it was), `raised` (an exception), `stopped` (it took too long), `shape`,
+    `wrong`, `suspicious` (right for this text, but not for every one) or `right`. `where` has the axes and
+    indexes of what is most wrong, both shapes, or the line and the message of an exception; never a true
+    value. `ratio` is the largest error as a multiple of what float32 explains. `mistake` is the slug of a
+    known mistake, None where none explains the result; `ended` says that the search ended before all known
+    mistakes were tried. `hint` is a question; the second check with the same mistake has a nearer one.
     """
 
     exercise: str

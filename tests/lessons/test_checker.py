@@ -1,13 +1,15 @@
 """What a check promises: plain words, the learner's own line, a nearer hint, and never the true value."""
 
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from gpt2np import lessons
 from gpt2np.errors import InputError
-from gpt2np.lessons import by_site, checker, showing
+from gpt2np.lessons import by_site, checker, showing, time_limit
 from gpt2np.lessons.exercises import exercise
 from gpt2np.lessons.verdict import Verdict
 from gpt2np.reference import search_limit
@@ -90,6 +92,76 @@ def test_ctrl_c_stops_a_check():
 
     with pytest.raises(KeyboardInterrupt):
         judge(interrupted)
+
+
+def endless(q, k):
+    n = 0
+    while n < len(q):
+        n += 0
+
+
+def waits(q, k):
+    while True:
+        time.sleep(0.01)
+
+
+def endless_for_the_second(q, k):
+    return scores(q, k) if len(q) == 12 else endless(q, k)
+
+
+@pytest.fixture
+def _soon(monkeypatch):
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
+    monkeypatch.setattr(time_limit, "WAITING", 5)
+
+
+@pytest.mark.usefixtures("_soon")
+@pytest.mark.parametrize(
+    ("function", "where"),
+    [
+        (endless, r"it was at line \d+, `(while n < len\(q\):|n \+= 0)`"),
+        (waits, r"it was at line \d+, `(while True:|time\.sleep\(0\.01\))`"),
+        (endless_for_the_second, r"for the text 'Doctor .*V': it was at line \d+, `.*`"),
+    ],
+)
+def test_a_function_without_an_end_is_stopped_and_says_where(function, where):
+    verdict = judge(function)
+    assert verdict.state == "stopped"
+    assert re.fullmatch(where, verdict.where), verdict.where
+    assert verdict.hint.endswith("?")
+    assert "✗ attention.scores: your function was stopped: it had not ended" in str(verdict)
+    assert judge(scores).right  # nothing of it is left behind
+    assert not [
+        each for each in threading.enumerate() if each.name == "gpt2np time limit" and each.is_alive()
+    ]
+
+
+@pytest.mark.usefixtures("_soon")
+def test_what_swallows_every_exception_is_stopped_again():
+    def gives_up_at_last(q, k):
+        for _ in range(2):
+            try:
+                endless(q, k)
+            except:  # noqa: E722  # as learners write it
+                continue
+        return endless(q, k)
+
+    assert judge(gives_up_at_last).state == "stopped"
+
+
+@pytest.mark.usefixtures("_soon")
+def test_another_thread_may_check_as_well():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(judge(endless).state))
+    thread.start()
+    thread.join()
+    assert found == ["stopped"]
+
+
+def test_what_ends_in_time_is_left_alone(monkeypatch):
+    monkeypatch.setattr(time_limit, "_LOOKS", 0.001)
+    for _ in range(20):
+        assert judge(scores).right
 
 
 RAGGED, WANTED = [[1.0], [1.0, 2.0]], "[head, query, key] = (4, 12, 12)"

@@ -13,7 +13,7 @@ from support.command_line import run
 
 from gpt2np.checkpoints.checkpoint import shipped_folder
 from gpt2np.errors import InputError
-from gpt2np.lessons import prose
+from gpt2np.lessons import prose, time_limit
 from gpt2np.lessons.exercise_functions import exercise_functions, function_of
 from gpt2np.lessons.learner_files import progress_in
 from gpt2np.lessons.scripts import parsed
@@ -260,6 +260,25 @@ def test_a_check_with_the_numbers_of_another_model(capsys, tmp_path_factory):
     assert run(capsys, "learn", "check", path, "--model", "tiny")[0] == 0
     assert run(capsys, "learn", "check", path, "--model", other)[0] == 1
     assert run(capsys, "learn", "check", sample(RIGHT), "--model", other)[0] == 0
+
+
+ENDLESS = "    n = 0\n    while n < 1:\n        n -= 1\n"
+
+
+def test_a_function_without_an_end_is_wrong(capsys, monkeypatch):
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
+    code, out, _ = run(capsys, "learn", "check", sample(ENDLESS))
+    assert code == 1
+    assert "your function was stopped" in out
+    assert "It was at line" in out
+
+
+def test_a_file_without_an_end_cannot_be_run(capsys, monkeypatch):
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
+    Path("x.py").write_text("n = 0\nwhile n < 1:\n    n -= 1\ndef scores(q, k):\n    return n\n")
+    code, out, err = run(capsys, "learn", "check", "x.py")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"gpt2np: x\.py, line [23]: it had not ended after [\d.]+ seconds\n", err)
 
 
 def test_a_check_for_programs(capsys):

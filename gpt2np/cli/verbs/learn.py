@@ -152,7 +152,9 @@ def _make_page(args: argparse.Namespace, lesson: Any) -> str:
     from gpt2np.lessons.page import lesson_page
     from gpt2np.lessons.percent_file import cells_of
     from gpt2np.lessons.running import run_cells
+    from gpt2np.threads import keep_one
 
+    keep_one()
     own = Path(lesson.file_name)
     if args.handout:
         page = handout(lesson, cells_of(read_text(lesson.path)))
@@ -175,7 +177,9 @@ def _check(args: argparse.Namespace) -> int:
     from gpt2np.lessons.exercise_functions import function_of
     from gpt2np.lessons.models import model_of_lessons
     from gpt2np.lessons.scripts import parsed
+    from gpt2np.threads import keep_one
 
+    keep_one()
     path = _file_to_check(args.of)
     tree = parsed(path)
     chosen = _chosen(tree, args.name, path)
