@@ -18,6 +18,7 @@
 TYPE_CHECKING = False  # as type checkers know it, without an import: a Ctrl-C in one would be loud
 if TYPE_CHECKING:
     from gpt2np import analysis as analysis
+    from gpt2np import lessons as lessons
     from gpt2np.architectures.gpt2.config import Config
     from gpt2np.checkpoints.config_file import read_config
     from gpt2np.errors import Gpt2npError
@@ -77,4 +78,6 @@ if not TYPE_CHECKING:  # for which a name that is not there is a mistake
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__", "analysis"])
+    return sorted(
+        [*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__", "analysis", "lessons"]
+    )

@@ -1,6 +1,5 @@
 """Reading a file that may be anything."""
 
-import hashlib
 import json
 import os
 import re
@@ -194,6 +193,8 @@ def sha256_of(path: Path) -> str:
     Raises:
         InputError: it is missing or something else.
     """
+    import hashlib
+
     check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ writer's lock is gone, so the next one in that folder can tell what nobody will 
 import contextlib
 import io
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -131,7 +130,7 @@ class Unfinished:
         """Make it, empty: a file, or with `of_files` a folder; raises OSError where that is not possible."""
         remove_leftovers(folder)
         while True:
-            self.path = folder / f".gpt2np-{secrets.token_hex(8)}.tmp"
+            self.path = folder / f".gpt2np-{os.urandom(8).hex()}.tmp"
             if of_files:
                 self.path.mkdir()
             else:

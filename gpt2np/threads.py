@@ -146,6 +146,12 @@ def using(n: int | None, n_rows: int, own: bool = False) -> Iterator[None]:
             raise
 
 
+def keep_one() -> None:
+    """Have BLAS compute on one thread from here on, which is faster for small products on a busy machine."""
+    if (blas := _blas()) is not None:
+        _shared.keep_one(blas)
+
+
 class _Shared:
     """What the passes of a process share: how many threads BLAS has, and who has the pool.
 
@@ -171,6 +177,14 @@ class _Shared:
             if wants_pool and self._owner is None:
                 self._owner = this
             return self._owner is this
+
+    def keep_one(self, blas: Any) -> None:
+        """One thread from here on, also after the passes that run now."""
+        with self._lock:
+            self._before = [(library, 1) for library in blas.lib_controllers]
+            if not self._passes:
+                for library, n in self._before:
+                    library.set_num_threads(n)
 
     def leave(self, this: object) -> None:
         with self._lock:

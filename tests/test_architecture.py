@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 ORDER = {
     "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile threads ops
         tracing architectures checkpoints text generation model loading analysis export capture kv reference
-        viewer cli __main__""",
+        viewer lessons cli __main__""",
     "ops": """blocks narrow_weights readable_parameters causal_mask caps products norms activations rotation
         attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
@@ -36,7 +36,7 @@ ORDER = {
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
         directions heads attribution lens neurons residual_stream site_values statistics baseline_notebook
         interventions losses two_prompts patching""",
-    "export": "decimal_text dialects typescript llmc",
+    "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
     "capture": "capture_files formats manifest prompt_set runs",
@@ -50,11 +50,20 @@ ORDER = {
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers recorded dropout""",
     "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo lens_and_contributions
-        page_facts page_data page comparison_page""",
+        page_facts page_data opening_place page comparison_page""",
+    "lessons": """time_limit verdict exercise models same pictures by_site by_output planted_mistakes
+        attention_mistakes
+        exercises showing learner_code checker percent_file notebook scripts exercise_functions shelf
+        learner_files running code_colours prose page handout solutions 1_tokens 2_words_alone 3_attention
+        4_next_word 5_induction 6_patching 7_your_own""",
+    "lessons/exercises": """token_by_token merging tokens after_mlp stream attention distributions decoding
+        next_word stripes circuits directions patches patching recorded_steps own_hints own_judge own""",
+    "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
+        7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
-        completion docs""",
+        learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

@@ -11,6 +11,7 @@ from support.pages import commands_in
 import gpt2np
 from gpt2np.cli import main
 from gpt2np.cli.program import build_parser
+from gpt2np.lessons.shelf import lesson_called
 
 DOCS = Path(gpt2np.__file__).parent / "docs"
 # Pages of source documents have tests of their own; the API reference quotes docstrings.
@@ -52,6 +53,7 @@ FILES = {  # for FILE after an option, or after a verb
     "query": "kv.json",
     "info": "t.safetensors",
     "score": "text.txt",
+    "check": "3_attention.py",
 }
 VERBS = next(action for action in build_parser()._actions if getattr(action, "choices", None)).choices
 
@@ -70,6 +72,7 @@ def prepared(tmp_path_factory, tiny):
     embed.tofile(folder / "theirs.bin")
     (folder / "theirs.txt").write_text("embed float32 3 192\n")
     (folder / "text.txt").write_text("Elizabeth was not sorry.", "utf-8")
+    (folder / "3_attention.py").write_text(lesson_called("3").solution(), "utf-8")
     (folder / "prompts.txt").write_text("Elizabeth was\nMr. Darcy was\n", "utf-8")
     return folder
 
@@ -95,6 +98,7 @@ def test_there_are_some():
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_runs(command, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)
+    monkeypatch.setattr("webbrowser.open", lambda _: True)
     monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "here"))
     assert main(arguments(command)) == 0, capsys.readouterr().err
 

@@ -27,7 +27,7 @@ def trace(tiny):
 
 def test_dir_has_what_is_for_users_and_no_internals():
     names = {name for name in dir(gpt2np) if not name.startswith("__")}
-    assert names == {*gpt2np.__all__, "analysis"}
+    assert names == {*gpt2np.__all__, "analysis", "lessons"}
     assert {"view", "compare", "load", "Trace"} <= names
 
 
@@ -36,6 +36,8 @@ def test_every_name_of_dir_is_there_and_others_are_not():
         assert getattr(gpt2np, name) is not None
     for module in dir(gpt2np.analysis):
         assert getattr(gpt2np.analysis, module).__name__ == f"gpt2np.analysis.{module}"
+    for name in dir(gpt2np.lessons):
+        assert getattr(gpt2np.lessons, name) is not None
     for name in ("lod", "Any", "TYPE_CHECKIN"):
         with pytest.raises(AttributeError, match=name):
             getattr(gpt2np, name)

@@ -27,6 +27,7 @@ VERBS_ELSEWHERE = {
     **dict.fromkeys(("attribution", "attribute"), "heads"),
     **dict.fromkeys(("cache", "kvcache"), "kv"),
     **dict.fromkeys(("pull", "fetch"), "download"),
+    **dict.fromkeys(("lesson", "lessons", "course", "tutorial", "teach", "exercise", "exercises"), "learn"),
 }
 LETTERS = {  # of other programs
     **{"-t": "--temperature", "-n": "--max-new-tokens", "-k": "--top-k", "-p": "--top-p", "-m": "--model"},
@@ -37,6 +38,7 @@ OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--temp",), "--temperature"),
     **dict.fromkeys(("--output", "--save", "--output-file"), "--out"),
     **dict.fromkeys(("--position",), "--pos"),
+    **dict.fromkeys(("--panel", "--tab"), "--show"),
     **dict.fromkeys(("--site", "--sites"), "--keep"),
     **dict.fromkeys(("--plot", "--picture", "--svg", "--pdf"), "--png"),
     **dict.fromkeys(("--input-ids", "--ids"), "--tokens"),

@@ -25,6 +25,7 @@ from gpt2np.cli.verbs import (
     heads_and_lens,
     info,
     kv,
+    learn,
     patch,
     plan,
     score,
@@ -40,6 +41,7 @@ from gpt2np.outputs import remove_empty
 DESCRIPTION = "Run GPT-2 or GPT-Neo in NumPy and see every step of it."
 GROUPS = {
     "look at a run": "trace generate view tokenize score",
+    "learn how it works": "learn",
     "take it apart": "lens heads circuits stats patch",
     "check your own implementation": "compare fixture",
     "models and data": "info download sites plan capture kv export",
@@ -139,6 +141,7 @@ def build_parser() -> Parser:
         export,
         fixture,
         view,
+        learn,
         completion,
         docs,
     ):

@@ -16,6 +16,7 @@ from gpt2np.reference.candidates import Candidate
 from gpt2np.reference.diagnosis import Diagnosis
 from gpt2np.reference.dumps import Dump, dump_of, is_fact
 from gpt2np.reference.judgement import Bands, Judgement, SiteReport
+from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.placement import Placement, place
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SECONDS, SearchLimit
@@ -183,7 +184,9 @@ def compare(
     special: bool = False,
     max_bytes: int | None = MAX_BYTES,
     search: float = SECONDS,
+    forms: int = 0,
     progress: Callable[[int, float], object] | None = None,
+    noise: Expected | None = None,
 ) -> Comparison:
     """Compare a dump of activations with the same run in float64.
 
@@ -192,10 +195,12 @@ def compare(
     says what ran. `names` maps their names to ours, `shapes` describes a raw file. `prefill` says that the
     dump comes from decoding with a cache: so many tokens at once, then one at a time. `rtol` and `atol`
     replace the noise bands by `atol + rtol * |truth|`. A prompt longer than the context is cut to its last
-    `n_positions` tokens. `special` is that of `Model.token_ids`. `max_bytes` is how much memory the arrays of
-    a `.npz` may take (None: any). `search` is for how many seconds to look for the mistake behind the first
-    wrong site (0: to the end); the verdict does not depend on it. `progress` is called now and then with how
-    many forms of mistakes have been tried, and after how many seconds.
+    `n_positions` tokens. `special` is that of `Model.token_ids`. `max_bytes` is how much memory the arrays
+    of a `.npz` may take (None: any). `search` is for how many seconds of computing to look for the mistake
+    behind the first wrong site (0: to the end), and `forms` how many forms of mistakes to try (0: all), which
+    ends at the same place on every machine; the verdict does not depend on either. `progress` is called now
+    and then with how many forms of mistakes have been tried, and after how many seconds. `noise` is what
+    `noise_bands.expect` gave for these tokens in float32: many dumps of one run are compared faster with it.
 
     Raises:
         InputError: the dump cannot be read or laid out, or nothing in it has a name of a site.
@@ -205,16 +210,18 @@ def compare(
         >>> found.verdict, found.site, found.mistake
         ('wrong', 'h.0.mlp.post', 'gelu-erf')
     """
-    limit = SearchLimit(search, progress)
+    limit = SearchLimit(search, progress, forms=forms)
     model = _model(model)
     read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
     whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False, special=special)
     ids = whole[-model.config.n_positions :]
     _check(prefill, len(ids), rtol, atol)
     wide = in_precision(model, "float64")
-    truth = wide.trace(ids)
+    if noise is not None and (list(noise.truth.token_ids) != ids or noise.truth.config != model.config):
+        raise InputError("noise is that of other tokens, or of another model: leave it out")
+    truth = wide.trace(ids) if noise is None else noise.truth
     placement = _placement(read, truth, model, names)
-    bands = Bands(placement, truth, model, rtol, atol)
+    bands = Bands(placement, truth, model, rtol, atol, noise)
     judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
     return _found(read, placement, model, judged, whole)
 
@@ -267,7 +274,7 @@ def _found(
         sum(not is_fact(name) for name in read.arrays),
         tuple(map(str, placement.offers)),
         unusable,
-        judged.limit.seconds if judged.limit.ended else None,
+        judged.limit.ended_after,
     )
 
 

@@ -81,14 +81,22 @@ class Bands:
     """
 
     def __init__(
-        self, placement: Placement, truth: Trace, model: Model, rtol: float | None, atol: float | None
+        self,
+        placement: Placement,
+        truth: Trace,
+        model: Model,
+        rtol: float | None,
+        atol: float | None,
+        noise: Expected | None = None,
     ) -> None:
+        """`noise` is that of float32, if it is known already."""
         self.truth, self._model = truth, model
         self._tolerances = None if rtol is None and atol is None else (rtol or 0.0, atol or 0.0)
         self._expected: dict[str, Expected] = {}
         if self._tolerances is None:
             precisions = {"float32", *(p.dtype for p in placement.placed if p.dtype in HALF)}
-            self._expected = {p: expect(model, truth.token_ids, p, truth) for p in precisions}
+            known = {} if noise is None else {"float32": noise}
+            self._expected = {p: known.get(p) or expect(model, truth.token_ids, p, truth) for p in precisions}
         self._half = {} if self._tolerances else self._half_before(placement)
 
     def of(self, site: str, dtype: str = "float32") -> Array:

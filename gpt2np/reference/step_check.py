@@ -41,7 +41,8 @@ class StepVerdict:
     number), `wrong`, or `shape`. `where` names axes and indexes of what is most wrong, never a value; for a
     wrong shape it has both shapes. `ratio` is the largest error as a multiple of what float32 explains; a
     mistake may be named below 1, if the error is just what it gives. `mistake` is a slug of the catalogue,
-    None where none explains the array; `hints` are its questions, the nearer one last. `noise` is for the
+    None where none explains the array; `hints` are its questions, the nearer one last. `tried` is how many
+    forms of mistakes were tried, and `ended` whether the search ended before all were. `noise` is for the
     next call with these tokens.
     """
 
@@ -51,6 +52,8 @@ class StepVerdict:
     ratio: float
     mistake: str | None = None
     hints: tuple[str, ...] = ()
+    tried: int = field(default=0, repr=False, compare=False)
+    ended: bool = field(default=False, repr=False, compare=False)
     noise: Expected | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -67,6 +70,7 @@ def check_step(
     *,
     mistakes: Collection[str] | None = None,
     budget: float = 1.0,
+    forms: int = 0,
     noise: Expected | None = None,
 ) -> StepVerdict:
     """Compare one array with the site that it should be.
@@ -74,13 +78,14 @@ def check_step(
     `values` is an array or a list in the site's own shape, which is held as it is: no other layout is looked
     for, and scores in the future must be -inf, or at most -9000. `ids` are the tokens, or the text.
     `mistakes` are the slugs to look for; None: all that are made in a step without a cache. Those of a cache,
-    and those in the choice of tokens, must be named. `budget` is how many seconds the search may take (0: to
-    the end). Truth and noise of the last prompts are remembered; `noise` is that of an earlier verdict on
-    these tokens.
+    and those in the choice of tokens, must be named. `budget` is how many seconds of computing the search may
+    take (0: to the end), and `forms` how many forms of mistakes it may try (0: all), which ends at the same
+    place on every machine. Truth and noise of the last prompts are remembered; `noise` is that of an earlier
+    verdict on these tokens.
 
     Raises:
         InputError: the model is none, the values are no numbers, a mistake is not in the catalogue,
-            the budget is no time, or the noise is that of other tokens.
+            the budget is no time, the forms are no count, or the noise is that of other tokens.
         UnknownSiteError: there is no such site.
 
     Example:
@@ -93,7 +98,7 @@ def check_step(
         only: Collection[str] = {mistake.slug for mistake in CATALOGUE}
     else:
         only = _checked(mistakes)
-    limit = SearchLimit(budget, name="budget")
+    limit = SearchLimit(budget, name="budget", forms=forms)
     wide, expected = _expected(model, model.token_ids(ids), noise)
     table, n_layer = model.config.architecture.sites, model.config.n_layer
     kind, layer = table.resolve(site, None, n_layer)
@@ -105,7 +110,7 @@ def check_step(
         where = f"[{' '.join(kind.axis_names)}] = {truth.shape}, yours is {array.shape}"
         return StepVerdict(name, "shape", where, np.inf, noise=expected)
     found = _Step(wide, expected, name, kind, layer, array, only, limit, mistakes is not None).verdict()
-    return replace(found, noise=expected)
+    return replace(found, tried=limit.tried, ended=limit.ended, noise=expected)
 
 
 def _checked(mistakes: Collection[str]) -> Collection[str]:

@@ -16,6 +16,8 @@ from gpt2np.model import Model
 from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
+from gpt2np.viewer.opening_place import COMPACT as COMPACT_PANELS
+from gpt2np.viewer.opening_place import PANELS, opening_place
 from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page_data import Data, checked, sizes_of
 
@@ -65,24 +67,34 @@ def view(
     model: Model | None = None,
     *,
     compact: bool = False,
+    show: str | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    pos: int | None = None,
 ) -> Page:
     """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
 
     What was not kept is left out, and so is what needs weights where there is no model. With `compact` it has
     the map and the attention only, in a smaller frame, for a notebook with many pages.
 
+    `show` is the panel that the page opens with: map, attention, lens, contributions, mlp, residual,
+    generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if negative.
+
     Raises:
-        InputError: this is neither, or `out` cannot be written, or is what the run was read from.
+        InputError: this is neither, there is no such panel, layer, head or position, or `out` cannot be
+            written, or is what the run was read from.
         TraceError: some positions were not kept, or the trace is of another model.
 
     Example:
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
+        >>> gpt2np.view(model.trace("Elizabeth was"), show="attention", layer=1, head=0, pos=-1)
     """
     trace, shown = _with_model(run, model)
+    opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos)
     inputs = [*checked(run).source_files(), *trace.source_files()]
     if out is not None:
         check_not_read(out, inputs)
-    page = Page(rendered(trace, shown, compact), COMPACT_HEIGHT if compact else HEIGHT, inputs)
+    page = Page(rendered(trace, shown, compact, opens_at), COMPACT_HEIGHT if compact else HEIGHT, inputs)
     if out is not None:
         page.save(out)
     return page
@@ -98,21 +110,22 @@ def _with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Tra
 
 
 @np.errstate(under="ignore")
-def rendered(trace: Trace, run: Trace | Generated, compact: bool = False) -> str:
-    """The most detailed page within the budget."""
+def rendered(trace: Trace, run: Trace | Generated, compact: bool = False, opens_at: str = "") -> str:
+    """The most detailed page within the budget; `opens_at` is what `opening_place` returns."""
     trace = checked(trace)
     sizes = sizes_of(trace)
     most = COMPACT if compact else budget(sizes.tokens)
     page = ""
     for detail in levels_within(sizes, most, compact):
         data = Data(trace, run, detail)
-        page = document(f"{''.join(trace.tokens)[:60]} · gpt2np view", pack(data.facts, data.arrays))
+        title = f"{''.join(trace.tokens)[:60]} · gpt2np view"
+        page = document(title, pack(data.facts, data.arrays), opens_at=opens_at)
         if len(page.encode("utf-8")) <= most:
             break
     return page
 
 
-def document(title: str, packed: str, entry: str = "main", modules: tuple[str, ...] | None = None) -> str:
+def document(title: str, packed: str, modules: tuple[str, ...] | None = None, opens_at: str = "") -> str:
     """The file: everything inlined, and a policy that forbids everything else."""
     script = bundle(modules or tuple(MODULES))
     style = "\n".join(static(f"{name}.css") for name in STYLES)
@@ -124,6 +137,7 @@ def document(title: str, packed: str, entry: str = "main", modules: tuple[str, .
         "policy": policy,
         "title": html.escape(" ".join(title.split())),
         "style": style,
+        "opens_at": html.escape(opens_at),
         "data": packed,
         "script": script,
     }

@@ -14,8 +14,8 @@ from support.random_model import random_model
 
 import gpt2np
 from gpt2np.errors import InputError, TraceError
+from gpt2np.export.dialect_names import NAMES
 from gpt2np.export.dialects.reading import read_dialect
-from gpt2np.export.dialects.registry import NAMES
 from gpt2np.export.dialects.writing import WRITERS, write_dialect
 
 IDS = [3, 17, 17, 30, 0, 8, 3]

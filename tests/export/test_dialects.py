@@ -10,9 +10,9 @@ from support.random_model import random_model
 import gpt2np
 from gpt2np.architectures.gpt2.sites import DERIVED, SITES
 from gpt2np.errors import InputError, TraceError, UnknownSiteError
+from gpt2np.export.dialect_names import NAMES
 from gpt2np.export.dialects.dialect import NotKeptError
 from gpt2np.export.dialects.llmc import LLMC_ORDER
-from gpt2np.export.dialects.registry import NAMES
 from gpt2np.tracing.sites import DIALECTS
 
 IDS = [3, 17, 17, 30, 0, 8, 3]

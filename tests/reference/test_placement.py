@@ -13,7 +13,8 @@ from support.random_model import random_model
 from gpt2np.architectures.gpt2.config import Config
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import Gpt2npError, InputError, UnknownSiteError
-from gpt2np.export.dialects.registry import NAMES, naming_of
+from gpt2np.export.dialect_names import NAMES
+from gpt2np.export.dialects.registry import naming_of
 from gpt2np.reference.dump_names import Names, parse_map
 from gpt2np.reference.dumps import dump_of
 from gpt2np.reference.placement import place

@@ -49,7 +49,7 @@ def on_the_page(found):
 def clock(monkeypatch):
     """A clock that goes on by a second each time it is looked at."""
     seconds = iter(range(1, 1_000_000))
-    monkeypatch.setattr(search_limit.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(search_limit.time, "thread_time", lambda: float(next(seconds)))
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,18 @@ def test_the_state_does_not_depend_on_the_time(tiny64, run):
     assert (found[0].where, found[0].ratio) == (found[1].where, found[1].ratio)
 
 
+def test_the_search_ends_at_the_same_form_everywhere(tiny64, run):
+    values = gelu(cubic=0.44715)(run, None)
+    whole = check_step("h.1.mlp.post", values, PROMPT, tiny64, budget=0)
+    assert (whole.mistake, whole.ended) == ("gelu-constant", False)
+    assert whole.tried > 1
+    some = check_step("h.1.mlp.post", values, PROMPT, tiny64, budget=0, forms=1)
+    assert (some.mistake, some.tried, some.ended) == (None, 1, True)
+    for forms in (-1, 1.5, True, None):
+        with pytest.raises(InputError, match=r"forms=.*: must be an integer of at least 0"):
+            check_step("h.1.mlp.post", values, PROMPT, tiny64, forms=forms)
+
+
 def test_truth_and_noise_are_computed_once(tiny64, run, monkeypatch):
     from gpt2np.reference import step_check
 

@@ -34,6 +34,7 @@ MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep
     analysis.statistics analysis.baseline_notebook analysis.site_values analysis.losses analysis.two_prompts
     analysis.interventions analysis.patching analysis.plot
     viewer viewer.comparison_page reference.comparison reference.step_check reference.fixture
+    lessons.checker lessons.verdict lessons.showing lessons.pictures lessons.models
     export.dialects.dialect export.dialects.batch export.dialects.reading export.dialects.writing
     export.typescript export.llmc capture.prompt_set capture.runs capture.formats capture.capture_files
     capture.manifest kv.extraction kv.reading kv.queries kv.resume kv.datasets

@@ -17,6 +17,7 @@ from gpt2np.cli.verbs.completion import FOLDER, SHELLS
 from gpt2np.cli.verbs.docs import page_names
 from gpt2np.tracing.contract import released_names
 from gpt2np.tracing.sites import Site
+from gpt2np.viewer.opening_place import PANELS
 
 VERSION = "1.13.0"  # of shtab
 LAYERS = 4  # of which sites are offered by their whole names: those of tiny
@@ -51,6 +52,8 @@ WORDS = {
     "pages": page_names(),
     "models": MODELS,
     "sets": list(SHIPPED),
+    "panels": list(PANELS),
+    "lessons": [*map(str, range(1, 8)), "check", "solution"],
 }
 FURTHER = {  # where a model is named
     "sites": [name for name in site_names(MORE_LAYERS) if name not in WORDS["sites"]],
@@ -104,6 +107,7 @@ HOW = {  # in the place of shtab's own advice, which names other folders
     "fish": "mkdir -p ~/.config/fish/completions\n"
     "# gpt2np completion fish > ~/.config/fish/completions/gpt2np.fish",
 }
+OF_METAVAR = {"PANEL": "panels", "LESSON": "lessons"}
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
@@ -121,7 +125,9 @@ def completions(shell: str) -> str:
     parser = build_parser()
     for action in actions(parser):
         metavar = action.metavar if isinstance(action.metavar, str) else ""
-        if action.choices is None and action.dest in OF_DEST:
+        if metavar in OF_METAVAR:
+            action.complete = words(OF_METAVAR[metavar])
+        elif action.choices is None and action.dest in OF_DEST:
             action.complete = words(OF_DEST[action.dest])
         elif "FILE" in metavar or metavar in ("DUMP", "OUT"):
             action.complete = shtab.FILE

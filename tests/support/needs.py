@@ -90,6 +90,11 @@ NEEDS = {
         lambda: bool(pyright()), "npm install pyright, and its place on PATH or in GPT2NP_PYRIGHT"
     ),
     "IPython": Need(_package("IPython"), "pip install '.[notebook]'"),
+    "markdown_it": Need(_package("markdown_it"), "pip install '.[learn]'"),
+    "nbformat": Need(_package("nbformat"), "pip install '.[notebook]'"),
+    "nbclient": Need(_package("nbclient"), "pip install '.[notebook]'"),
+    "ipykernel": Need(_package("ipykernel"), "pip install '.[notebook]'"),
+    "jupytext": Need(_package("jupytext"), "pip install '.[notebook]'"),
     "node": Need(_program("node"), "apt-get install nodejs"),
     "cc": Need(_program("cc"), "apt-get install gcc"),
     "c++": Need(_program("c++"), "apt-get install g++"),

@@ -4,7 +4,7 @@
 # gpt2np completion bash > ~/.local/share/bash-completion/completions/gpt2np
 
 _shtab_gpt2np_kv_subparsers=(extract query dataset)
-_shtab_gpt2np_subparsers=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view completion docs)
+_shtab_gpt2np_subparsers=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view learn completion docs)
 
 _shtab_gpt2np_trace_option_strings=(-h --help --tokens --special --chat --trace --model --revision --local-files-only --threads --widen --dtype --json --keep --out --top --show --against --head --pos --zero-head --png --force)
 _shtab_gpt2np_generate_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --keep --out --ledger --force --show-choices --zero-head)
@@ -27,7 +27,8 @@ _shtab_gpt2np_kv_dataset_option_strings=(-h --help --text-file --prompts --rando
 _shtab_gpt2np_kv_option_strings=(-h --help)
 _shtab_gpt2np_export_option_strings=(-h --help --tokens --to --dialect --target --keep --special --chat --model --revision --local-files-only --threads --widen --json -o --out --force)
 _shtab_gpt2np_fixture_option_strings=(-h --help --out -o --seed --json --force)
-_shtab_gpt2np_view_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --trace --generation --no-open --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
+_shtab_gpt2np_view_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --trace --generation --no-open --show --layer --head --pos --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
+_shtab_gpt2np_learn_option_strings=(-h --help --nearer --yes-i-have-tried --model --ipynb --html --handout --json --force)
 _shtab_gpt2np_completion_option_strings=(-h --help)
 _shtab_gpt2np_docs_option_strings=(-h --help --path --json)
 _shtab_gpt2np_option_strings=(-h --help --version)
@@ -96,8 +97,13 @@ _shtab_gpt2np_fixture__o_COMPGEN=_shtab_compgen_dirs
 _shtab_gpt2np_view___model_COMPGEN=_gpt2np_models
 _shtab_gpt2np_view___trace_COMPGEN=_shtab_compgen_files
 _shtab_gpt2np_view___generation_COMPGEN=_shtab_compgen_files
+_shtab_gpt2np_view___show_COMPGEN=_gpt2np_panels
 _shtab_gpt2np_view___out_COMPGEN=_shtab_compgen_files
 _shtab_gpt2np_view___ledger_COMPGEN=_shtab_compgen_files
+_shtab_gpt2np_learn_pos_0_COMPGEN=_gpt2np_lessons
+_shtab_gpt2np_learn_pos_1_COMPGEN=_shtab_compgen_files
+_shtab_gpt2np_learn___model_COMPGEN=_gpt2np_models
+_shtab_gpt2np_learn___html_COMPGEN=_shtab_compgen_files
 _shtab_gpt2np_docs_pos_0_COMPGEN=_gpt2np_pages
 
 _shtab_gpt2np_trace___dtype_choices=(float32 float64)
@@ -126,7 +132,7 @@ _shtab_gpt2np_view___dtype_choices=(float32 float64)
 _shtab_gpt2np_view___early_stopping_choices=(true false never)
 _shtab_gpt2np_view___on_overflow_choices=(refuse slide)
 _shtab_gpt2np_completion_pos_0_choices=(bash zsh fish)
-_shtab_gpt2np_pos_0_choices=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view completion docs)
+_shtab_gpt2np_pos_0_choices=(trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv export fixture view learn completion docs)
 
 _shtab_gpt2np_trace__h_nargs=0
 _shtab_gpt2np_trace___help_nargs=0
@@ -294,6 +300,14 @@ _shtab_gpt2np_view___widen_nargs=0
 _shtab_gpt2np_view___json_nargs=0
 _shtab_gpt2np_view___no_open_nargs=0
 _shtab_gpt2np_view___force_nargs=0
+_shtab_gpt2np_learn__h_nargs=0
+_shtab_gpt2np_learn___help_nargs=0
+_shtab_gpt2np_learn___nearer_nargs=0
+_shtab_gpt2np_learn___yes_i_have_tried_nargs=0
+_shtab_gpt2np_learn___ipynb_nargs=0
+_shtab_gpt2np_learn___handout_nargs=0
+_shtab_gpt2np_learn___json_nargs=0
+_shtab_gpt2np_learn___force_nargs=0
 _shtab_gpt2np_completion__h_nargs=0
 _shtab_gpt2np_completion___help_nargs=0
 _shtab_gpt2np_docs__h_nargs=0
@@ -327,7 +341,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compgen -W "index first_hour viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
+  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
 }
 
 _gpt2np_models() {
@@ -338,6 +352,14 @@ _gpt2np_models() {
 _gpt2np_sets() {
   compgen -W "single_trait multi_trait dynamic adversarial baseline real_world" -- "$1"
   compgen -f -- "$1"
+}
+
+_gpt2np_panels() {
+  compgen -W "map attention lens contributions mlp residual generation glossary" -- "$1"
+}
+
+_gpt2np_lessons() {
+  compgen -W "1 2 3 4 5 6 7 check solution" -- "$1"
 }
 
 # End Custom Preamble

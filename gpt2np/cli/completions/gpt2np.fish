@@ -24,7 +24,7 @@ function _gpt2np_norms
 end
 
 function _gpt2np_pages
-  printf '%s\n' index first_hour viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 end
 
 function _gpt2np_models
@@ -35,6 +35,14 @@ end
 function _gpt2np_sets
   printf '%s\n' single_trait multi_trait dynamic adversarial baseline real_world
   __fish_complete_path (commandline -ct)
+end
+
+function _gpt2np_panels
+  printf '%s\n' map attention lens contributions mlp residual generation glossary
+end
+
+function _gpt2np_lessons
+  printf '%s\n' 1 2 3 4 5 6 7 check solution
 end
 
 # End Custom Preamble
@@ -84,7 +92,7 @@ function _shtab_gpt2np_using
   test "$_shtab_gpt2np_cmdpath" = "$argv"
 end
 
-set -g _shtab_gpt2np_commands trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv 'kv extract' 'kv query' 'kv dataset' export fixture view completion docs
+set -g _shtab_gpt2np_commands trace generate score tokenize sites plan info download heads lens circuits stats patch compare capture kv 'kv extract' 'kv query' 'kv dataset' export fixture view learn completion docs
 set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --score --search --search-norm --seed --shapes --show --step --stop --stop-tokens --stride --target --temperature --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --wrong --zero-head -o
 
 complete -c gpt2np -e
@@ -331,7 +339,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using compare' -l shapes -xka "(__fish_comp
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l prefill -x -d 'N tokens ran at once, then one at each step'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l rtol -x -d 'atol + rtol * |truth| instead of noise'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l atol -x -d '(default 0 where --rtol is given)'
-complete -c gpt2np -n '_shtab_gpt2np_using compare' -l search -x -d 'how long to look for the mistake (10; 0: until all of the catalogue has been tried)'
+complete -c gpt2np -n '_shtab_gpt2np_using compare' -l search -x -d 'seconds of computing to look for it (10; 0: until all of the catalogue has been tried)'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l their-tokens -xka "(__fish_complete_path (commandline -ct))" -d 'token ids to compare: a file, or 464,3139'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l mistakes -d 'list the catalogue of known mistakes'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'also write the report as a page'
@@ -452,6 +460,10 @@ complete -c gpt2np -n '_shtab_gpt2np_using view' -l json -d 'print JSON, for pro
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l trace -xka "(__fish_complete_path (commandline -ct))" -d 'a saved trace instead of a text'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l generation -xka "(__fish_complete_path (commandline -ct))" -d 'the saved trace of a generation instead of a text'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l no-open -d 'write the page, but open no browser'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l show -xka "(_gpt2np_panels)" -d 'map, attention, lens, contributions, mlp, ...'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l layer -x -d 'from 0, or from the end: -1 is the last'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l head -x -d 'from 0, or from the end: -1 is the last'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l pos -x -d 'from 0, or from the end: -1 is the last'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l max-new-tokens -x -d 'generate N tokens, and show them'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l temperature -x -d 'a number from 1e-30 to 1e30, or 0 for greedy'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l top-k -x -d 'a whole number of at least 1 (0 is off)'
@@ -473,6 +485,18 @@ complete -c gpt2np -n '_shtab_gpt2np_using view' -l on-overflow -xka "refuse sli
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l out -xka "(__fish_complete_path (commandline -ct))" -d 'the page (default: a temporary file)'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l ledger -xka "(__fish_complete_path (commandline -ct))" -d 'with --generation: why each token was chosen, as `generate --ledger` wrote it'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l force -d 'overwrite existing files'
+complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a learn -d 'Write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -s h -l help -d 'show this help message and exit'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l nearer -d 'of check: the nearer hint'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l yes-i-have-tried -d 'of solution: show it'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l model -xka "(_gpt2np_models)" -d 'of check: another model than tiny, a folder or Hub id'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l ipynb -d 'write the lesson as a Jupyter notebook, here'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'write the page, and open no browser'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l handout -d 'the page for paper: two sheets'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l json -d 'print JSON, for programs'
+complete -c gpt2np -n '_shtab_gpt2np_using learn' -l force -d 'overwrite existing files'
+complete -c gpt2np -n '_shtab_gpt2np_using learn; and test $_shtab_gpt2np_npos -eq 0' -ka "(_gpt2np_lessons)" -d 'its number or name, or check, or solution'
+complete -c gpt2np -n '_shtab_gpt2np_using learn; and test $_shtab_gpt2np_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'what to check; or the lesson of the solution'
 complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a completion -d 'Print what a shell needs to complete commands, options, sites and files'
 complete -c gpt2np -n '_shtab_gpt2np_using completion' -s h -l help -d 'show this help message and exit'
 complete -c gpt2np -n '_shtab_gpt2np_using completion; and test $_shtab_gpt2np_npos -eq 0' -ka "bash zsh fish" -d 'bash, zsh, fish'

@@ -20,6 +20,7 @@ _shtab_gpt2np_commands() {
     heads:'What each head and MLP adds to the logit of a token, or to a difference of two'
     info:'What a model is: config, parameters, files; or what is in a FILE'
     kv:'Keys and values of a text: write them, query them, many at once'
+    learn:'Write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote'
     lens:'What the model would predict if it stopped early, layer by layer'
     patch:'Activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or position of each layer, and see how much of the difference between the two comes back'
     plan:'Bytes of a trace, before running it'
@@ -118,7 +119,7 @@ _shtab_gpt2np_compare_options=(
   "--prefill[N tokens ran at once, then one at each step]:N:"
   "--rtol[atol \+ rtol \* \|truth\| instead of noise]:R:"
   "--atol[(default 0 where --rtol is given)]:A:"
-  "--search[how long to look for the mistake (10\; 0\: until all of the catalogue has been tried)]:SECONDS:"
+  "--search[seconds of computing to look for it (10\; 0\: until all of the catalogue has been tried)]:SECONDS:"
   "--their-tokens[token ids to compare\: a file, or 464,3139]:FILE:_files"
   "--mistakes[list the catalogue of known mistakes]"
   "--html[also write the report as a page]:FILE:_files"
@@ -348,6 +349,24 @@ _shtab_gpt2np_kv_query_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_gpt2np_kv_query_defaults_added=0
 
+_shtab_gpt2np_learn_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--nearer[of check\: the nearer hint]"
+  "--yes-i-have-tried[of solution\: show it]"
+  "--model[of check\: another model than tiny, a folder or Hub id]:M:_gpt2np_models"
+  "--ipynb[write the lesson as a Jupyter notebook, here]"
+  "--html[write the page, and open no browser]:FILE:_files"
+  "--handout[the page for paper\: two sheets]"
+  "--json[print JSON, for programs]"
+  "--force[overwrite existing files]"
+  ":its number or name, or check, or solution:_gpt2np_lessons"
+  ":what to check\; or the lesson of the solution:_files"
+  ":one function only (default\: all):"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_gpt2np_learn_defaults_added=0
+
 _shtab_gpt2np_lens_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
@@ -545,6 +564,10 @@ _shtab_gpt2np_view_options=(
   "--trace[a saved trace instead of a text]:FILE:_files"
   "--generation[the saved trace of a generation instead of a text]:FILE:_files"
   "--no-open[write the page, but open no browser]"
+  "--show[map, attention, lens, contributions, mlp, ...]:PANEL:_gpt2np_panels"
+  "--layer[from 0, or from the end\: -1 is the last]:N:"
+  "--head[from 0, or from the end\: -1 is the last]:N:"
+  "--pos[from 0, or from the end\: -1 is the last]:N:"
   "--max-new-tokens[generate N tokens, and show them]:N:"
   "--temperature[a number from 1e-30 to 1e30, or 0 for greedy]:X:"
   "--top-k[a whole number of at least 1 (0 is off)]:N:"
@@ -603,6 +626,7 @@ _shtab_gpt2np() {
         heads) _arguments -C -s $_shtab_gpt2np_heads_options ;;
         info) _arguments -C -s $_shtab_gpt2np_info_options ;;
         kv) _shtab_gpt2np_kv ;;
+        learn) _arguments -C -s $_shtab_gpt2np_learn_options ;;
         lens) _arguments -C -s $_shtab_gpt2np_lens_options ;;
         patch) _arguments -C -s $_shtab_gpt2np_patch_options ;;
         plan) _arguments -C -s $_shtab_gpt2np_plan_options ;;
@@ -662,7 +686,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compadd index first_hour viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 }
 
 _gpt2np_models() {
@@ -673,6 +697,14 @@ _gpt2np_models() {
 _gpt2np_sets() {
   compadd single_trait multi_trait dynamic adversarial baseline real_world
   _files
+}
+
+_gpt2np_panels() {
+  compadd map attention lens contributions mlp residual generation glossary
+}
+
+_gpt2np_lessons() {
+  compadd 1 2 3 4 5 6 7 check solution
 }
 
 # End Custom Preamble

@@ -50,7 +50,7 @@ def register(verbs: Any) -> None:
         "--search",
         type=_tolerance,
         metavar="SECONDS",
-        help="how long to look for the mistake (10; 0: until all of the catalogue has been tried)",
+        help="seconds of computing to look for it (10; 0: until all of the catalogue has been tried)",
     )
     verb.add_argument("--their-tokens", metavar="FILE", help="token ids to compare: a file, or 464,3139")
     verb.add_argument("--mistakes", action="store_true", help="list the catalogue of known mistakes")

@@ -1,17 +1,17 @@
 """The verb that lists and opens the pages that come with the package: docs."""
 
 import argparse
-import pydoc
 import re
 import sys
 import textwrap
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError, nearest, short
 from gpt2np.tables import screen_width, strict_json, table, wrapped
 
+FOLDER = Path(__file__).parents[2] / "docs"
 INDEX = "index"  # the page that puts the others in order
 
 
@@ -38,12 +38,14 @@ def docs(args: argparse.Namespace) -> int:
     if args.page is not None and (found := _search(args.page)):
         return _print_found(args, found)
     name = page_called(INDEX if args.page is None else args.page)
-    path = str(files("gpt2np") / "docs" / f"{name}.md")
+    path = str(FOLDER / f"{name}.md")
     if args.json:
         print(strict_json({"page": name, "path": path, "text": read_page(name)}))
     elif args.path:
         print(path)
     elif sys.stdin.isatty() and sys.stdout.isatty():
+        import pydoc
+
         pydoc.pager(for_terminal(read_page(name)))
     else:
         print(read_page(name), end="")
@@ -112,7 +114,7 @@ def _indented(text: str, first: int, more: int | None = None) -> str:
 
 def page_names() -> list[str]:
     """The names of all pages, in the order in which the index links to them; others follow."""
-    there = sorted(path.name.removesuffix(".md") for path in (files("gpt2np") / "docs").iterdir())
+    there = sorted(path.name.removesuffix(".md") for path in FOLDER.iterdir())
     linked = [INDEX, *re.findall(r"\]\((\w+)\.md\)", read_page(INDEX))]
     return [name for name in dict.fromkeys([*linked, *there]) if name in there]
 
@@ -137,7 +139,7 @@ def page_called(given: str) -> str:
 
 def read_page(name: str) -> str:
     """The Markdown of a page."""
-    return (files("gpt2np") / "docs" / f"{name}.md").read_text("utf-8")
+    return (FOLDER / f"{name}.md").read_text("utf-8")
 
 
 def title_of(page: str) -> str:

@@ -19,6 +19,7 @@ from gpt2np.cli.arguments import (
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
+from gpt2np.export.dialect_names import NAMES
 from gpt2np.files import kind_of
 from gpt2np.outputs import check_kind
 
@@ -28,8 +29,6 @@ KINDS = ("ts", "npz", "json", "csv", "safetensors", LLMC)
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    from gpt2np.export.dialects.registry import NAMES
-
     verb = add_verb(
         verbs,
         "export",

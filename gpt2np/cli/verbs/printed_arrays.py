@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gpt2np.analysis.named_array import POSITIONS
-from gpt2np.analysis.positions_and_tokens import positions_down
 from gpt2np.characters import joined
 from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError, printable
@@ -67,6 +65,8 @@ def show(args: argparse.Namespace, trace: Any, sites: dict[str, Any]) -> int:
     names = list(sites)
     found = {name: site_values(trace, name, args.head, args.pos, args.top) for name in names}
     if args.png:
+        from gpt2np.analysis.positions_and_tokens import positions_down
+
         picture = most_active(likeliest(found[names[0]], BARS), BARS)
         if picture.array.ndim not in (1, 2):
             less = "pick a --head" if picture.array.ndim > 2 else "leave out --pos"
@@ -137,6 +137,7 @@ def excerpt(named: Any, lines: int = LINES, picture: bool = False) -> str:
 
 def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
     """One axis, or a single number: a line for each entry that has a name, else several to a line."""
+    from gpt2np.analysis.named_array import POSITIONS
     from gpt2np.tables import cell_width, screen_width, table
 
     if not named.axes:
@@ -163,6 +164,7 @@ def _numbers(named: Any, lines: int, left_out: dict[str, str]) -> str:
 
 def _grid(named: Any, lines: int, left_out: dict[str, str], most: int = 64) -> tuple[str, int]:
     """Two axes, positions down: whole, or what fits; and the number of its columns."""
+    from gpt2np.analysis.positions_and_tokens import positions_down
     from gpt2np.tables import cell_width, table, whole_width
 
     named = positions_down(named)
@@ -219,6 +221,7 @@ def _ends(n: int, most: int) -> list[int]:
 
 def _name(named: Any, axis: str, index: int, short: bool = False) -> str:
     """The name of an entry; a short one of a position is its number."""
+    from gpt2np.analysis.named_array import POSITIONS
     from gpt2np.tables import quoted
 
     label: str = named.label(axis, index)

@@ -1,8 +1,6 @@
 """The verb that shows a run in a browser: view."""
 
 import argparse
-import tempfile
-import webbrowser
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from gpt2np.cli.arguments import (
     check_ending,
     check_outputs,
     end_of_text,
+    group,
     load_model,
     read_prompt,
     token_ids,
@@ -36,6 +35,7 @@ def register(verbs: Any) -> None:
         view,
         "one HTML page that shows every step of a run; opens it",
         "view 'Elizabeth was'",
+        "view 'Elizabeth was' --show attention --layer 1 --head 0 --pos -1",
         "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
     )
     add_note(
@@ -50,6 +50,10 @@ def register(verbs: Any) -> None:
         "--generation", metavar="FILE", help="the saved trace of a generation instead of a text"
     )
     verb.add_argument("--no-open", action="store_true", help="write the page, but open no browser")
+    place = group(verb, "where the page opens")
+    place.add_argument("--show", metavar="PANEL", help="map, attention, lens, contributions, mlp, ...")
+    for name in ("layer", "head", "pos"):
+        place.add_argument(f"--{name}", type=int, metavar="N", help="from 0, or from the end: -1 is the last")
     add_generation(verb)
     add_outputs(verb, "out")
     verb.set_defaults(max_new_tokens=None)
@@ -67,6 +71,9 @@ def register(verbs: Any) -> None:
 
 def view(args: argparse.Namespace) -> int:
     """`gpt2np view`."""
+    import tempfile
+    import webbrowser
+
     from gpt2np.tables import strict_json
     from gpt2np.viewer import view as make
 
@@ -76,7 +83,7 @@ def view(args: argparse.Namespace) -> int:
         check_outputs(args)
     run = _run(args)
     doing("making the page")
-    page = make(run)
+    page = make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
     out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
     n_bytes = out.stat().st_size

@@ -9,8 +9,9 @@ import numpy as np
 
 from gpt2np import tensorfile
 from gpt2np.errors import TraceError, short
+from gpt2np.export.dialect_names import NAMES
 from gpt2np.export.dialects.naming import Item, Naming
-from gpt2np.export.dialects.registry import NAMES, naming_of
+from gpt2np.export.dialects.registry import naming_of
 from gpt2np.files import MAX_BYTES, kind_of
 from gpt2np.model import Model
 from gpt2np.npzfile import NpzFile

@@ -1,6 +1,7 @@
 """The dialects that there are, by name."""
 
 from gpt2np.errors import InputError, short
+from gpt2np.export.dialect_names import NAMES
 from gpt2np.export.dialects.extraction_guide import extraction_guide
 from gpt2np.export.dialects.huggingface import huggingface
 from gpt2np.export.dialects.llmc import llmc
@@ -9,14 +10,7 @@ from gpt2np.export.dialects.own_names import own_names
 from gpt2np.export.dialects.transformer_lens import transformer_lens
 from gpt2np.tracing.contract import ModelConfig
 
-_NAMINGS = {
-    "gpt2np": own_names,
-    "guide": extraction_guide,
-    "hf": huggingface,
-    "transformer_lens": transformer_lens,
-    "llm.c": llmc,
-}
-NAMES = tuple(_NAMINGS)
+_NAMINGS = dict(zip(NAMES, (own_names, extraction_guide, huggingface, transformer_lens, llmc), strict=True))
 
 
 def naming_of(dialect: str, config: ModelConfig) -> Naming:

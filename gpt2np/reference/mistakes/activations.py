@@ -134,8 +134,8 @@ class GeluFactor(Activation):
     explanation = "A factor of GELU is wrong: sqrt(2/pi) inside of tanh, or the 0.5 in front."
     cure = "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."
     hints = (
-        "Where does your curve end up for a large number?",
-        "How steep is your curve at zero?",
+        "How high is your curve far out, and how soon does it get there?",
+        "Two factors stand in this formula, one in front and one inside: is each of them as it should be?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:

@@ -62,7 +62,7 @@ class StaleCacheRow(CacheMistake):
     cure = "Write a token's keys and values into the cache, at its own position, before attending to them."
     hints = (
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",
-        "When is a word remembered: before it looks around, or afterwards?",
+        "When is a token remembered: before it looks around, or afterwards?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -175,7 +175,7 @@ class CacheSlot(CacheMistake):
     cure = "A new token's row in the cache is its position, the number of tokens that are in it already."
     hints = (
         "Who is forgotten when somebody new comes?",
-        "At which place do you remember the newest word, and who was there before?",
+        "At which place do you remember the newest token, and who was there before?",
     )
     rare = True
 
@@ -218,7 +218,7 @@ class CacheHalvesSwapped(CacheMistake):
     cure = "Read the halves of the cache as they were written: keys first, then values."
     hints = (
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",
-        "Two things are remembered of each word: which is which?",
+        "Two things are remembered of each token: which is which?",
     )
     rare = True
 

@@ -18,7 +18,7 @@ class PositionOffByOne(Mistake):
     cure = "The first token is at position 0, and takes row 0 of wpe."
     hints = (
         "Which number do you count from?",
-        "What does your very first word get, and would the second word fit it better?",
+        "What does your very first token get, and would the second token fit it better?",
     )
     steps = ("wpe",)
 
@@ -41,7 +41,7 @@ class PositionRestart(Mistake):
     cure = "A new token's position is the number of tokens in the cache."
     hints = (
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",
-        "Where does your program believe the newest word to be?",
+        "Where does your program believe the newest token to be?",
     )
     steps = ("wpe",)
     whole = True
@@ -66,8 +66,8 @@ class PositionMissing(Mistake):
     explanation = "The position embedding is not added."
     cure = "embed = wte[token] + wpe[position]."
     hints = (
-        "If you shuffle the words, does anything change?",
-        "How would two equal words at different places differ?",
+        "If you shuffle the tokens, does anything change?",
+        "How would two equal tokens at different places differ?",
     )
     steps = ("wpe", "embed")
 
@@ -101,7 +101,7 @@ class PositionReversed(Mistake):
     cure = "The first token is at position 0, and takes row 0 of wpe."
     hints = (
         "In which direction do your numbers run?",
-        "Which word of the text has the lowest number, and which the highest?",
+        "Which token of the text has the lowest number, and which the highest?",
     )
     steps = ("wpe",)
 
@@ -125,7 +125,7 @@ class PositionConstant(Mistake):
     )
     cure = "Positions are 0, 1, 2, ...: one for each token, from the sequence axis."
     hints = (
-        "Do two equal words at different places get different vectors in your program?",
+        "Do two equal tokens at different places get different vectors in your program?",
         "Which of your sizes is it that you count along?",
     )
     steps = ("wpe",)

@@ -172,7 +172,7 @@ class HeadsCutUntransposed(Mistake):
     cure = "Reshape to [pos, head, d_head] first, then transpose to [head, pos, d_head]."
     hints = (
         "Which numbers may be together in one small piece, and whose are they?",
-        "Does the first piece of yours hold something of the second word?",
+        "Does the first piece of yours hold something of the second token?",
     )
     steps = ("attn.qkv",)
     whole = True
@@ -211,8 +211,8 @@ class HeadsMergedUntransposed(MergedHeads):
     )
     cure = "Transpose to [pos, head, d_head] before merging heads."
     hints = (
-        "How do many small pieces become one long row?",
-        "Does the row of one word hold something of another word?",
+        "The heads stand side by side in a row: whose numbers come first, and whose next?",
+        "Does the row of one token hold something of another token?",
     )
 
     def merged(self, z: Array, variant: Any) -> Array:

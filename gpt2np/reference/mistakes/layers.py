@@ -22,7 +22,7 @@ class LayerSkipped(Mistake):
     cure = "Run all n_layer blocks; range(n_layer) is all of them."
     hints = (
         "How many times does your loop go round?",
-        "Who is the last to add something before words are made of it?",
+        "Who is the last to add something before tokens are made of it?",
     )
     steps = ("resid_post",)
     whole = True
@@ -168,7 +168,7 @@ class FinalNormStale(Mistake):
     explanation = "ln_f reads what an earlier layer left, not the last block's output."
     cure = "ln_f reads the residual stream after the last block."
     hints = (
-        "Do all your layers have a say in which word comes next?",
+        "Do all your layers have a say in which token comes next?",
         "Who wrote what you read here, and was nobody after him?",
     )
     steps = ("ln_f",)

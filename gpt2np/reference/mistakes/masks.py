@@ -25,8 +25,8 @@ class MaskMissing(Mistake):
     explanation = "There is no causal mask: every position sees the whole text."
     cure = "Set scores to -inf where the key comes after the query, before softmax."
     hints = (
-        "Whom may a word look at, and whom does it look at in your program?",
-        "If you change the last word, what happens to the words before it?",
+        "Whom may a token look at, and whom does it look at in your program?",
+        "If you change the last token, what happens to the tokens before it?",
     )
     steps = ("attn.scores",)
 
@@ -74,8 +74,8 @@ class MaskOffByOne(Masked):
     explanation = "The causal mask is shifted by one: a position sees the next token, or does not see itself."
     cure = "A query sees the keys up to and including its own position."
     hints = (
-        "Which words may the third word look at?",
-        "Who is the last one that the first word looks at?",
+        "Which tokens may the third token look at?",
+        "Who is the last one that the first token looks at?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -100,8 +100,8 @@ class MaskAnticausal(Masked):
     explanation = "The causal mask is upside down: a position sees what comes after it, not what came before."
     cure = "Mask where the key's index is larger than the query's: np.triu(k=1), rows being queries."
     hints = (
-        "In which direction does each word look?",
-        "What does your last word know of the first?",
+        "In which direction does each token look?",
+        "What does your last token know of the first?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -128,7 +128,7 @@ class MaskSign(Mistake):
     )
     cure = "Add -1e10, or set to -inf, where the key comes after the query."
     hints = (
-        "What do you want the weight of a word to be that has not been said yet?",
+        "What do you want the weight of a token to be that has not come yet?",
         "Is what you put there very small, or very large?",
     )
     of_scores = True
@@ -158,7 +158,7 @@ class MaskAfterSoftmax(Mistake):
     explanation = "The mask is applied after softmax: the rows of the pattern no longer sum to 1."
     cure = "Mask the scores with -inf before softmax."
     hints = (
-        "What do the weights of one word add up to?",
+        "What do the weights of one token add up to?",
         "In which order do the things happen that make weights of numbers?",
     )
     of_scores = True
@@ -177,7 +177,7 @@ class MaskValueSmall(Mistake):
     explanation = "Future scores get a value that is too small in magnitude: softmax still gives them weight."
     cure = "Use -inf, or at least -1e10."
     hints = (
-        "Does a word that has not been said yet really count for nothing?",
+        "Does a token that has not come yet really count for nothing?",
         "How small is small for an exponential?",
     )
     of_scores = True
@@ -224,7 +224,7 @@ class CacheNotUsed(SomeSeen):
     explanation = "The KV cache is not read: a new token attends to itself, or to the new tokens, only."
     cure = "Keys and values are those of the cache, followed by the new ones."
     hints = (
-        "Whom does the newest word know?",
+        "Whom does the newest token know?",
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",
     )
 
@@ -249,7 +249,7 @@ class MaskForgetsCache(SomeSeen):
     )
     hints = (
         "Does it matter to your program how the text was fed in: at once, or bit by bit?",
-        "Which words may the newest one look at, and which does it look at?",
+        "Which tokens may the newest one look at, and which does it look at?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
@@ -273,7 +273,7 @@ class AttentionWindow(SomeSeen):
     )
     of_window = True
     hints = (
-        "How far back does a word remember?",
+        "How far back does a token remember?",
         "Is everything right as long as the text is short?",
     )
 

@@ -43,7 +43,7 @@ class LayerNormEpsilonOutside(Mistake):
     cure = "Divide by sqrt(variance + epsilon)."
     hints = (
         "Where do you guard against a row of equal numbers?",
-        "Is the small number under the root with you, or beside it?",
+        "Is the small number added under the root, or outside of it?",
     )
     steps = NORMS
 
@@ -60,7 +60,7 @@ class LayerNormNoEpsilon(Mistake):
     cure = "Divide by sqrt(variance + layer_norm_epsilon); GPT-2's is 1e-5."
     hints = (
         "What happens to a row whose numbers are nearly equal?",
-        "What if there is nothing to share out?",
+        "If all numbers of a row are equal, what is it divided by?",
     )
     steps = NORMS
 
@@ -149,7 +149,7 @@ class LayerNormWrongAxis(Mistake):
     cure = "Each position is normalised alone, over n_embd: the last axis."
     hints = (
         "Which numbers know of each other in this step?",
-        "If you leave out the last word, do the vectors of the words before it change?",
+        "If you leave out the last token, do the vectors of the tokens before it change?",
     )
     steps = NORMS
 
@@ -285,7 +285,7 @@ class MissingFinalNorm(Mistake):
     explanation = "The final LayerNorm is left out."
     cure = "Apply ln_f to the last block's output before the unembedding."
     hints = (
-        "How large are the numbers from which words are made?",
+        "How large are the numbers from which tokens are made?",
         "Is there one step left that you did not take, at the very end?",
     )
     steps = ("ln_f", "logits")  # or it is computed, and not used

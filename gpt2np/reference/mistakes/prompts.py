@@ -16,7 +16,7 @@ class BosPrepended(PromptMistake):
     )
     hints = (
         "How many rows have you got, and how many did you mean to have?",
-        "Is something there before your first word?",
+        "Is something there before your first token?",
     )
 
     def prompts(
@@ -38,7 +38,7 @@ class ContextTruncated(PromptMistake):
     cure = "Keep the last n_positions tokens: what is to be continued is at the end."
     hints = (
         "Did your program read the whole prompt?",
-        "Which words does it see: those nearest to what comes next?",
+        "Which tokens does it see: those nearest to what comes next?",
     )
 
     def prompts(
@@ -60,7 +60,7 @@ class WrongTokenIds(PromptMistake):
     )
     hints = (
         "What does your program make of the text, before any vector?",
-        "Do both programs read the same words?",
+        "Do both programs read the same tokens?",
     )
     reads_ids = True
 

@@ -19,7 +19,7 @@ class UntiedWeights(Mistake):
     )
     cure = "lm_head.weight is wte.weight, unless the checkpoint has an lm_head.weight of its own."
     hints = (
-        "To which words do you compare, at the end?",
+        "To which tokens do you compare, at the end?",
         "How many big tables are there in your model, and which of them did you take here?",
     )
     of_gpt2 = True
@@ -33,6 +33,8 @@ class UntiedWeights(Mistake):
         values, truth = seen.values, seen.truth
         if not seen.confirmed or not np.isfinite(values).all() or values.shape[-1] < 16:
             return None
+        if (values >= 0).all() and np.allclose(values.sum(axis=-1), 1, atol=1e-3):
+            return None  # probabilities, of which this says nothing
         if np.allclose(np.sort(values, None), np.sort(truth, None), rtol=0, atol=float(np.max(seen.band))):
             return None  # the right ones, in another order
         a, b = (x - x.mean(axis=-1, keepdims=True) for x in (values, truth))
@@ -65,7 +67,7 @@ class LogitsScaled(Mistake):
     cure = "logits = ln_f(x) @ wte.T: a temperature belongs to sampling."
     hints = (
         "Do your numbers lie as far apart as they should?",
-        "What did you do to the scores of the words, after you had them?",
+        "What did you do to the scores of the tokens, after you had them?",
     )
     steps = ("logits",)
 
@@ -98,7 +100,7 @@ class TargetsNotShifted(Mistake):
     )
     cure = "Position p predicts token p + 1: logits[:-1] against ids[1:]."
     hints = (
-        "What is a word supposed to guess?",
+        "What is a token supposed to guess?",
         "Whose probability is it that you take the logarithm of?",
     )
     steps = ("loss",)

@@ -19,7 +19,7 @@ class ResidualMissing(Mistake):
     explanation = "A block's output replaces the residual stream instead of being added to it."
     cure = "x = x + attention(ln_1(x)); x = x + mlp(ln_2(x))."
     hints = (
-        "What is left of a word after some layers?",
+        "What is left of a token after some layers?",
         "Is the old vector still part of the new one?",
     )
     steps = ("resid_mid", "resid_post")
@@ -56,7 +56,7 @@ class WrongResidualBranch(Mistake):
     )
     cure = "Attention and MLP run one after the other: the MLP reads, and adds to, resid_mid."
     hints = (
-        "Who is told what the words have learned from each other, and who is not?",
+        "Who is told what the tokens have learned from each other, and who is not?",
         "Which vector comes in here: an old one or the latest?",
     )
     steps = ("ln_2", "resid_post")
@@ -195,7 +195,7 @@ class MlpReadsLn1(Mistake):
     cure = "mlp(ln_2(x)), with the x that attention has added to."
     hints = (
         "Who wrote what you read here, and when?",
-        "Does this part know what the words have learned from each other?",
+        "Does this part know what the tokens have learned from each other?",
     )
     steps = ("mlp.pre",)
 

@@ -34,7 +34,7 @@ class ScoresUnscaled(ScoresScale):
     cure = "scores = q @ k.T / sqrt(d_head)."
     hints = (
         "How large does a sum of many products get?",
-        "Is each row of weights nearly all on one word?",
+        "Is each row of weights nearly all on one token?",
     )
 
     def scale(self, at: At) -> float:
@@ -118,7 +118,7 @@ class ScoresScaledByLength(Mistake):
     explanation = "The dot products are divided by the root of the number of tokens instead of sqrt(d_head)."
     cure = "scores = q @ k.T / sqrt(d_head): the size of the last axis, whatever the text."
     hints = (
-        "Would a longer text change what two words are to each other?",
+        "Would a longer text change what two tokens are to each other?",
         "Which of your axes is it that you count along here?",
     )
     steps = ("attn.scores",)
@@ -159,7 +159,7 @@ class ScoresMultiplied(ScoresScale):
     explanation = "The dot products are multiplied by sqrt(d_head) instead of divided by it."
     cure = "scores = q @ k.T / sqrt(d_head)."
     hints = (
-        "Is each row of weights nearly all on one word?",
+        "Is each row of weights nearly all on one token?",
         "Do your numbers get smaller in this step, or larger?",
     )
 

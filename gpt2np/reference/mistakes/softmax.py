@@ -18,7 +18,7 @@ class SoftmaxWrongAxis(Mistake):
     cure = "Softmax over the last axis of [head, query, key]."
     hints = (
         "Which numbers share what there is to share out?",
-        "What do the weights of one word add up to?",
+        "What do the weights of one token add up to?",
     )
     steps = ("attn.pattern",)
 
@@ -44,7 +44,7 @@ class PatternTransposed(Mistake):
     cure = "z[query] = sum over key of pattern[query, key] * v[key]."
     hints = (
         "Who gathers, and who is gathered from?",
-        "Do the weights of one word meet what they were made for?",
+        "Do the weights of one token meet what they were made for?",
     )
     steps = ("attn.z",)
 
@@ -60,7 +60,7 @@ class SoftmaxSum(Mistake):
     explanation = "The sum of softmax starts at 1: part of every row's weight is lost."
     cure = "The sum starts at 0: a row of the pattern adds up to 1."
     hints = (
-        "Which share of its attention does a word give away?",
+        "Which share of its attention does a token give away?",
         "With which number does your loop begin?",
     )
     steps = ("attn.pattern",)
@@ -84,7 +84,7 @@ class SoftmaxMissing(Mistake):
     explanation = "Softmax is left out, or is not divided by its sum: the pattern is not a distribution."
     cure = "pattern = exp(scores - max) / sum over keys."
     hints = (
-        "What do the weights of one word add up to?",
+        "What do the weights of one token add up to?",
         "Can a weight be more than all, or less than nothing?",
     )
     steps = ("attn.pattern",)
@@ -111,7 +111,7 @@ class SoftmaxTwice(Mistake):
     cure = "pattern = softmax(scores), once."
     hints = (
         "How often does a number come through here?",
-        "Are the weights of one word nearly all the same?",
+        "Are the weights of one token nearly all the same?",
     )
     steps = ("attn.pattern",)
 
@@ -134,7 +134,7 @@ class FlashNotRescaled(Mistake):
     explanation = "In one pass over the keys (flash attention) what was summed before is not rescaled."
     cure = "When the largest score grows from m to m2, multiply the sum and the values by exp(m - m2)."
     hints = (
-        "Is everything right where the first word of a row is the most important?",
+        "Is everything right where the first token of a row is the most important?",
         "What becomes of what you have gathered so far, if somebody louder speaks up?",
     )
     steps = ("attn.z",)
@@ -171,7 +171,7 @@ class OwnValueLeftOut(Mistake):
     cure = "z[query] = sum over key of pattern[query, key] * v[key], up to and including the query's own."
     hints = (
         "Where do you start to count, and where do you stop?",
-        "What does the very first word get?",
+        "What does the very first token get?",
     )
     steps = ("attn.z",)
 

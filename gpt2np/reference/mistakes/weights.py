@@ -90,7 +90,7 @@ class TransposedCProj(TransposedWeight):
     slug = "transposed-c-proj"
     explanation = "c_proj.weight is read transposed; attention's is square, so no shape gives it away."
     hints = (
-        "Would the shape tell you, if something were the wrong way round?",
+        "If the rows and columns of this matrix were exchanged, would an error tell you?",
         "Which of the two sides of your matrix meets the vector?",
     )
     steps = ("attn.out", "mlp.out")

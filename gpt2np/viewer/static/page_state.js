@@ -64,7 +64,8 @@ export class Focus {
   }
 
   read() {
-    const given = new URLSearchParams(location.hash.slice(1)),
+    const asked = location.hash.slice(1) || document.getElementById("page").dataset.opensAt;
+    const given = new URLSearchParams(asked),
       change = {};
     for (const key of ["panel", "part", ...NUMBERS]) {
       if (given.has(key)) change[key] = NUMBERS.includes(key) ? Number(given.get(key)) : given.get(key);
