@@ -489,7 +489,7 @@ FUNCTIONS = {
     "Model.chat_prompt": Row(  # a vocabulary with the tokens of turns: tests/text/test_begin_and_chat.py
         lambda c: c.model.chat_prompt(TEXT),
         true(lambda c, found: False),
-        {name: "has no chat template" for name in ("gpt2", "gpt_neo", "made_up")}
+        dict.fromkeys(("gpt2", "gpt_neo", "made_up"), "has no chat template")
         | {"gemma2": "the vocabulary has no <bos>"},
     ),
     "Model.tokens": Row(lambda c: c.model.tokens(c.ids), true(lambda c, found: "".join(found) == TEXT)),
