@@ -11,7 +11,8 @@ from gpt2np.capture.capture_files import Capture
 from gpt2np.ops import Array
 
 _ENOUGH = 4  # rows: with fewer, anything fits
-_STREAM, _NORMED = 0.2, 0.02  # the part that may remain unexplained; chance leaves 0.7 and more of 4 rows
+# What may remain unexplained: of the MLP's answer, where chance leaves 0.7 and more, and of all others.
+_OF_WRITTEN, _ROUNDING = 0.4, 0.01
 
 
 def after_attention(capture: Capture) -> str | None:
@@ -46,16 +47,23 @@ def _normed_rows(x: Array) -> Array:
 
 
 def _of_stream(after: Array, output: Array, down: Array) -> bool:
-    """Whether the MLP's answer, as it is or behind a norm, leads from `after` to `output`."""
-    written = output - after
-    whole = (written * written).sum()
-    if whole == 0:
-        return not down.any()
-    y = _normed_rows(down)
+    """Whether the MLP's answer, as it is or behind a norm, leads from `after` to `output`.
+
+    What most columns leave unexplained must be rounding, be it that of bfloat16.
+    """
+    size = np.sqrt((output * output).mean(axis=1, keepdims=True))
+    if not size.all():
+        return False
+    written, y = (output - after) / size, _normed_rows(down) / size
     lengths = (y * y).sum(axis=0)
     weight = np.divide((written * y).sum(axis=0), lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    left = min(((written - said) ** 2).sum() for said in (down, y * weight))
-    return bool(left < _STREAM**2 * whole)
+    squares = [(x * x).sum(axis=0) for x in (written, output / size)]
+    for said in (down / size, y * weight):
+        left = ((written - said) ** 2).sum(axis=0)
+        parts = (np.median(np.sqrt(left / np.where(whole > 0, whole, 1))) for whole in squares)
+        if all(part < most for part, most in zip(parts, (_OF_WRITTEN, _ROUNDING), strict=True)):
+            return True
+    return False
 
 
 def _normed(after: Array, output: Array, down: Array) -> bool:
@@ -72,4 +80,4 @@ def _normed(after: Array, output: Array, down: Array) -> bool:
         return False
     inside = (planes * (after / sizes[:, None]).T[:, :, None]).swapaxes(0, 1).reshape(len(after), -1)
     explained = np.linalg.svd(inside, compute_uv=False)[0] ** 2  # of 1
-    return bool(1 - explained < _NORMED**2)
+    return bool(1 - explained < (2 * _ROUNDING) ** 2)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from documents.listed_structures import INTERNALS, RAW, check, listed
 from support.document_reader import Step, replaced
 
 from gpt2np.capture.capture_files import load_capture
@@ -21,9 +22,9 @@ HEADINGS = [" ".join(heading.split()) for heading in HEADINGS.split("|")]
 FILES = """inference/capture_raw_activations.py inference/README.md inference/prompts inference/raw/internals
 inference/raw/residual dynamic/1_L16.pt dynamic/8_L25.pt probe_layer16.pt""".split()
 
-MODEL = "gemma-2-2b-it"  # here a small one, or a GPT-2, of that name, with as many layers and heads
-LAYERS, HEADS, WIDTH, NEW = 26, 8, 32, 50
-RAW = "experiments/my_exp/inference/raw"
+MODEL = "gemma-2-2b-it"  # here a small random one of that name, with as many layers and heads
+LAYERS, HEADS, WIDTH, NEW = 26, 8, 24, 50
+FOLDER = "experiments/my_exp/inference/raw"
 SETS = {
     "single_trait": 10,
     "multi_trait": 10,
@@ -54,34 +55,20 @@ def prompt_of(text):
 
 PROJECTIONS, MLP = ("q_proj", "k_proj", "v_proj"), ("up_proj", "gelu", "down_proj")
 RESIDUAL = ("input", "after_attn", "output")
-# What the document calls these, in a GPT-2; its Gemma has modules of those names.
-OF_GPT2 = {"q_proj": "attn.q", "k_proj": "attn.k", "v_proj": "attn.v", "attn_weights": "attn.pattern"}
-OF_GPT2 |= {"up_proj": "mlp.pre", "gelu": "mlp.post", "down_proj": "mlp.out"}
-OF_GPT2 |= {"input": "resid_pre", "after_attn": "resid_mid", "output": "resid_post"}
-OF_GEMMA = {name: f"self_attn.{name}" for name in PROJECTIONS}
-OF_GEMMA |= {"up_proj": "mlp.up_proj", "gelu": "mlp.act_fn", "down_proj": "mlp.down_proj", "output": ""}
+# Modules of a layer in HF's Gemma-2: their outputs, and those of which it is the input.
+OUTPUTS = {name: f"self_attn.{name}" for name in PROJECTIONS}
+OUTPUTS |= {"up_proj": "mlp.up_proj", "gelu": "mlp.act_fn", "down_proj": "mlp.down_proj", "output": ""}
 INPUTS = {"input": "", "after_attn": "pre_feedforward_layernorm"}  # of modules of it
 
 
-def of_gpt2(model, ids):
+def hooked(model, ids):
     """Each layer's arrays in one pass over these tokens, by the document's names; the logits."""
-    from support.hf import capture
-
-    found = capture(model, ids)
-    layers = [{name: found[f"h.{i}.{site}"] for name, site in OF_GPT2.items()} for i in range(LAYERS)]
-    for layer in layers:
-        layer |= {name: layer[name].reshape(len(ids), -1) for name in PROJECTIONS}
-    return layers, found["logits"]
-
-
-def of_gemma(model, ids):
-    """The same, out of the modules that the document names."""
     import torch
 
     layers = [{} for _ in range(LAYERS)]
     hooks = []
     for layer, block in zip(layers, model.model.layers, strict=True):
-        for name, module in OF_GEMMA.items():
+        for name, module in OUTPUTS.items():
 
             def output(_, inputs, out, name=name, layer=layer):
                 layer[name] = (out[0] if isinstance(out, tuple) else out)[0].numpy()
@@ -104,16 +91,9 @@ def of_gemma(model, ids):
 
 @functools.cache
 def layers_of(ids):
-    """Each layer's arrays in one pass over these tokens, by the document's names; the likeliest next tokens."""
-    model = loaded()[1]
-    layers, logits = (of_gpt2 if model.config.model_type == "gpt2" else of_gemma)(model, list(ids))
+    """The same, and the likeliest next tokens instead of the logits."""
+    layers, logits = hooked(loaded()[1], list(ids))
     return layers, logits.argmax(axis=-1).tolist()
-
-
-def forget():
-    """Before another model of that name."""
-    for cached in (loaded, prompt_of, layers_of):
-        cached.cache_clear()
 
 
 def theirs(data, layer):
@@ -135,9 +115,9 @@ def texts_agree(data, text):
     assert len(response) == NEW
     _, likeliest = layers_of(tuple(prompt + response[:-1]))
     assert response == likeliest[n - 1 :]
-    for phase, own in (("prompt", prompt), ("response", response)):
-        assert data[phase]["text"] == loaded()[0].decode(own)
-        assert len(data[phase]["tokens"]) == len(own)
+    assert data["prompt"]["text"] == text  # as it was typed, without the token that it begins with
+    assert data["response"]["text"] == loaded()[0].decode(response)
+    assert [len(data[phase]["tokens"]) for phase in ("prompt", "response")] == [n, NEW]
     return n
 
 
@@ -195,22 +175,26 @@ def texts_of(name):
 def internals_written(seen):
     import torch
 
-    files = sorted(Path(RAW, "internals/dynamic").iterdir())
+    files = {path.name for path in Path(FOLDER, "internals/dynamic").iterdir()}
+    assert files == {f"{id}_L{layer}.pt" for id in range(1, 9) for layer in range(LAYERS)}
     assert len(files) == 208  # 8 prompts x 26 layers
     for id, layer in ((1, 16), (8, 25)):
-        data = torch.load(f"{RAW}/internals/dynamic/{id}_L{layer}.pt")
+        data = torch.load(f"{FOLDER}/internals/dynamic/{id}_L{layer}.pt")
+        check(data, listed(INTERNALS), len(data["prompt"]["token_ids"]))
         internals_agree(data, texts_of("dynamic")[id - 1], layer)
-        by_us = load_capture(f"{RAW}/internals/dynamic/{id}_L{layer}.pt")
+        by_us = load_capture(f"{FOLDER}/internals/dynamic/{id}_L{layer}.pt")
         internals_agree(by_us, texts_of("dynamic")[id - 1], layer)
 
 
 def residual_written(seen):
     import torch
 
-    files = sorted(Path(RAW, "residual/dynamic").iterdir())
+    files = sorted(Path(FOLDER, "residual/dynamic").iterdir())
     assert [path.name for path in files] == [f"{id}.pt" for id in range(1, 9)]
     for id in (1, 8):
-        residual_agrees(torch.load(files[id - 1]), texts_of("dynamic")[id - 1])
+        data = torch.load(files[id - 1])
+        check(data, listed(RAW), len(data["prompt"]["token_ids"]))
+        residual_agrees(data, texts_of("dynamic")[id - 1])
         residual_agrees(load_capture(files[id - 1]), texts_of("dynamic")[id - 1])
 
 
@@ -246,15 +230,17 @@ def length_said(seen):
 
 
 def one_prompt(seen):
-    internals_agree(load_capture(f"{RAW}/internals/prompt/1_L16.safetensors"), "Your prompt here", 16)
+    internals_agree(load_capture(f"{FOLDER}/internals/prompt/1_L16.safetensors"), "Your prompt here", 16)
     (entry,) = [entry for entry in read_manifest(Path("experiments/my_exp")) if entry.prompt_set == "prompt"]
     assert (entry.id, entry.text, entry.layer, entry.response_tokens) == (1, "Your prompt here", 16, NEW)
 
 
 def one_set(seen):
-    files = sorted(Path(RAW, "residual/single_trait").iterdir())
+    files = sorted(Path(FOLDER, "residual/single_trait").iterdir())
     assert sorted(int(path.stem) for path in files) == list(range(1, 11))
-    residual_agrees(load_capture(f"{RAW}/residual/single_trait/10.safetensors"), texts_of("single_trait")[9])
+    residual_agrees(
+        load_capture(f"{FOLDER}/residual/single_trait/10.safetensors"), texts_of("single_trait")[9]
+    )
 
 
 def sets_listed(seen):

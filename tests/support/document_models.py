@@ -53,9 +53,9 @@ def write_gpt_neo(folder: str | Path, seed: int = 0) -> Path:
 
 
 def write_gemma2(folder: str | Path, seed: int = 0, **config: Any) -> Path:
-    """Write a Gemma-2 with the layers and heads of the 2B one, 4 numbers a head, and a vocabulary of its kind.
+    """Write a Gemma-2 with the layers and heads of the 2B one, 4 numbers a head, and a tiny vocabulary.
 
-    Its window is 16. What it must not choose, so that texts stay what they are, has zeros in its unembedding.
+    Its window is 16. Special tokens are not predicted.
     """
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4, "hidden_size": 24}
     sizes |= {"intermediate_size": 40, "vocab_size": 440, "max_position_embeddings": 512}
