@@ -43,7 +43,8 @@ def _rows(capture: Capture, group: str, name: str) -> Array:
 def _normed_rows(x: Array) -> Array:
     """Each row divided by its root mean square, zeros where it has none."""
     size = np.sqrt((x * x).mean(axis=1, keepdims=True))
-    return np.divide(x, size, out=np.zeros_like(x), where=size > 0)
+    rows: Array = np.divide(x, size, out=np.zeros_like(x), where=size > 0)
+    return rows
 
 
 def _of_stream(after: Array, output: Array, down: Array) -> bool:
