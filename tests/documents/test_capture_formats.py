@@ -25,7 +25,7 @@ from gpt2np.tracing.contract import released
 PAGE = (Path(gpt2np.__file__).parent / "docs" / "capture_formats.md").read_text("utf-8")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.needs("torch", "transformers")
 def test_the_document_in_order(tmp_path, monkeypatch, capsys):
     import torch
