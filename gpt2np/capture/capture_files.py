@@ -25,21 +25,19 @@ from gpt2np.ops import Array
 SCHEMA = "gpt2np.capture/1"
 FORMATS = ("safetensors", "pt")
 
-# The parts of a capture, by their names in it, and the sites that they are.
-PROJECTIONS = {"q_proj": "attn.q", "k_proj": "attn.k", "v_proj": "attn.v"}
-MLP = {"up_proj": "mlp.pre", "gelu": "mlp.post", "down_proj": "mlp.out"}
-INTERNAL_RESIDUAL = {"input": "resid_pre", "after_attn": "resid_mid", "output": "resid_post"}
-RAW_RESIDUAL = {"residual_in": "resid_pre", "after_attn": "resid_mid", "residual_out": "resid_post"}
+# The parts of a capture, by their names in it; which sites they are, each architecture's table says.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+MLP = ("up_proj", "gelu", "down_proj")
+INTERNAL_RESIDUAL = ("input", "after_attn", "output")
+RAW_RESIDUAL = ("residual_in", "after_attn", "residual_out")
 
-# Every site with its places in a capture; `i` is a layer, and `layer_i` the mean over heads.
-PLACES = {
-    "resid_pre": ("residual/input", "activations/i/residual_in"),
-    **{site: (f"attention/{name}",) for name, site in PROJECTIONS.items()},
-    "attn.pattern": ("attention/attn_weights", "attention/layer_i"),
-    "resid_mid": ("residual/after_attn", "activations/i/after_attn"),
-    **{site: (f"mlp/{name}",) for name, site in MLP.items()},
-    "resid_post": ("residual/output", "activations/i/residual_out"),
-}
+# Their places: `i` is a layer, and `layer_i` the mean over heads.
+OF_INTERNALS = (
+    *(f"attention/{name}" for name in (*PROJECTIONS, "attn_weights")),
+    *(f"mlp/{name}" for name in MLP),
+    *(f"residual/{name}" for name in INTERNAL_RESIDUAL),
+)
+OF_RESIDUAL = (*(f"activations/i/{name}" for name in RAW_RESIDUAL), "attention/layer_i")
 
 PHASES = ("prompt", "response")
 LISTS = ("attention", "mlp")  # groups of the response that hold lists

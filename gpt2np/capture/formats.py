@@ -8,7 +8,7 @@ prompt's last token, its attention is [N, N], and the last one's is [N + n - 1, 
 written by `capture_files`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from gpt2np.architectures.gpt2.config import Config
 from gpt2np.capture.capture_files import (
     INTERNAL_RESIDUAL,
     MLP,
+    OF_INTERNALS,
+    OF_RESIDUAL,
     PROJECTIONS,
     RAW_RESIDUAL,
     Capture,
@@ -32,6 +34,7 @@ from gpt2np.tracing.derived import block_input, stored_for
 from gpt2np.tracing.trace import Trace
 
 __all__ = [
+    "captured_sites",
     "internals_sites",
     "layer_internals",
     "load_capture",
@@ -41,13 +44,22 @@ __all__ = [
 ]
 
 
-_INTERNALS = (
-    INTERNAL_RESIDUAL["input"],
-    *PROJECTIONS.values(),
-    "attn.pattern",
-    *MLP.values(),
-    *(INTERNAL_RESIDUAL[name] for name in ("after_attn", "output")),
-)
+def captured_sites(config: ModelConfig, internals: bool) -> dict[str, str]:
+    """Return what a model's capture files hold at each place, as in `{"mlp/gelu": "mlp.post", ...}`.
+
+    The places are those of layer internals, or else of raw residual, where `i` stands for a layer.
+
+    Raises:
+        InputError: the model has nothing for one of them.
+    """
+    table, places = config.architecture.sites, OF_INTERNALS if internals else OF_RESIDUAL
+    found = {place: site.name for site in table for place in site.captures}
+    for place in places:
+        if place not in found:
+            what = "layer internals" if internals else "raw residual"
+            kind = config.architecture.model_type
+            raise InputError(f"{kind} has no site for {place}, so there are no {what} of it")
+    return {place: found[place] for place in places}
 
 
 def internals_sites(layer: int, config: ModelConfig | None = None) -> list[str]:
@@ -57,12 +69,8 @@ def internals_sites(layer: int, config: ModelConfig | None = None) -> list[str]:
         InputError: the model lacks one of them.
     """
     config = config or Config()
-    table = config.architecture.sites
-    for name in _INTERNALS:
-        if name not in table:
-            kind = config.architecture.model_type
-            raise InputError(f"{kind} has no {name}, so there are no layer internals of it")
-    names = [name for site in _INTERNALS for name in stored_for(config, site, layer)]
+    wanted = captured_sites(config, internals=True).values()
+    names = [name for site in wanted for name in stored_for(config, site, layer)]
     return list(dict.fromkeys(names))
 
 
@@ -77,8 +85,8 @@ def layer_internals(generated: Generated | Trace, layer: int) -> Capture:
 
     Shapes in the prompt: q_proj [N, head*d_head], k_proj and v_proj [N, kv_head*d_head], each of them n_embd
     wide in a GPT-2, attn_weights [head, N, N], up_proj and gelu [N, d_mlp], down_proj and the residual stream
-    [N, n_embd]. In the response: lists of [1, n_embd], [head, N+i, N+i] and [1, d_mlp], and the residual
-    stream as [n, 1, n_embd].
+    [N, n_embd]. In the response: lists of [1, width] and [head, N+i, N+i], and the residual stream as
+    [n, 1, n_embd]. `captured_sites` says which sites they are.
 
     Raises:
         InputError: the model has no such layer, or lacks a site of `internals_sites(layer, config)`.
@@ -94,12 +102,14 @@ def layer_internals(generated: Generated | Trace, layer: int) -> Capture:
     generated, trace = _whole(generated)
     n = generated.n_prompt
     layer = whole_number("layer", layer, 0, trace.config.n_layer - 1)
-    internals_sites(layer, trace.config)
-    pattern = trace[f"h.{layer}.attn.pattern"]
-    heads = {name: trace[f"h.{layer}.{site}"] for name, site in PROJECTIONS.items()}
-    attention = _each(heads, lambda a: a.reshape(len(a), -1))
-    mlp = {name: trace[f"h.{layer}.{site}"] for name, site in MLP.items()}
-    residual = {name: trace[f"h.{layer}.{site}"] for name, site in INTERNAL_RESIDUAL.items()}
+    sites = captured_sites(trace.config, internals=True)
+
+    def kept(group: str, names: Sequence[str]) -> dict[str, Array]:
+        return {name: trace[f"h.{layer}.{sites[f'{group}/{name}']}"] for name in names}
+
+    pattern = kept("attention", ["attn_weights"])["attn_weights"]
+    attention = _each(kept("attention", PROJECTIONS), lambda a: a.reshape(len(a), -1))
+    mlp, residual = kept("mlp", MLP), kept("residual", INTERNAL_RESIDUAL)
     lengths = range(n, len(trace.token_ids) + 1)  # tokens that each choosing pass had seen
     return {
         "prompt": {
@@ -134,11 +144,12 @@ def raw_residual(generated: Generated | Trace) -> Capture:
     lengths = range(n, len(trace.token_ids) + 1)
     prompt: Capture = _texts(generated.prompt) | {"activations": {}, "attention": {}}
     response: Capture = _texts(generated.response) | {"activations": {}, "attention": {}}
+    sites = captured_sites(trace.config, internals=False)
     for layer in range(trace.config.n_layer):
-        residual = {name: trace[f"h.{layer}.{site}"] for name, site in RAW_RESIDUAL.items()}
+        residual = {name: trace[f"h.{layer}.{sites[f'activations/i/{name}']}"] for name in RAW_RESIDUAL}
         prompt["activations"][str(layer)] = _each(residual, lambda a: a[:n])
         response["activations"][str(layer)] = _each(residual, lambda a: a[n - 1 :])
-        average = trace[f"h.{layer}.attn.pattern"].mean(axis=0)
+        average = trace[f"h.{layer}.{sites['attention/layer_i']}"].mean(axis=0)
         prompt["attention"][f"layer_{layer}"] = average[:n, :n]
         response["attention"][f"layer_{layer}"] = [average[:i, :i] for i in lengths]
     return {"prompt": prompt, "response": response}

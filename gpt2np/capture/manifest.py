@@ -26,6 +26,7 @@ class Entry:
     """One file: `path` relative to the experiment's folder, and everything that decided what is in it.
 
     `generation` is the SHA-256 of the ids of prompt and response, where those were saved before the capture.
+    `sites` says what is at each place in the file, as `captured_sites` does; None: an older version wrote it.
     """
 
     path: str
@@ -40,10 +41,12 @@ class Entry:
     model: dict[str, Any]
     options: dict[str, Any]
     generation: str | None = None
+    sites: dict[str, str] | None = None
 
     def row(self) -> dict[str, Any]:
         """Return its line of the manifest."""
-        return {key: value for key, value in asdict(self).items() if (key, value) != ("generation", None)}
+        unsaid = [("generation", None), ("sites", None)]
+        return {key: value for key, value in asdict(self).items() if (key, value) not in unsaid}
 
 
 class Manifest:
@@ -170,4 +173,5 @@ _FIELDS: Table = {
     "model": OBJECT,
     "options": OBJECT,
     "generation": optional(TEXT),
+    "sites": optional(OBJECT),
 }

@@ -259,9 +259,11 @@ def _capture(
 ) -> int:
     """Write the files of one prompt, and list each when it is whole; returns how many."""
     assert prompt.id is not None
+    assert generated.trace is not None
     for path, layer in paths.items():
         capture = _captured(generated, layer)
-        facts = made_from | {"prompt_set": prompt_set, "id": prompt.id, "layer": layer}
+        sites = formats.captured_sites(generated.trace.config, internals=layer is not None)
+        facts = made_from | {"prompt_set": prompt_set, "id": prompt.id, "layer": layer, "sites": sites}
         size, sha256 = _write(capture, manifest.folder / path, facts)
         entry = Entry(
             path=path,
@@ -275,6 +277,7 @@ def _capture(
             response_tokens=len(generated.token_ids) - generated.n_prompt,
             **made_from,
             generation=generation,
+            sites=sites,
         )
         manifest.add(entry)
     return len(paths)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.capture.capture_files import PLACES
 from gpt2np.characters import joined, readable
 from gpt2np.errors import TokenizerError, TraceError, printable
 from gpt2np.tables import fitted, number, quoted, strict_json, wrapped
@@ -180,7 +179,7 @@ def markdown_table(table: Iterable[Site]) -> str:
     for site in table:
         elsewhere = [f"`{n}`" if (n := site.dialect_name(d, None)) else "-" for d in DIALECTS]
         elsewhere = [n.replace("None", "i") for n in elsewhere]
-        elsewhere.append(", ".join(f"`{place}`" for place in PLACES.get(site.name, ())) or "-")
+        elsewhere.append(", ".join(f"`{place}`" for place in site.captures) or "-")
         name = f"`{site.full_name(None).replace('None', 'i')}`" + (" *" if site.derived else "")
         lines.append(f"| {name} | {site.axes} | {site.doc} | {' | '.join(elsewhere)} |")
     return "\n".join([*lines, "", "\\* derived on access, stored only when asked for by name", ""])

@@ -94,40 +94,47 @@ def rms_norm_rows(norm: str, reads: str, tl: str = "", layered: bool = True) -> 
 def resid_pre() -> Site:
     """The stream at the start of a block."""
     doc = "The residual stream as it enters this block."
-    return Site("resid_pre", "pos n_embd", doc, names_of(tl="blocks.{i}.hook_resid_pre"), derived=True)
+    names = names_of(tl="blocks.{i}.hook_resid_pre")
+    places = ("residual/input", "activations/i/residual_in")
+    return Site("resid_pre", "pos n_embd", doc, names, derived=True, captures=places)
 
 
 def resid_mid(llmc: str = "") -> Site:
     """The stream between attention and MLP."""
     names = names_of(tl="blocks.{i}.hook_resid_mid", llmc=llmc)
-    return Site("resid_mid", "pos n_embd", "The residual stream between attention and MLP.", names)
+    doc = "The residual stream between attention and MLP."
+    places = ("residual/after_attn", "activations/i/after_attn")
+    return Site("resid_mid", "pos n_embd", doc, names, captures=places)
 
 
 def resid_post(**names: str) -> Site:
     """The stream at the end of a block."""
     names = {"tl": "blocks.{i}.hook_resid_post"} | names
-    return Site("resid_post", "pos n_embd", "The residual stream as it leaves this block.", names_of(**names))
+    doc = "The residual stream as it leaves this block."
+    places = ("residual/output", "activations/i/residual_out")
+    return Site("resid_post", "pos n_embd", doc, names_of(**names), captures=places)
 
 
 def query(derived: bool = False, **names: str) -> Site:
     """Queries of every head."""
     names = {"tl": "blocks.{i}.attn.hook_q"} | names
     doc = "Query: what each position looks for."
-    return Site("attn.q", "pos head d_head", doc, names_of(**names), derived=derived)
+    places = ("attention/q_proj",)
+    return Site("attn.q", "pos head d_head", doc, names_of(**names), derived=derived, captures=places)
 
 
 def key(axes: str = "pos head d_head", derived: bool = False, **names: str) -> Site:
     """Keys of every head, or of every group of heads."""
     names = {"tl": "blocks.{i}.attn.hook_k"} | names
     doc = "Key: what each position offers to be found by."
-    return Site("attn.k", axes, doc, names_of(**names), derived=derived)
+    return Site("attn.k", axes, doc, names_of(**names), derived=derived, captures=("attention/k_proj",))
 
 
 def value(axes: str = "pos head d_head", derived: bool = False, **names: str) -> Site:
     """Values of every head, or of every group of heads."""
     names = {"tl": "blocks.{i}.attn.hook_v"} | names
     doc = "Value: what each position hands over when it is attended to."
-    return Site("attn.v", axes, doc, names_of(**names), derived=derived)
+    return Site("attn.v", axes, doc, names_of(**names), derived=derived, captures=("attention/v_proj",))
 
 
 def scores(doc: str, **names: str) -> Site:
@@ -140,7 +147,8 @@ def pattern(**names: str) -> Site:
     """Attention itself."""
     names = {"hf": "attentions", "tl": "blocks.{i}.attn.hook_pattern"} | names
     doc = "Attention: how much of its value each query takes from each key; rows sum to 1."
-    return Site("attn.pattern", "head query key", doc, names_of(**names), unseen=0.0)
+    places = ("attention/attn_weights", "attention/layer_i")
+    return Site("attn.pattern", "head query key", doc, names_of(**names), unseen=0.0, captures=places)
 
 
 def z(**names: str) -> Site:
@@ -166,20 +174,21 @@ def mlp_pre(**names: str) -> Site:
     """Neurons before their activation function."""
     names = {"tl": "blocks.{i}.mlp.hook_pre"} | names
     doc = "The MLP's neurons before their activation function."
-    return Site("mlp.pre", "pos d_mlp", doc, names_of(**names))
+    return Site("mlp.pre", "pos d_mlp", doc, names_of(**names), captures=("mlp/up_proj",))
 
 
 def mlp_post(**names: str) -> Site:
     """Neurons after their activation function."""
     names = {"tl": "blocks.{i}.mlp.hook_post"} | names
     doc = "The MLP's neurons after the activation function: which features are active, and how much."
-    return Site("mlp.post", "pos d_mlp", doc, names_of(**names))
+    return Site("mlp.post", "pos d_mlp", doc, names_of(**names), captures=("mlp/gelu",))
 
 
 def mlp_out(**names: str) -> Site:
     """What the MLP writes."""
     names = {"tl": "blocks.{i}.hook_mlp_out"} | names
-    return Site("mlp.out", "pos n_embd", "What the MLP writes to the residual stream.", names_of(**names))
+    doc = "What the MLP writes to the residual stream."
+    return Site("mlp.out", "pos n_embd", doc, names_of(**names), captures=("mlp/down_proj",))
 
 
 def ln_f(**names: str) -> Site:

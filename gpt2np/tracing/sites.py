@@ -23,7 +23,8 @@ class Site:
     """One row of the table.
 
     `names` maps a dialect to the names it has there, the first being the usual one; `{i}` stands for
-    the layer. `unseen` is what an attention site holds for keys that the query does not see.
+    the layer. `unseen` is what an attention site holds for keys that the query does not see. `captures` are
+    its places in capture files, `i` standing for the layer.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Site:
     derived: bool = False
     unseen: float | None = None
     dtype: str | None = None  # None: the precision of the run
+    captures: tuple[str, ...] = ()
 
     @functools.cached_property
     def axis_names(self) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def test_an_architecture_without_a_site_of_the_format(generated, model, tmp_path
     architecture = model.config.architecture
     sites = SiteTable(site for site in made_up.SITES if site.name != "mlp.post")
     monkeypatch.setattr(made_up.MODULE, "ARCHITECTURE", replace(architecture, sites=sites))
-    line = r"^made_up has no mlp\.post, so there are no layer internals of it$"
+    line = r"^made_up has no site for mlp/gelu, so there are no layer internals of it$"
     with pytest.raises(InputError, match=line):
         layer_internals(generated, LAYER)
     prompts = PromptSet("p", (Prompt(1, TEXT),))

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from documents import capture_formats_steps as document
-from support.document_models import write_model
+from support.document_models import write_gemma2
 from support.document_reader import Reader
 
 import gpt2np
 from gpt2np.capture.capture_files import (
     INTERNAL_RESIDUAL,
     MLP,
-    PLACES,
+    OF_INTERNALS,
+    OF_RESIDUAL,
     PROJECTIONS,
     check_capture,
     save_capture,
@@ -24,14 +25,14 @@ from gpt2np.tracing.contract import released
 PAGE = (Path(gpt2np.__file__).parent / "docs" / "capture_formats.md").read_text("utf-8")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.needs("torch", "transformers")
 def test_the_document_in_order(tmp_path, monkeypatch, capsys):
     import torch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPT2NP_MODEL", document.MODEL)  # as the page says
-    write_model(document.MODEL, n_layer=document.LAYERS, n_head=document.HEADS, n_embd=document.WIDTH)
+    write_gemma2(document.MODEL, hidden_size=document.WIDTH)
     vector = Path("experiments/my_exp/extraction/category/trait/vectors/probe_layer16.pt")
     vector.parent.mkdir(parents=True)
     torch.save(torch.randn(document.WIDTH, generator=torch.Generator().manual_seed(0)), vector)
@@ -74,17 +75,23 @@ def shape(cell, sizes):
     return tuple(eval(axis, {}, sizes) for axis in cell.strip("[]").split(", "))
 
 
-def test_every_key_and_shape_of_the_tables(tiny):
-    done = tiny.generate("Elizabeth was not", max_new_tokens=3, keep="*").finish()
-    sizes = {"N": 4, "n": 3, "n_embd": 192, "d_mlp": 768, "head": 4}
-    found = set()
+@pytest.fixture(scope="module")
+def models(tiny, tmp_path_factory):
+    return {4: tiny, 5: gpt2np.load(write_gemma2(tmp_path_factory.mktemp("tables") / "g"))}  # by column
+
+
+@pytest.mark.parametrize("column", [4, 5])
+def test_every_key_and_shape_of_the_tables(column, models):
+    model, found = models[column], set()
+    done = model.generate([5, 60, 7, 80], max_new_tokens=3, keep="*", eos=None).finish()
+    sizes = {"N": 4, "n": 3, "kv_head": model.config.n_kv_head} | model.config.dims
     for capture, table in (
         (layer_internals(done, 2), "layer internals"),
         (raw_residual(done), "raw residual"),
     ):
-        for key, prompt, response, _, site in document.TABLES[f"Keys of {table}"][1:]:
+        for key, prompt, response, _, *sites in document.TABLES[f"Keys of {table}"][1:]:
             values = [capture["prompt"], capture["response"]]
-            place = key.strip("`").replace("L", "2")
+            place, site = key.strip("`").replace("L", "2"), sites[column - 4]
             for part in place.split("/"):
                 values = [value[part] for value in values]
             assert values[0].shape == shape(prompt, sizes)
@@ -94,12 +101,7 @@ def test_every_key_and_shape_of_the_tables(tiny):
             name = site.split("`")[1].replace("L", "2")
             own = done.trace[name]
             own = own.mean(axis=0) if "mean" in site else own
-            if "pattern" in name:
-                own = own[..., :4, :4]
-            assert np.array_equal(
-                values[0], own[..., :4, :4] if "pattern" in name else own[:4].reshape(4, -1)
-            )
-            found.add((name.removeprefix("h.2."), key.strip("`").replace("activations/L", "activations/i")))
-    assert found == {
-        (site, p.replace("layer_i", "layer_L")) for site, places in PLACES.items() for p in places
-    }
+            expected = own[..., :4, :4] if "pattern" in name else own[:4].reshape(4, -1)
+            np.testing.assert_array_equal(values[0], expected)
+            found.add(key.strip("`").replace("activations/L", "activations/i"))
+    assert found == {place.replace("layer_i", "layer_L") for place in (*OF_INTERNALS, *OF_RESIDUAL)}

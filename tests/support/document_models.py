@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from support import gpt_neo_checkpoint
+from support import gemma2_checkpoint, gemma_tokenizer, gpt_neo_checkpoint
 from support.random_model import random_model
 
 from gpt2np.architectures.gpt2.config import Config
@@ -50,6 +50,21 @@ def write_gpt_neo(folder: str | Path, seed: int = 0) -> Path:
     weights["lm_head.weight"][END] = 0
     save_file(weights, folder / "model.safetensors")
     return _with_vocabulary(folder)
+
+
+def write_gemma2(folder: str | Path, seed: int = 0, **config: Any) -> Path:
+    """Write a Gemma-2 with the layers and heads of the 2B one, 4 numbers a head, and a tiny vocabulary.
+
+    Its window is 16. Special tokens are not predicted.
+    """
+    sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4, "hidden_size": 24}
+    sizes |= {"intermediate_size": 40, "vocab_size": 440, "max_position_embeddings": 512}
+    sizes |= {"sliding_window": 16, "tie_word_embeddings": False} | config
+    folder = gemma2_checkpoint.write(Path(folder), "SF" * 13, seed, **sizes)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][:16] = 0
+    save_file(weights, folder / "model.safetensors")
+    return gemma_tokenizer.write(folder, bos=True)
 
 
 def _with_vocabulary(folder: Path) -> Path:

@@ -90,12 +90,14 @@ SITES = SiteTable(
             NEURONS,
             "The gates after it: how far each neuron is open.",
             names_of(hf=f"{_L}.mlp.act_fn"),
+            captures=("mlp/gelu",),
         ),
         Site(
             "mlp.up",
             NEURONS,
             "What each neuron would say if its gate were open.",
             names_of(hf=f"{_L}.mlp.up_proj", tl=f"{_TL}.mlp.hook_pre_linear"),
+            captures=("mlp/up_proj",),
         ),
         Site(
             "mlp.post",
@@ -108,6 +110,7 @@ SITES = SiteTable(
             WIDE,
             "The neurons' answer, before the norm behind them.",
             names_of(hf=f"{_L}.mlp {_L}.mlp.down_proj"),
+            captures=("mlp/down_proj",),
         ),
         *site_rows.rms_norm_rows("ln_2_post", "mlp.proj", f"{_TL}.ln2_post.hook_normalized"),
         Site(

@@ -111,6 +111,7 @@ def _as_written(path: str) -> dict[str, Any]:
 
 def _capture(path: str) -> dict[str, Any]:
     """A capture file: prompt and response with their activations."""
+    from gpt2np.capture.after_attention import after_attention
     from gpt2np.capture.capture_files import check_capture, load_capture
 
     capture = load_capture(path)
@@ -119,9 +120,17 @@ def _capture(path: str) -> dict[str, Any]:
         facts[phase] = capture[phase]["text"]
         facts[f"{phase}_tokens"] = len(capture[phase]["token_ids"])
     arrays = check_capture(capture, path)
+    what = after_attention(capture)
+    facts["after_attn"] = "not told by the file" if what is None else _AFTER_ATTENTION[what]
     facts["arrays"] = [_array(name, array.dtype, array.shape) for name, array in arrays.items()]
     facts["next"] = "gpt2np.capture.capture_files.load_capture reads it"
     return facts
+
+
+_AFTER_ATTENTION = {
+    "resid_mid": "resid_mid, the residual stream between attention and MLP",
+    "ln_2": "ln_2, what the MLP reads: the residual stream behind a norm",
+}
 
 
 def _torch(path: str) -> dict[str, Any]:

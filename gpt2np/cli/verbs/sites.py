@@ -45,7 +45,6 @@ def _chosen(config: Any, pattern: str | None) -> "list[Site]":
 
 def sites(args: argparse.Namespace) -> int:
     """`gpt2np sites`."""
-    from gpt2np.capture.capture_files import PLACES
     from gpt2np.cli.report import markdown_table
     from gpt2np.tables import screen_width, strict_json
 
@@ -60,7 +59,7 @@ def sites(args: argparse.Namespace) -> int:
             "derived": site.derived,
             "doc": site.doc,
             "elsewhere": {dialect: names[0] for dialect, names in site.names.items()},
-            "captures": list(PLACES.get(site.name, ())),
+            "captures": list(site.captures),
         }
         for site in table
     ]
