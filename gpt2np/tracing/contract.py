@@ -201,17 +201,10 @@ class Architecture:
     head_matrices: Callable[[Any, Any, int, int], tuple[Array, ...]] | None = None
     released: Mapping[str, ModelConfig] = field(default_factory=dict)  # sizes that are known by a Hub id
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
-<<<<<<< HEAD
     # more that must hold of a site: statement, the stored sites it is about, and what must be equal
     holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
     begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
     turns: Turns | None = None  # None: it has none, so nobody can chat with it
-=======
-    begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
-    turns: Turns | None = None  # None: it has none, so nobody can chat with it
-    # more that must hold of a site: statement, the stored sites it is about, and what must be equal
-    holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
->>>>>>> g20d
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 
     @property
