@@ -320,7 +320,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using compare' -l shapes -xka "(__fish_comp
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l prefill -x -d 'N tokens ran at once, then one at each step'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l rtol -x -d 'atol + rtol * |truth| instead of noise'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l atol -x -d '(default 0 where --rtol is given)'
-complete -c gpt2np -n '_shtab_gpt2np_using compare' -l search -x -d 'how long to look for the mistake (10; 0: until all of the catalogue has been tried)'
+complete -c gpt2np -n '_shtab_gpt2np_using compare' -l search -x -d 'seconds of computing to look for it (10; 0: until all of the catalogue has been tried)'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l their-tokens -xka "(__fish_complete_path (commandline -ct))" -d 'token ids to compare: a file, or 464,3139'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l mistakes -d 'list the catalogue of known mistakes'
 complete -c gpt2np -n '_shtab_gpt2np_using compare' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'also write the report as a page'

@@ -115,7 +115,7 @@ _shtab_gpt2np_compare_options=(
   "--prefill[N tokens ran at once, then one at each step]:N:"
   "--rtol[atol \+ rtol \* \|truth\| instead of noise]:R:"
   "--atol[(default 0 where --rtol is given)]:A:"
-  "--search[how long to look for the mistake (10\; 0\: until all of the catalogue has been tried)]:SECONDS:"
+  "--search[seconds of computing to look for it (10\; 0\: until all of the catalogue has been tried)]:SECONDS:"
   "--their-tokens[token ids to compare\: a file, or 464,3139]:FILE:_files"
   "--mistakes[list the catalogue of known mistakes]"
   "--html[also write the report as a page]:FILE:_files"
