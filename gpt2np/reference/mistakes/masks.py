@@ -267,7 +267,10 @@ class AttentionWindow(SomeSeen):
     """A window of another length than the layer's, or none."""
 
     slug = "attention-window"
-    explanation = "A query looks back over another number of keys than its layer does: a window where there is none, or none."
+    explanation = (
+        "A query looks back over another number of keys than its layer does: "
+        "a window where there is none, or none."
+    )
     cure = (
         "GPT-2 sees all keys up to its own; a local layer of GPT-Neo the last window_size, its own included."
     )
