@@ -87,6 +87,13 @@ def test_steps_may_be_lists():
     assert checker.judge("own.run", other(logits=lambda x: x.tolist())).right
 
 
+def test_a_cache_that_still_has_another_text_gets_a_question_about_that():
+    kept = {}
+    verdict = checker.judge("own.extend", lambda w, config, ids, cache: extend()(w, config, ids, kept))
+    assert "(4, 6, 6), yours is (4, 6, 18)" in verdict.where
+    assert verdict.hint.startswith("Whose keys")
+
+
 def makes_numbers_of_infinities(theirs, truth, bands):
     for name in truth:
         if name in theirs:

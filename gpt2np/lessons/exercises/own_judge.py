@@ -319,6 +319,6 @@ def _hidden(clean: exam.Dump, bands: Mapping[str, Array]) -> Iterator[exam.Dump]
     yield broken
     for name, bands_off in (("h.3.mlp.out", 0.7), ("embed", 10.0)):  # near zero, where no share counts
         sizes = np.abs(clean[name])
-        least = np.unravel_index(int(np.argmin(sizes)), sizes.shape)
-        band = float(np.broadcast_to(bands[name], sizes.shape)[least])
-        yield _changed(clean, name, tuple(map(int, least)), bands_off * band)
+        place = np.unravel_index(int(np.argmin(sizes)), sizes.shape)
+        width = float(np.broadcast_to(bands[name], sizes.shape)[place])
+        yield _changed(clean, name, tuple(int(i) for i in place), bands_off * width)
