@@ -103,8 +103,8 @@ assert all(wrong[f"h.{layer}.{name}"] for layer in (2, 3) for name in inside if 
 # `h.0.ln_1`, run it again. The check tells you how many steps are right and which one is next. Names of
 # Hugging Face or of TransformerLens will do, too, and so will heads before positions.
 #
-# A number that is added to a whole row of scores, or of logits, changes nothing for softmax; the check lets it
-# pass. Take care that a step which you have put into the dict is not changed afterwards by a `+=`.
+# A number that is added to a whole row of scores, or of logits, changes nothing for softmax; the check
+# lets it pass. Take care that a step which you have put into the dict is not changed afterwards by a `+=`.
 
 
 # %%
