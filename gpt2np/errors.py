@@ -5,8 +5,6 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 
 def printable(text: str) -> str:
     r"""Return a text on one line, safe for a terminal: what is not printable becomes escapes, as `\x1b`."""
@@ -113,7 +111,7 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
         InputError: it is something else, or out of range.
     """
     try:
-        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except (TypeError, RuntimeError):  # torch raises the second for a tensor of several numbers
         number = None
     if number is None or number < low or (high is not None and number > high):

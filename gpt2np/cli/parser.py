@@ -1,16 +1,18 @@
 """The parser of the command line: verbs with examples and grouped options, and what a typo probably meant."""
 
 import argparse
+import importlib
 import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from gpt2np.cli.texts import a_text
 from gpt2np.errors import nearest, printable, short
 
+FILES = {"heads": "heads_and_lens", "lens": "heads_and_lens"}  # of verbs, where it is no file of that name
 EXAMPLE = "gpt2np trace 'Elizabeth was'"
 # What other programs call our verbs and options.
 VERBS_ELSEWHERE = {
@@ -59,6 +61,7 @@ class Help(argparse.HelpFormatter):
         return "\n".join(indent + part if part else "" for part in parts)
 
 
+Groups = Mapping[str, Mapping[str, str]]  # of verbs: a title, and a sentence for each verb
 _DEFAULTS: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False}
 
 
@@ -67,7 +70,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **_DEFAULTS | kwargs)
-        self.groups: dict[str, str] = {}  # the names of its verbs, by what the help calls them together
+        self.groups: Groups = {}  # of its verbs, where they are imported when they are asked for
+
+    def add_verbs(self, groups: Groups) -> None:
+        """Add verbs that are imported when they are asked for, as the help groups them."""
+        self.groups = groups
+        verbs: Any = self.add_subparsers(title="verbs", metavar="VERB", required=True, action=Verbs)
+        verbs.sentences = {name: text for of in groups.values() for name, text in of.items()}
 
     def error(self, message: str) -> NoReturn:
         """Say it on stderr and exit with 2."""
@@ -98,21 +107,16 @@ class Parser(argparse.ArgumentParser):
 
     def _list_of_verbs(self) -> str:
         """Its verbs by their groups, in lines of the terminal."""
-        width, lines, told = shutil.get_terminal_size().columns - 2, list[str](), self._told_of_verbs()
-        for title, names in self.groups.items():
+        width, lines = shutil.get_terminal_size().columns - 2, list[str]()
+        for title, verbs in self.groups.items():
             lines += [f"{title}:"]
-            for name in names.split():
-                text = f"  {name:<10}  {told[name]}"
+            for name, sentence in verbs.items():
+                text = f"  {name:<10}  {sentence.partition(':')[0]}"
                 lines += textwrap.wrap(text, width, subsequent_indent=" " * 14)
             lines += [""]
         return "\n".join(
             [*lines, "example:", f"  {EXAMPLE}", "", "gpt2np VERB --help explains a command and its options."]
         )
-
-    def _told_of_verbs(self) -> dict[str, str]:
-        """One line for each of its verbs."""
-        actions = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        return {c.dest: (c.help or "").partition(":")[0] for c in actions[0]._choices_actions}
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The same, but an unknown option is told before anything that is missing."""
@@ -141,10 +145,10 @@ class Parser(argparse.ArgumentParser):
         self.error(f"there is no place for {short(rest)}: {self.prog} takes {takes}{quotes}")
 
     @property
-    def verbs(self) -> "dict[str, argparse.ArgumentParser]":
+    def verbs(self) -> Mapping[str, argparse.ArgumentParser]:
         """The parsers of its verbs, by name; empty where it has none."""
         found = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        return dict(found[0].choices) if found else {}
+        return found[0].choices if found else {}
 
     @property
     def options(self) -> list[str]:
@@ -221,6 +225,42 @@ class Parser(argparse.ArgumentParser):
         self.error(f"there is no command {short(value)}; if it is a text to be run: {run}")
 
 
+class Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]  # no class has its argument at run time
+    """The verbs of the command line, each of which is imported when its parser is asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sentences: dict[str, str] = {}  # what the help says of each
+        self.choices = _Imported(self, self._name_parser_map)  # type: ignore[assignment]  # it is only read
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Let the verb's own parser read what comes after its name."""
+        self.choices[values[0]]
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Imported(Mapping[str, argparse.ArgumentParser]):
+    """The parsers of verbs by name: to look one up is to import the verb."""
+
+    def __init__(self, verbs: Verbs, made: Mapping[str, argparse.ArgumentParser]) -> None:
+        self._verbs, self._made = verbs, made
+
+    def __getitem__(self, name: str) -> argparse.ArgumentParser:
+        if name not in self._made:
+            file = FILES.get(name, name)
+            importlib.import_module(f"gpt2np.cli.verbs.{file}").register(self._verbs)
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._verbs.sentences
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._verbs.sentences)
+
+    def __len__(self) -> int:
+        return len(self._verbs.sentences)
+
+
 def meant_verb(given: str, verbs: Iterable[str]) -> str | None:
     """The verb that was probably meant; None where none is near, or a text was given."""
     known = list(verbs)
@@ -233,12 +273,14 @@ def _name(action: argparse.Action) -> str:
 
 
 def add_verb(
-    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, *examples: str
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], *examples: str, text: str | None = None
 ) -> argparse.ArgumentParser:
-    """A verb: its name, the function that runs it and returns the exit code, one sentence, and examples.
+    """A verb: its name, the function that runs it and returns the exit code, and examples.
 
-    An example is a command without its `gpt2np`; `add_note` says more below them.
+    An example is a command without its `gpt2np`; `add_note` says more below them. `text` is its sentence
+    where it is a verb of a verb, as `kv extract`; the others' are in `gpt2np.cli.program`.
     """
+    text = text or str(verbs.sentences[name])
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text[0].upper() + text[1:]
     )

@@ -9,43 +9,52 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from gpt2np.cli.arguments import check_outputs
 from gpt2np.cli.parser import Parser
 from gpt2np.cli.terminal import give_up_stdout, screens, tell, ticking
-from gpt2np.cli.verbs import (
-    capture,
-    circuits,
-    compare,
-    completion,
-    docs,
-    download,
-    export,
-    fixture,
-    generate,
-    heads_and_lens,
-    info,
-    kv,
-    learn,
-    patch,
-    plan,
-    score,
-    sites,
-    stats,
-    tokenize,
-    trace,
-    view,
-)
 from gpt2np.errors import Gpt2npError, printable
 from gpt2np.outputs import remove_empty
 
 DESCRIPTION = "Run GPT-2, GPT-Neo or Gemma-2 in NumPy and see every step of it."
+# Every verb by what it is for, and what its help says of it; its file in `gpt2np.cli.verbs` has the rest.
 GROUPS = {
-    "look at a run": "trace generate view tokenize score",
-    "learn how it works": "learn",
-    "take it apart": "lens heads circuits stats patch",
-    "check your own implementation": "compare fixture",
-    "models and data": "info download sites plan capture kv export",
-    "help": "docs completion",
+    "look at a run": {
+        "trace": "run a prompt and show what the model saw, computed and predicts",
+        "generate": "continue a prompt, token by token",
+        "view": "one HTML page that shows every step of a run; opens it",
+        "tokenize": "split a text into tokens, or join ids into a text",
+        "score": "log-probability of every token of a text file, and its perplexity",
+    },
+    "learn how it works": {
+        "learn": "write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you "
+        "wrote",
+    },
+    "take it apart": {
+        "lens": "what the model would predict if it stopped early, layer by layer",
+        "heads": "what each head and MLP adds to the logit of a token, or to a difference of two",
+        "circuits": "what heads and neurons are for: without options a table of all heads; with a TEXT what "
+        "its neurons and its residual stream do",
+        "stats": "statistics of attention and hidden states, as the baseline notebook prints",
+        "patch": "activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each "
+        "head or position of each layer, and see how much of the difference between the two comes back",
+    },
+    "check your own implementation": {
+        "compare": "compare another program's tensors with ours: which step is the first that is wrong, and "
+        "which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input",
+        "fixture": "write a tiny random GPT-2 with a full trace and error bands, to develop your own with",
+    },
+    "models and data": {
+        "info": "what a model is: config, parameters, files; or what is in a FILE",
+        "download": "fetch a model from the Hub, for use without network",
+        "sites": "every array that a trace can hold, and what it tells you",
+        "plan": "bytes of a trace, before running it",
+        "capture": "capture activations of prompts and responses, a file for each",
+        "kv": "keys and values of a text: write them, query them, many at once",
+        "export": "write a trace, or a model as llm.c's files, for other programs",
+    },
+    "help": {
+        "docs": "the documentation: list its pages, open one, or look for a word",
+        "completion": "print what a shell needs to complete commands, options, sites and files",
+    },
 }
 
 
@@ -56,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     with screens():
         try:
             build_parser().parse_args(argv, args)
+            from gpt2np.cli.arguments import check_outputs
+
             check_outputs(args)
             with ticking(args.run.__name__):
                 code: int = args.run(args)
@@ -116,35 +127,10 @@ def _in_shell(message: str, options: Collection[str]) -> str:
 
 
 def build_parser() -> Parser:
-    """The whole command line."""
+    """The whole command line; a verb's file is imported when its parser is asked for."""
     from gpt2np import __version__
 
     parser = Parser(prog="gpt2np", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gpt2np {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb_file in (
-        trace,
-        generate,
-        score,
-        tokenize,
-        sites,
-        plan,
-        info,
-        download,
-        heads_and_lens,
-        circuits,
-        stats,
-        patch,
-        compare,
-        capture,
-        kv,
-        export,
-        fixture,
-        view,
-        learn,
-        completion,
-        docs,
-    ):
-        verb_file.register(verbs)
-    parser.groups = GROUPS
+    parser.add_verbs(GROUPS)
     return parser

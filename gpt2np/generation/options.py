@@ -1,11 +1,11 @@
 """The options for choosing tokens, and what each may be."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-import numpy as np
 
 from gpt2np.errors import InputError, nearest, short
 
@@ -40,8 +40,7 @@ class Sampling:
             value = getattr(self, name)
             if value is None and "None" in allowed:
                 continue
-            numbers = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-            known = isinstance(value, numbers) and not isinstance(value, bool)
+            known = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
             if not known or not (low <= value <= high or (name == "temperature" and value == 0)):  # NaN too
                 raise InputError(f"{name}={short(value)}: must be {allowed}")
             object.__setattr__(self, name, kind(value))
@@ -55,14 +54,14 @@ class Sampling:
 ALLOWED: dict[str, tuple[type[int] | type[float], float, float, str]] = {
     # 1e-30 to 1e30 is what float32 logits can be multiplied and divided by
     "temperature": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30, or 0 for greedy"),
-    "top_k": (int, 0, np.inf, "a whole number of at least 1 (0 or None is off)"),
+    "top_k": (int, 0, math.inf, "a whole number of at least 1 (0 or None is off)"),
     "top_p": (float, 5e-324, 1, "a number above 0 and at most 1 (1 or None is off)"),
     "min_p": (float, 0, 1, "a number from 0 to 1 (0 or None is off)"),
     "repetition_penalty": (float, 1e-30, 1e30, "a number from 1e-30 to 1e30 (1 is off); prompt and response"),
     "presence_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off); counts the response only"),
     "frequency_penalty": (float, -2, 2, "a number from -2 to 2 (0 is off); counts the response only"),
-    "no_repeat_ngram_size": (int, 0, np.inf, "a whole number of at least 1 (0 is off)"),
-    "num_beams": (int, 1, np.inf, "a whole number of at least 1 (1 is no beam search)"),
+    "no_repeat_ngram_size": (int, 0, math.inf, "a whole number of at least 1 (0 is off)"),
+    "num_beams": (int, 1, math.inf, "a whole number of at least 1 (1 is no beam search)"),
     "length_penalty": (float, -10, 10, "a number from -10 to 10 (0 is off)"),
 }
 

@@ -114,6 +114,7 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Every option and argument of every verb."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
+            action.choices = dict(action.choices)  # shtab takes no other mapping
             for inner in action.choices.values():
                 yield from actions(inner)
         else:

@@ -27,7 +27,6 @@ def register(verbs: Any) -> None:
         verbs,
         "capture",
         capture,
-        "capture activations of prompts and responses, a file for each",
         "capture --prompt 'Elizabeth was' --experiment first",
         "capture --prompt-set prompts.txt --experiment mine --layer-internals 2",
         "capture --list",

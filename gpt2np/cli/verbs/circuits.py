@@ -52,8 +52,6 @@ def register(verbs: Any) -> None:
         verbs,
         "circuits",
         circuits,
-        "what heads and neurons are for: without options a table of all heads; with a TEXT what its neurons "
-        "and its residual stream do",
         "circuits",
         "circuits --head 1.2",
         "circuits 'Elizabeth was'",

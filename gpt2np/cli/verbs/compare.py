@@ -19,8 +19,6 @@ def register(verbs: Any) -> None:
         verbs,
         "compare",
         compare,
-        "compare another program's tensors with ours: which step is the first that is wrong, and "
-        "which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input",
         "compare dump.npz --prompt 'Elizabeth was'",
         "compare dump.pt --tokens 36,1116,340 --html report.html",
     )

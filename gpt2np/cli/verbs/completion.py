@@ -16,7 +16,6 @@ def register(verbs: Any) -> None:
         verbs,
         "completion",
         completion,
-        "print what a shell needs to complete commands, options, sites and files",
         "completion bash > ~/.local/share/bash-completion/completions/gpt2np",
         "completion zsh > ~/.zfunc/_gpt2np",
         "completion fish > ~/.config/fish/completions/gpt2np.fish",

@@ -17,8 +17,7 @@ INDEX = "index"  # the page that puts the others in order
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    what = "the documentation: list its pages, open one, or look for a word"
-    verb = add_verb(verbs, "docs", docs, what, "docs", "docs first-hour", "docs layernorm")
+    verb = add_verb(verbs, "docs", docs, "docs", "docs first-hour", "docs layernorm")
     help = "the page to open, or a word to look for (default: list all)"
     verb.add_argument("page", nargs="?", metavar="PAGE", help=help)
     verb.add_argument("--path", action="store_true", help="print where the page's file is")

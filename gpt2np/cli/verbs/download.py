@@ -11,9 +11,7 @@ from gpt2np.errors import InputError
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    verb = add_verb(
-        verbs, "download", download, "fetch a model from the Hub, for use without network", "download gpt2"
-    )
+    verb = add_verb(verbs, "download", download, "download gpt2")
     verb.add_argument("id", metavar="ID", help="such as gpt2, gpt2-xl, distilgpt2 or owner/name")
     verb.add_argument("--revision", help="branch, tag or commit")
     verb.add_argument("--json", action="store_true", help="print JSON, for programs")

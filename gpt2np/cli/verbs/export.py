@@ -33,7 +33,6 @@ def register(verbs: Any) -> None:
         verbs,
         "export",
         export,
-        "write a trace, or a model as llm.c's files, for other programs",
         "export t.safetensors --to npz --out t.npz --dialect transformer_lens",
         "export 'Elizabeth was' --to ts --out folder",
     )

@@ -10,8 +10,7 @@ from gpt2np.cli.terminal import tell
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
-    text = "write a tiny random GPT-2 with a full trace and error bands, to develop your own with"
-    verb = add_verb(verbs, "fixture", fixture, text, "fixture --out fx", "fixture --out fx2 --seed 1")
+    verb = add_verb(verbs, "fixture", fixture, "fixture --out fx", "fixture --out fx2 --seed 1")
     verb.add_argument("--out", "-o", required=True, metavar="DIR", help="the folder; made if need be")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="another one for each N (default 0)")
     verb.add_argument("--json", action="store_true", help="print what was written as JSON, for programs")

@@ -29,7 +29,6 @@ def register(verbs: Any) -> None:
         verbs,
         "generate",
         generate,
-        "continue a prompt, token by token",
         "generate 'Elizabeth was' --max-new-tokens 20",
         "generate 'Elizabeth was' --temperature 0.8 --top-k 50 --seed 1",
     )

@@ -39,7 +39,6 @@ def register(verbs: Any) -> None:
         verbs,
         "heads",
         heads,
-        "what each head and MLP adds to the logit of a token, or to a difference of two",
         "heads 'Elizabeth was'",
         "heads 'Elizabeth was' --token ' not' --against ' in'",
     )
@@ -57,7 +56,6 @@ def register(verbs: Any) -> None:
         verbs,
         "lens",
         lens,
-        "what the model would predict if it stopped early, layer by layer",
         "lens 'Elizabeth was'",
         "lens 'Elizabeth was' --pos all --png lens.png",
     )

@@ -16,7 +16,6 @@ def register(verbs: Any) -> None:
         verbs,
         "info",
         info,
-        "what a model is: config, parameters, files; or what is in a FILE",
         "info",
         "info --model gpt2",
         "info t.safetensors",

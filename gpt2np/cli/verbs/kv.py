@@ -41,7 +41,6 @@ def register(verbs: Any) -> None:
         verbs,
         "kv",
         extract,
-        "keys and values of a text: write them, query them, many at once",
         "kv extract 'Elizabeth was' --out kv.json",
         "kv query kv.json --info",
         "kv dataset --text-file prompts.txt --output-dir kvs",
@@ -57,8 +56,8 @@ def _add_extract(parts: Any) -> None:
         parts,
         "extract",
         extract,
-        "write keys and values of a text, and the predicted next token",
         "kv extract 'Elizabeth was' --out kv.json",
+        text="write keys and values of a text, and the predicted next token",
     )
     add_note(verb, f"Without a TEXT, the first sample prompt is used. {FORMATS}")
     add_prompt(verb)
@@ -76,9 +75,9 @@ def _add_query(parts: Any) -> None:
         parts,
         "query",
         query,
-        "look into a KV file, or into any trace that kept keys and values",
         "kv query kv.json --info",
         "kv query kv.json --coordinate 0 0 0 --token-search eliza",
+        text="look into a KV file, or into any trace that kept keys and values",
     )
     add_note(
         verb,
@@ -108,9 +107,9 @@ def _add_dataset(parts: Any) -> None:
         parts,
         "dataset",
         dataset,
-        "write a KV file for each of many prompts; resumes, and adds to a folder",
         "kv dataset --text-file prompts.txt --output-dir kvs",
         "kv dataset --random 10 --output-dir kvs",
+        text="write a KV file for each of many prompts; resumes, and adds to a folder",
     )
     add_note(
         verb,

@@ -23,7 +23,6 @@ def register(verbs: Any) -> None:
         verbs,
         "learn",
         learn,
-        "write the parts of GPT-2 yourself, in seven lessons: list them, open one, check what you wrote",
         "learn",
         "learn 3",
         "learn check 3_attention.py scores",

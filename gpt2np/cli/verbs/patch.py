@@ -25,8 +25,6 @@ def register(verbs: Any) -> None:
         verbs,
         "patch",
         patch,
-        "activation patching: put one value of the run on CLEAN into the run on CORRUPT, for each head or "
-        "position of each layer, and see how much of the difference between the two comes back",
         "patch 'Elizabeth was very' 'Elizabeth had very' --answer ' much' --wrong ' good'",
         "patch 'A B C' 'A D C' --answer ' B' --wrong ' D' --over resid_post",
     )

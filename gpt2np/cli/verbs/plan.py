@@ -14,7 +14,6 @@ def register(verbs: Any) -> None:
         verbs,
         "plan",
         plan,
-        "bytes of a trace, before running it",
         "plan 100 1024 --model gpt2",
         "plan 1024 --model gpt2 --keep 'attn.*'",
     )

@@ -29,7 +29,6 @@ def register(verbs: Any) -> None:
         verbs,
         "score",
         score,
-        "log-probability of every token of a text file, and its perplexity",
         "score novel.txt",
         "score - --tokens < novel.txt",
     )

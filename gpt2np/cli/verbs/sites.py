@@ -17,7 +17,6 @@ def register(verbs: Any) -> None:
         verbs,
         "sites",
         sites,
-        "every array that a trace can hold, and what it tells you",
         "sites",
         "sites attn",
     )

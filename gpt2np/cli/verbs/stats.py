@@ -40,7 +40,6 @@ def register(verbs: Any) -> None:
         verbs,
         "stats",
         stats,
-        "statistics of attention and hidden states, as the baseline notebook prints",
         "stats 'Elizabeth was'",
         "stats 'Elizabeth was' --max-new-tokens 10",
     )

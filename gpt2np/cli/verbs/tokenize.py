@@ -15,7 +15,6 @@ def register(verbs: Any) -> None:
         verbs,
         "tokenize",
         tokenize,
-        "split a text into tokens, or join ids into a text",
         "tokenize 'Elizabeth was'",
         "tokenize --tokens 36,1116,340",
         "tokenize Elizabeth --merges",

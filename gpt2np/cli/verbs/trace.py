@@ -34,7 +34,6 @@ def register(verbs: Any) -> None:
         verbs,
         "trace",
         trace,
-        "run a prompt and show what the model saw, computed and predicts",
         "trace 'Elizabeth was'",
         "trace 'Elizabeth was' --show h.1.attn.pattern --head 0",
         "trace 'Elizabeth was' --keep 'attn.*' --out t.safetensors",

@@ -33,7 +33,6 @@ def register(verbs: Any) -> None:
         verbs,
         "view",
         view,
-        "one HTML page that shows every step of a run; opens it",
         "view 'Elizabeth was'",
         "view 'Elizabeth was' --show attention --layer 1 --head 0 --pos -1",
         "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
