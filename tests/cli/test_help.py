@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from support.command_line import run
@@ -170,7 +172,8 @@ VERBS = dict(verbs())
 
 
 def test_the_help_lists_every_verb_once_in_its_group(capsys, monkeypatch):
-    assert sorted(" ".join(GROUPS.values()).split()) == sorted(build_parser().verbs)
+    assert sum(map(len, GROUPS.values())) == len(set().union(*GROUPS.values()))
+    assert all(parser.prog == f"gpt2np {name}" for name, parser in build_parser().verbs.items())
     for columns in (60, 80, 100):
         monkeypatch.setenv("COLUMNS", str(columns))
         code, out, _ = run(capsys, "--help")
@@ -178,7 +181,7 @@ def test_the_help_lists_every_verb_once_in_its_group(capsys, monkeypatch):
         assert max(map(cell_width, out.splitlines())) <= columns
         for group, names in GROUPS.items():
             part = out.split(f"\n{group}:\n")[1].split("\n\n")[0]
-            assert re.findall(r"^  (\w+)  ", part, re.MULTILINE) == names.split()
+            assert re.findall(r"^  (\w+)  ", part, re.MULTILINE) == list(names)
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -198,3 +201,15 @@ def test_long_help_has_its_options_in_groups(name):
     groups = {group.title: group._group_actions for group in VERBS[name]._action_groups}
     assert {"model", "output"} <= groups.keys()
     assert max(map(len, groups.values())) <= 16
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "", "trce", "trace --help", "completion bash", "--verson"]
+)
+def test_numpy_is_not_imported_where_nothing_is_computed(words):
+    """So that these answer at once; as a process, in which nothing has imported it before."""
+    watch = "import sys\nfrom gpt2np.cli import main\n"
+    watch += "try: main(sys.argv[1:])\nfinally: print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", watch, *words.split()], capture_output=True, text=True)
+    assert done.stdout.endswith("False\n")
+    assert len(done.stdout) > 6 or done.stderr.startswith("gpt2np: ")
