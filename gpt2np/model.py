@@ -20,7 +20,7 @@ from gpt2np.ops.readable_parameters import holds_narrow, readable
 from gpt2np.text.chat import Conversation, chat_ids
 from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids, ids_of_each
 from gpt2np.text.tokenizer import Tokenizer
-from gpt2np.threads import checked, using
+from gpt2np.threads import checked, is_small, using
 from gpt2np.tracing.edits import EditsLike, compiled
 from gpt2np.tracing.keep import Keep, KeepLike
 from gpt2np.tracing.plan import Plan
@@ -391,7 +391,7 @@ class Model:
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")
-        with quiet, using(self.threads, run.n_rows, own=self._narrow):
+        with quiet, using(self.threads, run.n_rows, own=self._narrow, small=is_small(self.config)):
             result = self.config.architecture.forward(parameters, self.config, Step(run))
             where = None if run.edited else run.not_finite(result)
         if where is not None:

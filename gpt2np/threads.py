@@ -2,7 +2,9 @@
 
 A pass of many rows computes its pieces in threads of its own, and keeps BLAS at one thread meanwhile: two
 pools that spin for the same cores would take turns waiting for each other. A pass of few rows, where handing
-over costs more than it gains, leaves the threads to BLAS. Without `threadpoolctl`, which is what tells
+over costs more than it gains, leaves the threads to BLAS, and one of a small model has BLAS compute on one
+thread: its products take microseconds, and a second thread that has to wait for a core takes milliseconds to
+come, so that a busy machine would be 6 to 40 times slower. Without `threadpoolctl`, which is what tells
 BLAS, BLAS keeps its threads and there are no others.
 """
 
@@ -12,7 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from gpt2np.errors import InputError, whole_number
@@ -21,6 +23,9 @@ _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[Callable[[], None] | None]
 
 MANY_ROWS = 384  # from here on threads of our own are faster than those of BLAS
+SMALL_WEIGHT = (
+    1 << 20
+)  # numbers of a weight, 4 MB, which one core reads from its cache in a few tenths of a ms
 MOST = 256  # threads that may be asked for
 
 
@@ -118,14 +123,16 @@ def shares() -> int:
 
 
 @contextmanager
-def using(n: int | None, n_rows: int, own: bool = False) -> Iterator[None]:
+def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) -> Iterator[None]:
     """Run a pass of so many rows with n threads; None: with as many as BLAS has.
 
-    `own`: with threads of our own however few the rows, as operations have work that is not BLAS'.
+    `own`: with threads of our own however few the rows, as operations have work that is not BLAS'. `small`:
+    with one thread where the rows are few, unless n says otherwise, as the weights are (`is_small`).
 
     Passes of several threads of the caller at once share the cores: the first has the pool.
     """
     many = own or n_rows >= MANY_ROWS
+    n = 1 if n is None and small and not many else n
     blas = _blas() if many or n is not None else None
     if blas is None:
         yield
@@ -144,6 +151,16 @@ def using(n: int | None, n_rows: int, own: bool = False) -> Iterator[None]:
             _current.pool = before
             _shared.leave(this)
             raise
+
+
+def is_small(config: Any) -> bool:
+    """Whether the weights of a model's blocks are so small that BLAS does best to compute on one thread."""
+    return bool(config.n_embd * max(config.d_mlp, config.n_head * config.d_head) < SMALL_WEIGHT)
+
+
+def using_those_of(subject: Any) -> AbstractContextManager[None]:
+    """Compute what is made of a model, or of a trace, on as many threads as a short pass of it."""
+    return using(getattr(subject, "threads", None), n_rows=1, small=is_small(subject.config))
 
 
 def keep_one() -> None:

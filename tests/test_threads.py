@@ -11,10 +11,12 @@ import types
 
 import numpy as np
 import pytest
+import threadpoolctl
 from support.random_model import random_model
 
 import gpt2np
 from gpt2np import threads
+from gpt2np.analysis.subjects import of_trace
 from gpt2np.cli import main
 from gpt2np.errors import InputError
 from gpt2np.ops import causal_blocks, softmax
@@ -234,6 +236,37 @@ def test_a_run_inside_an_edit_gives_the_pool_back(model):
 
     threaded.trace(IDS, edits={"h.0.mlp.out": edit})
     assert seen == [2, 2]
+
+
+WIDE = {"n_layer": 1, "n_head": 8, "n_embd": 512, "vocab_size": 100, "n_positions": 32}
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_rows", "threads_asked", "wanted"),
+    [
+        (SHAPE, 5, None, 1),
+        (SHAPE, threads.MANY_ROWS - 1, None, 1),
+        (SHAPE, 5, 2, 2),
+        (WIDE, 5, None, 2),
+        (WIDE, 5, 1, 1),
+    ],
+    ids=["small", "small, many rows", "small, but asked for two", "large", "large, asked for one"],
+)
+def test_a_small_model_computes_on_one_thread(shape, n_rows, threads_asked, wanted):
+    small, seen = with_threads(random_model(1, "float32", **shape), threads_asked), []
+
+    def edit(x):
+        seen.extend(blas_threads())
+        return x
+
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        if blas_threads() != [2]:
+            pytest.skip("this BLAS has one thread")
+        trace = small.trace(IDS[:n_rows], edits={"h.0.mlp.out": edit})
+        interpreted = of_trace(lambda trace: blas_threads())(trace)
+        assert blas_threads() == [2]
+    assert seen == [wanted]
+    assert interpreted == ([1] if shape is SHAPE else [2])  # a trace says nothing of threads
 
 
 def test_another_precision_decodes_with_its_own_weights(model):

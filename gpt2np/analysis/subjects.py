@@ -1,12 +1,16 @@
-"""What an analysis is of, a trace or a model: something else is refused in one line, here for all of them."""
+"""What an analysis is of, a trace or a model: something else is refused in one line, here for all of them.
+
+The analysis of a small model computes on one thread, as its passes do.
+"""
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from gpt2np.errors import InputError, short
 from gpt2np.model import Model
+from gpt2np.threads import using_those_of
 from gpt2np.tracing.trace import Trace
 
 P = ParamSpec("P")
@@ -39,8 +43,11 @@ def _of(kind: type, function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if args or first in kwargs:
-            check_subject(function.__name__, args[0] if args else kwargs[first], kind)
-        return function(*args, **kwargs)
+        if not args and first not in kwargs:
+            return function(*args, **kwargs)  # which says what it lacks
+        subject: Any = args[0] if args else kwargs[first]
+        check_subject(function.__name__, subject, kind)
+        with using_those_of(subject):
+            return function(*args, **kwargs)
 
     return called

@@ -320,6 +320,7 @@ def config_of(args: argparse.Namespace) -> Any:
 def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     """The model that the options name; says on stderr which one runs, and what it makes of the prompts."""
     from gpt2np.loading import load
+    from gpt2np.threads import is_small, keep_one
 
     _check_chat(args)
     doing("loading the model")
@@ -332,6 +333,8 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
             local_files_only=args.local_files_only,
             widen=True if getattr(args, "widen", False) else None,
         )
+    if model.threads is None and is_small(model.config):
+        keep_one()  # for all that this process computes, which is nothing else
     check_destinations(*getattr(args, "written", ()), inputs=model.checkpoint.source_files())
     if sys.stderr.isatty():
         real = model.name == "tiny" and args.run.__name__ in MEETING

@@ -22,6 +22,7 @@ from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SECONDS, SearchLimit
 from gpt2np.tables import counted
 from gpt2np.text.prompts import Prompt
+from gpt2np.threads import using_those_of
 from gpt2np.tracing.trace import Trace
 
 # Mistakes in what was recorded, not in what was computed.
@@ -212,18 +213,19 @@ def compare(
     """
     limit = SearchLimit(search, progress, forms=forms)
     model = _model(model)
-    read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
-    whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False, special=special)
-    ids = whole[-model.config.n_positions :]
-    _check(prefill, len(ids), rtol, atol)
-    wide = in_precision(model, "float64")
-    if noise is not None and (list(noise.truth.token_ids) != ids or noise.truth.config != model.config):
-        raise InputError("noise is that of other tokens, or of another model: leave it out")
-    truth = wide.trace(ids) if noise is None else noise.truth
-    placement = _placement(read, truth, model, names)
-    bands = Bands(placement, truth, model, rtol, atol, noise)
-    judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
-    return _found(read, placement, model, judged, whole)
+    with using_those_of(model):
+        read = dump_of(dump, shapes=shapes, config=model.config, max_bytes=max_bytes)
+        whole = model.token_ids(_prompt(prompt, read.token_ids), limit=False, special=special)
+        ids = whole[-model.config.n_positions :]
+        _check(prefill, len(ids), rtol, atol)
+        wide = in_precision(model, "float64")
+        if noise is not None and (list(noise.truth.token_ids) != ids or noise.truth.config != model.config):
+            raise InputError("noise is that of other tokens, or of another model: leave it out")
+        truth = wide.trace(ids) if noise is None else noise.truth
+        placement = _placement(read, truth, model, names)
+        bands = Bands(placement, truth, model, rtol, atol, noise)
+        judged = _Judged(placement, truth, bands, wide, model, whole, prefill, limit)
+        return _found(read, placement, model, judged, whole)
 
 
 def _in_layer(name: str) -> str:

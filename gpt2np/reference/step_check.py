@@ -24,6 +24,7 @@ from gpt2np.reference.noise_bands import Expected, expect
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.search_limit import SearchLimit
 from gpt2np.text.prompts import Prompt
+from gpt2np.threads import using_those_of
 from gpt2np.tracing.sites import Site
 
 _HINTS = {mistake.slug: tuple(mistake.hints) for mistake in KNOWN}
@@ -99,18 +100,19 @@ def check_step(
     else:
         only = _checked(mistakes)
     limit = SearchLimit(budget, name="budget", forms=forms)
-    wide, expected = _expected(model, model.token_ids(ids), noise)
-    table, n_layer = model.config.architecture.sites, model.config.n_layer
-    kind, layer = table.resolve(site, None, n_layer)
-    name = kind.full_name(layer)
-    if name == "top_k_tokens":
-        raise InputError("top_k_tokens holds ids, not numbers with noise: compare them with ==")
-    array, truth = _array(values), expected.truth[name]
-    if array.shape != truth.shape:
-        where = f"[{' '.join(kind.axis_names)}] = {truth.shape}, yours is {array.shape}"
-        return StepVerdict(name, "shape", where, np.inf, noise=expected)
-    found = _Step(wide, expected, name, kind, layer, array, only, limit, mistakes is not None).verdict()
-    return replace(found, tried=limit.tried, ended=limit.ended, noise=expected)
+    with using_those_of(model):
+        wide, expected = _expected(model, model.token_ids(ids), noise)
+        table, n_layer = model.config.architecture.sites, model.config.n_layer
+        kind, layer = table.resolve(site, None, n_layer)
+        name = kind.full_name(layer)
+        if name == "top_k_tokens":
+            raise InputError("top_k_tokens holds ids, not numbers with noise: compare them with ==")
+        array, truth = _array(values), expected.truth[name]
+        if array.shape != truth.shape:
+            where = f"[{' '.join(kind.axis_names)}] = {truth.shape}, yours is {array.shape}"
+            return StepVerdict(name, "shape", where, np.inf, noise=expected)
+        found = _Step(wide, expected, name, kind, layer, array, only, limit, mistakes is not None).verdict()
+        return replace(found, tried=limit.tried, ended=limit.ended, noise=expected)
 
 
 def _checked(mistakes: Collection[str]) -> Collection[str]:
