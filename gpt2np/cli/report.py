@@ -49,6 +49,11 @@ def _model_line(model: Any) -> dict[str, Any]:
         "n_embd": c.n_embd,
         "vocab": c.vocab_size,
         "parameters": model.n_parameters,
+        "weights": {
+            "held_as": model.weights.narrow or model.dtype.name,
+            "held": sum(array.nbytes for array in model.weights.held.values()),
+            **{name: model.n_parameters * size for name, size in (("float32", 4), ("float64", 8))},
+        },
         "dtype": model.dtype.name,
         "commit": model.checkpoint.commit,
         "fingerprint": model.checkpoint.fingerprint,
@@ -155,6 +160,9 @@ def model_text(facts: dict[str, Any]) -> str:
     where = [["folder", facts["folder"]]]
     where += [["file", f"{f['name']}, {f['bytes']:,} bytes"] for f in facts["files"]]
     where += [[key, facts[key]] for key in ("commit", "fingerprint", "sha256") if facts[key]]
+    w = facts["weights"]
+    others = " or ".join(f"{w[kind]:,} as {kind}" for kind in ("float32", "float64") if kind != w["held_as"])
+    where.append(["weights", f"{w['held']:,} bytes as they are held ({w['held_as']}); {others}"])
     words = "none: takes ids only" if facts["vocabulary"] is None else f"{facts['vocabulary']:,} tokens"
     if parts := facts["vocabulary_parts"]:
         words += f": {' + '.join(f'{n:,} {name}' for name, n in parts.items())}"

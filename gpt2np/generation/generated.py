@@ -197,12 +197,19 @@ class Generated:
 
     @cached_property
     def past_key_values(self) -> tuple[tuple[Array, Array], ...]:
-        """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each."""
-        cached = _kept(self.trace).config.architecture.cache
-        return tuple(
-            tuple(self._site(f"h.{i}.{name}").swapaxes(0, 1)[None] for name in cached)  # type: ignore[misc]
+        """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each.
+
+        Where HF's cache of a layer with a window keeps the last rows only (Gemma-2), so do these; `trace` has
+        all of them.
+        """
+        trace = _kept(self.trace)
+        _ = [
+            self._site(f"h.{i}.{name}")
             for i in range(self._n_layer)
-        )
+            for name in trace.config.architecture.cache
+        ]
+        cached: tuple[tuple[Array, Array], ...] = trace.to("hf")["past_key_values"]
+        return cached
 
     def _site(self, name: str) -> Array:
         trace = _kept(self.trace)

@@ -26,6 +26,12 @@ class Form:
     to: Callable[[Array, Plan], Array]
     back: Callable[[Array, Plan], Array] | None
     axes: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda of_site: of_site
+    last: int | None = None  # how many positions there are at most, at the end of the text; None: all
+
+
+def n_last(plan: Plan, last: int | None) -> int:
+    """How many of the positions that a plan keeps are among the last so many of the text; None: all."""
+    return len([p for p in plan.positions if last is None or p >= plan.length - last])
 
 
 SAME = Form(lambda x, _: x, lambda x, _: x)
@@ -63,6 +69,7 @@ class Item:
     def shape(self, plan: Plan) -> tuple[int, ...]:
         """Its shape in a trace of this plan."""
         sizes = plan.sizes() | {"layer": plan.config.n_layer, "batch": 1, "1": 1}
+        sizes["pos"] = n_last(plan, self.form.last)
         return tuple(sizes[axis] for axis in self.axes())
 
     def sources(self, config: ModelConfig) -> list[tuple[str, Site, int | None]]:
@@ -78,6 +85,8 @@ class Item:
     def to_trace(self, x: Array, plan: Plan) -> Iterator[tuple[str, Array]]:
         """Full name and array of the sites that it shows; none where the form cannot be undone."""
         if self.form.back is not None:
+            if n_last(plan, self.form.last) < n_last(plan, None):
+                return  # what was before is not there
             x = self.form.back(x[:, 0] if self.batch and self.stacked else x[0] if self.batch else x, plan)
             for i, (name, _, _) in enumerate(self.sources(plan.config)):
                 yield name, x[i] if self.stacked else x
