@@ -49,11 +49,6 @@ def _model_line(model: Any) -> dict[str, Any]:
         "n_embd": c.n_embd,
         "vocab": c.vocab_size,
         "parameters": model.n_parameters,
-        "weights": {
-            "held_as": model.weights.narrow or model.dtype.name,
-            "held": sum(array.nbytes for array in model.weights.held.values()),
-            **{name: model.n_parameters * size for name, size in (("float32", 4), ("float64", 8))},
-        },
         "dtype": model.dtype.name,
         "commit": model.checkpoint.commit,
         "fingerprint": model.checkpoint.fingerprint,
@@ -140,6 +135,11 @@ def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
         "sha256": c.full_hash() if full_hash else None,
         "config": model.config.to_dict(),
         "parameters": model.n_parameters,
+        "weights": {
+            "held_as": model.weights.narrow or model.dtype.name,
+            "held": sum(array.nbytes for array in model.weights.held.values()),
+            **{name: model.n_parameters * size for name, size in (("float32", 4), ("float64", 8))},
+        },
         "parameters_by_component": parts,
         "vocabulary": None if model.usable_tokenizer is None else model.usable_tokenizer.n_vocab,
         "vocabulary_parts": _vocabulary_parts(model.usable_tokenizer),

@@ -77,5 +77,4 @@ def _weights_told(facts: dict[str, Any]) -> str:
     stored = facts.get("weights_as_stored")
     if stored is None:
         return told
-    held = "which a run takes as they are" if facts["dtype"] == "float32" else "in the file"
-    return f"{told} as {facts['dtype']}, or {stored['bytes']:,} as stored in {stored['dtype']}, {held}"
+    return f"{told} as {facts['dtype']} ({stored['bytes']:,} as stored in {stored['dtype']})"
