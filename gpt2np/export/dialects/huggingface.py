@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from gpt2np.export.dialects.naming import HEADS_FIRST, SAME, Form, Item, Naming, n_last
+from gpt2np.export.dialects.naming import HEADS_FIRST, SAME, Form, Item, Naming
 from gpt2np.ops import Array
+from gpt2np.tracing.cache import first_kept
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.plan import Plan
 
@@ -40,12 +41,13 @@ def huggingface(config: ModelConfig) -> Naming:
 
 def _cached(config: ModelConfig, layer: int) -> Form:
     """Keys or values of a layer as HF's cache has them."""
-    window = config.window(layer) if config.architecture.cache_drops else None
-    if window is None or window == 1:  # HF takes the last -0 rows of a window of one, which are all
-        return HEADS_FIRST
-    last = window - 1
-    return replace(HEADS_FIRST, to=lambda x, plan: _last_rows(x, plan, last).swapaxes(-3, -2), last=last)
 
+    def kept_rows(x: Array, plan: Plan) -> Array:
+        first = first_kept(config, layer, plan.length)
+        return x[..., len([p for p in plan.positions if p < first]) :, :, :]
 
-def _last_rows(x: Array, plan: Plan, last: int) -> Array:
-    return x[..., x.shape[-3] - n_last(plan, last) :, :, :]
+    return replace(
+        HEADS_FIRST,
+        to=lambda x, plan: HEADS_FIRST.to(kept_rows(x, plan), plan),
+        first=lambda plan: first_kept(config, layer, plan.length),
+    )

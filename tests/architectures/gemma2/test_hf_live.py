@@ -10,10 +10,12 @@ needs.module("torch", "transformers")
 import torch
 from support import hf_gemma2
 from support.true_double import true_double
+from transformers import GenerationConfig
 from transformers.models.gemma2 import modeling_gemma2
 
 import gpt2np
 from gpt2np.architectures.gemma2.sites import SITES
+from gpt2np.export.dialects import read_dialect, write_dialect
 
 torch.set_num_threads(1)
 
@@ -121,3 +123,75 @@ def test_a_long_text_in_float32_is_nearer_than_hf_s(tmp_path):
             truth = theirs(torch.tensor([ids])).logits[0, -100:].numpy()
     errors = [relative_error(found, truth) for found in (ours, single)]
     assert errors[0] < 2e-6 < errors[1], errors
+
+
+GENERATIONS = {"greedy": {}, "penalty": {"repetition_penalty": 10.0}, "beams": {"num_beams": 3}}
+
+
+@pytest.mark.parametrize("options", GENERATIONS.values(), ids=GENERATIONS)
+@pytest.mark.parametrize("window", [2, 5, 9, 40])
+def test_generation_is_hf_s_cached_one(tmp_path, window, options):
+    """HF runs the prompt and then a token at a time on its cache, which drops keys before a window."""
+    config = sizes(24, 4, 2, 6, window, tie_word_embeddings=False, rope_theta=50.0, **caps(2.0, 3.0))
+    theirs = hf_gemma2.random_model(window, "SFSS", **config)
+    theirs.save_pretrained(tmp_path)
+    theirs = hf_gemma2.doubled(theirs)
+    theirs.generation_config = GenerationConfig(pad_token_id=0, **options)
+    ids = np.random.default_rng(window).integers(1, 61, 6).tolist()
+    with true_double(modeling_gemma2):
+        expected = theirs.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, 6, dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_attentions=True,
+            output_hidden_states=True,
+        )
+    done = gpt2np.load(tmp_path, dtype="float64").generate(
+        ids, max_new_tokens=20, keep="*", eos=None, **options
+    )
+    done = done.finish()
+    assert done.token_ids == expected.sequences[0].tolist()
+    if "num_beams" in options:
+        return  # theirs are of every beam
+    for ours, of_hf in ((done.attentions, expected.attentions), (done.hidden_states, expected.hidden_states)):
+        assert len(ours) == len(of_hf) == 20
+        for step, their_step in zip(ours, of_hf, strict=True):
+            for array, tensor in zip(step, their_step, strict=True):
+                assert array.shape == tuple(tensor.shape)
+                assert relative_error(array, tensor.numpy()) < 1e-10
+    for pairs in (done.past_key_values, done.trace.to("hf")["past_key_values"]):
+        check_cache(pairs, expected.past_key_values)
+
+
+def check_cache(pairs, cache):
+    """Keys and values of every layer, [1, kv_head, rows, d_head], as many rows as HF's cache has."""
+    for pair, layer in zip(pairs, cache.layers, strict=True):
+        for array, tensor in zip(pair, (layer.keys, layer.values), strict=True):
+            assert array.shape == tuple(tensor.shape)
+            assert relative_error(array, tensor.numpy()) < 1e-12
+
+
+@pytest.mark.parametrize(("window", "n"), [(1, 7), (2, 7), (5, 3), (5, 4), (5, 5), (5, 23), (24, 23)])
+def test_the_cache_as_hf_has_it(tmp_path, window, n):
+    """Rows that a window has left behind are not in an export, and a file of one is read back without them."""
+    theirs = hf_gemma2.random_model(window, "SF", **sizes(24, 4, 2, 6, window))
+    theirs.save_pretrained(tmp_path)
+    ids = np.random.default_rng(n).integers(0, 61, n).tolist()
+    model = gpt2np.load(tmp_path, dtype="float64")
+    trace = model.trace(ids)
+    theirs = hf_gemma2.doubled(theirs)
+    with torch.no_grad(), true_double(modeling_gemma2):
+        cache = theirs(torch.tensor([ids]), use_cache=True).past_key_values
+    check_cache(trace.to("hf")["past_key_values"], cache)
+    write_dialect(trace, tmp_path / "t.npz", "npz", "hf")
+    back = read_dialect(tmp_path / "t.npz", model)
+    for name in ("attn.k_rot", "attn.v"):
+        np.testing.assert_array_equal(back[f"h.1.{name}"], trace[f"h.1.{name}"])
+        assert (f"h.0.{name}" in back) == (window == 1 or n < window)
+    some = model.trace(ids, keep={"patterns": "attn.v", "positions": slice(0, None, 2)})
+    rows = [i for i in range(0, n, 2) if window == 1 or i >= n - window + 1]
+    np.testing.assert_array_equal(
+        some.to("hf")["past_key_values[0][1]"][0].swapaxes(0, 1), trace["h.0.attn.v"][rows]
+    )
