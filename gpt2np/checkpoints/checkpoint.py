@@ -337,7 +337,7 @@ def _check_memory(
         narrow = any(is_narrow(array) for array in found.values())
         cure = "run in float32, with the weights as stored (widen=False), or " if narrow else ""
         what += f", and this machine has {sizes[2]} left"
-        raise CheckpointError(f"{folder}: {what}: {cure}try all the same (--force, force=True)")
+        raise CheckpointError(f"{folder}: {what}: {cure}try all the same (force=True)")
 
 
 def _fingerprint(files: tuple[Path, ...]) -> str:

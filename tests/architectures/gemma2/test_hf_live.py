@@ -175,7 +175,7 @@ def check_cache(pairs, cache):
 
 @pytest.mark.parametrize(("window", "n"), [(1, 7), (2, 7), (5, 3), (5, 4), (5, 5), (5, 23), (24, 23)])
 def test_the_cache_as_hf_has_it(tmp_path, window, n):
-    """Rows that a window has left behind are not in an export, and a file of one is read back without them."""
+    """Rows that a window has left behind are not exported, and a file of one is read back without them."""
     theirs = hf_gemma2.random_model(window, "SF", **sizes(24, 4, 2, 6, window))
     theirs.save_pretrained(tmp_path)
     ids = np.random.default_rng(n).integers(0, 61, n).tolist()
