@@ -124,7 +124,7 @@ def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
     parts = dict(model.config.parameters_by_component())
     unembedding = model.config.architecture.naming.tied[0]
     if unembedding in model.weights:
-        parts["unembedding (untied)"] = int(model.weights[unembedding].size)
+        parts["unembedding (untied)"] = int(model.weights.held[unembedding].size)
     c = model.checkpoint
     return {
         "name": model.name,
@@ -161,8 +161,8 @@ def model_text(facts: dict[str, Any]) -> str:
     where += [["file", f"{f['name']}, {f['bytes']:,} bytes"] for f in facts["files"]]
     where += [[key, facts[key]] for key in ("commit", "fingerprint", "sha256") if facts[key]]
     w = facts["weights"]
-    others = " or ".join(f"{w[kind]:,} as {kind}" for kind in ("float32", "float64") if kind != w["held_as"])
-    where.append(["weights", f"{w['held']:,} bytes as they are held ({w['held_as']}); {others}"])
+    where.append(["weights", f"{w['held']:,} bytes, held as {w['held_as']}"])
+    where += [["", f"{w[k]:,} bytes as {k}"] for k in ("float32", "float64") if k != w["held_as"]]
     words = "none: takes ids only" if facts["vocabulary"] is None else f"{facts['vocabulary']:,} tokens"
     if parts := facts["vocabulary_parts"]:
         words += f": {' + '.join(f'{n:,} {name}' for name, n in parts.items())}"
