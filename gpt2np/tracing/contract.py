@@ -207,7 +207,7 @@ class Architecture:
     begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
     turns: Turns | None = None  # None: it has none, so nobody can chat with it
     cache_drops: bool = False  # whether HF's cache keeps of a layer with a window what the next query sees
-    stored: str = "float32"  # the precision in which the released sizes lie on the Hub
+    stored: str = "float32"  # the precision in which released sizes lie on the Hub, if not all of them
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 
     @property

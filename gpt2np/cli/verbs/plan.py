@@ -77,4 +77,4 @@ def _weights_told(facts: dict[str, Any]) -> str:
     stored = facts.get("weights_as_stored")
     if stored is None:
         return told
-    return f"{told} as {facts['dtype']} ({stored['bytes']:,} as stored in {stored['dtype']})"
+    return f"{told} as {facts['dtype']} ({stored['bytes']:,} where they are stored in {stored['dtype']})"
