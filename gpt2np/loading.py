@@ -19,6 +19,7 @@ def load(
     threads: int | None = None,
     copy: bool = False,
     widen: bool | None = None,
+    force: bool = False,
 ) -> Model:
     """Load a model from a folder or the Hub; without a name `$GPT2NP_MODEL`, else the shipped `tiny`.
 
@@ -28,17 +29,25 @@ def load(
     refuses to start once that has been written to; with `copy` they are read into memory instead. bfloat16
     and float16 weights become float32 when they are loaded (`widen=True`), which suits those who generate
     much, or stay as stored and are widened block by block in every pass (`widen=False`), with the same
-    results to rounding; None does the latter where the weights would take more than 2 GB as float32.
+    results to rounding; None does the latter where the weights would take more than 2 GB as float32. Weights
+    to be converted for which this machine has no memory left, with room for a run, are refused without
+    `force`.
 
     Raises:
         InputError: `threads` is no whole number of 1 to 256.
         CheckpointError, ConfigError, TokenizerError: the folder is damaged, or holds no model that runs here,
-            or widened weights take more than the machine's memory.
+            or converted weights take more memory than is left.
         HubError: the Hub is unreachable, or has no such model.
     """
     chosen = default_name() if name is None else name
     dtype = np.dtype(dtype).name if dtype in ("float32", "float64", np.float32, np.float64) else dtype
     checkpoint = load_checkpoint(
-        chosen, dtype=dtype, revision=revision, local_files_only=local_files_only, copy=copy, widen=widen
+        chosen,
+        dtype=dtype,
+        revision=revision,
+        local_files_only=local_files_only,
+        copy=copy,
+        widen=widen,
+        force=force,
     )
     return Model(checkpoint, dtype, threads)

@@ -340,7 +340,8 @@ class Model:
         """Return the ids of a conversation in the turns that the model was trained on, to be run as they are.
 
         `messages` is a text, which the user says, or a list of `{"role": ..., "content": ...}`. Where the
-        last one is the user's, the ids end where the answer begins. See `text.chat`.
+        last one is the user's, the ids end where the answer begins. A checkpoint's own template is not read;
+        `text.chat.template_note` says whether it is another one.
 
         Raises:
             InputError: the model has no chat template, or the messages do not fit into it.

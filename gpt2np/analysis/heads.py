@@ -1,5 +1,6 @@
 """What heads do: where they look on repeated random tokens, and what they read and write in words."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,9 +10,10 @@ from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.subjects import of_model, of_trace
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
+from gpt2np.ops.narrow_weights import float_blocks, widened
 from gpt2np.tables import number, quoted
 from gpt2np.tracing.derived import top_k_tokens
-from gpt2np.tracing.lines import token_table, unembedding_table
+from gpt2np.tracing.lines import held_token_table, held_unembedding_table
 from gpt2np.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def nearest_tokens(model: "Model", vector: Array, k: int = 5, by: str = "dot") -
     Raises:
         InputError: the vector has another shape, k is below 1, or `by` is something else.
     """
-    return _nearest(model, unembedding_table(model.config, model.parameters), vector, k, by)
+    return _nearest(model, held_unembedding_table(model.config, model.parameters), vector, k, by)
 
 
 @np.errstate(under="ignore")
@@ -109,7 +111,7 @@ def tokens_read(model: "Model", vector: Array, k: int = 5, by: str = "dot") -> l
     Raises:
         InputError: the vector has another shape, k is below 1, or `by` is something else.
     """
-    return _nearest(model, token_table(model.config, model.parameters), vector, k, by)
+    return _nearest(model, held_token_table(model.config, model.parameters), vector, k, by)
 
 
 def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> list[Near]:
@@ -121,14 +123,20 @@ def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> li
     k = whole_number("k", k, 1)
     if by not in ("dot", "cosine"):
         raise InputError(f"by must be 'dot' or 'cosine', not {short(by)}")
-    dots = table @ vector  # [vocab]
-    lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(vector)
-    cosines = dots / np.maximum(lengths, np.finfo(lengths.dtype).tiny)
-    ids = top_k_tokens(dots if by == "dot" else cosines, k).tolist()
-    return [
-        Near(token, i, float(dots[i]), float(cosines[i]))
-        for token, i in zip(model.tokens(ids), ids, strict=True)
-    ]
+    dots = np.concatenate([rows @ vector for rows in float_blocks(table)])  # [vocab]
+    if by == "dot":  # then only the lengths of a few are asked for, which take longer than all dot products
+        ids = top_k_tokens(dots, k).tolist()
+        found = dots[ids], _cosines(dots[ids], [widened(table[ids])], vector)
+    else:
+        cosines = _cosines(dots, float_blocks(table), vector)
+        ids = top_k_tokens(cosines, k).tolist()
+        found = dots[ids], cosines[ids]
+    return [Near(*near) for near in zip(model.tokens(ids), ids, *(x.tolist() for x in found), strict=True)]
+
+
+def _cosines(dots: Array, blocks: Iterable[Array], vector: Array) -> Array:
+    lengths = np.concatenate([np.linalg.norm(rows, axis=1) for rows in blocks]) * np.linalg.norm(vector)
+    return np.asarray(dots / np.maximum(lengths, np.finfo(lengths.dtype).tiny))
 
 
 def listed(near: list[Near]) -> str:

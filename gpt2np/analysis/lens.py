@@ -21,10 +21,11 @@ from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import whole_number
 from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
+from gpt2np.ops.narrow_weights import float_blocks
 from gpt2np.tables import first_lines, fitted, quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
-from gpt2np.tracing.lines import unembedding_table
+from gpt2np.tracing.lines import held_unembedding_table
 from gpt2np.tracing.replay import read_out
 from gpt2np.tracing.trace import Trace
 
@@ -33,10 +34,13 @@ KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
 KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 
-def lens_logits(residual: Array, parameters: Any, config: ModelConfig) -> Array:
-    """Apply ln_f and the unembedding to any residual stream: [..., n_embd] -> [..., vocab]."""
+def lens_logits(residual: Array, parameters: Any, config: ModelConfig, capped: bool = True) -> Array:
+    """Apply ln_f and the unembedding to any residual stream: [..., n_embd] -> [..., vocab].
+
+    With `capped=False` the logits are those before their soft cap, where there is one.
+    """
     with np.errstate(all="ignore"):  # as in the run itself
-        return read_out(residual, parameters, config)
+        return read_out(residual, parameters, config, capped)
 
 
 @np.errstate(under="ignore")
@@ -126,11 +130,19 @@ class LogitLens:
 
 @np.errstate(under="ignore")
 @of_trace
-def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: int | None = None) -> LogitLens:
+def logit_lens(
+    trace: Trace,
+    token: str | int | None = None,
+    k: int = 1,
+    pos: int | None = None,
+    capped: bool = True,
+) -> LogitLens:
     """Apply ln_f and the unembedding to the residual stream, at every position or at one `pos`.
 
     `token` is the one whose probability and rank are followed, as text or id; None follows at each position
-    what the model finally predicts there. The last site is the model's own prediction.
+    what the model finally predicts there. The last site is the model's own prediction. Where logits have a
+    soft cap, `capped=False` takes them before it, as `logits_raw` and `attribution` have them: ranks are the
+    same, probabilities farther apart; where they have none, it changes nothing.
 
     Raises:
         InputError: no such token or position, or k below 1.
@@ -148,7 +160,7 @@ def logit_lens(trace: Trace, token: str | int | None = None, k: int = 1, pos: in
     for i in range(
         len(rows)
     ):  # one position after another: [site, vocab] is small, [site, pos, vocab] is not
-        logits = lens_logits(residuals[:, i], parameters, trace.config)  # [site, vocab]
+        logits = lens_logits(residuals[:, i], parameters, trace.config, capped)  # [site, vocab]
         log_p = log_probabilities(logits.astype(np.float64))
         p = np.exp(log_p)
         ids = top_k_tokens(logits, k)  # [site, k]
@@ -231,10 +243,11 @@ def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int
     parameters, n_layer = parameters_of_the_end(trace, "the attention lens"), trace.config.n_layer
     k = whole_number("k", k, 1)
     layers = list(range(n_layer)) if layer is None else [whole_number("layer", layer, 0, n_layer - 1)]
-    row, found, table = row_of(trace, pos), [], unembedding_table(trace.config, parameters)
+    row, found, table = row_of(trace, pos), [], held_unembedding_table(trace.config, parameters)
     for i in layers:
         heads = heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0]
-        logits = frozen_ln_f(trace, heads, row) @ table.T  # [head, vocab]
+        heads = frozen_ln_f(trace, heads, row)
+        logits = np.concatenate([heads @ rows.T for rows in float_blocks(table)], axis=1)  # [head, vocab]
         up, down = top_k_tokens(logits, k), top_k_tokens(-logits, k)
         found.append((up, np.take_along_axis(logits, up, 1), down, np.take_along_axis(logits, down, 1)))
     labels = {"layer": [str(i) for i in layers]}

@@ -29,6 +29,7 @@ _ALIASES = dict.fromkeys(("small", "gpt2-small", "gpt2-base", "gtp2", "gpt-2-sma
     size: f"gpt2-{size}" for size in ("medium", "large", "xl")
 }
 AS_STORED_FROM = 2_000_000_000  # bytes in float32 from which weights of half precision stay as they are
+ROOM_FOR_A_RUN = 10  # a run takes up to a tenth of the weights: some hundred tokens, every site of them
 _MOST_NOTES = 8  # of tensors that a file has besides; another model's may be thousands
 
 # Tensors of models that compute something else than GPT-2, and what they belong to.
@@ -137,11 +138,12 @@ def load_checkpoint(
     local_files_only: bool = False,
     copy: bool = False,
     widen: bool | None = None,
+    force: bool = False,
 ) -> Checkpoint:
     """Find a checkpoint and read it: an existing folder, else `tiny`, else a Hub id.
 
     float32 weights are views of the file; other types are converted, but for those of half precision: `widen`
-    is what `loading.load` says. With `copy` all are read into memory.
+    and `force` are what `loading.load` says. With `copy` all are read into memory.
 
     Raises:
         ConfigError, CheckpointError: the folder holds no model that runs here, or is damaged: file and field.
@@ -158,7 +160,7 @@ def load_checkpoint(
         hides = isinstance(name, str) and commit is None and _may_be_hub_id(name)
         hint = f"a local folder named {name} comes before the Hub's {name}: rename it, or run elsewhere"
         raise error.error(f"{error} ({hint})" if hides else str(error)) from None
-    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy, widen)
+    weights, watched, weight_notes = _parameters_of(files, config, np.dtype(dtype), copy, widen, force)
     generation_eos, generation_notes = read_generation_file(folder)
     notes += shown + weight_notes + generation_notes
     label, fingerprint = printable(os.fspath(name)), _fingerprint(files.paths)
@@ -204,7 +206,12 @@ def _meant(label: str) -> str | None:
 
 
 def _parameters_of(
-    files: WeightFiles, config: ModelConfig, dtype: np.dtype[np.floating], copy: bool, widen: bool | None
+    files: WeightFiles,
+    config: ModelConfig,
+    dtype: np.dtype[np.floating],
+    copy: bool,
+    widen: bool | None,
+    force: bool,
 ) -> tuple[dict[str, Array], tuple[WatchedFile, ...], list[str]]:
     """The parameters that the config asks for, checked and in the precision of the run.
 
@@ -213,7 +220,9 @@ def _parameters_of(
     naming, path = config.architecture.naming, files.paths[0]
     shapes = config.architecture.shapes(config)
     names, found, notes = _tensors_of(files, naming, shapes, config.tie_word_embeddings)
-    widen = _widens(found, shapes, dtype, widen, path)
+    widen = _widens(found, shapes, dtype, widen)
+    if widen and not force:
+        _check_memory(found, shapes, dtype, path.parent)
     weights = {}
     for name, shape in shapes.items():
         if name not in found:
@@ -303,23 +312,32 @@ def _bits(array: Array) -> Array:
 
 
 def _widens(
-    found: Mapping[str, Array],
-    shapes: Shapes,
-    dtype: np.dtype[np.floating],
-    asked: bool | None,
-    path: Path,
+    found: Mapping[str, Array], shapes: Shapes, dtype: np.dtype[np.floating], asked: bool | None
 ) -> bool:
-    """Whether weights of half precision are widened now; refused where the machine has no memory for it."""
-    n_bytes = sum(a.size for name, a in found.items() if name in shapes and a.dtype != dtype) * dtype.itemsize
-    narrow = any(is_narrow(array) for array in found.values())
-    if dtype == np.float32 and narrow and (asked is False or (asked is None and n_bytes > AS_STORED_FROM)):
-        return False
-    free = free_memory()
-    if free is not None and n_bytes > free:
-        what = f"the weights as {dtype.name} take {n_bytes / 1e9:.1f} GB of memory"
-        cure = "" if not narrow else ": run in float32, with the weights as stored (widen=False)"
-        raise CheckpointError(f"{path.parent}: {what}, and this machine has {free / 1e9:.1f} GB left{cure}")
-    return True
+    """Whether weights of half precision are widened now."""
+    if dtype != np.float32 or not any(is_narrow(array) for array in found.values()):
+        return True
+    return asked is True or (asked is None and _new_bytes(found, shapes, dtype) <= AS_STORED_FROM)
+
+
+def _new_bytes(found: Mapping[str, Array], shapes: Shapes, dtype: np.dtype[np.floating]) -> int:
+    """Bytes of the weights that are converted, in the precision of the run."""
+    return sum(a.size for name, a in found.items() if name in shapes and a.dtype != dtype) * dtype.itemsize
+
+
+def _check_memory(
+    found: Mapping[str, Array], shapes: Shapes, dtype: np.dtype[np.floating], folder: Path
+) -> None:
+    """Refuse to convert weights for which this machine has no memory left, with room for a run."""
+    n_bytes, free = _new_bytes(found, shapes, dtype), free_memory()
+    needed = n_bytes + n_bytes // ROOM_FOR_A_RUN
+    if free is not None and needed > free:
+        sizes = [f"{n / 1e9:.1f} GB" for n in (n_bytes, needed, free)]
+        what = f"the weights as {dtype.name} take {sizes[0]} of memory, {sizes[1]} with room for a run"
+        narrow = any(is_narrow(array) for array in found.values())
+        cure = "run in float32, with the weights as stored (widen=False), or " if narrow else ""
+        what += f", and this machine has {sizes[2]} left"
+        raise CheckpointError(f"{folder}: {what}: {cure}try all the same (force=True)")
 
 
 def _fingerprint(files: tuple[Path, ...]) -> str:

@@ -24,8 +24,11 @@ def _available() -> int | None:
         return None
 
 
-def _limit_of_container() -> int | None:
+def _limit_of_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What its limit leaves; pages of files that are not in use give way."""
     try:
-        return int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # "max" where there is none
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(facts["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # "max" where there is none
         return None

@@ -17,7 +17,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the second only if there
 TOKENIZER = ("vocab.json", "merges.txt")
 EXTRAS = (
     *("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json"),
-    "generation_config.json",
+    *("generation_config.json", "chat_template.jinja"),
 )
 COMMIT = re.compile("[0-9a-f]{40}")
 PATIENCE = 6.0  # seconds for the Hub's first answer; huggingface_hub alone would retry for 23

@@ -72,13 +72,13 @@ class TorchFile:
                 self.settings.setdefault(keys, {}).update(settings)
 
     def arrays(self, keys: Keys) -> dict[str, NDArray[Any]]:
-        """The tensors of a table, read-only; bfloat16 becomes float32.
+        """The tensors of a table, read-only and as stored: bfloat16 as `ops.narrow_weights.BFLOAT16`.
 
         Raises:
             CheckpointError: a tensor lies outside its storage.
         """
         with _telling(self.path):
-            laid = _laid(self.tables[keys], self._raw, self._order)
+            laid = _laid(self.tables[keys], self._raw, self._order, as_stored=True)
             return {name: array for name, (array, _) in laid.items()}
 
 
@@ -172,11 +172,11 @@ def _opened(path: Path) -> _Opened:
 
 
 def _laid(
-    tensors: dict[str, Tensor], raw: dict[str, NDArray[np.uint8]], order: _Order
+    tensors: dict[str, Tensor], raw: dict[str, NDArray[np.uint8]], order: _Order, as_stored: bool = False
 ) -> dict[str, tuple[NDArray[Any], str]]:
     """The arrays of these tensors, and the dtypes that they are stored in."""
     storages = {tensor.storage for tensor in tensors.values()}
-    values = {storage: _read_storage(storage, raw[storage.key], order) for storage in storages}
+    values = {storage: _read_storage(storage, raw[storage.key], order, as_stored) for storage in storages}
     return {
         name: (_lay_over(name, tensor, values[tensor.storage]), _dtype_name(tensor.storage.dtype))
         for name, tensor in tensors.items()
@@ -306,16 +306,20 @@ def _dtype_name(code: str) -> str:
     return "bfloat16" if code == BFLOAT16 else np.dtype(code).name
 
 
-def _read_storage(storage: Storage, raw: NDArray[np.uint8], order: _Order) -> NDArray[Any]:
+def _read_storage(
+    storage: Storage, raw: NDArray[np.uint8], order: _Order, as_stored: bool = False
+) -> NDArray[Any]:
     dtype = np.dtype("u2" if storage.dtype == BFLOAT16 else storage.dtype).newbyteorder(order)
     if len(raw) != storage.length * dtype.itemsize:
         expected = f"{storage.length:,} x {dtype.itemsize}"
         raise Problem(f"storage {short(storage.key)}: expected {expected} bytes, found {len(raw):,}")
     array: NDArray[Any] = raw.view(dtype)
-    if storage.dtype == BFLOAT16:
+    if storage.dtype == BFLOAT16 and not as_stored:
         array = bfloat16_to_float32(array)
     elif not (array.flags.aligned and dtype.isnative):
         array = array.astype(dtype.newbyteorder("="))
+    if storage.dtype == BFLOAT16 and as_stored:
+        array = array.view(BFLOAT16)
     array.flags.writeable = False
     return array
 

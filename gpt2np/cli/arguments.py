@@ -146,7 +146,9 @@ def add_outputs(parser: argparse.ArgumentParser, *options: str, more: str = "") 
     else `--force` does in this verb.
     """
     group(parser, "output").add_argument(
-        "--force", action="store_true", help=f"overwrite existing files{more}"
+        "--force",
+        action="store_true",
+        help=f"overwrite existing files{more}; convert weights without memory left",
     )
     parser.set_defaults(outputs=options)
 
@@ -300,7 +302,7 @@ def load_sizes(args: argparse.Namespace) -> Any:
     name = args.model or default_name()
     config = None if os.path.isdir(name) else released(name)
     if config is None:
-        return load_model(args)
+        return load_model(argparse.Namespace(**vars(args) | {"dtype": "float32"}))  # which converts the least
     if sys.stderr.isatty():
         tell(f"model {name} as released, {config.n_parameters:,} parameters")
     return config
@@ -320,6 +322,7 @@ def config_of(args: argparse.Namespace) -> Any:
 def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     """The model that the options name; says on stderr which one runs, and what it makes of the prompts."""
     from gpt2np.loading import load
+    from gpt2np.text.chat import template_note
     from gpt2np.threads import is_small, keep_one
 
     _check_chat(args)
@@ -332,6 +335,7 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
             revision=args.revision,
             local_files_only=args.local_files_only,
             widen=True if getattr(args, "widen", False) else None,
+            force=getattr(args, "force", False),
         )
     if model.threads is None and is_small(model.config):
         keep_one()  # for all that this process computes, which is nothing else
@@ -343,6 +347,9 @@ def load_model(args: argparse.Namespace, *prompts: object) -> Any:
     doing(f"running {model.name}")
     for note in model.checkpoint.notes:
         tell(f"note: {note}")
+    other = template_note(model.config.architecture, model.usable_tokenizer)
+    if other is not None and getattr(args, "chat", False):
+        tell(f"note: {other}")
     _tell_of_texts(model, [text for text in prompts if isinstance(text, str)], args)
     return model
 

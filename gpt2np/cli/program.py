@@ -109,6 +109,8 @@ IN_SHELL = (
     (r" \('pattern', 0\), not ", ", not "),
     (r"\bgenerate\(\.\.\., (\w+=[^)]*)\)", r"\1"),
     (r"\btrace\['([^']*)'\]", r"\1"),
+    (r"run in float32, with the weights as stored \(widen=False\)", "run in float32 without --widen"),
+    (r"\(force=True\)", "(--force)"),
 )
 
 

@@ -124,7 +124,7 @@ def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
     parts = dict(model.config.parameters_by_component())
     unembedding = model.config.architecture.naming.tied[0]
     if unembedding in model.weights:
-        parts["unembedding (untied)"] = int(model.weights[unembedding].size)
+        parts["unembedding (untied)"] = int(model.weights.held[unembedding].size)
     c = model.checkpoint
     return {
         "name": model.name,
@@ -135,6 +135,11 @@ def model_facts(model: Any, full_hash: bool = False) -> dict[str, Any]:
         "sha256": c.full_hash() if full_hash else None,
         "config": model.config.to_dict(),
         "parameters": model.n_parameters,
+        "weights": {
+            "held_as": model.weights.narrow or model.dtype.name,
+            "held": sum(array.nbytes for array in model.weights.held.values()),
+            **{name: model.n_parameters * size for name, size in (("float32", 4), ("float64", 8))},
+        },
         "parameters_by_component": parts,
         "vocabulary": None if model.usable_tokenizer is None else model.usable_tokenizer.n_vocab,
         "vocabulary_parts": _vocabulary_parts(model.usable_tokenizer),
@@ -155,6 +160,9 @@ def model_text(facts: dict[str, Any]) -> str:
     where = [["folder", facts["folder"]]]
     where += [["file", f"{f['name']}, {f['bytes']:,} bytes"] for f in facts["files"]]
     where += [[key, facts[key]] for key in ("commit", "fingerprint", "sha256") if facts[key]]
+    w = facts["weights"]
+    where.append(["weights", f"{w['held']:,} bytes, held as {w['held_as']}"])
+    where += [["", f"{w[k]:,} bytes as {k}"] for k in ("float32", "float64") if k != w["held_as"]]
     words = "none: takes ids only" if facts["vocabulary"] is None else f"{facts['vocabulary']:,} tokens"
     if parts := facts["vocabulary_parts"]:
         words += f": {' + '.join(f'{n:,} {name}' for name, n in parts.items())}"

@@ -14,6 +14,7 @@ from gpt2np.generation.sampling import LedgerEntry
 from gpt2np.html_tables import heat_table, shaded_text, text_block
 from gpt2np.ops import Array
 from gpt2np.tables import counted
+from gpt2np.tracing.cache import first_kept
 from gpt2np.tracing.trace import Trace
 
 
@@ -176,15 +177,16 @@ class Generated:
 
     @cached_property
     def attentions(self) -> tuple[tuple[Array, ...], ...]:
-        """HF's `attentions[step][layer]`: [1, head, query, key]."""
+        """HF's `attentions[step][layer]`: [1, head, query, key]; the keys are those that its cache keeps."""
         layers = [self._site(f"h.{i}.attn.pattern") for i in range(self._n_layer)]
-        return tuple(
-            tuple(
-                pattern[None, :, s.positions.start : s.positions.stop, : s.positions.stop]
-                for pattern in layers
-            )
-            for s in self.steps
-        )
+        config = _kept(self.trace).config
+
+        def of_step(start: int, stop: int) -> tuple[Array, ...]:
+            firsts = (first_kept(config, i, start) for i in range(config.n_layer))
+            pairs = zip(layers, firsts, strict=True)
+            return tuple(pattern[None, :, start:stop, first:stop] for pattern, first in pairs)
+
+        return tuple(of_step(s.positions.start, s.positions.stop) for s in self.steps)
 
     @cached_property
     def hidden_states(self) -> tuple[tuple[Array, ...], ...]:
@@ -197,12 +199,19 @@ class Generated:
 
     @cached_property
     def past_key_values(self) -> tuple[tuple[Array, Array], ...]:
-        """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each."""
-        cached = _kept(self.trace).config.architecture.cache
-        return tuple(
-            tuple(self._site(f"h.{i}.{name}").swapaxes(0, 1)[None] for name in cached)  # type: ignore[misc]
-            for i in range(self._n_layer)
-        )
+        """HF's `past_key_values[layer] = (k, v)`: [1, head, pos, d_head] each.
+
+        Where HF's cache of a layer with a window keeps the last rows only (Gemma-2), so do these; `trace` has
+        all of them.
+        """
+        config = _kept(self.trace).config
+
+        def of_layer(i: int) -> tuple[Array, Array]:
+            keys, values = (self._site(f"h.{i}.{name}") for name in config.architecture.cache)
+            rows = slice(first_kept(config, i, len(keys)), None)
+            return keys[rows].swapaxes(0, 1)[None], values[rows].swapaxes(0, 1)[None]
+
+        return tuple(of_layer(i) for i in range(config.n_layer))
 
     def _site(self, name: str) -> Array:
         trace = _kept(self.trace)

@@ -7,6 +7,7 @@ numbers. Only `multiply`, `lookup` and `unembedding` know better.
 
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -62,6 +63,15 @@ def multiply_narrow(x: Array, weight: Array, out: Array) -> None:
     np.matmul(x[:, first], _in_scratch(weight[first]), out=out)
     for part in others:
         out += np.matmul(x[:, part], _in_scratch(weight[part]))
+
+
+def float_blocks(table: Array) -> Iterator[Array]:
+    """The rows of a matrix as floats: of a narrow one some at a time, good until the next are asked for."""
+    if not is_narrow(table):
+        yield table
+        return
+    for part in _parts(table, len(table)):
+        yield _in_scratch(table[part])
 
 
 def _parts(stored: Array, n_rows: int) -> list[slice]:

@@ -42,6 +42,28 @@ def chat_ids(messages: Conversation, architecture: Architecture, tokenizer: Toke
     return [id for id in ids if id is not None]
 
 
+def template_note(architecture: Architecture, tokenizer: Tokenizer | None) -> str | None:
+    """What to say if a checkpoint has a chat template of its own that is another one; None if it has none.
+
+    Such a template is text in Jinja, and not run: it is the released models' or it is not, white space aside.
+    """
+    turns, own = architecture.turns, None if tokenizer is None else tokenizer.chat_template
+    if turns is None or own is None or _squeezed(own) == _squeezed(turns.template):
+        return None
+    model = architecture.model_type
+    return (
+        f"the checkpoint's chat_template is not that of {model} as released, whose turns --chat and "
+        "chat_prompt make all the same: compare the tokens, or give ids"
+    )
+
+
+def _squeezed(template: str) -> str:
+    """A template without what does not matter in Jinja: white space, and how it is cut away."""
+    for mark in ("\\n", "-%}", "{%-", "-}}", "{{-"):
+        template = template.replace(mark, mark.replace("-", "") if "-" in mark else "")
+    return "".join(template.split()).replace('"', "'")
+
+
 def _checked(messages: Conversation, turns: Turns, model: str) -> list[tuple[str, str]]:
     """Role and text of each message, the roles as keys of `turns.roles`."""
     given = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages

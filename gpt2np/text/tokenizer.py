@@ -11,7 +11,7 @@ from gpt2np.html_tables import plain_table
 from gpt2np.tables import quoted
 from gpt2np.text.byte_level_bpe import ByteLevelBPE
 from gpt2np.text.merges import Merge
-from gpt2np.text.tokenizer_folder import END_OF_TEXT, engine_of, read_folder
+from gpt2np.text.tokenizer_folder import END_OF_TEXT, chat_template_of, engine_of, read_folder
 
 
 class Stream(Protocol):
@@ -48,6 +48,7 @@ class Tokenizer:
         """Takes what does the work, what the user should know about it, and what begins every text."""
         self._engine, self.note = engine, note
         self._id = {data: id for id, data in engine.bytes.items()}
+        self.chat_template: str | None = None  # the folder's own, in Jinja, which nothing here runs
         self.n_vocab: int = max(engine.bytes, default=-1) + 1
         self.end_of_text_id: int | None = self._id.get(END_OF_TEXT.encode())
         self.begin_id: int | None = None if begin is None else self._id.get(begin.encode())
@@ -72,6 +73,7 @@ class Tokenizer:
             return None
         engine, note = engine_of(files, control)
         made = cls(engine, note, begin)
+        made.chat_template = chat_template_of(files)
         if begin is not None and made.begin_id is None:
             made.note = (
                 f"{folder}: the vocabulary has no {begin}, with which texts of this model should begin"

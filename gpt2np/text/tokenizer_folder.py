@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.errors import MissingExtraError, TokenizerError, short
+from gpt2np.files import read_text
 from gpt2np.text import pipeline
 from gpt2np.text.added_tokens import AddedToken, Entry, added_token, added_tokens, declared, named
 from gpt2np.text.byte_level_bpe import ByteLevelBPE
@@ -77,6 +78,22 @@ def read_folder(folder: Path) -> TokenizerFolder | None:
     name = name and name.removesuffix("Fast")
     gpt2_class = name == GPT2_CLASS or (name is None and model.get("model_type") in GPT2_TYPES)
     return TokenizerFolder(folder, whole, config, content("added_tokens.json"), name, gpt2_class)
+
+
+def chat_template_of(files: TokenizerFolder) -> str | None:
+    """The Jinja template of conversations, in a file of its own or in tokenizer_config.json, if there is one.
+
+    Raises:
+        TokenizerError: the file cannot be read.
+    """
+    own = files.folder / "chat_template.jinja"
+    if own.exists():
+        return read_text(own, TokenizerError)
+    found = files.config.get("chat_template")
+    if isinstance(found, list):  # several by name, as older files have them
+        named = {str(one.get("name")): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def engine_of(

@@ -85,3 +85,12 @@ def _sources(config: ModelConfig) -> dict[str, list[tuple[str, Part | None]]]:
             pairs = [(table[name].full_name(layer), part) for name, part in parts.items()]
             found[site.full_name(layer)] = pairs
     return found
+
+
+def first_kept(config: ModelConfig, layer: int, n: int) -> int:
+    """The first position that HF's cache of a layer keeps once n positions have run: ours keeps all.
+
+    HF takes the last `window - 1` rows; of a window of 1 that is "the last -0", which are all.
+    """
+    window = config.window(layer) if config.architecture.cache_drops else None
+    return 0 if window is None or window == 1 else max(0, n - (window - 1))

@@ -166,12 +166,13 @@ class Turns:
 
     A turn is the token `start`, the role and a new line, the message, the token `end` and a new line. `roles`
     has the role as the model knows it by what messages call it; they take turns, `"user"` being first, and
-    what answers is `"assistant"`.
+    what answers is `"assistant"`. `template` is the same in Jinja, as the released checkpoints have it.
     """
 
     start: str
     end: str
     roles: Mapping[str, str]
+    template: str
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,8 @@ class Architecture:
     holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
     begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
     turns: Turns | None = None  # None: it has none, so nobody can chat with it
+    cache_drops: bool = False  # whether HF's cache keeps of a layer with a window what the next query sees
+    stored: str = "float32"  # the precision in which released sizes lie on the Hub, if not all of them
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 
     @property

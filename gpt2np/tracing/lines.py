@@ -138,10 +138,8 @@ def token_table(config: ModelConfig, parameters: Any, ids: Any = None) -> Array:
     Raises:
         InputError: the architecture looks tokens up in no table.
     """
-    for line in first_lines(config, parameters).values():
-        if line.op is lookup and line.reads[0] == "token_ids":
-            return widened(line.inputs[1] if ids is None else line.inputs[1][ids])
-    raise InputError(f"{_name(config)} has no table of token embeddings")
+    table = held_token_table(config, parameters)
+    return widened(table if ids is None else table[ids])
 
 
 def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = None) -> Array:
@@ -150,10 +148,24 @@ def unembedding_table(config: ModelConfig, parameters: Any, ids: Any = None) -> 
     Raises:
         InputError: the logits are something else than dot products.
     """
+    table = held_unembedding_table(config, parameters)
+    return widened(table if ids is None else table[ids])
+
+
+def held_token_table(config: ModelConfig, parameters: Any) -> Array:
+    """`token_table` as it is held, for who reads it in blocks (`ops.narrow_weights.float_blocks`)."""
+    for line in first_lines(config, parameters).values():
+        if line.op is lookup and line.reads[0] == "token_ids":
+            return cast(Array, line.inputs[1])
+    raise InputError(f"{_name(config)} has no table of token embeddings")
+
+
+def held_unembedding_table(config: ModelConfig, parameters: Any) -> Array:
+    """`unembedding_table` as it is held."""
     line = last_lines(config, parameters)["logits"]
     if line.op not in (unembedding, capped_unembedding):
         raise InputError(f"{_name(config)}'s logits are not linear in ln_f: they cannot be taken apart")
-    return widened(line.inputs[1] if ids is None else line.inputs[1][ids])
+    return cast(Array, line.inputs[1])
 
 
 def final_norm(config: ModelConfig, parameters: Any) -> Norm:

@@ -164,7 +164,8 @@ def plan_table(plans: list[Plan]) -> str:
 
 
 def _row(name: str, axes: str, cells: list[str]) -> str:
-    return f"{name:<16} {axes:<15}" + "".join(f" {cell:>10}" for cell in cells)
+    width = min(16, 31 - len(axes))  # long axes begin further left, and the numbers stay below one another
+    return f"{name:<{width}} {axes:<15}" + "".join(f" {cell:>10}" for cell in cells)
 
 
 def human_bytes(n: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpt2np.ops import Array
+from gpt2np.ops import Array, capped_unembedding, unembedding
 from gpt2np.ops.readable_parameters import as_held, precision
 from gpt2np.tracing.contract import ModelConfig
 
@@ -112,10 +112,23 @@ class ReplayStep:
         return x
 
 
-def read_out(x: Array, p: Any, config: ModelConfig) -> Array:
-    """The logits of residual vectors as if they left the last block: [..., n_embd] -> [..., vocab]."""
+class _BeforeTheCap(ReplayStep):
+    """A step in which logits are not bent."""
+
+    def _run(self, kind: str, op: Callable[..., None], inputs: tuple[Any, ...]) -> Array:
+        if op is capped_unembedding:
+            op, inputs = unembedding, inputs[:2]
+        return super()._run(kind, op, inputs)
+
+
+def read_out(x: Array, p: Any, config: ModelConfig, capped: bool = True) -> Array:
+    """The logits of residual vectors as if they left the last block: [..., n_embd] -> [..., vocab].
+
+    Without `capped` they are those before a soft cap.
+    """
     rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
-    logits = config.architecture.unembed(rows, as_held(p), config, ReplayStep(config, x.dtype))
+    step = (ReplayStep if capped else _BeforeTheCap)(config, x.dtype)
+    logits = config.architecture.unembed(rows, as_held(p), config, step)
     return logits.reshape(*x.shape[:-1], config.vocab_size)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from gpt2np.errors import InputError, short
+from gpt2np.errors import InputError, UnknownSiteError, short
 from gpt2np.ops import Array
 from gpt2np.tracing.cache import shapes
 from gpt2np.tracing.keep import Keep
@@ -55,7 +55,11 @@ def fill(recording: Recording, past: Past, n: int) -> None:
     if isinstance(past, Trace) and past.plan.keep.dtype == "float16":
         raise InputError("past: was kept in float16, which does not give the same tokens")
     for name, (n_heads, width, _) in shapes(config, n).items():
-        rows, shape = past[name], (len(past.token_ids), n_heads, width)
+        try:
+            rows = past[name]
+        except UnknownSiteError as error:  # of another architecture
+            raise InputError(f"past: is of another model: {error}") from None
+        shape = (len(past.token_ids), n_heads, width)
         if rows.shape != shape:
             raise InputError(f"past: {name} is {list(rows.shape)}, expected {list(shape)}")
         cache.write(name, 0, rows[:n])

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gpt2np.errors import UnknownSiteError, nearest, short
+from gpt2np.tracing.contract import DEFAULT, find
 
 DIALECTS = ("guide", "hf", "transformer_lens", "llm.c")
 _PREFIXES = ("transformer.", "blocks.{i}.", "model.layers.{i}.", "model.")  # often left out
@@ -253,7 +254,21 @@ class SiteTable:
         if _WEIGHT.search(name):
             shown = "`gpt2np circuits` shows it with --norms, or with --head L.H --weights"
             return f"{short(name)} is a weight, no site: model.weights has it, {shown}"
-        return f"no site is called {short(name)}{self._suggestion(name)}"
+        return (
+            f"no site is called {short(name)}{self._name_of_the_default(name, key) or self._suggestion(name)}"
+        )
+
+    def _name_of_the_default(self, name: str, key: str) -> str:
+        """What a name means in `DEFAULT`, which has names that no other model has; empty if nothing."""
+        others = find(DEFAULT).sites
+        site = None if others is self else others._index.get(key)
+        if site is None:
+            return ""
+        if site.name not in self.by_name:
+            return f": {DEFAULT} has it, and this model has not{self._suggestion(name)}"
+        digits = _LAYER.search(name)
+        ours = self[site.name].full_name(int(digits[0])) if digits and site.layered else site.name
+        return f": only {DEFAULT} has a site of this name; here it is {short(ours)}"
 
     def _suggestion(self, name: str) -> str:
         digits = _LAYER.search(name)

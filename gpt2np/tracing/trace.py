@@ -20,7 +20,13 @@ from gpt2np.tracing.edits import told_of_edits
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
 from gpt2np.tracing.sites import DIALECTS, TOP_K, Site
-from gpt2np.tracing.trace_metadata import NO_OTHER, file_metadata, in_other_names, read_metadata
+from gpt2np.tracing.trace_metadata import (
+    NO_OTHER,
+    file_metadata,
+    in_other_names,
+    of_another_model,
+    read_metadata,
+)
 from gpt2np.tracing.trace_summary import summary
 
 if TYPE_CHECKING:
@@ -357,12 +363,11 @@ class Trace:
             same = mine.keys() == theirs.keys() and all(np.array_equal(mine[n], theirs[n]) for n in mine)
         elif same and self.metadata.get("fingerprint") != model.checkpoint.fingerprint:
             ids, positions = np.array(self.token_ids)[list(self.positions)], list(self.positions)
-            edited = self.metadata.get("edits") or []
             for name, expected in embedded(model.parameters, self.config, ids, positions).items():
-                if name in self._arrays and not edited:
+                if name in self._arrays and not self.metadata.get("edits"):
                     same = same and np.allclose(self._arrays[name], expected, rtol=2e-3, atol=2e-3)
         if not same:
-            raise TraceError(f"{where}: this trace is of another model than {model.name}")
+            raise TraceError(f"{where}: {of_another_model(self.metadata, model.name)}")
 
     def _repr_html_(self) -> str:
         """What a notebook shows: tokens, prediction and sites; `gpt2np.view(trace)` is the whole page."""

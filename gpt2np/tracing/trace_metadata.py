@@ -38,6 +38,16 @@ def run_metadata(
     }
 
 
+def of_another_model(metadata: Mapping[str, Any], model: str) -> str:
+    """What to say of a trace that this model did not make: whose it is, and how to name that one."""
+    theirs = metadata.get("model")
+    what = f"this trace is of another model than {short(model)[1:-1]}"
+    if not isinstance(theirs, str) or theirs == model:
+        return f"{what}, whose weights or config are others today"
+    name = short(theirs)[1:-1]
+    return f"{what}, of {name}: give that one (--model {name})"
+
+
 def file_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The same as safetensors wants it: strings to strings."""
     return {"gpt2np": json.dumps(metadata, ensure_ascii=False)}

@@ -20,7 +20,7 @@ from gpt2np.analysis import two_prompts
 from gpt2np.analysis.attribution import attribution, frozen_ln_f, head_grid
 from gpt2np.analysis.circuits import through_ln_f
 from gpt2np.analysis.heads import nearest_tokens, tokens_read
-from gpt2np.analysis.interventions import project
+from gpt2np.analysis.interventions import project, zero
 from gpt2np.tracing.step import Pass, Sequence
 
 TEXT, OTHER = "the on in er", "the in on er"  # as many tokens, in the vocabulary of `tiny_checkpoint`
@@ -172,6 +172,10 @@ def gpt2_only(what):
     return {name: f"{name} has no {what}: only gpt2 has" for name in MODELS if name != "gpt2"}
 
 
+NO_CAP = {name: f"{name} has no soft cap" for name in ("gpt2", "gpt_neo", "made_up")}
+NO_CHAT = dict.fromkeys(("gpt2", "gpt_neo", "made_up"), "has no chat template") | {
+    "gemma2": "the vocabulary has no <bos>"
+}
 GATED = {"gemma2": r"gemma2's h\.\d\.mlp\.out is not one product with a matrix"}
 NO_CIRCUITS = {name: f"{name} has no circuits yet" for name in ("gemma2", "made_up")}
 
@@ -247,10 +251,101 @@ def _fixture(c):
     return gpt2np.load(c.work / "fixture").trace([1, 2]).verify()
 
 
+def _shown(c):
+    """What `--show` prints of every site of layer 1 and outside of layers, stored or derived."""
+    names = [
+        name for name, _, layer in c.config.architecture.sites.expand(c.config.n_layer) if layer in (None, 1)
+    ]
+    options = [word for name in names for word in ("--show", name)]
+    return {name: site["values"] for name, site in c.verb("trace", TEXT, *options)["sites"].items()}
+
+
+def _as_shown(c, found):
+    """Each is the trace's, where what is not finite is null."""
+    for name, values in found.items():
+        array = np.asarray(c.trace[name], float)
+        shown = np.array(values, float)
+        assert np.array_equal(np.isfinite(array), np.isfinite(shown)), name
+        assert near(np.nan_to_num(shown), np.where(np.isfinite(array), array, 0)), name
+    return len(found) > 25
+
+
+def _of_another_model(c):
+    return c.call("trace", "--trace", saved(c), "--show", "ln_f", "--model", "tiny")
+
+
+def _kept_by_generate(c):
+    """The file of a generation, beside one pass over its tokens."""
+    c.verb("generate", TEXT, "--max-new-tokens", "4", "--out", c.work / "made.safetensors", "--eos", "none")
+    made = gpt2np.Trace.open(c.work / "made.safetensors", c.model)
+    return made, c.model.trace(made.token_ids)
+
+
+def _stitched(c, found):
+    made, once = found
+    for name in once.names():
+        array, expected = (np.nan_to_num(trace[name], neginf=0) for trace in found)
+        assert near(array, expected), name
+    return made.names() == once.names() and len(made.token_ids) == c.n + 3
+
+
+def _json(c):
+    """The arrays of `export --to json`."""
+    c.call("export", saved(c), "--to", "json", "-o", c.work / "t.json", "--model", c.folder, "--json")
+    return {
+        name: entry["data"] for name, entry in json.loads((c.work / "t.json").read_text())["arrays"].items()
+    }
+
+
+def _csv(c):
+    """The number of lines of `export --to csv`, and those of one array."""
+    c.call("export", saved(c), "--to", "csv", "-o", c.work / "t.csv", "--model", c.folder, "--json")
+    lines = (c.work / "t.csv").read_text().splitlines()[1:]
+    return len(lines), [float(line.split(",")[-1]) for line in lines if line.startswith("h.1.attn.out,")]
+
+
+def _kv_of_another(c):
+    from gpt2np.kv.resume import load_kv
+
+    c.call("kv", "extract", TEXT, "--out", c.work / "kv.json", "--model", c.folder, "--json")
+    return load_kv(c.work / "kv.json", gpt2np.load())
+
+
 VERBS = {
     "trace": Row(
         words("trace", TEXT), true(lambda c, found: found["top"][0]["id"] == c.trace["logits"][-1].argmax())
     ),
+    "trace --show": Row(_shown, true(_as_shown)),
+    "trace --show attention_weights": Row(
+        words("trace", TEXT, "--show", "attention_weights"),
+        true(lambda c, found: len(found["sites"]) == c.config.n_layer),
+        {name: r"only gpt2 has .* name; here it is 'attn\.pattern'" for name in MODELS if name != "gpt2"},
+    ),
+    "trace --show attn.qkv": Row(
+        words("trace", TEXT, "--show", "attn.qkv"),
+        true(lambda c, found: len(found["sites"]) == c.config.n_layer),
+        {name: "gpt2 has it, and this model has not" for name in MODELS if name != "gpt2"},
+    ),
+    "trace --trace": Row(
+        lambda c: c.verb("trace", "--trace", saved(c)),
+        true(lambda c, found: found["top"][0]["id"] == c.trace["logits"][-1].argmax()),
+    ),
+    "trace --trace, of another model": Row(
+        _of_another_model,
+        true(lambda c, found: False),
+        dict.fromkeys(MODELS, r"of another model than tiny, of .*model: give that one \(--model .*model\)"),
+    ),
+    "trace --zero-head": Row(
+        words("trace", TEXT, "--zero-head", "1.1", "--show", "h.1.attn.out"),
+        true(
+            lambda c, found: near(
+                found["sites"]["h.1.attn.out"]["values"],
+                c.model.trace(TEXT, edits={"h.1.attn.z": zero(heads=1)})["h.1.attn.out"],
+            )
+        ),
+    ),
+    "generate --out": Row(_kept_by_generate, true(_stitched)),
+    "generate --chat": Row(words("generate", TEXT, "--chat"), true(lambda c, found: False), NO_CHAT),
     "generate": Row(
         words("generate", TEXT, "--max-new-tokens", "4"),
         true(lambda c, found: found["response"]["token_ids"] == greedy(c, 4)),
@@ -264,6 +359,31 @@ VERBS = {
         words("lens", TEXT, "--token", "9"),
         true(
             lambda c, found: near(found["probability"]["values"][-1][0], chances(c.trace["logits"])[-1, NINE])
+        ),
+    ),
+    "lens --before-cap": Row(
+        words("lens", TEXT, "--token", "9", "--before-cap"),
+        true(
+            lambda c, found: near(found["probability"]["values"][-1][0], chances(linear_logits(c))[-1, NINE])
+        ),
+        NO_CAP,
+    ),
+    "lens --heads": Row(
+        words("lens", TEXT, "--heads"),
+        true(
+            lambda c, found: near(
+                found["raised"]["values"][1][1][0],
+                head_grid(attribution(c.trace, found["raised_ids"]["values"][1][1][0])).array[1, 1],
+            )
+        ),
+    ),
+    "heads --against": Row(
+        words("heads", TEXT, "--token", "9", "--against", "5"),
+        true(
+            lambda c, found: near(
+                found.get("after_cap", found["sum"]),
+                c.trace["logits"][-1, NINE] - c.trace["logits"][-1, FIVE],
+            )
         ),
     ),
     "heads": Row(
@@ -299,6 +419,16 @@ VERBS = {
             lambda c, found: near(found["clean"]["logit_difference"], metric()(c.trace["logits"][-1]), 1e-6)
         ),
     ),
+    "patch --chat": Row(
+        words("patch", TEXT, OTHER, "--answer", "5", "--wrong", "9", "--chat"),
+        true(lambda c, found: False),
+        NO_CHAT,
+    ),
+    "compare --chat": Row(
+        lambda c: c.call("compare", saved(c), "--prompt", TEXT, "--chat", "--model", c.folder, "--json"),
+        true(lambda c, found: False),
+        NO_CHAT,
+    ),
     "view": Row(_view, true(lambda c, found: "Content-Security-Policy" in found and len(found) > 100_000)),
     "compare": Row(
         _compare, true(lambda c, found: found["verdict"] == "within-noise" and len(found["sites"]) > 20)
@@ -310,6 +440,21 @@ VERBS = {
     ),
     "kv dataset": Row(_dataset, true(lambda c, found: len(found) == 3)),
     "capture": Row(_capture, true(lambda c, found: len(found) >= 2)),
+    "kv extract, of another model": Row(
+        _kv_of_another,
+        true(lambda c, found: False),
+        dict.fromkeys(MODELS, r"kv\.json: is of another model|kv\.json: does not say|model has"),
+    ),
+    "export json": Row(_json, true(lambda c, found: near(found["h.1.attn.out"], c.trace["h.1.attn.out"]))),
+    "export csv": Row(
+        _csv,
+        true(
+            lambda c, found: (
+                found[0] == sum(array.size for array in c.trace.values())
+                and near(found[1], c.trace["h.1.attn.out"].ravel())
+            )
+        ),
+    ),
     "export npz": Row(_export("npz"), true(lambda c, found: near(found["logits"], c.trace["logits"]))),
     "export hf": Row(
         _export("npz", "--dialect", "hf"),
@@ -490,8 +635,7 @@ FUNCTIONS = {
     "Model.chat_prompt": Row(  # a vocabulary with the tokens of turns: tests/text/test_begin_and_chat.py
         lambda c: c.model.chat_prompt(TEXT),
         true(lambda c, found: False),
-        dict.fromkeys(("gpt2", "gpt_neo", "made_up"), "has no chat template")
-        | {"gemma2": "the vocabulary has no <bos>"},
+        NO_CHAT,
     ),
     "Model.tokens": Row(lambda c: c.model.tokens(c.ids), true(lambda c, found: "".join(found) == TEXT)),
     "Model.decode": Row(lambda c: c.model.decode(c.ids), true(lambda c, found: found == TEXT)),

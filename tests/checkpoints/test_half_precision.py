@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support import large_checkpoint, needs
+from support.command_line import run
+from support.differences import relative_error
 from support.large_checkpoint import write_large_checkpoint
 
 import gpt2np
 from gpt2np.architectures import gemma2, gpt2, gpt_neo
-from gpt2np.checkpoints import checkpoint
+from gpt2np.checkpoints import checkpoint, free_memory
 from gpt2np.errors import CheckpointError
-from gpt2np.ops.narrow_weights import BFLOAT16, multiply_narrow, widened
+from gpt2np.ops import narrow_weights, readable_parameters
+from gpt2np.ops.narrow_weights import BFLOAT16, is_narrow, multiply_narrow, widened
 from gpt2np.tensorfile import open_tensors
+from gpt2np.tracing import lines
 
 CONFIGS = {
     "gpt2": gpt2.Config(vocab_size=97, n_positions=64, n_embd=48, n_layer=2, n_head=4),
@@ -171,9 +176,119 @@ def test_large_ones_stay_as_stored_unless_asked(folder, monkeypatch):
 def test_no_more_than_the_machine_has(folder, monkeypatch, options):
     monkeypatch.setattr(checkpoint, "free_memory", lambda: 100_000)
     monkeypatch.setattr(checkpoint, "AS_STORED_FROM", 1000)
-    with pytest.raises(CheckpointError, match=r"take 0\.\d GB of memory, and this machine has 0\.0 GB left"):
+    says = r"take 0\.\d GB of memory, 0\.\d GB with room for a run, and this machine has 0\.0 GB left: run in"
+    with pytest.raises(CheckpointError, match=says):
         gpt2np.load(folder, **options)
     gpt2np.load(folder)
+    gpt2np.load(folder, **options, force=True)
+
+
+def test_force_on_the_command_line(folder, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "free_memory", lambda: 100)
+    asked = ("trace", "--tokens", "5,17", "--dtype", "float64", "--model", folder)
+    code, _, err = run(capsys, *asked)
+    assert code == 2
+    assert "run in float32 without --widen, or try all the same (--force)" in err
+    assert run(capsys, *asked, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "free", "refused"),
+    [
+        ("float64", 24_000_000_000, False),
+        ("float64", 22_000_000_000, True),  # the weights alone would fit
+        ("float32", 11_000_000_000, True),
+        ("float32", 12_000_000_000, False),
+    ],
+)
+def test_two_billion_parameters_need_what_the_machine_has_left(monkeypatch, dtype, free, refused):
+    config = gemma2.Config()
+    shapes = config.architecture.shapes(config)
+    found = {name: np.broadcast_to(np.zeros((), BFLOAT16), shape) for name, shape in shapes.items()}
+    monkeypatch.setattr(checkpoint, "free_memory", lambda: free)
+    asked = found, shapes, np.dtype(dtype), Path("gemma")
+    if not refused:
+        checkpoint._check_memory(*asked)
+        return
+    sizes = {"float64": r"20\.9 GB of memory, 23\.0 GB", "float32": r"10\.5 GB of memory, 11\.5 GB"}[dtype]
+    with pytest.raises(CheckpointError, match=f"^gemma: the weights as {dtype} take {sizes} with room"):
+        checkpoint._check_memory(*asked)
+
+
+def test_what_a_container_leaves(tmp_path):
+    def group(limit, current, stat):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{current}\n")
+        (tmp_path / "memory.stat").write_text(stat)
+        return free_memory._limit_of_container(tmp_path)
+
+    assert group(1000, 700, "anon 400\ninactive_file 250\n") == 550
+    assert group(1000, 1200, "inactive_file 0\n") == 0
+    assert group("max", 700, "inactive_file 250\n") is None
+    assert group(1000, 700, "anon 1\n") is None
+    assert free_memory._limit_of_container(tmp_path / "none") is None
+
+
+def test_shards(tmp_path, monkeypatch):
+    """A Gemma-2 in several files, widened and not: each float32 result is the same to rounding."""
+    monkeypatch.setattr(large_checkpoint, "SHARD", 30_000)
+    write_large_checkpoint(tmp_path / "m", CONFIGS["gemma2"], scale=0.3)
+    assert len(list((tmp_path / "m").glob("model-*.safetensors"))) > 3
+    stored, wide = (gpt2np.load(tmp_path / "m", widen=widen) for widen in (False, True))
+    assert (stored.weights.narrow, wide.weights.narrow) == ("bfloat16", "")
+    traces = [model.trace(IDS) for model in (stored, wide)]
+    assert {
+        name for name in traces[1].names() if relative_error(traces[0][name], traces[1][name]) > 2e-6
+    } == set()
+    truth = gpt2np.load(tmp_path / "m", dtype="float64").trace(IDS)
+    for trace in traces:
+        assert relative_error(trace["logits"], truth["logits"]) < 2e-6
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_a_pytorch_model_bin_is_held_as_stored(tmp_path, kind):
+    torch = needs.imported("torch")
+    folder = write_half(tmp_path / "m", CONFIGS["gemma2"], {"bfloat16": "BF16", "float16": "F16"}[kind])
+    expected = gpt2np.load(folder, widen=False)
+    tensors = {
+        name: torch.from_numpy(np.array(expected.weights[name])).to(getattr(torch, kind))
+        for name in expected.weights
+    }
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    model = gpt2np.load(folder, widen=False)
+    assert model.weights.narrow == kind
+    np.testing.assert_array_equal(model(IDS), expected(IDS))
+    assert gpt2np.load(folder).weights.narrow == ""
+
+
+def test_the_tables_are_not_widened_whole(pair, monkeypatch):
+    """What compares a vector with every token does so block by block."""
+    from gpt2np.analysis import heads, lens
+
+    shape = (97, 48)
+
+    def refusing(array):
+        assert not (is_narrow(array) and array.shape == shape)
+        return widened(array)
+
+    for module in (lines, readable_parameters):
+        monkeypatch.setattr(module, "widened", refusing)
+    monkeypatch.setattr(narrow_weights, "_MANY_BYTES", 4 * 48 * 16)
+    traces = [model.trace(IDS) for model in pair]
+    x = np.linspace(-1, 1, 48, dtype=np.float32)
+    for by in ("dot", "cosine"):
+        for function in (heads.nearest_tokens, heads.tokens_read):
+            one, other = (function(model, x, 97, by) for model in pair)
+            for k in ("dot", "cosine"):
+                close(
+                    *(np.array([getattr(t, k) for t in sorted(f, key=lambda t: t.id)]) for f in (one, other))
+                )
+    close(*(lens.attention_lens(trace, k=1).raised.array for trace in traces))
+    close(*(lens.logit_lens(trace, capped=False).probability.array for trace in traces))
+    close(*(trace.top(97)[0][2] * np.ones(1) for trace in traces))
+    if "logits_raw" in traces[0].config.architecture.sites:
+        close(*(trace["logits_raw"] for trace in traces))
 
 
 def test_float64_is_the_truth_of_the_stored_values(folder, pair):

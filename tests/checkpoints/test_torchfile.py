@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gpt2np.checkpoints import torchfile
 from gpt2np.checkpoints.torchfile import read_torch_tree
 from gpt2np.errors import CheckpointError
+from gpt2np.ops.narrow_weights import BFLOAT16, widened
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -24,7 +25,8 @@ def read_torch(path):
     """The tensors of the only dict of a file that has some."""
     file = torchfile.read_torch(path)
     (keys,) = file.tables
-    return file.arrays(keys)
+    arrays = file.arrays(keys)
+    return {name: widened(a) if a.dtype == BFLOAT16 else a for name, a in arrays.items()}
 
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

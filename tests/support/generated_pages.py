@@ -68,14 +68,18 @@ def _means(site: Site) -> tuple[object, ...]:
 
 def size_table() -> str:
     """The released sizes: parameters, and bytes of weights and traces."""
-    lines = ["| model | layers | parameters | weights, float32 | full trace of 100 tokens | of 1,024 |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    lines = [
+        "| model | layers | parameters | weights in bfloat16 | in float32 | in float64 "
+        "| full trace of 100 tokens | of 1,024 |"
+    ]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in released_names():
         config = released(name)
         assert config is not None
         n = config.n_parameters
         traces = " | ".join(human_bytes(Plan(config, length).nbytes) for length in (100, 1024))
-        lines.append(f"| `{name}` | {config.n_layer} | {n:,} | {human_bytes(4 * n)} | {traces} |")
+        weights = " | ".join(human_bytes(size * n) for size in (2, 4, 8))
+        lines.append(f"| `{name}` | {config.n_layer} | {n:,} | {weights} | {traces} |")
     return "\n".join(lines) + "\n"
 
 

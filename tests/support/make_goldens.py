@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from support import hf, hf_gpt_neo
+from support import hf, hf_gemma2, hf_gpt_neo
 from support.differences import relative_error
 
-from gpt2np.architectures.gpt_neo.sites import SITES
+from gpt2np.architectures import gemma2, gpt_neo
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BASE = {
@@ -55,11 +55,28 @@ GPT_NEO = {
 }  # fmt: skip
 GPT_NEO_IDS = [3, 17, 17, 30, 0, 8, 3, 21, 5, 12, 29]
 
+GEMMA2_GOLDENS = GPT_NEO_GOLDENS.parents[1] / "gemma2" / "goldens"
+GEMMA2 = {
+    "caps_that_bend": ("SFS", {"hidden_size": 12, "num_attention_heads": 6, "num_key_value_heads": 2,
+                               "head_dim": 4, "intermediate_size": 14, "sliding_window": 4,
+                               "query_pre_attn_scalar": 7, "attn_logit_softcapping": 2.0,
+                               "final_logit_softcapping": 3.0, "rope_theta": 10.0}),
+    "no_caps": ("FSSF", {"hidden_size": 6, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 6,
+                         "intermediate_size": 7, "sliding_window": 1, "attn_logit_softcapping": None,
+                         "final_logit_softcapping": None, "tie_word_embeddings": False,
+                         "rms_norm_eps": 1e-2}),
+    "key_head_each": ("SF", {"hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 4,
+                             "head_dim": 2, "intermediate_size": 9, "sliding_window": 6,
+                             "hidden_activation": "silu", "rope_theta": 100.0}),
+}  # fmt: skip
+GEMMA2_IDS = [3, 17, 17, 30, 0, 8, 3, 21, 5]
+
 
 def main() -> None:
     torch.set_num_threads(1)
     of_gpt2()
     of_gpt_neo()
+    of_gemma2()
 
 
 def of_gpt2() -> None:
@@ -86,7 +103,21 @@ def of_gpt_neo() -> None:
         hf.save(model, folder)
         single = hf_gpt_neo.capture(model, GPT_NEO_IDS)
         double = hf_gpt_neo.double(model, GPT_NEO_IDS)
-        stored = [name for name, site, _ in SITES.expand(len(kinds)) if not site.derived]
+        stored = [name for name, site, _ in gpt_neo.SITES.expand(len(kinds)) if not site.derived]
+        write_sites(folder, single, {name: double[name] for name in stored})
+
+
+def of_gemma2() -> None:
+    """Those of a Gemma-2, in real float64: every stored site."""
+    for seed, (name, (kinds, changes)) in enumerate(GEMMA2.items()):
+        folder = GEMMA2_GOLDENS / name
+        model = hf_gemma2.random_model(
+            seed, kinds, **{"vocab_size": 31, "max_position_embeddings": 16} | changes
+        )
+        hf.save(model, folder)
+        single = hf_gemma2.capture(model, GEMMA2_IDS)
+        double = hf_gemma2.double(model, GEMMA2_IDS)
+        stored = [name for name, site, _ in gemma2.SITES.expand(len(kinds)) if not site.derived]
         write_sites(folder, single, {name: double[name] for name in stored})
 
 

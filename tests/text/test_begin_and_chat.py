@@ -14,12 +14,12 @@ from gpt2np.capture.runs import Options, capture_prompts
 from gpt2np.errors import InputError, TokenizerError
 from gpt2np.kv.extraction import extract_to_file
 from gpt2np.kv.resume import load_kv
+from gpt2np.text.chat import template_note
 from gpt2np.text.tokenizer import Tokenizer
 from gpt2np.tracing import contract
 from gpt2np.tracing.contract import Turns
 
-TURNS = Turns("<start_of_turn>", "<end_of_turn>", {"user": "user", "assistant": "model"})
-CONTROL = ("<bos>", TURNS.start, TURNS.end)
+CONTROL = ("<bos>", "<start_of_turn>", "<end_of_turn>")
 BOS = 2
 # the chat template of gemma-2's instruction-tuned models
 TEMPLATE = (
@@ -33,6 +33,7 @@ TEMPLATE = (
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim"
     " + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
+TURNS = Turns("<start_of_turn>", "<end_of_turn>", {"user": "user", "assistant": "model"}, TEMPLATE)
 BITS = [*gemma_tokenizer.OWN, *"<>", "<bos>", "<eos>", "<b", "os>", " ", "  ", "     ", "\r", "\x00", "\x1b"]
 BITS += ["the cat", "hello", "é", "東", "🙂", "123", "\u2028", "▁", "<0x41>", "\ufffd", "user\n"]
 
@@ -118,6 +119,40 @@ def test_a_conversation_is_what_hfs_template_makes_of_it(model):
 def test_what_is_no_conversation_is_refused(model, said, error):
     with pytest.raises(InputError, match=error):
         model.chat_prompt(said)
+
+
+OTHERS = {
+    "none": (None, False),
+    "the released one": (TEMPLATE, False),
+    "spaced and cut otherwise": (TEMPLATE.replace("{%", "\n  {%- ").replace("'", '"'), False),
+    "another": (TEMPLATE.replace("model", "assistant"), True),
+    "with a system message": ("{% if messages[0]['role'] == 'system' %}...", True),
+}
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "several by name", "chat_template.jinja"])
+@pytest.mark.parametrize(("template", "told"), OTHERS.values(), ids=OTHERS)
+def test_another_template_of_the_checkpoint_is_told(model, capsys, where, template, told):
+    folder = model.checkpoint.folder
+    if template is None:
+        pass
+    elif where == "chat_template.jinja":
+        (folder / where).write_text(template)
+    else:
+        value = [{"name": "rag", "template": "x"}, {"name": "default", "template": template}]
+        given = template if where == "tokenizer_config.json" else value
+        gemma_tokenizer.write(folder, chat_template=given)
+    again = gpt2np.load(folder)
+    note = template_note(again.config.architecture, again.tokenizer)
+    assert (note is not None) == told
+    code, _, err = run(capsys, "tokenize", "hello", "--chat", "--model", folder)
+    assert (code, "chat_template is not that of gemma2" in err) == (0, told)
+    assert "chat_template" not in run(capsys, "tokenize", "hello", "--model", folder)[2]
+
+
+def test_a_model_without_turns_has_no_template_to_differ():
+    tiny = gpt2np.load()
+    assert template_note(tiny.config.architecture, tiny.tokenizer) is None
 
 
 def test_models_without_turns_refuse():

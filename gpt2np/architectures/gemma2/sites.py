@@ -9,6 +9,7 @@ from gpt2np.architectures.gemma2.config import Config
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array, capped, capped_scores, unembedding
 from gpt2np.ops.norms import factor, held
+from gpt2np.ops.readable_parameters import as_held
 from gpt2np.tracing import derived, site_rows
 from gpt2np.tracing.contract import Identity
 from gpt2np.tracing.derived import Derived, Recorded, at, head_outputs
@@ -155,7 +156,7 @@ def _heads(trace: Recorded, layer: int) -> Array:
 
 
 def _logits_raw(trace: Recorded, _: None) -> Array:
-    table, x = trace.parameters("logits_raw").lm_head, trace["ln_f"]
+    table, x = as_held(trace.parameters("logits_raw")).lm_head, trace["ln_f"]
     out = np.empty((len(x), len(table)), x.dtype)
     unembedding(x, table, out=out)
     return out

@@ -34,7 +34,9 @@ KEYS = Keys(
         "attention_dropout embed_dropout resid_dropout classifier_dropout summary_type summary_use_proj "
         "summary_activation summary_proj_to_labels summary_first_dropout".split()
     ),
-    optional=frozenset({"intermediate_size", "eos_token_id"}),
+    optional=frozenset(
+        {"intermediate_size", "eos_token_id", "window_size"}
+    ),  # which then is refused, as by HF
 )
 
 

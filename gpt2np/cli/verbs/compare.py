@@ -6,7 +6,18 @@ import math
 import sys
 from typing import Any
 
-from gpt2np.cli.arguments import add_model, add_outputs, add_special, count, load_model, token_ids
+from gpt2np.cli.arguments import (
+    add_chat,
+    add_model,
+    add_outputs,
+    add_special,
+    as_run,
+    count,
+    is_conversation,
+    load_model,
+    read_conversation,
+    token_ids,
+)
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import give_up_stdout, tell, write_over
 from gpt2np.cli.texts import a_text, read_prompt_text
@@ -55,6 +66,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--html", metavar="FILE", help="also write the report as a page")
     add_outputs(verb, "html", more="; read a .npz far larger than the model's sites")
     add_special(verb)
+    add_chat(verb)
     add_model(verb, dtype=False)
 
 
@@ -77,6 +89,7 @@ def compare(args: argparse.Namespace) -> int:
         return _compare_tokens(args, model, prompt)
     names = _names(args.map)
     model = load_model(args, prompt)
+    prompt = as_run(args, model, prompt)
     code = _compare_tokens(args, model, prompt) if args.their_tokens is not None else 0
     found = hold(
         args.dump,
@@ -112,14 +125,20 @@ def _tell(tried: int, seconds: float) -> None:
     write_over(f"gpt2np: looking for the mistake: {tried} forms tried in {seconds:.0f} s")
 
 
-def _prompt(args: argparse.Namespace) -> str | list[int] | None:
+def _prompt(args: argparse.Namespace) -> str | list[Any] | None:
     if args.prompt is not None and args.tokens is not None:
         raise InputError("give --prompt or --tokens, not both")
+    if args.chat and args.prompt is None:
+        raise InputError("--chat takes a --prompt: token ids and what a dump says are compared as they are")
+    if args.chat and args.their_tokens is not None:
+        raise InputError("--their-tokens compares the tokens of a text: leave out --chat")
     if args.tokens is not None:
         ids = token_ids(args.tokens, "--tokens")
         if not ids:
             raise InputError("the prompt is empty: --tokens needs at least one id")
         return ids
+    if args.chat and is_conversation(args.prompt):
+        return read_conversation(args.prompt)
     return read_prompt_text() if args.prompt == "-" else args.prompt
 
 

@@ -68,6 +68,8 @@ def register(verbs: Any) -> None:
     verb.add_argument("--top", type=count, metavar="K", help="how many tokens (default 1; --heads 3)")
     verb.add_argument("--heads", action="store_true", help="instead: what tokens each head's output raises")
     verb.add_argument("--layer", type=int, metavar="L", help="with --heads: only those of this layer")
+    help = "of the logits before their soft cap, where the model has one"
+    verb.add_argument("--before-cap", action="store_true", help=help)
 
 
 def _add_trace(parser: argparse.ArgumentParser) -> None:
@@ -99,9 +101,10 @@ def heads(args: argparse.Namespace) -> int:
         at = pos_labels(trace, [row_of(trace, args.pos)])[0]
         draw(replace(grid, title=f"{title} at position {at}"), args.png, signed=True, run=trace)
     where = pos_labels(trace, [row_of(trace, args.pos)])[0]
-    total = float(found.array.sum())
+    total, after = float(found.array.sum()), _after_the_cap(model, trace, pair, args.pos)
     if args.json:
         facts = {"model": model.name, "position": where, "sum": total}
+        facts |= {} if after is None else {"after_cap": after}
         similar = attribution.similarity(trace, args.pos)
         parts = {"attribution": found, "heads": grid, "writers": written, "similarity": similar}
         print(strict_json(facts | {name: part.to_json() for name, part in parts.items()}))
@@ -114,6 +117,7 @@ def heads(args: argparse.Namespace) -> int:
     rows = [row + [""] * (4 - len(row)) for row in rows]
     print(f"{found.title}\nat position {where}, the {len(largest)} largest of {len(found.array)}")
     rows.append(["all together", number(total), "", ""])
+    rows += [] if after is None else [["after the soft cap", number(after), "", ""]]
     print(fitted([["component", "adds", "norm", "cosine"], *rows], "<>>>"))
     print(wrapped(OF_HEADS) + "\n")
     print("the heads alone")
@@ -129,8 +133,12 @@ def lens(args: argparse.Namespace) -> int:
     _check(args)
     pos = None if args.pos == "all" else _position(args.pos or "-1")
     if args.heads:
-        for option, given in (("--token", args.token), ("--png", args.png)):
-            if given is not None:
+        for option, given in (
+            ("--token", args.token),
+            ("--png", args.png),
+            ("--before-cap", args.before_cap),
+        ):
+            if given:
                 raise InputError(f"{option} goes with the lens itself, not with --heads")
         if pos is None:
             raise InputError("--heads looks at one position: give --pos a number")
@@ -147,7 +155,9 @@ def lens(args: argparse.Namespace) -> int:
         )
         return 0
     token = None if args.token is None else given_token(model, args.token)
-    found = lenses.logit_lens(trace, token, args.top or 1, pos)
+    if args.before_cap and not _capped(model):
+        raise InputError(f"{model.config.architecture.model_type} has no soft cap: leave out --before-cap")
+    found = lenses.logit_lens(trace, token, args.top or 1, pos, not args.before_cap)
     if args.png:
         _draw_lens(args, trace, token)
     if args.json:
@@ -156,7 +166,7 @@ def lens(args: argparse.Namespace) -> int:
     for column in range(len(found.chosen)):
         print(("\n" if column else "") + _lens_text(trace, found, column))
     print()
-    print(wrapped(OF_LENS))
+    print(wrapped(OF_LENS + ("; all before the soft cap" if args.before_cap else "")))
     return 0
 
 
@@ -176,16 +186,17 @@ def _draw_lens(args: argparse.Namespace, trace: Any, token: int | None) -> None:
     from gpt2np.tables import quoted
 
     if args.pos in (None, "all"):
-        found = logit_lens(trace, token)
+        found = logit_lens(trace, token, capped=not args.before_cap)
         shown, ids = found.top_probabilities.array[..., 0], found.top_ids.array[..., 0]
         across, labels, where = "pos", found.kl.labels, ""
     else:
-        found = logit_lens(trace, token, max(args.top or 0, 5), _position(args.pos))
+        found = logit_lens(trace, token, max(args.top or 0, 5), _position(args.pos), not args.before_cap)
         shown, ids = found.top_probabilities.array[:, 0], found.top_ids.array[:, 0]
         ranks = [str(i + 1) for i in range(shown.shape[1])]
         labels = {"site": found.kl.labels["site"], "rank": ranks}
         across, where = "rank", f" at position {found.kl.labels['pos'][0]}"
-    title, quantity = f"logit lens{where}: the likeliest next tokens after each layer", "probability"
+    before = ", before the soft cap" if args.before_cap else ""
+    title, quantity = f"logit lens{where}: the likeliest next tokens after each layer{before}", "probability"
     if token is not None and across == "pos":
         shown, quantity = found.probability.array, f"probability of {quoted(trace.token(token))}"
     texts = [[trace.token(i) for i in row] for row in ids.tolist()]
@@ -208,11 +219,29 @@ def _read_trace(args: argparse.Namespace, keep: Callable[[Any], list[str]]) -> t
 
 def _likeliest(trace: Any, pos: int) -> int:
     """The id of the token that the model predicts after a position."""
+    return int(_logits(trace, pos).argmax())
+
+
+def _logits(trace: Any, pos: int) -> Any:
+    """What the model says after a position: [vocab]."""
     from gpt2np.analysis.lens import lens_logits
     from gpt2np.analysis.positions_and_tokens import recorded, row_of
 
     final = recorded(trace, f"h.{trace.config.n_layer - 1}.resid_post", [row_of(trace, pos)])
-    return int(lens_logits(final, trace.parameters(), trace.config).argmax())
+    return lens_logits(final, trace.parameters(), trace.config)[0]
+
+
+def _capped(model: Any) -> bool:
+    return "logits_raw" in model.config.architecture.sites
+
+
+def _after_the_cap(model: Any, trace: Any, tokens: Any, pos: int) -> float | None:
+    """The logit of a token, or the difference of two, as the model gives it; None where it has no cap."""
+    if not _capped(model):
+        return None
+    logits = _logits(trace, pos)
+    first, *other = tokens if isinstance(tokens, tuple) else (tokens,)
+    return float(logits[first] - (logits[other[0]] if other else 0))
 
 
 def _position(given: str) -> int:

@@ -5,13 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 from gpt2np.cli.arguments import (
+    add_chat,
     add_model,
     add_outputs,
     add_picture,
     add_special,
+    as_run,
     given_token,
+    is_conversation,
     load_model,
     open_trace,
+    read_conversation,
 )
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.texts import a_text
@@ -50,6 +54,7 @@ def register(verbs: Any) -> None:
     )
     verb.add_argument("--to-head", type=int, metavar="H", help="with --to: to this head of it only")
     add_special(verb)
+    add_chat(verb)
     add_model(verb)
     add_picture(verb)
     add_outputs(verb, "png")
@@ -74,7 +79,7 @@ def patch(args: argparse.Namespace) -> int:
     if answer == wrong:
         raise InputError("--answer and --wrong are the same token: their logits never differ")
     metric = logit_difference(answer, wrong)
-    runs = [model.trace(text, special=args.special) for text in texts]
+    runs = [model.trace(as_run(args, model, text), special=args.special) for text in texts]
     clean, corrupt = runs if args.trace is None else (open_trace(args.trace, model), *runs)
     if args.to is None:
         found = sweep(clean, corrupt, metric, args.over, by=args.by, direct=args.direct)
@@ -118,11 +123,13 @@ def patch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _texts(args: argparse.Namespace) -> list[str]:
+def _texts(args: argparse.Namespace) -> list[Any]:
     """CLEAN and CORRUPT, or beside a saved trace CORRUPT alone."""
     texts = [text for text in (args.clean, args.corrupt) if text is not None]
     if len(texts) != (2 if args.trace is None else 1):
         raise InputError("give CLEAN and CORRUPT; or --trace FILE, the run on CLEAN, and CORRUPT alone")
+    if args.chat and any(map(is_conversation, texts)):
+        texts = [read_conversation(text) if is_conversation(text) else text for text in texts]
     for option in ("answer", "wrong"):
         if getattr(args, option) is None:
             raise InputError(f"--{option} is needed: a token, as its text or id, whose logit is looked at")

@@ -7,6 +7,8 @@ from gpt2np.cli.arguments import add_model, count, load_sizes
 from gpt2np.cli.parser import add_verb
 from gpt2np.errors import InputError
 
+HALF = ("bfloat16", "float16")
+
 
 def register(verbs: Any) -> None:
     """Add this verb to the command line."""
@@ -39,6 +41,7 @@ def plan(args: argparse.Namespace) -> int:
             hint = " (try --model gpt2)" if n <= RELEASED["gpt2"].n_positions else ""
             raise InputError(f"{counted(n, 'token')}: the context of {name} holds {config.n_positions}{hint}")
     plans = [Plan(config, n, args.keep or "*", args.dtype, generating=args.generating) for n in args.lengths]
+    facts = _weights(sizes, config, plans[0].dtype)
     if args.json:
         rows = [
             {
@@ -51,12 +54,26 @@ def plan(args: argparse.Namespace) -> int:
             | ({"cache": p.cache_nbytes} if p.generating else {})
             for p in plans
         ]
-        weights = config.n_parameters * plans[0].dtype.itemsize
-        print(strict_json({"model": name, "dtype": args.dtype, "weights": weights, "plans": rows}))
+        print(strict_json({"model": name, **facts, "plans": rows}))
         return 0
     each = max(1, (screen_width() - 35) // 11)  # columns of a table that fits
     for start in range(0, len(plans), each):
         print(("\n" if start else "") + plan_table(plans[start : start + each]))
-    weights = config.n_parameters * plans[0].dtype.itemsize
-    print(f"and {weights:,} bytes of weights, whatever is traced")
+    print(f"and {_weights_told(facts)}, whatever is traced")
     return 0
+
+
+def _weights(sizes: Any, config: Any, dtype: Any) -> dict[str, Any]:
+    """Bytes of the weights in the precision of a run, and as they are stored if that is half of float32."""
+    facts = {"weights": config.n_parameters * dtype.itemsize, "dtype": dtype.name}
+    stored = config.architecture.stored if sizes is config else sizes.weights.narrow
+    as_stored = {"dtype": stored, "bytes": config.n_parameters * 2}
+    return facts | ({"weights_as_stored": as_stored} if stored in HALF else {})
+
+
+def _weights_told(facts: dict[str, Any]) -> str:
+    told = f"{facts['weights']:,} bytes of weights"
+    stored = facts.get("weights_as_stored")
+    if stored is None:
+        return told
+    return f"{told} as {facts['dtype']} ({stored['bytes']:,} where they are stored in {stored['dtype']})"

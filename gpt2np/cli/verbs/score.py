@@ -14,6 +14,7 @@ from gpt2np.cli.arguments import (
     as_run,
     count,
     edits_of,
+    group,
     is_conversation,
     load_model,
     read_conversation,
@@ -50,6 +51,8 @@ def register(verbs: Any) -> None:
     add_chat(verb)
     add_model(verb)
     add_edits(verb)
+    help = "convert the weights even if memory may not suffice"
+    group(verb, "output").add_argument("--force", action="store_true", help=help)
 
 
 def score(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ class Form:
     to: Callable[[Array, Plan], Array]
     back: Callable[[Array, Plan], Array] | None
     axes: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda of_site: of_site
+    first: Callable[[Plan], int] = lambda plan: 0  # the first position of the text that there is
 
 
 SAME = Form(lambda x, _: x, lambda x, _: x)
@@ -63,7 +64,12 @@ class Item:
     def shape(self, plan: Plan) -> tuple[int, ...]:
         """Its shape in a trace of this plan."""
         sizes = plan.sizes() | {"layer": plan.config.n_layer, "batch": 1, "1": 1}
+        sizes["pos"] = len(self._positions(plan))
         return tuple(sizes[axis] for axis in self.axes())
+
+    def _positions(self, plan: Plan) -> list[int]:
+        """Those of a plan that it shows."""
+        return [position for position in plan.positions if position >= self.form.first(plan)]
 
     def sources(self, config: ModelConfig) -> list[tuple[str, Site, int | None]]:
         """The sites that it shows: (full name, site, layer), several if it is stacked."""
@@ -78,6 +84,8 @@ class Item:
     def to_trace(self, x: Array, plan: Plan) -> Iterator[tuple[str, Array]]:
         """Full name and array of the sites that it shows; none where the form cannot be undone."""
         if self.form.back is not None:
+            if len(self._positions(plan)) < len(plan.positions):
+                return  # what was before is not there
             x = self.form.back(x[:, 0] if self.batch and self.stacked else x[0] if self.batch else x, plan)
             for i, (name, _, _) in enumerate(self.sources(plan.config)):
                 yield name, x[i] if self.stacked else x

@@ -21,7 +21,7 @@ from gpt2np.tracing.metadata_fields import parse_metadata
 from gpt2np.tracing.plan import Plan, human_bytes
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import Trace
-from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA, SCHEMA
+from gpt2np.tracing.trace_metadata import DIALECT_SCHEMA, SCHEMA, of_another_model
 
 METADATA = "gpt2np"  # the entry of a file that says what it is
 _MOST_METADATA = 1 << 24  # bytes of that entry, which has four of them for a character
@@ -48,7 +48,7 @@ def read_dialect(path: str | Path, model: Model | None = None, *, max_bytes: int
         raise TraceError(f"{path}: dialect is {short(dialect)}, expected one of {', '.join(NAMES)}")
     plan = Plan.from_metadata(str(path), metadata, ())
     if model is not None and model.config.to_dict() != plan.config.to_dict():
-        raise TraceError(f"{path}: this trace is of another model than {model.name}")
+        raise TraceError(f"{path}: {of_another_model(metadata, model.name)}")
     naming = naming_of(dialect, plan.config)
     for name in arrays.names:
         if name not in naming.items and name not in naming.facts and name != METADATA:

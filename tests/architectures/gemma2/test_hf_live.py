@@ -1,5 +1,7 @@
 """Every site of Gemma-2 against HF's own lines in real float64, on random checkpoints made on the spot."""
 
+import json
+
 import numpy as np
 import pytest
 from support import needs
@@ -9,11 +11,14 @@ needs.module("torch", "transformers")
 
 import torch
 from support import hf_gemma2
+from support.command_line import run
 from support.true_double import true_double
+from transformers import GenerationConfig
 from transformers.models.gemma2 import modeling_gemma2
 
 import gpt2np
 from gpt2np.architectures.gemma2.sites import SITES
+from gpt2np.export.dialects import read_dialect, write_dialect
 
 torch.set_num_threads(1)
 
@@ -121,3 +126,160 @@ def test_a_long_text_in_float32_is_nearer_than_hf_s(tmp_path):
             truth = theirs(torch.tensor([ids])).logits[0, -100:].numpy()
     errors = [relative_error(found, truth) for found in (ours, single)]
     assert errors[0] < 2e-6 < errors[1], errors
+
+
+GENERATIONS = {"greedy": {}, "penalty": {"repetition_penalty": 10.0}, "beams": {"num_beams": 3}}
+
+
+@pytest.mark.parametrize("options", GENERATIONS.values(), ids=GENERATIONS)
+@pytest.mark.parametrize("window", [2, 5, 9, 40])
+def test_generation_is_hf_s_cached_one(tmp_path, window, options):
+    """HF runs the prompt and then a token at a time on its cache, which drops keys before a window."""
+    config = sizes(24, 4, 2, 6, window, tie_word_embeddings=False, rope_theta=50.0, **caps(2.0, 3.0))
+    theirs = hf_gemma2.random_model(window, "SFSS", **config)
+    theirs.save_pretrained(tmp_path)
+    theirs = hf_gemma2.doubled(theirs)
+    theirs.generation_config = GenerationConfig(pad_token_id=0, **options)
+    ids = np.random.default_rng(window).integers(1, 61, 6).tolist()
+    with true_double(modeling_gemma2):
+        expected = theirs.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, 6, dtype=torch.long),
+            max_new_tokens=20,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_attentions=True,
+            output_hidden_states=True,
+        )
+    done = gpt2np.load(tmp_path, dtype="float64").generate(
+        ids, max_new_tokens=20, keep="*", eos=None, **options
+    )
+    done = done.finish()
+    assert done.token_ids == expected.sequences[0].tolist()
+    if "num_beams" in options:
+        return  # theirs are of every beam
+    for ours, of_hf in ((done.attentions, expected.attentions), (done.hidden_states, expected.hidden_states)):
+        assert len(ours) == len(of_hf) == 20
+        for step, their_step in zip(ours, of_hf, strict=True):
+            for array, tensor in zip(step, their_step, strict=True):
+                assert array.shape == tuple(tensor.shape)
+                assert relative_error(array, tensor.numpy()) < 1e-10
+    for pairs in (done.past_key_values, done.trace.to("hf")["past_key_values"]):
+        check_cache(pairs, expected.past_key_values)
+
+
+def check_cache(pairs, cache):
+    """Keys and values of every layer, [1, kv_head, rows, d_head], as many rows as HF's cache has."""
+    for pair, layer in zip(pairs, cache.layers, strict=True):
+        for array, tensor in zip(pair, (layer.keys, layer.values), strict=True):
+            assert array.shape == tuple(tensor.shape)
+            assert relative_error(array, tensor.numpy()) < 1e-12
+
+
+@pytest.mark.parametrize(("window", "n"), [(1, 7), (2, 7), (5, 3), (5, 4), (5, 5), (5, 23), (24, 23)])
+def test_the_cache_as_hf_has_it(tmp_path, window, n):
+    """Rows that a window has left behind are not exported, and a file of one is read back without them."""
+    theirs = hf_gemma2.random_model(window, "SF", **sizes(24, 4, 2, 6, window))
+    theirs.save_pretrained(tmp_path)
+    ids = np.random.default_rng(n).integers(0, 61, n).tolist()
+    model = gpt2np.load(tmp_path, dtype="float64")
+    trace = model.trace(ids)
+    theirs = hf_gemma2.doubled(theirs)
+    with torch.no_grad(), true_double(modeling_gemma2):
+        cache = theirs(torch.tensor([ids]), use_cache=True).past_key_values
+    check_cache(trace.to("hf")["past_key_values"], cache)
+    write_dialect(trace, tmp_path / "t.npz", "npz", "hf")
+    back = read_dialect(tmp_path / "t.npz", model)
+    for name in ("attn.k_rot", "attn.v"):
+        np.testing.assert_array_equal(back[f"h.1.{name}"], trace[f"h.1.{name}"])
+        assert (f"h.0.{name}" in back) == (window == 1 or n < window)
+    some = model.trace(ids, keep={"patterns": "attn.v", "positions": slice(0, None, 2)})
+    rows = [i for i in range(0, n, 2) if window == 1 or i >= n - window + 1]
+    np.testing.assert_array_equal(
+        some.to("hf")["past_key_values[0][1]"][0].swapaxes(0, 1), trace["h.0.attn.v"][rows]
+    )
+
+
+def test_what_the_command_line_prints_is_hf_s(tmp_path, capsys):
+    """Each verb's numbers from HF's own arrays in float64, by the window, the caps and shared key heads."""
+    config = sizes(24, 4, 2, 6, 4, rope_theta=50.0, **caps(2.0, 3.0))
+    theirs = hf_gemma2.random_model(3, "SFS", **config)
+    theirs.save_pretrained(tmp_path / "m")
+    ids = np.random.default_rng(3).integers(0, 61, 11).tolist()
+    truth = hf_gemma2.double(theirs, ids)
+
+    def said(verb, *options, dtype=("--dtype", "float64")):
+        options = (*options, "--tokens", ",".join(map(str, ids)), "--model", tmp_path / "m", *dtype)
+        code, out, err = run(capsys, *verb.split(), *options, "--json")
+        assert code == 0, err
+        return json.loads(out) if out.strip().startswith("{") else out
+
+    def chances(logits):
+        return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    sites = [name for name in truth if name.startswith("h.2.") or "." not in name]
+    shown = said("trace", *(word for name in sites for word in ("--show", name)))["sites"]
+    for name in sites:
+        finite = np.isfinite(truth[name])
+        found = np.array(shown[name]["values"], float)
+        assert relative_error(found[finite], truth[name][finite]) < 1e-12, name
+        assert np.array_equal(np.isfinite(found), finite), name
+
+    last, raw = truth["logits"][-1], truth["logits_raw"][-1]
+    heads = said("heads", "--token", 7)
+    assert heads["sum"] == pytest.approx(raw[7], abs=1e-12)
+    assert heads["after_cap"] == pytest.approx(last[7], abs=1e-12)
+    labels = heads["attribution"]["labels"]["component"]
+    scale = (1 + theirs.model.norm.weight.detach().numpy()) / truth["ln_f.rms"][-1]
+    share = truth["h.1.attn.heads"][-1, 2] * scale @ truth_table(theirs)[7]
+    assert heads["attribution"]["values"][labels.index("h.1.attn.head.2")] == pytest.approx(share, abs=1e-12)
+    pair = said("heads", "--token", 7, "--against", 9)
+    assert pair["sum"] == pytest.approx(raw[7] - raw[9], abs=1e-12)
+    assert pair["after_cap"] == pytest.approx(last[7] - last[9], abs=1e-12)
+
+    for options, logits in (((), last), (("--before-cap",), raw)):
+        lens = said("lens", "--token", 7, *options)
+        assert lens["probability"]["values"][-1][0] == pytest.approx(chances(logits)[7], abs=1e-12)
+        assert lens["rank"]["values"][-1][0] == 1 + (logits > logits[7]).sum()
+    middle = truth["h.0.resid_mid"][-1]
+    normed = middle / np.sqrt((middle**2).mean() + 1e-6) * (1 + theirs.model.norm.weight.detach().numpy())
+    early = 3 * np.tanh(truth_table(theirs) @ normed / 3)
+    found = said("lens", "--token", 7)["probability"]
+    at = found["labels"]["site"].index("h.0.resid_mid")
+    assert found["values"][at][0] == pytest.approx(chances(early)[7], abs=1e-12)
+
+    said("kv extract", "--out", tmp_path / "kv.json", dtype=())
+    kv = json.loads((tmp_path / "kv.json").read_text())
+    assert kv["predicted_next_token"]["token_id"] == last.argmax()
+    assert kv["metadata"]["keys"] == "rotated"
+    for kind, site in (("key", "k_rot"), ("value", "v")):
+        vector = kv["kv_cache"]["layer_2"]["head_1"]["tokens"][10][kind]
+        assert vector == pytest.approx(truth[f"h.2.attn.{site}"][10, 1], abs=1e-5)
+
+    stats = said("stats")
+    measured = stats["attention"]["values"]
+    columns = stats["attention"]["labels"]
+    assert columns
+    assert np.array(measured)[0, 0, 2] == pytest.approx(truth["h.0.attn.pattern"].mean(), abs=1e-12)
+
+    saved = tmp_path / "t.safetensors"
+    said("trace", "--out", saved)
+    code, _, err = run(capsys, "export", saved, "--to", "npz", "--dialect", "hf", "-o", tmp_path / "hf.npz")
+    assert code == 0, err
+    with np.load(tmp_path / "hf.npz") as file:
+        assert relative_error(file["hidden_states[2]"][0], truth["h.1.resid_post"]) < 1e-12
+        assert relative_error(file["attentions[0]"][0], truth["h.0.attn.pattern"]) < 1e-12
+        assert file["past_key_values[0][0]"].shape == (1, 2, 3, 6)
+        assert (
+            relative_error(file["past_key_values[0][0]"][0].swapaxes(0, 1), truth["h.0.attn.k_rot"][-3:])
+            < 1e-12
+        )
+        assert relative_error(file["logits"][0], truth["logits"]) < 1e-12
+
+    model = gpt2np.load(tmp_path / "m", dtype="float64")
+    assert model.score(ids).loss == pytest.approx(np.nanmean(truth["loss"]), abs=1e-12)
+
+
+def truth_table(theirs):
+    """The unembedding in float64."""
+    return theirs.lm_head.weight.detach().double().numpy()

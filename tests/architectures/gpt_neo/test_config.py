@@ -138,7 +138,7 @@ def test_keys_that_are_taken(key, value, holds):
     [
         ("window_size", 0, "window_size must be a whole number of at least 1, not 0"),
         ("window_size", -4, "window_size must be"),
-        ("window_size", None, None),  # as if it were not there
+        ("window_size", None, "window_size must be"),  # as HF refuses it
         ("window_size", 2.5, "window_size must be"),
         ("num_heads", 3, "hidden_size 8 is not a multiple of num_heads 3"),
         ("num_heads", 0, "num_heads must be"),
