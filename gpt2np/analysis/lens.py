@@ -31,6 +31,7 @@ from gpt2np.tracing.trace import Trace
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
+ROWS_AT_ONCE = 96  # heads that are unembedded in one product: the table is read once for all of them
 KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 
@@ -244,17 +245,20 @@ def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int
     k = whole_number("k", k, 1)
     layers = list(range(n_layer)) if layer is None else [whole_number("layer", layer, 0, n_layer - 1)]
     row, found, table = row_of(trace, pos), [], held_unembedding_table(trace.config, parameters)
-    for i in layers:
-        heads = heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0]
-        heads = frozen_ln_f(trace, heads, row)
-        logits = np.concatenate([heads @ rows.T for rows in float_blocks(table)], axis=1)  # [head, vocab]
+    each = [heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0] for i in layers]
+    at_once = max(1, ROWS_AT_ONCE // trace.config.n_head)
+    for start in range(0, len(layers), at_once):
+        heads = frozen_ln_f(trace, np.stack(each[start : start + at_once]), row)  # [layer, head, n_embd]
+        flat = heads.reshape(-1, heads.shape[-1])
+        logits = np.concatenate([flat @ rows.T for rows in float_blocks(table)], axis=1)
+        logits = logits.reshape(*heads.shape[:2], -1)  # [layer, head, vocab]
         up, down = top_k_tokens(logits, k), top_k_tokens(-logits, k)
-        found.append((up, np.take_along_axis(logits, up, 1), down, np.take_along_axis(logits, down, 1)))
+        found.append((up, np.take_along_axis(logits, up, -1), down, np.take_along_axis(logits, down, -1)))
     labels = {"layer": [str(i) for i in layers]}
     titles = [
         f"{what} each head {does}" for does in ("raises", "lowers") for what in ("ids that", "how much")
     ]
-    parts = (np.stack(each) for each in zip(*found, strict=True))
+    parts = (np.concatenate(part) for part in zip(*found, strict=True))
     raised_ids, raised, lowered_ids, lowered = (
         NamedArray(p, ("layer", "head", "k"), labels, t) for p, t in zip(parts, titles, strict=True)
     )
