@@ -8,8 +8,9 @@ import contextlib
 import io
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ except ImportError:  # Windows has no such locks: there, age tells
 PathLike = str | os.PathLike[str]
 KINDS = (".safetensors", ".npz", ".npy", ".json", ".jsonl", ".csv", ".pt", ".pth", ".bin", ".html", ".ts")
 DAY = 86_400  # seconds
+PENDING = 1 << 26  # bytes that may wait for the disk before it is told to begin
 
 _next_look: dict[Path, float] = {}  # when a large folder may be looked through again
 
@@ -224,6 +226,50 @@ def whole_binary_file(path: PathLike) -> Iterator[IO[bytes]]:
             making.discard()
     except OSError as error:
         raise InputError(f"{os.fspath(path)}: cannot be written ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def to_disk(file: IO[bytes], sync: bool = True) -> Iterator[Callable[[int], None]]:
+    """What is to be told how many bytes were written: the disk writes them while the next ones are made.
+
+    With `sync` everything has reached the disk when the block ends; without, the system sees to that later.
+    """
+    errors: list[OSError] = []
+    pending, thread = 0, threading.Thread()
+
+    def flush() -> None:
+        try:
+            getattr(os, "fdatasync", os.fsync)(file.fileno())
+        except OSError as error:  # the system tells this only once
+            errors.append(error)
+
+    def written(n: int) -> None:
+        nonlocal pending, thread
+        pending += n
+        if sync and pending >= PENDING and not thread.is_alive():
+            pending, thread = 0, threading.Thread(target=flush, daemon=True)
+            thread.start()
+
+    try:
+        yield written
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    finally:
+        if thread.ident is not None:
+            thread.join()  # before the file is closed
+    if errors:
+        raise errors[0]
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a new name in a folder reach the disk, where the system knows how to."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager

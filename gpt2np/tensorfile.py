@@ -1,7 +1,8 @@
-"""One `.safetensors` file: read by mapping it into memory, written by mapping it into memory.
+"""One `.safetensors` file: read by mapping it into memory, written whole or by mapping it into memory.
 
 The format: 8 bytes (little-endian) that say how long the header is; a JSON header that gives each tensor's
-dtype, shape and place; then the data, without holes. Arrays are views of the file, read and written alike.
+dtype, shape and place; then the data, without holes. Arrays that are read are views of the file, and so are
+those of a file in the making.
 """
 
 import contextlib
@@ -9,8 +10,8 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Self
 
 import numpy as np
 import safetensors
@@ -18,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gpt2np.errors import CheckpointError, Gpt2npError, TraceError, short
 from gpt2np.files import START, check_regular, kind_of_start
-from gpt2np.outputs import Unfinished, target_of
+from gpt2np.outputs import Unfinished, sync_folder, target_of, to_disk
 
 Path = str | os.PathLike[str]
 Entry = tuple[str, DTypeLike, tuple[int, ...]]  # of a file to be written: name, dtype, shape
@@ -34,6 +35,7 @@ _BITS = {name: np.dtype(code).itemsize * 8 for name, code in _NUMPY.items()} | {
     "BF16": 16, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
+_BLOCK_BYTES = 1 << 22  # that are put into order at a time
 _WRITABLE = {np.dtype(code): name for name, code in _NUMPY.items() if name != "C64"}
 
 
@@ -240,20 +242,10 @@ def create_tensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, 
     An entry behind one of a narrower dtype may come out unaligned, right but slow: put wide ones first.
     Raises TraceError where the folder, the disk or an entry does not allow it; then nothing is left behind.
     """
-    target = target_of(path, TraceError)
-    try:
-        head, end, header = _layout(entries, metadata)
-        making = Unfinished(target.parent)
-    except (_Problem, OSError, ValueError) as e:
-        raise TraceError(f"{path}: cannot be written: {_reason(e)}") from None
+    target, making, head, end, header = _begin(path, entries, metadata)
     try:
         with making.path.open("r+b") as file:
-            file.write(head)
-            if hasattr(os, "posix_fallocate"):  # no holes: writing to one on a full disk kills the process
-                os.posix_fallocate(file.fileno(), 0, len(head) + end)
-            else:
-                for at in range(0, end, 1 << 20):
-                    file.write(bytes(min(1 << 20, end - at)))
+            _reserve(file, head, end)
             file.flush()
             mapped = mmap.mmap(file.fileno(), len(head) + end, access=mmap.ACCESS_WRITE)
     except BaseException as e:
@@ -286,10 +278,61 @@ def _layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[byte
 
 
 def save_tensors(
-    path: Path, arrays: Mapping[str, NDArray[Any] | np.generic], metadata: Mapping[str, str]
+    path: Path,
+    arrays: Mapping[str, NDArray[Any] | np.generic],
+    metadata: Mapping[str, str],
+    sync: bool = True,
 ) -> None:
-    """Write arrays of any memory layout to a `.safetensors` file, in C order and in the order given."""
+    """Write arrays of any memory layout to a `.safetensors` file, in C order and in the order given.
+
+    With `sync` the file has reached the disk when this returns, so that it survives a power cut.
+    Raises TraceError where the folder, the disk or an entry does not allow it; then nothing is left behind.
+    """
     entries = [(name, array.dtype, array.shape) for name, array in arrays.items()]
-    with create_tensors(path, entries, metadata) as file:
-        for name, array in arrays.items():
-            file.arrays[name][...] = array
+    target, making, head, end, header = _begin(path, entries, metadata)
+    try:
+        with making.path.open("r+b") as file, to_disk(file, sync) as written:
+            _reserve(file, head, end)
+            for array, entry in zip(arrays.values(), header.values(), strict=True):
+                for block in _blocks(np.asarray(array, _NUMPY[entry["dtype"]])):
+                    file.write(block.data)
+                    written(block.nbytes)
+        making.finish(target)
+        if sync:
+            sync_folder(target.parent)
+    except (OSError, OverflowError) as e:
+        raise TraceError(f"{path}: cannot write {end:,} bytes of data: {_reason(e)}") from None
+    finally:
+        making.discard()  # after a success, nothing has the temporary name any more
+
+
+def _begin(
+    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]
+) -> tuple[Any, Unfinished, bytes, int, dict[str, Any]]:
+    """An empty file under a temporary name, its target, and what `_layout` says of it."""
+    target = target_of(path, TraceError)
+    try:
+        head, end, header = _layout(entries, metadata)
+        return target, Unfinished(target.parent), head, end, header
+    except (_Problem, OSError, ValueError) as e:
+        raise TraceError(f"{path}: cannot be written: {_reason(e)}") from None
+
+
+def _reserve(file: IO[bytes], head: bytes, end: int) -> None:
+    """Write what comes before the data, and take the disk's space for that; stands at its beginning then."""
+    file.write(head)
+    file.flush()
+    if hasattr(os, "posix_fallocate"):  # no holes: writing to one on a full disk kills the process
+        os.posix_fallocate(file.fileno(), 0, len(head) + end)
+        return
+    for at in range(0, end, 1 << 20):
+        file.write(bytes(min(1 << 20, end - at)))
+    file.seek(len(head))
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of an array in C order, some rows at a time where they lie otherwise in memory."""
+    n = len(array) if array.ndim and not array.flags.c_contiguous else 0
+    step = max(1, n * _BLOCK_BYTES // max(1, array.nbytes))
+    for block in [array[i : i + step] for i in range(0, n, step)] or [array]:
+        yield np.ascontiguousarray(block).reshape(-1).view(np.uint8)

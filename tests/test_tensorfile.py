@@ -13,6 +13,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gpt2np import outputs, tensorfile
 from gpt2np.checkpoints.bfloat16 import widened
 from gpt2np.errors import CheckpointError, TraceError, printable
 from gpt2np.tensorfile import create_tensors, open_tensors, save_tensors
@@ -471,3 +472,35 @@ def test_entries_that_no_file_can_hold(tmp_path, entries, metadata, says):
     with pytest.raises(TraceError, match=says):
         create_tensors(tmp_path / "t", entries, metadata)
     assert os.listdir(tmp_path) == []
+
+
+def refused(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("call", ["fsync", "fdatasync"])
+def test_a_disk_that_fails_is_told_and_leaves_nothing(tmp_path, monkeypatch, call):
+    if not hasattr(os, call):
+        pytest.skip(f"there is no os.{call} here")
+    monkeypatch.setattr(outputs, "PENDING", 1000)
+    monkeypatch.setattr(os, call, refused)
+    (tmp_path / "w").write_text("old")
+    arrays = {str(i): np.arange(500.0) + i for i in range(10)}
+    with pytest.raises(TraceError, match=r"w: cannot write 40,000 bytes of data: Input/output error"):
+        save_tensors(tmp_path / "w", arrays, {})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    save_tensors(tmp_path / "w", arrays, {}, sync=False)  # which asks nothing of the disk
+    assert sorted(safetensors.numpy.load_file(tmp_path / "w")) == sorted(arrays)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_what_is_flushed_on_the_way_is_all_there(tmp_path, monkeypatch, sync):
+    monkeypatch.setattr(outputs, "PENDING", 1)
+    monkeypatch.setattr(tensorfile, "_BLOCK_BYTES", 4096)
+    x = np.random.default_rng(0).normal(size=(40, 30, 20)).astype(np.float32)
+    arrays = {"x": x, "turned": x.T, "part": x[:, ::2, 3:], "back": x[::-1], "one": x[0, 0, 0], "none": x[:0]}
+    save_tensors(tmp_path / "w", arrays, {"a": "b"}, sync=sync)
+    found = safetensors.numpy.load_file(tmp_path / "w")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    assert os.listdir(tmp_path) == ["w"]

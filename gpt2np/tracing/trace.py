@@ -309,10 +309,10 @@ class Trace:
 
         return Dialect(self, dialect)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, sync: bool = True) -> None:
         """Write the trace as one `.safetensors` file, whole or not at all, replacing an existing one.
 
-        That may be the file that the trace was opened from: its arrays stay what they are.
+        It may be the one it was opened from. `sync=False` does not wait for the disk: unsafe in a power cut.
 
         Raises:
             InputError: the file is one of those that the model was read from.
@@ -320,7 +320,7 @@ class Trace:
         """
         check_not_read(path, [file for file in self.source_files() if file != self._source])
         check_kind(path, ".safetensors", NO_OTHER, TraceError)
-        tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata))
+        tensorfile.save_tensors(Path(path), self._arrays, file_metadata(self.metadata), sync)
 
     def source_files(self) -> list[Path]:
         """Return the file that the trace was opened from, if any, and those that its model was read from."""
