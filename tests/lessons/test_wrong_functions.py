@@ -54,3 +54,12 @@ def test_every_exercise_has_right_and_wrong_functions():
         assert None in slugs, name
         assert len(set(slugs)) > 2, name
         assert exercise(name).name == name
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_mistake_has_a_question_and_a_nearer_one(name):
+    for slug in {slug for _, of, _, slug in ROWS if of == name and slug}:
+        own = [wrong.hints for wrong in exercise(name).wrong if wrong.slug == slug and wrong.hints]
+        for hints in [*own, exercise(name).hints_of(slug)]:
+            assert all(hint.endswith("?") for hint in hints), slug
+            assert len(set(hints)) == len(hints), slug
