@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,26 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     needs.select(config, items)
+    if not config.getoption("--slow"):
+        keep_some(config, items)
     for item in items:
         if reason := why_not(item):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def keep_some(config, items):
+    """Of the cases of a test that is marked `every(n)`, keep every n-th."""
+    seen, left_out = Counter(), []
+    for item in items:
+        if mark := item.get_closest_marker("every"):
+            test = item.nodeid.partition("[")[0]
+            if seen[test] % mark.args[0]:
+                left_out.append(item)
+            seen[test] += 1
+    if left_out:
+        out = set(left_out)
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def why_not(item):

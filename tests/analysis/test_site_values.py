@@ -143,6 +143,7 @@ def test_the_likeliest_of_the_vocabulary(trace):
 # -- on a terminal ---------------------------------------------------------------------------------
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_those_of_the_trace(capsys, trace, name):
     found = facts(capsys, TEXT, "--show", name)
@@ -163,6 +164,7 @@ def test_the_numbers_are_those_of_the_trace(capsys, trace, name):
 AWKWARD = ["😀 日本語 \n\t\x07 naïve", "To be, or not to be: that is the question. " * 15, "a"]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("text", AWKWARD, ids=["awkward", "long", "one token"])
 @pytest.mark.parametrize(
     "options", [[], ["--pos", "-1"], ["--head", "3"], ["--head", "0", "--pos", "0"]], ids=str

@@ -45,6 +45,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv)[:30] or "all heads")
 def test_output_is_calm_and_json_strict(capsys, monkeypatch, argv):
     monkeypatch.delenv("GPT2NP_MODEL", raising=False)

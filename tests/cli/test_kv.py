@@ -185,6 +185,7 @@ def strange(request, tiny, capsys):
     return request.param
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "text", ["日本", "日", "本語", "😀", "ïve", "strasse", "ß", "\\xe6", "TOKYO 日", ", "]
 )

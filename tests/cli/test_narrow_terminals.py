@@ -40,6 +40,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("argv", COMMANDS, ids=lambda argv: " ".join(argv)[:40])
 def test_no_line_is_longer_than_the_terminal(capsys, monkeypatch, argv):
     monkeypatch.setenv("COLUMNS", "60")

@@ -56,6 +56,7 @@ EACH_WRITE = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.every(2)
 @EACH_WRITE
 def test_an_existing_file_stays_unless_forced(run, tmp_path, argv, option, name):
     gpt2np.load("tiny").trace("Elizabeth was").save(tmp_path / "in.safetensors")
@@ -77,6 +78,7 @@ def test_an_existing_file_stays_unless_forced(run, tmp_path, argv, option, name)
     assert not [path for path in os.listdir() if path.startswith(".")]
 
 
+@pytest.mark.every(2)
 @EACH_WRITE
 def test_missing_folders_are_made_and_stay_only_with_something_in_them(run, tmp_path, argv, option, name):
     gpt2np.load("tiny").trace("Elizabeth was").save(tmp_path / "in.safetensors")
@@ -141,6 +143,7 @@ def test_folders(run, tmp_path, argv, files):
     assert after == before | {"other": b"stays"}
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("linked", ["itself", "symbolic link", "hard link"])
 @pytest.mark.parametrize(
     ("argv", "option"),

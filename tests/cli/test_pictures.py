@@ -167,6 +167,7 @@ def test_the_name_says_the_kind(drawn, name):
     drawn("heads", TEXT, name=name)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("text", ["日本語 🙂 naïve “quotes”", "x " * 100, "a\n\n\tb", "$x^2$ \\frac{1}"])
 @pytest.mark.parametrize("argv", [["lens"], ["lens", "--pos", "0"], ["heads"]], ids=" ".join)
 def test_any_text_can_be_drawn(drawn, argv, text):

@@ -63,6 +63,7 @@ def expected():
     return {" ".join(argv): run_in("utf-8", argv) for argv in VERBS}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_every_console_shows_every_verb(encoding, expected):
     place = ENCODINGS.index(encoding)

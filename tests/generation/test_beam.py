@@ -146,6 +146,7 @@ def hf():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("early_stopping", [True, False, "never"])
 @pytest.mark.parametrize("length_penalty", [-0.7, 0.0, 1.0, 2.0])
 @pytest.mark.parametrize(

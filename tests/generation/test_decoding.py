@@ -237,6 +237,7 @@ def test_what_was_not_kept_is_named(model):
 REPETITIVE = "She was very happy, and he was very happy, and she was very"
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("lookup", [1, 3, 10])
 @pytest.mark.parametrize("prompt", [REPETITIVE, "Elizabeth was", "a", "one two one two one two " * 3])
 def test_lookup_changes_nothing(tiny64, prompt, lookup):

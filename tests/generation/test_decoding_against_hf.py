@@ -92,6 +92,7 @@ def test_penalties(pair, options):
         assert expected != generate(theirs, ids, 40).sequences[0].tolist()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("num_beams", [2, 4])
 @pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.5])
 @pytest.mark.parametrize("early_stopping", [True, False, "never"])

@@ -132,6 +132,7 @@ STATS = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("options", STATS, ids=" ".join)
 @pytest.mark.parametrize("more", [[], ["--json"], ["--step", "0", "--every", "1"]], ids=" ".join)
 def test_stats_of_it_are_those_of_the_generation(capsys, monkeypatch, tmp_path, options, more):

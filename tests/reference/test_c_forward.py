@@ -74,6 +74,7 @@ def test_it_is_right_on_other_fixtures(tmp_path, seed):
     assert outside(tmp_path, read(*run(tmp_path, tmp_path)))[0] == []
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("macro", MISTAKES)
 def test_each_mistake_leaves_the_band_where_it_is_made(fixture, tmp_path, macro):
     first, *_ = outside(fixture, read(*run(fixture, tmp_path, macro)))[0]
@@ -87,6 +88,7 @@ def test_compare_confirms_the_program(fixture, tmp_path, flags):
     assert [report.site for report in found.sites] == list(load_file(fixture / "trace.safetensors"))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("macro", MISTAKES)
 def test_compare_names_each_mistake(fixture, tmp_path, macro):
     slug, first = MISTAKES[macro]

@@ -23,6 +23,7 @@ VALUES = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("n_head", "d_head"), [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2)])
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_nothing_it_is_asked_about_raises(n_head, d_head, dtype):
@@ -38,6 +39,7 @@ def test_nothing_it_is_asked_about_raises(n_head, d_head, dtype):
                 assert DropoutActive().recognise(seen) in (None, "")
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("site", ["wte", "ln_1", "attn.k", "attn.z", "resid_mid", "mlp.pre", "ln_f"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("n_embd", [1, 2])

@@ -115,6 +115,7 @@ def decoded(model, ids):
 WAYS = [lambda model, ids: model.trace(ids), from_back_to_front, decoded]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("seed", range(27))
 def test_runs_without_a_mistake_are_within_noise(tmp_path, seed):
     model, ids = clean_model(seed, tmp_path)

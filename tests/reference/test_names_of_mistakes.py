@@ -51,6 +51,7 @@ FORMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("slug", "form", "left_out"), FORMS, ids=lambda x: str(x) if x else "")
 def test_each_form_is_named(model, slug, form, left_out):
     mistake = MISTAKES[slug]

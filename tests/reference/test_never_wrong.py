@@ -196,6 +196,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_right_run_is_within_noise(case):
     dump, said = RIGHT[case]
@@ -321,6 +322,7 @@ def planted(slug, layer=1):
     return plant(model(), IDS, mistake, next(iter(mistake.variants(model().config, N, N))), layer, Scope())
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("slug", "site"),
     {

@@ -29,6 +29,7 @@ def test_logits_within_noise_give_probabilities_and_losses_within_noise(precisio
             assert (np.abs(loss - expected.truth["loss"][:-1]) <= expected.bands["loss"][:-1]).all()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("n_embd", [2, 4, 32])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])

@@ -256,6 +256,7 @@ def test_right_functions_are_right(tiny64, run, what, precision):
     assert found.ratio <= 1
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize(
     ("site", "function", "slug"), WRONG, ids=[f"{i} {site} {slug}" for i, (site, _, slug) in enumerate(WRONG)]

@@ -226,6 +226,7 @@ def both(tmp_path_factory):
     return load
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", TABLE)
 def test_ids_and_texts_are_those_of_hf(both, name):
     ours, hf = both(name)

@@ -168,6 +168,7 @@ MISSES = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("name", "said"), MISSES.items(), ids=lambda text: repr(text)[:30])
 def test_near_misses(tiny, capsys, name, said):
     with pytest.raises(UnknownSiteError) as caught:

@@ -63,6 +63,7 @@ def with_error(trace, name):
     return gpt2np.Trace(trace.plan, arrays | {name: wrong}, trace.token_ids, trace.metadata, trace.model)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_in_any_stored_site_is_found(model, tmp_path, kind):
     trace = KINDS[kind](model, tmp_path)
