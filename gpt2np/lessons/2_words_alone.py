@@ -21,7 +21,8 @@ trace = model.trace(L)
 tokens = list(trace.tokens)
 stages = ["embed", *(f"h.{layer}.resid_post" for layer in range(4))]
 lengths = np.stack([np.linalg.norm(trace[stage], axis=1) for stage in stages])  # [stage, pos]
-lessons.show(lessons.heatmap(lengths.T, tokens, stages, "how long each vector is"))
+axes = ("token", "site")
+lessons.show(lessons.heatmap(lengths.T, tokens, stages, "how long each vector is", axes=axes))
 print("mean:", *(f"{mean:.1f}" for mean in lengths.mean(axis=1)))
 assert np.round(lengths.mean(axis=1), 1).tolist() == [2.4, 31.0, 35.9, 38.8, 49.6]
 assert np.round(lengths[[1, 4, 4], [0, 0, 7]], 1).tolist() == [67.7, 48.1, 68.5]

@@ -91,7 +91,8 @@ TEXTS = {
 seen = [lens.logit_lens(model.trace(text), token, pos=-1).probability for text, token in TEXTS.items()]
 steps = seen[0].labels["site"]
 grid = np.stack([each.array[:, 0] for each in seen], axis=1)  # [step, text]
-lessons.show(lessons.heatmap(grid, steps, list(TEXTS.values()), "logit lens", percent=True))
+axes = ("stream", "next token")
+lessons.show(lessons.heatmap(grid, steps, list(TEXTS.values()), "logit lens", axes=axes, percent=True))
 lessons.show(gpt2np.view(trace, show="lens", pos=-1))
 assert [round(100 * p) for p in grid[[3, 8], 0]] == [39, 98]
 assert [round(100 * p) for p in grid[-3:, 3]] == [70, 87, 38]
