@@ -4,7 +4,7 @@ import ast
 from collections.abc import Sequence
 
 from gpt2np.lessons.code_colours import by_line
-from gpt2np.lessons.page import answer_in, document
+from gpt2np.lessons.page import Guess, answer_in, document
 from gpt2np.lessons.percent_file import Cell
 from gpt2np.lessons.prose import Prose
 from gpt2np.lessons.shelf import Lesson
@@ -26,15 +26,16 @@ def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
         InputError: markdown-it-py is not installed.
     """
     prose, names = Prose(), {each.function for each in lesson.exercises}
-    parts, length, guessing = list[str](), 0, False
+    parts, length, guess = list[str](), 0, Guess.NONE
     for cell in cells:
         if cell.kind == "markdown":
-            answer, rest, guessing = answer_in(cell.source, guessing)
-            guess = (
-                f'<p class="there">your guess</p>\n{ROOM}' if answer else ""
-            )  # the answer is in the lesson
-            parts.append(f'{guess}<div class="prose">\n{prose.html(rest)}</div>\n')
-            length += len(rest) + OF_STUB * bool(answer)
+            is_asked = guess is Guess.ASKED
+            answer, rest, guess = answer_in(cell.source, guess)
+            if answer and is_asked:  # the lesson has the answer; on paper it would stand below the question
+                parts.append(f'<p class="there">your guess</p>\n{ROOM}')
+                length += OF_STUB
+            parts.append(f'<div class="prose">\n{prose.html(rest)}</div>\n')
+            length += len(rest)
             continue
         stubs = _stubs(cell.source, names)
         if not stubs:

@@ -5,6 +5,7 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
+from enum import Enum
 from importlib import resources
 
 from gpt2np.html_tables import markup
@@ -26,6 +27,12 @@ FRAME = re.compile(r'srcdoc="([^"]*)"')
 IN_FRAME = "The page of the run, in a frame: it scrolls by itself, and everything in it can be chosen."
 
 
+class Guess(Enum):
+    """Whether the reader is to guess before anything is shown, and whether the text has answered that yet."""
+
+    NONE, ASKED, ANSWERED = range(3)
+
+
 def lesson_page(lesson: Lesson, cells: Sequence[RunCell], file_name: str | None = None) -> Page:
     """Return the page of a lesson that has been run; `file_name` is the learner's file, as commands name it.
 
@@ -33,9 +40,9 @@ def lesson_page(lesson: Lesson, cells: Sequence[RunCell], file_name: str | None 
         InputError: markdown-it-py is not installed.
     """
     prose, name = Prose(), file_name or lesson.file_name
-    parts, guessing = list[str](), False  # whether what is shown answers a question that is to be guessed
+    parts, guess = list[str](), Guess.NONE
     for cell in cells:
-        part, guessing = _part(cell, lesson, name, prose, guessing)
+        part, guess = _part(cell, lesson, name, prose, guess)
         parts.append(part)
     body = (
         '<a class="skip" href="#lesson">Skip to the lesson</a>\n'
@@ -61,20 +68,24 @@ def document(lesson: Lesson, body: str, kind: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], _static("lesson.html"))
 
 
-def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose, guessing: bool) -> tuple[str, bool]:
-    """One cell, and whether what follows it is closed until the reader has guessed."""
+def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose, guess: Guess) -> tuple[str, Guess]:
+    """One cell, and what is to be guessed after it."""
     if run.cell.kind == "code":
-        return _code(run, lesson, file_name, guessing), guessing
-    answer, rest, guesses = answer_in(run.cell.source, guessing)
+        code = _code(run, lesson, file_name, guess is Guess.ASKED)
+        return _closed("Show what was tried next", code) if guess is Guess.ANSWERED else code, guess
+    answer, rest, guess = answer_in(run.cell.source, guess)
     text = _closed("Show what it means", prose.html(answer)) if answer else ""
-    return f'<div class="prose">\n{text}{prose.html(rest)}</div>\n', guesses
+    return f'<div class="prose">\n{text}{prose.html(rest)}</div>\n', guess
 
 
-def answer_in(text: str, guessing: bool) -> tuple[str, str, bool]:
-    """What of a text answers what is to be guessed, the rest, and whether the reader guesses then."""
-    answer = SECTION.split(text)[0] if guessing else ""
-    heads = SECTION.findall(text)
-    return answer.strip(), text[len(answer) :], heads[-1] == BREAK_IT if heads else guessing
+def answer_in(text: str, guess: Guess) -> tuple[str, str, Guess]:
+    """What of a text answers what is to be guessed, the rest, and what is to be guessed after it."""
+    answer = "" if guess is Guess.NONE else SECTION.split(text)[0]
+    if heads := SECTION.findall(text):
+        guess = Guess.ASKED if heads[-1] == BREAK_IT else Guess.NONE
+    elif answer:
+        guess = Guess.ANSWERED
+    return answer.strip(), text[len(answer) :], guess
 
 
 def _closed(what: str, shown: str) -> str:
