@@ -60,6 +60,8 @@ for text in (" Elizabeth", "Elizabeth", " elizabeth", "ELIZABETH"):
     print(f"{text!r:13} {len(pieces)} {tokenizer.tokens(pieces)} {pieces}")
 counts = [len(tokenizer.encode(text)) for text in (" Elizabeth", "Elizabeth", " elizabeth", "ELIZABETH")]
 assert counts == [1, 2, 2, 5]
+assert tokenizer.encode(" Elizabeth") + tokenizer.encode("Elizabeth") == [1264, 36, 1116]
+assert tokenizer.encode(" elizabeth")[0] == 313
 
 # %% [markdown]
 # With a space in front it is one token, number 1264: that is how most words stand in a book, in the middle of
@@ -185,8 +187,8 @@ title = "mean cosine of two rows of wpe, by how far their places are apart"
 lessons.show(lessons.bars(means, [f"{apart} apart" for apart in range(1, 22)], title, percent=True))
 print(f"{len(wpe)} rows; row 0 has length {lengths[0]:.2f}, the others {lengths[1:].min():.2f} ", end="")
 print(f"to {lengths[1:].max():.2f}")
-told = [round(100 * means[apart - 1]) for apart in (1, 2, 3, 7, 11, 13, 16, 19)]
-assert told == [29, 44, -4, 32, 16, 24, 12, 25]
+told = {apart: round(100 * means[apart - 1]) for apart in (1, 2, 3, 7, 11, 13, 16, 19)}
+assert told == {1: 29, 2: 44, 3: -4, 7: 32, 11: 16, 13: 24, 16: 12, 19: 25}
 assert [round(x, 2) for x in (lengths[0], lengths[1:].min(), lengths[1:].max())] == [2.21, 1.23, 1.6]
 
 # %% [markdown]

@@ -59,7 +59,7 @@ assert (last_row.argmax(), round(100 * last_row[4])) == (4, 86)
 # %%
 print(lessons.inputs("attention.split"))
 print(f"{trace['h.1.attn.qkv'].shape[1]} = 3 x {model.config.n_embd} = 3 x 4 heads x {model.config.d_head}")
-assert model.config.d_head == 48
+assert (trace["h.1.attn.qkv"].shape[1], model.config.n_embd, model.config.d_head) == (576, 192, 48)
 
 # %% [markdown]
 # **Your turn.** Cut `qkv` into queries, keys and values, and each of them into heads. A reshape always

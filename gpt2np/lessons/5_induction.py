@@ -38,6 +38,7 @@ print(f"a guess among all {model.config.vocab_size} tokens would have {np.log(mo
 
 assert [round(float(loss), 2) for loss in (first_time, second_time)] == [11.91, 0.01]
 assert round(float(np.log(2048)), 2) == 7.62
+assert len(half) == 40
 
 # %% [markdown]
 # ## 1. A text that nobody has written
@@ -236,6 +237,7 @@ seen = np.where(np.tri(12, dtype=bool), by_place, np.nan)
 title = "head 0.0, from positions alone"
 lessons.show(lessons.heatmap(seen, numbers, numbers, title, axes=axes, percent=True))
 assert [round(100 * share) for share in np.diagonal(by_place, -1)] == [100] * 11
+assert previous.W_Q.shape == (192, 48)
 
 # %% [markdown]
 # 100 %, in every row but the first, which has nothing before it. So positions suffice: its QK knows that 7

@@ -198,6 +198,7 @@ L = "Lord Tamber spoke; and then Lord Tam"
 (token, _, after), *_ = model.trace(L, edits=without_30).top(1)
 print(f"{L!r}: {token!r} {before:.3f}, without 3.0 {after:.3f}")
 assert counts == {"as it is": (37, 1.31), "without 3.0": (28, 0.28)}
+assert len(m) == 2 * len({*MEN, *WOMEN}) == 2 * 20 == 40
 assert [round(p, 3) for p in (before, after)] == [0.976, 0.99]
 
 # %% [markdown]

@@ -122,7 +122,7 @@ def heatmap(
     told = _told(numbers.ravel(), percent)
     texts = [told[i * len(across) : (i + 1) * len(across)] for i in range(len(down))]
     of_axes = f"rows: {axes[0]}, columns: {axes[1]}" if axes else ""
-    note = "; ".join(filter(None, ["in percent" if percent else "", of_axes]))
+    note = "; ".join(filter(None, ["in percent" if percent and (title or axes) else "", of_axes]))
     data = {
         **{"kind": "heatmap", "title": title, "rows": list(rows), "columns": list(columns)},
         **{"values": numbers.tolist(), "texts": texts, "note": note},
@@ -134,7 +134,7 @@ def heatmap(
         + "</tr>"
         for name, line, told_of in zip(down, numbers, texts, strict=True)
     )
-    made = f"{_TABLE}<tr><td></td>{head}</tr>{html}</table>"
+    made = f"{_TABLE}<tr><th></th>{head}</tr>{html}</table>"
     said = " ".join(filter(None, [title, f"({note})" if note else ""]))
     return Picture(f"{said}\n" * bool(said) + _grid(down, across, texts), made, data)
 

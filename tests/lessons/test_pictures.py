@@ -28,8 +28,8 @@ def test_bars_in_a_terminal():
     ]
     signed = lessons.bars([-2.0, 1.0], ["a", "b"], numbered=True)
     assert str(signed).splitlines() == [
-        f"  0  a  {'-' * 16}{' ' * 8}  -2.0",
-        f"  1  b  {' ' * 16}{'#' * 8}   1.0",
+        f"  0  a  {'-' * 16}{' ' * 8}  -2",
+        f"  1  b  {' ' * 16}{'#' * 8}   1",
     ]
 
 
