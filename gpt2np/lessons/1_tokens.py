@@ -60,6 +60,8 @@ for text in (" Elizabeth", "Elizabeth", " elizabeth", "ELIZABETH"):
     print(f"{text!r:13} {len(pieces)} {tokenizer.tokens(pieces)} {pieces}")
 counts = [len(tokenizer.encode(text)) for text in (" Elizabeth", "Elizabeth", " elizabeth", "ELIZABETH")]
 assert counts == [1, 2, 2, 5]
+assert tokenizer.encode(" Elizabeth") + tokenizer.encode("Elizabeth") == [1264, 36, 1116]
+assert tokenizer.encode(" elizabeth")[0] == 313
 
 # %% [markdown]
 # With a space in front it is one token, number 1264: that is how most words stand in a book, in the middle of
@@ -118,9 +120,9 @@ lessons.check("tokens.merge", merge)
 # %%
 wte = model.parameters.wte
 print(f"wte: {wte.shape[0]:,} rows of {wte.shape[1]} numbers")
-lessons.show(
-    lessons.heatmap(wte[ids, :8], tokens, [str(i) for i in range(8)], "rows of wte, first 8 numbers")
-)
+numbers = [str(i) for i in range(8)]
+axes = ("token", "which of its numbers")
+lessons.show(lessons.heatmap(wte[ids, :8], tokens, numbers, "rows of wte, first 8 numbers", axes=axes))
 print("the two ' T' have the same vector:", np.array_equal(wte[ids][2], wte[ids][10]))
 assert wte.shape == (2048, 192)
 assert np.array_equal(wte[ids][2], wte[ids][10])
@@ -178,22 +180,15 @@ directions = wpe / lengths[:, None]
 cosines = directions @ directions.T
 some = slice(100, 112)
 places = [str(place) for place in range(256)[some]]
-lessons.show(lessons.heatmap(cosines[some, some], places, places, "cosines of rows of wpe", percent=True))
+title, axes = "cosines of rows of wpe", ("place", "another place")
+lessons.show(lessons.heatmap(cosines[some, some], places, places, title, axes=axes, percent=True))
 means = [float(np.diagonal(cosines, apart).mean()) for apart in range(1, 22)]
 title = "mean cosine of two rows of wpe, by how far their places are apart"
 lessons.show(lessons.bars(means, [f"{apart} apart" for apart in range(1, 22)], title, percent=True))
 print(f"{len(wpe)} rows; row 0 has length {lengths[0]:.2f}, the others {lengths[1:].min():.2f} ", end="")
 print(f"to {lengths[1:].max():.2f}")
-assert [round(100 * means[apart - 1]) for apart in (1, 2, 3, 7, 11, 13, 16, 19)] == [
-    29,
-    44,
-    -4,
-    32,
-    16,
-    24,
-    12,
-    25,
-]
+told = {apart: round(100 * means[apart - 1]) for apart in (1, 2, 3, 7, 11, 13, 16, 19)}
+assert told == {1: 29, 2: 44, 3: -4, 7: 32, 11: 16, 13: 24, 16: 12, 19: 25}
 assert [round(x, 2) for x in (lengths[0], lengths[1:].min(), lengths[1:].max())] == [2.21, 1.23, 1.6]
 
 # %% [markdown]

@@ -21,7 +21,8 @@ trace = model.trace(L)
 tokens = list(trace.tokens)
 stages = ["embed", *(f"h.{layer}.resid_post" for layer in range(4))]
 lengths = np.stack([np.linalg.norm(trace[stage], axis=1) for stage in stages])  # [stage, pos]
-lessons.show(lessons.heatmap(lengths.T, tokens, stages, "how long each vector is"))
+axes = ("token", "site")
+lessons.show(lessons.heatmap(lengths.T, tokens, stages, "how long each vector is", axes=axes))
 print("mean:", *(f"{mean:.1f}" for mean in lengths.mean(axis=1)))
 assert np.round(lengths.mean(axis=1), 1).tolist() == [2.4, 31.0, 35.9, 38.8, 49.6]
 assert np.round(lengths[[1, 4, 4], [0, 0, 7]], 1).tolist() == [67.7, 48.1, 68.5]
@@ -53,6 +54,7 @@ lessons.show(lessons.bars(norms, parts, "how long the parts of the sum are"))
 whole = trace["h.3.resid_post"][-1]
 print(f"{len(parts)} parts; their sum is the stream: {np.allclose(vectors.sum(axis=0), whole)}")
 assert np.allclose(vectors.sum(axis=0), whole)
+assert vectors.shape == (10, 192)
 assert np.round(norms, 1).tolist() == [2.2, 1.3, 19.6, 11.8, 21.5, 12.7, 13.3, 14.3, 17.0, 24.0]
 
 # %% [markdown]
@@ -137,6 +139,7 @@ each, any_of, all_of = speak.sum(axis=1), speak.any(axis=0).sum(), speak.all(axi
 print(f"above 0.5 in layer 1: {each.min()} to {each.max()} neurons at each token;", end=" ")
 print(f"{any_of} at one token or more, {all_of} at every token")
 assert (each.min(), each.max(), any_of, all_of) == (17, 86, 408, 0)
+assert 4 * speak.shape[1] == 4 * 768 == 3072
 assert [round(100 * share) for share in below] == [88, 82, 83, 79]
 assert round(least, 2) == -0.17
 
@@ -245,7 +248,7 @@ first = trace["h.0.resid_post"][:, 94]
 print("number 94 at each token:", *(f"{value:.0f}" for value in first))
 print(f"a typical number is {typical:.1f} from zero")
 assert np.round(size[largest[:2]] / typical, 1).tolist() == [8.8, 3.2]
-assert largest[0] == 94
+assert largest[:2].tolist() == [94, 178]
 assert [round(first[0]), round(first[6])] == [-45, -16]
 
 # %% [markdown]

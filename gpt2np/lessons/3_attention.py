@@ -59,7 +59,7 @@ assert (last_row.argmax(), round(100 * last_row[4])) == (4, 86)
 # %%
 print(lessons.inputs("attention.split"))
 print(f"{trace['h.1.attn.qkv'].shape[1]} = 3 x {model.config.n_embd} = 3 x 4 heads x {model.config.d_head}")
-assert model.config.d_head == 48
+assert (trace["h.1.attn.qkv"].shape[1], model.config.n_embd, model.config.d_head) == (576, 192, 48)
 
 # %% [markdown]
 # **Your turn.** Cut `qkv` into queries, keys and values, and each of them into heads. A reshape always
@@ -190,8 +190,8 @@ lessons.check("attention.scores", scores)
 # %%
 pattern_10 = trace["h.1.attn.pattern"][0]
 seen = np.where(np.tri(12, dtype=bool), pattern_10, np.nan)
-title = "attention of head 1.0"
-lessons.show(lessons.heatmap(seen, tokens, tokens, title, corner="query", percent=True, numbered=True))
+how = {"axes": ("query", "key"), "percent": True, "numbered": True}
+lessons.show(lessons.heatmap(seen, tokens, tokens, "attention of head 1.0", **how))
 print("sums of the rows:", *(f"{total:.3f}" for total in pattern_10.sum(axis=1)))
 assert np.allclose(pattern_10.sum(axis=1), 1)
 assert [round(100 * pattern_10[i, j]) for i, j in ((0, 0), (10, 3), (11, 4))] == [100, 87, 86]
@@ -271,7 +271,8 @@ before = np.diagonal(patterns, -1, 1, 2).mean(axis=1)
 itself = np.diagonal(patterns, 0, 1, 2)[:, 1:].mean(axis=1)
 to_ber = patterns[:, 11, 4]
 table = np.stack([before, itself, to_ber], axis=1)
-lessons.show(lessons.heatmap(table, names, ["token before", "itself", "ber"], "heads", percent=True))
+axes, kinds = ("head", "what it looks at"), ["token before", "itself", "ber"]
+lessons.show(lessons.heatmap(table, names, kinds, "share of attention", axes=axes, percent=True))
 
 percent = {name: np.round(100 * row).astype(int).tolist() for name, row in zip(names, table, strict=True)}
 assert [percent["0.0"][0], percent["0.2"][1], percent["0.3"][1]] == [98, 94, 96]

@@ -29,6 +29,7 @@ title = "the largest logits at the last position"
 lessons.show(lessons.bars(trace["logits"][-1, best], [trace.token(i) for i in best], title))
 assert trace.token(best[0]) == "ber"
 assert round(trace["logits"][-1].max(), 1) == 17.4
+assert (model.config.n_embd, trace["logits"].shape[1]) == (192, 2048)
 
 # %% [markdown]
 # ## 1. One number for each token
@@ -91,7 +92,8 @@ TEXTS = {
 seen = [lens.logit_lens(model.trace(text), token, pos=-1).probability for text, token in TEXTS.items()]
 steps = seen[0].labels["site"]
 grid = np.stack([each.array[:, 0] for each in seen], axis=1)  # [step, text]
-lessons.show(lessons.heatmap(grid, steps, list(TEXTS.values()), "logit lens", percent=True))
+axes = ("stream", "next token")
+lessons.show(lessons.heatmap(grid, steps, list(TEXTS.values()), "logit lens", axes=axes, percent=True))
 lessons.show(gpt2np.view(trace, show="lens", pos=-1))
 assert [round(100 * p) for p in grid[[3, 8], 0]] == [39, 98]
 assert [round(100 * p) for p in grid[-3:, 3]] == [70, 87, 38]
@@ -148,12 +150,12 @@ for name, taken in heads.items():
     greedy[name] = model.generate("Elizabeth was", max_new_tokens=40, edits=edits).finish().text
     words = greedy[name].split()
     fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
-    again[name] = len(fours) - len(set(fours))
-    print(f"{name}: of {len(fours)} runs of four words, {again[name]} stood there before")
+    again[name] = (len(fours), len(fours) - len(set(fours)))
+    print("{}: of {} runs of four words, {} stood there before".format(name, *again[name]))
     print(textwrap.fill(greedy[name], 80))
 greedy = greedy["as it is"]
 assert greedy.count("in the same time") == 6
-assert list(again.values()) == [23, 0, 19]
+assert list(again.values()) == [(38, 23), (24, 0), (27, 19)]
 
 # %% [markdown]
 # It gets into a loop: of 38 runs of four words, 23 stood there before. Is it the induction heads of lesson 3,
@@ -253,7 +255,7 @@ print(
     f"what is kept of each token: 4 layers x 2 x 192 = {a_token:,} numbers, {4 * a_token:,} bytes in float32"
 )
 assert all(agree)
-assert (again, 4 * a_token) == (2784, 6144)
+assert (again, 12 + 64 - 1, 4 * a_token) == (2784, 75, 6144)
 
 # %% [markdown]
 # ## 10. The cache

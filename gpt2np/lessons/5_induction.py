@@ -38,6 +38,7 @@ print(f"a guess among all {model.config.vocab_size} tokens would have {np.log(mo
 
 assert [round(float(loss), 2) for loss in (first_time, second_time)] == [11.91, 0.01]
 assert round(float(np.log(2048)), 2) == 7.62
+assert len(half) == 40
 
 # %% [markdown]
 # ## 1. A text that nobody has written
@@ -58,9 +59,10 @@ assert round(float(np.log(2048)), 2) == 7.62
 six = half[:6]
 short = model.trace(six + six)
 labels = list(short.tokens)
+axes = ("query", "key")
 for layer, head in ((0, 0), (1, 0)):
-    pattern = short[f"h.{layer}.attn.pattern"][head]
-    lessons.show(lessons.heatmap(pattern, labels, labels, f"head {layer}.{head}", percent=True))
+    seen = np.where(np.tri(12, dtype=bool), short[f"h.{layer}.attn.pattern"][head], np.nan)
+    lessons.show(lessons.heatmap(seen, labels, labels, f"head {layer}.{head}", axes=axes, percent=True))
 assert all(short["h.1.attn.pattern"][0, 6 + i].argmax() == i + 1 for i in range(6))
 
 # %% [markdown]
@@ -92,7 +94,8 @@ heads = [f"head {head}" for head in range(4)]
 layers = [f"layer {layer}" for layer in range(4)]
 for kind in ("induction", "previous"):
     table = scores.array[scores.labels["score"].index(kind)]
-    lessons.show(lessons.heatmap(table, layers, heads, kind, percent=True))
+    title = f"{kind} score"
+    lessons.show(lessons.heatmap(table, layers, heads, title, axes=("layer", "head"), percent=True))
     if kind == "induction":
         induction = table
     else:
@@ -230,8 +233,11 @@ products = (places @ previous.W_Q + previous.b_Q) @ (places @ previous.W_K + pre
 e = np.exp(np.where(np.tri(12, dtype=bool), products - products.max(axis=1, keepdims=True), -np.inf))
 by_place = e / e.sum(axis=1, keepdims=True)
 numbers = [str(i) for i in range(12)]
-lessons.show(lessons.heatmap(by_place, numbers, numbers, "head 0.0, from positions alone", percent=True))
+seen = np.where(np.tri(12, dtype=bool), by_place, np.nan)
+title = "head 0.0, from positions alone"
+lessons.show(lessons.heatmap(seen, numbers, numbers, title, axes=axes, percent=True))
 assert [round(100 * share) for share in np.diagonal(by_place, -1)] == [100] * 11
+assert previous.W_Q.shape == (192, 48)
 
 # %% [markdown]
 # 100 %, in every row but the first, which has nothing before it. So positions suffice: its QK knows that 7
@@ -254,7 +260,7 @@ for head in (0, 2):
     reader = circuits.folded_weights(model, 1, head)
     table = (E @ reader.W_Q + reader.b_Q) @ (written @ reader.W_K).T / np.sqrt(48)
     title = f"head 1.{head}: who was before you?"
-    lessons.show(lessons.heatmap(table, named, named, title, corner="asks"))
+    lessons.show(lessons.heatmap(table, named, named, title, axes=("who asks", "what 0.0 has seen")))
     own = np.diagonal(table)
     ahead[head] = round(float(own.mean() - table.mean()), 1)
     best = int((table.argmax(axis=1) == np.arange(10)).sum())

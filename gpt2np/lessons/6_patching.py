@@ -64,7 +64,8 @@ assert round(by_hand, 1) == -0.3
 swept = patching.sweep(father, mother, margin, over="h.*.resid_post", progress=False).array
 layers = [f"block {i}" for i in range(4)]
 words = ["father", *father.tokens[2:]]
-lessons.show(lessons.heatmap(swept, layers, ["Her", *words], "margin, with the stream patched"))
+title, axes = "margin, with the stream patched", ("patched after", "patched at")
+lessons.show(lessons.heatmap(swept, layers, ["Her", *words], title, axes=axes))
 assert np.round([swept[0, 1], swept[1, 1], swept[2, 1], swept[3, 7]], 1).tolist() == [-0.3, -0.3, -0.5, -0.3]
 assert round(swept[2, 7], 1) == -2.0
 
@@ -97,8 +98,9 @@ lessons.check("patching.patched", patched)
 
 # %%
 by_head = patching.sweep(father, mother, margin, progress=False).array
-heads = [f"head {i}" for i in range(4)]
-lessons.show(lessons.heatmap(by_head, [f"layer {i}" for i in range(4)], heads, "margin, with a head patched"))
+layers, heads = ([f"{what} {i}" for i in range(4)] for what in ("layer", "head"))
+axes = ("layer", "head")
+lessons.show(lessons.heatmap(by_head, layers, heads, "margin, with a head patched", axes=axes))
 assert np.round([by_head[3, 0], by_head[0, 3], by_head[0, 2]], 1).tolist() == [-0.6, -0.9, -1.6]
 
 # %% [markdown]
@@ -155,9 +157,8 @@ assert round(np.delete(direct.ravel(), 12).max(), 2) == -1.89
 
 # %%
 into = patching.path_sweep(father, mother, margin, "h.3.attn.v", receiver_heads=0, progress=False).array
-lessons.show(
-    lessons.heatmap(into, [f"layer {i}" for i in range(3)], heads, "margin, path into the values of 3.0")
-)
+title = "margin, path into the values of 3.0"
+lessons.show(lessons.heatmap(into, layers[:3], heads, title, axes=axes))
 assert np.round([into[0, 3], into[0, 2]], 1).tolist() == [-1.7, -1.9]
 assert np.delete(into.ravel(), [2, 3]).max() < -2.3
 
@@ -197,6 +198,7 @@ L = "Lord Tamber spoke; and then Lord Tam"
 (token, _, after), *_ = model.trace(L, edits=without_30).top(1)
 print(f"{L!r}: {token!r} {before:.3f}, without 3.0 {after:.3f}")
 assert counts == {"as it is": (37, 1.31), "without 3.0": (28, 0.28)}
+assert len(m) == 2 * len({*MEN, *WOMEN}) == 2 * 20 == 40
 assert [round(p, 3) for p in (before, after)] == [0.976, 0.99]
 
 # %% [markdown]
@@ -221,9 +223,7 @@ def title(logits):
 
 print(f"margins: {title(to_lord['logits'][-1]):.2f} and {title(to_lady['logits'][-1]):.2f}")
 other = patching.sweep(to_lord, to_lady, title, progress=False).array
-lessons.show(
-    lessons.heatmap(other, [f"layer {i}" for i in range(4)], heads, "margin of lord, with a head patched")
-)
+lessons.show(lessons.heatmap(other, layers, heads, "margin of lord, with a head patched", axes=axes))
 assert [round(title(run["logits"][-1]), 2) for run in (to_lord, to_lady)] == [3.56, 0.36]
 assert np.round([other[3, 0], other[2, 2], other[0, 2], other[0, 3]], 1).tolist() == [0.6, 1.9, 2.2, 2.1]
 

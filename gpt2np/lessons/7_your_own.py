@@ -90,7 +90,8 @@ assert (every_step.site, every_step.mistake) == ("h.1.mlp.out", "missing-bias")
 wrong = {site.site: site.verdict == "wrong" for site in every_step.sites}
 inside = [name.removeprefix("h.0.") for name in steps if name.startswith("h.0.")]
 grid = np.array([[1.0 if wrong[f"h.{layer}.{name}"] else np.nan for layer in range(4)] for name in inside])
-lessons.show(lessons.heatmap(grid, inside, [f"layer {i}" for i in range(4)], "one forgotten bias"))
+layers = [f"layer {i}" for i in range(4)]
+lessons.show(lessons.heatmap(grid, inside, layers, "one forgotten bias", axes=("step", "layer")))
 assert not any(wrong[f"h.0.{name}"] for name in inside)
 assert all(wrong[f"h.{layer}.{name}"] for layer in (2, 3) for name in inside if name != "attn.scores")
 

@@ -3,8 +3,8 @@
 import ast
 from collections.abc import Sequence
 
-from gpt2np.lessons.code_colours import highlighted
-from gpt2np.lessons.page import document
+from gpt2np.lessons.code_colours import by_line
+from gpt2np.lessons.page import Guess, answer_in, document
 from gpt2np.lessons.percent_file import Cell
 from gpt2np.lessons.prose import Prose
 from gpt2np.lessons.shelf import Lesson
@@ -14,6 +14,7 @@ SHEETS = 2  # of A4 or letter, printed on one side
 LARGEST, SMALLEST = 10.5, 7.5  # points; a lesson of more than 13,000 characters is too long
 FITS = 7_700  # characters that two sheets hold in letters of 10 points; by the square of that for others
 OF_STUB, OF_CODE = 420, 60  # characters whose room a function to be written takes, and a place in the file
+ROOM = '<div class="room" aria-hidden="true"></div>\n'
 
 
 def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
@@ -25,11 +26,16 @@ def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
         InputError: markdown-it-py is not installed.
     """
     prose, names = Prose(), {each.function for each in lesson.exercises}
-    parts, length = list[str](), 0
+    parts, length, guess = list[str](), 0, Guess.NONE
     for cell in cells:
         if cell.kind == "markdown":
-            parts.append(f'<div class="prose">\n{prose.html(cell.source)}</div>\n')
-            length += len(cell.source)
+            is_asked = guess is Guess.ASKED
+            answer, rest, guess = answer_in(cell.source, guess)
+            if answer and is_asked:  # the lesson has the answer; on paper it would stand below the question
+                parts.append(f'<p class="there">your guess</p>\n{ROOM}')
+                length += OF_STUB
+            parts.append(f'<div class="prose">\n{prose.html(rest)}</div>\n')
+            length += len(rest)
             continue
         stubs = _stubs(cell.source, names)
         if not stubs:
@@ -37,8 +43,7 @@ def handout(lesson: Lesson, cells: Sequence[Cell]) -> Page:
             parts.append(f'<p class="there">{what}: line {cell.first_line}</p>\n')
             length += OF_CODE
         for stub in stubs:
-            room = '<div class="room" aria-hidden="true"></div>'
-            parts.append(f"<pre><code>{highlighted(stub)}</code></pre>\n{room}\n")
+            parts.append(f'<pre class="code"><code>{by_line(stub)}</code></pre>\n{ROOM}')
             length += len(stub) + OF_STUB
     size = min(LARGEST, max(SMALLEST, 10 * (FITS / max(1, length)) ** 0.5))
     whose = (

@@ -5,10 +5,11 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
+from enum import Enum
 from importlib import resources
 
 from gpt2np.html_tables import markup
-from gpt2np.lessons.code_colours import highlighted
+from gpt2np.lessons.code_colours import by_line
 from gpt2np.lessons.exercise_functions import ExerciseFunction
 from gpt2np.lessons.prose import Heading, Prose
 from gpt2np.lessons.running import Output, RunCell
@@ -19,9 +20,17 @@ from gpt2np.viewer.page import static as viewer_static
 PICTURES = ("drawing", "small_pictures")  # modules of the viewer that draw bars and maps
 SECTION = re.compile(r"^## .*$", re.MULTILINE)
 BREAK_IT = "## Break it"  # the part in which the reader guesses before the answer is shown
+CLAIM = re.compile(r"^ *assert ", re.MULTILINE)  # what is asserted tells the answer, too
 NARROW = 42  # characters of code that a phone shows; longer lines can be scrolled to, with the keyboard too
 SCRIPT = re.compile(r"<script(?![^>]*octet-stream)[^>]*>(.*?)</script>", re.DOTALL)
 FRAME = re.compile(r'srcdoc="([^"]*)"')
+IN_FRAME = "The page of the run, in a frame: it scrolls by itself, and everything in it can be chosen."
+
+
+class Guess(Enum):
+    """Whether the reader is to guess before anything is shown, and whether the text has answered that yet."""
+
+    NONE, ASKED, ANSWERED = range(3)
 
 
 def lesson_page(lesson: Lesson, cells: Sequence[RunCell], file_name: str | None = None) -> Page:
@@ -31,9 +40,9 @@ def lesson_page(lesson: Lesson, cells: Sequence[RunCell], file_name: str | None 
         InputError: markdown-it-py is not installed.
     """
     prose, name = Prose(), file_name or lesson.file_name
-    parts, guessing = list[str](), False  # whether what is shown answers a question that is to be guessed
+    parts, guess = list[str](), Guess.NONE
     for cell in cells:
-        part, guessing = _part(cell, lesson, name, prose, guessing)
+        part, guess = _part(cell, lesson, name, prose, guess)
         parts.append(part)
     body = (
         '<a class="skip" href="#lesson">Skip to the lesson</a>\n'
@@ -59,45 +68,61 @@ def document(lesson: Lesson, body: str, kind: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], _static("lesson.html"))
 
 
-def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose, guessing: bool) -> tuple[str, bool]:
-    """One cell, and whether what follows it is closed until the reader has guessed."""
+def _part(run: RunCell, lesson: Lesson, file_name: str, prose: Prose, guess: Guess) -> tuple[str, Guess]:
+    """One cell, and what is to be guessed after it."""
     if run.cell.kind == "code":
-        shown = "".join(map(_shown, run.outputs))
-        return _code(run, lesson, file_name, _closed("Show what happens", shown, guessing)), guessing
-    first = SECTION.split(run.cell.source)[0] if guessing else ""
-    before, after = first, run.cell.source[len(first) :]
-    text = prose.html(before) if before.strip() else ""
-    text = f"{_closed('Show what it means', text, guessing)}{prose.html(after)}"
-    heads = SECTION.findall(run.cell.source)
-    return f'<div class="prose">\n{text}</div>\n', heads[-1] == BREAK_IT if heads else guessing
+        code = _code(run, lesson, file_name, guess is Guess.ASKED)
+        return _closed("Show what was tried next", code) if guess is Guess.ANSWERED else code, guess
+    answer, rest, guess = answer_in(run.cell.source, guess)
+    text = _closed("Show what it means", prose.html(answer)) if answer else ""
+    return f'<div class="prose">\n{text}{prose.html(rest)}</div>\n', guess
 
 
-def _closed(what: str, shown: str, is_closed: bool) -> str:
-    """Something that is shown when the reader asks for it; nothing stays nothing."""
-    if not (shown and is_closed):
-        return shown
+def answer_in(text: str, guess: Guess) -> tuple[str, str, Guess]:
+    """What of a text answers what is to be guessed, the rest, and what is to be guessed after it."""
+    answer = "" if guess is Guess.NONE else SECTION.split(text)[0]
+    if heads := SECTION.findall(text):
+        guess = Guess.ASKED if heads[-1] == BREAK_IT else Guess.NONE
+    elif answer:
+        guess = Guess.ANSWERED
+    return answer.strip(), text[len(answer) :], guess
+
+
+def _closed(what: str, shown: str) -> str:
+    """Something that is shown when the reader asks for it."""
     return f'<details class="pause"><summary>{what}</summary>\n{shown}</details>\n'
 
 
-def _code(run: RunCell, lesson: Lesson, file_name: str, shown: str) -> str:
-    """A cell of code, and what it shows."""
+def _code(run: RunCell, lesson: Lesson, file_name: str, guessing: bool) -> str:
+    """A cell of code, and what it shows; closed from the first claim on, as long as the reader guesses."""
     cell = run.cell
     asked = [each for each in lesson.exercises if re.search(rf"^def {each.function}\(", cell.source, re.M)]
     checked = [
         each for each in lesson.exercises if f'"{each.name}"' in cell.source and "check(" in cell.source
     ]
     label = f"your turn: <strong>{markup(asked[0].function)}</strong>" if asked else "code"
-    source, line = cell.source.strip("\n"), cell.first_line
+    source, line, shown = cell.source.strip("\n"), cell.first_line, "".join(map(_shown, run.outputs))
+    if guessing:
+        claim = CLAIM.search(source)
+        source, claims = (
+            (source[: claim.start()].rstrip(), source[claim.start() :]) if claim else (source, "")
+        )
+        shown = _closed("Show what happens", (_pre(claims) if claims else "") + shown)
     return (
         f'<div class="cell{" exercise" if asked else ""}" role="group" aria-label="Code, line {line}">\n'
         f"<header><span>{label}</span><span>line {line}</span></header>\n"
-        f'<pre class="code"{_reachable(source, "code")}><code>{highlighted(source)}</code></pre>\n'
-        f"{shown}{_how_to_check(checked, file_name)}</div>\n"
+        f"{_pre(source)}{shown}{_how_to_check(checked, file_name)}</div>\n"
     )
+
+
+def _pre(source: str) -> str:
+    return f'<pre class="code"{_reachable(source, "code")}><code>{by_line(source)}</code></pre>\n'
 
 
 def _shown(output: Output) -> str:
     """A part of what a cell shows."""
+    if output.kind == "html" and "<iframe" in output.content:
+        return f'<div class="output html"><p class="note">{IN_FRAME}</p>{output.content}</div>\n'
     if output.kind == "html":
         return f'<div class="output html"{_reachable("", "result")}>{output.content}</div>\n'
     text = output.content.rstrip("\n")

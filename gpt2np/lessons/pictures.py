@@ -39,7 +39,7 @@ class Picture:
         """The table, with the numbers for those who draw it anew."""
         data = markup(strict_json(self.data, None))
         title, note = str(self.data["title"]), str(self.data["note"])
-        said = f"<figcaption>{caption(title, note)}</figcaption>" if title else ""
+        said = f"<figcaption>{caption(title, note)}</figcaption>" if title or note else ""
         return f'<figure class="picture" data-picture="{data}">{said}{self.html}</figure>'
 
 
@@ -98,20 +98,20 @@ def heatmap(
     columns: Sequence[str],
     title: str = "",
     *,
-    corner: str = "",
+    axes: tuple[str, str] | None = None,
     percent: bool = False,
     numbered: bool = False,
 ) -> Picture:
     """Return numbers [row, column] as a map; with `percent`, shares of 1.
 
-    What is not finite stays empty, and is hatched where there are colours. `numbered` puts the number of each
-    row and column before its label.
+    `axes` says what a row is, and what a column. What is not finite stays empty, and is hatched where there
+    are colours. `numbered` puts the number of each row and column before its label.
 
     Raises:
         InputError: there is not one label for each row and column.
 
     Example:
-        >>> show(heatmap(trace["h.1.attn.pattern"][0], trace.tokens, trace.tokens, percent=True))
+        >>> show(heatmap(trace["h.1.attn.pattern"][0], trace.tokens, trace.tokens, axes=("query", "key")))
     """
     numbers = _checked(values, 2)
     if numbers.shape != (len(rows), len(columns)):
@@ -121,10 +121,11 @@ def heatmap(
     down, across, most = _named(rows, numbered), _named(columns, numbered), largest(numbers)
     told = _told(numbers.ravel(), percent)
     texts = [told[i * len(across) : (i + 1) * len(across)] for i in range(len(down))]
-    note = "in percent" if percent else ""
+    of_axes = f"rows: {axes[0]}, columns: {axes[1]}" if axes else ""
+    note = "; ".join(filter(None, ["in percent" if percent and (title or axes) else "", of_axes]))
     data = {
         **{"kind": "heatmap", "title": title, "rows": list(rows), "columns": list(columns)},
-        **{"values": numbers.tolist(), "texts": texts, "corner": corner, "note": note},
+        **{"values": numbers.tolist(), "texts": texts, "note": note},
     }
     head = "".join(f"<th scope='col'>{escaped(name)}</th>" for name in across)
     html = "".join(
@@ -133,9 +134,9 @@ def heatmap(
         + "</tr>"
         for name, line, told_of in zip(down, numbers, texts, strict=True)
     )
-    made = f"{_TABLE}<tr><th>{escaped(corner, 30)}</th>{head}</tr>{html}</table>"
-    said = f"{title}{f' ({note})' if note else ''}\n" if title else ""
-    return Picture(said + _grid(down, across, texts, corner), made, data)
+    made = f"{_TABLE}<tr><th></th>{head}</tr>{html}</table>"
+    said = " ".join(filter(None, [title, f"({note})" if note else ""]))
+    return Picture(f"{said}\n" * bool(said) + _grid(down, across, texts), made, data)
 
 
 def _named(labels: Sequence[str], numbered: bool) -> list[str]:
@@ -165,10 +166,10 @@ def _bar_row(names: list[str], share: float, zero: float, text: str) -> str:
     )
 
 
-def _grid(down: list[str], across: list[str], texts: list[list[str]], corner: str) -> str:
+def _grid(down: list[str], across: list[str], texts: list[list[str]]) -> str:
     """Rows and columns for a terminal; numbers stand over the columns where the names would be too wide."""
     for names in (across, [str(i) for i in range(len(across))]):
-        rows = [[corner, *names], *([name, *told] for name, told in zip(down, texts, strict=True))]
+        rows = [["", *names], *([name, *told] for name, told in zip(down, texts, strict=True))]
         text = table(rows, "<" + ">" * len(across), indent=1)
         if max(map(cell_width, text.splitlines())) <= screen_width() or len(across) > MOST_COLUMNS:
             break
@@ -191,7 +192,8 @@ def _told(values: Array, percent: bool) -> list[str]:
     if percent or not 0.1 <= most < 1e5:
         told = [f"{100 * value:.0f}" if percent else number(value) for value in values]
     else:
-        places = 0 if most >= 1000 else 1 if most >= 1 else 2
+        whole = not np.any(np.nan_to_num(values, posinf=0.0, neginf=0.0) % 1)
+        places = 0 if most >= 1000 or whole else 1 if most >= 1 else 2
         told = [f"{value:.{places}f}" for value in values]
     return [text if np.isfinite(value) else "" for text, value in zip(told, values, strict=True)]
 

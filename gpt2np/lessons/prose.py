@@ -42,6 +42,8 @@ class Prose:
         for token, inline in pairwise(tokens):
             if token.type == "heading_open":
                 token.attrSet("id", self._heading(int(token.tag[1:]), inline))
+            for child in inline.children or []:
+                _keep_together(child)
         rendered: str = self._markdown.renderer.render(tokens, self._markdown.options, {})
         return rendered
 
@@ -53,6 +55,14 @@ class Prose:
             anchor = f"{anchor}-{len(self.headings)}"
         self.headings.append(Heading(level, anchor, text))
         return anchor
+
+
+def _keep_together(token: Any) -> None:
+    """No line ends between a number and its %, or within the code of a token that begins with a space."""
+    if token.type == "text":
+        token.content = re.sub(r"(?<=\d) %", "\u00a0%", token.content)
+    elif token.type == "code_inline" and token.content != token.content.strip():
+        token.attrSet("class", "token")
 
 
 def can_render() -> bool:

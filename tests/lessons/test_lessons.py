@@ -119,10 +119,15 @@ def test_every_number_in_the_prose_stands_in_an_output(path):
 
 @each
 def test_every_measured_number_in_the_prose_has_an_assert(path):
-    """Decimals and percentages; 1.0 and the like may be the name of a head."""
-    text = prose(path)
-    claims = re.findall(r"(?<![\d.])(\d+\.\d+|\d+(?= %))(?!\.\d)", text)
-    claims = [float(claim) for claim in claims if not re.fullmatch(r"[0-3]\.[0-3]", claim)]
+    """Decimals, percentages and whole numbers above 12; 1.0 and the like may be the name of a head."""
+    text = re.sub(r"`[^`]*`|neuron \d+|\d+ bits|minutes: \d+", "", prose(path))
+    claims = re.findall(r"(?<![\w.,])(\d+(?:,\d{3})*(?:\.\d+)?)(?!\w)( %)?", text)
+    claims = [
+        float(claim.replace(",", ""))
+        for claim, percent in claims
+        if not re.fullmatch(r"[0-3]\.[0-3]", claim) and (percent or "." in claim or len(claim) > 1)
+    ]
+    claims = [claim for claim in claims if not (claim.is_integer() and 9 < claim < 13)]
     asserted = {
         abs(constant.value)
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
@@ -133,6 +138,15 @@ def test_every_measured_number_in_the_prose_has_an_assert(path):
     near = {round(value, 6) for value in asserted} | {round(100 * value, 6) for value in asserted}
     lacking = [claim for claim in claims if round(claim, 6) not in near]
     assert not lacking, lacking
+
+
+@each
+def test_every_map_says_what_its_rows_and_columns_are(path):
+    source = path.read_text("utf-8")
+    printed = (OUTPUTS / f"{number_of(path)}.txt").read_text("utf-8")
+    drawn = len(re.findall(r"lessons\.heatmap\(", source))
+    assert len(re.findall(r"lessons\.heatmap\([^\n]*(?:axes=|\*\*how)", source)) == drawn
+    assert printed.count("rows: ") >= drawn
 
 
 def test_every_exercise_is_in_one_lesson():

@@ -14,7 +14,7 @@ from support import needs
 from support.command_line import run
 from support.viewer_browser import browser
 
-from gpt2np.lessons.code_colours import highlighted
+from gpt2np.lessons.code_colours import by_line, highlighted
 from gpt2np.lessons.handout import SHEETS, handout
 from gpt2np.lessons.page import lesson_page
 from gpt2np.lessons.percent_file import Cell, cells_of
@@ -144,7 +144,22 @@ def test_the_cells_in_front_of_a_step(number, last, n):
     ],
 )
 def test_colours_change_no_character(source):
-    assert html.unescape(re.sub(r"</?span[^>]*>", "", highlighted(source))) == source
+    for made in (highlighted(source), by_line(source)):
+        assert html.unescape(re.sub(r"</?span[^>]*>", "", made)) == source
+    for line in by_line(source).split("\n"):
+        assert line.count("<span") == line.count("</span>")  # no mark goes on in the next line
+
+
+def test_a_line_knows_how_far_it_is_indented():
+    first, second, third = by_line("def f():\n\n    return 1").split("\n")
+    assert [first[:33], second] == ['<span class="line" style="--in:0">'[:33], ""]
+    assert third == '<span class="line" style="--in:4">    <span class="keyword">return</span> 1</span>'
+
+
+@rendered
+def test_a_number_keeps_its_percent_and_a_token_its_space():
+    made = Prose().html("94 % of ` lord` and `a b`")
+    assert made == '<p>94\u00a0% of <code class="token"> lord</code> and <code>a b</code></p>\n'
 
 
 # -- the page -----------------------------------------------------------------------------------------------
@@ -261,7 +276,24 @@ def test_who_guesses_sees_the_answer_when_they_ask_for_it(pages, name):
     assert "<summary>Show what happens</summary>" in answer
     open_parts = re.sub(r'<details class="pause">.*?</details>(?!\n</figure>)', "", answer, flags=re.S)
     assert 'class="output' not in open_parts
+    assert ">assert<" not in open_parts
+    assert open_parts.count('<pre class="code"') == 1  # what was tried next is an answer, too
     assert '<details class="pause">' not in after[len(answer) :]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_handout_asks_for_a_guess_and_does_not_answer(pages, name):
+    page, paper = ((pages / f"{name}{kind}.html").read_text("utf-8") for kind in ("", "-handout"))
+    answers = re.findall(r"<summary>Show what it means</summary>\n(<p>.*?</p>)", page, re.S)
+    assert answers
+    assert not [answer for answer in answers if answer in paper]
+    assert paper.count("your guess") == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frame_says_that_it_is_one(pages, name):
+    page = (pages / f"{name}.html").read_text("utf-8")
+    assert page.count("<iframe") == page.count('<p class="note">The page of the run, in a frame')
 
 
 @rendered
@@ -295,15 +327,15 @@ def test_learn_opens_the_page_of_the_file_here(tmp_path, monkeypatch, capsys):
 
 
 @rendered
-@pytest.mark.parametrize("more", [[], ["--handout"], ["--ipynb"]])
+@pytest.mark.parametrize("more", [[], ["--handout"], ["--ipynb"], ["--handout", "--ipynb"]])
 def test_a_page_with_a_name_is_written_and_not_opened(tmp_path, monkeypatch, capsys, more):
     monkeypatch.setattr("webbrowser.open", lambda _: pytest.fail("opened"))
     monkeypatch.chdir(tmp_path)
     Path("3_attention.py").write_text(SAMPLE.read_text("utf-8"), "utf-8")
     code, out, _ = run(capsys, "learn", "3", "--html", "new/page.html", *more)
     assert (code, out) == (0, "")
-    assert ("Name:" in Path("new/page.html").read_text("utf-8")) == (more == ["--handout"])
-    assert Path("3_attention.ipynb").exists() == (more == ["--ipynb"])
+    assert ("Name:" in Path("new/page.html").read_text("utf-8")) == ("--handout" in more)
+    assert Path("3_attention.ipynb").exists() == ("--ipynb" in more)
     assert run(capsys, "learn", "3", "--html", "new/page.html")[0] == 2
     assert run(capsys, "learn", "3", "--html", "new/page.html", "--force")[0] == 0
 
@@ -367,6 +399,9 @@ CONTRAST = """() => {
 UNREACHABLE = """() => [...document.querySelectorAll("main *")].filter((element) =>
   element.scrollWidth > element.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(element).overflowX) &&
   !element.closest("[tabindex='0']")).map((element) => element.outerHTML.slice(0, 200))"""
+# Maps that do not fit.
+WIDE = """() => [...document.querySelectorAll("figure[data-picture]")].filter((figure) =>
+  figure.parentElement.scrollWidth > figure.parentElement.clientWidth + 1).map((each) => each.innerText)"""
 CUT = """() => [...document.querySelectorAll("main pre")].filter((pre) =>
   pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.innerText)"""
 
@@ -380,6 +415,7 @@ def test_everybody_can_read_it(chromium, pages, name, width, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(CONTRAST) == []
         assert page.evaluate(UNREACHABLE) == []
+        assert page.evaluate(WIDE) == []
 
 
 @in_a_browser

@@ -28,8 +28,8 @@ def test_bars_in_a_terminal():
     ]
     signed = lessons.bars([-2.0, 1.0], ["a", "b"], numbered=True)
     assert str(signed).splitlines() == [
-        f"  0  a  {'-' * 16}{' ' * 8}  -2.0",
-        f"  1  b  {' ' * 16}{'#' * 8}   1.0",
+        f"  0  a  {'-' * 16}{' ' * 8}  -2",
+        f"  1  b  {' ' * 16}{'#' * 8}   1",
     ]
 
 
@@ -65,8 +65,20 @@ def test_rows_and_columns_may_have_numbers():
 def test_a_map_in_a_terminal():
     picture = lessons.heatmap([[1.0, np.nan], [0.126, 0.5]], ["a", " b"], ["x", "y"], "shares", percent=True)
     assert str(picture).splitlines() == ["shares (in percent)", "       x   y", " a   100", " ·b   13  50"]
-    scores = lessons.heatmap([[3.14159, -np.inf]], ["a"], ["x", "y"], corner="q")
-    assert str(scores).splitlines() == [" q    x  y", " a  3.1"]
+    scores = lessons.heatmap([[3.14159, -np.inf]], ["a"], ["x", "y"], axes=("query", "key"))
+    assert str(scores).splitlines() == ["(rows: query, columns: key)", "      x  y", " a  3.1"]
+    both = lessons.heatmap([[1.0]], ["a"], ["x"], "T", axes=("query", "key"), percent=True)
+    assert str(both).splitlines()[0] == "T (in percent; rows: query, columns: key)"
+    assert "rows: query, columns: key" in both._repr_html_()
+
+
+def test_whole_numbers_have_no_point():
+    assert str(lessons.heatmap([[1.0, np.nan, 20.0]], ["a"], ["x", "y", "z"])).splitlines()[1].split() == [
+        "a",
+        "1",
+        "20",
+    ]
+    assert "1.0" in str(lessons.heatmap([[1.0, 2.5]], ["a"], ["x", "y"]))
 
 
 def test_a_map_that_is_too_wide_has_numbers_for_names(monkeypatch):

@@ -120,7 +120,7 @@ def _open(args: argparse.Namespace) -> int:
         if not args.json:
             print(_first_step(lesson))
         tell(f"note: {WITHOUT}")
-    elif args.html or not args.ipynb:
+    elif args.html or args.handout or not args.ipynb:
         made["page"] = _make_page(args, lesson)
     if args.json:
         print(strict_json(made))
