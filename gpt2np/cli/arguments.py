@@ -69,6 +69,7 @@ def add_model(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
             "--dtype", choices=["float32", "float64"], default="float32", help="precision (default float32)"
         )
     group(parser, "output").add_argument("--json", action="store_true", help="print JSON, for programs")
+    _explain_force(parser)
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
@@ -145,12 +146,17 @@ def add_outputs(parser: argparse.ArgumentParser, *options: str, more: str = "") 
     What `options` do not name, such as a folder, the verb gives to `check_outputs` itself. `more` is what
     else `--force` does in this verb.
     """
-    group(parser, "output").add_argument(
-        "--force",
-        action="store_true",
-        help=f"overwrite existing files{more}; convert weights without memory left",
-    )
+    help = f"overwrite existing files{more}"
+    group(parser, "output").add_argument("--force", action="store_true", help=help)
+    _explain_force(parser)
     parser.set_defaults(outputs=options)
+
+
+def _explain_force(parser: argparse.ArgumentParser) -> None:
+    """Say what `--force` does where a model is loaded, once both options are there, in either order."""
+    options = parser._option_string_actions
+    if "--widen" in options and "--force" in options:
+        options["--force"].help = f"{options['--force'].help}; convert weights even if memory may not suffice"
 
 
 def check_outputs(args: argparse.Namespace, out: str | None = None, files: Sequence[str] = ()) -> None:

@@ -164,6 +164,20 @@ def test_how_they_are_held_is_said(folder, pair):
     assert {a.ndim for a in held.values() if a.dtype == np.float32} == {1}
 
 
+def test_info_and_plan_say_the_bytes(folder, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "AS_STORED_FROM", 1000)
+    model = gpt2np.load(folder)
+    n, kind = model.n_parameters, model.weights.narrow
+    facts = json.loads(run(capsys, "info", "--model", folder, "--json")[1])["weights"]
+    norms = sum(array.size for array in model.weights.held.values() if array.ndim == 1)
+    assert facts == {"held_as": kind, "held": 2 * n + 2 * norms, "float32": 4 * n, "float64": 8 * n}
+    text = run(capsys, "info", "--model", folder)[1]
+    assert f"{2 * n + 2 * norms:,} bytes, held as {kind}" in text
+    assert f"{4 * n:,} bytes as float32" in text
+    facts = json.loads(run(capsys, "plan", "9", "--model", folder, "--dtype", "float64", "--json")[1])
+    assert (facts["weights"], facts["weights_as_stored"]["dtype"]) == (8 * n, kind)
+
+
 def test_large_ones_stay_as_stored_unless_asked(folder, monkeypatch):
     assert not gpt2np.load(folder).weights.narrow
     monkeypatch.setattr(checkpoint, "AS_STORED_FROM", 1000)

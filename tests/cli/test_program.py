@@ -103,6 +103,18 @@ def test_plan_needs_no_checkpoint_for_a_released_size(capsys, monkeypatch, tmp_p
     assert plan["bytes"] == sum(plan["groups"].values()) == plan["linear"] + plan["quadratic"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_plan_says_both_sizes_of_weights_that_are_stored_in_bfloat16(capsys, monkeypatch, tmp_path, dtype):
+    monkeypatch.chdir(tmp_path)
+    asked = ("plan", "30", "--model", "google/gemma-2-2b-it", "--dtype", dtype)
+    size = 2_614_341_888 * {"float32": 4, "float64": 8}[dtype]
+    facts = json.loads(run(capsys, *asked, "--json")[1])
+    assert (facts["weights"], facts["dtype"]) == (size, dtype)
+    assert facts["weights_as_stored"] == {"dtype": "bfloat16", "bytes": 5_228_683_776}
+    told = f"and {size:,} bytes of weights as {dtype} (5,228,683,776 where they are stored in bfloat16)"
+    assert told in run(capsys, *asked)[1]
+
+
 def test_info_splits_the_parameters(capsys, tiny):
     _, out, _ = run(capsys, "info", "--json", "--hash")
     facts = json.loads(out)

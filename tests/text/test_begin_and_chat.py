@@ -214,6 +214,48 @@ def test_every_window_of_a_long_text_begins_with_it(model):
     assert score.log_probabilities[64:] == pytest.approx(alone.log_probabilities[4:], abs=1e-5)
 
 
+def test_a_text_beyond_the_context_keeps_its_beginning(model):
+    """on_overflow="slide": every window that is run begins with it, in the place of its first token."""
+    ids = model.token_ids("the cat sat on the mat. " * 12, limit=False)[:62]
+    done = model.generate(ids, max_new_tokens=8, on_overflow="slide", eos=None).finish()
+    text = list(ids)
+    for _ in range(8):
+        text.append(int(model(text if len(text) <= 64 else [BOS, *text[-63:]])[-1].argmax()))
+    assert done.token_ids == text
+
+
+def test_compare_and_patch_take_messages(model, capsys, tmp_path):
+    name, chat, other = (
+        model.checkpoint.folder,
+        model.chat_prompt("the cat sat"),
+        model.chat_prompt("the sat sat"),
+    )
+    model.trace(chat).save(tmp_path / "t.safetensors")
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps([{"role": "user", "content": "the cat sat"}]))
+    compare = ("compare", tmp_path / "t.safetensors", "--model", name, "--json", "--chat")
+    for prompt in ("the cat sat", said):
+        code, out, err = run(capsys, *compare, "--prompt", prompt)
+        assert (code, json.loads(out)["verdict"]) == (0, "within-noise"), err
+        words = (prompt, "the sat sat", "--answer", "10", "--wrong", "20", "--chat")
+        code, out, err = run(capsys, "patch", *words, "--model", name, "--json")
+        assert code == 0, err
+        for key, ids in (("clean", chat), ("corrupt", other)):
+            logits = model(ids, last=True)
+            found = json.loads(out)[key]
+            assert found["logit_difference"] == pytest.approx(logits[10] - logits[20], abs=1e-5)
+            assert found["tokens"] == model.tokens(ids)
+    for more, error in (
+        ((), "--chat takes a --prompt"),
+        (("--tokens", "5"), "--chat takes a --prompt"),
+        (("--prompt", "the cat sat", "--their-tokens", "2,5"), "leave out --chat"),
+        (("--prompt", "the cat sat", "--special"), "--special does not go with --chat"),
+    ):
+        code, _, err = run(capsys, *compare, *more)
+        assert code == 2
+        assert error in err
+
+
 def test_a_turns_end_ends_a_text(model):
     assert model.checkpoint.eos_ids == (1, 6)
 

@@ -103,7 +103,7 @@ _shtab_gpt2np_circuits_options=(
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   ":the prompt\; - reads it from stdin, less the end of its last line:"
 )
 
@@ -123,7 +123,7 @@ _shtab_gpt2np_compare_options=(
   "--their-tokens[token ids to compare\: a file, or 464,3139]:FILE:_files"
   "--mistakes[list the catalogue of known mistakes]"
   "--html[also write the report as a page]:FILE:_files"
-  "--force[overwrite existing files\; read a .npz far larger than the model\'s sites\; convert weights without memory left]"
+  "--force[overwrite existing files\; read a .npz far larger than the model\'s sites\; convert weights even if memory may not suffice]"
   "--special[read \<\|endoftext\|\> in a text as one token]"
   "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
@@ -182,7 +182,7 @@ _shtab_gpt2np_export_options=(
   "--widen[bfloat16 weights become float32 when loaded\: more memory, faster generation]"
   "--json[print JSON, for programs]"
   {-o,--out}"[the file, or the folder]:OUT:_files"
-  "--force[overwrite existing files\; read a FILE that takes more than 1 GB of memory\; convert weights without memory left]"
+  "--force[overwrite existing files\; read a FILE that takes more than 1 GB of memory\; convert weights even if memory may not suffice]"
   ":a text to run\; or a saved trace, or an npz or safetensors written here:_files"
 )
 
@@ -194,7 +194,7 @@ _shtab_gpt2np_fixture_options=(
   {--out,-o}"[the folder\; made if need be]:DIR:_files -/"
   "--seed[another one for each N (default 0)]:N:"
   "--json[print what was written as JSON, for programs]"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -233,7 +233,7 @@ _shtab_gpt2np_generate_options=(
   "*--keep[sites for --out\: \'attn.\*\', hidden_states]:PATTERN:_gpt2np_sites"
   "--out[save the trace of prompt and response]:FILE:_files"
   "--ledger[write why each token was chosen, as JSON lines]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   "--show-choices[also print why each token was chosen\: candidates, what each filter removed, the draw]"
   "*--zero-head[run without this head\: what it gives is zero\; may be repeated]:L.H:"
   ":the prompt\; - reads it from stdin, less the end of its last line:"
@@ -257,7 +257,7 @@ _shtab_gpt2np_heads_options=(
   "--json[print JSON, for programs]"
   "*--zero-head[run without this head\: what it gives is zero\; may be repeated]:L.H:"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   "--token[a token\'s text or id (default\: the likeliest one)]:T:"
   "--against[another token\: explain the difference of their logits]:T2:"
   "--pos[position (default -1, the last)]:N:"
@@ -327,7 +327,7 @@ _shtab_gpt2np_kv_extract_options=(
   "--trace[a saved trace, such as one of generate --out, instead of a text\: nothing is run again]:FILE:_files"
   "--out[.json or .safetensors (default data\/kv_cache_output.json)]:FILE:_files"
   "--top[how many candidates (default 5)]:K:"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   ":the prompt\; - reads it from stdin, less the end of its last line:"
 )
 
@@ -343,7 +343,7 @@ _shtab_gpt2np_kv_query_options=(
   "*--search-norm[coordinates whose key or value (PART) has a norm of MIN to MAX]:('MIN', 'MAX', 'PART'):"
   "--export-csv[write coordinates and norms of what was found, or of everything if nothing was asked\; a token that a spreadsheet would run, as \=1, has an apostrophe before it]:FILE:_files"
   "--json[print JSON, for programs]"
-  "--force[overwrite existing files\; read a FILE that takes more than 1 GB of memory\; convert weights without memory left]"
+  "--force[overwrite existing files\; read a FILE that takes more than 1 GB of memory]"
   ":.json or .safetensors, or what export wrote as npz:_files"
 )
 
@@ -359,7 +359,7 @@ _shtab_gpt2np_learn_options=(
   "--html[write the page, and open no browser]:FILE:_files"
   "--handout[the page for paper\: two sheets]"
   "--json[print JSON, for programs]"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files]"
   ":its number or name, or check, or solution:_gpt2np_lessons"
   ":what to check\; or the lesson of the solution:_files"
   ":one function only (default\: all):"
@@ -383,7 +383,7 @@ _shtab_gpt2np_lens_options=(
   "--json[print JSON, for programs]"
   "*--zero-head[run without this head\: what it gives is zero\; may be repeated]:L.H:"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   "--token[the token to follow\: text or id (default\: the prediction)]:T:"
   "--pos[position, or all (default -1, the last\; in a picture all)]:N:"
   "--top[how many tokens (default 1\; --heads 3)]:K:"
@@ -416,7 +416,7 @@ _shtab_gpt2np_patch_options=(
   "--dtype[precision (default float32)]:dtype:(float32 float64)"
   "--json[print JSON, for programs]"
   "--png[also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   ":a text after which the model answers right:"
   ":a prompt of the same length, after which it does not:"
 )
@@ -492,7 +492,7 @@ _shtab_gpt2np_stats_options=(
   "--threshold[attention above it saturates (default 0.9)]:X:"
   "--png[draw the --draw table of the step\: layers down, heads across]:FILE:_files"
   "--draw[(default entropy)]:draw:(entropy distance first_token saturation)"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -546,7 +546,7 @@ _shtab_gpt2np_trace_options=(
   "--pos[with --show\: of this position (query) only\; with --against\: at this one\; -1 is the last]:N:"
   "*--zero-head[run without this head\: what it gives is zero\; may be repeated]:L.H:"
   "--png[with --show\: also draw a picture\: .png, .svg or .pdf (needs matplotlib)]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   ":the prompt\; - reads it from stdin, less the end of its last line:"
 )
 
@@ -592,7 +592,7 @@ _shtab_gpt2np_view_options=(
   "--on-overflow[beyond the context\: refuse, or slide (recomputes every time)]:on_overflow:(refuse slide)"
   "--out[the page (default\: a temporary file)]:FILE:_files"
   "--ledger[with --generation\: why each token was chosen, as \`generate --ledger\` wrote it]:FILE:_files"
-  "--force[overwrite existing files\; convert weights without memory left]"
+  "--force[overwrite existing files\; convert weights even if memory may not suffice]"
   ":the prompt\; - reads it from stdin, less the end of its last line:"
 )
 
