@@ -107,8 +107,9 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
 
     The scale of the final norm is held at what it was in the run; subtracting the mean and multiplying by
     ln_f's weight are linear, and its bias, where it has one, is the component `ln_f.bias`. The contributions
-    add up to the logit at `pos` (`logits_raw` where a soft cap bends it), or for a pair (token, other) to the first logit minus the second. A token is
-    its whole text or its id. This is the "direct logit attribution" of Elhage et al. 2021.
+    add up to the logit at `pos` (before its soft cap, where there is one: `logits_raw`), or for a pair
+    (token, other) to the first logit minus the second. A token is its whole text or its id. This is the
+    "direct logit attribution" of Elhage et al. 2021.
 
     Raises:
         InputError: no such token or position, or a model whose logits are not linear in ln_f.

@@ -18,6 +18,7 @@ from gpt2np.text.token_search import bytes_of_tokens, find_text
 from gpt2np.tracing.trace import Trace
 
 PARTS = ("key", "value")
+ROTATED = "rotated"  # what a file says of keys that are turned by their positions
 COLUMNS = ["layer", "head", "token_idx", "token_id", "token", "key_norm", "value_norm"]
 
 

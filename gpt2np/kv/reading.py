@@ -16,7 +16,7 @@ from gpt2np.errors import InputError, TraceError, short
 from gpt2np.export.decimal_text import rows_as_text
 from gpt2np.export.dialects.reading import read_dialect
 from gpt2np.files import MAX_BYTES, check_regular, check_unicode, decoded, kind_of, read_bytes
-from gpt2np.kv.queries import KV
+from gpt2np.kv.queries import KV, ROTATED
 from gpt2np.ops import Array
 from gpt2np.tracing.metadata_fields import PREDICTION
 from gpt2np.tracing.plan import human_bytes
@@ -309,6 +309,7 @@ def _checked(content: Any) -> KV:
         digest=digest,
         n_query_head=None if sizes.keys is None else sizes.n_query_head,
         keys=sizes.keys,
+        sites=("attn.k_rot" if sizes.keys == ROTATED else "attn.k", "attn.v"),
         schema=schema,
     )
 

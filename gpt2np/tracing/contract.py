@@ -6,10 +6,10 @@ two: no module outside `architectures/` knows a model. To add one is to write a 
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from gpt2np.errors import ConfigError, short
 from gpt2np.ops import Array
@@ -17,6 +17,7 @@ from gpt2np.ops import Array
 if TYPE_CHECKING:
     from gpt2np.tracing.derived import Derived
     from gpt2np.tracing.sites import SiteTable
+    from gpt2np.tracing.trace import Trace
 
 
 class ModelConfig(Protocol):
@@ -147,6 +148,18 @@ class CheckpointNaming:
     training: "TrainingNaming | None" = None
 
 
+class Identity(NamedTuple):
+    """Something that must hold inside a trace: two arrays that are equal, computed when asked for.
+
+    `names` are the sites that must have been kept.
+    """
+
+    statement: str
+    names: tuple[str, ...]
+    needs_weights: bool
+    compute: Callable[[], tuple[Array, Array]]
+
+
 @dataclass(frozen=True)
 class Turns:
     """How a model was trained to be spoken with: what stands around each message of a conversation.
@@ -190,6 +203,8 @@ class Architecture:
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
     begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it
     turns: Turns | None = None  # None: it has none, so nobody can chat with it
+    # more that must hold of a site: statement, the stored sites it is about, and what must be equal
+    holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
     keys: str | None = "as computed"  # what KV files say of keys; None: nothing, nor of key heads, as GPT-2's
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 from gpt2np.errors import VerificationError
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array, add, unseen
+from gpt2np.tracing.contract import Identity
 from gpt2np.tracing.derived import bases, block_input
 from gpt2np.tracing.replay import MISSING, Missing, ReplayStep
 from gpt2np.tracing.trace import Trace
@@ -259,11 +260,7 @@ class _Checks:
         self.found.checked[statement] = worst
 
 
-# statement, sites that must be there, whether it needs weights, how to compute (found, expected)
-_Statement = tuple[str, tuple[str, ...], bool, Callable[[], tuple[Array, Array]]]
-
-
-def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterator[_Statement]:
+def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterator[Identity]:
     """What holds of a site by its meaning, whatever the line that computes it."""
     site, n = trace.config.architecture.sites[kind], len(trace.token_ids)
     h = "" if layer is None else f"h.{layer}."
@@ -280,9 +277,10 @@ def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterat
         return heads if bias is None else heads + bias(trace.parameters(), layer), trace[name]
 
     if site.unseen is not None:
-        yield f"{name} is {site.unseen:g} where a key is not seen", (name,), False, unseen_keys
+        statement = f"{name} is {site.unseen:g} where a key is not seen"
+        yield Identity(statement, (name,), False, unseen_keys)
     if kind == "attn.pattern":
-        yield (
+        yield Identity(
             f"{name} rows sum to 1",
             (name,),
             False,
@@ -290,16 +288,19 @@ def _statements(trace: Trace, name: str, kind: str, layer: int | None) -> Iterat
         )
     if kind == "attn.out" and "attn.heads" in trace.config.architecture.sites:
         plus = "" if trace.config.architecture.attention_bias is None else " + bias"
-        yield f"{name} = sum of {h}attn.heads{plus}", (name, f"{h}attn.heads"), True, sum_of_heads
+        statement = f"{name} = sum of {h}attn.heads{plus}"
+        yield Identity(statement, (name, f"{h}attn.heads"), True, sum_of_heads)
     sums = {
         "resid_mid": (block_input(layer, 0), f"{h}attn.out"),
         "resid_post": (f"{h}resid_mid", f"{h}mlp.out"),
     }
     if kind in sums:
         stream, added = sums[kind]
-        yield (
+        yield Identity(
             f"{name} is {stream} and {added}",
             (name, stream, added),
             False,
             lambda: (trace[name], trace[stream].astype(trace.plan.dtype) + trace[added]),
         )
+    if trace.config.architecture.holds is not None:
+        yield from trace.config.architecture.holds(trace, name, kind, layer)

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # without a checkout installed
     sys.path.insert(0, str(TESTS.parent))
 
 
-from gpt2np.architectures import gpt_neo
+from gpt2np.architectures import gemma2, gpt_neo
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.cli.report import markdown_table
 from gpt2np.tracing.contract import released, released_names
@@ -39,7 +39,8 @@ MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep
     capture.manifest kv.extraction kv.reading kv.queries kv.resume kv.datasets
     checkpoints.config_file checkpoints.checkpoint architectures.gpt2.config architectures.gpt2.forward
     architectures.gpt_neo.config architectures.gpt_neo.forward
-    ops.products ops.norms ops.activations ops.attention ops.embedding errors""".split()
+    architectures.gemma2.config architectures.gemma2.forward
+    ops.products ops.norms ops.activations ops.rotation ops.caps ops.attention ops.embedding errors""".split()
 
 
 def site_table() -> str:
@@ -53,6 +54,11 @@ def gpt_neo_table() -> str:
         site for site in gpt_neo.SITES if site.name not in SITES or _means(site) != _means(SITES[site.name])
     ]
     return markdown_table(SiteTable(others))
+
+
+def gemma2_table() -> str:
+    """Every site of Gemma-2."""
+    return markdown_table(gemma2.SITES)
 
 
 def _means(site: Site) -> tuple[object, ...]:
@@ -167,6 +173,7 @@ def _items(body: str) -> str:
 REGIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("sites", "sites"): site_table,
     ("sites", "gpt_neo"): gpt_neo_table,
+    ("sites", "gemma2"): gemma2_table,
     ("models", "sizes"): size_table,
     ("api", "reference"): api_reference,
 }

@@ -161,7 +161,7 @@ class Config:
 
     def attention_scale(self, layer: int) -> float:
         """Return what the dot products of queries and keys are multiplied by in every layer."""
-        return float(self.query_pre_attn_scalar) ** -0.5
+        return 1.0 / math.sqrt(self.query_pre_attn_scalar)
 
     @property
     def embedding_scale(self) -> float:

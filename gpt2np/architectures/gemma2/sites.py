@@ -1,12 +1,21 @@
 """The sites of Gemma-2, in the order of execution, and how the derived ones are computed."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 
-from gpt2np.ops import Array, capped_scores, unembedding
+from gpt2np.architectures.gemma2.config import Config
+from gpt2np.errors import TraceError
+from gpt2np.ops import Array, capped, capped_scores, unembedding
 from gpt2np.ops.norms import factor, held
 from gpt2np.tracing import derived, site_rows
+from gpt2np.tracing.contract import Identity
 from gpt2np.tracing.derived import Derived, Recorded, at, head_outputs
 from gpt2np.tracing.sites import Site, SiteTable, names_of
+
+if TYPE_CHECKING:
+    from gpt2np.tracing.trace import Trace
 
 _L = "model.layers.{i}"
 _TL = "blocks.{i}"
@@ -125,6 +134,10 @@ SITES = SiteTable(
 
 
 def _scores_raw(trace: Recorded, layer: int) -> Array:
+    if len(trace.positions) < len(trace.token_ids):
+        raise TraceError(
+            f"h.{layer}.attn.scores_raw needs the keys of every position, and some were not kept"
+        )
     q, k = trace[f"h.{layer}.attn.q_rot"], trace[f"h.{layer}.attn.k_rot"]
     config = trace.config
     out = np.empty((q.shape[1], len(q), len(k)), q.dtype)
@@ -157,3 +170,34 @@ DERIVED: dict[str, Derived] = {
     "logits_raw": Derived((at("ln_f"),), _logits_raw, needs_weights=True),
     **derived.OF_LOGITS,
 }
+
+
+# -- what holds beside the lines of the forward pass -----------------------------------------------------
+
+
+def holds(trace: "Trace", name: str, kind: str, layer: int | None) -> Iterator[Identity]:
+    """Turning changes no length; nothing passes its cap; and the logits are the capped `logits_raw`."""
+    config = cast(Config, trace.config)
+    caps = {"attn.scores": config.attn_logit_softcapping, "logits": config.final_logit_softcapping}
+
+    def lengths(before: str) -> tuple[Array, Array]:
+        return np.linalg.norm(trace[name], axis=-1), np.linalg.norm(trace[before], axis=-1)
+
+    def bounded(cap: float) -> tuple[Array, Array]:
+        seen = trace[name][np.isfinite(trace[name])]
+        return seen, np.clip(seen, -cap, cap)
+
+    def capped_logits() -> tuple[Array, Array]:
+        raw = trace["logits_raw"]
+        expected = np.empty_like(raw)
+        capped(raw, caps["logits"], out=expected)
+        return trace[name], expected
+
+    if kind in ("attn.q_rot", "attn.k_rot"):
+        before = name.removesuffix("_rot")
+        yield Identity(f"|{name}| = |{before}|, head by head", (name, before), False, lambda: lengths(before))
+    cap = caps.get(kind)
+    if cap is not None:
+        yield Identity(f"|{name}| is at most {cap:g}", (name,), False, lambda: bounded(cap))
+    if kind == "logits":
+        yield Identity(f"{name} = capped(logits_raw)", (name, "logits_raw"), True, capped_logits)

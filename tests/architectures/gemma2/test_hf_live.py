@@ -9,6 +9,8 @@ needs.module("torch", "transformers")
 
 import torch
 from support import hf_gemma2
+from support.true_double import true_double
+from transformers.models.gemma2 import modeling_gemma2
 
 import gpt2np
 from gpt2np.architectures.gemma2.sites import SITES
@@ -102,3 +104,20 @@ def test_hf_s_own_double_is_not_float64():
     ids = list(range(20))
     shipped = hf_gemma2.capture(theirs.double(), ids)["logits"]
     assert relative_error(shipped, hf_gemma2.double(theirs, ids)["logits"]) > 1e-9
+
+
+@pytest.mark.slow
+def test_a_long_text_in_float32_is_nearer_than_hf_s(tmp_path):
+    """Angles of thousands of turns: HF's tables are float32 from the start, ours are rounded once."""
+    config = sizes(32, 4, 2, 16, 300, vocab_size=61, max_position_embeddings=2600, **caps(50.0, 30.0))
+    theirs = hf_gemma2.random_model(0, "SF", **config)
+    theirs.save_pretrained(tmp_path)
+    ids = np.random.default_rng(0).integers(0, 61, 2500).tolist()
+    ours = gpt2np.load(tmp_path)(ids)[-100:]
+    with torch.no_grad():
+        single = theirs(torch.tensor([ids])).logits[0, -100:].numpy()
+        theirs = hf_gemma2.doubled(theirs)
+        with true_double(modeling_gemma2):
+            truth = theirs(torch.tensor([ids])).logits[0, -100:].numpy()
+    errors = [relative_error(found, truth) for found in (ours, single)]
+    assert errors[0] < 2e-6 < errors[1], errors
