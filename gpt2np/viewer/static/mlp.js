@@ -65,7 +65,7 @@ export function mlpPanel(run, focus) {
     const opened = gated ? run.at("neuron:act", layer, row) : post; // what the curve makes of `pre`
     const howMuch = (i) =>
       gated
-        ? `${digits(opened[i])} × ${digits(post[i] / opened[i])} = ${digits(post[i])}`
+        ? `${digits(opened[i], 2)} × ${digits(post[i] / opened[i], 2)}`
         : `${digits(pre[i])} → ${digits(post[i])}`;
     told.replaceChildren(
       "At ",
