@@ -46,8 +46,9 @@ ORDER = {
         token_recovery other_prompts search_limit consequences candidates diagnosis judgement comparison
         step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
-        activations layers recorded dropout""",
-    "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo lens_and_contributions
+        activations layers rms_norms rotation groups_and_caps recorded dropout""",
+    "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo
+        parts_of_gemma2 lens_and_contributions
         page_facts page_data page comparison_page""",
     "cli": "terminal texts parser arguments report verbs program",
     "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites

@@ -222,7 +222,9 @@ class Data:
             inside = np.clip(np.nan_to_num(pre), edges[0], edges[-1])
             bins.append([np.histogram(row, edges)[0] for row in inside])
         self.add({"neuron:id": np.stack(ids), "neuron:pre": np.stack(pres), "neuron:post": np.stack(posts)})
-        self.add({"neuron:bins": np.array(bins, np.uint16)} | ({"neuron:act": np.stack(acts)} if acts else {}))
+        self.add(
+            {"neuron:bins": np.array(bins, np.uint16)} | ({"neuron:act": np.stack(acts)} if acts else {})
+        )
         self.add({"sparsity": neurons.sparsity(trace).array})
 
     def _neurons(self) -> None:

@@ -42,7 +42,7 @@ _OPERATIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "logits": (unembedding,),
 }
 # What computes scores in any model: `products` and what follows here do as they do.
-SCORES = (scaled_scores, dot_scores, capped_scores)
+SCORES: tuple[Callable[..., None], ...] = (scaled_scores, dot_scores, capped_scores)
 EVERY_SITE = ("every site",)  # the steps of a mistake that is recognised wherever it is
 
 
@@ -119,15 +119,14 @@ class Mistake:
         if self.steps == EVERY_SITE:
             return self.steps
         sites = config.architecture.sites
+        usual: Mapping[str, tuple[Callable[..., None] | None, ...]] = _OPERATIONS
         there = tuple(
             s
             for s in self.steps
-            if s in sites and operations.get(s) in (self.operations or _OPERATIONS.get(s, (None,)))
+            if s in sites and operations.get(s) in (self.operations or usual.get(s, (None,)))
         )
         of_another = self.of_gpt2 and not isinstance(config, Config)
-        if not self.operations and (
-            self.of_scores or {"attn.scores", "attn.z"}.intersection(self.steps)
-        ):
+        if not self.operations and (self.of_scores or {"attn.scores", "attn.z"}.intersection(self.steps)):
             of_another |= config.n_kv_head != config.n_head
         return () if of_another or (self.together and there != self.steps) else there
 

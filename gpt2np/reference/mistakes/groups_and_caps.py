@@ -60,7 +60,9 @@ class ScoresCap(Mistake):
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         q, k, scale, cap, _ = inputs
         found, hidden = products(q, k) * scale, not_seen(at, len(q), len(k))
-        out[...] = found if variant == "missing" else _bent(found, cap if isinstance(variant, str) else variant)
+        out[...] = (
+            found if variant == "missing" else _bent(found, cap if isinstance(variant, str) else variant)
+        )
         out[:, hidden] = -cap if variant == "after the mask" else -np.inf
 
     def detail(self, variant: Any) -> str:

@@ -53,7 +53,9 @@ class RotationBackwards(Rotation):
     """Turned the other way."""
 
     slug = "rotation-backwards"
-    explanation = "Queries and keys, or one of the two, are turned the wrong way: the sign of the sines is wrong."
+    explanation = (
+        "Queries and keys, or one of the two, are turned the wrong way: the sign of the sines is wrong."
+    )
     cure = "(x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin)."
     hints = (
         "Which way round do you turn?",

@@ -1,8 +1,8 @@
 """Mistakes in the scale of the scores."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class ScoresScale(Mistake):
     """Scores multiplied by something else than 1 / sqrt(d_head)."""
 
     steps = ("attn.scores",)
-    operations = SCORES
+    operations: ClassVar[tuple[Callable[..., None], ...]] = SCORES
 
     def scale(self, at: At) -> float:
         """What the dot products are multiplied by."""
