@@ -265,38 +265,6 @@ class MaskForgetsCache(SomeSeen):
         return f"from position {variant[0]} on, which ran {variant[1]}"
 
 
-class LayerKinds(SomeSeen):
-    """Layers that look only so far back stand where those stand that see all, and the other way round."""
-
-    slug = "layer-kinds-swapped"
-    explanation = (
-        "The kinds of layers are swapped: those with a window see all keys, the others have the window."
-    )
-    cure = (
-        "Gemma-2's layer 0 slides and layer 1 is full, GPT-Neo's layer 0 is global: config.json says which."
-    )
-    of_window = True
-    hints = (
-        "Do all layers of this model look equally far back?",
-        "Which of them looks only so far, the first or the second?",
-    )
-
-    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        windows = dict.fromkeys(config.window(layer) for layer in range(config.n_layer))
-        if len(windows) > 1 and None in windows:
-            yield from (window for window in windows if window is not None and window < n_tokens)
-
-    def in_all(self, variant: Any) -> bool:
-        return True
-
-    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, *_ = inputs
-        out[...] = scaled_products(at, q, k)
-        query, key = np.arange(len(k) - len(q), len(k))[:, None], np.arange(len(k))
-        all_seen = at.config.window(at.layer or 0) is not None
-        out[:, future(len(q), len(k)) | ((key <= query - variant) & (not all_seen))] = -np.inf
-
-
 class AttentionWindow(SomeSeen):
     """Only the last few keys are seen."""
 
