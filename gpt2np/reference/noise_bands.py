@@ -252,7 +252,7 @@ class Bands(Mapping[str, Array]):
     def _scale(self, name: str) -> Array:
         """The size of the numbers that a row's error comes from."""
         site, layer = self._sites[name]
-        if site.name == "attn.scores":  # a small score may be the sum of large products
+        if site.name in ("attn.scores", "attn.scores_raw"):  # a small score may be the sum of large products
             q, k = self._truth[f"h.{layer}.attn.q"], self._truth[f"h.{layer}.attn.k"]
             k_norms = np.repeat(_rms(np.linalg.norm(k, axis=-1).T), q.shape[1] // k.shape[1], axis=0)
             norms = np.linalg.norm(q, axis=-1).T * k_norms  # [head, query]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, future, not_seen, scaled_products, softmax
+from gpt2np.reference.mistakes.base import SCORES, At, Mistake, future, not_seen, scaled_products, softmax
 from gpt2np.tracing.contract import ModelConfig
 
 # What softmax makes of a row that is all masked: with -inf, with a large finite number, in a loop over none.
@@ -29,9 +29,10 @@ class MaskMissing(Mistake):
         "If you change the last token, what happens to the tokens before it?",
     )
     steps = ("attn.scores",)
+    operations = SCORES
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         out[...] = scaled_products(at, q, k)
 
 
@@ -57,7 +58,7 @@ class Masked(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         if at.step == "attn.scores":
-            q, k, _ = inputs
+            q, k, *_ = inputs
             out[...] = scaled_products(at, q, k)
             out[:, self._hidden(at, len(k), variant)] = -np.inf
             return
@@ -202,6 +203,7 @@ class SomeSeen(Mistake):
     """Fewer keys are seen; every query sees at least one. One `of_window` replaces the layer's own window."""
 
     steps = ("attn.scores",)
+    operations = SCORES
     whole = True
     of_window = False
 
@@ -210,7 +212,7 @@ class SomeSeen(Mistake):
         raise NotImplementedError
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         out[...] = scaled_products(at, q, k)
         query, key = np.arange(len(k) - len(q), len(k))[:, None], np.arange(len(k))
         hidden = future(len(q), len(k)) if self.of_window else not_seen(at, len(q), len(k))
@@ -269,7 +271,8 @@ class AttentionWindow(SomeSeen):
     slug = "attention-window"
     explanation = "Only the last few keys are seen: the cache is cut to a window, or is full."
     cure = (
-        "GPT-2 sees all keys up to its own; a local layer of GPT-Neo the last window_size, its own included."
+        "GPT-2 sees all keys up to its own; a layer with a window the last so many, its own included; "
+        "config.json says which layers have one."
     )
     of_window = True
     hints = (
