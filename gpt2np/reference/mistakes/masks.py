@@ -266,10 +266,13 @@ class MaskForgetsCache(SomeSeen):
 
 
 class AttentionWindow(SomeSeen):
-    """Only the last few keys are seen."""
+    """A window of another length than the layer's, or none."""
 
     slug = "attention-window"
-    explanation = "Only the last few keys are seen: the cache is cut to a window, or is full."
+    explanation = (
+        "A query looks back over another number of keys than its layer does: a window where there is none, "
+        "none where there is one, or that of another kind of layer."
+    )
     cure = (
         "GPT-2 sees all keys up to its own; a layer with a window the last so many, its own included; "
         "config.json says which layers have one."
@@ -286,10 +289,10 @@ class AttentionWindow(SomeSeen):
         for window in windows:
             if window is not None:  # of another length, of another kind of layer, or none
                 yield from (n for n in (window, window - 1, window + 1) if 0 < n < n_tokens)
-                yield n_tokens
+                yield None
 
     def unseen_keys(self, query: Array, key: Array, variant: Any) -> Array:
-        return np.asarray(key <= query - variant)
+        return np.asarray(key < 0 if variant is None else key <= query - variant)
 
     def detail(self, variant: Any) -> str:
-        return f"the last {variant}"
+        return "all keys, without a window" if variant is None else f"the last {variant}"
