@@ -21,6 +21,14 @@ from gpt2np.tables import table
 DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.I)  # as NumPy says it
 
 ENDLESS = "What has to change in each round of your loop for it to come to its end, and does it?"
+STOPPED_AT = "What did you expect this line to work with, and what does it work with?"
+RETURNED = "What does your function return, and what should it return?"
+NEARER = {  # by state, where no mistake is known
+    "raised": "Print what that line works with, just before it: which shape, kind or value surprises you?",
+    "stopped": "Print in each round what decides whether there is another one: does it move, and which way?",
+    "shape": "Print the shape after each of your lines: which is the first that you did not expect?",
+    "wrong": "Print that number, and those that it is made of: which is the first that surprises you?",
+}
 
 _told: dict[tuple[str, str], int] = {}  # how often a hint was given, by exercise and mistake
 
@@ -44,7 +52,7 @@ def check(name: str, function: Function) -> Verdict:
     attempt, found = _first_not_right(wanted, function, model_of_lessons())
     if found.state == "right":
         _forget(wanted.name)
-    verdict = _verdict(wanted, attempt, found, _times_told(wanted.name, found.mistake))
+    verdict = _verdict(wanted, attempt, found, _times_told(wanted.name, found.mistake or found.state))
     if not shows_itself():
         print(verdict)
     return verdict
@@ -118,7 +126,9 @@ def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, n_told: int) ->
     if found.state in ("right", "todo"):
         return Verdict(wanted.name, found.state, ratio=found.ratio)
     state, about = found.state, attempt.case.about
-    hint = found.hints[min(n_told, len(found.hints) - 1)] if found.hints else _asked(wanted, attempt, found)
+    hints = found.hints or (_asked(wanted, attempt, found),)
+    hints = hints if len(hints) > 1 else (*hints, NEARER[state])
+    hint = hints[min(n_told, len(hints) - 1)]
     if state == "wrong" and attempt.case.unusual:
         state = "suspicious"
     where = ": ".join(filter(None, [about, found.where]))
@@ -130,12 +140,12 @@ def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
     if found.state == "wrong":
         return wanted.look
     if found.state == "shape":
-        return wanted.form if _has_axes(attempt.result) else ""
+        return wanted.form if _has_axes(attempt.result) else "" if found.where.endswith("?") else RETURNED
     if found.state == "stopped":
         return ENDLESS
     if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):
         return wanted.fit
-    return wanted.stops.get(type(attempt.error).__name__, "")
+    return wanted.stops.get(type(attempt.error).__name__, STOPPED_AT)
 
 
 def _has_axes(result: Any) -> bool:
@@ -144,9 +154,9 @@ def _has_axes(result: Any) -> bool:
     return bool(parts) and all(isinstance(part, np.ndarray) for part in parts)
 
 
-def _times_told(name: str, mistake: str | None) -> int:
-    """How often a mistake was told before; counts this time, too."""
-    key = name, mistake or ""
+def _times_told(name: str, mistake: str) -> int:
+    """How often a mistake was told before, or a state without one; counts this time, too."""
+    key = name, mistake
     _told[key] = _told.get(key, 0) + 1
     return _told[key] - 1
 

@@ -48,12 +48,25 @@ def exercise_functions(tree: ast.Module) -> list[ExerciseFunction]:
 
 
 def functions_by_name(tree: ast.Module, exercises: Sequence[str]) -> list[ExerciseFunction]:
-    """Return the same; of a file without checks, its functions that are called as one of the `exercises`."""
+    """Return the same; of a file without checks, its functions that are called as one of the `exercises`.
+
+    A helper of another topic's function is none: a whole model needs a `layer_norm` of its own.
+    """
     if found := exercise_functions(tree):
         return found
     named = {name.rpartition(".")[2]: name for name in exercises}
     definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in named]
-    return [ExerciseFunction(named[node.name], node.name, not _is_stub(node)) for node in definitions]
+    needs = [(_topic(named[node.name]), _needed(tree, node.name)) for node in definitions]
+    return [
+        ExerciseFunction(named[node.name], node.name, not _is_stub(node))
+        for node in definitions
+        if not any(node in needed and topic != _topic(named[node.name]) for topic, needed in needs)
+    ]
+
+
+def _topic(name: str) -> str:
+    """`attention` of `attention.scores`."""
+    return name.rpartition(".")[0]
 
 
 def _is_stub(definition: ast.FunctionDef) -> bool:

@@ -86,7 +86,7 @@ def bars(
         html += _bar_row([*first, name], share, zero, text)
     text = table(rows, ">" * numbered + "<<>")
     data = {
-        **{"kind": "bars", "title": title, "labels": list(labels), "values": numbers.tolist()},
+        **{"kind": "bars", "title": title, "labels": names, "values": numbers.tolist()},
         **{"texts": told, "numbered": numbered, "note": "", "left": left, "right": right},
     }
     return Picture(f"{title}\n{text}" if title else text, f"{_TABLE}{html}</table>", data)

@@ -242,6 +242,16 @@ def test_a_function_is_found_by_its_name_where_the_file_checks_nothing(capsys):
     assert run(capsys, "learn", "check", "x.py")[:2] == (0, "✓ attention.scores: right.\n")
 
 
+def test_a_helper_of_another_lessons_function_is_not_checked(capsys):
+    source = "def gelu(x):\n    return x + y\n\n\ndef helper(x):\n    return gelu(x)\n\n\n"
+    Path("x.py").write_text(f"{source}def run(weights, config, ids):\n    return helper(ids)\n")
+    out = run(capsys, "learn", "check", "x.py")[1]
+    assert re.findall(r"^\S (\S+):", out, re.MULTILINE) == ["own.run"]
+    Path("x.py").write_text(f"{source}def after_mlp(x):\n    return helper(x)\n")  # of the same lesson
+    out = run(capsys, "learn", "check", "x.py")[1]
+    assert re.findall(r"^\S (\S+):", out, re.MULTILINE) == ["stream.gelu", "stream.after_mlp"]
+
+
 @pytest.mark.parametrize("name", ["scores", "attention.scores"])
 def test_one_function_of_a_file(capsys, name):
     after = 'lessons.check("attention.mix", mix)\ndef mix(pattern, v, weight, bias):\n    return 1\n'
@@ -287,7 +297,7 @@ def test_a_check_for_programs(capsys):
     assert code == 1
     assert set(err.splitlines()) == {"seen"}
     (told,) = json.loads(out)
-    assert told.keys() == {"exercise", "state", "where", "ratio", "mistake", "hint"}
+    assert told.keys() == {"exercise", "state", "where", "ratio", "mistake", "hint", "ended"}
     assert (told["state"], told["mistake"]) == ("wrong", "scores-unscaled")
 
 

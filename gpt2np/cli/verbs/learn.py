@@ -192,7 +192,7 @@ def _check(args: argparse.Namespace) -> int:
         verdicts.append(verdict)
         if not args.json:
             print(verdict)
-            if verdict.mistake and verdict.hint and not args.nearer:
+            if verdict.hint and not args.nearer:
                 print("  (--nearer gives a nearer hint)")
     if args.json:
         print(strict_json([asdict(verdict) for verdict in verdicts]))

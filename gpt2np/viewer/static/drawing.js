@@ -53,7 +53,12 @@ export function visible(token) {
 export function tokenLabel(token, longest = 24) {
   const text = visible(token),
     cut = [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
-  const parts = cut.split(/([·⏎␍⇥]+)/).filter(Boolean);
+  return markedLabel(cut);
+}
+
+/** A text in which marks are shown already, as an element: the marks are paler than the letters. */
+export function markedLabel(text) {
+  const parts = text.split(/([·⏎␍⇥]+)/).filter(Boolean);
   return el(
     "bdi",
     { class: "token" },

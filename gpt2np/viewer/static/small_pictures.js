@@ -1,15 +1,14 @@
 // Small pictures in a text: bars and maps, drawn from the numbers that their figures carry. The tables stay.
 
-import { bar, colour, el, place, tokenLabel } from "./drawing.js";
+import { bar, colour, el, markedLabel, place } from "./drawing.js";
 
 /** Numbers as bars; the table of the figure opens below them. */
 function drawBars(figure, picture, table) {
   const whole = picture.left + picture.right || 1, // 0 is where what goes to the left ends
     signed = picture.left > 0;
   const rows = picture.values.map((value, i) => {
-    const name = picture.numbered
-      ? [el("span", { class: "aside" }, `${i} `), tokenLabel(picture.labels[i])]
-      : picture.labels[i];
+    const number = picture.numbered ? el("span", { class: "aside" }, `${i} `) : null,
+      name = [number, markedLabel(picture.labels[i])];
     const length = (value ?? 0) / whole,
       row = bar(el("span", {}, name), length, picture.texts[i], { kind: signed ? "push" : "share" });
     row.querySelector(".fill").style.marginLeft = `${(100 * (picture.left + Math.min(0, value ?? 0))) / whole}%`;
