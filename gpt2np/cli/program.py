@@ -38,7 +38,7 @@ from gpt2np.cli.verbs import (
 from gpt2np.errors import Gpt2npError, printable
 from gpt2np.outputs import remove_empty
 
-DESCRIPTION = "Run GPT-2 or GPT-Neo in NumPy and see every step of it."
+DESCRIPTION = "Run GPT-2, GPT-Neo or Gemma-2 in NumPy and see every step of it."
 GROUPS = {
     "look at a run": "trace generate view tokenize score",
     "learn how it works": "learn",

@@ -198,7 +198,7 @@ assert [round(x, 2) for x in (lengths[0], lengths[1:].min(), lengths[1:].max())]
 
 # %% [markdown]
 # Places are not simply "near" or "far". Two steps apart they are more alike (44 %) than one step apart (29
-# %), and three steps apart they have nothing in common (-4 %). Then the bars go up and down, again and again:
+# %), and three steps apart, on average, not at all (-4 %). Then the bars go up and down, again and again:
 # up to 32 % at 7 apart, down to 16 % at 11, up to 24 % at 13, down to 12 % at 16, up to 25 % at 19. So the
 # rows hold waves: `tiny` began its training with sines and cosines of different wavelengths in this table,
 # and they have not gone. One row stands out: row 0 is the longest, with 2.21. The first place of a text is

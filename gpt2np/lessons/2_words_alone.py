@@ -124,7 +124,7 @@ lessons.check("stream.layer_norm", layer_norm)
 # that speak write into the stream.
 #
 # GPT-2's curve is called GELU; its formula stands in the stub below. (There is an exact GELU as well, from
-# which this one differs by a few parts in ten thousand. GPT-2 was trained with this one.)
+# which this one differs by less than a thousandth. GPT-2 was trained with this one.)
 
 # %%
 below = [float((trace[f"h.{layer}.mlp.pre"] < 0).mean()) for layer in range(4)]

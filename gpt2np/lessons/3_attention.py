@@ -88,7 +88,7 @@ assert products.argmax() == 4
 assert np.round(products[[4, 0]], 1).tolist() == [42.4, 27.1]
 
 # %% [markdown]
-# The key of `ber` wins with 42.4. Position 0 is next with 27.1 (we will see why). No other comes near.
+# The key of `ber` wins with 42.4. Position 0 is next with 27.1. No other comes near.
 #
 # ## 4. Why divide by a square root?
 # To turn products into shares, attention takes the exponential of each and divides by their sum (softmax).

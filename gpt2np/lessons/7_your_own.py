@@ -4,7 +4,7 @@
 #
 # **Question: can you write it all, and how do you know that it is right?**
 #
-# You need lessons 3 and 4. This is the last lesson, and the one with the most to write: a whole GPT-2. Nobody
+# You need lessons 1 to 4. This is the last lesson, and the one with the most to write: a whole GPT-2. Nobody
 # gets that right at once. What counts is how fast you find what is wrong. So write it bit by bit, in this
 # file or in one of your own, and ask the judge often.
 
@@ -103,7 +103,8 @@ assert all(wrong[f"h.{layer}.{name}"] for layer in (2, 3) for name in inside if 
 # `h.0.ln_1`, run it again. The check tells you how many steps are right and which one is next. Names of
 # Hugging Face or of TransformerLens will do, too, and so will heads before positions.
 #
-# Take care that a step which you have put into the dict is not changed afterwards by a `+=`.
+# A number that is added to a whole row of scores, or of logits, changes nothing for softmax; the check
+# lets it pass. Take care that a step which you have put into the dict is not changed afterwards by a `+=`.
 
 
 # %%

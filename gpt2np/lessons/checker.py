@@ -21,6 +21,7 @@ from gpt2np.tables import table
 DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.I)  # as NumPy says it
 
 ENDLESS = "What has to change in each round of your loop for it to come to its end, and does it?"
+POWER = "In Python `^` compares bits: how does it write a power?"
 STOPPED_AT = "What did you expect this line to work with, and what does it work with?"
 RETURNED = "What does your function return, and what should it return?"
 NEARER = {  # by state, where no mistake is known
@@ -143,6 +144,8 @@ def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
         return wanted.form if _has_axes(attempt.result) else "" if found.where.endswith("?") else RETURNED
     if found.state == "stopped":
         return ENDLESS
+    if "bitwise_xor" in found.where or "for ^:" in found.where:
+        return POWER
     if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):
         return wanted.fit
     return wanted.stops.get(type(attempt.error).__name__, STOPPED_AT)

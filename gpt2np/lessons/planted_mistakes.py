@@ -108,7 +108,7 @@ def examination() -> Examination:
     """
     expected = expected_of(model_of_lessons(), PROMPT)
     dumps = tuple(planted(expected, *each) for each in _PLANTED)
-    return Examination(dumps, steps_of(expected), bands_of(expected), choices(), expected)
+    return Examination(dumps, fixed(steps_of(expected)), fixed(bands_of(expected)), choices(), expected)
 
 
 def choices() -> dict[str, str]:
@@ -154,6 +154,13 @@ def bands_of(expected: Expected) -> Dump:
     return {name: expected.bands[name] for name in names_of(model_of_lessons())}
 
 
+def fixed(dump: Dump) -> Dump:
+    """A dump whose arrays cannot be changed any more: a judge must leave them as they are."""
+    for array in dump.values():
+        array.flags.writeable = False
+    return dump
+
+
 def mistake_called(slug: str) -> Mistake:
     """A mistake of the catalogue."""
     return next(mistake for mistake in CATALOGUE if mistake.slug == slug)
@@ -173,4 +180,4 @@ def planted(
         if "attn.qkv" in mistake.unseen:  # a program has it right: what is wrong is how it is read
             x, c_attn = run[f"h.{layer}.ln_1"], block.attn.c_attn
             dump[f"h.{layer}.attn.qkv"] = (x @ c_attn.weight + c_attn.bias).astype(np.float32)
-    return dump
+    return fixed(dump)

@@ -18,9 +18,10 @@ _SAYS = {
     "suspicious": "right here, but not always.",
     "right": "right.",
 }
-_UNKNOWN = "No mistake that is known here gives these numbers."
-_ENDED = "The search ended before all known mistakes were tried."
+_UNKNOWN = "No mistake that is known here gives this."
+_ENDED = "Not all known mistakes were tried."
 _LARGE = 1e4
+_NAMES = ("embed", "logits")  # steps that look like words
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Verdict:
         """How large the error is, in words."""
         if self.ratio >= _LARGE:
             return "This is far more than rounding."
-        return f"The error is {self.ratio:.2g} times what rounding explains."
+        ratio = f"{self.ratio:.2g}" if self.ratio < 10 else f"{self.ratio:.0f}"
+        return f"The error is {ratio} times what rounding explains."
 
     def __str__(self) -> str:
         first, *others = self.lines()
@@ -91,8 +93,9 @@ class Verdict:
 
 
 def _begun(text: str) -> str:
-    """A sentence with a capital, unless it begins with a name such as n_embd."""
-    return text if "_" in text.split(maxsplit=1)[0] else text[0].upper() + text[1:]
+    """A sentence with a capital, unless it begins with a name such as n_embd, h.0.attn.q or logits."""
+    word = text.split(maxsplit=1)[0].rstrip(":,")
+    return text if "_" in word or "." in word or word in _NAMES else text[0].upper() + text[1:]
 
 
 def _with_code(line: str) -> str:

@@ -261,6 +261,8 @@ class SiteTable:
         block, bare = _IN_A_BLOCK.fullmatch(name.lower()).groups()  # type: ignore[union-attr]
         if (meant := _MEANT.get(bare)) is not None and meant in self.by_name:
             return f"; the nearest is {short(self[meant].full_name(int(layer)) if block else meant)}"
+        if name.startswith("h.") and bare in self.short_names:
+            return f"; the nearest is {short(self.short_names[bare].full_name(int(layer)))}"
         own = [*self.by_name, *(site.full_name(0) for site in self.sites), *self.short_names, *OF_TOKENS]
         own = [key.replace("h.0.", f"h.{layer}.") for key in own]
         others = [key.replace("{i}", layer) for key in self._index]

@@ -353,6 +353,7 @@ VERBS = {
     "completion": Row(
         lambda c: run(c.capsys, "completion", "bash")[1], true(lambda c, found: "trace" in found)
     ),
+    "learn": Row(lambda c: c.call("learn", "--json"), true(lambda c, found: len(found) == 7)),
     "docs": Row(
         lambda c: c.call("docs", "--json"), true(lambda c, found: found["sites"] == "The sites of a trace")
     ),

@@ -195,3 +195,38 @@ def test_every_kind_of_exercise_is_judged(monkeypatch, name, function, state, sl
     if slug:
         wrong = {w.slug: w.hints for w in TOYS[name].wrong}
         assert verdict.hint == (wrong.get(slug) or [next(m for m in KNOWN if m.slug == slug).hints[0]])[0]
+
+
+def for_two_axes(x):
+    out = np.empty_like(x)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = (
+                0.5 * x[i, j] * (1 + np.tanh(np.sqrt(2 / np.pi) * (x[i, j] + 0.044715 * x[i, j] ** 3)))
+            )
+    return out
+
+
+def with_exclusive_or(x):
+    return 0.5 * x * (1 + np.tanh(x + 0.044715 * x ^ 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "asked"),
+    [(for_two_axes, "How many axes"), (with_exclusive_or, "how does it write a power?")],
+)
+def test_a_curve_that_stops_gets_a_question_about_why(function, asked):
+    verdict = checker.judge("stream.gelu", function)
+    assert verdict.state == "raised"
+    assert asked in verdict.hint
+
+
+def test_a_softmax_that_vanishes_gets_a_question():
+    def pattern(products):
+        seen = np.tril(np.ones(products.shape[1:], bool))
+        e = np.exp(np.where(seen, products, -np.inf))
+        return e / np.maximum(e.sum(-1, keepdims=True), 1e-300)
+
+    verdict = checker.judge("attention.pattern", pattern)
+    assert verdict.state == "suspicious"
+    assert "exponential" in verdict.hint

@@ -362,6 +362,7 @@ WRONG = [
     ("check x.ipynb", "a notebook checks itself"),
     ("check 3_attention.py qqq", "has no exercise 'qqq'; it has scores"),
     ("check 9", "there is no lesson '9'"),
+    ("check 5", "5_induction.py: no such file; `gpt2np learn 5` writes it here"),
     ("3 x.py", "learn '3' takes nothing more; to check a file: gpt2np learn check FILE"),
     ("chek x.py", "did you mean check?"),
     ("solution", "say of which lesson"),

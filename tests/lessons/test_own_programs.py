@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2np.lessons import checker
+from gpt2np.lessons import checker, planted_mistakes
 
 MADE = runpy.run_path(str(Path(__file__).parent / "wrong_functions" / "lesson_7.py"))
 run, extend = MADE["run"], MADE["extend"]
@@ -85,3 +85,40 @@ def test_what_is_said(name, function, state, said, slug):
 
 def test_steps_may_be_lists():
     assert checker.judge("own.run", other(logits=lambda x: x.tolist())).right
+
+
+def test_a_cache_that_still_has_another_text_gets_a_question_about_that():
+    kept = {}
+    verdict = checker.judge("own.extend", lambda w, config, ids, cache: extend()(w, config, ids, kept))
+    assert "(4, 6, 6), yours is (4, 6, 18)" in verdict.where
+    assert verdict.hint.startswith("Whose keys")
+
+
+def makes_numbers_of_infinities(theirs, truth, bands):
+    for name in truth:
+        if name in theirs:
+            theirs[name][np.isneginf(theirs[name])] = -1e9
+
+
+def test_a_judge_that_changes_its_dumps_is_stopped_in_the_check_as_in_the_lesson():
+    verdict = checker.judge("own.first_wrong", makes_numbers_of_infinities)
+    assert (verdict.state, "read-only" in verdict.where) == ("raised", True)
+    exam = planted_mistakes.examination()
+    for arrays in (*exam.dumps, exam.truth, exam.bands):
+        assert not any(array.flags.writeable for array in arrays.values())
+
+
+def needs_all(theirs, truth, bands):
+    for name in truth:
+        if (MADE["off"](theirs[name], truth[name]) > bands[name]).any():
+            return name
+
+
+def test_a_step_that_is_not_there_gets_a_question_about_that():
+    verdict = checker.judge("own.first_wrong", needs_all)
+    assert "KeyError" in verdict.where
+    assert "written down every step" in verdict.hint
+
+
+def test_the_name_of_a_step_keeps_its_small_letter():
+    assert "  embed of call 2: [pos" in str(checker.judge("own.extend", always_all))

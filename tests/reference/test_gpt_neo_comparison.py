@@ -74,7 +74,7 @@ def test_hf_s_names_with_a_batch_axis(model):
     [
         ("GLGL", 5, "h.1.attn.pattern", "the last 5"),
         ("GLGL", 3, "h.1.attn.scores", "the last 3"),
-        ("GGGG", 4, "h.1.attn.pattern", "the last 12"),
+        ("GGGG", 4, "h.1.attn.pattern", "all keys, without a window"),
         ("LGLG", 4, "h.0.attn.scores", "the last 4"),
     ],
 )

@@ -20,7 +20,7 @@ EVERYDAY = set(
     run same see seem she should show side small smaller so some somebody something stand still such
     take text than that the their them then there these they thing this those time to together too
     turn two under until up us use very want was way we well were what when where which while who
-    whole whom whose why will with without word would write wrong yet you your zero""".split()
+    token whole whom whose why will with without word would write wrong yet you your zero""".split()
 )
 ENDINGS = ("ings", "ing", "edly", "ed", "ers", "er", "es", "s", "ly", "e")
 

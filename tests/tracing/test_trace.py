@@ -88,6 +88,8 @@ def test_examples_of_the_design(trace):
     ("key", "message"),
     [
         ("h.3.attn.patern", "the nearest is 'h.3.attn.pattern'"),
+        ("h.1.z", "the nearest is 'h.1.attn.z'"),
+        ("h.1.q", "the nearest is 'h.1.attn.q'"),
         ("blocks.3.attn.hook_patern", "the nearest is 'blocks.3.attn.hook_pattern'"),
         ("h.4.attn.pattern", "layer 4 is not one of 0 to 3"),
         ("attn.pattern", "say which"),

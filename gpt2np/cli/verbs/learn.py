@@ -207,7 +207,12 @@ def _file_to_check(given: str | None) -> Path:
         raise InputError("say which file to check, as in: gpt2np learn check 3_attention.py")
     if given.endswith(".ipynb"):
         raise InputError(f"{given}: a notebook checks itself: run its cells with lessons.check")
-    return Path(lesson_called(given).file_name) if given.isdecimal() else Path(given)
+    if not given.isdecimal():
+        return Path(given)
+    path = Path(lesson_called(given).file_name)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; `gpt2np learn {given}` writes it here")
+    return path
 
 
 def _chosen(tree: Any, name: str | None, path: Path) -> list[Any]:

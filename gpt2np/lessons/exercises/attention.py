@@ -197,7 +197,8 @@ class Pattern(AtSite):
         elif yours[:, hidden].any():
             slug, where = "mask-value-small", "keys of the future get a share"
         else:
-            return Finding("suspicious", "the shares are others than they should be")
+            where = "the shares are others than they should be"
+            return Finding("suspicious", where, hints=self.hints_of("softmax-without-maximum"))
         return Finding("suspicious", where, np.inf, slug, self.hints_of(slug))
 
 

@@ -94,14 +94,14 @@ OF_DUMPS: tuple[Hints, ...] = (
     ),
     (
         "Which scores are numbers here and should not be?",
-        "How far into the future does each word see?",
+        "How far into the future does each token see?",
     ),
     (
         "What each head has found is right. Who puts the heads side by side?",
-        "Which words have become mixed up, and in which order do numbers lie in memory?",
+        "Which tokens have become mixed up, and in which order do numbers lie in memory?",
     ),
     (
-        "From which position on is it wrong? What is different about the words from there on?",
-        "When a new word looks at itself, whom does it see?",
+        "From which position on is it wrong? What is different about the tokens from there on?",
+        "When a new token looks at itself, whom does it see?",
     ),
 )

@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gpt2np.lessons import planted_mistakes as exam
 from gpt2np.lessons.by_output import ByOutput
-from gpt2np.lessons.exercise import Function, Hints, Wrong
+from gpt2np.lessons.exercise import Case, Function, Hints, Wrong
 from gpt2np.lessons.models import PROMPT, model_of_lessons
 from gpt2np.lessons.same import kind_of
 from gpt2np.model import Model
@@ -18,6 +18,20 @@ _Test = Callable[[Array, Array, Array, Array], bool]  # error, band, theirs, tru
 _Order = Callable[[exam.Dump, exam.Dump], list[str]]
 # What becomes of the difference from NaN: it is infinite, or less than any band, or is asked itself.
 _NAN: tuple[float, ...] = (np.inf, 0.0, np.nan)
+_NTH = (  # as one counts programs, not as the examination numbers its dumps
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+)
 _TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 
 
@@ -55,6 +69,15 @@ def _judge(test: _Test = _outside, order: _Order = _in_their_order, nan: float =
     return judge
 
 
+def _furthest_outside(nan: float) -> Function:
+    def judge(theirs: exam.Dump, truth: exam.Dump, bands: exam.Dump) -> str | None:
+        outside = {name: float((_off(theirs[name], truth[name], nan) - bands[name]).max()) for name in theirs}
+        largest = max(_in_their_order(theirs, truth), key=outside.__getitem__)
+        return largest if outside[largest] > 0 else None
+
+    return judge
+
+
 def _largest(nan: float) -> Function:
     def judge(theirs: exam.Dump, truth: exam.Dump, bands: exam.Dump) -> str:
         ratios = {name: float((_off(theirs[name], truth[name], nan) / bands[name]).max()) for name in theirs}
@@ -75,6 +98,12 @@ def _signed(sign: int) -> _Test:
     return lambda error, band, theirs, truth: bool((sign * error * np.sign(theirs - truth) > band).any())
 
 
+def _signed_or_nan(sign: int) -> _Test:
+    return lambda error, band, theirs, truth: (
+        not ((theirs == truth) | (sign * (theirs - truth) <= band)).all()
+    )
+
+
 def _with_infinities(error: Array, band: Array, theirs: Array, truth: Array) -> bool:
     return not bool((np.abs(theirs - truth) <= band).all())
 
@@ -91,6 +120,10 @@ def _close(atol: float, rtol: float) -> _Test:
     return lambda error, band, theirs, truth: (
         not np.allclose(theirs, truth, atol=atol, rtol=rtol, equal_nan=False)
     )
+
+
+def _close_in_bands(error: Array, band: Array, theirs: Array, truth: Array) -> bool:
+    return not np.allclose(theirs, truth, atol=band)
 
 
 def _further(tolerance: float) -> _Test:
@@ -146,6 +179,18 @@ _HINTS: dict[str, Hints] = {
         "How far off may a number be: as far at every step?",
         "You get three dicts. Which of them does your judge never read?",
     ),
+    "two-tolerances": (
+        "Your comparison allows a second tolerance of its own: how large is it, and who asked for it?",
+        "A relative tolerance grows with the number: how much more than the band does yours let pass?",
+    ),
+    "first-step-only": (
+        "Do you look at a second step, when the first is right?",
+        "When may a judge say that nothing is wrong: after one step, or after all of them?",
+    ),
+    "all-numbers-wrong": (
+        "If a single number of a thousand is wrong, is the step right?",
+        "Must every number be off, or is one enough?",
+    ),
     "largest-band": (
         "Each position has a band of its own. With which one do you compare?",
         "An error at one position, a band of another one: what can slip through?",
@@ -165,17 +210,23 @@ def _tests() -> Iterator[tuple[str, _Test, _Order]]:
     for slug, test in (
         ("every-rounding", lambda error, *_: bool(error.any())),
         ("mean-error", lambda error, band, *_: bool(error.mean() > band.mean())),
+        ("all-numbers-wrong", lambda error, band, *_: bool((error > band).all())),
         ("one-sided", _signed(1)),
         ("one-sided", _signed(-1)),
+        ("one-sided", _signed_or_nan(1)),
+        ("one-sided", _signed_or_nan(-1)),
         ("infinity-less-infinity", _with_infinities),
         ("finite-only", _only_finite),
         ("finite-only", _both_finite),
         ("largest-band", lambda error, band, *_: bool((error > band.max()).any())),
     ):
         yield slug, test, _in_their_order
+    yield "two-tolerances", _close_in_bands, _in_their_order
     for tolerance in _TOLERANCES:
         for test in (_close(tolerance, 1e-5), _close(tolerance, 0.0), _further(tolerance)):
             yield "fixed-tolerance", test, _in_their_order
+    yield "first-step-only", _outside, lambda theirs, truth: list(truth)[:1]
+    yield "first-step-only", _outside, lambda theirs, truth: _in_their_order(theirs, truth)[:1]
     for kinds in (("scores",), ("scores", "pattern")):
         yield (
             "scores-left-out",
@@ -190,7 +241,8 @@ def _wrong() -> Iterator[Wrong]:
         for nan in _NAN:
             yield Wrong(slug, _judge(test, order, nan), _HINTS[slug])
     for nan in _NAN:
-        yield Wrong("largest-error", _largest(nan), _HINTS["largest-error"])
+        for largest in (_largest, _furthest_outside):
+            yield Wrong("largest-error", largest(nan), _HINTS["largest-error"])
     yield Wrong("missing-step", _all_that_is_there, _HINTS["missing-step"])
     yield Wrong("nan-passes", _judge(nan=0.0), _HINTS["nan-passes"])
 
@@ -201,8 +253,11 @@ class FirstWrong(ByOutput):
     name = "own.first_wrong"
     asks = "Where did it go wrong first?"
     wrong = tuple(_wrong())
-    abouts = ("", *(f"for dump {i} of 10" for i in range(2, 11)))
-    look = "Take this dump: which steps do you visit, in which order, and at which do you stop?"
+    abouts = tuple(f"for the {nth} of twelve programs that are not those of the examination" for nth in _NTH)
+    look = "Take such a program: which steps do you visit, in which order, and at which do you stop?"
+    stops: ClassVar[Mapping[str, str]] = {
+        "KeyError": "Need a program have written down every step, and which of your three dicts has them all?"
+    }
 
     def inputs(self, model: Model) -> Sequence[Mapping[str, Any]]:
         """Dumps with mistakes at other places: everywhere, at one number, of one sign; in part; and none."""
@@ -219,6 +274,13 @@ class FirstWrong(ByOutput):
         dumps = [late, norm, _changed(clean, "h.3.mlp.out", (7, 100), 20 * np.max(bands["h.3.mlp.out"]))]
         dumps += [part, clean, unscaled, *_hidden(clean, bands)]
         return [{"theirs": dump, "truth": truth, "bands": bands} for dump in dumps]
+
+    def result(self, function: Function, case: Case, model: Model) -> Any:
+        """The answer, with arrays that nobody can change: those of the lesson cannot be changed either."""
+        arguments = case.copies()
+        for dump in arguments:
+            exam.fixed(dump)
+        return function(*arguments)
 
     def _may_be_named(self, result: Any) -> bool:
         return result is None or isinstance(result, str)  # None is an answer here
@@ -255,3 +317,8 @@ def _hidden(clean: exam.Dump, bands: Mapping[str, Array]) -> Iterator[exam.Dump]
     for name in names[names.index("h.2.attn.z") :]:
         broken[name] = np.full_like(broken[name], np.nan)
     yield broken
+    for name, bands_off in (("h.3.mlp.out", 0.7), ("embed", 10.0)):  # near zero, where no share counts
+        sizes = np.abs(clean[name])
+        place = np.unravel_index(int(np.argmin(sizes)), sizes.shape)
+        width = float(np.broadcast_to(bands[name], sizes.shape)[place])
+        yield _changed(clean, name, tuple(int(i) for i in place), bands_off * width)

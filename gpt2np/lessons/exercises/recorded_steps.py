@@ -20,6 +20,10 @@ _NO_CACHE = (
     "Whom does the newest token know?",
     "What do you find in your cache at the second call, and what did the first one put in?",
 )
+_OF_BEFORE = (
+    "Whose keys does your cache hold at the first call?",
+    "Where do you keep your keys and values: in the dict that you were given, or in one of your own?",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def of_wrong_size(
             if ours and alone != shape and array.size == np.prod(alone):
                 where = f"{name}{call.about} has no column for the tokens in the cache"
                 return Finding("wrong", where, 0.0, "cache-not-used", _NO_CACHE)
+            if ours and not call.past and "key" in axes and array.shape[-1] > call.new:
+                hints = _OF_BEFORE
             wanted = f"[{', '.join(axes)}] = {tuple(shape)}, yours is {array.shape}"
             return Finding("shape", f"{name}{call.about}: {wanted}", hints=hints)
     return None

@@ -9,6 +9,7 @@ import numpy as np
 from gpt2np.lessons.by_site import AtSite, Run
 from gpt2np.lessons.exercise import Attempt, Case, Finding, Function, Hints, Wrong
 from gpt2np.lessons.exercises.after_mlp import (
+    GELU,
     after_mlp,
     bias_after_curve,
     curve,
@@ -19,7 +20,7 @@ from gpt2np.lessons.exercises.after_mlp import (
     not_normed,
 )
 from gpt2np.lessons.exercises.token_by_token import RETURNED_TOO_EARLY, SLUG, TokenByToken
-from gpt2np.lessons.same import is_same
+from gpt2np.lessons.same import array_of, is_same
 from gpt2np.model import Model
 from gpt2np.ops import Array, gelu_erf, relu
 
@@ -115,6 +116,18 @@ class Norm(TokenByToken):
         p = run.parameters.h[0].ln_1
         return {"x": run["embed"], "weight": p.weight, "bias": p.bias, "epsilon": p.epsilon}
 
+    def cases(self, model: Model) -> Sequence[Case]:
+        """One more, with a larger epsilon."""
+        cases = super().cases(model)
+        other = dict(cases[0].arguments) | {"epsilon": 1e-2}
+        return [*cases, Case(other, "with an epsilon of 0.01", cases[0].prompt, unusual=True)]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        if not attempt.case.unusual or is_same(attempt.result, _norm(-1, "", "")(*attempt.case.copies())):
+            return Finding("right") if attempt.case.unusual else super().judge(attempt, attempts, model)
+        slug = "layernorm-eps-value"
+        return Finding("suspicious", "it must change with epsilon", np.inf, slug, self.hints_of(slug))
+
 
 _ROOT, _CUBE = float(np.sqrt(2 / np.pi)), 0.044715
 
@@ -143,6 +156,14 @@ _SLOPES = (
     *(2 / np.pi, np.sqrt(2) / np.pi, 2 / np.sqrt(np.pi), np.sqrt(2), np.sqrt(np.pi / 2), np.sqrt(2 * np.pi)),
     *(np.sqrt(2 / np.pi) / 2, 1.0),
 )
+
+
+_ANY_SHAPE = "How many axes may your input have, and how many does your function expect?"
+_OVERFLOW = (
+    "Far out your curve should be nearly flat, or nearly straight: what happens to an exponential there?",
+    "Which of your operations has no result for a large number, and is there one that needs no exponentials?",
+)
+_EVERY_DIGIT = 2e-6  # what float32 may be off, where the numbers are small
 
 
 class Gelu(AtSite):
@@ -210,10 +231,36 @@ class Gelu(AtSite):
     }
     look = "What does your function give for 0, for 1 and for minus 1? Can you work these out by hand?"
     form = "One number goes in, one comes out: what else happens to your array?"
-    stops = {"TypeError": "Are all the functions that you call made for whole arrays?"}
+    stops = {
+        "TypeError": "Are all the functions that you call made for whole arrays?",
+        "IndexError": _ANY_SHAPE,
+        "ValueError": _ANY_SHAPE,
+    }
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"x": run["h.1.mlp.pre"]}
+
+    def cases(self, model: Model) -> Sequence[Case]:
+        """Two more: numbers near zero in one row, where every digit shows; and large ones, on three axes."""
+        large = np.array([-100.0, -30.0, -1.0, 0.0, 1.0, 30.0, 100.0, 800.0]).reshape(2, 2, 2)
+        return [
+            *super().cases(model),
+            Case({"x": np.linspace(-3, 3, 25)}, "for 25 numbers on one axis", unusual=True),
+            Case({"x": large}, "for numbers of up to 800, on three axes", unusual=True),
+        ]
+
+    def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
+        if not attempt.case.unusual:
+            return super().judge(attempt, attempts, model)
+        x, yours = attempt.case.arguments["x"], array_of(attempt.result)
+        if yours is None or yours.shape != x.shape:
+            return Finding("suspicious", "another shape than the input's", hints=(self.form,))
+        if not np.isfinite(yours).all():
+            return Finding("suspicious", "some of it is no number (nan)", np.inf, "gelu-overflow", _OVERFLOW)
+        if np.abs(yours - GELU(x)).max() < _EVERY_DIGIT * max(1.0, np.abs(x).max() / 4):
+            return Finding("right")
+        slug = "gelu-constant"
+        return Finding("suspicious", "it is a little off", np.inf, slug, self.hints_of(slug))
 
 
 _BIASES = (

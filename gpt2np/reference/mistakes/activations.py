@@ -135,7 +135,7 @@ class GeluFactor(Activation):
     cure = "0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."
     hints = (
         "How high is your curve far out, and how soon does it get there?",
-        "Two factors stand in this formula, one in front and one inside: is each of them as it should be?",
+        "Two numbers stand in this formula, one in front and one inside: is each of them as it should be?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:

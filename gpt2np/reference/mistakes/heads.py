@@ -211,7 +211,7 @@ class HeadsMergedUntransposed(MergedHeads):
     )
     cure = "Transpose to [pos, head, d_head] before merging heads."
     hints = (
-        "The heads stand side by side in a row: whose numbers come first, and whose next?",
+        "Many small pieces stand side by side in a row: whose numbers come first, and whose next?",
         "Does the row of one token hold something of another token?",
     )
 

@@ -270,8 +270,8 @@ class AttentionWindow(SomeSeen):
 
     slug = "attention-window"
     explanation = (
-        "A query looks back over another number of keys than its layer does: a window where there is none, "
-        "none where there is one, or that of another kind of layer."
+        "A query looks back over another number of keys than its layer does: "
+        "a window where there is none, or none."
     )
     cure = (
         "GPT-2 sees all keys up to its own; a layer with a window the last so many, its own included; "

@@ -43,7 +43,7 @@ class LayerNormEpsilonOutside(Mistake):
     cure = "Divide by sqrt(variance + epsilon)."
     hints = (
         "Where do you guard against a row of equal numbers?",
-        "Is the small number added under the root, or outside of it?",
+        "Is the small number added before the square is undone, or after?",
     )
     steps = NORMS
 
@@ -60,7 +60,7 @@ class LayerNormNoEpsilon(Mistake):
     cure = "Divide by sqrt(variance + layer_norm_epsilon); GPT-2's is 1e-5."
     hints = (
         "What happens to a row whose numbers are nearly equal?",
-        "If all numbers of a row are equal, what is it divided by?",
+        "If all numbers of a row are equal, what is left to share it out by?",
     )
     steps = NORMS
 

@@ -152,8 +152,23 @@ def helped_by(layer_norm):
     return with_mlp(norm=lambda x, ln: layer_norm(x, ln.weight, ln.bias, ln.epsilon))
 
 
+def gelu_with(cube=0.044715, tanh=np.tanh):
+    return lambda x: 0.5 * x * (1 + tanh(np.sqrt(2 / np.pi) * (x + cube * x**3)))
+
+
+def tanh_of_exponentials(u):
+    return (np.exp(u) - np.exp(-u)) / (np.exp(u) + np.exp(-u))
+
+
+def norm_with_its_own_epsilon(x, weight, bias, epsilon):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias
+
+
 # exercise, function, slug of its mistake; None: it is right
 TABLE = [
+    ("stream.gelu", gelu_with(cube=0.0447), "gelu-constant"),
+    ("stream.gelu", gelu_with(tanh=tanh_of_exponentials), "gelu-overflow"),
+    ("stream.layer_norm", norm_with_its_own_epsilon, "layernorm-eps-value"),
     ("stream.layer_norm", normed(), None),
     ("stream.layer_norm", layer_norm_by_loops, None),
     ("stream.layer_norm", by_moments, None),

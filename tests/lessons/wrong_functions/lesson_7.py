@@ -231,6 +231,33 @@ def judge(test, only=lambda name: True):
     return wanted
 
 
+def first_wrong_below(theirs, truth, bands):
+    with np.errstate(all="ignore"):
+        for name in truth:
+            if name in theirs:
+                a, b = theirs[name], truth[name]
+                if not ((a == b) | (a - b <= bands[name])).all():
+                    return name
+
+
+def first_step_only(theirs, truth, bands):
+    for name in truth:
+        if name in theirs:
+            return name if (off(theirs[name], truth[name]) > bands[name]).any() else None
+
+
+def furthest_outside(theirs, truth, bands):
+    best, found = 0, None
+    with np.errstate(all="ignore"):
+        for name in truth:
+            if name in theirs:
+                outside = np.abs(theirs[name] - truth[name]) - bands[name]
+                outside[theirs[name] == truth[name]] = 0
+                if outside.max() > best:
+                    best, found = outside.max(), name
+    return found
+
+
 def with_allclose(tolerance):
     return judge(lambda error, band, a, b: not np.allclose(a, b, atol=tolerance))
 
@@ -307,6 +334,20 @@ TABLE = [
     ("own.first_wrong", all_inside, "infinity-less-infinity"),
     *(("own.first_wrong", with_allclose(tolerance), "fixed-tolerance") for tolerance in (1e-3, 1e-4, 1e-6)),
     ("own.first_wrong", judge(lambda error, band, a, b: np.nanmax(error) > 1e-4), "fixed-tolerance"),
+    (
+        "own.first_wrong",
+        judge(lambda error, band, a, b: not np.allclose(a, b, atol=band)),
+        "two-tolerances",
+    ),
+    (
+        "own.first_wrong",
+        judge(lambda error, band, a, b: not np.isclose(a, b, atol=band).all()),
+        "two-tolerances",
+    ),
+    ("own.first_wrong", judge(lambda error, band, a, b: (error > band).all()), "all-numbers-wrong"),
+    ("own.first_wrong", first_wrong_below, "one-sided"),
+    ("own.first_wrong", first_step_only, "first-step-only"),
+    ("own.first_wrong", furthest_outside, "largest-error"),
     ("own.first_wrong", judge(lambda error, band, a, b: np.nanmax(error) > band.max()), "largest-band"),
     (
         "own.first_wrong",

@@ -1,8 +1,11 @@
 """Cached in uneven pieces, packed, looked up, with beams: the same as one pass, across the window's edge."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import pytest
-from support import gpt_neo_checkpoint
+from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.differences import relative_error
 
 import gpt2np
@@ -14,15 +17,42 @@ NOISE = 1e-12
 WINDOWS = [1, 2, 7, 19, 64]
 
 
+class Windowed(NamedTuple):
+    """An architecture with windows: how to write one, and what is different about it."""
+
+    write: Callable
+    kinds: str  # the letters of a layer that sees all keys, and of one that has a window
+    window: str  # its size, in config.json
+    out: str  # the matrix behind the heads
+    products: str  # the site of queries times keys, before anything bends them
+    n_axes: int  # of the products of queries and keys
+
+    def write_model(self, folder, layers, window, **numbers):
+        """`layers` has F for a layer that sees all, W for one with a window."""
+        kinds = layers.translate(str.maketrans("FW", self.kinds))
+        return self.write(folder, kinds, **{self.window: window}, **numbers)
+
+
+ARCHITECTURES = {
+    "gpt_neo": Windowed(gpt_neo_checkpoint.write, "GL", "window_size", ".out_proj.", "attn.scores", 3),
+    "gemma2": Windowed(gemma2_checkpoint.write, "FS", "sliding_window", ".o_proj.", "attn.scores_raw", 4),
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def windowed(request):
+    return ARCHITECTURES[request.param]
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(windowed, tmp_path_factory):
     """A model by its window; the unembedding is its own, so that texts do not repeat their last token."""
     made = {}
 
     def make(window):
         if window not in made:
-            folder = tmp_path_factory.mktemp("neo") / "m"
-            gpt_neo_checkpoint.write(folder, "GLL", window_size=window, tie_word_embeddings=False)
+            folder = tmp_path_factory.mktemp("windowed") / "m"
+            windowed.write_model(folder, "FWW", window, tie_word_embeddings=False)
             made[window] = gpt2np.load(folder, dtype="float64")
         return made[window]
 
@@ -83,13 +113,14 @@ def test_a_generation_leaves_the_trace_of_one_pass(models, window, way):
             text.append(int(model(text)[-1].argmax()))
         assert done.token_ids == text
     keys, values = done.past_key_values[1]
-    assert keys.shape == values.shape == (1, 2, len(done.token_ids) - 1, 4)  # the window drops none
+    rows = len(done.token_ids) - 1  # the window drops none
+    assert keys.shape == values.shape == (1, 2, rows, model.config.d_head)
 
 
-def test_looked_up_tokens_are_taken_across_the_edge(models):
+def test_looked_up_tokens_are_taken_across_the_edge(windowed, models):
     """A text that does repeat itself, so that several tokens are run at once on a past beyond the window."""
     model = models(7)
-    weights = {name: np.zeros_like(a) for name, a in model.weights.items() if ".out_proj." in name}
+    weights = {name: np.zeros_like(a) for name, a in model.weights.items() if windowed.out in name}
     looping = model.with_weights(weights)
     plain = looping.generate(IDS[:20], max_new_tokens=30, keep="*").finish()
     looked = looping.generate(IDS[:20], max_new_tokens=30, keep="*", lookup=6).finish()
@@ -136,9 +167,9 @@ def test_a_kv_file_goes_on(models, window, tmp_path):
 
 
 @pytest.mark.parametrize("window", [5, 127, 128, 129])
-def test_a_past_and_blocks_of_queries(tmp_path, window):
+def test_a_past_and_blocks_of_queries(windowed, tmp_path, window):
     """150 known positions and 150 new ones, in blocks of 128 queries, some with windows across their edge."""
-    gpt_neo_checkpoint.write(tmp_path / "m", "LG", window_size=window, max_position_embeddings=310)
+    windowed.write_model(tmp_path / "m", "WF", window, max_position_embeddings=310)
     model = gpt2np.load(tmp_path / "m", dtype="float64")
     ids = np.random.default_rng(1).integers(0, 300, 300).tolist()
     whole = model.trace(ids)
@@ -150,7 +181,7 @@ def test_a_past_and_blocks_of_queries(tmp_path, window):
     assert relative_error(model(ids, last=True), whole["logits"][-1]) < NOISE
 
 
-def test_edits_see_and_are_seen_through_the_window(models):
+def test_edits_see_and_are_seen_through_the_window(windowed, models):
     """Scores edited to see beyond the window are believed, by a generation too; other layers are not."""
 
     def open_up(scores, at):
@@ -162,22 +193,23 @@ def test_edits_see_and_are_seen_through_the_window(models):
     assert (traced["h.1.attn.pattern"][:, 30, 0] > 0).all()
     assert (traced["h.2.attn.pattern"][:, 30, 0] == 0).all()
     pattern, v = traced["h.1.attn.pattern"], traced["h.1.attn.v"]
-    assert relative_error(traced["h.1.attn.z"], np.einsum("hqk,khd->qhd", pattern, v)) < NOISE
+    shared = model.config.n_head // model.config.n_kv_head  # by so many heads, each value
+    expected = np.einsum("hqk,khd->qhd", pattern, v.repeat(shared, axis=1))
+    assert relative_error(traced["h.1.attn.z"], expected) < NOISE
     done = model.generate(IDS[:20], max_new_tokens=12, keep="*", edits=edits).finish()
     same(done.trace, model.trace(done.token_ids[:-1], edits=edits))
     doubled = {"h.1.attn.k": lambda k: 2 * k}
     plain, edited = model.trace(IDS), model.trace(IDS, edits=doubled)
     seen = plain["h.1.attn.pattern"] > 0
-    np.testing.assert_allclose(
-        edited["h.1.attn.scores"][seen], 2 * plain["h.1.attn.scores"][seen], rtol=1e-12
-    )
+    products = f"h.1.{windowed.products}"
+    assert relative_error(edited[products][seen], 2 * plain[products][seen]) < NOISE
     assert np.isneginf(edited["h.1.attn.scores"][~seen]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_an_edit_that_changes_nothing_gives_the_same_bits(tmp_path, dtype):
+def test_an_edit_that_changes_nothing_gives_the_same_bits(windowed, tmp_path, dtype):
     """What is edited is computed all at once, and not in blocks with the keys of their windows."""
-    gpt_neo_checkpoint.write(tmp_path / "m", "GLL", window_size=9, max_position_embeddings=310)
+    windowed.write_model(tmp_path / "m", "FWW", 9, max_position_embeddings=310)
     model = gpt2np.load(tmp_path / "m", dtype=dtype)
     ids = np.random.default_rng(1).integers(0, 300, 300).tolist()
     plain = model.trace(ids)
@@ -196,13 +228,13 @@ def test_scoring_in_windows(models, window):
     assert model.score(IDS).loss == pytest.approx(-chances[np.arange(59), IDS[1:]].mean(), rel=1e-12)
 
 
-def test_local_layers_multiply_no_keys_outside_the_window(models, monkeypatch):
-    """The products of a local layer grow with the window, those of a global one with the text."""
+def test_layers_with_a_window_multiply_no_keys_outside_it(windowed, models, monkeypatch):
+    """Their products grow with the window, those of other layers with the text."""
     model, sizes = models(7), []
     real = np.matmul
 
     def matmul(a, b, *args, **kwargs):
-        if a.ndim == 3 and b.ndim == 3:
+        if a.ndim == b.ndim == windowed.n_axes:
             sizes.append(max(b.shape[-1], b.shape[-2]))
         return real(a, b, *args, **kwargs)
 
