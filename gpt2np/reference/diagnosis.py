@@ -306,21 +306,28 @@ class Diagnosis:
         fit = self._fits.fit(replayed, h.mistake.unseen, [*checks, *after])
         return None if fit is None else h.candidate(fit)
 
-    def _after(self, further: bool = False) -> list[str]:
+    def _after(self, further: int = 0) -> list[str]:
         """Sites of the dump behind the first wrong one, to the end of its layer, or the next one.
 
-        With `further` also the one behind that layer.
+        With `further` also the one behind that layer; with 2 to the end of the next layer of another window.
         """
         names = list(self.arrays)
         layer = self._resolve(self.first)[1]
         after = [
             n for n in names[names.index(self.first) + 1 :] if self.arrays[n].shape == self.truth[n].shape
         ]
-        ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
+        ends = (layer, *self._to_another_kind(layer if further > 1 else None))
+        ends = ends if layer is not None else (None, 0)  # behind the embedding stands block 0
         near = [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
         return (
             [*near, *(n for n in after if n not in near)][: len(near) + 1] if further else near or after[:1]
         )
+
+    def _to_another_kind(self, layer: int | None) -> Sequence[int]:
+        """The layers behind one until there is one that looks back over another number of keys."""
+        windows = [self.config.window(i) for i in range(self.config.n_layer)]
+        others = [] if layer is None else [i for i, w in enumerate(windows) if w != windows[layer] and i > layer]
+        return range(layer or 0, others[0] + 1) if others else ()
 
     def _wider(self, h: _Hypothesis, all_kinds: bool) -> Iterator[list[str]]:
         """The steps of a hypothesis, and the same ones from its layer on; or all that the mistake touches."""
@@ -332,13 +339,13 @@ class Diagnosis:
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the layer, and more."""
-        for further in (False, True):
+        for further in range(3 if self._to_another_kind(self._resolve(self.first)[1]) else 2):
             if len({candidate.slug for _, candidate in fitting}) > 1:
                 fitting = self._explaining_the_rest(fitting, further) or fitting
         return [candidate for _, candidate in fitting]
 
     def _explaining_the_rest(
-        self, fitting: list[tuple[_Hypothesis, Candidate]], further: bool = False
+        self, fitting: list[tuple[_Hypothesis, Candidate]], further: int = 0
     ) -> list[tuple[_Hypothesis, Candidate]]:
         """Those that explain the sites behind the first wrong one too.
 

@@ -330,6 +330,15 @@ def _dot_scores(q: Array, k: Array, window: int | None, *, out: Array, pieces: i
     out[:, ops.unseen(range(len(k) - len(q), len(k)), len(k), window)] = -np.inf
 
 
+def _capped_scores(
+    q: Array, k: Array, scale: float, cap: float | None, window: int | None, *, out: Array, pieces: int
+) -> None:
+    _dot_scores(q * scale, k, window, out=out, pieces=pieces)
+    hidden = np.isneginf(out)
+    ops.capped(out, cap, out=out)
+    out[hidden] = -np.inf
+
+
 def _mix(pattern: Array, v: Array, *, out: Array, pieces: int) -> None:
     values = _of_all_heads(v, len(pattern)).transpose(1, 0, 2)
     _matmul(pattern, values, out.transpose(1, 0, 2), pieces)
@@ -344,6 +353,11 @@ def _unembedding(x: Array, table: Array, *, out: Array, pieces: int) -> None:
     _matmul(x, table.T, out, pieces)
 
 
+def _capped_unembedding(x: Array, table: Array, cap: float | None, *, out: Array, pieces: int) -> None:
+    _unembedding(x, table, out=out, pieces=pieces)
+    ops.capped(out, cap, out=out)
+
+
 _IN_TURN_OF: dict[Callable[..., None], Callable[..., None]] = {
     ops.linear: _linear_in_turn,
     ops.product: _product_in_turn,
@@ -355,6 +369,8 @@ _IN_PIECES: dict[Callable[..., None], Callable[..., None]] = {
     ops.project: _product,
     ops.scaled_scores: _scores,
     ops.dot_scores: _dot_scores,
+    ops.capped_scores: _capped_scores,
     ops.mix: _mix,
     ops.unembedding: _unembedding,
+    ops.capped_unembedding: _capped_unembedding,
 }

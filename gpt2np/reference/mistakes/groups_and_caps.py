@@ -17,8 +17,8 @@ class GroupsInterleaved(Mistake):
     explanation = "Query head h reads key and value head h % n_kv_head (keys tiled instead of repeated)."
     cure = "Heads that share are neighbours: key head h // (n_head / n_kv_head); np.repeat, not np.tile."
     hints = (
-        "Who shares what with whom?",
-        "Are the first two heads neighbours in more than one way?",
+        "Who has what in common with whom?",
+        "There is less of one thing than of another: who goes without one of his own?",
     )
     steps = ("attn.scores", "attn.z")
     operations = (capped_scores, mix)
@@ -44,8 +44,8 @@ class ScoresCap(Mistake):
     explanation = "The soft cap of the scores is missing, is another one, or comes after the mask."
     cure = "cap * tanh(scores / cap), cap being attn_logit_softcapping, and only then -inf where not seen."
     hints = (
-        "How large may a score become in this model?",
-        "What does tanh make of minus infinity?",
+        "How large may these numbers become in this model?",
+        "What does a bent curve make of what is infinitely far down?",
     )
     steps = ("attn.scores",)
     operations = (capped_scores,)
@@ -76,7 +76,7 @@ class LogitsCap(Mistake):
     explanation = "The soft cap of the logits is missing, or is another one."
     cure = "logits = cap * tanh(logits / cap), cap being final_logit_softcapping."
     hints = (
-        "How large may a logit become in this model?",
+        "How large may these numbers become in this model?",
         "What comes after the very last product?",
     )
     steps = ("logits",)
@@ -125,8 +125,8 @@ class EmbeddingUnscaled(Mistake):
     explanation = "Embeddings are not multiplied by sqrt(n_embd), or are twice, or by n_embd."
     cure = "Multiply the rows of the table by sqrt(n_embd), once; the unembedding takes them as they are."
     hints = (
-        "Is what enters the first layer what lies in the table?",
         "How long should the very first vectors be?",
+        "Is what enters the first layer just what you looked up?",
     )
     steps = ("embed",)
     operations = (scaled,)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.ops import Array
+from gpt2np.ops import Array, unseen
 from gpt2np.reference.mistakes.base import SCORES, At, Mistake, future, not_seen, scaled_products, softmax
 from gpt2np.tracing.contract import ModelConfig
 
@@ -274,8 +274,8 @@ class AttentionWindow(SomeSeen):
         "a window where there is none, or none."
     )
     cure = (
-        "GPT-2 sees all keys up to its own; a layer with a window the last so many, its own included; "
-        "config.json says which layers have one."
+        "GPT-2 sees all keys up to its own; a layer with a window the last so many, its own included: see "
+        "config.json."
     )
     of_window = True
     hints = (
@@ -296,3 +296,26 @@ class AttentionWindow(SomeSeen):
 
     def detail(self, variant: Any) -> str:
         return "all keys, without a window" if variant is None else f"the last {variant}"
+
+
+class LayerKindsSwapped(SomeSeen):
+    """Windows where there are none, and none where there are some."""
+
+    slug = "layer-kinds-swapped"
+    explanation = "Layers with a window and those without one are in each other's place."
+    cure = "config.json has the order: GPT-Neo begins with a global layer, Gemma-2 with a sliding one."
+    hints = (
+        "Is it the same everywhere how far back a token looks?",
+        "What comes first in your program, and what comes next?",
+    )
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        windows = dict.fromkeys(config.window(layer) for layer in range(config.n_layer))
+        yield from (w for w in windows if w is not None and w < n_tokens and None in windows)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, *_ = inputs
+        here = at.config.window(at.layer or 0)
+        out[...] = scaled_products(at, q, k)
+        rows = range(len(k) - len(q), len(k))
+        out[:, unseen(rows, len(k), variant if here is None else None)] = -np.inf

@@ -24,8 +24,8 @@ class NormWithoutOne(OfRMSNorm):
     explanation = "The norm multiplies by the stored weight alone: Gemma's files hold what is added to 1."
     cure = "x / sqrt(mean(x * x) + eps) * (1 + weight)."
     hints = (
-        "What would a norm do that has learned nothing yet?",
-        "Are the numbers in the file near 0, or near 1?",
+        "What would this step do to a vector if it had learned nothing yet?",
+        "Is what you read already what is meant to be used?",
     )
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -40,8 +40,8 @@ class NormTakesMean(OfRMSNorm):
     explanation = "The mean is subtracted first, as in LayerNorm."
     cure = "RMSNorm subtracts nothing: it divides by the root of the mean of squares."
     hints = (
-        "What do you take off each vector before you divide it?",
-        "Is this the norm of the model that you knew before?",
+        "What happens to a vector whose numbers are all alike?",
+        "Do you do here what another model did that you knew before?",
     )
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -57,8 +57,8 @@ class NormForgets(OfRMSNorm):
     explanation = "The norm is left out, or its weight, or epsilon is not inside the root."
     cure = "Every block has four norms: before and behind attention, before and behind the MLP."
     hints = (
-        "How many norms has a block of this model?",
-        "What is multiplied last, and what is added under the root?",
+        "Is every number in use that was learned for this step?",
+        "How long is a vector when it comes out, and how long should it be?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:

@@ -24,8 +24,8 @@ class RotationPairs(Rotation):
     explanation = "Numbers 2j and 2j + 1 of a head are turned together, instead of j and j + head_dim / 2."
     cure = "Checkpoints in HF's layout turn halves: (x1 cos - x2 sin, x2 cos + x1 sin), x1 the first half."
     hints = (
-        "Which two numbers are turned together, and how far apart do they lie?",
-        "Is the length of every vector right, and what is in it wrong?",
+        "Who is whose partner, and how far from each other do they stand?",
+        "Is every vector as long as it should be, and still wrong?",
     )
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -42,7 +42,7 @@ class RotationMissing(Rotation):
     cure = "Turn queries and keys, not values, before the scores."
     hints = (
         "How does this model know which word came first?",
-        "Would your scores change if the words changed places?",
+        "Would anything be different if two words changed places?",
     )
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -58,8 +58,8 @@ class RotationBackwards(Rotation):
     )
     cure = "(x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin)."
     hints = (
-        "Which way round do you turn?",
-        "Which of the two products is subtracted, and in which half?",
+        "In which direction do you go round, and does it matter?",
+        "Are numbers of yours right but for a minus?",
     )
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
@@ -74,8 +74,8 @@ class RotationAngles(Rotation):
     explanation = "Queries and keys are turned by other angles: of another base, or of other positions."
     cure = "The angle of pair j is position * rope_theta ** (-2 j / head_dim); the first position is 0."
     hints = (
-        "By how much is the very first word turned, and by how much the next?",
-        "Which numbers of the config go into the angles?",
+        "What happens to the very first word, and what to the next?",
+        "Where do the numbers come from that say how far to go round?",
     )
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:

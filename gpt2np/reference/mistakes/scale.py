@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpt2np.ops import Array
+from gpt2np.ops import Array, project
 from gpt2np.reference.mistakes.base import SCORES, At, Mistake, capped, not_seen, products, scaled_products
 from gpt2np.tracing.contract import ModelConfig
 
@@ -37,6 +37,9 @@ class ScoresUnscaled(ScoresScale):
         "How large does a sum of many products get?",
         "Is each row of weights nearly all on one token?",
     )
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (None,) if config.attention_scale(0) != 1.0 else ()
 
     def scale(self, at: At) -> float:
         return 1.0
@@ -81,12 +84,13 @@ class ScoresScaledByHeadDim(ScoresScale):
     explanation = "The dot products are divided by sqrt(head_dim), and not by sqrt(query_pre_attn_scalar)."
     cure = "Read query_pre_attn_scalar from the config: only in some sizes it is the same as head_dim."
     hints = (
-        "Where does the number come from that you divide by?",
-        "Is everything said in the config that you worked out yourself?",
+        "Where did you take the number from that you divide by?",
+        "Do you work something out that the makers have told you?",
     )
+    operations = SCORES[2:]
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
-        yield from (None,) if hasattr(config, "query_pre_attn_scalar") else ()
+        yield from (None,) if config.attention_scale(0) != 1.0 / math.sqrt(config.d_head) else ()
 
     def scale(self, at: At) -> float:
         return 1.0 / math.sqrt(at.config.d_head)
@@ -221,3 +225,29 @@ class ScoresScaledOnOneSide(ScoresScale):
 
     def scale(self, at: At) -> float:
         return 1.0 / math.sqrt(math.sqrt(at.config.d_head))
+
+
+class QueryScaled(Mistake):
+    """Queries multiplied by a scale that belongs to the scores, or to another model."""
+
+    slug = "query-scaled"
+    explanation = "Queries are divided by a root of d_head, and the scores are right without that."
+    cure = "GPT-Neo scales nothing; Gemma-2 scales queries, or their products with keys, once."
+    hints = (
+        "Who told you to make these vectors shorter?",
+        "Does the same thing happen again further down?",
+    )
+    steps = ("attn.q",)
+    operations = (project,)
+    whole = True
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        roots = dict.fromkeys((1 / math.sqrt(config.d_head), config.attention_scale(0)))
+        yield from (root for root in roots if root != 1.0)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        project(*inputs, out=out)
+        out *= variant
+
+    def detail(self, variant: Any) -> str:
+        return f"by {1 / variant:.4g}"
