@@ -70,7 +70,8 @@ def test_what_export_writes(tmp_path, model, dialect):
     [
         ("SFSF", {"sliding_window": 6}, "h.0.attn.pattern", "attention-window", "the last 6"),
         ("SFSF", {"sliding_window": 4}, "h.0.attn.scores", "attention-window", "the last 4"),
-        ("FSFS", {}, "h.0.attn.pattern", "attention-window", "the last 14"),
+        ("FSFS", {}, "h.0.attn.pattern", "layer-kinds-swapped", ""),
+        ("FFFF", {}, "h.0.attn.pattern", "attention-window", "all keys, without a window"),
         ("SSSS", {}, "h.1.attn.scores", "attention-window", "the last 5"),
         ("SFSF", {"attn_logit_softcapping": None}, "h.0.attn.scores", "scores-cap", "missing"),
         ("SFSF", {"attn_logit_softcapping": 3.0}, "h.0.attn.scores", "scores-cap", "it is 3"),
