@@ -125,8 +125,9 @@ class Replays:
                         raise _Reached
                     return
                 if name == "logits" and name not in touched and columns is not None:
-                    x, words = inputs
-                    found[name] = x @ words[columns].T
+                    x, words, *others = inputs
+                    found[name] = np.empty((len(x), len(columns)), out.dtype)
+                    op(x, words[columns], *others, out=found[name])
                     raise _Reached
                 if name not in touched or scope != Scope():
                     op(*inputs, out=out)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from support import gemma2_checkpoint
 from support.planting import plant
 from support.random_model import random_model
 
-from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.model import Model
 from gpt2np.reference.candidates import Candidate
 from gpt2np.reference.comparison import Comparison, compare
@@ -23,6 +23,8 @@ from gpt2np.reference.mistakes import CATALOGUE, KNOWN, PROMPT_MISTAKES, Mistake
 from gpt2np.reference.mistakes.cache import CacheMistake
 from gpt2np.reference.noise_bands import Expected, expect
 from gpt2np.reference.precision import in_precision
+from gpt2np.tracing.lines import lines
+from gpt2np.tracing.sites import Site
 
 VOCABULARY = 60
 PER_HEAD = {"attn.qkv", "attn.scores", "attn.pattern", "attn.z"}
@@ -54,7 +56,8 @@ class Case:
     def reaches(self, site: str) -> np.ndarray:
         """How far the mistake itself is outside the band of a site, in bands, element by element."""
         truth, exact = self.expected.truth[site], self.exact[site]
-        error = difference(exact, truth, SITES.resolve(site, None, self.model.config.n_layer)[0])
+        kind, layer = resolved(self.model, site)
+        error = difference(exact, truth, kind, None if layer is None else self.model.config.window(layer))
         with np.errstate(all="ignore"):
             share = error / np.broadcast_to(self.expected.bands[site], error.shape)
         return np.where(error == 0, 0.0, share)
@@ -112,9 +115,33 @@ def case_of(slug: str, placement: int) -> Case:
     mistake = next((m for m in CATALOGUE if m.slug == slug), None)
     if mistake is None:
         return other_prompt(slug, placement, model, ids, rng)
+    if not steps_in(mistake, model) or not list(mistake.variants(model.config, len(ids), [1])):
+        model = random_gemma(rng)  # which has the steps that GPT-2 has not
     if slug in RECORDED:
         return recorded(slug, placement, model, ids, rng)
     return in_a_run(mistake, placement, model, ids, rng)
+
+
+def random_gemma(rng) -> Model:
+    """A Gemma-2 of any shape; its windows are shorter than the text, its caps bend."""
+    groups, shared = int(rng.integers(2, 4)), int(rng.integers(1, 4))
+    sizes = {"num_attention_heads": groups * shared, "num_key_value_heads": groups}
+    sizes |= {"head_dim": 2 * int(rng.integers(2, 6)), "hidden_size": int(rng.integers(9, 25))}
+    sizes |= {"sliding_window": int(rng.integers(2, 5)), "vocab_size": VOCABULARY}
+    sizes["query_pre_attn_scalar"] = sizes["head_dim"] + int(rng.integers(1, 9))
+    kinds = "SFSF"[rng.integers(2) :][: int(rng.integers(2, 4))]
+    return gemma2_checkpoint.in_memory(kinds, int(rng.integers(1 << 30)), **sizes)
+
+
+def resolved(model: Model, name: str) -> tuple[Site, int | None]:
+    """A site and its layer, by full name."""
+    return model.config.architecture.sites.resolve(name, None, model.config.n_layer)
+
+
+def steps_in(mistake: Mistake, model: Model) -> tuple[str, ...]:
+    """The steps in which a mistake may be made in a model."""
+    operations = {name.split(".", 2)[-1]: line.op for name, line in lines(model.config).items()}
+    return mistake.steps_in(model.config, operations)
 
 
 def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng) -> Case:
@@ -124,13 +151,10 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
         prefill = int(rng.integers(2, len(ids)))
     variants = list(mistake.variants(config, len(ids), starts(len(ids), prefill)))
     variant = variants[rng.integers(len(variants))]
-    kinds = [kind for kind in mistake.steps if not mistake.together]
-    steps = [kinds[rng.integers(len(kinds))]] if kinds else list(mistake.steps)
-    layers = [
-        SITES.resolve(name, None, config.n_layer)[1]
-        for name, s, _ in SITES.expand(config.n_layer)
-        if s.name in steps
-    ]
+    able = steps_in(mistake, model)
+    kinds = [kind for kind in able if not mistake.together]
+    steps = [kinds[rng.integers(len(kinds))]] if kinds else list(able)
+    layers = [at for _, s, at in config.architecture.sites.expand(config.n_layer) if s.name in steps]
     layer = layers[rng.integers(len(layers))]
     layer = None if mistake.in_all(variant) else layer
     position, head = int(rng.integers(len(ids))), int(rng.integers(config.n_head))
@@ -144,6 +168,8 @@ def in_a_run(mistake: Mistake, placement: int, model: Model, ids: list[int], rng
     scope = Scope() if whole else Scope(heads, rows)
     if mistake.slug == "dropout-active":
         mistake, scope = Dropout(int(rng.integers(1 << 30)), rng.uniform(0.1, 0.5)), Scope()
+    if mistake.slug == "bias-added":
+        mistake, scope = Biased(int(rng.integers(1 << 30))), Scope()
     planted = (mistake, variant, layer, scope, prefill, steps)
     where = f"{' '.join(steps)} {variant} layer {layer} of {config.n_layer} {scope} tokens {len(ids)}"
     dump, exact = (plant(m, ids, *planted) for m in (model, in_precision(model, "float64")))
@@ -165,6 +191,18 @@ class Dropout(Mistake):
 
     def run(self, at, variant, *inputs, out) -> None:
         out *= (np.random.default_rng(self.seed).random(out.shape) >= self.p) / (1 - self.p)
+
+
+class Biased(Mistake):
+    """Some bias, where the model has none."""
+
+    slug = "bias-added"
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def run(self, at, variant, *inputs, out) -> None:
+        out += np.random.default_rng(self.seed).normal(0, 0.2, out.shape[1:])
 
 
 RECORDED = {"targets-not-shifted", "rows-reversed", "record-overwritten"}
@@ -217,7 +255,7 @@ def other_prompt(slug: str, placement: int, model: Model, ids: list[int], rng) -
     for m in (model, in_precision(model, "float64")):
         dump = plant(m, ran)
         for name in dump:
-            axes = SITES.resolve(name, None, model.config.n_layer)[0].axis_names
+            axes = resolved(model, name)[0].axis_names
             dump[name] = dump[name][
                 tuple(rows if a in ("pos", "query", "key") else slice(None) for a in axes)
             ]
@@ -268,7 +306,7 @@ def judge(case: Case) -> Outcome:
 
 def right_place(case: Case, found: Comparison) -> bool:
     """Whether layer, first position and heads are those at which the mistake leaves the band."""
-    site, layer = SITES.resolve(found.site, None, case.model.config.n_layer)
+    site, layer = resolved(case.model, found.site)
     if found.layer != layer or case.exact[found.site].shape != case.expected.truth[found.site].shape:
         return found.layer == layer
     reaches, axes = case.reaches(found.site), site.axis_names
@@ -293,12 +331,14 @@ def same_numbers(case: Case, names: list[str], found: Comparison) -> bool:
     be what the planted mistake gives, as far as float32 can tell.
     """
     best = found.candidates[0]
+    config = case.model.config
     for other in planted_anew(best, case, in_precision(case.model, "float64")):
-        sites = {n: SITES.resolve(n, None, case.model.config.n_layer)[0] for n in names}
+        sites = {n: resolved(case.model, n) for n in names}
+        windows = {n: None if at is None else config.window(at) for n, (_, at) in sites.items()}
         if all(
             n in other
             and other[n].shape == case.exact[n].shape
-            and (difference(other[n], case.exact[n], sites[n]) <= case.expected.bands[n]).all()
+            and (difference(other[n], case.exact[n], sites[n][0], windows[n]) <= case.expected.bands[n]).all()
             for n in names
         ):
             return True
@@ -315,11 +355,8 @@ def planted_anew(best: Candidate, case: Case, model: Model) -> Iterator[dict[str
     for mistake in CATALOGUE:
         if mistake.slug != best.slug or mistake.slug in RECORDED:
             continue
-        sets = (
-            [list(mistake.steps)]
-            if mistake.together
-            else [[s] for s in mistake.steps] + [list(mistake.steps)]
-        )
+        able = list(steps_in(mistake, case.model))
+        sets = [able] if mistake.together else [*([s] for s in able), able]
         for variant, steps in itertools.product(
             list(mistake.variants(config, n, starts(n, case.prefill))), sets
         ):
