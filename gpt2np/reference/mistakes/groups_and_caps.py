@@ -130,6 +130,7 @@ class EmbeddingUnscaled(Mistake):
     )
     steps = ("embed",)
     operations = (scaled,)
+    only_scales = True
 
     def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
         yield from ("not at all", "twice")
