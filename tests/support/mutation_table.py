@@ -23,7 +23,6 @@ from support.mutations import case_of, judge, slugs
 from support.torch_gpt2 import KNOWN, UNKNOWN, planted
 
 from gpt2np.reference.comparison import compare
-from gpt2np.reference.mistakes import KNOWN as CATALOGUE
 
 PAGE = Path(__file__).parents[1] / "reference" / "mutations.md"
 PLACEMENTS = 20  # of each mistake
