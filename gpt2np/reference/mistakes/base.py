@@ -97,7 +97,7 @@ class Mistake:
     may be made in one alone; a `whole` one is never one of some heads or positions only. What is `rare` is
     tried after all that is not; what may be recognised `anywhere` is looked for at any site. One `of_gpt2`
     reads parameters that other models have not, one `of_scores` computes the scores anew. One that is made in
-    other operations than GPT-2's says in which: `operations`. One that `only_scales` vectors is undone by norms.
+    other operations than GPT-2's says in which: `operations`. Norms undo one that `only_scales` vectors.
     """
 
     slug: ClassVar[str]

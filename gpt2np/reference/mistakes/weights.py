@@ -10,6 +10,7 @@ from gpt2np.reference.mistakes.base import At, Mistake, Seen
 from gpt2np.reference.precision import rounded
 from gpt2np.tracing.contract import ModelConfig
 
+_FAR = 16.0  # times its band: what no small error of another kind is
 LINEAR = ("attn.qkv", "attn.out", "mlp.pre", "mlp.out")
 # Where the parameters of each step are.
 PARAMETERS: dict[str, Callable[[Any], Any]] = {
@@ -166,13 +167,14 @@ class BiasAdded(Mistake):
     operations = (project, product)
 
     def recognise(self, seen: Seen) -> str | None:
-        """The same vector at every position, although what comes in differs."""
+        """The same vector at every position, although what comes in differs, and far larger than noise."""
         if not seen.confirmed or len(seen.truth) < 3:
             return None
         apart = seen.values.astype(np.float64) - seen.truth
         band = np.broadcast_to(seen.band, apart.shape)
         shift, differs = apart.mean(axis=0), np.abs(seen.truth - seen.truth.mean(axis=0)) > 4 * band
-        return "" if differs.any() and (np.abs(apart - shift) <= band).all() else None
+        large = (np.abs(shift) > _FAR * band.max(axis=0)).any()
+        return "" if large and differs.any() and (np.abs(apart - shift) <= band).all() else None
 
 
 class RoundedWeights(Mistake):

@@ -83,7 +83,11 @@ const OTHERWISE = {
     "A position sees itself and what is before it, never what comes after; in some layers only so far back.",
   unembedding: "The table that scores a vector against every token.",
 };
-const GROUPS = " Heads of a group share the last two.";
+const GROUPED = {
+  head: "One of several attentions that work side by side in a layer, each with queries of its own.",
+  "query, key, value":
+    "What a position looks for; what it can be found by; what it hands over. Heads of a group share the last two.",
+};
 
 // What only some models have, by a test of the run.
 const ONLY_SOME = [
@@ -125,9 +129,9 @@ function termsOf(run) {
   const own = ONLY_SOME.filter(([has]) => has(run)).map(([, term, text]) => [term, text]);
   const shared = TERMS.filter(([term]) => term !== "GPT-2" && (term !== "GELU" || bends)).map(([term, text]) => {
     if (term === "LayerNorm" && model.norm !== "LayerNorm") return [model.norm, RMS];
-    const grouped = term === "query, key, value" && model.n_kv_head < model.n_head ? GROUPS : "";
-    const capped = term === "contribution" && model.capped ? CAPPED : (OTHERWISE[term] ?? text);
-    const said = capped.replaceAll("LayerNorm", model.norm) + grouped;
+    const grouped = model.n_kv_head < model.n_head ? GROUPED[term] : undefined;
+    const capped = term === "contribution" && model.capped ? CAPPED : undefined;
+    const said = (grouped ?? capped ?? OTHERWISE[term] ?? text).replaceAll("LayerNorm", model.norm);
     return [term, bends ? said : said.replaceAll("GELU", model.activation)];
   });
   return [...shared, ...own];
