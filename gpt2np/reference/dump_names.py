@@ -345,11 +345,10 @@ def _spellings(config: ModelConfig) -> dict[str, Meaning]:
 def _is_elsewhere(name: str, config: ModelConfig) -> bool:
     """Whether a name is a known one of other models, and so no misspelling of one of this."""
     known = _elsewhere(config)
-    spelled = [_plain(short) for short in _variants(name)]
-    for short in _variants(name):
-        for digits in _NUMBER.finditer(short):
-            spelled.append(_plain(short[: digits.start()]) + _LAYER + _plain(short[digits.end() :]))
-    return not known.isdisjoint(spelled)
+    shorter = list(_variants(name))
+    numbered = ((short, *number.span()) for short in shorter for number in _NUMBER.finditer(short))
+    in_layers = (_plain(short[:start]) + _LAYER + _plain(short[end:]) for short, start, end in numbered)
+    return not known.isdisjoint([*map(_plain, shorter), *in_layers])
 
 
 @functools.lru_cache(maxsize=8)

@@ -69,7 +69,8 @@ PROGRAM_NAMES: dict[str, str] = {
     "ln_2.normalized ln_2": "h.{i}.ln2.hook_normalized",
     "mlp.up": "h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.ffn.up",  # where there is none, the next line
     "mlp.pre": "h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.mlp.up h.{i}.mlp.up_proj h.{i}.ffn.up h.{i}.mlp.gate_proj "
-    "h.{i}.mlp.gate h.{i}.ffn_gate h.{i}.fc1 h.{i}.linear1 h.{i}.linear_fc1 h.{i}.mlp.linear_fc1 h.{i}.ffwd.net.0 "
+    "h.{i}.mlp.gate h.{i}.ffn_gate h.{i}.fc1 h.{i}.linear1 h.{i}.linear_fc1 h.{i}.mlp.linear_fc1 "
+    "h.{i}.ffwd.net.0 "
     "h.{i}.intermediate.dense "
     "h.{i}.mlp.pre_act h.{i}.c_fc "
     "h.{i}.mlp.in.hook_out h.{i}.ff.layers.0 h.{i}.mlp.fc "

@@ -198,7 +198,7 @@ def test_a_model_without_windows_says_nothing_of_them(tiny, tmp_path):
         assert "global" not in page.text("#panel-attention")
 
 
-# -- Gemma-2: heads in groups, turned queries and keys, norms behind, gates, caps -----------------------------
+# -- Gemma-2: heads in groups, turned queries and keys, norms behind, gates, caps -------------------------
 
 
 @pytest.fixture(scope="module")
