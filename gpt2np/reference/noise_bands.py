@@ -94,12 +94,15 @@ class Noise:
         `shaken`: every result is off by up to one rounding, as in a program that rounds inside a step too.
         """
         self._shaken = shaken
+        config: Any = model.config  # which has a base of angles where there is something to turn
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             if pieces == 0:
                 op = _IN_TURN_OF.get(op, op)
             elif pieces > 1 and op in _IN_PIECES:
                 op = functools.partial(_IN_PIECES[op], pieces=pieces)
+            elif pieces > 1 and op is ops.rotate:
+                op = functools.partial(_rotate_by_float32, theta=config.rope_theta)
             return functools.partial(self._run, results, name, op)
 
         ids = np.array(self.truth.token_ids)
@@ -347,6 +350,14 @@ def _mix(pattern: Array, v: Array, *, out: Array, pieces: int) -> None:
 def _of_all_heads(x: Array, n_head: int) -> Array:
     """Keys or values [pos, kv_head, d_head], each repeated for the heads that share it."""
     return np.repeat(x, n_head // x.shape[1], axis=1)
+
+
+def _rotate_by_float32(x: Array, _: ops.Turn, *, out: Array, theta: float) -> None:
+    """Turn by angles that are products in float32, as most programs do: the further on, the less exact."""
+    j = np.arange(x.shape[-1] // 2, dtype=np.float32)
+    frequencies = 1 / np.float32(theta) ** (2 * j / np.float32(x.shape[-1]))
+    angles = np.arange(len(x), dtype=np.float32)[:, None, None] * frequencies
+    ops.rotate(x, ops.Turn(np.cos(angles), np.sin(angles)), out=out)
 
 
 def _unembedding(x: Array, table: Array, *, out: Array, pieces: int) -> None:

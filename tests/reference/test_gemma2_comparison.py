@@ -74,6 +74,25 @@ def test_what_hf_computes_is_within_noise(folder, model, dtype, least):
     assert {report.dtype for report in found.sites if report.layer is not None} == {dtype}
 
 
+def test_angles_in_float32_are_no_mistake_far_into_a_text(tmp_path):
+    """HF's angles are products in float32; at position 250 that is far more than a dot product's noise."""
+    sizes = {"head_dim": 16, "max_position_embeddings": 512, "num_attention_heads": 2, "sliding_window": 9}
+    model = gpt2np.load(gemma2_checkpoint.write(tmp_path / "m", "S", **sizes))
+    ids = np.random.default_rng(5).integers(0, 300, 250).tolist()
+    trace = model.trace(ids, keep=["attn.q", "attn.q_rot"])
+    frequencies = 1 / np.float32(100.0) ** (np.arange(0, 16, 2, dtype=np.float32) / np.float32(16))
+    angles = np.arange(250, dtype=np.float32)[:, None, None] * frequencies
+    theirs = np.empty_like(trace["h.0.attn.q"])
+    ops.rotate(trace["h.0.attn.q"], ops.Turn(np.cos(angles), np.sin(angles)), out=theirs)
+    found = compare({"h.0.attn.q": trace["h.0.attn.q"], "h.0.attn.q_rot": theirs}, model, ids)
+    assert found.verdict == "within-noise", str(found)
+    assert np.abs(theirs - trace["h.0.attn.q_rot"]).max() > 5e-6
+    shifted = ops.turn_of(np.arange(250) + 0.01, 100.0, 16, np.float32)
+    ops.rotate(trace["h.0.attn.q"], shifted, out=theirs)
+    found = compare({"h.0.attn.q": trace["h.0.attn.q"], "h.0.attn.q_rot": theirs}, model, ids)
+    assert (found.verdict, found.site) == ("wrong", "h.0.attn.q_rot")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_hf_computes_without_a_cap_is_named(folder, model, dtype):
     found = compare(of_hf(folder, dtype, attn_logit_softcapping=None), model, IDS)
