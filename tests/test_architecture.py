@@ -45,12 +45,12 @@ ORDER = {
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
         attention_future layout_choice precision array_requests layer_numbers moved_names unknown_names
         placement error_measure position_alignment noise_bands conventions mistakes mistake_replay mistake_fit
-        token_recovery other_prompts search_limit consequences candidates diagnosis judgement comparison
-        step_check report_text token_comparison fixture""",
+        token_recovery other_prompts search_limit consequences candidates execution_order diagnosis
+        judgement comparison step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
-        activations layers recorded dropout""",
-    "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo lens_and_contributions
-        page_facts page_data opening_place page comparison_page""",
+        activations layers rms_norms rotation groups_and_caps recorded dropout""",
+    "viewer": """packing detail_levels model_parts parts_of_gpt2 parts_of_gpt_neo parts_of_gemma2
+        lens_and_contributions page_facts page_data opening_place page comparison_page""",
     "lessons": """time_limit verdict exercise models same pictures by_site by_output planted_mistakes
         attention_mistakes
         exercises showing learner_code checker percent_file notebook scripts exercise_functions shelf

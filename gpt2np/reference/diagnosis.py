@@ -10,13 +10,13 @@ from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference.candidates import CONTRADICTED, SLUGS, Candidate, ranked
 from gpt2np.reference.error_measure import Measure, difference
+from gpt2np.reference.execution_order import ExecutionOrder
 from gpt2np.reference.mistake_fit import Fit, Fits
 from gpt2np.reference.mistake_replay import Replays, Scope, until_step
 from gpt2np.reference.mistakes import CATALOGUE, Mistake, Seen
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.reference.other_prompts import OtherPrompts
 from gpt2np.reference.search_limit import SearchLimit
-from gpt2np.tracing.derived import block_input
 from gpt2np.tracing.lines import lines
 from gpt2np.tracing.sites import Site
 
@@ -96,18 +96,15 @@ class Diagnosis:
         self._fits = Fits(self.truth, expected.bands, arrays)
         self.replays = Replays(model, self.truth, self.prefill)
         self._quick = Replays(model if quick is None else quick, self.truth, self.prefill)
-        expanded = self.config.architecture.sites.expand(self.config.n_layer)
-        self._sites = {name: (site, layer) for name, site, layer in expanded}
+        self._run = ExecutionOrder(self.config)
+        self._sites, self._order, self._index = self._run.sites, self._run.steps, self._run.index
         operations = {self._sites[name][0].name: line.op for name, line in lines(self.config).items()}
         steps = {m: m.steps_in(self.config, operations) for m in CATALOGUE if m.slug in self._only}
         self._catalogue = {mistake: found for mistake, found in steps.items() if found}
-        self._order = [name for name, (site, _) in self._sites.items() if not site.derived]
-        self._index = {name: i for i, name in enumerate(self._order)}
-        self._embedding = self._index[block_input(0, self.config.n_layer)]
-        self._entry = self._first_step_of(self._resolve(first)[1])
+        self._entry = self._run.first_step_of(self._resolve(first)[1])
         self._last = self._index[until_step(first, self.config)]
-        self._good = max((self._rules_out(n) for n in self._before()), default=-1)
-        self._checks = [n for n in [*self._before(), first] if self._step(n) > self._good]
+        self._good = self._run.last_right(self._before())
+        self._checks = [n for n in [*self._before(), first] if self._run.step(n) > self._good]
 
     def candidates(self) -> list[Candidate]:
         """Every mistake that explains the first wrong site, the best first."""
@@ -147,29 +144,10 @@ class Diagnosis:
     def _resolve(self, name: str) -> tuple[Site, int | None]:
         return self._sites[name]
 
-    def _step(self, name: str) -> int:
-        return self._index[until_step(name, self.config)]
-
-    def _first_step_of(self, layer: int | None) -> int:
-        """The first step of a layer; None: of what follows the last one."""
-        own = (i for i, name in enumerate(self._order) if self._resolve(name)[1] == layer)
-        return next(i for i in own if layer is not None or i > self._embedding)
-
     def _before(self) -> list[str]:
         """Sites of the dump before the first wrong one, in execution order: all of them are right."""
         names = list(self.arrays)
         return names[: names.index(self.first)]
-
-    def _rules_out(self, name: str) -> int:
-        """The last step that must have been right, since this site is."""
-        site, layer = self._resolve(name)
-        if layer is None and name in self._order[: self._embedding]:
-            return -1  # the parts of a sum, each of which may be wrong
-        if site.name in ("attn.qkv", "attn.q", "attn.k", "attn.v", "attn.scores", "attn.pattern"):
-            return self._index[f"h.{layer}.ln_1"]  # qkv may be cut up wrongly, or another part of it be wrong
-        if site.derived and site.name.startswith("ln_"):
-            return self._step(name) - 1
-        return self._step(name)
 
     def _touched(self, mistake: Mistake) -> Iterator[tuple[list[str], bool]]:
         """Sets of steps between the last right and the first wrong site in which the mistake may be made.
@@ -179,7 +157,8 @@ class Diagnosis:
         mostly has it in every layer.
         """
         touched: dict[tuple[int | None, str], list[str]] = {}
-        for name in self._order[self._good + 1 :]:
+        good = self._run.last_right(self._before(), mistake.only_scales)
+        for name in self._order[good + 1 :]:
             site, layer = self._resolve(name)
             key = layer, "" if mistake.together else site.name
             if site.name in self._catalogue[mistake] and (self._index[name] <= self._last or key in touched):
@@ -306,17 +285,18 @@ class Diagnosis:
         fit = self._fits.fit(replayed, h.mistake.unseen, [*checks, *after])
         return None if fit is None else h.candidate(fit)
 
-    def _after(self, further: bool = False) -> list[str]:
+    def _after(self, further: int = 0) -> list[str]:
         """Sites of the dump behind the first wrong one, to the end of its layer, or the next one.
 
-        With `further` also the one behind that layer.
+        With `further` also the one behind that layer; with 2 to the end of the next layer of another window.
         """
         names = list(self.arrays)
         layer = self._resolve(self.first)[1]
         after = [
             n for n in names[names.index(self.first) + 1 :] if self.arrays[n].shape == self.truth[n].shape
         ]
-        ends = (layer,) if layer is not None else (None, 0)  # behind the embedding stands block 0
+        ends = (layer, *self._run.to_another_kind(layer if further > 1 else None))
+        ends = ends if layer is not None else (None, 0)  # behind the embedding stands block 0
         near = [n for n in after if self._resolve(n)[1] in ends and n not in ("ln_f", "logits")]
         return (
             [*near, *(n for n in after if n not in near)][: len(near) + 1] if further else near or after[:1]
@@ -332,13 +312,13 @@ class Diagnosis:
 
     def _told_apart(self, fitting: list[tuple[_Hypothesis, Candidate]]) -> list[Candidate]:
         """Of several mistakes that explain the first wrong site those that explain the layer, and more."""
-        for further in (False, True):
+        for further in range(3 if self._run.to_another_kind(self._resolve(self.first)[1]) else 2):
             if len({candidate.slug for _, candidate in fitting}) > 1:
                 fitting = self._explaining_the_rest(fitting, further) or fitting
         return [candidate for _, candidate in fitting]
 
     def _explaining_the_rest(
-        self, fitting: list[tuple[_Hypothesis, Candidate]], further: bool = False
+        self, fitting: list[tuple[_Hypothesis, Candidate]], further: int = 0
     ) -> list[tuple[_Hypothesis, Candidate]]:
         """Those that explain the sites behind the first wrong one too.
 
@@ -376,7 +356,7 @@ class Diagnosis:
     def _prompts(self, checks: Sequence[str]) -> Iterator[Candidate]:
         """Other tokens than those asked for, if they explain these sites."""
         array, truth = self.given[self.first], self.truth[self.first]
-        if array.shape == truth.shape and self._good >= self._embedding:
+        if array.shape == truth.shape and self._run.follows_the_embedding(self._good):
             return
         about = self.model, self._quick.model, self.expected, self.given, self.arrays, self.whole
         for mistake, detail in OtherPrompts(*about).explaining(checks, self._only):

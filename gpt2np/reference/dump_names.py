@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gpt2np.errors import InputError, UnknownSiteError, short
-from gpt2np.reference.program_names import LAYER_WORDS, OF_WHOLE_PARTS, READS, WHOLE_PARTS, program_names
+from gpt2np.reference.program_names import (
+    LAYER_WORDS,
+    OF_WHOLE_PARTS,
+    WHOLE_PARTS,
+    names_elsewhere,
+    program_names,
+    reads,
+)
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import Site
 
@@ -127,7 +134,7 @@ class Names:
     def nearest(self, name: str) -> str:
         """The known name of which one is a misspelling; "" if it is like none."""
         plain = _plain(name)
-        if len(plain) < _LONG:
+        if len(plain) < _LONG or _is_elsewhere(name, self.config):
             return ""
         whole = {known: m.full_name for known, m in self._index.items() if _LAYER not in known} | _STACKS
         for digits in _NUMBER.finditer(name):
@@ -153,7 +160,7 @@ class Names:
         if site.name == "ln_f":
             return Meaning(self._sites["resid_post"], self.config.n_layer - 1)
         read = OF_WHOLE_PARTS.get(site.name) if last in WHOLE_PARTS else None
-        name = read or READS.get(site.name, "")
+        name = read or reads(self.config).get(site.name, "")
         return Meaning(self._sites[name], output.layer) if name in self._sites else None
 
     def _known(self, name: str) -> Meaning | None:
@@ -333,6 +340,23 @@ def _spellings(config: ModelConfig) -> dict[str, Meaning]:
                 scale = name.replace("hook_normalized", "hook_scale").split("{i}")
                 add(_LAYER.join(map(_plain, scale)), Meaning(site, inverse=True))
     return {name: meaning for name, meaning in found.items() if meaning is not None}
+
+
+def _is_elsewhere(name: str, config: ModelConfig) -> bool:
+    """Whether a name is a known one of other models, and so no misspelling of one of this."""
+    known = _elsewhere(config)
+    shorter = list(_variants(name))
+    numbered = ((short, *number.span()) for short in shorter for number in _NUMBER.finditer(short))
+    in_layers = (_plain(short[:start]) + _LAYER + _plain(short[end:]) for short, start, end in numbered)
+    return not known.isdisjoint([*map(_plain, shorter), *in_layers])
+
+
+@functools.lru_cache(maxsize=8)
+def _elsewhere(config: ModelConfig) -> frozenset[str]:
+    """The names of other models, spelled plainly."""
+    names = names_elsewhere(config)
+    every = (_in_a_layer(_LEAD.sub("", name)) if "{i}" in name else [_plain(name)] for name in names)
+    return frozenset(spelled for some in every for spelled in some)
 
 
 def _own_spellings(config: ModelConfig) -> dict[str, Site]:

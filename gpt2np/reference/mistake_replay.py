@@ -1,6 +1,7 @@
 """Runs a stretch of the model in float64 with a mistake in it: what a dump with this mistake would hold."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,12 @@ import numpy as np
 
 from gpt2np.architectures.gpt2.sites import split_qkv
 from gpt2np.model import Model
-from gpt2np.ops import Array
+from gpt2np.ops import Array, LayerNorm, Norm, layer_norm, rms_norm
 from gpt2np.ops.readable_parameters import as_held
 from gpt2np.reference.mistakes import At, Mistake
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.derived import bases, block_input, norm_input
+from gpt2np.tracing.derived import bases, block_input
+from gpt2np.tracing.lines import lines
 from gpt2np.tracing.sites import Site
 from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
@@ -62,20 +64,23 @@ class Replayed:
         if not site.derived:
             return self._truth[name]
         norm, _, statistic = site.name.rpartition(".")
-        if norm.startswith("ln_") and self.config.architecture.sites[norm].full_name(layer) in self._found:
+        if norm.startswith("ln_") and norm_output(self.config, norm, layer) in self._found:
             return self._statistic(norm, layer, statistic)
         with np.errstate(all="ignore"):
             return self.config.architecture.derived[site.name].compute(self, layer)
 
     def _statistic(self, norm: str, layer: int | None, statistic: str) -> Array:
-        """What a LayerNorm must have computed inside, if its output is what was replayed."""
+        """What a norm must have computed inside, if its output is what was replayed."""
         p: Any = self._model.parameters if layer is None else self._model.parameters.h[layer]
-        weight, bias, _ = getattr(p, norm)
+        parameters: Norm = getattr(p, norm)
+        shift = parameters.bias if isinstance(parameters, LayerNorm) else 0.0
+        x = self[norm_reads(self.config, norm, layer)]
         with np.errstate(all="ignore"):
-            normalized = (self[self.config.architecture.sites[norm].full_name(layer)] - bias) / weight
+            normalized = (self._found[norm_output(self.config, norm, layer)] - shift) / parameters.weight
             if statistic == "normalized":
                 return np.asarray(normalized)
-            x = norm_input(self, norm, layer)
+            if statistic == "rms":
+                return np.asarray(np.sum(x * x, axis=-1) / np.sum(normalized * x, axis=-1))
             centred = x - x.mean(axis=-1, keepdims=True)
             rstd = np.sum(normalized * centred, axis=-1) / np.sum(centred * centred, axis=-1)
             return np.asarray(
@@ -120,8 +125,9 @@ class Replays:
                         raise _Reached
                     return
                 if name == "logits" and name not in touched and columns is not None:
-                    x, words = inputs
-                    found[name] = x @ words[columns].T
+                    x, words, *others = inputs
+                    found[name] = np.empty((len(x), len(columns)), out.dtype)
+                    op(x, words[columns], *others, out=found[name])
                     raise _Reached
                 if name not in touched or scope != Scope():
                     op(*inputs, out=out)
@@ -164,4 +170,23 @@ def until_step(name: str, config: ModelConfig) -> str:
     norm, _, _ = site.name.rpartition(".")
     if not site.derived:
         return name
-    return table[norm].full_name(layer) if norm.startswith("ln_") else bases(config, site.name, layer)[0]
+    return norm_output(config, norm, layer) if norm.startswith("ln_") else bases(config, site.name, layer)[0]
+
+
+def norm_reads(config: ModelConfig, norm: str, layer: int | None) -> str:
+    """The site that a norm reads, of which there are statistics."""
+    return config.architecture.derived[f"{norm}.normalized"].reads[0](layer, config.n_layer)
+
+
+def norm_output(config: ModelConfig, norm: str, layer: int | None) -> str:
+    """The site that a norm gives: it bears the norm's name, or that of the part whose last step it is."""
+    if norm in config.architecture.sites.by_name:
+        return config.architecture.sites[norm].full_name(layer)
+    return _behind(config)[norm_reads(config, norm, layer)]
+
+
+@functools.lru_cache(maxsize=4)
+def _behind(config: ModelConfig) -> dict[str, str]:
+    """The sites that norms give, by what they read."""
+    norms = layer_norm, rms_norm
+    return {str(line.reads[0]): name for name, line in lines(config).items() if line.op in norms}

@@ -94,12 +94,15 @@ class Noise:
         `shaken`: every result is off by up to one rounding, as in a program that rounds inside a step too.
         """
         self._shaken = shaken
+        config: Any = model.config  # which has a base of angles where there is something to turn
 
         def swap(name: str, op: Callable[..., None]) -> Callable[..., None]:
             if pieces == 0:
                 op = _IN_TURN_OF.get(op, op)
             elif pieces > 1 and op in _IN_PIECES:
                 op = functools.partial(_IN_PIECES[op], pieces=pieces)
+            elif pieces > 1 and op is ops.rotate:
+                op = functools.partial(_rotate_by_float32, theta=config.rope_theta)
             return functools.partial(self._run, results, name, op)
 
         ids = np.array(self.truth.token_ids)
@@ -252,7 +255,7 @@ class Bands(Mapping[str, Array]):
     def _scale(self, name: str) -> Array:
         """The size of the numbers that a row's error comes from."""
         site, layer = self._sites[name]
-        if site.name == "attn.scores":  # a small score may be the sum of large products
+        if site.name in ("attn.scores", "attn.scores_raw"):  # a small score may be the sum of large products
             q, k = self._truth[f"h.{layer}.attn.q"], self._truth[f"h.{layer}.attn.k"]
             k_norms = np.repeat(_rms(np.linalg.norm(k, axis=-1).T), q.shape[1] // k.shape[1], axis=0)
             norms = np.linalg.norm(q, axis=-1).T * k_norms  # [head, query]
@@ -330,6 +333,15 @@ def _dot_scores(q: Array, k: Array, window: int | None, *, out: Array, pieces: i
     out[:, ops.unseen(range(len(k) - len(q), len(k)), len(k), window)] = -np.inf
 
 
+def _capped_scores(
+    q: Array, k: Array, scale: float, cap: float | None, window: int | None, *, out: Array, pieces: int
+) -> None:
+    _dot_scores(q * scale, k, window, out=out, pieces=pieces)
+    hidden = np.isneginf(out)
+    ops.capped(out, cap, out=out)
+    out[hidden] = -np.inf
+
+
 def _mix(pattern: Array, v: Array, *, out: Array, pieces: int) -> None:
     values = _of_all_heads(v, len(pattern)).transpose(1, 0, 2)
     _matmul(pattern, values, out.transpose(1, 0, 2), pieces)
@@ -340,8 +352,21 @@ def _of_all_heads(x: Array, n_head: int) -> Array:
     return np.repeat(x, n_head // x.shape[1], axis=1)
 
 
+def _rotate_by_float32(x: Array, _: ops.Turn, *, out: Array, theta: float) -> None:
+    """Turn by angles that are products in float32, as most programs do: the further on, the less exact."""
+    j = np.arange(x.shape[-1] // 2, dtype=np.float32)
+    frequencies = 1 / np.float32(theta) ** (2 * j / np.float32(x.shape[-1]))
+    angles = np.arange(len(x), dtype=np.float32)[:, None, None] * frequencies
+    ops.rotate(x, ops.Turn(np.cos(angles), np.sin(angles)), out=out)
+
+
 def _unembedding(x: Array, table: Array, *, out: Array, pieces: int) -> None:
     _matmul(x, table.T, out, pieces)
+
+
+def _capped_unembedding(x: Array, table: Array, cap: float | None, *, out: Array, pieces: int) -> None:
+    _unembedding(x, table, out=out, pieces=pieces)
+    ops.capped(out, cap, out=out)
 
 
 _IN_TURN_OF: dict[Callable[..., None], Callable[..., None]] = {
@@ -355,6 +380,8 @@ _IN_PIECES: dict[Callable[..., None], Callable[..., None]] = {
     ops.project: _product,
     ops.scaled_scores: _scores,
     ops.dot_scores: _dot_scores,
+    ops.capped_scores: _capped_scores,
     ops.mix: _mix,
     ops.unembedding: _unembedding,
+    ops.capped_unembedding: _capped_unembedding,
 }

@@ -3,9 +3,12 @@
 `{i}` stands for the layer. What the dialects of `gpt2np.export` call them is in the table of sites.
 """
 
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Iterator, Mapping
 
-from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.contract import DEFAULT, ModelConfig, find
+from gpt2np.tracing.lines import lines, part_of
 from gpt2np.tracing.sites import Site
 
 # What stands before the number of a layer, or nothing: nanoGPT, rasbt, llama.cpp, flax, ...
@@ -64,11 +67,14 @@ PROGRAM_NAMES: dict[str, str] = {
     "h.{i}.mlp.in.hook_in h.{i}.post_attention_layernorm h.{i}.layernorm2 h.{i}.layer_norm2 "
     "h.{i}.layer_norm_2 h.{i}.ln2",
     "ln_2.normalized ln_2": "h.{i}.ln2.hook_normalized",
-    "mlp.pre": "h.{i}.fc1 h.{i}.linear1 h.{i}.linear_fc1 h.{i}.mlp.linear_fc1 h.{i}.ffwd.net.0 "
+    "mlp.up": "h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.ffn.up",  # where there is none, the next line
+    "mlp.pre": "h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.mlp.up h.{i}.mlp.up_proj h.{i}.ffn.up h.{i}.mlp.gate_proj "
+    "h.{i}.mlp.gate h.{i}.ffn_gate h.{i}.fc1 h.{i}.linear1 h.{i}.linear_fc1 h.{i}.mlp.linear_fc1 "
+    "h.{i}.ffwd.net.0 "
     "h.{i}.intermediate.dense "
     "h.{i}.mlp.pre_act h.{i}.c_fc "
-    "h.{i}.mlp.in.hook_out h.{i}.ff.layers.0 h.{i}.ffn_up h.{i}.ffn_up_b h.{i}.mlp.fc "
-    "h.{i}.mlp.fc1 h.{i}.mlp.up h.{i}.mlp.up_proj h.{i}.ffn.up h.{i}.ff.0 h.{i}.mlp.0",
+    "h.{i}.mlp.in.hook_out h.{i}.ff.layers.0 h.{i}.mlp.fc "
+    "h.{i}.mlp.fc1 h.{i}.ff.0 h.{i}.mlp.0",
     "mlp.post": "h.{i}.ffwd.net.1 "
     "h.{i}.mlp.post_act h.{i}.mlp_activation "
     "h.{i}.mlp.gelu h.{i}.ff.layers.1 h.{i}.ffn_gelu h.{i}.ffn_act h.{i}.mlp.act_fn h.{i}.gelu "
@@ -89,22 +95,13 @@ PROGRAM_NAMES: dict[str, str] = {
     "logits": "unembed out_head result_output hook_unembed lm_head.hook_out head logits_out",
 }
 
-# What the part reads whose output is a site; of `attn` and `mlp` as a whole, their first part's.
-READS = {
-    "ln_1": "resid_pre",
-    "attn.qkv": "ln_1",
-    "attn.q": "ln_1",
-    "attn.k": "ln_1",
-    "attn.v": "ln_1",
-    "attn.out": "attn.z",
-    "ln_2": "resid_mid",
-    "mlp.pre": "ln_2",
-    "mlp.post": "mlp.pre",
-    "mlp.out": "mlp.post",
-    "resid_post": "resid_pre",
-    "logits": "ln_f",
-}
-OF_WHOLE_PARTS = {"attn.out": "ln_1", "mlp.out": "ln_2"}
+# Sites that are the output of a part which reads what its line does; of `attn` and `mlp` as a whole, their
+# first part's. (Of what is only in between, a dropout of the pattern for one, the input is nothing else.)
+_PARTS = tuple(
+    """ln_1 attn.qkv attn.q attn.k attn.v attn.proj attn.out ln_2 mlp.pre mlp.act mlp.up mlp.post mlp.proj
+    mlp.out logits""".split()
+)
+OF_WHOLE_PARTS = {"attn.out": "ln_1", "attn.proj": "ln_1", "mlp.out": "ln_2", "mlp.proj": "ln_2"}
 WHOLE_PARTS = ("attn", "att", "attention", "self_attn", "mlp", "ff", "ffn", "feed_forward")
 
 
@@ -115,3 +112,32 @@ def program_names(config: ModelConfig) -> Iterator[tuple[str, tuple[Site, ...]]]
         there = tuple(table[site] for site in sites.split() if site in table)
         if there:
             yield from ((name, there) for name in names.split())
+
+
+def names_elsewhere(config: ModelConfig) -> Iterator[str]:
+    """Names that mean something in other models, and nothing in this one: that of a fused qkv for one."""
+    table = config.architecture.sites
+    for sites, names in PROGRAM_NAMES.items():
+        if not any(site in table for site in sites.split()):
+            yield from names.split()
+    for site in find(DEFAULT).sites:
+        if site.name not in table:
+            yield from (
+                f"h.{{i}}.{site.name}" if site.layered else site.name,
+                *itertools.chain(*site.names.values()),
+            )
+
+
+@functools.lru_cache(maxsize=8)
+def reads(config: ModelConfig) -> Mapping[str, str]:
+    """Which site the part reads whose output is a site, as the lines of the forward pass have it."""
+    table, found = config.architecture.sites, {"resid_post": "resid_pre", "logits_raw": "ln_f"}
+    run = lines(config)
+    for name, line in run.items():
+        site, layer = table.resolve(name, None, config.n_layer)
+        while line.op is part_of and line.reads[0] is not None:
+            line = run[line.reads[0]]
+        if site.name in _PARTS and line.reads[0] is not None:
+            read, of = table.resolve(line.reads[0], None, config.n_layer)
+            found[site.name] = read.name if of == layer else "resid_pre"
+    return found

@@ -105,6 +105,11 @@ class Sizes:
         of_layer = self.config.n_head + 1 + (self.config.architecture.attention_bias is not None)
         return len(embedding_parts(self.config)) + self.layers * of_layer + ends_with_a_shift(self.config)
 
+    @property
+    def gated(self) -> bool:
+        """Whether the neurons of the MLP have gates."""
+        return "mlp.act" in self.config.architecture.sites
+
     @functools.cached_property
     def drawn(self) -> "Drawn":
         """The sites of which the page has vectors."""
@@ -204,6 +209,8 @@ def _rest(sizes: Sizes, d: Detail) -> Layout:
     if d.compact:
         return found
     neurons = min(d.neurons, c.d_mlp)
+    if sizes.gated:
+        found["neuron:act"] = ("f4", (layers, recent, neurons))
     return found | {
         "resid:dimension": ("u4", (points, OUTLIERS)),
         "resid:ratio": ("f4", (points, OUTLIERS)),

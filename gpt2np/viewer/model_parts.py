@@ -18,8 +18,13 @@ from gpt2np.tracing.sites import Site
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import OUTPUTS, Sizes
 
-# Modules with `PARTS`, and `UNSHOWN` for what only a comparison names, by model_type.
-_MODULES = {"gpt2": "gpt2np.viewer.parts_of_gpt2", "gpt_neo": "gpt2np.viewer.parts_of_gpt_neo"}
+# Modules with `parts(config)`, `UNSHOWN` for what only a comparison names, and `LAYERS` if layers are of two
+# kinds: what those are called that look only so far back, and the others. By model_type.
+_MODULES = {
+    "gpt2": "gpt2np.viewer.parts_of_gpt2",
+    "gpt_neo": "gpt2np.viewer.parts_of_gpt_neo",
+    "gemma2": "gpt2np.viewer.parts_of_gemma2",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
     """The parts of a model that its page shows, in the order of execution."""
     module = _MODULES.get(config.architecture.model_type)
     if module is not None:
-        parts: tuple[Part, ...] = importlib.import_module(module).PARTS
+        parts: tuple[Part, ...] = importlib.import_module(module).parts(config)
         return parts
     table, derived, every = config.architecture.sites, config.architecture.derived, lines(config)
     shown = [
@@ -60,6 +65,13 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
         if not site.derived or derived[site.name].view is not None or site.name == OUTPUTS
     ]
     return tuple(_part_of_table(site, every.get(site.full_name(0))) for site in shown)
+
+
+def kinds_of_layers(config: ModelConfig) -> tuple[str, str]:
+    """What a model's layers are called that look only so far back, and what the others are."""
+    module = _MODULES.get(config.architecture.model_type)
+    kinds: tuple[str, str] = ("local", "global")
+    return kinds if module is None else getattr(importlib.import_module(module), "LAYERS", kinds)
 
 
 def _part_of_table(site: Site, line: Line | None) -> Part:

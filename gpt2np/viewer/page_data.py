@@ -4,6 +4,7 @@ Every number is one that the trace holds or that `gpt2np.analysis` computes from
 A part whose sites were not kept is left out, and the page says why.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -208,7 +209,7 @@ class Data:
     def _mlp(self) -> None:
         trace, d = self.trace, self.detail
         k = self.layout["neuron:id"][1][-1]
-        ids, pres, posts, bins = [], [], [], []
+        ids, pres, posts, acts, bins = [], [], [], [], []
         edges = np.linspace(-levels.REACH, levels.REACH, levels.BINS + 1)
         for i in range(self.sizes.layers):
             pre, post = (trace[f"h.{i}.mlp.{at}"][-d.recent :] for at in ("pre", "post"))  # [pos, d_mlp]
@@ -216,10 +217,14 @@ class Data:
             ids.append(best.astype(np.uint32))
             pres.append(np.take_along_axis(pre, best, -1))
             posts.append(np.take_along_axis(post, best, -1))
+            if self.sizes.gated:
+                acts.append(np.take_along_axis(trace[f"h.{i}.mlp.act"][-d.recent :], best, -1))
             inside = np.clip(np.nan_to_num(pre), edges[0], edges[-1])
             bins.append([np.histogram(row, edges)[0] for row in inside])
         self.add({"neuron:id": np.stack(ids), "neuron:pre": np.stack(pres), "neuron:post": np.stack(posts)})
-        self.add({"neuron:bins": np.array(bins, np.uint16)})
+        self.add(
+            {"neuron:bins": np.array(bins, np.uint16)} | ({"neuron:act": np.stack(acts)} if acts else {})
+        )
         self.add({"sparsity": neurons.sparsity(trace).array})
 
     def _neurons(self) -> None:
@@ -242,9 +247,10 @@ class Data:
             facts: dict[str, Any] = {"layer": int(layer), "id": int(i)}
             facts["active"] = neurons.neuron_activations(self.trace, int(layer), int(i)).array.tolist()
             if self.trace.model is not None and self.trace.model.usable_tokenizer is not None:
-                told = neurons.neuron(self.trace.model, int(layer), int(i), 6)
-                for kind in ("excited_by", "raises", "lowers"):
-                    facts[kind] = [near.token[:LONGEST] for near in getattr(told, kind)]
+                with contextlib.suppress(InputError):  # a gated neuron reads and writes no single direction
+                    told = neurons.neuron(self.trace.model, int(layer), int(i), 6)
+                    for kind in ("excited_by", "raises", "lowers"):
+                        facts[kind] = [near.token[:LONGEST] for near in getattr(told, kind)]
             yield facts
 
     def _heads(self) -> None:

@@ -12,8 +12,9 @@ from gpt2np.tracing.edits import each_edit
 from gpt2np.tracing.lines import ends_with_a_shift
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import Sizes
+from gpt2np.viewer.model_parts import kinds_of_layers
 
-NAMES = {"gpt2": "GPT-2", "gpt_neo": "GPT-Neo"}  # of models without one of their own
+NAMES = {"gpt2": "GPT-2", "gpt_neo": "GPT-Neo", "gemma2": "Gemma-2"}  # of models without one of their own
 LISTED = 10  # candidates of a step
 
 
@@ -30,6 +31,8 @@ def model_facts(trace: Trace, sizes: Sizes) -> dict[str, Any]:
         "d_head": c.d_head,
         "d_mlp": c.d_mlp,
         "vocab": c.vocab_size,
+        "kinds": kinds_of_layers(c),
+        "capped": "logits_raw" in c.architecture.sites,
         "windows": [c.window(layer) for layer in range(sizes.layers)],
         "n_positions": c.n_positions,
         "ran": sizes.layers,

@@ -1,5 +1,6 @@
 """What the page says beside each part of GPT-2."""
 
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.viewer.model_parts import Part
 
 PARTS = (
@@ -172,3 +173,8 @@ UNSHOWN = (
         "Queries, keys and values of all heads, from one product.",
     ),
 )
+
+
+def parts(config: ModelConfig) -> tuple[Part, ...]:
+    """The parts in the order of execution."""
+    return PARTS

@@ -1,5 +1,6 @@
 """What the page says beside each part of GPT-Neo: GPT-2's words, but for what attention does otherwise."""
 
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.viewer import parts_of_gpt2
 from gpt2np.viewer.model_parts import Part
 
@@ -49,3 +50,8 @@ _OWN = {
 
 PARTS = tuple(_OWN.get(part.site, part) for part in parts_of_gpt2.PARTS)
 UNSHOWN = ()
+
+
+def parts(config: ModelConfig) -> tuple[Part, ...]:
+    """The parts in the order of execution."""
+    return PARTS

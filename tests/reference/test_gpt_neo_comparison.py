@@ -70,19 +70,20 @@ def test_hf_s_names_with_a_batch_axis(model):
 
 
 @pytest.mark.parametrize(
-    ("kinds", "window", "site", "detail"),
+    ("kinds", "window", "site", "mistake", "detail"),
     [
-        ("GLGL", 5, "h.1.attn.pattern", "the last 5"),
-        ("GLGL", 3, "h.1.attn.scores", "the last 3"),
-        ("GGGG", 4, "h.1.attn.pattern", "all keys, without a window"),
-        ("LGLG", 4, "h.0.attn.scores", "the last 4"),
+        ("GLGL", 5, "h.1.attn.pattern", "attention-window", "the last 5"),
+        ("GLGL", 3, "h.1.attn.scores", "attention-window", "the last 3"),
+        ("GGGG", 4, "h.1.attn.pattern", "attention-window", "all keys, without a window"),
+        ("LLLL", 4, "h.0.attn.scores", "attention-window", "the last 4"),
+        ("LGLG", 4, "h.0.attn.scores", "layer-kinds-swapped", ""),
     ],
 )
-def test_a_wrong_window_is_named(tmp_path, model, kinds, window, site, detail):
+def test_a_wrong_window_is_named(tmp_path, model, kinds, window, site, mistake, detail):
     sizes = SIZES | {"window_size": window}
     theirs = gpt2np.load(gpt_neo_checkpoint.write(tmp_path / "m", kinds, **sizes))
     found = compare(arrays(theirs.trace(IDS)), model, IDS)
-    assert (found.verdict, found.site, found.mistake) == ("wrong", site, "attention-window")
+    assert (found.verdict, found.site, found.mistake) == ("wrong", site, mistake)
     assert found.candidates[0].detail == detail
 
 
@@ -138,3 +139,37 @@ def test_mistakes_of_gpt2_alone_are_not_looked_for(model):
     anyway = next(mistake for mistake in CATALOGUE if mistake.slug == "scores-scaled-anyway")
     assert list(anyway.variants(gpt2np.Config(), 5, ())) == []
     assert len(list(anyway.variants(unscaled, 5, ()))) == 1
+
+
+def test_what_is_done_to_queries_before_they_meet_keys(model):
+    root = np.float32(6**-0.5)
+    names = {which: [f"h.{i}.attn.attention.{which}_proj.weight" for i in range(4)] for which in "qkv"}
+    scaled_first = model.with_weights({name: model.weights[name] * root for name in names["q"]})
+    found = compare(arrays(scaled_first.trace(IDS)), model, IDS)
+    assert (found.site, found.mistake) == ("h.0.attn.q", "query-scaled")
+    exchanged = {}
+    for q, k in zip(names["q"], names["k"], strict=True):
+        exchanged |= {q: model.weights[k], k: model.weights[q]}
+    theirs = arrays(model.with_weights(exchanged).trace(IDS))
+    for dump in (theirs, {name: a for name, a in theirs.items() if name[-2:] not in (".q", ".k")}):
+        found = compare(dump, model, IDS)
+        first = "h.0.attn.q" if dump is theirs else "h.0.attn.scores"
+        assert (found.site, found.mistake) == (first, "projections-exchanged")
+        assert found.candidates[0].detail == "q is k, k is q"
+
+
+@pytest.mark.parametrize("which", "qkv")
+def test_a_bias_that_the_model_has_not(monkeypatch, model, which):
+    bias = np.random.default_rng(0).normal(0, 0.1, (4, 6)).astype(np.float32)
+    own = [block.attn._asdict()[f"{which}_proj"] for block in model.parameters.h]
+
+    def biased(x, weight, *, out):
+        ops.project(x, weight, out=out)
+        if any(np.array_equal(weight, matrix) for matrix in own):
+            out += bias
+
+    monkeypatch.setattr(FORWARD, "project", biased)
+    theirs = arrays(gpt2np.load(model.checkpoint.folder).trace(IDS))
+    monkeypatch.undo()
+    found = compare(theirs, model, IDS)
+    assert (found.site, found.mistake) == (f"h.0.attn.{which}", "bias-added")

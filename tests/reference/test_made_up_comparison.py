@@ -435,6 +435,7 @@ OPERATIONS = {name.split(".", 2)[-1]: line.op for name, line in lines(made_up.Co
 STEPS = {mistake.slug: mistake.steps_in(made_up.Config(), OPERATIONS) for mistake in CATALOGUE}
 OTHERS = {"targets-not-shifted", "rows-reversed", "record-overwritten"}  # in what is recorded, or derived
 OTHERS |= {"activation-relu", "activation-twice"}  # its activation is relu, once and for all
+OTHERS |= {"scores-unscaled", "bias-added"}  # its scores have no scale; and a bias can be any
 THERE = [mistake for mistake in CATALOGUE if STEPS[mistake.slug] and mistake.slug not in OTHERS]
 
 
@@ -442,8 +443,10 @@ def test_mistakes_apply_where_their_steps_compute_the_same():
     assert {"softmax-missing", "gelu-quick", "sublayer-missing", "logits-scaled", "layer-skipped"} <= {
         mistake.slug for mistake in THERE
     }
-    for slug in ("qkv-order", "layernorm-ddof1", "scores-unscaled", "missing-bias", "position-missing"):
-        assert STEPS[slug] == (), slug  # no fused qkv, no mean, no scale, no biases, no positions
+    for slug in ("qkv-order", "layernorm-ddof1", "missing-bias", "position-missing", "rotation-pairs"):
+        assert STEPS[slug] == (), slug  # no fused qkv, no mean, no biases, no positions
+    unscaled = next(mistake for mistake in CATALOGUE if mistake.slug == "scores-unscaled")
+    assert list(unscaled.variants(made_up.Config(), len(IDS), ())) == []  # nothing is scaled
 
 
 @pytest.mark.parametrize("mistake", THERE, ids=lambda mistake: mistake.slug)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gpt2np.architectures.gpt2.sites import SITES
+from gpt2np.architectures import gemma2, gpt2, gpt_neo
 from gpt2np.reference.mistakes import CATALOGUE, KNOWN, PROMPT_MISTAKES
 from gpt2np.reference.mistakes.recorded import EVERY_SITE
 
@@ -67,7 +67,7 @@ def test_what_a_mistake_says(mistake):
         assert text.endswith((".", ")"))
         assert text.isprintable()
         assert len(text) <= 130
-    known = {site.name for site in SITES}
+    known = {site.name for model in (gpt2, gpt_neo, gemma2) for site in model.ARCHITECTURE.sites}
     assert mistake.steps == EVERY_SITE or set(mistake.steps) <= known
     assert set(getattr(mistake, "unseen", ())) <= known
 

@@ -81,7 +81,8 @@ def test_a_hundred_times_the_error_of_hf_is_never_noise(tmp_path, seed):
 
 def test_the_page_is_of_this_catalogue():
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| (\d+) \|.*?\|.*?\| (\d+) \| (\d+) \|", PAGE, re.M)
-    assert [slug for slug, *_ in rows] == [mistake.slug for mistake in CATALOGUE]
+    assert [slug for slug, *_ in rows] == slugs()
+    assert {mistake.slug for mistake in CATALOGUE} - set(slugs()) == {"bias-added"}
     assert len(rows) >= 80
     counts = np.array([list(map(int, row[1:])) for row in rows])
     for found, shown in (counts[:, :2].T, counts[:, 2:].T):

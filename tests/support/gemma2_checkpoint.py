@@ -8,6 +8,8 @@ import numpy as np
 from gpt2np import tensorfile
 from gpt2np.architectures.gemma2.config import FULL, SLIDING, Config
 from gpt2np.architectures.gemma2.weights import parameter_shapes
+from gpt2np.checkpoints.checkpoint import Checkpoint
+from gpt2np.model import Model
 
 SMALL = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "hidden_size": 16,
@@ -25,11 +27,26 @@ def config_of(kinds: str = "SF", **numbers) -> Config:
 
 
 def write(folder: Path, kinds: str = "SF", seed: int = 0, **numbers) -> Path:
-    """Every parameter is random: no norm neutral, attention visibly uneven."""
-    config, rng = config_of(kinds, **numbers), np.random.default_rng(seed)
+    """A checkpoint of random parameters."""
+    config = config_of(kinds, **numbers)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    shapes = parameter_shapes(config)
+    arrays = random_arrays(config, seed)
+    named = {("" if name.startswith("lm_head") else "model.") + name: array for name, array in arrays.items()}
+    tensorfile.save_tensors(folder / "model.safetensors", named, {})
+    return folder
+
+
+def in_memory(kinds: str = "SF", seed: int = 0, **numbers) -> Model:
+    """The same model without a file."""
+    config = config_of(kinds, **numbers)
+    weights = random_arrays(config, seed)
+    return Model(Checkpoint("random", Path("nowhere"), config, weights, (), "", None, ()))
+
+
+def random_arrays(config: Config, seed: int) -> dict[str, np.ndarray]:
+    """Every parameter is random: no norm neutral, attention visibly uneven."""
+    rng, shapes = np.random.default_rng(seed), parameter_shapes(config)
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = shapes["embed_tokens.weight"]
     arrays = {}
@@ -42,7 +59,5 @@ def write(folder: Path, kinds: str = "SF", seed: int = 0, **numbers) -> Path:
             array = rng.normal(0, 1.5 / np.sqrt(shape[1]), shape)
         else:
             array = rng.normal(0, 1 / np.sqrt(shape[1]), shape)
-        prefix = "" if name.startswith("lm_head") else "model."
-        arrays[prefix + name] = array.astype(np.float32)
-    tensorfile.save_tensors(folder / "model.safetensors", arrays, {})
-    return folder
+        arrays[name] = array.astype(np.float32)
+    return arrays

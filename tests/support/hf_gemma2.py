@@ -11,6 +11,7 @@ from transformers.models.gemma2 import modeling_gemma2
 BASE = {
     "vocab_size": 61, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
 }  # fmt: skip
+HALF = (torch.bfloat16, torch.float16)  # of which NumPy has not the one
 KINDS = {"F": "full_attention", "S": "sliding_attention"}
 
 
@@ -75,7 +76,7 @@ TAPS = {
 
 
 def capture(model: Gemma2ForCausalLM, ids: list[int]) -> dict[str, np.ndarray]:
-    """Every stored and derived site under our names, in the model's precision."""
+    """Every stored and derived site under our names, in the model's precision; halves stay tensors."""
     cfg, found, hooks = model.config, {}, []
     n, wide = len(ids), cfg.head_dim
 
@@ -142,7 +143,7 @@ def capture(model: Gemma2ForCausalLM, ids: list[int]) -> dict[str, np.ndarray]:
             found |= norm_statistics(h + norm, found[h + x], cfg.rms_norm_eps)
         found[h + "attn.heads"] = heads / found[h + "ln_1_post.rms"][:, None, None] * after
     found |= norm_statistics("ln_f", found[f"h.{len(model.model.layers) - 1}.resid_post"], cfg.rms_norm_eps)
-    return {name: value.detach().numpy() for name, value in found.items()}
+    return {name: x.detach() if x.dtype in HALF else x.detach().numpy() for name, x in found.items()}
 
 
 def norm_statistics(name: str, x: torch.Tensor, eps: float) -> dict[str, torch.Tensor]:

@@ -59,8 +59,12 @@ class Config:
         return config_keys.parse(values, where, cls, config_keys.Keys(optional=frozenset({"eos_token_id"})))
 
 
-Block = namedtuple("Block", "ln_1 q k v o ln_2 up down")  # matrices [n_in, n_out]
+Attention = namedtuple("Attention", "q_proj k_proj v_proj")
 Parameters = namedtuple("Parameters", "table h ln_f")
+
+
+class Block(namedtuple("Block", "ln_1 q k v o ln_2 up down")):  # matrices [n_in, n_out]
+    attn = property(lambda self: Attention(self.q, self.k, self.v))
 
 
 def shapes(c):

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpt2np.architectures.gpt2.forward import forward
-from gpt2np.architectures.gpt2.sites import DERIVED, SITES
 from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import At
 from gpt2np.tracing.step import Pass, Step
@@ -29,8 +27,9 @@ class Dumped:
     def __getitem__(self, name):
         if name in self.found:
             return self.found[name]
-        site, layer = next((s, i) for full, s, i in SITES.expand(self.config.n_layer) if full == name)
-        return DERIVED[site.name].compute(self, layer)
+        table = self.config.architecture
+        site, layer = table.sites.resolve(name, None, self.config.n_layer)
+        return table.derived[site.name].compute(self, layer)
 
 
 def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefill=None, steps=None):
@@ -38,7 +37,7 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
 
     It is made in all `steps` that it touches, or in these; in every layer if `layer` is None.
     """
-    dumped = Dumped(model, np.array(ids))
+    dumped, table = Dumped(model, np.array(ids)), model.config.architecture.sites
     steps = getattr(mistake, "steps", ()) if steps is None else steps
     prefill = len(ids) if prefill is None else prefill
     scope = scope or Scope()
@@ -53,7 +52,7 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
                 wrong = out.copy()
                 mistake.run(at, variant, *inputs, out=wrong)
                 shown = out.copy()
-                scope.apply(out, wrong, SITES[kind], model.config.n_head)
+                scope.apply(out, wrong, table[kind], model.config.n_head)
                 if kind in mistake.unseen:
                     hidden[name] = shown
             dumped.found[name] = out.copy()
@@ -63,12 +62,12 @@ def plant(model, ids, mistake=None, variant=None, layer=None, scope=None, prefil
     hidden = {}
     run = Pass(model.config, model.dtype, [PackedSequence(np.array(ids))], swap=swap)
     with np.errstate(all="ignore"):
-        forward(model.parameters, model.config, Step(run))
+        model.config.architecture.forward(model.parameters, model.config, Step(run))
+    parts = "attn.q", "attn.k", "attn.v"
     found = {
-        name: dumped.found[name] for name, site, _ in SITES.expand(model.config.n_layer) if not site.derived
+        name: dumped[name].copy()
+        for name, site, _ in table.expand(model.config.n_layer)
+        if not site.derived or site.name in parts
     }
-    for name, site, _ in SITES.expand(model.config.n_layer):
-        if site.name in ("attn.q", "attn.k", "attn.v"):
-            found[name] = dumped[name].copy()
-    order = [name for name, _, _ in SITES.expand(model.config.n_layer)]
+    order = [name for name, _, _ in table.expand(model.config.n_layer)]
     return {name: (found | hidden)[name] for name in sorted(found, key=order.index)}

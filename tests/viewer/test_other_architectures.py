@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from support import gpt_neo_checkpoint, made_up
+from support import gemma2_checkpoint, gpt_neo_checkpoint, made_up
 from support.viewer_browser import browser, visit
 
 import gpt2np
@@ -196,3 +196,59 @@ def test_a_model_without_windows_says_nothing_of_them(tiny, tmp_path):
         page.show(panel="attention", layer=1, head=0)
         assert page.text("#panel-attention h3").startswith("Layer 1, head 0")
         assert "global" not in page.text("#panel-attention")
+
+
+# -- Gemma-2: heads in groups, turned queries and keys, norms behind, gates, caps -------------------------
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    sizes = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4}
+    return gpt2np.load(gemma2_checkpoint.write(tmp_path_factory.mktemp("page") / "gemma", "SF", **sizes))
+
+
+def test_the_parts_of_gemma(gemma):
+    facts, arrays = data_of(gpt2np.view(gemma.trace(IDS)).html)
+    parts = {part["site"]: part for part in facts["parts"]}
+    formulas = {site: part["formula"] for site, part in parts.items()}
+    assert formulas["attn.scores"].startswith("scores = 2 · tanh(q_rot · k_rotᵀ / √9 / 2)")
+    assert formulas["embed"] == "x = √16 · wte"
+    assert not any(" b_" in formula or "bias" in formula for formula in formulas.values())
+    assert {"attn.q_rot", "attn.proj", "mlp.act", "mlp.up", "mlp.proj"} <= parts.keys()
+    assert all(
+        part["text"] and part["file"].endswith("gemma2/forward.py") for part in parts.values() if part["file"]
+    )
+    assert (facts["model"]["windows"], facts["model"]["kinds"]) == ([4, None], ["sliding", "full"])
+    assert facts["missing"] == {}
+    pushes = attribution(gemma.trace(IDS), int(arrays["push:id"][9, 0]), 9)
+    np.testing.assert_allclose(arrays["push"][9, 0].sum(), pushes.array.sum(), rtol=1e-4)
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_a_gemma_in_a_browser(gemma, tmp_path):
+    gpt2np.view(gemma.trace(IDS), out=tmp_path / "page.html")
+    with (
+        browser() as chromium,
+        visit(chromium, tmp_path / "page.html", viewport={"width": 390, "height": 844}) as page,
+    ):
+        for panel in PANELS:
+            page.show(panel=panel, layer=0, head=4, pos=8)
+            assert page.page.locator(f"#panel-{panel} .absent").count() == (panel == "generation")
+            assert page.js("() => document.documentElement.scrollWidth") <= 390, panel
+        page.show(panel="attention")
+        assert page.text("#panel-attention h3").startswith("Layer 0, head 4 (sliding, 4)")
+        edge = "() => document.querySelector('#panel-attention .toggle').getBoundingClientRect().right"
+        assert page.js(edge) <= 390  # the heading is long, and its buttons are whole
+        page.show(panel="map", part="attn.k")
+        assert "group 1" in page.text(".card")
+        page.show(panel="contributions")
+        assert "before the cap" in page.text("#panel-contributions")
+        page.show(panel="mlp")
+        assert "gate" in page.text("#panel-mlp")
+        page.show(panel="glossary")
+        words = page.text("#panel-glossary dl.terms")
+        for term in ("rotation (RoPE)", "group", "window", "gate, up", "soft cap", "RMSNorm"):
+            assert term in words
+        assert "values of its own" not in words
+        assert "LayerNorm" not in words
+        assert page.said == []

@@ -8,6 +8,7 @@ from gpt2np.reference.mistakes import (
     cache,
     dropout,
     embedding,
+    groups_and_caps,
     heads,
     layers,
     masks,
@@ -15,6 +16,8 @@ from gpt2np.reference.mistakes import (
     prompts,
     recorded,
     residual,
+    rms_norms,
+    rotation,
     scale,
     softmax,
     weights,
@@ -33,7 +36,7 @@ def _of(*modules: ModuleType) -> list[Any]:
 CATALOGUE: tuple[Mistake, ...] = tuple(
     _of(
         *(embedding, norms, heads, weights, scale, masks, softmax, cache, layers, residual, activations),
-        *(recorded, dropout),
+        *(rms_norms, rotation, groups_and_caps, recorded, dropout),
     )
 )
 PROMPT_MISTAKES: tuple[PromptMistake, ...] = tuple(_of(prompts))

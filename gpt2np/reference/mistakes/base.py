@@ -11,6 +11,7 @@ from gpt2np.ops import (
     ACTIVATIONS,
     Array,
     add,
+    capped_scores,
     dot_scores,
     layer_norm,
     linear,
@@ -40,6 +41,8 @@ _OPERATIONS: dict[str, tuple[Callable[..., None], ...]] = {
     "mlp.post": tuple(ACTIVATIONS.values()),
     "logits": (unembedding,),
 }
+# What computes scores in any model: `products` and what follows here do as they do.
+SCORES: tuple[Callable[..., None], ...] = (scaled_scores, dot_scores, capped_scores)
 EVERY_SITE = ("every site",)  # the steps of a mistake that is recognised wherever it is
 
 
@@ -93,7 +96,8 @@ class Mistake:
     that is only cut up wrongly. A mistake in steps that belong `together` is made in all of them, any other
     may be made in one alone; a `whole` one is never one of some heads or positions only. What is `rare` is
     tried after all that is not; what may be recognised `anywhere` is looked for at any site. One `of_gpt2`
-    reads parameters that other models have not, one `of_scores` computes the scores anew.
+    reads parameters that other models have not, one `of_scores` computes the scores anew. One that is made in
+    other operations than GPT-2's says in which: `operations`. Norms undo one that `only_scales` vectors.
     """
 
     slug: ClassVar[str]
@@ -106,6 +110,8 @@ class Mistake:
     of_gpt2: ClassVar[bool] = False
     of_scores: ClassVar[bool] = False
     whole: ClassVar[bool] = False
+    only_scales: ClassVar[bool] = False
+    operations: ClassVar[tuple[Callable[..., None], ...]] = ()
     unseen: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[bool] = False
 
@@ -114,11 +120,14 @@ class Mistake:
         if self.steps == EVERY_SITE:
             return self.steps
         sites = config.architecture.sites
+        usual: Mapping[str, tuple[Callable[..., None] | None, ...]] = _OPERATIONS
         there = tuple(
-            s for s in self.steps if s in sites and operations.get(s) in _OPERATIONS.get(s, (None,))
+            s
+            for s in self.steps
+            if s in sites and operations.get(s) in (self.operations or usual.get(s, (None,)))
         )
         of_another = self.of_gpt2 and not isinstance(config, Config)
-        if self.of_scores or {"attn.scores", "attn.z"}.intersection(self.steps):
+        if not self.operations and (self.of_scores or {"attn.scores", "attn.z"}.intersection(self.steps)):
             of_another |= config.n_kv_head != config.n_head
         return () if of_another or (self.together and there != self.steps) else there
 
@@ -176,13 +185,23 @@ class PromptMistake:
 
 
 def products(q: Array, k: Array) -> Array:
-    """Dot products of queries and keys, neither scaled nor masked: [head, query, key]."""
+    """Dot products of queries and keys, neither scaled nor masked: [head, query, key].
+
+    Heads share keys with those beside them where there are fewer of these.
+    """
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     return np.asarray(np.matmul(q.transpose(1, 0, 2), k.transpose(1, 2, 0)))
 
 
+def capped(at: At, scores: Array) -> Array:
+    """Scores bent towards the cap that the model has for them, if it has one."""
+    cap: float | None = getattr(at.config, "attn_logit_softcapping", None)
+    return scores if cap is None else np.asarray(cap * np.tanh(scores / cap))
+
+
 def scaled_products(at: At, q: Array, k: Array) -> Array:
-    """Dot products of queries and keys, scaled as the layer has them, not masked: [head, query, key]."""
-    return products(q, k) * at.config.attention_scale(at.layer or 0)
+    """Dot products of queries and keys, scaled and capped as the layer has them, not masked."""
+    return capped(at, products(q, k) * at.config.attention_scale(at.layer or 0))
 
 
 def not_seen(at: At, n_query: int, n_key: int) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpt2np.architectures.gpt2.sites import split_qkv
-from gpt2np.ops import Array, linear
+from gpt2np.ops import Array, linear, project
 from gpt2np.reference.mistakes.base import At, Mistake, Seen
 from gpt2np.tracing.contract import ModelConfig
 
@@ -269,6 +269,34 @@ class HeadsPermuted(MergedHeads):
 
     def detail(self, variant: Any) -> str:
         return "they stand as " + ", ".join(map(str, variant))
+
+
+class ProjectionsExchanged(Mistake):
+    """The matrices of queries, keys and values, where there are three, in another order."""
+
+    slug = "projections-exchanged"
+    explanation = "The matrices of queries, keys and values are in each other's place."
+    cure = "q_proj gives the queries, k_proj the keys and v_proj the values."
+    hints = (
+        "How do you know which of your three parts is which?",
+        "Who asks in your program, who answers, and what is handed over?",
+    )
+    steps = ("attn.q", "attn.k", "attn.v")
+    operations = (project,)
+    together = True
+    whole = True
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        orders = ((1, 0, 2), (0, 2, 1), (2, 1, 0), (1, 2, 0), (2, 0, 1))
+        yield from orders if config.n_kv_head == config.n_head else orders[1:2]  # which are of one shape
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        attn = at.block.attn
+        matrices = attn.q_proj, attn.k_proj, attn.v_proj
+        project(inputs[0], matrices[variant[self.steps.index(at.step)]], out=out)
+
+    def detail(self, variant: Any) -> str:
+        return ", ".join(f"{'qkv'[i]} is {'qkv'[j]}" for i, j in enumerate(variant) if i != j)
 
 
 class HeadsMissing(Mistake):

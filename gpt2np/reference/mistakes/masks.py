@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, future, not_seen, scaled_products, softmax
+from gpt2np.ops import Array, unseen
+from gpt2np.reference.mistakes.base import SCORES, At, Mistake, future, not_seen, scaled_products, softmax
 from gpt2np.tracing.contract import ModelConfig
 
 # What softmax makes of a row that is all masked: with -inf, with a large finite number, in a loop over none.
@@ -29,9 +29,10 @@ class MaskMissing(Mistake):
         "If you change the last token, what happens to the tokens before it?",
     )
     steps = ("attn.scores",)
+    operations = SCORES
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         out[...] = scaled_products(at, q, k)
 
 
@@ -57,7 +58,7 @@ class Masked(Mistake):
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
         if at.step == "attn.scores":
-            q, k, _ = inputs
+            q, k, *_ = inputs
             out[...] = scaled_products(at, q, k)
             out[:, self._hidden(at, len(k), variant)] = -np.inf
             return
@@ -202,6 +203,7 @@ class SomeSeen(Mistake):
     """Fewer keys are seen; every query sees at least one. One `of_window` replaces the layer's own window."""
 
     steps = ("attn.scores",)
+    operations = SCORES
     whole = True
     of_window = False
 
@@ -210,7 +212,7 @@ class SomeSeen(Mistake):
         raise NotImplementedError
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         out[...] = scaled_products(at, q, k)
         query, key = np.arange(len(k) - len(q), len(k))[:, None], np.arange(len(k))
         hidden = future(len(q), len(k)) if self.of_window else not_seen(at, len(q), len(k))
@@ -272,7 +274,8 @@ class AttentionWindow(SomeSeen):
         "a window where there is none, or none."
     )
     cure = (
-        "GPT-2 sees all keys up to its own; a local layer of GPT-Neo the last window_size, its own included."
+        "GPT-2 sees all keys up to its own; a layer with a window the last so many, its own included: see "
+        "config.json."
     )
     of_window = True
     hints = (
@@ -293,3 +296,26 @@ class AttentionWindow(SomeSeen):
 
     def detail(self, variant: Any) -> str:
         return "all keys, without a window" if variant is None else f"the last {variant}"
+
+
+class LayerKindsSwapped(SomeSeen):
+    """Windows where there are none, and none where there are some."""
+
+    slug = "layer-kinds-swapped"
+    explanation = "Layers with a window and those without one are in each other's place."
+    cure = "config.json has the order: GPT-Neo begins with a global layer, Gemma-2 with a sliding one."
+    hints = (
+        "Is it the same everywhere how far back a token looks?",
+        "What comes first in your program, and what comes next?",
+    )
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        windows = dict.fromkeys(config.window(layer) for layer in range(config.n_layer))
+        yield from (w for w in windows if w is not None and w < n_tokens and None in windows)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        q, k, *_ = inputs
+        here = at.config.window(at.layer or 0)
+        out[...] = scaled_products(at, q, k)
+        rows = range(len(k) - len(q), len(k))
+        out[:, unseen(rows, len(k), variant if here is None else None)] = -np.inf

@@ -1,13 +1,13 @@
 """Mistakes in the scale of the scores."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gpt2np.ops import Array
-from gpt2np.reference.mistakes.base import At, Mistake, not_seen, products, scaled_products
+from gpt2np.ops import Array, project
+from gpt2np.reference.mistakes.base import SCORES, At, Mistake, capped, not_seen, products, scaled_products
 from gpt2np.tracing.contract import ModelConfig
 
 
@@ -15,14 +15,15 @@ class ScoresScale(Mistake):
     """Scores multiplied by something else than 1 / sqrt(d_head)."""
 
     steps = ("attn.scores",)
+    operations: ClassVar[tuple[Callable[..., None], ...]] = SCORES
 
     def scale(self, at: At) -> float:
         """What the dot products are multiplied by."""
         raise NotImplementedError
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
-        out[...] = products(q, k) * self.scale(at)
+        q, k, *_ = inputs
+        out[...] = capped(at, products(q, k) * self.scale(at))
         out[:, not_seen(at, len(q), len(k))] = -np.inf
 
 
@@ -36,6 +37,9 @@ class ScoresUnscaled(ScoresScale):
         "How large does a sum of many products get?",
         "Is each row of weights nearly all on one token?",
     )
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (None,) if config.attention_scale(0) != 1.0 else ()
 
     def scale(self, at: At) -> float:
         return 1.0
@@ -73,11 +77,31 @@ class ScoresScaledByHead(ScoresScale):
         return 1.0 / at.config.d_head
 
 
+class ScoresScaledByHeadDim(ScoresScale):
+    """1 / sqrt(d_head) in a model whose config has another number for it."""
+
+    slug = "scores-scaled-by-head-dim"
+    explanation = "The dot products are divided by sqrt(head_dim), and not by sqrt(query_pre_attn_scalar)."
+    cure = "Read query_pre_attn_scalar from the config: only in some sizes it is the same as head_dim."
+    hints = (
+        "Where did you take the number from that you divide by?",
+        "Do you work something out that the makers have told you?",
+    )
+    operations = SCORES[2:]
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        yield from (None,) if config.attention_scale(0) != 1.0 / math.sqrt(config.d_head) else ()
+
+    def scale(self, at: At) -> float:
+        return 1.0 / math.sqrt(at.config.d_head)
+
+
 class ScoresScaledByLayer(ScoresScale):
     """A further division by the layer's number, or none where the config asks for it."""
 
     slug = "scores-scaled-by-layer"
     explanation = "Scores are divided by the layer's number, or are not although the config says so."
+    operations = SCORES[:2]
     cure = "Divide by layer + 1 only where scale_attn_by_inverse_layer_idx is true; in GPT-2 it is false."
     hints = (
         "Is the very first layer right?",
@@ -88,7 +112,7 @@ class ScoresScaledByLayer(ScoresScale):
         yield from (1, 0)
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         divisor = max((at.layer or 0) + variant, 1)
         divided = at.config.attention_scale(0) != at.config.attention_scale(1)  # as the config asks
         out[...] = scaled_products(at, q, k)
@@ -127,7 +151,7 @@ class ScoresScaledByLength(Mistake):
         yield from ("all", "those so far")
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         keys = np.arange(len(k) - len(q), len(k))[:, None] + 1
         out[...] = products(q, k) / np.sqrt(len(k) if variant == "all" else keys)
         out[:, not_seen(at, len(q), len(k))] = -np.inf
@@ -182,7 +206,7 @@ class ScoresScaledAnyway(ScoresScale):
         yield from (None,) if config.attention_scale(0) == 1.0 != config.d_head else ()
 
     def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
-        q, k, _ = inputs
+        q, k, *_ = inputs
         out[...] = scaled_products(at, q, k) / math.sqrt(at.config.d_head)
         out[:, not_seen(at, len(q), len(k))] = -np.inf
 
@@ -201,3 +225,29 @@ class ScoresScaledOnOneSide(ScoresScale):
 
     def scale(self, at: At) -> float:
         return 1.0 / math.sqrt(math.sqrt(at.config.d_head))
+
+
+class QueryScaled(Mistake):
+    """Queries multiplied by a scale that belongs to the scores, or to another model."""
+
+    slug = "query-scaled"
+    explanation = "Queries are divided by a root of d_head, and the scores are right without that."
+    cure = "GPT-Neo scales nothing; Gemma-2 scales queries, or their products with keys, once."
+    hints = (
+        "Who told you to make these vectors shorter?",
+        "Does the same thing happen again further down?",
+    )
+    steps = ("attn.q",)
+    operations = (project,)
+    whole = True
+
+    def variants(self, config: ModelConfig, n_tokens: int, starts: Sequence[int]) -> Iterator[Any]:
+        roots = dict.fromkeys((1 / math.sqrt(config.d_head), config.attention_scale(0)))
+        yield from (root for root in roots if root != 1.0)
+
+    def run(self, at: At, variant: Any, *inputs: Any, out: Array) -> None:
+        project(*inputs, out=out)
+        out *= variant
+
+    def detail(self, variant: Any) -> str:
+        return f"by {1 / variant:.4g}"

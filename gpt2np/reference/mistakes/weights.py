@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.ops import Array, LayerNorm, Linear, layer_norm, linear, project
-from gpt2np.reference.mistakes.base import At, Mistake
+from gpt2np.ops import Array, LayerNorm, Linear, layer_norm, linear, product, project
+from gpt2np.reference.mistakes.base import At, Mistake, Seen
 from gpt2np.reference.precision import rounded
 from gpt2np.tracing.contract import ModelConfig
 
+_FAR = 16.0  # times its band: what no small error of another kind is
 LINEAR = ("attn.qkv", "attn.out", "mlp.pre", "mlp.out")
 # Where the parameters of each step are.
 PARAMETERS: dict[str, Callable[[Any], Any]] = {
@@ -150,6 +151,30 @@ class BiasTwice(Mistake):
 
     def detail(self, variant: Any) -> str:
         return "" if variant == 2 else f"{variant} times: once a head"
+
+
+class BiasAdded(Mistake):
+    """A bias where the model has none."""
+
+    slug = "bias-added"
+    explanation = "A bias is added where this model has none: every position is off by the same vector."
+    cure = "In GPT-Neo q, k and v have no bias, and in Gemma-2 nothing has one."
+    hints = (
+        "What comes out if you put in zeros?",
+        "Is what you add anywhere in the file?",
+    )
+    steps = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.pre", "mlp.up", "mlp.proj")
+    operations = (project, product)
+
+    def recognise(self, seen: Seen) -> str | None:
+        """The same vector at every position, although what comes in differs, and far larger than noise."""
+        if not seen.confirmed or len(seen.truth) < 3:
+            return None
+        apart = seen.values.astype(np.float64) - seen.truth
+        band = np.broadcast_to(seen.band, apart.shape)
+        shift, differs = apart.mean(axis=0), np.abs(seen.truth - seen.truth.mean(axis=0)) > 4 * band
+        large = (np.abs(shift) > _FAR * band.max(axis=0)).any()
+        return "" if large and differs.any() and (np.abs(apart - shift) <= band).all() else None
 
 
 class RoundedWeights(Mistake):

@@ -195,7 +195,7 @@ export function attentionPanel(run, focus) {
 
   function notSeen(layer) {
     const n = run.model.windows[layer];
-    return `this layer is local: a query sees ${n} ${n === 1 ? "key" : "keys"}, its own included`;
+    return `this layer is ${run.model.kinds[0]}: a query sees ${n} ${n === 1 ? "key" : "keys"}, its own included`;
   }
 
   function valueText(layer, head, q, k) {
@@ -261,6 +261,7 @@ export function attentionPanel(run, focus) {
       { class: "small-head", type: "button", "data-head-square": head, onclick: () => focus.set({ head }) },
       canvas,
       el("span", {}, `head ${head}`),
+      run.model.n_kv_head < run.H ? el("small", {}, ` group ${run.group(head)}`) : null,
     );
     many.append(button);
     return { canvas, button };

@@ -34,7 +34,7 @@ export function contributionsPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      `The final vector is a sum of what embeddings, heads and MLPs wrote. Held against one token’s unembedding, with the scale of the last ${run.model.norm} as it was, each part gives a number: how much it pushes that token’s logit up or down.`,
+      `The final vector is a sum of what embeddings, heads and MLPs wrote. Held against one token’s unembedding, with the scale of the last ${run.model.norm} as it was, each part gives a number: how much it pushes that token’s logit up or down${run.model.capped ? ", before the cap on it" : ""}.`,
     ),
     choose,
     told,
@@ -78,7 +78,7 @@ export function contributionsPanel(run, focus) {
       strong(label(best)),
       " pushes ",
       ...named(ids),
-      ` most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}: ${signed(sum)}.`,
+      ` most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}${run.model.capped ? " before the cap" : ""}: ${signed(sum)}.`,
     );
     const list = (heading, which) =>
       el(

@@ -83,19 +83,58 @@ const OTHERWISE = {
     "A position sees itself and what is before it, never what comes after; in some layers only so far back.",
   unembedding: "The table that scores a vector against every token.",
 };
-const GROUPS = " Heads of a group share the last two.";
+const GROUPED = {
+  head: "One of several attentions that work side by side in a layer, each with queries of its own.",
+  "query, key, value":
+    "What a position looks for; what it can be found by; what it hands over. Heads of a group share the last two.",
+};
+
+// What only some models have, by a test of the run.
+const ONLY_SOME = [
+  [
+    (run) => run.part("attn.q_rot"),
+    "rotation (RoPE)",
+    "Queries and keys are turned by angles that grow with the position; their products then know how far apart the two stand.",
+  ],
+  [
+    (run) => run.model.n_kv_head < run.H,
+    "group",
+    "Query heads that share one key and value head; each still looks its own way, by its own queries.",
+  ],
+  [
+    (run) => run.model.windows.some(Boolean),
+    "window",
+    "How many keys a query of some layers sees, its own included; what lies before is as blank as the future.",
+  ],
+  [
+    (run) => run.part("mlp.up"),
+    "gate, up",
+    "The two halves of a neuron: how far it is open, and what it would say; it says their product.",
+  ],
+  [
+    (run) => run.model.capped,
+    "soft cap",
+    "cap · tanh(x / cap): leaves small numbers nearly as they are, and lets none pass the cap.",
+  ],
+];
+const CAPPED =
+  "What one part adds to a logit while the scale of the final LayerNorm is held fixed. They add up to the logit before its cap.";
 const RMS = "Brings a vector to mean square 1, then multiplies it by a learned scale.";
 
 /** The words for the model at hand: of GPT-2 all; of another those that hold for any, and its own norm. */
-function termsOf(model) {
+function termsOf(run) {
+  const { model } = run;
   if (model.type === "gpt2") return TERMS;
   const bends = model.activation.startsWith("gelu");
-  return TERMS.filter(([term]) => term !== "GPT-2" && (term !== "GELU" || bends)).map(([term, text]) => {
+  const own = ONLY_SOME.filter(([has]) => has(run)).map(([, term, text]) => [term, text]);
+  const shared = TERMS.filter(([term]) => term !== "GPT-2" && (term !== "GELU" || bends)).map(([term, text]) => {
     if (term === "LayerNorm" && model.norm !== "LayerNorm") return [model.norm, RMS];
-    const shared = term === "query, key, value" && model.n_kv_head < model.n_head ? GROUPS : "";
-    const said = (OTHERWISE[term] ?? text).replaceAll("LayerNorm", model.norm) + shared;
+    const grouped = model.n_kv_head < model.n_head ? GROUPED[term] : undefined;
+    const capped = term === "contribution" && model.capped ? CAPPED : undefined;
+    const said = (grouped ?? capped ?? OTHERWISE[term] ?? text).replaceAll("LayerNorm", model.norm);
     return [term, bends ? said : said.replaceAll("GELU", model.activation)];
   });
+  return [...shared, ...own];
 }
 
 const KEYS = [
@@ -143,7 +182,7 @@ export function glossaryPanel(run) {
     el(
       "dl",
       { class: "terms" },
-      termsOf(run.model).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
+      termsOf(run).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
     ),
     el("h3", {}, "Keys"),
     el(

@@ -74,7 +74,8 @@ function modelText(model) {
   const several = (n, name) => `${n} ${name}${n === 1 ? "" : "s"}`;
   const facts = [
     several(model.n_layer, "layer"),
-    several(model.n_head, "head"),
+    several(model.n_head, "head") +
+      (model.n_kv_head < model.n_head ? ` in ${several(model.n_kv_head, "group")}` : ""),
     `n_embd ${model.n_embd}`,
     `d_mlp ${model.d_mlp.toLocaleString("en")}`,
     `vocabulary ${model.vocab.toLocaleString("en")}`,

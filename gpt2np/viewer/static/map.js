@@ -112,6 +112,13 @@ export function mapPanel(run, focus) {
     );
   }
 
+  /** "heads 2 to 5": those that share keys and values with a head. */
+  function groupName(head) {
+    const each = run.H / run.model.n_kv_head;
+    const first = run.group(head) * each;
+    return each === 2 ? `heads ${first} and ${first + 1}` : `heads ${first} to ${first + each - 1}`;
+  }
+
   function headButtons(layer) {
     const buttons = Array.from({ length: run.H }, (_, head) =>
       el(
@@ -120,7 +127,9 @@ export function mapPanel(run, focus) {
           type: "button",
           "data-key": `head ${head}`,
           "data-head": head,
-          "aria-label": `head ${head}`,
+          class: run.beginsGroup(head) ? "first-of-group" : "",
+          title: run.model.n_kv_head < run.H ? `${groupName(head)} share keys and values` : null,
+          "aria-label": run.model.n_kv_head < run.H ? `head ${head} of group ${run.group(head)}` : `head ${head}`,
           onclick: () => focus.set({ layer, head, part: "attn.pattern" }),
         },
         String(head),

@@ -19,6 +19,8 @@ import {
 const ATTENTION = [
   "attn.q",
   "attn.k",
+  "attn.q_rot",
+  "attn.k_rot",
   "attn.v",
   "attn.scores",
   "attn.pattern",

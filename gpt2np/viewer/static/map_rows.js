@@ -9,15 +9,21 @@ export const OPEN = [
   ["heads", "head", 22, "", "attention"],
   ["attn.q", "query", 12, "", "attention"],
   ["attn.k", "key", 12, "", "attention"],
+  ["attn.q_rot", "query ↻", 12, "", "attention"],
+  ["attn.k_rot", "key ↻", 12, "", "attention"],
   ["attn.pattern", "pattern", 50, "", "attention"],
   ["attn.v", "value", 12, "", "attention"],
   ["attn.z", "z", 12, "", "attention"],
+  ["attn.proj", "proj", 12, "", "attention"],
   ["attn.heads", "outputs", 0, "", "attention"],
   ["attn.out", "out", 14, "write", "attention"],
   ["resid_mid", "stream", 18, "stream", ""],
   ["ln_2", "ln_2", 12, "read", "mlp"],
   ["mlp.pre", "pre", 40, "", "mlp"],
+  ["mlp.act", "act", 40, "", "mlp"],
+  ["mlp.up", "up", 40, "", "mlp"],
   ["mlp.post", "post", 40, "", "mlp"],
+  ["mlp.proj", "proj", 12, "", "mlp"],
   ["mlp.out", "out", 14, "write", "mlp"],
   ["resid_post", "stream", 18, "stream", ""],
 ];
@@ -71,18 +77,19 @@ export function paintRow(run, context, { site, layer, height }, state, width) {
   if (site === "attn.pattern") paintPatterns(run, painted, layer ?? 0, pos);
   else if (site === "attn.heads") paintOutputs(run, painted, layer, pos);
   else if (run.perHead(site)) paintHeads(run, painted, site, layer, pos);
-  else if (site === "mlp.pre" || site === "mlp.post") paintNeurons(run, painted, run.strip(site, layer, pos));
+  else if (run.ofNeurons(site)) paintNeurons(run, painted, run.strip(site, layer, pos));
   else paintOrNothing(painted, run.strip(site, layer ?? 0, pos), 0, 0, width, height);
   if (hasHeads(run, site)) frameHead(run, painted, site, state.head);
 }
 
-// A frame around the chosen head's part.
+// A frame around the chosen head's part, or its group's.
 function frameHead(run, { context, width, height }, site, head) {
-  const each = width / run.H;
+  const each = width / run.parties(site);
+  const place = run.shares(site) ? run.group(head) : head;
   context.strokeStyle = getComputedStyle(context.canvas).getPropertyValue("--ink");
   context.lineWidth = 1;
   if (site === "attn.heads") context.strokeRect(0.5, head * OUTPUT - 0.5, width - 1, OUTPUT - 0.5);
-  else context.strokeRect(head * each + 0.5, 0.5, each - 1, height - 1);
+  else context.strokeRect(place * each + 0.5, 0.5, each - 1, height - 1);
 }
 
 // A strip, or an empty box where this page does not have the vector.
@@ -92,11 +99,14 @@ function paintOrNothing({ context, wash }, cells, ...box) {
   context.fillRect(...box);
 }
 
-// Vectors of d_head components: head beside head, together as wide as the stream.
+// Vectors of d_head components: head beside head, together as wide as the stream; what a group of heads
+// shares is as wide as these are.
 function paintHeads(run, painted, site, layer, pos) {
-  const each = painted.width / run.H;
-  for (let head = 0; head < run.H; head++) {
-    paintOrNothing(painted, run.strip(site, layer, pos, head), head * each + 1, 0, each - 2, painted.height);
+  const parties = run.parties(site);
+  const each = painted.width / parties;
+  for (let i = 0; i < parties; i++) {
+    const cells = run.strip(site, layer, pos, (i * run.H) / parties);
+    paintOrNothing(painted, cells, i * each + 1, 0, each - 2, painted.height);
   }
 }
 
@@ -189,7 +199,7 @@ function widthText(run, site, pos) {
 /** The lines of the tip: the row's name and shape, and the number under the pointer. */
 export function tipLines(run, { site, layer, canvas }, state, event) {
   const head = hasHeads(run, site) ? headUnder(run, site, canvas, event) : null;
-  const name = fullName(run, site, layer) + (head === null ? "" : `, head ${head}`);
+  const name = fullName(run, site, layer) + (head === null ? "" : `, ${run.party(site, head)}`);
   const lines = [name, shapeText(partOf(run, site))];
   const across = event.offsetX / canvas.clientWidth;
   const said =
@@ -205,11 +215,12 @@ export function tipLines(run, { site, layer, canvas }, state, event) {
 
 // Where in its vector the pointer is, from 0 to 1.
 function placeIn(run, site, head, across, down) {
-  if (site === "mlp.pre" || site === "mlp.post") {
+  if (run.ofNeurons(site)) {
     const folds = foldsOf(run);
     return (Math.min(folds - 1, Math.floor(down * folds)) + across) / folds;
   }
-  return head !== null && site !== "attn.heads" ? across * run.H - head : across;
+  if (head === null || site === "attn.heads") return across;
+  return (across * run.parties(site)) % 1;
 }
 
 function lookTip(run, layer, head, pos, across, width) {

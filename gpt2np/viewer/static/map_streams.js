@@ -11,7 +11,8 @@ const NUMBERED = 18; // the width of a column from which on shares of attention 
 const LATER = 0.3; // opacity of positions after the chosen one, which it cannot see
 const BRANCH = 4; // pixels that vectors beside the stream are set in
 const HEIGHTS = { embed: 14, resid_mid: 14, resid_post: 14, "mlp.post": 14 };
-const OWN = ["attn.q", "attn.z", "attn.heads"]; // of the other positions only faintly: this query is asked
+const UNDRAWN = ["attn.pattern", "mlp.pre", "mlp.act", "mlp.up"]; // drawn as bars, or only for the chosen one
+const OWN = ["attn.q", "attn.q_rot", "attn.z", "attn.heads"]; // of the other positions only faintly: this query is asked
 
 /** `levels()` gives the rows of the map with their heights on the page: [{site, layer, open, y, height}]. */
 export function buildStreams(run, focus, levels) {
@@ -92,7 +93,7 @@ export function buildStreams(run, focus, levels) {
 
   /** One vector of one position: the stream over its line, everything else beside it. */
   function vector(context, state, { site, layer, y }, pos) {
-    if (site === "attn.pattern" || site === "mlp.pre") return;
+    if (UNDRAWN.includes(site)) return;
     const cells = run.strip(site, layer, pos, state.head);
     if (!cells) return;
     const stream = site === "embed" || site.startsWith("resid");
@@ -143,7 +144,9 @@ export function buildStreams(run, focus, levels) {
       if (to.site !== "resid_mid" || to.open) return;
       arcs(context, mean(to.layer, state.pos), state.pos, rows[i - 1].y + 7, to.y - 7, ink, 0.55);
     });
-    const [query, key] = [row("attn.q", state.layer), row("attn.k", state.layer)];
+    const [query, key] = ["q", "k"].map(
+      (name) => row(`attn.${name}_rot`, state.layer) ?? row(`attn.${name}`, state.layer),
+    );
     const [value, z] = [row("attn.v", state.layer), row("attn.z", state.layer)];
     const weights = run.weights(state.layer, state.head, state.pos);
     if (!query || !key || !value || !z || !weights) return;

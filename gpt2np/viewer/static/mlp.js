@@ -11,7 +11,8 @@ const CURVES = { relu: (x) => Math.max(0, x), silu: (x) => x / (1 + Math.exp(-x)
 
 export function mlpPanel(run, focus) {
   const curved = CURVES[run.model.activation] ?? gelu,
-    bend = run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation;
+    bend = run.model.activation.startsWith("gelu") ? "GELU" : run.model.activation,
+    gated = run.has("neuron:act"); // an MLP whose neurons have a gate, and something that passes it
   const element = el("div", { class: "mlp" });
   if (!run.has("neuron:id")) {
     element.append(absent(run, "mlp", "The MLP’s neurons are"));
@@ -26,7 +27,9 @@ export function mlpPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      `Every neuron reads one direction of the stream. ${bend} decides whether it fires, and if it does it writes its own direction back.`,
+      gated
+        ? `Every neuron reads two directions of the stream: one opens its gate, by ${bend}, the other is what passes it (“up”). Gate times up says how strongly it writes its own direction back, and with which sign; the lists have the largest.`
+        : `Every neuron reads one direction of the stream. ${bend} decides whether it fires, and if it does it writes its own direction back.`,
     ),
     told,
     el("div", { class: "two" }, curve, lists),
@@ -45,7 +48,7 @@ export function mlpPanel(run, focus) {
       "p",
       { class: "small" },
       "Of all neurons at all positions: those whose activation is above 0.01, and those within 0.01 of 0." +
-        (bend === "relu" ? "" : ` The rest are slightly negative, which ${bend} lets through.`),
+        (gated ? " The rest are negative." : bend === "relu" ? "" : ` The rest are slightly negative, which ${bend} lets through.`),
     ),
   );
 
@@ -59,6 +62,11 @@ export function mlpPanel(run, focus) {
     const layers = run.at("active:layer", row),
       active = run.at("active:id", row),
       strength = run.at("active:post", row);
+    const opened = gated ? run.at("neuron:act", layer, row) : post; // what the curve makes of `pre`
+    const howMuch = (i) =>
+      gated
+        ? `${digits(opened[i], 2)} × ${digits(post[i] / opened[i], 2)}`
+        : `${digits(pre[i])} → ${digits(post[i])}`;
     told.replaceChildren(
       "At ",
       tokenLabel(run.tokens[pos]),
@@ -72,9 +80,9 @@ export function mlpPanel(run, focus) {
       el(
         "div",
         {},
-        el("h4", {}, `Layer ${layer}: before → after ${bend}`),
+        el("h4", {}, gated ? `Layer ${layer}: ${bend}(gate) × up` : `Layer ${layer}: before → after ${bend}`),
         ids.slice(0, 12).map((id, i) =>
-          bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), `${digits(pre[i])} → ${digits(post[i])}`, {
+          bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), howMuch(i), {
             kind: "share",
             chosen: state.neuron === `${layer}.${id}`,
             onclick: () => focus.set({ neuron: `${layer}.${id}` }),
@@ -99,7 +107,7 @@ export function mlpPanel(run, focus) {
         ),
       ),
     );
-    curve.replaceChildren(picture(layer, row, ids, pre, post, state, pos));
+    curve.replaceChildren(picture(layer, row, ids, pre, opened, state, pos));
     one(state);
   }
 
@@ -107,8 +115,8 @@ export function mlpPanel(run, focus) {
   function picture(layer, row, ids, pre, post, state, pos) {
     const bins = run.at("neuron:bins", layer, row),
       reach = run.detail.reach,
-      most = Math.max(reach, pre[0] * 1.05),
-      highest = Math.max(2, post[0] * 1.08);
+      most = Math.max(reach, Math.max(...pre) * 1.05),
+      highest = Math.max(2, Math.max(...post) * 1.08);
     const width = 460,
       height = 330,
       left = 40,

@@ -100,6 +100,22 @@ export class Run {
   shares(site) {
     return this.part(site)?.axes[1] === "kv_head";
   }
+  /** Whether a site has a number for each neuron. */
+  ofNeurons(site) {
+    return this.part(site)?.axes[1] === "d_mlp";
+  }
+  /** How many vectors of a site lie side by side: one for each head, or for each group of heads. */
+  parties(site) {
+    return this.shares(site) ? this.model.n_kv_head : this.H;
+  }
+  /** "head 4", or of what several heads share "group 1". */
+  party(site, head) {
+    return this.shares(site) && this.model.n_kv_head < this.H ? `group ${this.group(head)}` : `head ${head}`;
+  }
+  /** Whether heads share keys and values, and a head is the first of those that share theirs. */
+  beginsGroup(head) {
+    return this.model.n_kv_head < this.H && (head * this.model.n_kv_head) % this.H === 0;
+  }
   /** The group of heads that a head shares its keys and values with. */
   group(head) {
     return Math.floor((head * this.model.n_kv_head) / this.H);
@@ -124,7 +140,7 @@ export class Run {
   factor(site) {
     const factors = this.detail.factors;
     if (site === "attn.heads") return factors.outputs;
-    return this.perHead(site) ? factors.d_head : site.startsWith("mlp.p") ? factors.d_mlp : factors.n_embd;
+    return this.perHead(site) ? factors.d_head : this.ofNeurons(site) ? factors.d_mlp : factors.n_embd;
   }
 
   /** Attention of one query to keys 0 to itself; of long texts only the largest, the rest being 0. */
@@ -151,11 +167,12 @@ export class Run {
     return window ? Math.max(0, query - window + 1) : 0;
   }
 
-  /** How far back a layer looks: "local, 256" or "global"; nothing of a model whose layers are all alike. */
+  /** How far back a layer looks: "local, 256" or "global", in the model's own words; nothing of a model whose layers are all alike. */
   reach(layer) {
     const { windows } = this.model;
     if (!windows.some(Boolean)) return "";
-    return windows[layer] ? `local, ${windows[layer]}` : "global";
+    const [some, every] = this.model.kinds;
+    return windows[layer] ? `${some}, ${windows[layer]}` : every;
   }
 
   /** A layer's name, with its reach where there is something to say of it. */
