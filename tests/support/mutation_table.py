@@ -40,9 +40,10 @@ Written by `python tests/support/mutation_table.py`; tests run a part of it anew
 Every mistake of the [catalogue](../../gpt2np/reference/MISTAKES.md) is planted {placements} times in a float32 run of a
 random GPT-2, or of a random Gemma-2 where GPT-2 has not its steps: in a random one of its forms, in a random step that
 it touches, in a random layer, in all heads or one, from or at a random position or everywhere. (But for `bias-added`,
-which can be any bias, and is recognised where the dump has its own step and what that reads.) `gpt2np compare` has to find the first site that the mistake takes
-out of its band (with its layer, first position and heads), and to name the mistake; once with every site in the
-dump, and once with half of the sites left out at random, where the first one present counts.
+which can be any bias, and is recognised where the dump has its own step and what that reads.) `gpt2np compare` has to
+find the first site that the mistake takes out of its band (with its layer, first position and heads), and to name the
+mistake; once with every site in the dump, and once with half of the sites left out at random, where the first one
+present counts.
 
 **{whole:.1%}** of {n_whole} placements with every site, **{half:.1%}** of {n_half} with half of them.
 
