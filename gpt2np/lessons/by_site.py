@@ -17,8 +17,8 @@ from gpt2np.ops import Array
 from gpt2np.reference import StepVerdict, check_step
 from gpt2np.tracing.trace import Trace
 
-# Forms of mistakes that are tried, at all sites together: about two seconds, and the same on a busy machine.
-FORMS = 2000
+# Forms of mistakes that are tried, at all sites together: about a second, and the same on a busy machine.
+FORMS = 150
 
 
 class Run:

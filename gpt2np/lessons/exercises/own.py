@@ -29,8 +29,8 @@ from gpt2np.tables import counted
 
 __all__ = ["Answers", "Extend", "FirstWrong", "Run"]
 
-# Forms of mistakes that are tried: a few seconds, and the same on a busy machine.
-FORMS = 1500
+# Forms of mistakes that are tried: about a second, and the same on a busy machine.
+FORMS = 120
 _SAME = 1e-4  # what two arrays may differ by that are the same
 
 
