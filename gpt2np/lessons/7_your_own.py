@@ -4,7 +4,7 @@
 #
 # **Question: can you write it all, and how do you know that it is right?**
 #
-# You need lessons 1 to 4: each of them is a part of it. This is the last lesson, and the one with the most to write: a whole GPT-2. Nobody
+# You need lessons 1 to 4. This is the last lesson, and the one with the most to write: a whole GPT-2. Nobody
 # gets that right at once. What counts is how fast you find what is wrong. So write it bit by bit, in this
 # file or in one of your own, and ask the judge often.
 
@@ -39,8 +39,8 @@ assert sum(array.size for array in weights.values()) == 2_222_208
 # stored as `[n_in, n_out]`, so a row vector goes in on its left. Beside the arrays there are a few sizes, in
 # `config`: `n_layer`, `n_head`, `n_embd`, `d_head`, `layer_norm_epsilon`.
 #
-# There is no matrix of its own for the end. The last step compares each vector with the rows of `wte`, the same table
-# that the text began with.
+# There is no matrix of its own for the end. The last step compares each vector with the rows of `wte`, the
+# same table that the text began with.
 #
 # ## 2. Fifteen steps with a name
 # Your function gets the arrays, the sizes and the token ids. It does not return an answer. It returns *every
@@ -301,10 +301,9 @@ assert found.verdict == "within-noise"
 
 # %% [markdown]
 # ## Break it
-# Take the right model, and make its weights coarser. (Where the judge then says `wte`, it means the rows of
-# the table of tokens: a part of `embed`, of which it knows more than your fifteen steps.) First float16, then bfloat16: both have 16 bits, half of
+# Take the right model, and make its weights coarser. First float16, then bfloat16: both have 16 bits, half of
 # what float32 has. Are these mistakes? Guess what the judge says to each, and whether the first guess of the
-# model changes.
+# model changes. (If the judge names `wte`, it means the token's part of `embed`: this run records that, too.)
 
 # %%
 runs = {}

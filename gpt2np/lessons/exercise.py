@@ -129,7 +129,8 @@ class Exercise:
     `name` is the topic and the function's name; `asks` is the question that it answers; `axes` are those of
     the inputs that are arrays. `wrong` are mistakes of this exercise alone. `hints` replace the catalogue's,
     by slug. `look` is asked where no mistake is known, and then `nearer`; `form` where the form is wrong,
-    `fit` where arrays did not fit together in the function, and `stops`, by the exception's name, where it stopped otherwise.
+    `fit` where arrays did not fit together in the function, and `stops`, by the exception's name, where it
+    stopped otherwise.
     """
 
     name: ClassVar[str]

@@ -34,6 +34,10 @@ OF_PROGRAMS: dict[str, Hints] = {
         "Your dict has the steps of one layer, and the model has more: is any of them written twice?",
         "Which part of a step's name must change from layer to layer, and does it change in your loop?",
     ),
+    "scores-scaled-by-d-head": (
+        "Is your pattern nearly the same at all keys: are your scores too small?",
+        "Does a sum grow as fast as the number of its terms, or more slowly?",
+    ),
     "residual-subtracted": (
         "What does a part of the model do to the stream: does it put something in, or take it out?",
         "Which sign has what was written?",
@@ -74,7 +78,7 @@ TOO_SOON: Hints = (
     "How far is the line indented that gives the result back?",
 )
 _ATTENTION: Hints = (
-    "Is there a row in which a word may look at nobody at all, not even at itself?",
+    "Is there a row in which a token may look at nobody at all, not even at itself?",
     "What is the sum of a row in which every exponential is zero, and what do you divide by it?",
 )
 _ELSEWHERE: Hints = (
@@ -108,7 +112,7 @@ OF_DUMPS: tuple[Hints, ...] = (
     ),
     (
         "The vectors are right, the products of them are not. Who meets whom?",
-        "Each word sends out three vectors. Can two of them have changed their roles?",
+        "Each token sends out three vectors. Can two of them have changed their roles?",
     ),
     (
         "Which two things are added here? Is either of them missing?",

@@ -305,7 +305,7 @@ class Nearest(ByOutput):
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """As any; right tokens in another order are told as that."""
         found = super().judge(attempt, attempts, model)
-        if found.state == "shape" and np.ndim(array_of(attempt.result)) == 2:
+        if found.state == "shape" and getattr(attempt.result, "ndim", 0) == 2:
             return replace(found, hints=ROWS_RETURNED)
         if found.state != "wrong" or found.mistake or not all(map(self._has_the_right_ones, attempts)):
             return found
