@@ -56,8 +56,9 @@ ORDER = {
         exercises showing learner_code checker percent_file notebook scripts exercise_functions shelf
         learner_files running code_colours prose page handout solutions 1_tokens 2_words_alone 3_attention
         4_next_word 5_induction 6_patching 7_your_own""",
-    "lessons/exercises": """token_by_token merging tokens after_mlp stream attention distributions decoding
-        next_word stripes circuits directions patches patching recorded_steps own_hints own_judge own""",
+    "lessons/exercises": """token_by_token merging nearest_mistakes tokens after_mlp norm_mistakes stream
+        attention distributions decoding next_word stripes circuits directions patches patching
+        recorded_steps own_hints own_judge own_mistakes own""",
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",

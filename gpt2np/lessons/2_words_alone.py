@@ -257,11 +257,11 @@ assert [round(first[0]), round(first[6])] == [-45, -16]
 # They are a nuisance: whoever rounds a model to fewer bits has to take care of them.
 #
 # ## 10. See for yourself
-# This is the page of our run, at the MLP of layer 1. Choose another token: which neurons speak, and which of
+# This is the page of our run, at the MLP of layer 0. Choose another token: which neurons speak, and which of
 # them speak everywhere?
 
 # %%
-lessons.show(gpt2np.view(trace, show="mlp", layer=1, pos=-1))
+lessons.show(gpt2np.view(trace, show="mlp", layer=0, pos=-1))
 
 # %% [markdown]
 # ## Break it

@@ -39,16 +39,16 @@ assert sum(array.size for array in weights.values()) == 2_222_208
 # stored as `[n_in, n_out]`, so a row vector goes in on its left. Beside the arrays there are a few sizes, in
 # `config`: `n_layer`, `n_head`, `n_embd`, `d_head`, `layer_norm_epsilon`.
 #
-# There is no matrix for the end. The last step compares each vector with the rows of `wte`, the same table
-# that the text began with.
+# There is no matrix of its own for the end. The last step compares each vector with the rows of `wte`, the
+# same table that the text began with.
 #
 # ## 2. Fifteen steps with a name
 # Your function gets the arrays, the sizes and the token ids. It does not return an answer. It returns *every
 # step* on the way, in a dict. Here are their names and shapes: those of layer 0, and the ones before and
-# behind the layers.
+# after the layers.
 
 # %%
-exam = lessons.examination()  # what is needed to judge programs that run our prompt; more of it further down
+exam = lessons.examination()  # what is needed to judge programs that run our prompt; more about it below
 steps = [name for name in exam.truth if not name.startswith(("h.1.", "h.2.", "h.3."))]
 kinds = trace.config.architecture.sites
 for name in steps:
@@ -304,7 +304,7 @@ assert found.verdict == "within-noise"
 # ## Break it
 # Take the right model, and make its weights coarser. First float16, then bfloat16: both have 16 bits, half of
 # what float32 has. Are these mistakes? Guess what the judge says to each, and whether the first guess of the
-# model changes.
+# model changes. (If the judge names `wte`, it means the token's part of `embed`: this run records that, too.)
 
 # %%
 runs = {}

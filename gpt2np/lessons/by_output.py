@@ -97,7 +97,8 @@ class ByOutput(Exercise):
     def _held_list(self, yours: Any, truth: Sequence[Any]) -> tuple[str, str, float]:
         item = self.result_axes[0] if self.result_axes else "item"
         if not isinstance(yours, list | tuple | np.ndarray):
-            return "shape", f"a list of {len(truth)}; yours is {kind_of(yours)}", np.inf
+            said = "None: does the function end in a return?" if yours is None else kind_of(yours)
+            return "shape", f"a list of {len(truth)}; yours is {said}", np.inf
         for i, (one, other) in enumerate(zip(yours, truth, strict=False)):
             if not is_same(one, other):
                 return "wrong", f"{item} {i} is the first that is wrong", 0.0

@@ -11,14 +11,14 @@ from gpt2np.errors import InputError
 from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Wrong, outcome
 from gpt2np.lessons.models import PROMPT, SECOND, run_of
 from gpt2np.lessons.pictures import visible
-from gpt2np.lessons.same import array_of, is_same, with_shape
+from gpt2np.lessons.same import array_of, errors, is_same, with_shape
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference import StepVerdict, check_step
 from gpt2np.tracing.trace import Trace
 
-# Forms of mistakes that are tried, at all sites together: about two seconds, and the same on a busy machine.
-FORMS = 2000
+# Forms of mistakes that are tried, at all sites together: about a second, and the same on a busy machine.
+FORMS = 150
 
 
 class Run:
@@ -43,14 +43,16 @@ class AtSite(Exercise):
 
     `mistakes` are slugs of the catalogue, looked for first; those of a cache must be named to be found.
     `shape` gives the axes that the learner's result has, where they are not those of the site but the same
-    numbers in the same order: `"pos n_embd"` for `attn.z`. `prompts` are the texts; the second one finds
-    what is right for the first one only.
+    numbers in the same order: `"pos n_embd"` for `attn.z`. `look_at` is `look` about
+    token {}, where the first is right. `prompts` are the texts; the second one finds what is right for the
+    first one only.
     """
 
     site: ClassVar[str] = ""
     sites: ClassVar[tuple[str, ...]] = ()
     mistakes: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[str] = ""
+    look_at: ClassVar[str] = ""
     prompts: ClassVar[tuple[str, ...]] = (PROMPT, SECOND)
     _tried = 0  # forms of mistakes, in this judgement
 
@@ -121,8 +123,11 @@ class AtSite(Exercise):
         return found
 
     def looked(self, array: Array, truth: Array) -> tuple[str, ...]:
-        """What to ask where no mistake is known, if it depends on which numbers are wrong."""
-        return ()
+        """What to ask where no mistake is known: about the worst row, if the first one is right."""
+        off = errors(array, truth).reshape(len(truth), -1).max(axis=1)
+        if not self.look_at or off[0] > 1:
+            return ()
+        return (self.look_at.format(int(off.argmax())),)
 
     def _searched(self, site: str, array: Any, run: Run, mistakes: Collection[str] | None) -> Finding:
         """What the catalogue says; the search goes on as long as forms are left."""

@@ -21,6 +21,9 @@ from gpt2np.tables import table
 DO_NOT_FIT = re.compile(r"dimension|shape|broadcast|axes|subscript|equal division", re.I)  # as NumPy says it
 
 ENDLESS = "What has to change in each round of your loop for it to come to its end, and does it?"
+UNWRITTEN = (
+    "Which of the functions that you call here is right by its own check, and which is not written yet?"
+)
 POWER = "In Python `^` compares bits: how does it write a power?"
 STOPPED_AT = "What did you expect this line to work with, and what does it work with?"
 RETURNED = "What does your function return, and what should it return?"
@@ -28,7 +31,7 @@ NEARER = {  # by state, where no mistake is known
     "raised": "Print what that line works with, just before it: which shape, kind or value surprises you?",
     "stopped": "Print in each round what decides whether there is another one: does it move, and which way?",
     "shape": "Print the shape after each of your lines: which is the first that you did not expect?",
-    "wrong": "Print that number, and those that it is made of: which is the first that surprises you?",
+    "suspicious": "Call your function with such numbers, and print each line's result: what surprises you?",
 }
 
 _told: dict[tuple[str, str], int] = {}  # how often a hint was given, by exercise and mistake
@@ -128,22 +131,25 @@ def _verdict(wanted: Exercise, attempt: Attempt, found: Finding, n_told: int) ->
         return Verdict(wanted.name, found.state, ratio=found.ratio)
     state, about = found.state, attempt.case.about
     hints = found.hints or (_asked(wanted, attempt, found),)
-    hints = hints if len(hints) > 1 else (*hints, NEARER[state])
+    hints = tuple(dict.fromkeys(hints))  # no question twice
+    hints = hints if len(hints) > 1 else (*hints, NEARER.get(state, wanted.nearer))
     hint = hints[min(n_told, len(hints) - 1)]
     if state == "wrong" and attempt.case.unusual:
         state = "suspicious"
     where = ": ".join(filter(None, [about, found.where]))
-    return Verdict(wanted.name, state, where, found.ratio, found.mistake, hint, found.ended)
+    return Verdict(wanted.name, state, where, found.ratio, found.mistake, hint, found.ended, found.so_far)
 
 
 def _asked(wanted: Exercise, attempt: Attempt, found: Finding) -> str:
     """The question where no mistake is known: about content or form, or about what did not fit."""
-    if found.state == "wrong":
+    if found.state in ("wrong", "suspicious"):
         return wanted.look
     if found.state == "shape":
         return wanted.form if _has_axes(attempt.result) else "" if found.where.endswith("?") else RETURNED
     if found.state == "stopped":
         return ENDLESS
+    if "still returns lessons.todo" in found.where:
+        return UNWRITTEN
     if "bitwise_xor" in found.where or "for ^:" in found.where:
         return POWER
     if found.state == "raised" and isinstance(attempt.error, ValueError) and DO_NOT_FIT.search(found.where):

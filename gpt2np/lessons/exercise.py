@@ -97,7 +97,8 @@ class Finding:
     """What is found about one result: see `Verdict`. `hints` has all questions, the nearest last.
 
     Where no mistake is known they may be left out: then the exercise's `look` is asked. `ended` says that
-    the search ended before all known mistakes were tried.
+    the search ended before all known mistakes were tried. `so_far` is how much of a result is there, and
+    right, where the rest is not there yet: "3 of 51 steps".
     """
 
     state: str
@@ -106,6 +107,7 @@ class Finding:
     mistake: str | None = None
     hints: tuple[str, ...] = ()
     ended: bool = False
+    so_far: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ class Exercise:
 
     `name` is the topic and the function's name; `asks` is the question that it answers; `axes` are those of
     the inputs that are arrays. `wrong` are mistakes of this exercise alone. `hints` replace the catalogue's,
-    by slug. `look` is asked where no mistake is known, `form` where the form is wrong, `fit` where arrays
-    did not fit together in the function, and `stops`, by the exception's name, where it stopped otherwise.
+    by slug. `look` is asked where no mistake is known, and then `nearer`; `form` where the form is wrong,
+    `fit` where arrays did not fit together in the function, and `stops`, by the exception's name, where it
+    stopped otherwise.
     """
 
     name: ClassVar[str]
@@ -136,6 +139,9 @@ class Exercise:
     wrong: ClassVar[tuple[Wrong, ...]] = ()
     hints: ClassVar[Mapping[str, Hints]] = {}
     look: ClassVar[str] = "Which numbers go into the one that is most wrong? Can you work it out by hand?"
+    nearer: ClassVar[str] = (
+        "Print that number, and those that it is made of: which is the first that surprises you?"
+    )
     form: ClassVar[str] = "Which axes should your result have, in which order, and which has it?"
     fit: ClassVar[str] = "Which axes does each of your arrays have there, and which of them belong together?"
 

@@ -74,7 +74,7 @@ class Examination:
         said = [f"{step}: {off.mean():.0%} of its numbers are off, at positions {positions}"]
         if not seen.all():
             share = np.isfinite(theirs[~seen]).mean()
-            said.append(f"of the future are numbers, and should not be: {share:.0%}")
+            said.append(f"numbers in the future, where none should be: {share:.0%}")
         large = seen & (np.abs(truth) > np.abs(truth[seen]).mean())
         factors = theirs[large] / truth[large]
         said.append(f"theirs / true, where it is large: {factors.min():.4f} to {factors.max():.4f}")

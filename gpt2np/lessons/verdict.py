@@ -34,6 +34,7 @@ class Verdict:
     value. `ratio` is the largest error as a multiple of what float32 explains. `mistake` is the slug of a
     known mistake, None where none explains the result; `ended` says that the search ended before all known
     mistakes were tried. `hint` is a question; the second check with the same mistake has a nearer one.
+    `so_far` is how much of a result that is not finished is right.
     """
 
     exercise: str
@@ -43,6 +44,7 @@ class Verdict:
     mistake: str | None = None
     hint: str = ""
     ended: bool = False
+    so_far: str = ""
 
     @property
     def right(self) -> bool:
@@ -51,7 +53,7 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """What is said after the name: one sentence each."""
-        said = [_SAYS[self.state]]
+        said = [f"so far right ({self.so_far})." if self.so_far else _SAYS[self.state]]
         if self.where:
             said.append(_begun(self.where) + ("" if self.where.endswith("?") else "."))
         if self.state == "wrong" and self.ratio > 1:
@@ -78,12 +80,12 @@ class Verdict:
 
     @property
     def _sign(self) -> str:
-        return _SIGNS.get(self.state, "✗")
+        return _SIGNS["todo"] if self.so_far else _SIGNS.get(self.state, "✗")
 
     def _repr_html_(self) -> str:
         """The same, announced to those who listen to a page."""
         first, *others = self.lines()
-        colour = _COLOURS.get(self.state, "#a31515")
+        colour = _COLOURS["todo"] if self.so_far else _COLOURS.get(self.state, "#a31515")
         rest = "".join(f"<div>{_with_code(line)}</div>" for line in others)
         return (
             f'<div role="status" aria-live="polite" class="verdict {self.state}" '

@@ -58,6 +58,9 @@ def refuses_another_word(clean, corrupt, layer, head):
             "(12, 384)",
             "How many numbers",
         ),
+        ("tokens.merge", lambda s, r: None, "does the function end in a return?", ""),
+        ("tokens.nearest", lambda i, wte, k: wte[:k], "(3, 192)", "numbers of these rows"),
+        ("attention.split", lambda qkv, n: np.split(qkv, 3, axis=1), "(12, 192)", "second head"),
         ("tokens.nearest", lambda i, wte, k: np.arange(k - 1), "yours is (2,)", "How many tokens"),
         (
             "tokens.nearest",
@@ -92,6 +95,27 @@ def test_a_helper_that_is_not_written_yet_is_told():
     verdict = checker.judge("stream.after_mlp", lambda x, ln, fc, proj: x + todo @ proj.weight)
     assert verdict.state == "raised"
     assert "still returns lessons.todo" in verdict.where
+    assert "not written yet" in verdict.hint
+
+
+def test_a_right_first_row_is_not_asked_about():
+    def embed(ids, wte, wpe):
+        out = wte[ids] + wpe[: len(ids)]
+        out[4] *= np.linspace(1, 2, out.shape[1])
+        return out
+
+    verdict = checker.judge("tokens.embed", embed)
+    assert verdict.mistake is None
+    assert verdict.hint.startswith("Take token 4:")
+
+
+def test_scores_with_a_small_number_in_the_future_say_where_they_fail():
+    def scores(q, k):
+        s = np.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5
+        return np.where(np.tri(len(q), dtype=bool), s, -20.0)
+
+    verdict = checker.judge("attention.scores", scores)
+    assert "-20 or lower" in verdict.where
 
 
 def test_a_merge_shows_what_it_returned():

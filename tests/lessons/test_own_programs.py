@@ -122,3 +122,15 @@ def test_a_step_that_is_not_there_gets_a_question_about_that():
 
 def test_the_name_of_a_step_keeps_its_small_letter():
     assert "  embed of call 2: [pos" in str(checker.judge("own.extend", always_all))
+
+
+def test_an_unfinished_run_is_so_far_right_and_a_misspelt_step_is_named():
+    def begun(*given):
+        steps = list(run()(*given).items())[:7]
+        return dict(steps) | {"h.0.residual_mid": steps[0][1]}
+
+    verdict = checker.judge("own.run", begun)
+    assert verdict.so_far == "7 of 51 steps"
+    assert str(verdict).startswith("… own.run: so far right (7 of 51 steps).")
+    assert "h.0.residual_mid is no step that is known; did you mean h.0.resid_mid?" in verdict.where
+    assert checker.judge("own.run", begun, nearer=True).hint != verdict.hint

@@ -50,6 +50,7 @@ class Split(AtSite):
             "Are the numbers of one head neighbours, or far apart?",
         ),
     }
+    form = "Each of your three has one row for each token: where in such a row does the second head begin?"
     look = "Take one token: at which of its 576 numbers does each of your pieces begin?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
@@ -128,8 +129,12 @@ class Scores(AtSite):
                 return found
         found = super().own(site, array, run, case)
         if found.state == "suspicious":  # the future has a number that is small, but not small enough
-            slug = "mask-value-small"
-            return replace(found, mistake=slug, hints=self.hints_of(slug))
+            slug, hidden = "mask-value-small", future(*array.shape[1:])
+            most = float(array[:, hidden].max())
+            where = (
+                f"in a row whose scores are all about {most:g} or lower, the future would get a share, too"
+            )
+            return replace(found, where=where, mistake=slug, hints=self.hints_of(slug))
         return found
 
 
@@ -220,6 +225,7 @@ class Mix(AtSite):
             "Along which axis do the shares of one token add up to 1, and along which do you add?",
         ),
     }
+    look_at = "Take token {}: which shares has its row in the pattern, and whose values do they belong to?"
     look = "Take the first token, which sees only itself: what must it get?"
 
     def inputs(self, run: Run) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import numpy as np
 from gpt2np.errors import InputError
 from gpt2np.lessons import planted_mistakes as exam
 from gpt2np.lessons.exercise import Attempt, Case, Exercise, Finding, Function, Hints, copied
-from gpt2np.lessons.exercises.own_hints import OF_DUMPS, OF_PROGRAMS, ROWS, TOO_SOON, no_number
+from gpt2np.lessons.exercises.own_hints import NEXT_STEP, OF_DUMPS, OF_PROGRAMS, ROWS, TOO_SOON, no_number
 from gpt2np.lessons.exercises.own_judge import FirstWrong
+from gpt2np.lessons.exercises.own_mistakes import slug_of
 from gpt2np.lessons.exercises.recorded_steps import (
     Call,
     arrays_of,
@@ -18,6 +19,7 @@ from gpt2np.lessons.exercises.recorded_steps import (
     layers_of,
     no_numbers,
     of_wrong_size,
+    unknown_step,
 )
 from gpt2np.lessons.models import PROMPT, SECOND
 from gpt2np.model import Model
@@ -29,8 +31,8 @@ from gpt2np.tables import counted
 
 __all__ = ["Answers", "Extend", "FirstWrong", "Run"]
 
-# Forms of mistakes that are tried: a few seconds, and the same on a busy machine.
-FORMS = 1500
+# Forms of mistakes that are tried: about a second, and the same on a busy machine.
+FORMS = 120
 _SAME = 1e-4  # what two arrays may differ by that are the same
 
 
@@ -38,6 +40,7 @@ class Program(Exercise):
     """A function that runs the model and returns its steps as a dict: `compare` is the judge."""
 
     hints: ClassVar[Mapping[str, Hints]] = OF_PROGRAMS
+    nearer = "Work that step out once more from what you have recorded before it: which number differs first?"
     look = "Take the step that is named and the one before it: which line of yours makes one of the other?"
 
     def held(
@@ -72,7 +75,9 @@ class Program(Exercise):
             there = f"{counted(len(found.sites), 'step')} recorded, and right"
             ended = missing[0].endswith(".ln_1") and "ln_f" in missing and missing[0] != "h.0.ln_1"
             where = f"{there}; the next one that is not there is {missing[0]}"
-            return Finding("shape", where, hints=TOO_SOON if ended else ())
+            where += unknown_step(steps, model.config, exam.names_of(model))
+            so_far = f"{len(found.sites)} of {len(found.sites) + len(missing)} steps"
+            return Finding("shape", where, hints=TOO_SOON if ended else NEXT_STEP, so_far=so_far)
         return Finding("right")
 
     def _wrong(
@@ -88,6 +93,8 @@ class Program(Exercise):
             if array.size == truth.size:
                 slug, said = _recognised(array.reshape(truth.shape), found.site, missing, expected, model)
                 where += said
+        if slug is None and name.startswith("h.0.") and layers_of(list(steps), model.config) == [0]:
+            slug = "written-twice" if "logits" in steps or "ln_f" in steps else None
         state = "suspicious" if found.verdict == "suspicious" else "wrong"
         ended = slug is None and found.searched is not None
         return Finding(state, where, found.first.measure.ratio, slug, self.hints_of(slug), ended)
@@ -109,6 +116,8 @@ def _recognised(
         y = y if site == "ln_f" else y @ model.weights["wte.weight"].T
         if np.allclose(array, y, rtol=_SAME, atol=_SAME):
             return "layers-missing", ""
+    if slug := slug_of(array, site, truth, model):
+        return slug, ""
     if other := held_under(array, site, expected):
         return "names-exchanged", f"; it has the numbers of {other}"
     return None, ""

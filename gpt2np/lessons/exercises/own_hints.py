@@ -1,6 +1,8 @@
 """What the exercises of lesson 7 ask, where the catalogue asks something else, or nothing."""
 
 from gpt2np.lessons.exercise import Hints
+from gpt2np.lessons.exercises.norm_mistakes import BRACKETS, SPREAD
+from gpt2np.lessons.exercises.stream import Gelu
 
 # Of `run` and `extend`, by slug.
 OF_PROGRAMS: dict[str, Hints] = {
@@ -28,6 +30,28 @@ OF_PROGRAMS: dict[str, Hints] = {
         "Is the number wrong, or only the name under which you wrote it down?",
         "At which moment do you write this step down, and what does the variable hold just then?",
     ),
+    "written-twice": (
+        "Your dict has the steps of one layer, and the model has more: is any of them written twice?",
+        "Which part of a step's name must change from layer to layer, and does it change in your loop?",
+    ),
+    "scores-scaled-by-d-head": (
+        "Is your pattern nearly the same at all keys: are your scores too small?",
+        "Does a sum grow as fast as the number of its terms, or more slowly?",
+    ),
+    "residual-subtracted": (
+        "What does a part of the model do to the stream: does it put something in, or take it out?",
+        "Which sign has what was written?",
+    ),
+    "norm-of-what-was-written": (
+        "What goes into this LayerNorm: all that the stream holds, or what was written last?",
+        "Which of your variables holds the stream at this line?",
+    ),
+    "softmax-two-axes": (
+        "You take a maximum and a sum: over the same numbers?",
+        "The numbers of one row share one hundred per cent: along which axis do they lie?",
+    ),
+    "layernorm-bracket": BRACKETS,
+    "layernorm-root-of-spread": SPREAD,
     "cache-of-another-text": (
         "What does your program still know of the text before this one?",
         "Where do you keep your keys and values: in the dict that you were given, or in one of your own?",
@@ -42,13 +66,19 @@ ROWS: Hints = (
     "Is there one row for each token that was given, no more and no fewer?",
     "Did you keep the last position only, or those that came before, too?",
 )
+OF_PROGRAMS |= {wrong.slug: wrong.hints for wrong in Gelu.wrong if wrong.hints}
+# Of a run that is right and not at its end.
+NEXT_STEP: Hints = (
+    "What does the model do with the last step that you have, to make the next one?",
+    "Which arrays have the name of that step in theirs, and which shapes have they?",
+)
 # Of a run that ends behind a layer.
 TOO_SOON: Hints = (
     "When does your function come to its end: after this layer, or after the last one?",
     "How far is the line indented that gives the result back?",
 )
 _ATTENTION: Hints = (
-    "Is there a row in which a word may look at nobody at all, not even at itself?",
+    "Is there a row in which a token may look at nobody at all, not even at itself?",
     "What is the sum of a row in which every exponential is zero, and what do you divide by it?",
 )
 _ELSEWHERE: Hints = (
@@ -82,7 +112,7 @@ OF_DUMPS: tuple[Hints, ...] = (
     ),
     (
         "The vectors are right, the products of them are not. Who meets whom?",
-        "Each word sends out three vectors. Can two of them have changed their roles?",
+        "Each token sends out three vectors. Can two of them have changed their roles?",
     ),
     (
         "Which two things are added here? Is either of them missing?",

@@ -255,6 +255,7 @@ class FirstWrong(ByOutput):
     wrong = tuple(_wrong())
     abouts = tuple(f"for the {nth} of twelve programs that are not those of the examination" for nth in _NTH)
     look = "Take such a program: which steps do you visit, in which order, and at which do you stop?"
+    nearer = "Which step did you return, and is an earlier one outside of its band?"
     stops: ClassVar[Mapping[str, str]] = {
         "KeyError": "Need a program have written down every step, and which of your three dicts has them all?"
     }

@@ -1,12 +1,12 @@
 """The steps that a learner's program returned, as they are: their sizes, and whether they are numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpt2np.errors import Gpt2npError
+from gpt2np.errors import Gpt2npError, nearest
 from gpt2np.lessons.exercise import Finding
 from gpt2np.lessons.same import array_of, kind_of
 from gpt2np.ops import Array
@@ -115,6 +115,23 @@ def _step_of(names: Names, name: str) -> Meaning | None:
     if found is None or found.stacked or found.parts or found.either or found.site is None:
         return None
     return None if found.site.derived else found
+
+
+def unknown_step(steps: Iterable[str], config: ModelConfig, known: Sequence[str]) -> str:
+    """A word on the first name that is none of a step; nothing if all are known."""
+    names = Names(config)
+    for name in steps:
+        if _of_nothing(names, name):
+            meant = nearest(name, known)
+            return f" ({name} is no step that is known{f'; did you mean {meant}' if meant else ''}?)"
+    return ""
+
+
+def _of_nothing(names: Names, name: str) -> bool:
+    try:
+        return names.meaning(name) is None
+    except Gpt2npError:
+        return True
 
 
 def no_numbers(steps: Mapping[str, Array]) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ from gpt2np.lessons.exercises.after_mlp import (
     normed_after,
     not_normed,
 )
+from gpt2np.lessons.exercises.norm_mistakes import WRONG_NORMS
 from gpt2np.lessons.exercises.token_by_token import RETURNED_TOO_EARLY, SLUG, TokenByToken
 from gpt2np.lessons.same import array_of, is_same
 from gpt2np.model import Model
@@ -31,12 +32,6 @@ _SPREADS: dict[str, Callable[[Array, Array, float], Array]] = {
     "layernorm-no-eps": lambda variance, best, e: np.sqrt(variance),
     "layernorm-no-root": lambda variance, best, e: variance + e,
 }
-_SUMS: tuple[Callable[[Array, float], Array], ...] = (
-    lambda centred, e: np.sqrt((centred**2).sum(-1, keepdims=True) + e),
-    lambda centred, e: np.linalg.norm(centred, axis=-1, keepdims=True) + e,
-    lambda centred, e: np.linalg.norm(centred, axis=-1, keepdims=True),
-    lambda centred, e: np.abs(centred).sum(-1, keepdims=True) + e,
-)
 
 
 def _norm(axis: int | None, spread: str, parameters: str) -> Function:
@@ -64,17 +59,6 @@ def _two_of_norm() -> tuple[Wrong, ...]:
     return tuple(made)
 
 
-def _by_length(length: Callable[[Array, float], Array], centre: bool) -> Function:
-    """LayerNorm that divides by a length, in which the squares are summed and not averaged."""
-
-    def function(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        measured = length(centred if centre else x, epsilon)
-        return np.asarray(centred / measured * weight + bias)
-
-    return function
-
-
 class Norm(TokenByToken):
     """Each position's vector with mean 0 and spread 1, then scaled and shifted."""
 
@@ -88,18 +72,7 @@ class Norm(TokenByToken):
         *("layernorm-no-root", "layernorm-weight-bias-swapped", "bias-twice"),
     )
     wrong = (
-        *(
-            Wrong(
-                "sum-instead-of-mean",
-                _by_length(length, centre),
-                (
-                    "Before the learned part, what is the spread of a token's numbers in your program?",
-                    "Do you divide by a sum over all numbers, or by what a typical number is?",
-                ),
-            )
-            for length in _SUMS
-            for centre in (True, False)
-        ),
+        *WRONG_NORMS,
         *_two_of_norm(),
     )
     hints = {
@@ -107,8 +80,21 @@ class Norm(TokenByToken):
             "If all numbers of a token are equal, normalising makes zeros of them: what comes out then?",
             "Are all the parameters of this step in use?",
         ),
+        "layernorm-ddof1": (
+            "What do you average over when you measure the spread?",
+            "A token has 192 numbers: by how many do you divide the sum of their squares?",
+        ),
+        "layernorm-eps-value": (
+            "Which number keeps you from dividing by nothing?",
+            "Your function is given an epsilon: do you use that one, or one that you wrote yourself?",
+        ),
+        "layernorm-wrong-axis": (
+            "Which numbers go into one mean: those of one token, or of several?",
+            "If you leave out the last token, do the vectors of the tokens before it change?",
+        ),
         SLUG: RETURNED_TOO_EARLY,
     }
+    look_at = "Take token {}: what are the mean and the spread of its numbers, before the learned part?"
     look = "Take the first token: what are the mean and the spread of its numbers, before the learned part?"
     fit = "Which shape has each array there: the vectors, a mean for each token, a weight for each number?"
 
@@ -224,6 +210,10 @@ class Gelu(AtSite):
         ),
     )
     hints = {
+        "gelu-erf": (
+            "There are two formulas for this curve, an exact one and one that comes close: which is yours?",
+            "With which of the two was this model trained?",
+        ),
         "gelu-constant": (
             "Does your curve fit near zero, and no longer further away?",
             "Have you copied the small number digit by digit, and the right power?",
@@ -293,7 +283,7 @@ _WRONG_NORMS = (  # each mistake in LayerNorm alone
     *(("layernorm-wrong-axis", _norm(axis, spread, "")) for axis in (0, None) for spread in _SPREADS),
     *(("layernorm-no-weight", _norm(-1, "", kind)) for kind in ("layernorm-no-weight", "neither")),
     ("layernorm-bias-missing", _norm(-1, "", "missing-bias")),
-    *((wrong.slug, wrong.function) for wrong in Norm.wrong if wrong.slug == "sum-instead-of-mean"),
+    *((wrong.slug, wrong.function) for wrong in WRONG_NORMS),
 )
 _WRONG_CURVES = tuple((wrong.slug, wrong.function) for wrong in Gelu.wrong)
 

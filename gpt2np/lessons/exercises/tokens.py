@@ -28,6 +28,7 @@ from gpt2np.lessons.exercises.merging import (
     ranks_of,
     unknown_too,
 )
+from gpt2np.lessons.exercises.nearest_mistakes import ORDER, ROWS_RETURNED, WRONG_NEAREST, cosines, ranked
 from gpt2np.lessons.exercises.token_by_token import RETURNED_TOO_EARLY, SLUG, TokenByToken
 from gpt2np.lessons.same import array_of
 from gpt2np.model import Model
@@ -153,7 +154,7 @@ class Merge(ByOutput):
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """As any, with the learner's tokens; what is wrong with them can be seen where no mistake fits."""
         found = super().judge(attempt, attempts, model)
-        if found.state == "shape":
+        if found.state == "shape" and not found.where.endswith("?"):
             return replace(found, hints=("Is your result a list, and is each token one string in it?",))
         result = attempt.result
         if found.state != "wrong" or not all(isinstance(token, str) for token in result):
@@ -264,79 +265,11 @@ class Embed(TokenByToken):
     form = "How many numbers has each of the two vectors, and how many should the result have for each token?"
     fit = "How many tokens are there, and how many rows of each table do you take?"
     stops = {"IndexError": "Which of the two tables has a row for each token, and which for each place?"}
+    look_at = "Take token {}: which row of which table belongs to it, and what is done with the two?"
     look = "Take the first token: which row of which table belongs to it, and what is done with the two?"
 
     def inputs(self, run: Run) -> dict[str, Any]:
         return {"ids": run.token_ids, "wte": run.parameters.wte, "wpe": run.parameters.wpe}
-
-
-def _cosines(i: int, wte: Array) -> Array:
-    return np.asarray(wte @ wte[i] / (np.linalg.norm(wte, axis=1) * np.linalg.norm(wte[i])))
-
-
-def _ranked(values: Array, without: int | None = None) -> list[int]:
-    """Ids, the largest value first."""
-    return [int(j) for j in np.argsort(-values, kind="stable") if j != without]
-
-
-def _by_dots(i: int, wte: Array, k: int) -> list[int]:
-    return _ranked(wte @ wte[i], i)[:k]
-
-
-def _by_columns(i: int, wte: Array) -> list[int]:
-    """By dot products of a table whose columns, not rows, have the length 1."""
-    table = wte / np.linalg.norm(wte, axis=0)
-    return _ranked(table @ table[i])
-
-
-def _by_squares(i: int, wte: Array) -> list[int]:
-    return _ranked(wte @ wte[i] / (wte**2).sum(axis=1))
-
-
-def _by_distance(i: int, wte: Array, k: int) -> list[int]:
-    return _ranked(-np.linalg.norm(wte - wte[i], axis=1), i)[:k]
-
-
-_SELF = (
-    "Which token of your result has a cosine of exactly 1, and which token is it?",
-    "Is it news that a token means the same as itself?",
-)
-_ENDS = (
-    "In which order does your program sort, and at which end do you look?",
-    "Is your first one the nearest of all, or is it far away?",
-)
-_DOT = (
-    "If some token's vector were twice as long, but pointed the same way, would your result be another?",
-    "By which lengths is a dot product divided to make a cosine, and by which do you divide?",
-)
-_DISTANCE = (
-    "Two vectors point the same way, and one is twice as long: are they near to each other in your program?",
-    "Do you measure how far the ends of two arrows are apart, or the angle between them?",
-)
-_RETURNED = (
-    "Are these the numbers of tokens, or something that you measured about them?",
-    "Could somebody look up a row of the table with your numbers?",
-)
-_SQUARED = (
-    "Work out the cosine of a vector with itself as your program does: is it 1, whatever its length?",
-    "How often do you divide by the length of a token's vector?",
-)
-_COLUMNS = (
-    "After you have divided, how long is each row of your table?",
-    "Whose lengths did you measure: those of the rows, or those of the columns?",
-)
-_LEFT_OUT = (
-    "Is there a token with a larger cosine than your first one, which is not the token itself?",
-    "How many tokens do you leave out at the beginning, and which?",
-)
-_SIGN = (
-    "What is the cosine of two vectors that point in opposite directions?",
-    "Some of your tokens have a cosine below zero: what do you do with its sign?",
-)
-_ORDER = (
-    "These are the right tokens: which of them is the nearest, and where does it stand?",
-    "Does your way of choosing the largest ones also sort them?",
-)
 
 
 class Nearest(ByOutput):
@@ -346,31 +279,18 @@ class Nearest(ByOutput):
     asks = "Which tokens does the model take for nearly the same?"
     axes = {"wte": "vocab n_embd"}
     result_axes = ("place",)
-    asked = ((" three", 3), (" king", 3), (" Darcy", 3), (" sister", 3), (" appear", 3), (" Darcy", 1))
-    abouts = tuple(f"for {word!r}" + (f" and k = {k}" if k != 3 else "") for word, k in asked)
-    wrong = (
-        Wrong("dot-product", _by_dots, _DOT),
-        Wrong("dot-product", lambda i, wte, k: _ranked(wte @ wte[i])[:k], _DOT),
-        Wrong("dot-product", lambda i, wte, k: _ranked(wte @ wte[i])[1 : k + 1], _DOT),
-        Wrong("columns-normalised", lambda i, wte, k: _by_columns(i, wte)[1 : k + 1], _COLUMNS),
-        Wrong("columns-normalised", lambda i, wte, k: _by_columns(i, wte)[:k], _COLUMNS),
-        Wrong("token-itself", lambda i, wte, k: _ranked(_cosines(i, wte))[:k], _SELF),
-        Wrong("farthest-first", lambda i, wte, k: _ranked(-_cosines(i, wte), i)[:k], _ENDS),
-        Wrong("nearest-last", lambda i, wte, k: _ranked(_cosines(i, wte), i)[:k][::-1], _ENDS),
-        Wrong("nearest-last", lambda i, wte, k: _ranked(_cosines(i, wte))[:k][::-1], _ENDS),
-        Wrong("nearest-last", lambda i, wte, k: _by_dots(i, wte, k)[::-1], _ENDS),
-        Wrong("distance", _by_distance, _DISTANCE),
-        Wrong("distance", lambda i, wte, k: _ranked(-np.linalg.norm(wte - wte[i], axis=1))[:k], _DISTANCE),
-        Wrong("cosines-returned", lambda i, wte, k: np.sort(_cosines(i, wte))[::-1][1 : k + 1], _RETURNED),
-        Wrong("cosines-returned", lambda i, wte, k: np.sort(_cosines(i, wte))[::-1][:k], _RETURNED),
-        Wrong("norm-squared", lambda i, wte, k: _by_squares(i, wte)[:k], _SQUARED),
-        Wrong("norm-squared", lambda i, wte, k: _by_squares(i, wte)[1 : k + 1], _SQUARED),
-        Wrong("norm-squared", lambda i, wte, k: [j for j in _by_squares(i, wte) if j != i][:k], _SQUARED),
-        Wrong("nearest-left-out", lambda i, wte, k: _ranked(_cosines(i, wte), i)[1 : k + 1], _LEFT_OUT),
-        Wrong("sign-lost", lambda i, wte, k: _ranked(abs(_cosines(i, wte)), i)[:k], _SIGN),
-        Wrong("sign-lost", lambda i, wte, k: _ranked(_cosines(i, wte) ** 2, i)[:k], _SIGN),
+    asked = (
+        (" three", 3),
+        (" king", 3),
+        (" Darcy", 3),
+        (" sister", 3),
+        (" appear", 3),
+        (" Darcy", 1),
+        (" three", 12),
     )
-    hints = {"order-mixed": _ORDER}
+    abouts = tuple(f"for {word!r}" + (f" and k = {k}" if k != 3 else "") for word, k in asked)
+    wrong = WRONG_NEAREST
+    hints = {"order-mixed": ORDER}
     look = "What is the cosine of token i and the first one of your result, and which token has a larger one?"
     form = "How many tokens were asked for, and how many are in your result?"
     fit = "Each row of the table is to be divided by its own length: on which axis do these lengths stand?"
@@ -380,11 +300,13 @@ class Nearest(ByOutput):
         return [{"i": model.token_ids(word)[0], "wte": wte, "k": k} for word, k in self.asked]
 
     def right(self, i: int, wte: Array, k: int) -> Array:
-        return np.array(_ranked(_cosines(i, wte), i)[:k])
+        return np.array(ranked(cosines(i, wte), i)[:k])
 
     def judge(self, attempt: Attempt, attempts: Sequence[Attempt], model: Model) -> Finding:
         """As any; right tokens in another order are told as that."""
         found = super().judge(attempt, attempts, model)
+        if found.state == "shape" and getattr(attempt.result, "ndim", 0) == 2:
+            return replace(found, hints=ROWS_RETURNED)
         if found.state != "wrong" or found.mistake or not all(map(self._has_the_right_ones, attempts)):
             return found
         return replace(found, mistake="order-mixed", hints=self.hints_of("order-mixed"))

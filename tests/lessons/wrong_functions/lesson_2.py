@@ -166,6 +166,22 @@ def norm_with_its_own_epsilon(x, weight, bias, epsilon):
 
 # exercise, function, slug of its mistake; None: it is right
 TABLE = [
+    (
+        "stream.layer_norm",
+        lambda x, w, b, e: x - x.mean(-1, keepdims=True) / np.sqrt(x.var(-1, keepdims=True) + e) * w + b,
+        "layernorm-bracket",
+    ),
+    (
+        "stream.layer_norm",
+        lambda x, w, b, e: (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True)) + e * w + b,
+        "layernorm-bracket",
+    ),
+    ("stream.layer_norm", lambda x, w, b, e: plain(x, e) * (w + b), "layernorm-bracket"),
+    (
+        "stream.layer_norm",
+        normed(lambda x, e: np.sqrt(x.std(-1, keepdims=True) + e)),
+        "layernorm-root-of-spread",
+    ),
     ("stream.gelu", gelu_with(cube=0.0447), "gelu-constant"),
     ("stream.gelu", gelu_with(tanh=tanh_of_exponentials), "gelu-overflow"),
     ("stream.layer_norm", norm_with_its_own_epsilon, "layernorm-eps-value"),

@@ -217,6 +217,7 @@ def heads_reversed(pattern, v, weight, bias):
 
 # exercise, function, slug of its mistake; None: it is right
 TABLE = [
+    ("attention.scores", scored(fill=-20.0), "mask-value-small"),
     ("attention.split", split, None),
     ("attention.split", split_by_loops, None),
     ("attention.split", split_as_one_array, None),

@@ -14,7 +14,11 @@ def layer_norm(x, weights, name, config, bug):
     centred = x if bug == "rms" else x - x.mean(-1, keepdims=True)
     variance = (centred**2).sum(-1, keepdims=True) / (x.shape[-1] - (bug == "ddof"))
     root = np.sqrt(variance) + epsilon if bug == "epsilon outside" else np.sqrt(variance + epsilon)
+    if bug == "root of spread":
+        root = np.sqrt(np.sqrt(variance) + epsilon)
     x = centred / root
+    if bug == "norm bracket":
+        return x * (weight + bias)
     return x if bug == "no scale" else x * weight + bias
 
 
@@ -30,13 +34,15 @@ def gelu(x, bug):
         return np.maximum(x, 0)
     if bug == "erf":
         return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    if bug == "gelu bracket":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * x + 0.044715 * x**3))
     if bug == "sigmoid":
         return x / (1 + np.exp(-1.702 * x))
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def softmax(x, axis=-1):
-    e = np.exp(x - x.max(axis, keepdims=True))
+def softmax(x, axis=-1, of_maximum=None):
+    e = np.exp(x - x.max(of_maximum or axis, keepdims=True))
     return e / e.sum(axis, keepdims=True)
 
 
@@ -69,7 +75,8 @@ def attention(x, weights, name, config, cache, layer, keep, bug):
     if bug != "no mask":
         scores = np.where(hidden, 0.0 if bug == "zero in the future" else -np.inf, scores)
     keep("attn.scores", scores)
-    pattern = keep("attn.pattern", softmax(scores, 1 if bug == "softmax over queries" else -1))
+    other = -2 if bug == "two axes" else None
+    pattern = keep("attn.pattern", softmax(scores, 1 if bug == "softmax over queries" else -1, other))
     z = pattern @ v  # [head, pos, d_head]
     keep("attn.z", z.swapaxes(0, 1))
     merged = (z if bug == "merged untransposed" else z.swapaxes(0, 1)).reshape(len(x), -1)
@@ -100,8 +107,8 @@ def forward(weights, config, ids, cache, bug=None, names="{}"):
     if bug != "no positions":
         x = x + weights["wpe.weight"][np.arange(start, start + len(ids))]
     keep("embed", x)
-    for layer in range(config.n_layer - (bug == "three layers")):
-        h = f"h.{layer}"
+    for layer in range({"three layers": 3, "one layer": 1}.get(bug, config.n_layer)):
+        h = "h.0" if bug == "one name" else f"h.{layer}"
         keep = keeper(f"{h}.")
         y = layer_norm(x, weights, f"{h}.ln_1", config, bug)
         if bug == "no ln_1":
@@ -110,14 +117,18 @@ def forward(weights, config, ids, cache, bug=None, names="{}"):
             x = y
         out = attention(keep("ln_1", y), weights, h, config, cache, layer, keep, bug)
         before = x
-        x = keep("resid_mid", out if bug == "no residual" else x + out)
+        sign = -1 if bug == "subtracted" else 1
+        x = keep("resid_mid", out if bug == "no residual" else x + sign * out)
         y = keep("ln_2", layer_norm(x, weights, f"{h}.ln_2", config, bug))
         y = keep("mlp.pre", linear(y, weights, f"{h}.mlp.c_fc", bug))
         y = keep("mlp.post", gelu(y, bug))
         y = keep("mlp.out", linear(y, weights, f"{h}.mlp.c_proj", bug))
         x = keep("resid_post", (before if bug == "mlp beside attention" else x) + y)
     keep = keeper("")
-    y = keep("ln_f", x if bug == "no ln_f" else layer_norm(x, weights, "ln_f", config, bug))
+    y = keep(
+        "ln_f",
+        x if bug == "no ln_f" else layer_norm(y if bug == "ln_f of mlp" else x, weights, "ln_f", config, bug),
+    )
     keep("logits", y @ weights["wte.weight"].T)
     return sites
 
@@ -312,6 +323,14 @@ TABLE = [
     ("own.run", run("erf"), "gelu-erf"),
     ("own.run", run("no ln_f"), "missing-ln-f"),
     ("own.run", run("three layers"), "layer-skipped"),
+    ("own.run", run("one layer"), "layers-missing"),
+    ("own.run", run("one name"), "written-twice"),
+    ("own.run", run("root of spread"), "layernorm-root-of-spread"),
+    ("own.run", run("norm bracket"), "layernorm-bracket"),
+    ("own.run", run("gelu bracket"), "gelu-bracket"),
+    ("own.run", run("two axes"), "softmax-two-axes"),
+    ("own.run", run("subtracted"), "residual-subtracted"),
+    ("own.run", run("ln_f of mlp"), "norm-of-what-was-written"),
     ("own.extend", extend(), None),
     ("own.extend", run_again, None),
     ("own.extend", extend("restart"), "position-restart"),
