@@ -3,21 +3,29 @@
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Ctrl-C ends it without a traceback, also while it starts."""
-    interrupted = []
+    interrupted: list[bool] = []
     try:
         import signal
 
         # An interrupt inside NumPy's own start would come out as an ImportError, so it waits for its end.
         before = signal.getsignal(signal.SIGINT)
         waits = before is signal.default_int_handler and _is_main_thread()
+
+        def ready() -> None:
+            if waits:
+                signal.signal(signal.SIGINT, before)
+            if interrupted:
+                raise KeyboardInterrupt
+
         if waits:
             signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
         try:
             from gpt2np.cli.program import main as run
+
+            return run(argv, ready)
         finally:
             if waits:
                 signal.signal(signal.SIGINT, before)
-        return 130 if interrupted else run(argv)
     except BaseException as error:
         if not _is_interrupt(error):
             raise

@@ -4,9 +4,10 @@ Results go to stdout, notes and progress to stderr. Exit 0: fine, 1: a check fai
 """
 
 import argparse
+import importlib
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gpt2np.cli.parser import Parser
@@ -56,10 +57,14 @@ GROUPS = {
         "completion": "print what a shell needs to complete commands, options, sites and files",
     },
 }
+LIGHT = ("completion", "docs", "download", "learn")  # verbs that may not need NumPy
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code, and lets a KeyboardInterrupt through."""
+def main(argv: list[str] | None = None, ready: Callable[[], None] = lambda: None) -> int:
+    """Run one command; returns the exit code, and lets a KeyboardInterrupt through.
+
+    `ready` is called when the command was read and NumPy, if it needs that, is imported.
+    """
     new_folders: list[Path] = []
     args = argparse.Namespace(new_folders=new_folders)
     with screens():
@@ -68,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
             from gpt2np.cli.arguments import check_outputs
 
             check_outputs(args)
+            if args.run.__name__ not in LIGHT:
+                importlib.import_module("numpy")
+            ready()
             with ticking(args.run.__name__):
                 code: int = args.run(args)
             sys.stdout.flush()

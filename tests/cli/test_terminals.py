@@ -366,7 +366,7 @@ sys.exit(main(["sites"]))
 """
 
 
-@pytest.mark.parametrize("module", ["argparse", "numpy", "datetime", "gpt2np.cli.verbs"])
+@pytest.mark.parametrize("module", ["argparse", "numpy", "datetime", "gpt2np.cli.parser"])
 def test_ctrl_c_during_the_imports_is_quiet(module):
     command = [sys.executable, "-c", DURING_IMPORT, module]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -374,7 +374,7 @@ def test_ctrl_c_during_the_imports_is_quiet(module):
 
 
 def test_ctrl_c_in_the_making_of_a_class(monkeypatch):
-    def interrupted(argv):
+    def interrupted(argv, ready):
         class Name:
             def __set_name__(self, owner, name):
                 raise KeyboardInterrupt
@@ -383,7 +383,7 @@ def test_ctrl_c_in_the_making_of_a_class(monkeypatch):
 
     monkeypatch.setattr("gpt2np.cli.program.main", interrupted)
     assert gpt2np.cli.main(["sites"]) == 130
-    monkeypatch.setattr("gpt2np.cli.program.main", lambda argv: 1 / 0)
+    monkeypatch.setattr("gpt2np.cli.program.main", lambda argv, ready: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gpt2np.cli.main(["sites"])
 
