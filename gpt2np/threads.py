@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[Callable[[], None] | None]
 
 MANY_ROWS = 384  # from here on threads of our own are faster than those of BLAS
+FEW_ROWS = 12  # up to here, but not for one, products are cut into small ones, of which BLAS shares none
 SMALL_WEIGHT = (
     1 << 20
 )  # numbers of a weight, 4 MB, which one core reads from its cache in a few tenths of a ms
@@ -131,7 +132,7 @@ def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) ->
 
     Passes of several threads of the caller at once share the cores: the first has the pool.
     """
-    many = own or n_rows >= MANY_ROWS
+    many = own or n_rows >= MANY_ROWS or (1 < n_rows <= FEW_ROWS and not small)
     n = 1 if n is None and small and not many else n
     blas = _blas() if many or n is not None else None
     if blas is None:

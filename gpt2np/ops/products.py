@@ -7,9 +7,9 @@ import numpy as np
 from gpt2np.ops.blocks import Array, product_pieces
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow
 from gpt2np.tables import by_shape
-from gpt2np.threads import each
+from gpt2np.threads import FEW_ROWS, each
 
-_PART_BYTES = 1 << 22  # of a weight; large enough for BLAS to share between its threads
+INNER = 64  # of the inner axis: products of so many are small enough that BLAS does not copy
 
 
 class Linear(NamedTuple):
@@ -50,21 +50,23 @@ def project(x: Array, weight: Array, *, out: Array) -> None:
 
 
 def multiply(x: Array, weight: Array, out: Array) -> None:
-    """`x @ weight`; a few rows one by one (gemv), which is faster than BLAS is for so few together (gemm)."""
+    """`x @ weight`; of a few rows by blocks of the inner axis, which BLAS multiplies without copying them."""
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
-        return
-    n_in, n_out = weight.shape
-    if not 1 < len(x) <= 5 or n_out <= n_in:
+    elif 1 < len(x) <= FEW_ROWS and len(weight) > INNER:
+        _multiply_few(x, weight, out)
+    else:
         np.matmul(x, weight, out=out)
-        return
-    first, *others = parts_in_cache(weight)
-    np.matmul(x[:, None, first], weight[first], out=out[:, None])
-    for part in others:
-        out += np.matmul(x[:, None, part], weight[part])[:, 0]
 
 
-def parts_in_cache(weight: Array) -> list[slice]:
-    """Return the rows of a matrix in parts that stay in cache while they are multiplied again and again."""
-    n = max(1, _PART_BYTES // weight[0].nbytes)
-    return [slice(start, start + n) for start in range(0, len(weight), n)]
+def _multiply_few(x: Array, weight: Array, out: Array) -> None:
+    """A batch of small products, [block, row, 64] @ [block, 64, n_out], and their sum.
+
+    For a large one, BLAS first copies the whole weight into an order that suits it, which takes longer than
+    a few rows take to multiply.
+    """
+    n = len(weight) // INNER * INNER
+    blocks = x[:, :n].reshape(len(x), -1, INNER).transpose(1, 0, 2)
+    np.add.reduce(np.matmul(blocks, weight[:n].reshape(-1, INNER, weight.shape[1])), axis=0, out=out)
+    if n < len(weight):
+        out += np.matmul(x[:, n:], weight[n:])
