@@ -51,6 +51,10 @@ class Program(Exercise):
         order = list(steps)
         numbers = {name: steps[name] for name in (order[: order.index(nan[0])] if nan else order)}
         found = None
+        if site := _without_layers(numbers, expected, model):
+            slug = "layers-missing"
+            where = f"the layers are not all there, and {site} is not made from the last one"
+            return Finding("wrong", where, 0.0, slug, self.hints_of(slug))
         if numbers:
             about = numbers, model, list(expected.truth.token_ids)
             try:
@@ -104,23 +108,31 @@ def _recognised(
     array: Array, site: str, missing: Sequence[str], expected: Expected, model: Model
 ) -> tuple[str | None, str]:
     """A mistake that is not in the catalogue: its slug, and what is said about the place."""
-    truth, config = expected.truth, model.config
+    truth = expected.truth
     if site == "logits" and (array >= 0).all() and np.allclose(array.sum(axis=-1), 1, atol=_SAME):
         return "logits-are-probabilities", ""
-    absent = layers_of(missing, config)
-    if site in ("ln_f", "logits") and absent and absent[0] > 0:
-        x = truth[f"h.{absent[0] - 1}.resid_post"]
-        centred = x - x.mean(axis=-1, keepdims=True)
-        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
-        y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
-        y = y if site == "ln_f" else y @ model.weights["wte.weight"].T
-        if np.allclose(array, y, rtol=_SAME, atol=_SAME):
-            return "layers-missing", ""
     if slug := slug_of(array, site, truth, model):
         return slug, ""
     if other := held_under(array, site, expected):
         return "names-exchanged", f"; it has the numbers of {other}"
     return None, ""
+
+
+def _without_layers(steps: Mapping[str, Array], expected: Expected, model: Model) -> str | None:
+    """The step behind the layers that was made from an earlier one than the last; None if it was not.
+
+    No search is needed to see that.
+    """
+    truth, config = expected.truth, model.config
+    there = layers_of(list(steps), config)
+    if not there or len(there) == config.n_layer or "ln_f" not in steps:
+        return None
+    x = truth[f"h.{len(there) - 1}.resid_post"]
+    centred = x - x.mean(axis=-1, keepdims=True)
+    root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
+    y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
+    same = steps["ln_f"].shape == y.shape and np.allclose(steps["ln_f"], y, rtol=_SAME, atol=_SAME)
+    return "ln_f" if same else None
 
 
 def _missing(found: Comparison, model: Model) -> list[str]:
