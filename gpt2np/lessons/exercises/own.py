@@ -1,5 +1,6 @@
 """Exercises of lesson 7: a GPT-2 of one's own, its cache, a judge of one's own, and the examination."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -236,7 +237,7 @@ class Extend(Program):
             every.append(steps)
         whole, bad = joined(every, _calls(attempt.case, len(ids)))
         found = bad or self.held(whole, expected, model, exam.PREFILL)
-        if found.mistake is None and "attn.pattern" in found.where and attempt.case.about:
+        if found.mistake is None and re.search(r"attn\.(scores|pattern)", found.where) and attempt.case.about:
             slug = "mask-of-several-tokens"
             return Finding(found.state, found.where, found.ratio, slug, self.hints_of(slug))
         return found
