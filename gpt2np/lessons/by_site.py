@@ -52,6 +52,7 @@ class AtSite(Exercise):
     sites: ClassVar[tuple[str, ...]] = ()
     mistakes: ClassVar[tuple[str, ...]] = ()
     shape: ClassVar[str] = ""
+    forms: ClassVar[int] = FORMS  # fewer where each takes long
     look_at: ClassVar[str] = ""
     prompts: ClassVar[tuple[str, ...]] = (PROMPT, SECOND)
     _tried = 0  # forms of mistakes, in this judgement
@@ -131,7 +132,7 @@ class AtSite(Exercise):
 
     def _searched(self, site: str, array: Any, run: Run, mistakes: Collection[str] | None) -> Finding:
         """What the catalogue says; the search goes on as long as forms are left."""
-        left = FORMS - self._tried
+        left = min(FORMS, self.forms) - self._tried
         about = site, array, run.token_ids, run.model
         if left <= 0:
             return replace(self._told(check_step(*about, mistakes=())), ended=True)

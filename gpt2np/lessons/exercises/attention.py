@@ -50,6 +50,7 @@ class Split(AtSite):
             "Are the numbers of one head neighbours, or far apart?",
         ),
     }
+    forms = 90
     form = "Each of your three has one row for each token: where in such a row does the second head begin?"
     look = "Take one token: at which of its 576 numbers does each of your pieces begin?"
 

@@ -91,6 +91,7 @@ _SHORT = 1e-3  # of the vectors' length: then epsilon shows
 class Logits(AtSite):
     """The last LayerNorm, and a dot product with each token's vector."""
 
+    forms = 40
     name = "next_word.logits"
     asks = "How well does each token fit the vector at the end?"
     axes = {"x": "pos n_embd", "wte": "vocab n_embd"}

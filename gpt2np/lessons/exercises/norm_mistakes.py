@@ -50,7 +50,6 @@ def _root(x: Array, e: float) -> Array:
 
 _BRACKETS: tuple[Function, ...] = (
     lambda x, w, b, e: _centred(x) / np.sqrt(x.var(-1, keepdims=True)) + e * w + b,
-    lambda x, w, b, e: (_centred(x) / _root(x, 0.0) + e) * w + b,
     lambda x, w, b, e: x - x.mean(-1, keepdims=True) / _root(x, e) * w + b,
     lambda x, w, b, e: _centred(x) / (_root(x, e) * w) + b,
     lambda x, w, b, e: _centred(x) / (_root(x, e) * w + b),

@@ -1,5 +1,6 @@
 """Exercises of lesson 7: a GPT-2 of one's own, its cache, a judge of one's own, and the examination."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,6 +34,7 @@ __all__ = ["Answers", "Extend", "FirstWrong", "Run"]
 
 # Forms of mistakes that are tried: about a second, and the same on a busy machine.
 FORMS = 120
+_FROM_THE_END = 12  # where no layer is recorded, and each form is a run of the whole model
 _SAME = 1e-4  # what two arrays may differ by that are the same
 
 
@@ -51,10 +53,15 @@ class Program(Exercise):
         order = list(steps)
         numbers = {name: steps[name] for name in (order[: order.index(nan[0])] if nan else order)}
         found = None
+        if site := _without_layers(numbers, expected, model):
+            slug = "layers-missing"
+            where = f"the layers are not all there, and {site} is not made from the last one"
+            return Finding("wrong", where, 0.0, slug, self.hints_of(slug))
         if numbers:
             about = numbers, model, list(expected.truth.token_ids)
+            forms = FORMS if layers_of(order, model.config) else _FROM_THE_END
             try:
-                found = compare(*about, prefill=prefill, search=0, forms=FORMS, noise=expected)
+                found = compare(*about, prefill=prefill, search=0, forms=forms, noise=expected)
             except InputError as error:
                 if not nan:
                     return Finding("shape", str(error).partition("; `gpt2np sites`")[0])
@@ -104,23 +111,31 @@ def _recognised(
     array: Array, site: str, missing: Sequence[str], expected: Expected, model: Model
 ) -> tuple[str | None, str]:
     """A mistake that is not in the catalogue: its slug, and what is said about the place."""
-    truth, config = expected.truth, model.config
+    truth = expected.truth
     if site == "logits" and (array >= 0).all() and np.allclose(array.sum(axis=-1), 1, atol=_SAME):
         return "logits-are-probabilities", ""
-    absent = layers_of(missing, config)
-    if site in ("ln_f", "logits") and absent and absent[0] > 0:
-        x = truth[f"h.{absent[0] - 1}.resid_post"]
-        centred = x - x.mean(axis=-1, keepdims=True)
-        root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
-        y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
-        y = y if site == "ln_f" else y @ model.weights["wte.weight"].T
-        if np.allclose(array, y, rtol=_SAME, atol=_SAME):
-            return "layers-missing", ""
     if slug := slug_of(array, site, truth, model):
         return slug, ""
     if other := held_under(array, site, expected):
         return "names-exchanged", f"; it has the numbers of {other}"
     return None, ""
+
+
+def _without_layers(steps: Mapping[str, Array], expected: Expected, model: Model) -> str | None:
+    """The step behind the layers that was made from an earlier one than the last; None if it was not.
+
+    No search is needed to see that.
+    """
+    truth, config = expected.truth, model.config
+    there = layers_of(list(steps), config)
+    if not there or len(there) == config.n_layer or "ln_f" not in steps:
+        return None
+    x = truth[f"h.{len(there) - 1}.resid_post"]
+    centred = x - x.mean(axis=-1, keepdims=True)
+    root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
+    y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
+    same = steps["ln_f"].shape == y.shape and np.allclose(steps["ln_f"], y, rtol=_SAME, atol=_SAME)
+    return "ln_f" if same else None
 
 
 def _missing(found: Comparison, model: Model) -> list[str]:
@@ -222,7 +237,7 @@ class Extend(Program):
             every.append(steps)
         whole, bad = joined(every, _calls(attempt.case, len(ids)))
         found = bad or self.held(whole, expected, model, exam.PREFILL)
-        if found.mistake is None and "attn.pattern" in found.where and attempt.case.about:
+        if found.mistake is None and re.search(r"attn\.(scores|pattern)", found.where) and attempt.case.about:
             slug = "mask-of-several-tokens"
             return Finding(found.state, found.where, found.ratio, slug, self.hints_of(slug))
         return found

@@ -349,6 +349,7 @@ class AfterMlp(AtSite):
         *(Wrong("residual-missing", after_mlp(added_to="nothing", biases=biases)) for biases in _NOT_BOTH),
     )
     hints = _of_parts()
+    forms = 40
     look = "Which steps lie between the stream before and the stream after: does each have its place?"
     fit = "How many numbers has a token before the first matrix, between the two, and after the second one?"
     stops = {"TypeError": "Which parts do the last three inputs have, and which of them do you need there?"}

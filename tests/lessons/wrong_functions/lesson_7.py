@@ -70,7 +70,8 @@ def attention(x, weights, name, config, cache, layer, keep, bug):
     )
     scores = q @ k.swapaxes(1, 2) / scale
     shift = {"sees the next": 2, "not itself": 0}.get(bug, 1)
-    before = 0 if bug == "mask forgets" else k.shape[1] - len(x)
+    forgets = bug == "mask forgets" or (bug == "mask of several" and len(x) > 1)
+    before = 0 if forgets else k.shape[1] - len(x)
     hidden = np.triu(np.ones(scores.shape[1:], bool), shift + before)
     if bug != "no mask":
         scores = np.where(hidden, 0.0 if bug == "zero in the future" else -np.inf, scores)
@@ -100,14 +101,19 @@ def forward(weights, config, ids, cache, bug=None, names="{}"):
 
     keep, start = keeper(""), cache.get("length", 0)
     cache["length"] = start + len(ids)
-    start = {"restart": 0, "positions from 1": start + 1, "one late": start + bool(start)}.get(bug, start)
+    start = {
+        "restart": 0,
+        "positions from 1": start + 1,
+        "one late": start + bool(start),
+        "another text": start + 12,
+    }.get(bug, start)
     x = weights["wte.weight"][ids]
     if bug == "scaled embedding":
         x = x * config.n_embd**0.5
     if bug != "no positions":
         x = x + weights["wpe.weight"][np.arange(start, start + len(ids))]
     keep("embed", x)
-    for layer in range({"three layers": 3, "one layer": 1}.get(bug, config.n_layer)):
+    for layer in range(config.n_layer - (bug == "three layers")):
         h = "h.0" if bug == "one name" else f"h.{layer}"
         keep = keeper(f"{h}.")
         y = layer_norm(x, weights, f"{h}.ln_1", config, bug)
@@ -322,8 +328,7 @@ TABLE = [
     ("own.run", run("relu"), "activation-relu"),
     ("own.run", run("erf"), "gelu-erf"),
     ("own.run", run("no ln_f"), "missing-ln-f"),
-    ("own.run", run("three layers"), "layer-skipped"),
-    ("own.run", run("one layer"), "layers-missing"),
+    ("own.run", run("three layers"), "layers-missing"),
     ("own.run", run("one name"), "written-twice"),
     ("own.run", run("root of spread"), "layernorm-root-of-spread"),
     ("own.run", run("norm bracket"), "layernorm-bracket"),
@@ -339,6 +344,8 @@ TABLE = [
     ("own.extend", extend("the first layer's cache"), "cache-of-another-layer"),
     ("own.extend", extend("new in front"), "cache-reversed"),
     ("own.extend", extend("mask forgets"), "mask-forgets-cache"),
+    ("own.extend", extend("another text"), "cache-of-another-text"),
+    ("own.extend", extend("mask of several"), "mask-of-several-tokens"),
     ("own.extend", extend("unscaled"), "scores-unscaled"),
     ("own.first_wrong", first_wrong, None),
     ("own.first_wrong", first_wrong_with_isclose, None),
