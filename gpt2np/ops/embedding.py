@@ -5,6 +5,7 @@ import numpy as np
 from gpt2np.ops.blocks import Array, product_pieces, row_blocks
 from gpt2np.ops.caps import bend
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow, widen
+from gpt2np.ops.products import LARGE
 from gpt2np.threads import FEW_ROWS, each
 
 TOKENS = 128  # rows of the table in a product that is small enough for BLAS not to copy them
@@ -36,8 +37,10 @@ def unembedding(x: Array, table: Array, *, out: Array) -> None:
         a, b, y = x[rows], table[columns], out[rows, columns]
         if is_narrow(b):
             multiply_narrow(a, b.T, y)
-        elif 1 < len(a) <= FEW_ROWS:
+        elif 1 < len(a) <= FEW_ROWS and b.size >= LARGE:
             _unembed_few(a, b, y)
+        elif 1 < len(a) <= 8:  # one by one, as in `products.multiply`
+            np.matmul(a[:, None], b.T, out=y[:, None])
         else:
             np.matmul(a, b.T, out=y)
 

@@ -9,6 +9,7 @@ from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow
 from gpt2np.tables import by_shape
 from gpt2np.threads import FEW_ROWS, each
 
+LARGE = 1 << 19  # numbers of a weight that has to be read from memory
 INNER = 64  # of the inner axis: products of so many are small enough that BLAS does not copy
 
 
@@ -50,11 +51,17 @@ def project(x: Array, weight: Array, *, out: Array) -> None:
 
 
 def multiply(x: Array, weight: Array, out: Array) -> None:
-    """`x @ weight`; of a few rows by blocks of the inner axis, which BLAS multiplies without copying them."""
+    """`x @ weight`; of a few rows by blocks of the inner axis, which BLAS multiplies without copying them.
+
+    With a weight that stays in cache, the rows are multiplied one by one (gemv), which is as fast.
+    """
+    n_in, n_out = weight.shape
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
-    elif 1 < len(x) <= FEW_ROWS and len(weight) > INNER:
+    elif 1 < len(x) <= FEW_ROWS and weight.size >= LARGE:
         _multiply_few(x, weight, out)
+    elif 1 < len(x) <= 5 and n_out > n_in:
+        np.matmul(x[:, None], weight, out=out[:, None])
     else:
         np.matmul(x, weight, out=out)
 

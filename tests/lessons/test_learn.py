@@ -297,7 +297,7 @@ def test_a_check_for_programs(capsys):
     assert code == 1
     assert set(err.splitlines()) == {"seen"}
     (told,) = json.loads(out)
-    assert told.keys() == {"exercise", "state", "where", "ratio", "mistake", "hint", "ended"}
+    assert told.keys() == {"exercise", "state", "where", "ratio", "mistake", "hint", "ended", "so_far"}
     assert (told["state"], told["mistake"]) == ("wrong", "scores-unscaled")
 
 
