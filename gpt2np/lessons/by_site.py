@@ -15,10 +15,12 @@ from gpt2np.lessons.same import array_of, errors, is_same, with_shape
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.reference import StepVerdict, check_step
+from gpt2np.reference.attention_future import FILL
+from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.trace import Trace
 
 # Forms of mistakes that are tried, at all sites together: about a second, and the same on a busy machine.
-FORMS = 150
+FORMS = 300
 
 
 class Run:
@@ -146,8 +148,9 @@ class AtSite(Exercise):
         if self.wrong:
             said = self._told(check_step(*about, mistakes=()))  # its functions are quick to try
             if said.state == "wrong":
+                mine = _hidden(array, site, run.config)
                 for wrong in self.wrong:
-                    if is_same(self._of(wrong, case, run.model, site), array):
+                    if is_same(_hidden(self._of(wrong, case, run.model, site), site, run.config), mine):
                         hints = self.hints_of(wrong.slug, wrong.hints)
                         return Finding("wrong", said.where, said.ratio, wrong.slug, hints)
         return self._searched(site, array, run, self.mistakes or None)
@@ -165,6 +168,13 @@ class AtSite(Exercise):
         numbers = array_of(made)
         shape = run_of(model, case.prompt)[site].shape
         return numbers.reshape(shape) if numbers is not None and numbers.size == np.prod(shape) else made
+
+
+def _hidden(values: Any, site: str, config: ModelConfig) -> Any:
+    """Scores with minus infinity for whatever hides a key, as a mask of -1e9 does; all else as it is."""
+    unseen = config.architecture.sites.resolve(site, None, config.n_layer)[0].unseen
+    numbers = array_of(values) if unseen == -np.inf else None
+    return values if numbers is None else np.where(numbers <= FILL, -np.inf, numbers)
 
 
 def _labelled(site: str, where: str) -> str:

@@ -340,6 +340,7 @@ def test_what_has_no_name_gets_a_question_all_the_same():
 
 def test_a_search_that_came_to_its_end_says_so(monkeypatch):
     monkeypatch.setattr(by_site, "FORMS", 100_000)
+    monkeypatch.setattr(by_site.AtSite, "forms", 100_000)
     rng = np.random.default_rng(0)
     verdict = judge(lambda pattern, v, weight, bias: rng.normal(0, 1, (len(v), len(bias))), "attention.mix")
     assert not verdict.ended

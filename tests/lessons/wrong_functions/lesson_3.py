@@ -93,6 +93,11 @@ def upside_down(q, k):
     return np.where(np.tri(len(q), k=-1, dtype=bool), -np.inf, s)
 
 
+def upside_down_with_a_number(q, k):
+    s = np.einsum("qhd,khd->hqk", q, k) / 48**0.5
+    return s - 1e9 * np.tri(len(q), k=-1)
+
+
 # -- pattern ----------------------------------------------------------------------------------------------
 
 
@@ -259,6 +264,7 @@ TABLE = [
     ("attention.scores", scored(k=2), "mask-off-by-one"),
     ("attention.scores", scored(k=0), "mask-off-by-one"),
     ("attention.scores", upside_down, "mask-anticausal"),
+    ("attention.scores", upside_down_with_a_number, "mask-anticausal"),
     ("attention.scores", scored(fill=0.0), "mask-value-small"),
     ("attention.scores", scored(times=True), "mask-value-small"),
     ("attention.scores", scored(scale=lambda q: 1.0, k=None), "scores-unscaled"),
