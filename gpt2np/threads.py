@@ -24,9 +24,8 @@ _Queue = queue.SimpleQueue[Callable[[], None] | None]
 
 MANY_ROWS = 384  # from here on threads of our own are faster than those of BLAS
 FEW_ROWS = 12  # up to here, but not for one, products are cut into small ones, of which BLAS shares none
-SMALL_WEIGHT = (
-    1 << 20
-)  # numbers of a weight, 4 MB, which one core reads from its cache in a few tenths of a ms
+# Numbers of a weight: 4 MB, which one core reads from its cache in less time than another takes to wake.
+SMALL_WEIGHT = 1 << 20
 MOST = 256  # threads that may be asked for
 
 

@@ -25,10 +25,12 @@ from gpt2np.lessons.exercises.recorded_steps import (
 from gpt2np.lessons.models import PROMPT, SECOND
 from gpt2np.model import Model
 from gpt2np.ops import Array
+from gpt2np.ops.norms import normed
 from gpt2np.reference.axis_layouts import seen
 from gpt2np.reference.comparison import Comparison, compare
 from gpt2np.reference.noise_bands import Expected
 from gpt2np.tables import counted
+from gpt2np.tracing.lines import final_norm
 
 __all__ = ["Answers", "Extend", "FirstWrong", "Run"]
 
@@ -53,9 +55,9 @@ class Program(Exercise):
         order = list(steps)
         numbers = {name: steps[name] for name in (order[: order.index(nan[0])] if nan else order)}
         found = None
-        if site := _without_layers(numbers, expected, model):
+        if _layers_missing(numbers, expected, model):
             slug = "layers-missing"
-            where = f"the layers are not all there, and {site} is not made from the last one"
+            where = "the layers are not all there, and ln_f is not made from the last one"
             return Finding("wrong", where, 0.0, slug, self.hints_of(slug))
         if numbers:
             about = numbers, model, list(expected.truth.token_ids)
@@ -121,21 +123,15 @@ def _recognised(
     return None, ""
 
 
-def _without_layers(steps: Mapping[str, Array], expected: Expected, model: Model) -> str | None:
-    """The step behind the layers that was made from an earlier one than the last; None if it was not.
-
-    No search is needed to see that.
-    """
+def _layers_missing(steps: Mapping[str, Array], expected: Expected, model: Model) -> bool:
+    """Whether ln_f was made from an earlier layer than the last, which is seen without a search."""
     truth, config = expected.truth, model.config
     there = layers_of(list(steps), config)
     if not there or len(there) == config.n_layer or "ln_f" not in steps:
-        return None
+        return False
     x = truth[f"h.{len(there) - 1}.resid_post"]
-    centred = x - x.mean(axis=-1, keepdims=True)
-    root = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + config.norm_epsilon)
-    y = centred / root * model.weights["ln_f.weight"] + model.weights["ln_f.bias"]
-    same = steps["ln_f"].shape == y.shape and np.allclose(steps["ln_f"], y, rtol=_SAME, atol=_SAME)
-    return "ln_f" if same else None
+    y = normed(x, final_norm(config, model.parameters))
+    return steps["ln_f"].shape == y.shape and np.allclose(steps["ln_f"], y, rtol=_SAME, atol=_SAME)
 
 
 def _missing(found: Comparison, model: Model) -> list[str]:

@@ -9,7 +9,8 @@ from gpt2np.lessons.exercises.norm_mistakes import WRONG_NORMS
 from gpt2np.lessons.exercises.stream import Gelu
 from gpt2np.lessons.same import is_same
 from gpt2np.model import Model
-from gpt2np.ops import Array
+from gpt2np.ops import Array, LayerNorm
+from gpt2np.ops.norms import normed
 from gpt2np.tracing.trace import Trace
 
 _NORMS = ("ln_1", "ln_2", "ln_f")
@@ -41,7 +42,7 @@ def _made(
         x = truth["embed"] if site == "h.0.ln_1" else truth[before + stream]
         yield from ((wrong.slug, wrong.function(x, *p)) for wrong in WRONG_NORMS)
         if site != "h.0.ln_1":
-            yield "norm-of-what-was-written", _normed(truth[before + written], *p)
+            yield "norm-of-what-was-written", normed(truth[before + written], LayerNorm(*p))
     elif kind in ("resid_mid", "resid_post"):
         x = truth[f"h.{layer}.resid_pre" if kind == "resid_mid" else f"h.{layer}.resid_mid"]
         yield "residual-subtracted", x - truth[f"h.{layer}.{written}"]
@@ -55,8 +56,3 @@ def _made(
         for one, other in ((-1, -2), (-2, -1), (-1, None), (-1, 0)):
             e = np.exp(scores - scores.max(axis=one, keepdims=True))
             yield "softmax-two-axes", e / e.sum(axis=other, keepdims=True)
-
-
-def _normed(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    return np.asarray(centred / np.sqrt(x.var(-1, keepdims=True) + epsilon) * weight + bias)
