@@ -33,9 +33,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    needs.select(config, items)
     if not config.getoption("--slow"):
         keep_some(config, items)
+    needs.select(config, items)  # after it, as in the run that made the list
     for item in items:
         if reason := why_not(item):
             item.add_marker(pytest.mark.skip(reason=reason))

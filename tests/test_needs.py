@@ -89,7 +89,7 @@ def suite(tmp_path):
     for name, text in MADE_UP.items():
         (tests / name).write_text(re.sub("(?m)^ {8}", "", text), "utf-8")
     options = "-rs --strict-markers --import-mode importlib -p no:cacheprovider -p no:hypothesispytest"
-    markers = "\n  ".join(["markers =", "needs: -", "slow: -", "hub: -"])
+    markers = "\n  ".join(["markers =", "needs: -", "slow: -", "every: -", "hub: -"])
     (tmp_path / "pytest.ini").write_text(f"[pytest]\ntestpaths = tests\naddopts = {options}\n{markers}\n")
 
     def run(*argv, have="", n=0):
@@ -152,6 +152,21 @@ def test_a_list_with_nothing_to_run(suite, tmp_path):
     assert "tests/gone.py: was not run\ntests/test_a.py::gone: was not run\n" in done.stdout
     (tmp_path / "list.json").write_text("[]")
     assert suite("--missing-from=list.json").returncode == 0
+
+
+def test_of_a_table_every_nth_case_runs_and_these_are_not_thinned_again(suite, tmp_path):
+    (tmp_path / "tests/test_a.py").write_text(
+        "import pytest\n\n@pytest.mark.every(2)\n@pytest.mark.needs('lamp')\n"
+        "@pytest.mark.parametrize('n', range(5))\ndef test_it(n):\n    pass\n"
+    )
+    chosen = [f"tests/test_a.py::test_it[{n}]" for n in (0, 2, 4)]
+    done = suite("tests/test_a.py", "--missing-to=list.json")
+    assert json.loads((tmp_path / "list.json").read_text()) == chosen
+    assert counts(done) == {"skipped": 3, "deselected": 2}
+    done = suite("tests/test_a.py", "--missing-from=list.json", have="lamp")
+    assert done.returncode == 0, done.stdout
+    assert counts(done)["passed"] == 3
+    assert counts(suite("tests/test_a.py", "--slow", have="lamp")) == {"passed": 5}
 
 
 def test_an_unknown_need_is_an_error(suite, tmp_path):
