@@ -22,10 +22,11 @@ from gpt2np.errors import InputError, whole_number
 _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[Callable[[], None] | None]
 
-MANY_ROWS = 384  # from here on threads of our own are faster than those of BLAS
-FEW_ROWS = 12  # up to here, but not for one, products are cut into small ones, of which BLAS shares none
+MANY_ROWS = 96  # from here on threads of our own are faster than those of BLAS
+FEW_ROWS = 32  # up to here, but not for one, products may be cut into small ones, of which BLAS shares none
 # Numbers of a weight: 4 MB, which one core reads from its cache in less time than another takes to wake.
 SMALL_WEIGHT = 1 << 20
+_WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # what OpenBLAS calls those with AVX-512
 MOST = 256  # threads that may be asked for
 
 
@@ -131,7 +132,7 @@ def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) ->
 
     Passes of several threads of the caller at once share the cores: the first has the pool.
     """
-    many = own or n_rows >= MANY_ROWS or (1 < n_rows <= FEW_ROWS and not small)
+    many = own or n_rows >= MANY_ROWS or (1 < n_rows <= FEW_ROWS and not small and has_small_kernels())
     n = 1 if n is None and small and not many else n
     blas = _blas() if many or n is not None else None
     if blas is None:
@@ -156,6 +157,13 @@ def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) ->
 def is_small(config: Any) -> bool:
     """Whether the weights of a model's blocks are so small that BLAS does best to compute on one thread."""
     return bool(config.n_embd * max(config.d_mlp, config.n_head * config.d_head) < SMALL_WEIGHT)
+
+
+@functools.cache
+def has_small_kernels() -> bool:
+    """Whether NumPy's BLAS is an OpenBLAS that multiplies small matrices without copying them first."""
+    libraries = [] if (blas := _blas()) is None else blas.lib_controllers
+    return any(getattr(library, "architecture", None) in _WITH_SMALL_KERNELS for library in libraries)
 
 
 def using_those_of(subject: Any) -> AbstractContextManager[None]:

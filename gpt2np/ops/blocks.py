@@ -9,15 +9,20 @@ from gpt2np.threads import shares
 Array = NDArray[Any]
 # Elementwise operations run over blocks of this many bytes, so that their temporaries stay in cache.
 BLOCK_BYTES = 1 << 20
+SHARE_BYTES = 1 << 17  # what is smaller takes less time than handing half of it over
 _SMALL_PRODUCT = 1 << 21  # multiplications that take less time than handing half of them over
 _MANY_ROWS = 512
 
 
 def row_blocks(out: Array) -> list[Any]:
-    """Slices of the first axis, each at most a block of memory."""
-    if out.nbytes <= BLOCK_BYTES or out.ndim < 2:
+    """Slices of the first axis, each at most a block of memory, and as many for each thread."""
+    if out.nbytes <= SHARE_BYTES or out.ndim < 2:
         return [...]
-    n_rows = max(1, BLOCK_BYTES * len(out) // out.nbytes)
+    n = shares()
+    n_blocks = -(-out.nbytes // (n * BLOCK_BYTES)) * n
+    if n_blocks == 1:
+        return [...]
+    n_rows = -(-len(out) // n_blocks)
     return [slice(start, start + n_rows) for start in range(0, len(out), n_rows)]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2np.ops.blocks import BLOCK_BYTES
+from gpt2np.ops.blocks import BLOCK_BYTES, SHARE_BYTES
+from gpt2np.threads import shares
 
 # Attention runs over blocks of this many queries, and leaves out the keys that none of them sees.
 QUERY_BLOCK = 128
@@ -30,18 +31,20 @@ def causal_blocks(
 ) -> list[CausalBlock]:
     """Blocks of [head, query, key]: some heads, some queries, and the keys that any of these queries sees.
 
-    The queries are the last ones. Blocks hold whole groups of heads, those that share a key head.
+    There are at least as many as threads, where that is worth their while. The queries are the last ones. Blocks hold whole groups of heads, those that share a key head.
     """
     n_head, n_query, n_key = shape
     past = n_key - n_query
     if n_query == 1:
         return [(slice(0, n_head), slice(0, 1), slice(first_seen(past, window), n_key))]
     blocks = []
+    large = n_head * n_query * n_key * dtype.itemsize > SHARE_BYTES
+    most_heads = -(-n_head // shares()) if large else n_head
     for start in range(0, n_query, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n_query)
         keys = slice(first_seen(past + start, window), past + stop)
         n_heads = BLOCK_BYTES // ((stop - start) * (keys.stop - keys.start) * dtype.itemsize)
-        n_heads = max(group, n_heads // group * group)
+        n_heads = max(group, min(n_heads, most_heads) // group * group)
         for head in range(0, n_head, n_heads):
             heads = slice(head, min(head + n_heads, n_head))
             blocks.append((heads, slice(start, stop), keys))

@@ -4,11 +4,9 @@ import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces, row_blocks
 from gpt2np.ops.caps import bend
+from gpt2np.ops.few_rows import MOST_ROWS_UNEMBEDDED, are_few, unembed_few
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow, widen
-from gpt2np.ops.products import LARGE
-from gpt2np.threads import FEW_ROWS, each
-
-TOKENS = 128  # rows of the table in a product that is small enough for BLAS not to copy them
+from gpt2np.threads import each
 
 
 def lookup(indices: Array, table: Array, *, out: Array) -> None:
@@ -37,24 +35,14 @@ def unembedding(x: Array, table: Array, *, out: Array) -> None:
         a, b, y = x[rows], table[columns], out[rows, columns]
         if is_narrow(b):
             multiply_narrow(a, b.T, y)
-        elif 1 < len(a) <= FEW_ROWS and b.size >= LARGE:
-            _unembed_few(a, b, y)
+        elif are_few(a, b, MOST_ROWS_UNEMBEDDED):
+            unembed_few(a, b, y)
         elif 1 < len(a) <= 8:  # one by one, as in `products.multiply`
             np.matmul(a[:, None], b.T, out=y[:, None])
         else:
             np.matmul(a, b.T, out=y)
 
     each(some, product_pieces(out, x.shape[1]))
-
-
-def _unembed_few(x: Array, table: Array, out: Array) -> None:
-    """A batch of small products, for the same reason as in `products`: some rows of the table each."""
-    n = len(table) // TOKENS * TOKENS
-    if n:
-        blocks = table[:n].reshape(-1, TOKENS, table.shape[1]).transpose(0, 2, 1)
-        np.matmul(x, blocks, out=out[:, :n].reshape(len(x), -1, TOKENS).transpose(1, 0, 2))
-    if n < len(table):
-        np.matmul(x, table[n:].T, out=out[:, n:])
 
 
 def capped_unembedding(x: Array, table: Array, cap: float | None, *, out: Array) -> None:

@@ -5,12 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces
+from gpt2np.ops.few_rows import MOST_ROWS, are_few, multiply_few
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow
 from gpt2np.tables import by_shape
-from gpt2np.threads import FEW_ROWS, each
-
-LARGE = 1 << 19  # numbers of a weight that has to be read from memory
-INNER = 64  # of the inner axis: products of so many are small enough that BLAS does not copy
+from gpt2np.threads import each
 
 
 class Linear(NamedTuple):
@@ -51,29 +49,16 @@ def project(x: Array, weight: Array, *, out: Array) -> None:
 
 
 def multiply(x: Array, weight: Array, out: Array) -> None:
-    """`x @ weight`; of a few rows by blocks of the inner axis, which BLAS multiplies without copying them.
+    """`x @ weight`: [n, n_in], [n_in, n_out] -> [n, n_out], as a few rows are multiplied fastest.
 
-    With a weight that stays in cache, the rows are multiplied one by one (gemv), which is as fast.
+    With a weight that stays in cache, and rows that grow, that is one by one (gemv).
     """
     n_in, n_out = weight.shape
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
-    elif 1 < len(x) <= FEW_ROWS and weight.size >= LARGE:
-        _multiply_few(x, weight, out)
+    elif are_few(x, weight, MOST_ROWS):
+        multiply_few(x, weight, out)
     elif 1 < len(x) <= 5 and n_out > n_in:
         np.matmul(x[:, None], weight, out=out[:, None])
     else:
         np.matmul(x, weight, out=out)
-
-
-def _multiply_few(x: Array, weight: Array, out: Array) -> None:
-    """A batch of small products, [block, row, 64] @ [block, 64, n_out], and their sum.
-
-    For a large one, BLAS first copies the whole weight into an order that suits it, which takes longer than
-    a few rows take to multiply.
-    """
-    n = len(weight) // INNER * INNER
-    blocks = x[:, :n].reshape(len(x), -1, INNER).transpose(1, 0, 2)
-    np.add.reduce(np.matmul(blocks, weight[:n].reshape(-1, INNER, weight.shape[1])), axis=0, out=out)
-    if n < len(weight):
-        out += np.matmul(x[:, n:], weight[n:])

@@ -1,0 +1,50 @@
+"""Products of a few rows with a large weight, as many small products that BLAS multiplies where they lie.
+
+Before a large product, BLAS copies the whole weight into an order that suits it, which takes longer than a
+few rows take to multiply. OpenBLAS has kernels without that copy for processors with AVX-512, and uses them up
+to a size (`kernel/x86_64/sgemm_small_kernel_permit_skylakex.c`): it depends on the kernel and not on the
+processor, so that these bounds hold wherever `threads.has_small_kernels` says that the kernels are there.
+Elsewhere nothing is cut.
+"""
+
+import numpy as np
+
+from gpt2np.ops.blocks import Array
+from gpt2np.threads import has_small_kernels
+
+LARGE = 1 << 19  # numbers of a weight that has to be read from memory; others are quickly copied
+MOST_ROWS = 24  # more are multiplied faster with a copied weight; measured on one such processor
+MOST_ROWS_UNEMBEDDED = 32
+_INNER = 64  # of the inner axis in one small product
+_PRODUCT = 10**6  # multiplications in one small product
+_RESULT = 1200  # numbers in the result of one, where the weight is transposed
+
+
+def are_few(x: Array, weight: Array, most: int) -> bool:
+    """Whether these rows are multiplied faster in small products, given up to how many that is so."""
+    return 1 < len(x) <= most and weight.size >= LARGE and has_small_kernels()
+
+
+def multiply_few(x: Array, weight: Array, out: Array) -> None:
+    """`x @ weight`, [pos, n_in], [n_in, n_out]: blocks of the inner axis and of columns, and their sum."""
+    n_in, n_out = weight.shape
+    n = n_in // _INNER * _INNER
+    blocks = x[:, :n].reshape(len(x), -1, _INNER).transpose(1, 0, 2)
+    n_parts = -(-n_out * len(x) * _INNER // _PRODUCT)
+    ends = [n_out * i // n_parts // 16 * 16 for i in range(n_parts)] + [n_out]
+    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+        part = weight[:n, start:stop].reshape(-1, _INNER, stop - start)
+        np.add.reduce(np.matmul(blocks, part), axis=0, out=out[:, start:stop])
+    if n < n_in:
+        out += np.matmul(x[:, n:], weight[n:])
+
+
+def unembed_few(x: Array, table: Array, out: Array) -> None:
+    """`x @ table.T`, [pos, n_embd], [vocab, n_embd]: some rows of the table at a time."""
+    n_tokens = min(128, _RESULT // len(x) // 16 * 16)
+    n = len(table) // n_tokens * n_tokens
+    if n:
+        blocks = table[:n].reshape(-1, n_tokens, table.shape[1]).transpose(0, 2, 1)
+        np.matmul(x, blocks, out=out[:, :n].reshape(len(x), -1, n_tokens).transpose(1, 0, 2))
+    if n < len(table):
+        np.matmul(x, table[n:].T, out=out[:, n:])
