@@ -387,13 +387,13 @@ class Model:
         one_row = self.config.architecture.one_row
         return self._parameters if one_row is None or self._narrow else one_row(self._parameters)
 
-    def run_pass(self, run: Pass) -> Array:
-        """Run one pass; return its logits, or the residual stream if it stops early."""
+    def run_pass(self, run: Pass, step: Step | None = None) -> Array:
+        """Run one pass, with the steps of the one before it if they can go on (`Pass.go_on`): its result."""
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")
         with quiet, using(self.threads, run.n_rows, own=self._narrow, small=is_small(self.config)):
-            result = self.config.architecture.forward(parameters, self.config, Step(run))
+            result = self.config.architecture.forward(parameters, self.config, step or Step(run))
             where = None if run.edited else run.not_finite(result)
         if where is not None:
             raise self.checkpoint.not_finite(where)

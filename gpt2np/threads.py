@@ -105,7 +105,10 @@ _current = threading.local()  # .pool while a pass runs in this thread
 
 def each(function: Callable[[_T], Any], pieces: list[_T]) -> None:
     """Call a function with every piece of an operation, in the threads of the pass that runs."""
-    pool = getattr(_current, "pool", None) if len(pieces) > 1 else None
+    if len(pieces) == 1:
+        function(pieces[0])
+        return
+    pool = getattr(_current, "pool", None)
     if pool is None or not pool.usable:
         for piece in pieces:
             function(piece)

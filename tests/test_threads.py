@@ -25,7 +25,7 @@ from gpt2np.reference.precision import in_precision
 from gpt2np.tracing import step
 from gpt2np.tracing.plan import Plan
 
-LONG = threads.MANY_ROWS + 30  # more than two blocks of queries, and not a whole number of them
+LONG = 414  # more than three blocks of queries, and not a whole number of them
 IDS = np.random.default_rng(0).integers(0, 100, LONG).tolist()
 SHAPE = {"n_layer": 2, "n_head": 3, "n_embd": 48, "vocab_size": 100, "n_positions": 512}
 

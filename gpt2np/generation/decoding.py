@@ -30,7 +30,7 @@ from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording, arena, with_bases
 from gpt2np.tracing.resume import fill, keep_from, known_positions
-from gpt2np.tracing.step import Pass, Scratch
+from gpt2np.tracing.step import Pass, Step
 from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.trace_metadata import run_metadata
@@ -183,14 +183,18 @@ class Generation(Generic[_Finished]):
 
     def _decode(self) -> Iterator[Token]:
         """Greedy decoding or sampling, all prompts at once."""
-        scratch = Scratch()
+        run: Pass | None = None
         active = list(self._rows)
         while active:
             guesses = [self._guess(row) for row in active]
             sequences = [self._next(row, guess) for row, guess in zip(active, guesses, strict=True)]
             every_row = any(guesses) or "logits" in active[0].recording.arrays
-            run = Pass(self.model.config, self.model.dtype, sequences, scratch, last_only=not every_row)
-            result = self.model.run_pass(run)
+            if run is None:
+                run = Pass(self.model.config, self.model.dtype, sequences, last_only=not every_row)
+                step = Step(run)
+            elif not run.go_on(sequences, last_only=not every_row):
+                step = Step(run)
+            result = self.model.run_pass(run, step)
             for i, (row, sequence, guess) in enumerate(zip(active, sequences, guesses, strict=True)):
                 rows = result[sequence.rows] if every_row else result[i : i + 1]
                 yield from self._choose(row, rows, guess)
@@ -279,14 +283,19 @@ class Generation(Generic[_Finished]):
                 row.context, o.sampling, max_new_tokens=o.max_new_tokens, eos=sorted(o.stop_ids)
             )
             plan = Plan(model.config, row.recording.plan.length, Keep(names=frozenset()), model.dtype.name)
-            scratch, past = Scratch(), row.past
+            run, past = None, row.past
             caches = [Recording(plan, {}, Cache(model.config, plan.length, model.dtype))]
             if o.past is not None:
                 fill(caches[0], o.past, past)
             while not search.done:
                 new = [np.array(beam[past:]) for beam in search.beams]
                 sequences = [self._sequence(row, n, past, past, c) for n, c in zip(new, caches, strict=True)]
-                logits = model.run_pass(Pass(model.config, model.dtype, sequences, scratch, last_only=True))
+                if run is None:
+                    run = Pass(model.config, model.dtype, sequences, last_only=True)
+                    step = Step(run)
+                elif not run.go_on(sequences, last_only=True):
+                    step = Step(run)
+                logits = model.run_pass(run, step)
                 past += len(new[0])
                 parents, _ = search.step(logits)
                 caches = _continued(caches, parents.tolist(), past)

@@ -132,6 +132,9 @@ def choose(
         before, final = final, check_logits(name, apply(final))
         if ledger:
             removals.append(_removal(name, before, final))
+    if sampling.temperature == 0 and not ledger:
+        token = int(final.argmax())
+        return Choice(token, 1.0 / float(np.exp(final - np.float64(final[token])).sum()))
     chances = probabilities(final)
     if sampling.temperature == 0:
         token, uniform, interval = int(final.argmax()), None, None
@@ -178,7 +181,7 @@ def check_context(context: TokenIds, prompt_length: int, n_vocab: int) -> npt.ND
     ids = np.asarray(context)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise InputError(f"context: must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}")
-    if ids.size and not (ids.min() >= 0 and ids.max() < n_vocab):
+    if ids.size and not (np.minimum.reduce(ids) >= 0 and np.maximum.reduce(ids) < n_vocab):
         raise InputError(
             f"context: ids run from {ids.min()} to {ids.max()}; the vocabulary from 0 to {n_vocab - 1}"
         )
@@ -186,14 +189,14 @@ def check_context(context: TokenIds, prompt_length: int, n_vocab: int) -> npt.ND
         raise InputError(
             f"prompt_length={prompt_length}: must be from 0 to {ids.size}, the length of the context"
         )
-    return ids.astype(np.int64)
+    return ids.astype(np.int64, copy=False)
 
 
 def check_logits(source: str, logits: Logits) -> Logits:
     """Return `logits` as they are; raise `InputError` naming their source if nothing can be chosen."""
     if logits.ndim != 1 or logits.size == 0:
         raise InputError(f"logits: must be one row [vocab], not of shape {logits.shape}")
-    largest = logits.max()
+    largest = np.maximum.reduce(logits)
     if largest == -np.inf:
         raise InputError(f"{source} leaves no token to choose: every logit is -inf")
     if not np.isfinite(largest):

@@ -42,11 +42,14 @@ def _dot_products(
 ) -> None:
     group = q.shape[1] // k.shape[1]
     q, k = q.transpose(1, 0, 2), k.transpose(1, 2, 0)  # [head, query, d_head], [kv_head, d_head, key]
+    if out.shape[1] == 1 and group == 1 and window is None is cap:  # decoding: as few calls as will do
+        np.matmul(q, k, out=out)
+        np.multiply(out, scale, out=out)
+        return
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
-        if keys.stop - keys.start < out.shape[2]:
-            out[heads, queries].fill(-np.inf)  # whole rows, much faster than their ends
+        _fill_beside(out[heads, queries], keys, -np.inf)
         y = out[heads, queries, keys]
         if group == 1:
             np.matmul(q[heads, queries], k[heads, :, keys], out=y)
@@ -67,6 +70,14 @@ def _dot_products(
     each(some, causal_blocks(out.shape, out.dtype, window, group))
 
 
+def _fill_beside(rows: Array, keys: slice, value: float) -> None:
+    """Fill what lies before and behind some keys."""
+    if keys.start:
+        rows[..., : keys.start] = value
+    if keys.stop < rows.shape[-1]:
+        rows[..., keys.stop :] = value
+
+
 def _grouped(x: Array, group: int) -> Array:
     """[head, ...] -> [kv_head, head of the group, ...], a view."""
     return x.reshape(-1, group, *x.shape[1:])
@@ -84,6 +95,9 @@ def softmax(x: Array, *, out: Array) -> None:
     -inf.
     """
 
+    if _is_one_query(x, -np.inf):
+        return _softmax(x, out)
+
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
         future = x[heads, queries, keys.stop :]
@@ -91,14 +105,18 @@ def softmax(x: Array, *, out: Array) -> None:
             keys = slice(0, x.shape[2])
         else:
             keys = _from_first_seen(x, block, -np.inf)
-        if keys.stop - keys.start < x.shape[2]:
-            out[heads, queries].fill(0.0)
+        _fill_beside(out[heads, queries], keys, 0.0)
         _softmax(x[heads, queries, keys], out[heads, queries, keys])
 
     if out.ndim == 3 and out.shape[1] <= out.shape[2]:
         each(some, causal_blocks(out.shape, out.dtype))
     else:
         each(lambda rows: _softmax(x[rows], out[rows]), row_blocks(out))
+
+
+def _is_one_query(x: Array, nothing: float) -> bool:
+    """Whether [head, query, key] is of one query, as in decoding, that sees every key."""
+    return x.ndim == 3 and x.shape[1] == 1 and x[0, 0, 0] != nothing
 
 
 def _from_first_seen(x: Array, block: CausalBlock, nothing: float) -> slice:
@@ -111,9 +129,9 @@ def _from_first_seen(x: Array, block: CausalBlock, nothing: float) -> slice:
 
 
 def _softmax(x: Array, out: Array) -> None:
-    np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+    np.subtract(x, np.maximum.reduce(x, axis=-1, keepdims=True), out=out)
     np.exp(out, out=out)
-    out /= out.sum(axis=-1, keepdims=True)
+    out /= np.add.reduce(out, axis=-1, keepdims=True)
 
 
 def mix(pattern: Array, v: Array, *, out: Array) -> None:
@@ -124,6 +142,9 @@ def mix(pattern: Array, v: Array, *, out: Array) -> None:
     """
     group = pattern.shape[0] // v.shape[1]
     v, z = v.transpose(1, 0, 2), out.transpose(1, 0, 2)
+    if group == 1 and _is_one_query(pattern, 0.0):
+        np.matmul(pattern, v, out=z)
+        return
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block

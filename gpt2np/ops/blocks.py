@@ -31,10 +31,10 @@ def product_pieces(out: Array, n_in: int) -> list[tuple[slice, slice]]:
 
     Pieces of few rows would spend their time on reading the weights, so that few rows are cut by columns.
     """
-    n_rows, n_columns = out.shape
     n = shares()
     if n == 1 or out.size * n_in <= _SMALL_PRODUCT:
-        return _WHOLE
+        return WHOLE
+    n_rows, n_columns = out.shape
     if n_columns <= 8 * n_rows >= 8 * _MANY_ROWS:
         return [(rows, slice(None)) for rows in _cut(n_rows, n)]
     return [(slice(None), columns) for columns in _cut(n_columns, n)]
@@ -46,4 +46,4 @@ def _cut(length: int, n: int) -> list[slice]:
     return [slice(*ends[i : i + 2]) for i in range(n)]
 
 
-_WHOLE = [(slice(None), slice(None))]
+WHOLE = [(slice(None), slice(None))]

@@ -31,7 +31,8 @@ def causal_blocks(
 ) -> list[CausalBlock]:
     """Blocks of [head, query, key]: some heads, some queries, and the keys that any of these queries sees.
 
-    There are at least as many as threads, where that is worth their while. The queries are the last ones. Blocks hold whole groups of heads, those that share a key head.
+    There are at least as many as threads, where that is worth their while. The queries are the last ones.
+    Blocks hold whole groups of heads, those that share a key head.
     """
     n_head, n_query, n_key = shape
     past = n_key - n_query

@@ -19,7 +19,10 @@ def lookup(indices: Array, table: Array, *, out: Array) -> None:
 
 def add(a: Array, b: Array, *, out: Array) -> None:
     """The sum; how every part of the model writes to the residual stream."""
-    each(lambda rows: np.add(a[rows], b[rows], out=out[rows]), row_blocks(out))
+    if len(out) == 1:
+        np.add(a, b, out=out)
+    else:
+        each(lambda rows: np.add(a[rows], b[rows], out=out[rows]), row_blocks(out))
 
 
 def scaled(x: Array, factor: float, *, out: Array) -> None:

@@ -1,10 +1,10 @@
 """Products of a few rows with a large weight, as many small products that BLAS multiplies where they lie.
 
 Before a large product, BLAS copies the whole weight into an order that suits it, which takes longer than a
-few rows take to multiply. OpenBLAS has kernels without that copy for processors with AVX-512, and uses them up
-to a size (`kernel/x86_64/sgemm_small_kernel_permit_skylakex.c`): it depends on the kernel and not on the
-processor, so that these bounds hold wherever `threads.has_small_kernels` says that the kernels are there.
-Elsewhere nothing is cut.
+few rows take to multiply. OpenBLAS has kernels without that copy for processors with AVX-512, and uses them
+up to a size (`kernel/x86_64/sgemm_small_kernel_permit_skylakex.c`). The size is one of the kernels and not of
+the processor, so that the bounds below hold wherever `threads.has_small_kernels` says that these kernels are
+there. Elsewhere nothing is cut.
 """
 
 import numpy as np

@@ -26,7 +26,7 @@ _own = threading.local()  # .bfloat16 and .float16: memory that a thread widens 
 
 def is_narrow(x: Any) -> TypeGuard[Array]:
     """Whether this is an array of weights that products widen."""
-    return isinstance(x, np.ndarray) and x.dtype in NARROW
+    return isinstance(x, np.ndarray) and x.itemsize == 2 and x.dtype in NARROW
 
 
 def name_of_dtype(dtype: np.dtype[Any]) -> str:

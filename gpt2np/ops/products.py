@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt2np.ops.blocks import Array, product_pieces
+from gpt2np.ops.blocks import WHOLE, Array, product_pieces
 from gpt2np.ops.few_rows import MOST_ROWS, are_few, multiply_few
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow
 from gpt2np.tables import by_shape
@@ -24,13 +24,19 @@ class Linear(NamedTuple):
 def linear(x: Array, p: Linear, *, out: Array) -> None:
     """`x @ weight + bias`: [pos, n_in] -> [pos, n_out]."""
 
+    pieces = product_pieces(out, len(p.weight))
+    if pieces is WHOLE:
+        multiply(x, p.weight, out)
+        np.add(out, p.bias, out=out)
+        return
+
     def some(piece: tuple[slice, slice]) -> None:
         rows, columns = piece
         y = out[rows, columns]
         multiply(x[rows], p.weight[:, columns], out=y)
         y += p.bias[columns]
 
-    each(some, product_pieces(out, len(p.weight)))
+    each(some, pieces)
 
 
 def product(x: Array, weight: Array, *, out: Array) -> None:
@@ -53,12 +59,11 @@ def multiply(x: Array, weight: Array, out: Array) -> None:
 
     With a weight that stays in cache, and rows that grow, that is one by one (gemv).
     """
-    n_in, n_out = weight.shape
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
     elif are_few(x, weight, MOST_ROWS):
         multiply_few(x, weight, out)
-    elif 1 < len(x) <= 5 and n_out > n_in:
+    elif 1 < len(x) <= 5 and weight.shape[1] > weight.shape[0]:
         np.matmul(x[:, None], weight, out=out[:, None])
     else:
         np.matmul(x, weight, out=out)

@@ -26,13 +26,14 @@ class Cache:
     def __init__(self, config: ModelConfig, length: int, dtype: DTypeLike) -> None:
         self.config, self.length = config, length
         self.arrays = _in_one_block(shapes(config, length), np.dtype(dtype))
-        self.sources = _sources(config)
+        self.sources = _sources(config)  # by steps
 
     def store(self, name: str, past: int, values: Array) -> None:
         """Copy what a step computed for the positions after `past`, if any of it is cached."""
+        end = past + len(values)
         for cached, part in self.sources.get(name, ()):
             rows = values if part is None else part(values, self.config)
-            self.write(cached, past, rows)
+            self.arrays[cached][..., past:end] = rows.transpose(1, 2, 0)
 
     def write(self, name: str, past: int, rows: Array) -> None:
         """Copy keys or values [pos, kv_head, d_head] of the positions after `past`."""

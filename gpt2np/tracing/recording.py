@@ -115,8 +115,8 @@ class Recording:
         if not self.whole or name not in self.arrays:
             return None
         rows = self.arrays[name][heads, past : past + n]
-        if self.cache is None and keys.stop - keys.start < rows.shape[-1]:
-            rows.fill(self.plan.by_name[name].site.unseen)  # whole rows, much faster than their ends
+        if self.cache is None:
+            self._fill_beside(name, rows, keys)
         return rows[..., keys]
 
     def write_rows(self, name: str, past: int, values: Array) -> None:
@@ -137,7 +137,12 @@ class Recording:
             of_values, of_target = self._kept(past, values.shape[1])
             rows, keys = target[heads, of_target], keys or slice(0, values.shape[2])
             self._store(name, rows[..., keys], values[:, of_values])
-            for others in (slice(0, keys.start), slice(keys.stop, None)):
+            self._fill_beside(name, rows, keys)
+
+    def _fill_beside(self, name: str, rows: Array, keys: slice) -> None:
+        """What nobody sees, before and behind some keys of [head, query, key]."""
+        for others in (slice(0, keys.start), slice(keys.stop, rows.shape[-1])):
+            if others.start < others.stop:
                 rows[..., others] = self.plan.by_name[name].site.unseen
 
     def copy(self, computed: Recorded) -> None:

@@ -97,16 +97,27 @@ class Pass:
     swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None
 
     def __post_init__(self) -> None:
+        self.row_shapes = _row_shapes(self.config)
+        self._take()
+
+    def _take(self) -> None:
         start = 0
         for sequence in self.sequences:
             sequence.rows = slice(start, start + len(sequence.token_ids))
             start = sequence.rows.stop
-        self.n_rows, self.row_shapes = start, _row_shapes(self.config)
+        self.n_rows = start
         self.edited = any(s.edits is not None for s in self.sequences)
         self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
         self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
+
+    def go_on(self, sequences: list[Sequence], last_only: bool) -> bool:
+        """Make this the pass that follows it; whether its steps can go on, as every result is as large."""
+        before = self.n_rows, len(self.sequences), self.last_only, self.stored, self.edited
+        self.sequences, self.last_only = sequences, last_only
+        self._take()
+        return before == (self.n_rows, len(sequences), last_only, self.stored, self.edited)
 
     @property
     def decodes(self) -> bool:
@@ -130,9 +141,10 @@ class Pass:
         past, n_query = sequence.past + block.queries.start, block.queries.stop - block.queries.start
         longest = 0
         if sequence.recording is not None:
-            own = sequence.recording.queries(full_name, past, n_query, block.heads, block.keys)
-            if own is not None:
-                return own
+            if full_name in sequence.recording.arrays:
+                own = sequence.recording.queries(full_name, past, n_query, block.heads, block.keys)
+                if own is not None:
+                    return own
             longest = sequence.recording.plan.length
         n_head, n_key = block.heads.stop - block.heads.start, block.keys.stop - block.keys.start
         return self.scratch.array(kind, (n_head, n_query, n_key), self.dtype, n_head * n_query * longest)
@@ -145,9 +157,11 @@ class Pass:
         """
         config, n = self.config, len(sequence.token_ids)
         n_key = sequence.past + n
-        edited = sequence.edits.names if sequence.edits is not None else ()
         watched = self.swap is not None or self.timings is not None
-        if watched or any(f"h.{layer}.{site}" in edited for site in config.architecture.sites.quadratic):
+        if sequence.edits is not None:
+            sites = config.architecture.sites.quadratic
+            watched = watched or any(f"h.{layer}.{site}" in sequence.edits.names for site in sites)
+        if watched:
             return [AttentionBlock(slice(0, config.n_head), slice(0, n), slice(0, n_key))]
         shape, group = (config.n_head, n, n_key), config.n_head // config.n_kv_head
         blocks = causal_blocks(shape, self.dtype, config.window(layer), group)
@@ -167,7 +181,9 @@ class Pass:
     def not_finite(self, result: Array) -> str | None:
         """Where a pass is not finite, in its result or in rows whose logits nobody wants; None: nowhere."""
         for rows in (self.whole, result):
-            if rows is None or np.isfinite(rows.sum()):  # the sum is quick, and may overflow by itself
+            if rows is None or math.isfinite(
+                np.add.reduce(rows, axis=None)
+            ):  # the sum is quick, and may overflow by itself
                 continue
             finite = np.logical_and.reduce(np.isfinite(rows), axis=-1)
             if not finite.all():
@@ -189,8 +205,6 @@ class Pass:
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
-        if not self.edited and full_name not in self.stored:
-            return
         for i, sequence in enumerate(self.sequences):
             if sequence.edits is not None:
                 rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
@@ -216,22 +230,38 @@ class Step:
         self._pass, self._prefix, self._layer = run, prefix, layer
         self._layer_prefix = "" if layer is None else f"h.{layer}."
         self._packed: dict[str, Array] = {}
+        self._parts: dict[str | int, Step] = {}
+        self._passing: dict[str, Array] = {}  # memory of results that nobody stores, edits or times
+        # The pass does not refer to its steps: the memory of a trace is to be free when nobody uses it.
 
     def at(self, part: str) -> "Step":
         """The steps inside a part of the model: `step.at("attn")`."""
-        return Step(self._pass, f"{self._prefix}{part}.", self._layer)
+        found = self._parts.get(part)
+        if found is None:
+            found = self._parts[part] = Step(self._pass, f"{self._prefix}{part}.", self._layer)
+        return found
 
     def block(self, layer: int) -> "Step":
         """The steps inside a block."""
-        return Step(self._pass, "", layer)
+        found = self._parts.get(layer)
+        if found is None:
+            found = self._parts[layer] = Step(self._pass, "", layer)
+        return found
 
     def __call__(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run `op(*inputs, out=...)` and return the result: one row a position."""
-        kind = self._prefix + name
+        out = self._passing.get(name)  # it is there from the second pass of a generation on
+        if out is not None:
+            op(*inputs, out=out)
+            return out
+        run, kind = self._pass, self._prefix + name
         full_name = self._layer_prefix + kind
-        out = self._pass.place(full_name, kind)
-        self._pass.run(full_name, op, inputs, out)
-        self._pass.finish(full_name, out, inputs)
+        out = run.place(full_name, kind)
+        run.run(full_name, op, inputs, out)
+        if run.edited or full_name in run.stored:
+            run.finish(full_name, out, inputs)
+        elif run.timings is None and run.swap is None:
+            self._passing[name] = out
         return out
 
     def each_sequence(self, function: Callable[..., None], *inputs: Any) -> None:
@@ -241,6 +271,7 @@ class Step:
         """
         run = self._pass
         assert self._layer is not None, "prompts meet in layers only"
+        self._packed.clear()
         parts = [
             SequenceStep(self, sequence, block)
             for sequence in run.sequences
@@ -263,7 +294,9 @@ class Step:
     def merged(self, name: str) -> Array:
         """Such an array with its heads side by side: [pos, head, d_head] -> [pos, head*d_head]."""
         out = self.packed(name)
-        self._pass.finish(self._layer_prefix + self._prefix + name, out)
+        full_name = self._layer_prefix + self._prefix + name
+        if self._pass.edited or full_name in self._pass.stored:
+            self._pass.finish(full_name, out)
         return out.reshape(len(out), math.prod(out.shape[1:]))
 
     def predicting(self, x: Array) -> Array:
@@ -307,12 +340,13 @@ class SequenceStep:
     def all(self, name: str, x: Array) -> Array:
         """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
         step, sequence, (heads, _, keys) = self._step, self._sequence, self._block
-        x = x[sequence.rows]
         if sequence.past:
             assert sequence.recording is not None, "a past must be recorded somewhere"
             assert sequence.recording.cache is not None, "and be cached there"
             full_name = f"{step._layer_prefix}{step._prefix}{name}"
-            x = sequence.recording.cache.so_far(full_name, sequence.past + len(x))
+            x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
+        else:
+            x = x[sequence.rows]
         group = step._pass.config.n_head // x.shape[1]
         return x[keys, heads.start // group : heads.stop // group]
 
@@ -329,6 +363,6 @@ class SequenceStep:
         run.run(full_name, op, inputs, out)
         if sequence.edits is not None and out.shape[:2] == (run.config.n_head, len(sequence.token_ids)):
             sequence.edit(full_name, out, len(sequence.token_ids))
-        if sequence.recording is not None:
+        if sequence.recording is not None and full_name in sequence.recording.arrays:
             sequence.recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
         return out

@@ -25,7 +25,9 @@ def model():
 def count_passes(model, monkeypatch) -> list[int]:
     """A list that grows with every pass: how many tokens it ran."""
     passes, run_pass = [], model.run_pass
-    monkeypatch.setattr(model, "run_pass", lambda run: (passes.append(run.n_rows), run_pass(run))[1])
+    monkeypatch.setattr(
+        model, "run_pass", lambda run, step: (passes.append(run.n_rows), run_pass(run, step))[1]
+    )
     return passes
 
 

@@ -52,7 +52,9 @@ def test_same_text_alone_and_in_company(model, options, keep):
 
 def test_a_finished_prompt_leaves_the_batch(model, monkeypatch):
     sizes, run_pass = [], model.run_pass
-    monkeypatch.setattr(model, "run_pass", lambda run: (sizes.append(len(run.sequences)), run_pass(run))[1])
+    monkeypatch.setattr(
+        model, "run_pass", lambda run, step: (sizes.append(len(run.sequences)), run_pass(run, step))[1]
+    )
     ends = {(0, 2), (1, 0)}  # prompt 0 ends with its third token, prompt 1 with its first
 
     def choose(logits, sampling, *, context, prompt_length, **_):
@@ -169,8 +171,8 @@ def test_an_interrupt_during_a_pass_leaves_what_there_is(model, monkeypatch):
     next(generation)
     run_pass = model.run_pass
 
-    def interrupted(run):
-        run_pass(run)
+    def interrupted(run, step):
+        run_pass(run, step)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(model, "run_pass", interrupted)

@@ -45,7 +45,9 @@ def letters(text: str) -> list[int]:
 
 def test_a_token_arrives_before_the_next_is_computed(model, monkeypatch):
     passes, run_pass = [], model.run_pass
-    monkeypatch.setattr(model, "run_pass", lambda run: (passes.append(run.n_rows), run_pass(run))[1])
+    monkeypatch.setattr(
+        model, "run_pass", lambda run, step: (passes.append(run.n_rows), run_pass(run, step))[1]
+    )
     generation = model.generate([1, 2, 3], max_new_tokens=4, eos=None)
     assert passes == []
     seen = []
