@@ -90,7 +90,7 @@ def machine_rates(
     for (width, _), config in all_shapes.items():
         for n in TOKENS if width == longest[0] else (AT,):
             if n > 1 and str(n) not in gemm.setdefault(str(width), {}):
-                job = limits.gemm_job(width, config.d_mlp, config.vocab_size, 12, n)
+                job = limits.gemm_job(config, 12, n)
                 gemm[str(width)][str(n)] = machine.run(job)["value"]
     return {"gemm": gemm, "memory": machine.run({"work": "memory", "report": True})["value"]}
 

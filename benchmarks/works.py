@@ -66,7 +66,15 @@ def prompts(lengths: tuple[int, ...], vocab: int) -> list[list[int]]:
 
 def all_works() -> list[Work]:
     """Every piece of work, in the order of the table."""
-    return [*_traces(), *_logits(), *_generation(), *_several_prompts(), *_files(), *_of_tiny(), *_of_medium()]
+    return [
+        *_traces(),
+        *_logits(),
+        *_generation(),
+        *_several_prompts(),
+        *_files(),
+        *_of_tiny(),
+        *_of_medium(),
+    ]
 
 
 def _traces() -> list[Work]:
@@ -141,7 +149,9 @@ def _of_tiny() -> list[Work]:
     many, new = {"times": 100}, {"new": 50}
     loop, alone = ("gpt2np", "bare_loop"), "tiny: 200 new tokens after 20, one thread"
     return [
-        Work("busy-traces", "tiny: 100 traces of 20 tokens", "traces", ALONE, (20,), many, busy=True, **common),
+        Work(
+            "busy-traces", "tiny: 100 traces of 20 tokens", "traces", ALONE, (20,), many, busy=True, **common
+        ),
         Work("busy-decode", "tiny: 50 new tokens after 20", "decode", ALONE, (20,), new, busy=True, **common),
         Work("tiny-decode", alone, "decode_alone", loop, (20,), {"new": 200}, **common),
     ]

@@ -25,7 +25,7 @@ class Gpt2np:
             self.model.trace(prompts[0])
 
     def steps(self, prompts):
-        """Seconds of a full trace: of its products by weights, of its other steps, and of all but products."""
+        """Seconds of a full trace: products by weights, other steps, and all but the products."""
         start = time.perf_counter()
         timings = self.model.trace(prompts[0], timings=True).timings
         whole = time.perf_counter() - start

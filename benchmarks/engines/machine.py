@@ -100,13 +100,15 @@ class Machine:
     def gemm(self, rows, n_embd, n_mid, vocab, copies):
         """FLOP/s of the four products of a block, `copies` blocks in a row, and of the unembedding.
 
-        As in a model, a weight is not in the cache when its turn comes. Each product is done in the way that is
-        the fastest for it.
+        As in a model, a weight is not in the cache when its turn comes. Each product is done in the way that
+        is the fastest for it.
         """
         if self.made_for != (n_embd, n_mid, vocab, copies):
             self.made_for = n_embd, n_mid, vocab, copies
             shapes = [(n_embd, 3 * n_embd), (n_embd, n_embd), (n_embd, n_mid), (n_mid, n_embd)]
-            self.weights = [(i, np.full(s, 0.01, np.float32)) for _ in range(copies) for i, s in enumerate(shapes)]
+            self.weights = [
+                (i, np.full(s, 0.01, np.float32)) for _ in range(copies) for i, s in enumerate(shapes)
+            ]
             self.weights.append((4, np.full((vocab, n_embd), 0.01, np.float32).T))
         inputs = {n: np.ones((rows, n), np.float32) for n in (n_embd, n_mid)}
         outs = {i: np.zeros((rows, w.shape[1]), np.float32) for i, w in self.weights}
@@ -133,16 +135,17 @@ class Machine:
         read = min(best(lambda: np.dot(x, x)), best(lambda: matrix @ vector))
         with self.threads_of(True):
             read = min(read, best(lambda: self.each(lambda part: matrix[part] @ vector, parts)))
-        del x, matrix
-        fresh, again = [], []
-        for _ in range(REPEATS):
-            block = np.empty(WRITE, np.uint8)
-            for spent in (fresh, again):
-                start = time.perf_counter()
-                self.each(lambda part: block[part].fill(1), self.cut(WRITE))  # noqa: B023
-                spent.append(time.perf_counter() - start)
-            del block
+        fresh, again = zip(*(self.filling() for _ in range(REPEATS)), strict=True)
         return {"read": READ / read, "first_touch": WRITE / min(fresh), "touched": WRITE / min(again)}
+
+    def filling(self):
+        """Seconds to write a block for the first time, and again."""
+        block, spent = np.empty(WRITE, np.uint8), []
+        for _ in range(2):
+            start = time.perf_counter()
+            self.each(lambda part: block[part].fill(1), self.cut(WRITE))
+            spent.append(time.perf_counter() - start)
+        return spent
 
     def disk(self):
         """Bytes/s into a file, until it is on the disk, and until the system has it."""
