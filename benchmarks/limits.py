@@ -62,6 +62,12 @@ def gemm_job(config: Config, n_layer: int, rows: int) -> dict:
     return {"work": "gemm", "arguments": arguments | {"rows": rows, "copies": copies}, "report": True}
 
 
+def memory_job(kind: str, shape: str) -> dict:
+    """The machine worker's job for `memory` or `disk`: as many bytes as GPT-2 small's weights, of which no
+    cache holds much; few where figures mean nothing."""
+    return {"work": kind, "arguments": {"nbytes": 1 << (29 if shape == "gpt2" else 22)}, "report": True}
+
+
 def pooled(samples: list[Limits]) -> Limits:
     """The medians of several measurements, rate by rate."""
     if not isinstance(samples[0], dict):

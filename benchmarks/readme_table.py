@@ -61,6 +61,7 @@ def long_part(found: dict[str, dict]) -> str:
             f"### {name}",
             f"{machine['cpu']}, {machine['available_cores']} cores, {machine['date'][:10]}: "
             f"gpt2np {machine['gpt2np']}, NumPy {machine['numpy']}, {machine['blas']}; {peers}.",
+            *([one["note"]] if "note" in one else []),
             table.speed(one, LONG),
             f"![Times as long as gpt2np]({RAW}/{stem}.png)",
             f"[All rows, limits and goals of {name}]({HOME}/{stem}.md)",

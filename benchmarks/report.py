@@ -12,7 +12,8 @@ second between. A ratio says how many times longer the other program takes, roun
 [smallest, largest]. "Limit" is the least time that arithmetic (GEMM, at the rate of the fastest of NumPy's
 ways with as many rows) or memory (reading, and writing what is kept, at the measured rates) allows, as a part
 of what gpt2np took; "with writing" is GEMM and then writing, one after the other. `counts.py` says what is
-counted. Weights are random, but for `tiny`'s. Logits of all engines were compared before anything was measured."""
+counted. Weights are random, but for `tiny`'s. Logits of all engines were compared before anything was
+measured."""
 
 
 def report(results: dict, stem: str = "RESULTS") -> str:

@@ -107,12 +107,12 @@ def one_model(
             record["versions"][BEFORE]["gpt2np"] = commit(options.before)
         record["kept_bytes"] = agree(started, config)
         samples = 1 if options.quick else 2
-        record["limits"] += [machine_limits(machine, works, config) for _ in range(samples)]
+        record["limits"] += [machine_limits(machine, works, config, options.shape) for _ in range(samples)]
         for work in works:
             row(options, work, config, folder, started, found)
             save(options, found)
             note(f"{time.perf_counter() - begin:6.0f} s  {work.label}")
-        record["limits"] += [machine_limits(machine, works, config) for _ in range(samples)]
+        record["limits"] += [machine_limits(machine, works, config, options.shape) for _ in range(samples)]
 
 
 def row(
@@ -163,7 +163,7 @@ def agree(started: dict[str, Engine], config: Config) -> dict[str, int]:
     return {name: answer["kept_bytes"] for name, answer in answers.items() if answer["kept_bytes"]}
 
 
-def machine_limits(machine: Engine, works: list[Work], config: Config) -> limits.Limits:
+def machine_limits(machine: Engine, works: list[Work], config: Config, shape: str) -> limits.Limits:
     """One measurement of the rates that these works are held against."""
     from benchmarks.counts import passes
 
@@ -174,5 +174,5 @@ def machine_limits(machine: Engine, works: list[Work], config: Config) -> limits
         rates[str(n)] = machine.run(limits.gemm_job(config, config.n_layer, n))["value"]
     found = {"gemm": {str(config.n_embd): rates}}
     for kind in ("memory", "disk") if any(work.method == "save" for work in works) else ("memory",):
-        found[kind] = machine.run({"work": kind, "report": True})["value"]
+        found[kind] = machine.run(limits.memory_job(kind, shape))["value"]
     return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks import limits
 from benchmarks.checks import packed
-from benchmarks.engines import LABELS
+from benchmarks.engines import BEFORE, LABELS
 from benchmarks.results import Row, rows
 
 PEERS = [name for name in LABELS if name != "gpt2np"]
@@ -43,9 +43,9 @@ def limit_of(row: Row) -> str:
 
 
 def speed(results: dict, names: Sequence[str] = ()) -> str:
-    """Every row, or those of these names: gpt2np's time, limit, how many times as long others take."""
+    """Every row: gpt2np's time, limit, how many times as long others take; or only these, without BEFORE."""
     table = [row for name, row in rows(results).items() if name in names or not names]
-    peers = _peers(table)
+    peers = [name for name in _peers(table) if name != BEFORE or not names]
     body = [
         [row.label, seconds(row.median()), limit_of(row), *(times(row.ratio(name)) for name in peers)]
         for row in table
@@ -54,7 +54,7 @@ def speed(results: dict, names: Sequence[str] = ()) -> str:
 
 
 def decoding(results: dict) -> str:
-    """Tokens per second after the first new token, the part that reading takes, how much slower others are."""
+    """Tokens per second after the first new token, the part that reading takes, how others compare."""
     table = [row for row in rows(results).values() if row.median(key="step")]
     peers = _peers(table, "step")
     body = []

@@ -49,7 +49,9 @@ class Gpt2np:
         return self._decode(self.on_one_thread, prompts, new)
 
     def beams(self, prompts, new, beams):
-        return self._decode(self.model, prompts, new, num_beams=beams)
+        done = self._decode(self.model, prompts, new, num_beams=beams)
+        self.first_token = None  # all tokens come at the end
+        return done
 
     def _decode(self, model, prompts, new, **options):
         generation = model.generate(_one_or_all(prompts), max_new_tokens=new, eos=None, **options)

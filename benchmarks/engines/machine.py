@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-READ = 1 << 29  # bytes: as many as GPT-2 small's weights, of which no cache holds much
-WRITE = 1 << 28
 REPEATS = 2
 FEW = 16  # rows up to which the ways of few rows are tried
 INNER, OUTER = 64, 128  # of an axis of the weight: products of so many are not copied by BLAS
@@ -127,35 +125,40 @@ class Machine:
             "unembed": 2 * rows * n_embd * vocab / least[4],
         }
 
-    def memory(self):
+    def memory(self, nbytes):
         """Bytes/s: reading (the best of dot and gemv), writing pages for the first time, and again."""
-        x = np.ones(READ // 4, np.float32)
+        x = np.ones(nbytes // 4, np.float32)
         matrix, vector = x.reshape(-1, 4096), np.ones(4096, np.float32)
         parts = self.cut(len(matrix))
         read = min(best(lambda: np.dot(x, x)), best(lambda: matrix @ vector))
         with self.threads_of(True):
             read = min(read, best(lambda: self.each(lambda part: matrix[part] @ vector, parts)))
-        fresh, again = zip(*(self.filling() for _ in range(REPEATS)), strict=True)
-        return {"read": READ / read, "first_touch": WRITE / min(fresh), "touched": WRITE / min(again)}
+        fresh, again = zip(*(self.filling(nbytes) for _ in range(REPEATS)), strict=True)
+        return {"read": nbytes / read, "first_touch": nbytes / min(fresh), "touched": nbytes / min(again)}
 
-    def filling(self):
+    def filling(self, nbytes):
         """Seconds to write a block for the first time, and again."""
-        block, spent = np.empty(WRITE, np.uint8), []
+        block, spent = np.empty(nbytes, np.uint8), []
         for _ in range(2):
             start = time.perf_counter()
-            self.each(lambda part: block[part].fill(1), self.cut(WRITE))
+            self.each(lambda part: block[part].fill(1), self.cut(nbytes))
             spent.append(time.perf_counter() - start)
         return spent
 
-    def disk(self):
-        """Bytes/s into a file, until it is on the disk, and until the system has it."""
-        block, path, spent = np.random.default_rng(0).bytes(WRITE), self.folder / "disk", {}
-        for kind in ("unsynced", "synced"):
+    def disk(self, nbytes):
+        """Bytes/s into a file: until the system has them, and until they are on the disk.
+
+        Both can be done at once, of different bytes: the slower one is the limit.
+        """
+        block, path = np.random.default_rng(0).bytes(nbytes), self.folder / "disk"
+        with open(path, "wb", buffering=0) as file:
             start = time.perf_counter()
-            with open(path, "wb", buffering=0) as file:
-                file.write(block)
-                if kind == "synced":
-                    os.fsync(file.fileno())
-            spent[kind] = time.perf_counter() - start
-            path.unlink()
-        return {kind: WRITE / seconds for kind, seconds in spent.items()}
+            file.write(block)
+            written = time.perf_counter()
+            os.fsync(file.fileno())
+            synced = time.perf_counter()
+        path.unlink()
+        return {
+            "unsynced": nbytes / (written - start),
+            "synced": nbytes / max(written - start, synced - written),
+        }
