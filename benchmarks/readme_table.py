@@ -22,7 +22,7 @@ SHORT = {
     "trace-100": ("full trace of 100 tokens", "hf_eager", "seconds"),
     "trace-1024": ("full trace of 1,024 tokens", "hf_eager", "seconds"),
     "decode-32": ("a new token after 32", "hf_sdpa", "step"),
-    "batch-8": ("16 new tokens of each of 8 prompts", "hf_sdpa", "seconds"),
+    "batch-8": ("8 prompts together, 16 new tokens each", "hf_sdpa", "seconds"),
 }
 LONG = ("cold", *(f"trace-{n}" for n in (2, 5, 8, 16, 32, 64, 100, 128, 512, 1024)), "last-512", "last-1024")
 LONG += ("decode-32", "decode-900", "beams-4", "batch-4", "batch-8", "batch-12", "batch-16", "packed-64")

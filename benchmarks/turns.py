@@ -26,7 +26,7 @@ class EngineAbsent(Exception):
     """An engine is not installed."""
 
 
-class EngineCannot(Exception):
+class EngineCannot(EngineError):
     """An earlier gpt2np does not have what a job asks for."""
 
 

@@ -122,7 +122,7 @@ def _generation() -> list[Work]:
 def _several_prompts() -> list[Work]:
     works = []
     for n in BATCHES:
-        label = f"16 new tokens of each of {n} prompts of 20 to 32, together"
+        label = f"{n} prompts of 20 to 32 tokens together, 16 new each"
         quick = n == 8
         works.append(Work(f"batch-{n}", label, "decode", LAST, RAGGED[:n], {"new": 16}, quick=quick))
     for n in (1, 4, 16, 64):

@@ -1,6 +1,7 @@
 """The benchmark suite: counts by hand, limits, fits, tables, the report."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -272,7 +273,7 @@ def test_tables_and_report():
     assert "1000 tokens/s, a bare loop 1336 |" in text
     saved = Plan(works.SHAPES["tiny"]["small"], 512).nbytes / 1e9
     assert f"| 1 s | {100 * saved:.0f} % of disk | " in text
-    assert "20 to 32, together | 120.0 | " in text  # 4 prompts in 0.5 / 15 s
+    assert "tokens together, 16 new each | 120.0 | " in text  # 4 prompts in 0.5 / 15 s
     assert table.seconds(1.5) == "1.5 s"
     assert table.seconds(0.0612) == "61.2 ms"
     assert report.report(results.new("gpt2", 2)).startswith("# Results")
@@ -350,6 +351,18 @@ def test_a_column_for_each_processor():
     assert header.endswith(" | AMD EPYC, 2026-01-01, blas 2 | Intel Xeon, 2026-02-03, blas 1 |")
     assert cold.endswith(" | 25.00x (200 ms) | - |")
     assert trace.endswith(" | - | 1.60x (100 ms) |")
+
+
+def test_publishing_writes_both_pages_anew(tmp_path, monkeypatch):
+    for name in ("README", "PAGE"):
+        stale = re.sub(r"\d+(\.\d+)?x? [(\[].*", "stale |", getattr(readme_table, name).read_text("utf-8"))
+        (tmp_path / name).write_text(stale, "utf-8")
+        monkeypatch.setattr(readme_table, name, tmp_path / name)
+    readme_table.write()
+    for name, part in (("README", readme_table.short_table), ("PAGE", readme_table.long_part)):
+        page = (tmp_path / name).read_text("utf-8")
+        assert part(PUBLISHED) in page
+        assert page.startswith("# ")
 
 
 def test_parts_of_pages_are_replaced_and_nothing_else():
