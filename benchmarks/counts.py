@@ -39,11 +39,6 @@ class Count:
         """All of them."""
         return self.block_flops + self.attention_flops + self.unembed_flops
 
-    @property
-    def nbytes(self) -> int:
-        """Read and written."""
-        return self.read_bytes + self.written_bytes
-
 
 def weight_bytes(config: Config) -> int:
     """Bytes of all parameters."""
@@ -51,20 +46,26 @@ def weight_bytes(config: Config) -> int:
 
 
 def one_pass(
-    config: Config, lengths: list[int], *, past: int = 0, unembed_rows: int | None = None, written: int = 0
+    config: Config,
+    lengths: list[int],
+    *,
+    past: int | list[int] = 0,
+    unembed_rows: int | None = None,
+    written: int = 0,
 ) -> Count:
-    """A pass over packed prompts of these lengths, each after `past` cached tokens.
+    """A pass over packed prompts of these lengths, each after `past` cached tokens (a list: one number each).
 
     Logits of all rows, or of `unembed_rows` of them.
     """
+    pasts = past if isinstance(past, list) else [past] * len(lengths)
     d, m, n_layer = config.n_embd, config.d_mlp, config.n_layer
     rows = sum(lengths)
     unembed_rows = rows if unembed_rows is None else unembed_rows
-    pairs = sum(n * past + n * (n + 1) // 2 for n in lengths)
+    pairs = sum(n * before + n * (n + 1) // 2 for n, before in zip(lengths, pasts, strict=True))
     parts = config.parameters_by_component()
     weights = parts["attention"] + parts["mlp"] + parts["layer norms"]
     weights += config.vocab_size * d if unembed_rows else 0
-    cache = 2 * d * n_layer * past * len(lengths)
+    cache = 2 * d * n_layer * sum(pasts)
     return Count(
         rows=rows,
         unembed_rows=unembed_rows,
@@ -76,18 +77,21 @@ def one_pass(
     )
 
 
-def decoding_steps(config: Config, length: int, new: int, traced: bool = False) -> list[Count]:
-    """The passes of one row each that make tokens 2 to `new` after a prompt of `length` tokens."""
+def decoding_steps(config: Config, lengths: list[int], new: int, traced: bool = False) -> list[Count]:
+    """The passes of one row a prompt that make tokens 2 to `new` after prompts of these lengths."""
     written = 0
     if traced and new > 1:
-        grown = Plan(config, length + new - 1).nbytes - Plan(config, length).nbytes
+        grown = sum(Plan(config, n + new - 1).nbytes - Plan(config, n).nbytes for n in lengths)
         written = grown // (new - 1)
-    return [one_pass(config, [1], past=length + i, written=written) for i in range(new - 1)]
+    return [
+        one_pass(config, [1] * len(lengths), past=[n + i for n in lengths], written=written)
+        for i in range(new - 1)
+    ]
 
 
 def passes(config: Config, method: str, lengths: list[int], arguments: dict) -> list[Count]:
     """The passes of a job, as an engine's method does it; none where nothing is computed."""
-    if method == "trace":
+    if method in ("trace", "steps"):
         keep = arguments.get("keep", "*")
         plans = [Plan(config, n, keep) for n in lengths]
         all_logits = "logits" in plans[0].by_name
@@ -97,10 +101,11 @@ def passes(config: Config, method: str, lengths: list[int], arguments: dict) -> 
         return [one_pass(config, lengths, written=FLOAT * sum(lengths) * config.vocab_size)]
     if method == "last":
         return [one_pass(config, lengths, unembed_rows=1)]
-    if method == "decode":
+    if method in ("decode", "beams"):
         traced = arguments.get("traced", False)
-        written = Plan(config, lengths[0]).nbytes if traced else 0
-        rows = None if traced else 1
+        written = sum(Plan(config, n).nbytes for n in lengths) if traced else 0
+        rows = None if traced else len(lengths)
         first = one_pass(config, lengths, unembed_rows=rows, written=written)
-        return [first, *decoding_steps(config, lengths[0], arguments["new"], traced)]
+        beams = lengths * arguments.get("beams", 1)
+        return [first, *decoding_steps(config, beams, arguments["new"], traced)]
     return []

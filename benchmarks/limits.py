@@ -4,8 +4,11 @@ import statistics
 from collections.abc import Iterable
 
 from benchmarks.counts import Count
+from gpt2np.architectures.gpt2.config import Config
 
-Limits = dict  # {"gemm": {"768": {"512": {"block": FLOP/s, "unembed": FLOP/s}}}, "memory": {"read": bytes/s}}
+# {"gemm": {"768": {"512": {"block": FLOP/s, "unembed": FLOP/s}}},
+#  "memory": {"read": bytes/s, "touched": ...}, "disk": {"synced": ..., "unsynced": ...}}
+Limits = dict
 
 
 def gemm_seconds(count: Count, n_embd: int, limits: Limits) -> float:
@@ -27,9 +30,14 @@ def nearest(rates: dict, rows: int, part: str) -> float:
     return rates[min(rates, key=lambda measured: abs(int(measured) - rows))][part]
 
 
+def writing_seconds(count: Count, limits: Limits) -> float:
+    """What writing the arrays that a pass keeps would take, to memory that has been written before."""
+    return count.written_bytes / limits["memory"]["touched"]
+
+
 def memory_seconds(count: Count, limits: Limits) -> float:
-    """What moving the bytes of a pass alone would take, at the reading rate."""
-    return count.nbytes / limits["memory"]["read"]
+    """What moving the bytes of a pass alone would take: read, and then written."""
+    return count.read_bytes / limits["memory"]["read"] + writing_seconds(count, limits)
 
 
 def least_seconds(counts: Iterable[Count], n_embd: int, limits: Limits) -> tuple[float, str]:
@@ -41,10 +49,23 @@ def least_seconds(counts: Iterable[Count], n_embd: int, limits: Limits) -> tuple
     return sum(total.values()), max(total, key=total.get)
 
 
-def gemm_job(n_embd: int, d_mlp: int, vocab: int, n_layer: int, rows: int) -> dict:
-    """The machine worker's job for one number of rows."""
-    arguments = {"rows": rows, "n_embd": n_embd, "n_mid": d_mlp, "vocab": vocab, "copies": n_layer}
-    return {"work": "gemm", "arguments": arguments, "report": True}
+def saving_seconds(nbytes: int, sync: bool, limits: Limits) -> float | None:
+    """What writing a file of so many bytes would take, until it is on the disk or until the system has it."""
+    rates = limits.get("disk")
+    return nbytes / rates["synced" if sync else "unsynced"] if rates else None
+
+
+def gemm_job(config: Config, n_layer: int, rows: int) -> dict:
+    """The machine worker's job for one number of rows; many rows are not bound by what is in the cache."""
+    copies = min(n_layer, 12) if rows < 128 else 2
+    arguments = {"n_embd": config.n_embd, "n_mid": config.d_mlp, "vocab": config.vocab_size}
+    return {"work": "gemm", "arguments": arguments | {"rows": rows, "copies": copies}, "report": True}
+
+
+def memory_job(kind: str, shape: str) -> dict:
+    """The machine worker's job for `memory` or `disk`: as many bytes as GPT-2 small's weights, of which no
+    cache holds much; few where figures mean nothing."""
+    return {"work": kind, "arguments": {"nbytes": 1 << (29 if shape == "gpt2" else 22)}, "report": True}
 
 
 def pooled(samples: list[Limits]) -> Limits:

@@ -3,22 +3,25 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.turns import cores
+
 
 def description(threads: int) -> dict:
     """Processor, cores, memory, versions of Python and NumPy, BLAS, date."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
+        "vendor": _field("/proc/cpuinfo", "vendor_id"),
         "cores": os.cpu_count(),
-        "available_cores": available,
+        "available_cores": cores(),
         "memory": _field("/proc/meminfo", "MemTotal"),
         "system": platform.platform(),
         "threads": threads,
@@ -30,19 +33,19 @@ def description(threads: int) -> dict:
     }
 
 
-def commit() -> str:
-    """Version of the package, and the commit of this checkout, marked where files differ from it."""
-    from gpt2np import __version__
-
+def commit(folder: Path = Path(__file__).parents[1]) -> str:
+    """Version of the package, and the commit of a checkout, marked where files differ from it."""
+    text = (folder / "gpt2np" / "__init__.py").read_text("utf-8")
+    version = re.search(r'^__version__ = "(.+)"', text, re.MULTILINE)[1]
     try:
         found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
             capture_output=True,
             text=True,
         ).stdout.strip()
     except OSError:
         found = ""
-    return f"{__version__} ({found})" if found else __version__
+    return f"{version} ({found})" if found else version
 
 
 def _field(path: str, name: str) -> str | None:

@@ -9,8 +9,8 @@ from benchmarks.results import rows
 from benchmarks.table import PEERS
 
 
-def pictures(results: dict, folder: Path) -> list[Path]:
-    """RESULTS.png and SCALING.png, as far as there is something to draw; the files that were written."""
+def pictures(results: dict, path: Path) -> list[Path]:
+    """STEM.png and STEM-scaling.png beside the results, as far as there is something to draw."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -19,9 +19,9 @@ def pictures(results: dict, folder: Path) -> list[Path]:
     mpl.use("Agg")
     written = []
     if any(row.ratio(name) for row in rows(results).values() for name in PEERS):
-        written.append(ratios(results, folder / "RESULTS.png"))
+        written.append(ratios(results, path.with_suffix(".png")))
     if "scaling" in results:
-        written.append(scaling_law(results, folder / "SCALING.png"))
+        written.append(scaling_law(results, path.with_name(f"{path.stem}-scaling.png")))
     return written
 
 
@@ -31,15 +31,15 @@ def ratios(results: dict, path: Path) -> Path:
 
     table = [row for row in rows(results).values() if any(row.ratio(name) for name in PEERS)]
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.3 * len(table)), layout="constrained")
-    colours = dict(zip(PEERS, ("#c0392b", "#e08e0b", "#2471a3", "#239b56"), strict=True))
-    marks = dict(zip(PEERS, "osD^", strict=True))
+    colours = dict(zip(PEERS, ("#7f8c8d", "#c0392b", "#e08e0b", "#2471a3", "#239b56"), strict=True))
+    marks = dict(zip(PEERS, "vosD^", strict=True))
     for name in PEERS:
         found = [(y, row.ratio(name)) for y, row in enumerate(table)]
         points = [(y, r) for y, r in found if r]
         if points:
             middle = [r["median"] for _, r in points]
             below, above = ([abs(r[end] - r["median"]) for _, r in points] for end in ("min", "max"))
-            offset = 0.16 * (PEERS.index(name) - 1.5)
+            offset = 0.16 * (PEERS.index(name) - 2)
             axes.errorbar(
                 middle,
                 [y + offset for y, _ in points],
@@ -62,7 +62,7 @@ def ratios(results: dict, path: Path) -> Path:
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_xlabel("times as long as gpt2np (right of the line: gpt2np is faster)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

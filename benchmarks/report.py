@@ -1,23 +1,25 @@
-"""RESULTS.md from the JSON: machine, versions, date, tables, promises, scaling."""
+"""The page of a run, from its JSON: machine, versions, date, tables, goals, scaling."""
 
 from pathlib import Path
 
 from benchmarks import scaling, table
 from benchmarks.checks import checks
 from benchmarks.engines import LABELS
+from benchmarks.results import machine_of
 
 HOW = """Each engine runs in a process of its own; all are started before, and called in turn with half a
 second between. A ratio says how many times longer the other program takes, round by round: median
-[smallest, largest]. "Limit" is the least time that arithmetic (at the GEMM rate measured with as many rows)
-or memory (at the measured reading rate) allows, as a part of what gpt2np took; `counts.py` says what is
-counted; gpt2np multiplies few rows one by one, which can be faster than GEMM. Weights are random. Logits of
-all engines were compared before anything was measured. Saving includes, for gpt2np only, waiting until the
-file is on the disk."""
+[smallest, largest]. "Limit" is the least time that arithmetic (GEMM, at the rate of the fastest of NumPy's
+ways with as many rows) or memory (reading, and writing what is kept, at the measured rates) allows, as a part
+of what gpt2np took; "with writing" is GEMM and then writing, one after the other. `counts.py` says what is
+counted. Weights are random, but for `tiny`'s. Logits of all engines were compared before anything was
+measured."""
 
 
-def report(results: dict) -> str:
-    """The whole page."""
-    parts = ["# Results", "Made by `python -m benchmarks report RESULTS.json`; not written by hand.", HOW]
+def report(results: dict, stem: str = "RESULTS") -> str:
+    """The whole page, which goes with pictures of the same stem."""
+    parts = ["# Results", f"Made by `python -m benchmarks report {stem}.json`; not written by hand.", HOW]
+    parts.append(results.get("note", ""))
     if results["shape"] != "gpt2":
         parts.append(f"**A trial of the suite at shape `{results['shape']}`: the figures mean nothing.**")
     parts += [machine(results)]
@@ -25,12 +27,14 @@ def report(results: dict) -> str:
         parts += ["## Speed", table.speed(results)]
         parts += _if_rows("## Decoding, after the first new token", table.decoding(results))
         parts += _if_rows("## Packing", table.packing(results))
+        parts += _if_rows("## On a busy machine", table.busy(results))
+        parts += _if_rows("## Besides arithmetic", table.python(results))
         parts += _if_rows("## Peak memory of whole processes", table.memory(results))
         parts += ["## The machine's limits", table.machine_limits(results)]
         parts += ["## Wanted and seen", "\n".join(f"- {check}" for check in checks(results))]
-        parts.append("![ratios](RESULTS.png)")
+        parts.append(f"![ratios]({stem}.png)")
     if "scaling" in results:
-        parts += scaling_part(results)
+        parts += scaling_part(results, stem)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -40,10 +44,9 @@ def _if_rows(title: str, text: str) -> list[str]:
 
 def machine(results: dict) -> str:
     """Where and when."""
-    runs = [
-        run for i, run in enumerate(results["runs"]) if any(w["run"] == i for w in results["works"].values())
-    ]
-    last = runs[-1]["machine"] if runs else results.get("scaling", {}).get("machine")
+    used = {work["run"] for work in results["works"].values()}
+    runs = [run for i, run in enumerate(results["runs"]) if i in used]
+    last = machine_of(results)
     if last is None:
         return ""
     memory = f", {int(last['memory'].split()[0]) / 2**20:.0f} GiB" if last["memory"] else ""
@@ -59,19 +62,19 @@ def machine(results: dict) -> str:
         for name, found in run["versions"].items():
             absent.pop(name, None)
             versions[name] = ", ".join(f"{package} {v}" for package, v in found.items())
-    lines += [f"- {LABELS[name]}: {text}" for name, text in versions.items()]
-    lines += [f"- {LABELS[name]}: absent" for name in absent]
+    lines += [f"- {LABELS[name]}: {text}" for name, text in versions.items() if name in LABELS]
+    lines += [f"- {LABELS[name]}: absent" for name in absent if name in LABELS]
     dates = ", ".join(dict.fromkeys(run["machine"]["date"] for run in runs)) or last["date"]
     return "\n".join([*lines, f"- {dates}"])
 
 
-def scaling_part(results: dict) -> list[str]:
+def scaling_part(results: dict, stem: str) -> list[str]:
     """Tables of the three series."""
     found = scaling.summary(results["scaling"], results["shape"])
     parts = [
         "## Scaling",
         " ".join((scaling.__doc__ or "").split("\n\n", 1)[1].split()),
-        "![scaling](SCALING.png)",
+        f"![scaling]({stem}-scaling.png)",
     ]
     for method, label in (("trace", "Full trace"), ("last", "Logits of the last position")):
         one = found[method]
@@ -113,10 +116,10 @@ def scaling_part(results: dict) -> list[str]:
     return parts
 
 
-def write_report(results: dict, folder: Path) -> list[Path]:
-    """RESULTS.md and, with matplotlib, the pictures; the files that were written."""
+def write_report(results: dict, path: Path) -> list[Path]:
+    """The page and, with matplotlib, the pictures beside a results file; the files that were written."""
     from benchmarks import plot
 
-    page = folder / "RESULTS.md"
-    page.write_text(report(results), "utf-8")
-    return [page, *plot.pictures(results, folder)]
+    page = path.with_suffix(".md")
+    page.write_text(report(results, path.stem), "utf-8")
+    return [page, *plot.pictures(results, path)]

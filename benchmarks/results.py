@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from benchmarks import counts, limits
 from benchmarks.turns import ratio
 from benchmarks.works import SHAPES, all_works
 from gpt2np.architectures.gpt2.config import Config
+from gpt2np.tracing.plan import Plan
 
 FORMAT = 1
 NAME = "RESULTS.json"
+PUBLISHED = Path(__file__).parent / "results"  # one file for each kind of processor
 
 
 class ResultsError(Exception):
@@ -48,6 +51,42 @@ def write(path: Path, results: dict) -> None:
     os.replace(temporary, path)
 
 
+def machine_of(results: dict) -> dict | None:
+    """The machine of the last run that measured something."""
+    used = [results["runs"][work["run"]]["machine"] for work in results["works"].values()]
+    scaling = results.get("scaling", {}).get("machine")
+    return max(used, key=lambda machine: machine["date"]) if used else scaling
+
+
+def processor(results: dict) -> str:
+    """Its processor, without what every name says: `AMD EPYC`, `Intel Xeon`."""
+    machine = machine_of(results)
+    if machine is None:
+        raise ResultsError("the results have no row")
+    name = re.sub(r"\((R|TM)\)| @ .*", "", machine["cpu"], flags=re.IGNORECASE)
+    return " ".join(word for word in name.split() if word not in ("CPU", "Processor"))
+
+
+def publish(path: Path) -> Path:
+    """Copy a run's results to where those of its processor stand; the file that was written.
+
+    Raises:
+        ResultsError: they cannot be used, or mean nothing.
+    """
+    found = read(path)
+    if found["shape"] != "gpt2":
+        raise ResultsError(f"{path}: is a trial at shape {found['shape']}, which means nothing")
+    slug = re.sub(r"[^a-z0-9]+", "-", processor(found).lower()).strip("-")
+    target = PUBLISHED / f"{slug}.json"
+    write(target, found)
+    return target
+
+
+def published() -> dict[str, dict]:
+    """The results of every kind of processor, by the names of their files."""
+    return {path.stem: read(path) for path in sorted(PUBLISHED.glob("*.json"))}
+
+
 class Row:
     """One piece of work in the results."""
 
@@ -70,7 +109,7 @@ class Row:
         return [name for name, rounds in self.values["rounds"].items() if rounds]
 
     def taken(self, engine: str, key: str = "seconds") -> list[float] | None:
-        """Seconds (or peak_mib, or `step`: seconds of one token after the first) of each round."""
+        """Seconds (or cpu, peak_mib, or `step`: those of one token after the first) of each round."""
         rounds = self.values["rounds"].get(engine)
         if not rounds:
             return None
@@ -104,10 +143,21 @@ class Row:
         return counts.passes(self.config, values["method"], values["lengths"], values["arguments"])
 
     def least(self) -> tuple[float, str] | None:
-        """The limit in seconds, and what binds: GEMM or memory; None for whole processes, files, loading."""
-        if self.values["whole"] or not self.passes or self.limits is None:
+        """The limit in seconds, and what binds: GEMM, memory or disk; None for whole processes, loading."""
+        if self.values["whole"] or self.limits is None:
             return None
-        return limits.least_seconds(self.passes, self.config.n_embd, self.limits)
+        if self.values["method"] == "save":
+            nbytes = Plan(self.config, self.values["lengths"][0]).nbytes
+            seconds = limits.saving_seconds(nbytes, self.values["arguments"].get("sync", True), self.limits)
+            return None if seconds is None else (seconds, "disk")
+        return limits.least_seconds(self.passes, self.config.n_embd, self.limits) if self.passes else None
+
+    def with_writing(self) -> float | None:
+        """What GEMM and then writing the trace would take, as a part of what gpt2np took; None: no trace."""
+        gemm, ours = self.gemm_fraction(), self.median()
+        if gemm is None or self.values["method"] != "trace" or self.values["whole"]:
+            return None
+        return gemm + sum(limits.writing_seconds(c, self.limits) for c in self.passes) / ours
 
     def gemm_fraction(self) -> float | None:
         """What GEMM alone would take, as a part of what gpt2np took."""
@@ -119,7 +169,7 @@ class Row:
     def bandwidth_fraction(self) -> float | None:
         """What reading alone would take of one decoding step, as a part of what gpt2np took."""
         ours = self.median(key="step")
-        if ours is None or self.limits is None:
+        if ours is None or self.limits is None or not self.passes:
             return None
         least = [limits.memory_seconds(count, self.limits) for count in self.passes[1:]]
         return statistics.mean(least) / ours

@@ -59,7 +59,7 @@ def run(options: Options) -> dict:
             folder = make(temporary / "x".join(map(str, key)), config)
             started[key] = stack.enter_context(engines(["gpt2np"], folder, options.threads))[0]["gpt2np"]
         machine = stack.enter_context(engines(["machine"], temporary, options.threads))[0]["machine"]
-        rates = [machine_rates(machine, all_shapes, longest)]
+        rates = [machine_rates(machine, all_shapes, longest, options.shape)]
         jobs = {}
         for key, config in all_shapes.items():
             for n in TOKENS if key == longest else (AT,):
@@ -71,7 +71,7 @@ def run(options: Options) -> dict:
         note(f"{len(jobs)} pieces of work, {options.rounds} rounds and one that does not count")
         for name, answers in in_turn(jobs, options.rounds).items():
             series[name] = [answer["seconds"] for answer in answers]
-        rates.append(machine_rates(machine, all_shapes, longest))
+        rates.append(machine_rates(machine, all_shapes, longest, options.shape))
     found["scaling"] = {
         "machine": description(options.threads),
         "longest": list(longest),
@@ -83,16 +83,16 @@ def run(options: Options) -> dict:
 
 
 def machine_rates(
-    machine: Engine, all_shapes: dict[tuple[int, int], Config], longest: tuple[int, int]
+    machine: Engine, all_shapes: dict[tuple[int, int], Config], longest: tuple[int, int], shape: str
 ) -> limits.Limits:
     """GEMM rates for every width and number of rows of the series, and the memory's."""
     gemm: dict[str, dict] = {}
     for (width, _), config in all_shapes.items():
         for n in TOKENS if width == longest[0] else (AT,):
             if n > 1 and str(n) not in gemm.setdefault(str(width), {}):
-                job = limits.gemm_job(width, config.d_mlp, config.vocab_size, 12, n)
+                job = limits.gemm_job(config, 12, n)
                 gemm[str(width)][str(n)] = machine.run(job)["value"]
-    return {"gemm": gemm, "memory": machine.run({"work": "memory", "report": True})["value"]}
+    return {"gemm": gemm, "memory": machine.run(limits.memory_job("memory", shape))["value"]}
 
 
 def summary(scaling: dict, shape: str) -> dict:

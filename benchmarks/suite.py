@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import limits, results
-from benchmarks.machine import description
+from benchmarks.engines import BEFORE
+from benchmarks.machine import commit, description
 from benchmarks.random_gpt2 import make
-from benchmarks.turns import Engine, EngineError, WholeProcess, engines, in_turn
-from benchmarks.works import SHAPES, Work, prompts
+from benchmarks.turns import Busy, Engine, EngineError, WholeProcess, engines, in_turn
+from benchmarks.works import SHAPES, WEIGHTS, Work, prompts
 from gpt2np.architectures.gpt2.config import Config
 
 SAME = 1e-3  # logits of two engines may differ by so much, relative to the largest (at least 1)
@@ -30,6 +31,12 @@ class Options:
     pythons: dict[str, str] = field(default_factory=dict)
     merge: bool = False  # keep the rows that the results already have
     skip_done: bool = False  # and do not measure those again
+    before: Path | None = None  # another checkout of gpt2np, which is then an engine, too
+
+    def engines_of(self, work: Work) -> list[str]:
+        """Who does a piece of work, in turn."""
+        names = [name for name in work.engines if name in self.engines or name == "bare_loop"]
+        return names[:1] + [BEFORE] * (self.before is not None) + names[1:]
 
 
 def note(text: str) -> None:
@@ -66,8 +73,10 @@ def run(options: Options) -> dict:
         for model, config in SHAPES[options.shape].items():
             chosen = [work for work in works if work.model == model]
             if chosen:
-                note(f"{model}: random weights, then starting the engines")
-                folder = make(Path(temporary) / model, config)
+                folder = WEIGHTS / model
+                if not folder.exists():
+                    note(f"{model}: random weights, then starting the engines")
+                    folder = make(Path(temporary) / model, config)
                 one_model(options, chosen, config, folder, found, begin)
                 record["seconds"] = round(time.perf_counter() - begin, 1)
                 results.write(path, found)
@@ -87,21 +96,23 @@ def one_model(
 ) -> None:
     """All rows of one shape."""
     record = found["runs"][-1]
-    used = [name for name in options.engines if any(name in work.engines for work in works)]
+    used = list(dict.fromkeys(name for work in works for name in options.engines_of(work)))
     with engines([*used, "machine"], folder, options.threads, options.pythons) as (started, absent):
         for name, reason in absent.items():
             note(f"{name}: absent ({reason})")
         machine = started.pop("machine")
         record["absent"] |= absent
         record["versions"] |= {name: engine.versions for name, engine in started.items()}
+        if options.before is not None:
+            record["versions"][BEFORE]["gpt2np"] = commit(options.before)
         record["kept_bytes"] = agree(started, config)
         samples = 1 if options.quick else 2
-        record["limits"] += [machine_limits(machine, works, config) for _ in range(samples)]
+        record["limits"] += [machine_limits(machine, works, config, options.shape) for _ in range(samples)]
         for work in works:
             row(options, work, config, folder, started, found)
             save(options, found)
             note(f"{time.perf_counter() - begin:6.0f} s  {work.label}")
-        record["limits"] += [machine_limits(machine, works, config) for _ in range(samples)]
+        record["limits"] += [machine_limits(machine, works, config, options.shape) for _ in range(samples)]
 
 
 def row(
@@ -109,18 +120,19 @@ def row(
 ) -> None:
     """Measure one piece of work, and put it where it belongs in the results."""
     jobs = {}
-    for name in work.engines:
+    for name in options.engines_of(work):
         if name in started:
             engine: Engine | WholeProcess = started[name]
             if work.whole:
                 engine = WholeProcess(name, folder, options.threads, options.pythons.get(name))
-            jobs[name] = (
-                engine,
-                work.job(config, str(folder / f"{name}-{max(work.lengths, default=0)}.trace")),
-            )
+            job = work.job(config, str(folder / f"{name}-{max(work.lengths, default=0)}.trace"))
+            jobs[name] = (engine, job)
+    if work.busy:
+        engine, job = jobs["gpt2np"]
+        jobs["gpt2np_busy"] = (Busy(engine), job)
     taken = in_turn(jobs, min(options.rounds, work.most_rounds), warm=0 if work.whole else 1)
     if work.before:
-        for name in jobs:
+        for name in taken:
             started[name].run({"work": "release"})
     found["works"][work.name] = {
         "label": work.label,
@@ -130,7 +142,7 @@ def row(
         "arguments": work.arguments,
         "whole": work.whole,
         "run": len(found["runs"]) - 1,
-        "rounds": taken,
+        "rounds": {name: [a | a.pop("value", {}) for a in answers] for name, answers in taken.items()},
     }
 
 
@@ -151,7 +163,7 @@ def agree(started: dict[str, Engine], config: Config) -> dict[str, int]:
     return {name: answer["kept_bytes"] for name, answer in answers.items() if answer["kept_bytes"]}
 
 
-def machine_limits(machine: Engine, works: list[Work], config: Config) -> limits.Limits:
+def machine_limits(machine: Engine, works: list[Work], config: Config, shape: str) -> limits.Limits:
     """One measurement of the rates that these works are held against."""
     from benchmarks.counts import passes
 
@@ -159,7 +171,8 @@ def machine_limits(machine: Engine, works: list[Work], config: Config) -> limits
     n_rows = {n for count in counted for n in (count.rows, count.unembed_rows) if n > 1}
     rates = {}
     for n in sorted(n_rows):
-        job = limits.gemm_job(config.n_embd, config.d_mlp, config.vocab_size, config.n_layer, n)
-        rates[str(n)] = machine.run(job)["value"]
-    memory = machine.run({"work": "memory", "report": True})["value"]
-    return {"gemm": {str(config.n_embd): rates}, "memory": memory}
+        rates[str(n)] = machine.run(limits.gemm_job(config, config.n_layer, n))["value"]
+    found = {"gemm": {str(config.n_embd): rates}}
+    for kind in ("memory", "disk") if any(work.method == "save" for work in works) else ("memory",):
+        found[kind] = machine.run(limits.memory_job(kind, shape))["value"]
+    return found

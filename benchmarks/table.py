@@ -1,7 +1,10 @@
 """Rows of results as Markdown tables."""
 
+from collections.abc import Sequence
+
+from benchmarks import limits
 from benchmarks.checks import packed
-from benchmarks.engines import LABELS
+from benchmarks.engines import BEFORE, LABELS
 from benchmarks.results import Row, rows
 
 PEERS = [name for name in LABELS if name != "gpt2np"]
@@ -29,20 +32,29 @@ def _peers(table: list[Row], key: str = "seconds") -> list[str]:
     return [name for name in PEERS if any(row.ratio(name, key) for row in table)]
 
 
-def speed(results: dict) -> str:
-    """Every row: gpt2np's time, the part of it that the limit takes, how many times as long others take."""
-    table = list(rows(results).values())
-    peers = _peers(table)
-    body = []
-    for row in table:
-        least, ours = row.least(), row.median()
-        part = f"{100 * least[0] / ours:.0f} % of {least[1]}" if least and ours else ""
-        body.append([row.label, seconds(ours), part, *(times(row.ratio(name)) for name in peers)])
+def limit_of(row: Row) -> str:
+    """What part of our time the machine's limit takes; where much is written, that part with writing, too."""
+    least, ours, both = row.least(), row.median(), row.with_writing()
+    if not least or not ours:
+        return ""
+    part = least[0] / ours
+    with_writing = f", {100 * both:.0f} % with writing" if both and both > part + 0.02 else ""
+    return f"{100 * part:.0f} % of {least[1]}{with_writing}"
+
+
+def speed(results: dict, names: Sequence[str] = ()) -> str:
+    """Every row: gpt2np's time, limit, how many times as long others take; or only these, without BEFORE."""
+    table = [row for name, row in rows(results).items() if name in names or not names]
+    peers = [name for name in _peers(table) if name != BEFORE or not names]
+    body = [
+        [row.label, seconds(row.median()), limit_of(row), *(times(row.ratio(name)) for name in peers)]
+        for row in table
+    ]
     return markdown(["work", "gpt2np", "limit", *(LABELS[name] for name in peers)], body)
 
 
 def decoding(results: dict) -> str:
-    """Tokens per second after the first new token, and how many times slower others are."""
+    """Tokens per second after the first new token, the part that reading takes, how others compare."""
     table = [row for row in rows(results).values() if row.median(key="step")]
     peers = _peers(table, "step")
     body = []
@@ -52,12 +64,13 @@ def decoding(results: dict) -> str:
         body.append(
             [
                 row.label,
-                f"{1 / step:.1f}",
+                f"{len(row.values['lengths']) / step:.1f}",
                 f"{100 * part:.0f} %" if part else "",
                 *(times(row.ratio(name, "step")) for name in peers),
             ]
         )
-    return markdown(["work", "gpt2np tokens/s", "of reading", *(LABELS[name] for name in peers)], body)
+    part = "of reading weights, keys, values"
+    return markdown(["work", "gpt2np tokens/s", part, *(LABELS[name] for name in peers)], body)
 
 
 def packing(results: dict) -> str:
@@ -70,6 +83,32 @@ def packing(results: dict) -> str:
             gain = packed(row, len(lengths))
             body.append([str(len(lengths)), f"{sum(lengths) / ours:.0f}", f"{gain:.2f}" if gain else ""])
     return markdown(["prompts of 8 tokens", "gpt2np tokens/s", "times one at a time"], body)
+
+
+def busy(results: dict) -> str:
+    """The small model, idle and while every core is loaded."""
+    body = []
+    for row in rows(results).values():
+        if row.taken("gpt2np_busy"):
+            slower = (times(row.ratio("gpt2np_busy", key)) for key in ("cpu", "seconds"))
+            body.append([row.label, seconds(row.median(key="cpu")), seconds(row.median()), *slower])
+    return markdown(["work", "CPU", "wall", "CPU when busy, times", "wall when busy, times"], body)
+
+
+def python(results: dict) -> str:
+    """What is not arithmetic: a short trace step by step, and a small model beside a bare loop."""
+    row, body = rows(results), []
+    if "steps-5" in row:
+        parts = {key: seconds(row["steps-5"].median(key=key)) for key in ("products", "others", "rest")}
+        seen = (
+            f"products {parts['products']}, other steps {parts['others']}, all but products {parts['rest']}"
+        )
+        body.append([row["steps-5"].label, seen])
+    if "tiny-decode" in row:
+        ours, loop = (row["tiny-decode"].median(name, "step") for name in ("gpt2np", "bare_loop"))
+        seen = f"{1 / ours:.0f} tokens/s" + (f", a bare loop {1 / loop:.0f}" if loop else "")
+        body.append([row["tiny-decode"].label, seen])
+    return markdown(["work", "seen"], body)
 
 
 def memory(results: dict) -> str:
@@ -88,11 +127,12 @@ def memory(results: dict) -> str:
 
 
 def machine_limits(results: dict) -> str:
-    """The rates that were measured in the last run."""
-    row = next((row for row in reversed(rows(results).values()) if row.limits), None)
-    if row is None:
+    """The rates that were measured, as medians over all runs."""
+    samples = [sample for run in results["runs"] for sample in run["limits"]]
+    if not samples:
         return ""
-    memory_rates = row.limits["memory"]
+    pooled = limits.pooled(samples)
+    memory_rates = pooled["memory"]
     body = [
         [f"{label} memory, GB/s", f"{memory_rates[key] / 1e9:.1f}", ""]
         for label, key in (
@@ -101,7 +141,9 @@ def machine_limits(results: dict) -> str:
             ("writing touched", "touched"),
         )
     ]
-    for n_embd, rates in row.limits["gemm"].items():
+    for kind, rate in pooled.get("disk", {}).items():
+        body.append([f"a file, {kind}, GB/s", f"{rate / 1e9:.2f}", ""])
+    for n_embd, rates in pooled["gemm"].items():
         for n_rows, rate in sorted(rates.items(), key=lambda item: int(item[0])):
             label = f"GEMM, {int(n_rows):,} rows, n_embd {n_embd}, GFLOP/s"
             body.append([label, f"{rate['block'] / 1e9:.0f}", f"{rate['unembed'] / 1e9:.0f}"])

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAUSE = 0.5  # seconds before each job, in which idle threads of the others go to sleep
 LAST_LINES = 15
+SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(100_000))"
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -23,6 +24,10 @@ class EngineError(Exception):
 
 class EngineAbsent(Exception):
     """An engine is not installed."""
+
+
+class EngineCannot(EngineError):
+    """An earlier gpt2np does not have what a job asks for."""
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -91,7 +96,7 @@ class Engine:
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either, and that is told
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
-        return self._answer()
+        return possible(self._answer())
 
     def close(self) -> None:
         """End the worker, at once."""
@@ -117,8 +122,50 @@ class WholeProcess:
         seconds = time.perf_counter() - start
         if done.returncode:
             raise died(self.name, done.returncode, done.stderr)
-        answer = json.loads(done.stdout.splitlines()[-1])
+        answer = possible(json.loads(done.stdout.splitlines()[-1]))
         return {"seconds": seconds, "inside": answer["seconds"], "peak_mib": answer["peak_mib"]}
+
+
+class Busy:
+    """An engine while every core has something else to do, too."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.name, self.engine = engine.name, engine
+
+    def run(self, job: dict) -> dict:
+        """What one job took."""
+        with spinning(cores()):
+            return self.engine.run(job)
+
+
+@contextlib.contextmanager
+def spinning(n: int) -> Iterator[list[subprocess.Popen]]:
+    """Processes that compute nothing, as fast as they can; they end with this one, however it ends."""
+    spinners: list[subprocess.Popen] = []
+    try:
+        for _ in range(n):
+            spinners.append(subprocess.Popen([sys.executable, "-c", SPIN, str(os.getpid())]))
+        yield spinners
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def possible(answer: dict) -> dict:
+    """An answer that says what a job took.
+
+    Raises:
+        EngineCannot: it says that it cannot be done.
+    """
+    if "cannot" in answer:
+        raise EngineCannot(answer["cannot"])
+    return answer
 
 
 @contextlib.contextmanager
@@ -141,13 +188,19 @@ def engines(
 
 
 def in_turn(
-    jobs: dict[str, tuple[Engine | WholeProcess, dict]], rounds: int, warm: int = 1
+    jobs: dict[str, tuple[Engine | WholeProcess | Busy, dict]], rounds: int, warm: int = 1
 ) -> dict[str, list]:
-    """What each job took in each round, after `warm` rounds that do not count."""
+    """What each job took in each round, after `warm` rounds that do not count; not of those that cannot."""
     taken: dict[str, list] = {name: [] for name in jobs}
     for i in range(warm + rounds):
-        for name, (engine, job) in jobs.items():
-            answer = engine.run(job)
+        for name in list(taken):
+            engine, job = jobs[name]
+            try:
+                answer = engine.run(job)
+            except EngineCannot as reason:
+                print(f"{name} cannot do this: {reason}", file=sys.stderr)
+                del taken[name]
+                continue
             if i >= warm:
                 taken[name].append(answer)
     return taken

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from benchmarks.engines import make_engine, missing, versions
+from benchmarks.engines import BEFORE, make_engine, missing, versions
 
 
 def peak_mib() -> int:
@@ -33,24 +33,22 @@ def run(engine, job: dict) -> dict:
     """One round of a job: the median call."""
     arguments = job.get("arguments", {})
     method = getattr(engine, job["work"])
-    taken, value = [], None
+    taken = []
     for _ in range(job.get("calls", 1)):
         if job.get("before"):
             getattr(engine, job["before"])(**arguments)
         engine.first_token = None
-        start = time.perf_counter()
+        cpu, start = time.process_time(), time.perf_counter()
         result = method(**arguments)
-        seconds = time.perf_counter() - start
-        first = engine.first_token
-        taken.append((seconds, None if first is None else first - start))
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        call = {"seconds": seconds, "cpu": cpu}
+        if engine.first_token is not None:
+            call["first"] = engine.first_token - start
         if job.get("report"):
-            value = result
+            call["value"] = result
         del result  # outside the clock, for everybody
-    seconds, first = sorted(taken, key=lambda pair: pair[0])[len(taken) // 2]
-    answer = {"seconds": seconds, "peak_mib": peak_mib()}
-    if first is not None:
-        answer["first"] = first
-    return answer | ({"value": value} if job.get("report") else {})
+        taken.append(call)
+    return sorted(taken, key=lambda call: call["seconds"])[len(taken) // 2] | {"peak_mib": peak_mib()}
 
 
 def main() -> None:
@@ -67,13 +65,22 @@ def main() -> None:
         answer({"absent": f"{package} is not installed in {sys.executable}"})
         return
     engine = make_engine(name, folder, int(threads))
+
+    def do(job: str) -> None:
+        try:
+            answer(run(engine, json.loads(job)))
+        except Exception as error:
+            if name != BEFORE:
+                raise
+            answer({"cannot": f"{type(error).__name__}: {error}"})
+
     for job in jobs:
-        answer(run(engine, json.loads(job)))
+        do(job)
     if jobs:
         return
     answer({"ready": True, "versions": {"python": sys.version.split()[0], **versions(name)}})
     for line in sys.stdin:
-        answer(run(engine, json.loads(line)))
+        do(line)
 
 
 if __name__ == "__main__":

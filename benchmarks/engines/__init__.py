@@ -7,10 +7,14 @@ method that decodes sets `first_token` when the first new token is there.
 
 import importlib
 import importlib.util
+import os
+import sys
 
 # name: (module, class, packages that it needs)
 ENGINES = {
     "gpt2np": ("gpt2np", "Gpt2np", ("numpy",)),
+    "gpt2np_before": ("gpt2np", "Gpt2np", ("numpy",)),
+    "bare_loop": ("bare_loop", "BareLoop", ("numpy", "safetensors", "threadpoolctl")),
     "hf_eager": ("hf", "Eager", ("torch", "transformers")),
     "hf_sdpa": ("hf", "Sdpa", ("torch", "transformers")),
     "transformer_lens": (
@@ -19,11 +23,15 @@ ENGINES = {
         ("torch", "transformers", "transformer_lens"),
     ),
     "ctranslate2": ("ctranslate2", "CTranslate2", ("ctranslate2", "torch", "transformers")),
-    "machine": ("machine", "Machine", ("numpy",)),
+    "machine": ("machine", "Machine", ("numpy", "threadpoolctl")),
 }
+
+BEFORE = "gpt2np_before"  # gpt2np of another checkout, whose folder this variable of the environment names
+VARIABLE = "GPT2NP_BEFORE"
 
 LABELS = {
     "gpt2np": "gpt2np",
+    "gpt2np_before": "gpt2np before",
     "hf_eager": "HF, eager, hooks",
     "hf_sdpa": "HF, sdpa",
     "transformer_lens": "TransformerLens",
@@ -54,5 +62,13 @@ def versions(name: str) -> dict[str, str]:
 
 def make_engine(name: str, folder: str, threads: int):
     """The engine, with its model loaded."""
+    if name == BEFORE:
+        sys.path.insert(0, os.environ[VARIABLE])  # `benchmarks` is imported already, and stays this one
     module, kind, _ = ENGINES[name]
     return getattr(importlib.import_module(f"benchmarks.engines.{module}"), kind)(folder, threads)
+
+
+def wait_for_disk(path: str) -> None:
+    """Return when a file that was written is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -33,15 +33,18 @@ class CTranslate2:
             self.first_token = self.first_token or time.perf_counter()
             return False
 
-        out = self._generate(prompts, new, note)
-        assert len(out[0].sequences_ids[0]) == new
-        return out
+        return self._generate(prompts, new, callback=note)
 
-    def _generate(self, prompts, new, callback=None):
+    def beams(self, prompts, new, beams):
+        return self._generate(prompts, new, beam_size=beams)
+
+    def _generate(self, prompts, new, **options):
         tokens = [[f"t{i}" for i in prompt] for prompt in prompts]
-        return self.model.generate_batch(
-            tokens, max_length=new, min_length=new, include_prompt_in_result=False, callback=callback
+        out = self.model.generate_batch(
+            tokens, max_length=new, min_length=new, include_prompt_in_result=False, **options
         )
+        assert all(len(one.sequences_ids[0]) == new for one in out)
+        return out
 
     def release(self):
         pass

@@ -14,6 +14,8 @@ from transformers import GPT2LMHeadModel
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
+from benchmarks.engines import wait_for_disk
+
 logging.disable_progress_bar()
 SOFTMAX = torch.nn.functional.softmax
 
@@ -94,23 +96,35 @@ class HF:
 
     def decode(self, prompts, new, traced=False):
         self.hook("*" if traced else None)
-        ids, clock = torch.tensor(prompts), Clock()
+        clock = Clock()
+        out = self._generate(prompts, new, streamer=clock)
+        self.first_token = clock.first
+        return out, self.kept
+
+    def beams(self, prompts, new, beams):
+        self.hook(None)
+        return self._generate(prompts, new, num_beams=beams)
+
+    def _generate(self, prompts, new, **options):
+        """The most probable tokens; prompts of several lengths are padded on the left."""
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         with torch.no_grad():
             out = self.model.generate(
                 ids,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=mask,
                 max_new_tokens=new,
                 min_new_tokens=None,
                 do_sample=False,
                 eos_token_id=None,
                 pad_token_id=0,
-                streamer=clock,
+                **options,
             )
-        self.first_token = clock.first
-        assert out.shape == (len(prompts), len(prompts[0]) + new)
-        return out, self.kept
+        assert out.shape == (len(prompts), longest + new)
+        return out
 
-    def hold(self, prompts, path):
+    def hold(self, prompts, path, sync=True):
         self.held = self.held or dict(enumerate(self.trace(prompts)))
 
     def hold_file(self, prompts, path):
@@ -118,8 +132,10 @@ class HF:
             self.hold(prompts, path)
             self.save(prompts, path)
 
-    def save(self, prompts, path):
+    def save(self, prompts, path, sync=True):
         torch.save(self.held, path)
+        if sync:
+            wait_for_disk(path)
 
     def open(self, prompts, path):
         kept = torch.load(path, mmap=True, weights_only=True)

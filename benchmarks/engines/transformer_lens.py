@@ -8,6 +8,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 from transformers.utils import logging
 
+from benchmarks.engines import wait_for_disk
+
 logging.disable_progress_bar()
 
 
@@ -63,7 +65,7 @@ class TransformerLens:
         assert ids.shape == (len(prompts), len(prompts[0]) + new), ids.shape
         return out
 
-    def hold(self, prompts, path):
+    def hold(self, prompts, path, sync=True):
         self.held = self.held or dict(self.trace(prompts)[1])
 
     def hold_file(self, prompts, path):
@@ -71,8 +73,10 @@ class TransformerLens:
             self.hold(prompts, path)
             self.save(prompts, path)
 
-    def save(self, prompts, path):
+    def save(self, prompts, path, sync=True):
         torch.save(self.held, path)
+        if sync:
+            wait_for_disk(path)
 
     def open(self, prompts, path):
         return float(torch.load(path, mmap=True, weights_only=True)["blocks.1.attn.hook_pattern"].sum())

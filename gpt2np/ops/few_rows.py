@@ -7,6 +7,8 @@ the processor, so that the bounds below hold wherever `threads.has_small_kernels
 there. Elsewhere nothing is cut.
 """
 
+import itertools
+
 import numpy as np
 
 from gpt2np.ops.blocks import Array
@@ -32,7 +34,7 @@ def multiply_few(x: Array, weight: Array, out: Array) -> None:
     blocks = x[:, :n].reshape(len(x), -1, _INNER).transpose(1, 0, 2)
     n_parts = -(-n_out * len(x) * _INNER // _PRODUCT)
     ends = [n_out * i // n_parts // 16 * 16 for i in range(n_parts)] + [n_out]
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in itertools.pairwise(ends):
         part = weight[:n, start:stop].reshape(-1, _INNER, stop - start)
         np.add.reduce(np.matmul(blocks, part), axis=0, out=out[:, start:stop])
     if n < n_in:

@@ -32,8 +32,10 @@ SMALL = Config(n_layer=2, n_head=2, n_embd=4, n_positions=8, vocab_size=10, eos_
         (["--python", "jax=/bin/python"], "is not ENGINE=PYTHON"),
         (["--python", "hf=/nowhere/python"], "/nowhere/python: no such file"),
         (["--quick", "--full"], "not allowed with"),
-        (["report"], "report takes a RESULTS.json"),
-        (["scaling", "x.json"], "report takes a RESULTS.json"),
+        (["report"], "report and publish take a RESULTS.json"),
+        (["publish"], "report and publish take a RESULTS.json"),
+        (["scaling", "x.json"], "report and publish take a RESULTS.json"),
+        (["--before", "/nowhere"], "/nowhere: no checkout of gpt2np"),
     ],
 )
 def test_bad_arguments(capsys, arguments, says):
@@ -43,12 +45,13 @@ def test_bad_arguments(capsys, arguments, says):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["report", "publish"])
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"format": 1, "shape": "huge"}'])
-def test_a_damaged_results_file(capsys, tmp_path, text):
+def test_a_damaged_results_file(capsys, tmp_path, text, verb):
     path = tmp_path / "RESULTS.json"
     if text is not None:
         path.write_text(text)
-    assert main(["report", str(path)]) == 2
+    assert main([verb, str(path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: ")
     assert error.count("\n") == 1
@@ -87,6 +90,40 @@ def test_a_worker_that_dies_is_named_with_its_last_words(tmp_path):
         turns.Engine("gpt2np", tmp_path / "nothing", 1)
 
 
+def test_an_earlier_gpt2np_is_that_of_its_checkout_and_may_lack_something(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(turns, "PAUSE", 0.0)
+    before = tmp_path / "before"  # a gpt2np that can only load
+    (before / "gpt2np").mkdir(parents=True)
+    (before / "gpt2np" / "__init__.py").write_text("def load(folder):\n    return [folder]\n")
+    (before / "benchmarks").mkdir()
+    (before / "benchmarks" / "__init__.py").write_text("raise ImportError('the other suite')\n")
+    monkeypatch.setenv("GPT2NP_BEFORE", str(before))
+    make(tmp_path, SMALL)
+    with turns.engines(["gpt2np", "gpt2np_before"], tmp_path, 1) as (started, absent):
+        assert absent == {}
+        job = {"work": "load", "report": True}
+        assert started["gpt2np_before"].run(job)["value"] == [str(tmp_path)]
+        job = {"work": "trace", "arguments": {"prompts": [[1, 2]]}}
+        taken = turns.in_turn({name: (engine, job) for name, engine in started.items()}, 1)
+        assert list(taken) == ["gpt2np"]
+        assert "gpt2np_before cannot do this: AttributeError" in capsys.readouterr().err
+        assert started["gpt2np_before"].run({"work": "release"})
+
+
+def test_spinning_processes_are_ended():
+    def interrupted():
+        with turns.spinning(2) as spinners:
+            pids.extend(spinner.pid for spinner in spinners)
+            assert all(alive(pid) for pid in pids)
+            raise KeyboardInterrupt
+
+    pids: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(pids) == 2
+    assert not any(alive(pid) for pid in pids)
+
+
 def test_an_engine_that_is_not_installed_is_absent(tmp_path):
     make(tmp_path, SMALL)
     bare = tmp_path / "python"  # a Python that finds no torch, wherever it may be
@@ -116,13 +153,19 @@ def test_a_run_of_gpt2np_alone_then_more_of_it(capsys, tmp_path, monkeypatch):
         "--out",
         str(tmp_path),
     ]
-    wanted = ["trace-5", "decode-32", "open-512", "cold"]
+    wanted = ["trace-5", "steps-5", "beams-4", "batch-4", "decode-32", "save-nosync-512", "open-512", "cold"]
+    wanted += ["busy-decode", "tiny-decode"]
     assert main([*common, *(word for name in wanted for word in ("--work", name))]) == 0
     out = capsys.readouterr().out
     assert "| full trace, 5 tokens | " in out
     found = results.read(tmp_path / "RESULTS.json")
     assert set(found["works"]) == set(wanted)
     assert all(len(work["rounds"]["gpt2np"]) == 2 for work in found["works"].values())
+    assert results.rows(found)["busy-decode"].ratio("gpt2np_busy", "cpu")["median"] > 0
+    assert results.rows(found)["tiny-decode"].ratio("bare_loop", "step")["median"] > 0
+    assert results.rows(found)["steps-5"].median(key="rest") > 0
+    assert results.rows(found)["beams-4"].median(key="step") is None
+    assert results.rows(found)["save-nosync-512"].least()[1] == "disk"
     answer = found["works"]["decode-32"]["rounds"]["gpt2np"][0]
     assert 0 < answer["first"] < answer["seconds"]
     assert all(part is not None for part in results.rows(found)["trace-5"].least())
