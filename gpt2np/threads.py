@@ -22,7 +22,8 @@ from gpt2np.errors import InputError, whole_number
 _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[Callable[[], None] | None]
 
-MANY_ROWS = 96  # from here on threads of our own are faster than those of BLAS
+MANY_ROWS = 96  # from here on threads of our own are as fast as those of BLAS or faster, and idle less
+MANY_ROWS_OF_SMALL = 384  # with a small model, whose operations on fewer rows take microseconds
 FEW_ROWS = 32  # up to here, but not for one, products may be cut into small ones, of which BLAS shares none
 # Numbers of a weight: 4 MB, which one core reads from its cache in less time than another takes to wake.
 SMALL_WEIGHT = 1 << 20
@@ -135,7 +136,8 @@ def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) ->
 
     Passes of several threads of the caller at once share the cores: the first has the pool.
     """
-    many = own or n_rows >= MANY_ROWS or (1 < n_rows <= FEW_ROWS and not small and has_small_kernels())
+    many = own or n_rows >= (MANY_ROWS_OF_SMALL if small else MANY_ROWS)
+    many = many or (1 < n_rows <= FEW_ROWS and not small and has_small_kernels())
     n = 1 if n is None and small and not many else n
     blas = _blas() if many or n is not None else None
     if blas is None:

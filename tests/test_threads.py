@@ -19,7 +19,7 @@ from gpt2np import threads
 from gpt2np.analysis.subjects import of_trace
 from gpt2np.cli import main
 from gpt2np.errors import InputError
-from gpt2np.ops import causal_blocks, softmax
+from gpt2np.ops import blocks, causal_blocks, causal_mask, few_rows, softmax
 from gpt2np.ops.causal_mask import QUERY_BLOCK
 from gpt2np.reference.precision import in_precision
 from gpt2np.tracing import step
@@ -62,6 +62,31 @@ def test_run_to_run_bit_for_bit_and_noise_between_numbers_of_threads(model, trac
     for _ in range(3):
         equal(first, threaded.trace(IDS))
     near(first, trace)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("block", [1 << 12, 1 << 16, 1 << 24])
+@pytest.mark.parametrize("small_kernels", [True, False])
+def test_every_site_with_other_threads_and_blocks(n_threads, block, small_kernels, monkeypatch):
+    """What is a piece, and who computes it, changes no number by more than noise."""
+    model = random_model(1, "float32", **SHAPE)
+    prompts = [IDS[:n] for n in (1, 2, 7, 20, 30, 150)]
+    usual = model.trace(prompts), [model.trace(ids) for ids in prompts]
+    for module in (blocks, causal_mask):
+        monkeypatch.setattr(module, "BLOCK_BYTES", block)
+        monkeypatch.setattr(module, "SHARE_BYTES", min(block, blocks.SHARE_BYTES))
+    monkeypatch.setattr(causal_mask, "QUERY_BLOCK", block >> 10)
+    monkeypatch.setattr(few_rows, "LARGE", block >> 4)
+    for module in (few_rows, threads):
+        monkeypatch.setattr(module, "has_small_kernels", lambda: small_kernels)
+    monkeypatch.setattr(threads, "MANY_ROWS", 25)
+    monkeypatch.setattr(threads, "is_small", lambda config: False)
+    monkeypatch.setattr(gpt2np.model, "is_small", lambda config: False)
+    threaded = with_threads(model, n_threads)
+    for ours, theirs in zip(usual[0] + usual[1], threaded.trace(prompts) * 2, strict=True):
+        near(ours, theirs)
+    for ours, ids in zip(usual[1], prompts, strict=True):
+        near(ours, threaded.trace(ids))
 
 
 def test_all_that_an_inside_trace_must_satisfy(trace):
@@ -245,7 +270,7 @@ WIDE = {"n_layer": 1, "n_head": 8, "n_embd": 512, "vocab_size": 100, "n_position
     ("shape", "n_rows", "threads_asked", "wanted"),
     [
         (SHAPE, 5, None, 1),
-        (SHAPE, threads.MANY_ROWS - 1, None, 1),
+        (SHAPE, threads.MANY_ROWS_OF_SMALL - 1, None, 1),
         (SHAPE, 5, 2, 2),
         (WIDE, 5, None, 2),
         (WIDE, 5, 1, 1),
