@@ -14,7 +14,7 @@ import numpy as np
 from gpt2np.ops.blocks import Array
 from gpt2np.threads import has_small_kernels
 
-LARGE = 1 << 19  # numbers of a weight that has to be read from memory; others are quickly copied
+LARGE = 1 << 17  # numbers of a weight, or of one thread's part of it; smaller ones are quickly copied
 MOST_ROWS = 24  # more are multiplied faster with a copied weight; measured on one such processor
 MOST_ROWS_UNEMBEDDED = 32
 _INNER = 64  # of the inner axis in one small product

@@ -1,7 +1,8 @@
 """The byte plan: which arrays a trace will hold, their shapes and bytes, before anything runs."""
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,33 @@ class Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+Row = tuple[str, Site, int | None]  # full name of a site, the site, its layer
+
+
+def _wanted(config: ModelConfig, keep: Keep, stop_at_layer: int | None) -> Sequence[Row]:
+    """What a run computes and `keep` selects, in execution order."""
+    if keep.predicate is None or keep.names is not None:
+        return _named(config, keep.patterns, keep.names, stop_at_layer)
+    return tuple(row for row in _run(config, stop_at_layer) if keep.wants(row[0], row[1]))
+
+
+@functools.lru_cache(32)
+def _named(
+    config: ModelConfig, patterns: tuple[str, ...], names: frozenset[str] | None, stop_at_layer: int | None
+) -> Sequence[Row]:
+    """The same without a predicate: programs ask for the same sites again and again."""
+    keep = Keep(patterns, names=names)
+    return tuple(row for row in _run(config, stop_at_layer) if keep.wants(row[0], row[1]))
+
+
+def _run(config: ModelConfig, stop_at_layer: int | None) -> Iterator[Row]:
+    """Every site as far as a run goes that may stop early."""
+    before = config.architecture.sites.before_layers
+    for name, site, layer in config.architecture.sites.expand(config.n_layer):
+        if stop_at_layer is None or (site in before if layer is None else layer < stop_at_layer):
+            yield name, site, layer
+
+
 class Plan:
     """Which arrays a trace of `length` positions holds, and how many bytes each takes.
 
@@ -53,11 +81,12 @@ class Plan:
         self.keep = Keep.parse(keep).resolved(config)
         self.stop_at_layer, self.generating = stop_at_layer, generating
         self.positions = range(*self.keep.positions.indices(length))
-        self.entries = [
-            Entry(name, site, layer, self.shape_of(site), self._dtype(site))
-            for name, site, layer in config.architecture.sites.expand(config.n_layer)
-            if self._runs(site, layer) and self.keep.wants(name, site)
-        ]
+        shapes: dict[str, tuple[int, ...]] = {}
+        self.entries = []
+        for name, site, layer in _wanted(config, self.keep, stop_at_layer):
+            if site.name not in shapes:
+                shapes[site.name] = self.shape_of(site)
+            self.entries.append(Entry(name, site, layer, shapes[site.name], self._dtype(site)))
         if not self.entries and stop_at_layer is not None and self.keep.names is None:
             raise InputError(f"keep asks only for sites after stop_at_layer={stop_at_layer}")
         self.by_name = {entry.name: entry for entry in self.entries}
@@ -119,14 +148,6 @@ class Plan:
 
     def _dtype(self, site: Site) -> np.dtype[Any]:
         return np.dtype(site.dtype or self.keep.dtype or self.dtype)
-
-    def _runs(self, site: Site, layer: int | None) -> bool:
-        """Whether a run that stops early gets as far as this site."""
-        if self.stop_at_layer is None:
-            return True
-        if layer is None:
-            return site in self.config.architecture.sites.before_layers
-        return layer < self.stop_at_layer
 
     def __str__(self) -> str:
         return plan_table([self])

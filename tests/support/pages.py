@@ -7,7 +7,7 @@ import pytest
 
 from gpt2np.cli import main
 
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NUMBER = re.compile(r"-?\d+(?:,\d{3}(?!\d))*(?:\.\d+)?")
 HOME = "https://github.com/gpt2np/gpt2np"
 IN_REPOSITORY = rf"{HOME}/(blob|tree)/main/|https://raw\.githubusercontent\.com/gpt2np/gpt2np/main/"
 NOISE = re.compile(r"noise explains \S+ \S+ times")  # rounding itself, which every machine has its own of
@@ -95,5 +95,5 @@ def prints_what_is_shown(command, output, page, capsys):
         printed = "".join([*lines[: before.count("\n")], *lines[len(lines) - end :]])
         output = before + after
     assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", output).split()
-    found, shown = ([float(n) for n in NUMBER.findall(text)] for text in (printed, output))
+    found, shown = ([float(n.replace(",", "")) for n in NUMBER.findall(text)] for text in (printed, output))
     assert found == pytest.approx(shown, rel=2e-3, abs=2e-2)
