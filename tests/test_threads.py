@@ -19,7 +19,7 @@ from gpt2np import threads
 from gpt2np.analysis.subjects import of_trace
 from gpt2np.cli import main
 from gpt2np.errors import InputError
-from gpt2np.ops import blocks, causal_blocks, causal_mask, few_rows, softmax
+from gpt2np.ops import blocks, causal_blocks, causal_mask, embedding, few_rows, products, softmax
 from gpt2np.ops.causal_mask import QUERY_BLOCK
 from gpt2np.reference.precision import in_precision
 from gpt2np.tracing import step
@@ -76,7 +76,8 @@ def test_every_site_with_other_threads_and_blocks(n_threads, block, small_kernel
         monkeypatch.setattr(module, "BLOCK_BYTES", block)
         monkeypatch.setattr(module, "SHARE_BYTES", min(block, blocks.SHARE_BYTES))
     monkeypatch.setattr(causal_mask, "QUERY_BLOCK", block >> 10)
-    monkeypatch.setattr(few_rows, "LARGE", block >> 4)
+    monkeypatch.setattr(products, "LARGE", block >> 4)
+    monkeypatch.setattr(embedding, "LARGE_TABLE", block >> 4)
     for module in (few_rows, threads):
         monkeypatch.setattr(module, "has_small_kernels", lambda: small_kernels)
     monkeypatch.setattr(threads, "MANY_ROWS", 25)

@@ -14,7 +14,9 @@ import numpy as np
 from gpt2np.ops.blocks import Array
 from gpt2np.threads import has_small_kernels
 
-LARGE = 1 << 17  # numbers of a weight, or of one thread's part of it; smaller ones are quickly copied
+# Numbers of a weight, or of a thread's part of it, and of the table of an unembedding: smaller ones are
+# quickly copied, and stay in a cache.
+LARGE, LARGE_TABLE = 1 << 18, 1 << 19
 MOST_ROWS = 24  # more are multiplied faster with a copied weight; measured on one such processor
 MOST_ROWS_UNEMBEDDED = 32
 _INNER = 64  # of the inner axis in one small product
@@ -22,9 +24,9 @@ _PRODUCT = 10**6  # multiplications in one small product
 _RESULT = 1200  # numbers in the result of one, where the weight is transposed
 
 
-def are_few(x: Array, weight: Array, most: int) -> bool:
-    """Whether these rows are multiplied faster in small products, given up to how many that is so."""
-    return 1 < len(x) <= most and weight.size >= LARGE and has_small_kernels()
+def are_few(x: Array, weight: Array, most: int, large: int) -> bool:
+    """Whether rows are multiplied faster in small products: so many at most, with so large a weight."""
+    return 1 < len(x) <= most and weight.size >= large and has_small_kernels()
 
 
 def multiply_few(x: Array, weight: Array, out: Array) -> None:

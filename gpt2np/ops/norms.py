@@ -45,7 +45,7 @@ def _one_row(x: Array, p: LayerNorm, y: Array) -> None:
     """The same for [n_embd], where what counts is how many calls it takes."""
     n = x.shape[0]
     np.subtract(x, np.add.reduce(x) / n, out=y)
-    np.multiply(y, 1.0 / math.sqrt(y.dot(y) / n + p.epsilon), out=y)
+    np.divide(y, math.sqrt(y.dot(y) / n + p.epsilon), out=y)
     np.multiply(y, p.weight, out=y)
     np.add(y, p.bias, out=y)
 
