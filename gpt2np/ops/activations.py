@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from gpt2np.ops.blocks import Array, row_blocks
 from gpt2np.threads import each
 
-_SCALE = math.sqrt(2.0 / math.pi)
-
 
 def gelu_tanh(x: Array, *, out: Array) -> None:
     """GELU by its tanh approximation, GPT-2's own (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415)."""
@@ -19,9 +17,10 @@ def gelu_tanh(x: Array, *, out: Array) -> None:
     def some(rows: Any) -> None:
         a, y = x[rows], out[rows]
         np.multiply(a, a, out=y)
-        y *= 0.044715 * _SCALE
-        y += _SCALE
-        y *= a  # sqrt(2 / pi) * (a + 0.044715 * a**3)
+        y *= a
+        y *= 0.044715
+        y += a
+        y *= math.sqrt(2.0 / math.pi)
         np.tanh(y, out=y)
         y += 1.0
         y *= a

@@ -80,7 +80,7 @@ def rms_norm(x: Array, p: RMSNorm, *, out: Array) -> None:
 
 def root_mean_square(x: Array, epsilon: float) -> Array:
     """Root of mean square and epsilon of each row: [pos, n_embd] -> [pos, 1]."""
-    squares = np.vecdot(x, x)[..., None] / x.shape[-1]
+    squares = np.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1]
     return np.sqrt(squares + epsilon)  # type: ignore[no-any-return]
 
 
@@ -132,5 +132,5 @@ def _mean(x: Array) -> Array:
 
 
 def _rstd(centred: Array, epsilon: float) -> Array:
-    variance = np.vecdot(centred, centred)[..., None] / centred.shape[-1]
+    variance = np.einsum("...i,...i->...", centred, centred)[..., None] / centred.shape[-1]
     return 1.0 / np.sqrt(variance + epsilon)  # type: ignore[no-any-return]

@@ -42,10 +42,7 @@ def test_each_function_is_told_what_it_is(row, form):
     (_, name, function, slug), (precision, nearer) = row, form
     single = lambda *arguments: in_float32(function(*map(in_float32, arguments)))  # noqa: E731
     verdict = checker.judge(name, function if precision == "float64" else single, nearer=nearer)
-    if precision == "float32" and verdict.state == "suspicious" and verdict.mistake is None:
-        assert slug is not None, verdict  # so nearly right that its own rounding hides what it is
-    else:
-        assert verdict.mistake == slug, verdict
+    assert verdict.mistake == slug, verdict
     assert verdict.state in (("right",) if slug is None else ("wrong", "suspicious")), verdict
     if slug is not None:
         assert verdict.hint.endswith("?")
