@@ -1,8 +1,9 @@
 """Threads: the work of one operation in pieces, on as many cores as one knob allows.
 
 A pass of many rows computes its pieces in threads of its own, and keeps BLAS at one thread meanwhile: two
-pools that spin for the same cores would take turns waiting for each other. A pass of few rows, where handing
-over costs more than it gains, leaves the threads to BLAS, and one of a small model has BLAS compute on one
+pools that spin for the same cores would take turns waiting for each other. So does a pass of very few rows
+where its products are cut into small ones (`ops/few_rows.py`). One of a few dozen rows, where handing over
+costs more than it gains, leaves the threads to BLAS, and one of a small model has BLAS compute on one
 thread: its products take microseconds, and a second thread that has to wait for a core takes milliseconds to
 come, so that a busy machine would be 6 to 40 times slower. Without `threadpoolctl`, which is what tells
 BLAS, BLAS keeps its threads and there are no others.

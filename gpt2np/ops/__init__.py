@@ -10,7 +10,7 @@ from gpt2np.ops.activations import ACTIVATIONS, erf, gelu_erf, gelu_tanh, relu, 
 from gpt2np.ops.attention import capped_scores, dot_scores, mix, scaled_scores, softmax
 from gpt2np.ops.blocks import Array
 from gpt2np.ops.caps import bend, capped
-from gpt2np.ops.causal_mask import causal_blocks, unseen
+from gpt2np.ops.causal_mask import causal_blocks, fill_beside, unseen
 from gpt2np.ops.embedding import add, capped_unembedding, lookup, scaled, unembedding
 from gpt2np.ops.norms import (
     LayerNorm,
@@ -40,6 +40,7 @@ __all__ = [
     "causal_blocks",
     "dot_scores",
     "erf",
+    "fill_beside",
     "gelu_erf",
     "gelu_tanh",
     "layer_norm",

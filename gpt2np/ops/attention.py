@@ -4,7 +4,7 @@ import numpy as np
 
 from gpt2np.ops.blocks import Array, row_blocks
 from gpt2np.ops.caps import bend
-from gpt2np.ops.causal_mask import CausalBlock, causal_blocks, future_of, outside_window
+from gpt2np.ops.causal_mask import CausalBlock, causal_blocks, fill_beside, future_of, outside_window
 from gpt2np.threads import each
 
 
@@ -42,14 +42,14 @@ def _dot_products(
 ) -> None:
     group = q.shape[1] // k.shape[1]
     q, k = q.transpose(1, 0, 2), k.transpose(1, 2, 0)  # [head, query, d_head], [kv_head, d_head, key]
-    if out.shape[1] == 1 and group == 1 and window is None is cap:  # decoding: as few calls as will do
+    if out.shape[1] == group == 1 and window is None and cap is None:  # decoding: as few calls as will do
         np.matmul(q, k, out=out)
         np.multiply(out, scale, out=out)
         return
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
-        _fill_beside(out[heads, queries], keys, -np.inf)
+        fill_beside(out[heads, queries], keys, -np.inf)
         y = out[heads, queries, keys]
         if group == 1:
             np.matmul(q[heads, queries], k[heads, :, keys], out=y)
@@ -68,14 +68,6 @@ def _dot_products(
             np.copyto(y[..., :n_far], -np.inf, where=outside_window(n, y.shape[2], window)[:, :n_far])
 
     each(some, causal_blocks(out.shape, out.dtype, window, group))
-
-
-def _fill_beside(rows: Array, keys: slice, value: float) -> None:
-    """Fill what lies before and behind some keys."""
-    if keys.start:
-        rows[..., : keys.start] = value
-    if keys.stop < rows.shape[-1]:
-        rows[..., keys.stop :] = value
 
 
 def _grouped(x: Array, group: int) -> Array:
@@ -105,7 +97,7 @@ def softmax(x: Array, *, out: Array) -> None:
             keys = slice(0, x.shape[2])
         else:
             keys = _from_first_seen(x, block, -np.inf)
-        _fill_beside(out[heads, queries], keys, 0.0)
+        fill_beside(out[heads, queries], keys, 0.0)
         _softmax(x[heads, queries, keys], out[heads, queries, keys])
 
     if out.ndim == 3 and out.shape[1] <= out.shape[2]:

@@ -52,6 +52,14 @@ def causal_blocks(
     return blocks
 
 
+def fill_beside(rows: NDArray[Any], keys: slice, value: float) -> None:
+    """Fill what lies before and behind some keys of [head, query, key]."""
+    if keys.start:
+        rows[..., : keys.start] = value
+    if keys.stop < rows.shape[-1]:
+        rows[..., keys.stop :] = value
+
+
 @functools.cache
 def future_of(n: int) -> NDArray[np.bool_]:
     """Which of n keys each of n queries may not see: those behind itself."""

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from gpt2np.errors import TraceError
-from gpt2np.ops import Array
+from gpt2np.ops import Array, fill_beside
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import Recorded, bases
 from gpt2np.tracing.keep import Keep
@@ -116,7 +116,7 @@ class Recording:
             return None
         rows = self.arrays[name][heads, past : past + n]
         if self.cache is None:
-            self._fill_beside(name, rows, keys)
+            fill_beside(rows, keys, self._unseen(name))
         return rows[..., keys]
 
     def write_rows(self, name: str, past: int, values: Array) -> None:
@@ -137,13 +137,13 @@ class Recording:
             of_values, of_target = self._kept(past, values.shape[1])
             rows, keys = target[heads, of_target], keys or slice(0, values.shape[2])
             self._store(name, rows[..., keys], values[:, of_values])
-            self._fill_beside(name, rows, keys)
+            fill_beside(rows, keys, self._unseen(name))
 
-    def _fill_beside(self, name: str, rows: Array, keys: slice) -> None:
-        """What nobody sees, before and behind some keys of [head, query, key]."""
-        for others in (slice(0, keys.start), slice(keys.stop, rows.shape[-1])):
-            if others.start < others.stop:
-                rows[..., others] = self.plan.by_name[name].site.unseen
+    def _unseen(self, name: str) -> float:
+        """What stands where a query does not see a key."""
+        value = self.plan.by_name[name].site.unseen
+        assert value is not None, "sites of queries and keys have it"
+        return value
 
     def copy(self, computed: Recorded) -> None:
         """Store every array of the plan from what has it by name, such as a trace of the sites it reads."""
