@@ -388,7 +388,7 @@ class Model:
         return self._parameters if one_row is None or self._narrow else one_row(self._parameters)
 
     def run_pass(self, run: Pass, step: Step | None = None) -> Array:
-        """Run one pass, with the steps of the one before it if they can go on (`Pass.go_on`): its result."""
+        """Run one pass, by these steps of it or by new ones; its logits, or the residual stream."""
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")

@@ -183,22 +183,24 @@ class Generation(Generic[_Finished]):
 
     def _decode(self) -> Iterator[Token]:
         """Greedy decoding or sampling, all prompts at once."""
-        run: Pass | None = None
+        step: Step | None = None
         active = list(self._rows)
         while active:
             guesses = [self._guess(row) for row in active]
             sequences = [self._next(row, guess) for row, guess in zip(active, guesses, strict=True)]
             every_row = any(guesses) or "logits" in active[0].recording.arrays
-            if run is None:
-                run = Pass(self.model.config, self.model.dtype, sequences, last_only=not every_row)
-                step = Step(run)
-            elif not run.go_on(sequences, last_only=not every_row):
-                step = Step(run)
-            result = self.model.run_pass(run, step)
+            step = self._steps(step, sequences, last_only=not every_row)
+            result = self.model.run_pass(step.run, step)
             for i, (row, sequence, guess) in enumerate(zip(active, sequences, guesses, strict=True)):
                 rows = result[sequence.rows] if every_row else result[i : i + 1]
                 yield from self._choose(row, rows, guess)
             active = [row for row in active if row.stopped_by is None]
+
+    def _steps(self, before: Step | None, sequences: list[PackedSequence], last_only: bool) -> Step:
+        """The steps of a pass; they go on from those of the pass before it."""
+        if before is not None:
+            return before.go_on(sequences, last_only)
+        return Step(Pass(self.model.config, self.model.dtype, sequences, last_only=last_only))
 
     def _next(self, row: Row, guess: list[int]) -> PackedSequence:
         """The tokens that have not been run yet, with guesses behind them."""
@@ -283,19 +285,16 @@ class Generation(Generic[_Finished]):
                 row.context, o.sampling, max_new_tokens=o.max_new_tokens, eos=sorted(o.stop_ids)
             )
             plan = Plan(model.config, row.recording.plan.length, Keep(names=frozenset()), model.dtype.name)
-            run, past = None, row.past
+            step: Step | None = None
+            past = row.past
             caches = [Recording(plan, {}, Cache(model.config, plan.length, model.dtype))]
             if o.past is not None:
                 fill(caches[0], o.past, past)
             while not search.done:
                 new = [np.array(beam[past:]) for beam in search.beams]
                 sequences = [self._sequence(row, n, past, past, c) for n, c in zip(new, caches, strict=True)]
-                if run is None:
-                    run = Pass(model.config, model.dtype, sequences, last_only=True)
-                    step = Step(run)
-                elif not run.go_on(sequences, last_only=True):
-                    step = Step(run)
-                logits = model.run_pass(run, step)
+                step = self._steps(step, sequences, last_only=True)
+                logits = model.run_pass(step.run, step)
                 past += len(new[0])
                 parents, _ = search.step(logits)
                 caches = _continued(caches, parents.tolist(), past)

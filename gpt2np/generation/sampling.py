@@ -132,9 +132,6 @@ def choose(
         before, final = final, check_logits(name, apply(final))
         if ledger:
             removals.append(_removal(name, before, final))
-    if sampling.temperature == 0 and not ledger:
-        token = int(final.argmax())
-        return Choice(token, 1.0 / float(np.exp(final - np.float64(final[token])).sum()))
     chances = probabilities(final)
     if sampling.temperature == 0:
         token, uniform, interval = int(final.argmax()), None, None

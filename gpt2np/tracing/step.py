@@ -227,41 +227,45 @@ class Step:
     """Runs named steps: `x = step("ln_1", layer_norm, x, p.ln_1)`."""
 
     def __init__(self, run: Pass, prefix: str = "", layer: int | None = None) -> None:
-        self._pass, self._prefix, self._layer = run, prefix, layer
+        self.run, self._prefix, self._layer = run, prefix, layer
         self._layer_prefix = "" if layer is None else f"h.{layer}."
         self._packed: dict[str, Array] = {}
         self._parts: dict[str | int, Step] = {}
-        self._passing: dict[str, Array] = {}  # memory of results that nobody stores, edits or times
+        self.runing: dict[str, Array] = {}  # memory of results that nobody stores, edits or times
         # The pass does not refer to its steps: the memory of a trace is to be free when nobody uses it.
+
+    def go_on(self, sequences: list[Sequence], last_only: bool) -> "Step":
+        """The steps of the pass that follows: these, if every result is as large."""
+        return self if self.run.go_on(sequences, last_only) else Step(self.run)
 
     def at(self, part: str) -> "Step":
         """The steps inside a part of the model: `step.at("attn")`."""
         found = self._parts.get(part)
         if found is None:
-            found = self._parts[part] = Step(self._pass, f"{self._prefix}{part}.", self._layer)
+            found = self._parts[part] = Step(self.run, f"{self._prefix}{part}.", self._layer)
         return found
 
     def block(self, layer: int) -> "Step":
         """The steps inside a block."""
         found = self._parts.get(layer)
         if found is None:
-            found = self._parts[layer] = Step(self._pass, "", layer)
+            found = self._parts[layer] = Step(self.run, "", layer)
         return found
 
     def __call__(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run `op(*inputs, out=...)` and return the result: one row a position."""
-        out = self._passing.get(name)  # it is there from the second pass of a generation on
+        out = self.runing.get(name)  # it is there from the second pass of a generation on
         if out is not None:
             op(*inputs, out=out)
             return out
-        run, kind = self._pass, self._prefix + name
+        run, kind = self.run, self._prefix + name
         full_name = self._layer_prefix + kind
         out = run.place(full_name, kind)
         run.run(full_name, op, inputs, out)
         if run.edited or full_name in run.stored:
             run.finish(full_name, out, inputs)
         elif run.timings is None and run.swap is None:
-            self._passing[name] = out
+            self.runing[name] = out
         return out
 
     def each_sequence(self, function: Callable[..., None], *inputs: Any) -> None:
@@ -269,7 +273,7 @@ class Step:
 
         Long prompts come in parts, several at a time.
         """
-        run = self._pass
+        run = self.run
         assert self._layer is not None, "prompts meet in layers only"
         self._packed.clear()
         parts = [
@@ -286,45 +290,45 @@ class Step:
     def packed(self, name: str) -> Array:
         """The array of all sequences that `SequenceStep` has been filling in."""
         kind = self._prefix + name
-        with self._pass.placing:  # all threads must write into the same one
+        with self.run.placing:  # all threads must write into the same one
             if kind not in self._packed:
-                self._packed[kind] = self._pass.place(self._layer_prefix + kind, kind)
+                self._packed[kind] = self.run.place(self._layer_prefix + kind, kind)
         return self._packed[kind]
 
     def merged(self, name: str) -> Array:
         """Such an array with its heads side by side: [pos, head, d_head] -> [pos, head*d_head]."""
         out = self.packed(name)
         full_name = self._layer_prefix + self._prefix + name
-        if self._pass.edited or full_name in self._pass.stored:
-            self._pass.finish(full_name, out)
+        if self.run.edited or full_name in self.run.stored:
+            self.run.finish(full_name, out)
         return out.reshape(len(out), math.prod(out.shape[1:]))
 
     def predicting(self, x: Array) -> Array:
         """The rows whose next token is asked for: all, or the last of each sequence."""
-        if not self._pass.last_only:
+        if not self.run.last_only:
             return x
-        self._pass.whole = x
-        return x[[s.rows.stop - 1 for s in self._pass.sequences]]
+        self.run.whole = x
+        return x[[s.rows.stop - 1 for s in self.run.sequences]]
 
     @property
     def token_ids(self) -> Array:
         """Ids of the packed tokens: [pos]."""
-        return self._pass.token_ids
+        return self.run.token_ids
 
     @property
     def positions(self) -> Array:
         """Where in its own text each packed token stands: [pos]."""
-        return self._pass.positions
+        return self.run.positions
 
     @property
     def start(self) -> tuple[int, Array] | None:
         """The first block to run with what enters it, where a pass does not begin with the tokens."""
-        return self._pass.start
+        return self.run.start
 
     @property
     def stop_at_layer(self) -> int | None:
         """The first block that is not run."""
-        return self._pass.stop_at_layer
+        return self.run.stop_at_layer
 
 
 class SequenceStep:
@@ -347,12 +351,12 @@ class SequenceStep:
             x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
         else:
             x = x[sequence.rows]
-        group = step._pass.config.n_head // x.shape[1]
+        group = step.run.config.n_head // x.shape[1]
         return x[keys, heads.start // group : heads.stop // group]
 
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this sequence's attention."""
-        run, sequence, (heads, queries, keys) = self._step._pass, self._sequence, self._block
+        run, sequence, (heads, queries, keys) = self._step.run, self._sequence, self._block
         kind = self._step._prefix + name
         full_name = self._step._layer_prefix + kind
         if kind in run.row_shapes:  # one row a position
