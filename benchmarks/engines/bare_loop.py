@@ -15,6 +15,15 @@ from threadpoolctl import threadpool_limits
 from gpt2np.architectures.gpt2.config import Config
 
 
+def norm(x, weight, bias, epsilon):
+    """LayerNorm of one row."""
+    y = x - np.add.reduce(x) / len(x)
+    y *= 1 / math.sqrt(np.dot(y, y) / len(x) + epsilon)
+    y *= weight
+    y += bias
+    return y
+
+
 class BareLoop:
     """On one thread, whatever it is told."""
 
@@ -41,10 +50,7 @@ class BareLoop:
         scale, root = 1 / math.sqrt(d // n_head), math.sqrt(2 / math.pi)
         x = self.wte[token] + self.wpe[n]
         for g1, b1, w_qkv, b_qkv, w_o, b_o, g2, b2, w_fc, b_fc, w_p, b_p, keys, values in self.blocks:
-            y = x - np.add.reduce(x) / d
-            y *= 1 / math.sqrt(np.dot(y, y) / d + eps)
-            y *= g1
-            y += b1
+            y = norm(x, g1, b1, eps)
             qkv = np.dot(y, w_qkv)
             qkv += b_qkv
             q, keys[:, n], values[:, n] = qkv.reshape(3, n_head, -1)
@@ -56,10 +62,7 @@ class BareLoop:
             y = np.dot(np.matmul(a.transpose(0, 2, 1), values[:, : n + 1]).reshape(d), w_o)
             y += b_o
             x += y
-            y = x - np.add.reduce(x) / d
-            y *= 1 / math.sqrt(np.dot(y, y) / d + eps)
-            y *= g2
-            y += b2
+            y = norm(x, g2, b2, eps)
             y = np.dot(y, w_fc)
             y += b_fc
             t = y * y
@@ -74,11 +77,7 @@ class BareLoop:
             y = np.dot(t, w_p)
             y += b_p
             x += y
-        y = x - np.add.reduce(x) / d
-        y *= 1 / math.sqrt(np.dot(y, y) / d + eps)
-        y *= self.ln_f[0]
-        y += self.ln_f[1]
-        return np.dot(self.wte, y)
+        return np.dot(self.wte, norm(x, *self.ln_f, eps))
 
     def decode_alone(self, prompts, new):
         """The most probable tokens, one after another."""
