@@ -136,35 +136,50 @@ class Pass:
                 return own
         return self.scratch.rows(kind, n_rows, self.row_shapes[kind], self.dtype)
 
-    def place_attention(self, full_name: str, kind: str, sequence: Sequence, block: AttentionBlock) -> Array:
-        """Where a [head, query, key] array of some heads and queries of a sequence goes."""
-        past, n_query = sequence.past + block.queries.start, block.queries.stop - block.queries.start
-        longest = 0
-        if sequence.recording is not None:
-            if full_name in sequence.recording.arrays:
-                own = sequence.recording.queries(full_name, past, n_query, block.heads, block.keys)
+    def place_attention(
+        self, full_name: str, kind: str, sequence: Sequence, block: AttentionBlock | None
+    ) -> Array:
+        """Where a [head, query, key] array of a sequence goes, or that of some of its heads and queries."""
+        past, recording, longest = sequence.past, sequence.recording, 0
+        if recording is not None:
+            longest = recording.plan.length
+            if full_name in recording.arrays:
+                heads, queries, keys = block or self.whole_attention(sequence)
+                n_query = queries.stop - queries.start
+                own = recording.queries(full_name, past + queries.start, n_query, heads, keys)
                 if own is not None:
                     return own
-            longest = sequence.recording.plan.length
-        n_head, n_key = block.heads.stop - block.heads.start, block.keys.stop - block.keys.start
+        if block is None:
+            n_query = len(sequence.token_ids)
+            n_head, n_key = self.config.n_head, past + n_query
+        else:
+            n_head, n_query, n_key = (part.stop - part.start for part in block)
         return self.scratch.array(kind, (n_head, n_query, n_key), self.dtype, n_head * n_query * longest)
 
-    def attention_blocks(self, sequence: Sequence, layer: int) -> list[AttentionBlock]:
+    def whole_attention(self, sequence: Sequence) -> AttentionBlock:
+        """All heads and queries of a sequence, and all keys."""
+        n = len(sequence.token_ids)
+        return AttentionBlock(slice(0, self.config.n_head), slice(0, n), slice(0, sequence.past + n))
+
+    def attention_blocks(self, sequence: Sequence, layer: int) -> list[AttentionBlock | None]:
         """The heads and queries of a sequence in blocks that stay in cache from scores to results.
 
-        What an experiment looks at, or a clock, is computed all at once; the operations give the same
-        numbers for it.
+        `None` is all of them. What an experiment looks at, or a clock, is computed all at once; the
+        operations give the same numbers for it.
         """
         config, n = self.config, len(sequence.token_ids)
-        n_key = sequence.past + n
-        watched = self.swap is not None or self.timings is not None
+        window = config.window(layer)
+        if n == 1 and window is None or self.swap is not None or self.timings is not None:
+            return [None]
         if sequence.edits is not None:
             sites = config.architecture.sites.quadratic
-            watched = watched or any(f"h.{layer}.{site}" in sequence.edits.names for site in sites)
-        if watched:
-            return [AttentionBlock(slice(0, config.n_head), slice(0, n), slice(0, n_key))]
+            if any(f"h.{layer}.{site}" in sequence.edits.names for site in sites):
+                return [None]
+        n_key = sequence.past + n
         shape, group = (config.n_head, n, n_key), config.n_head // config.n_kv_head
-        blocks = causal_blocks(shape, self.dtype, config.window(layer), group)
+        blocks = causal_blocks(shape, self.dtype, window, group)
+        if len(blocks) == 1 and blocks[0][2].start == 0:
+            return [None]
         return [AttentionBlock(*block) for block in blocks]
 
     def run(self, full_name: str, op: Callable[..., None], inputs: tuple[Any, ...], out: Array) -> None:
@@ -231,7 +246,7 @@ class Step:
         self._layer_prefix = "" if layer is None else f"h.{layer}."
         self._packed: dict[str, Array] = {}
         self._parts: dict[str | int, Step] = {}
-        self.runing: dict[str, Array] = {}  # memory of results that nobody stores, edits or times
+        self._unstored: dict[str, Array] = {}  # memory of results that nobody stores, edits or times
         # The pass does not refer to its steps: the memory of a trace is to be free when nobody uses it.
 
     def go_on(self, sequences: list[Sequence], last_only: bool) -> "Step":
@@ -254,7 +269,7 @@ class Step:
 
     def __call__(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run `op(*inputs, out=...)` and return the result: one row a position."""
-        out = self.runing.get(name)  # it is there from the second pass of a generation on
+        out = self._unstored.get(name)  # it is there from the second pass of a generation on
         if out is not None:
             op(*inputs, out=out)
             return out
@@ -265,7 +280,7 @@ class Step:
         if run.edited or full_name in run.stored:
             run.finish(full_name, out, inputs)
         elif run.timings is None and run.swap is None:
-            self.runing[name] = out
+            self._unstored[name] = out
         return out
 
     def each_sequence(self, function: Callable[..., None], *inputs: Any) -> None:
@@ -334,39 +349,46 @@ class Step:
 class SequenceStep:
     """Runs the steps of attention for one sequence, or for some of its heads and queries."""
 
-    def __init__(self, step: Step, sequence: Sequence, block: AttentionBlock) -> None:
+    def __init__(self, step: Step, sequence: Sequence, block: AttentionBlock | None) -> None:
         self._step, self._sequence, self._block = step, sequence, block
+        self._is_all = len(step.run.sequences) == 1  # the rows of the pass are those of the sequence
 
     def own(self, name: str, x: Array) -> Array:
         """The rows and heads of a site [pos, head, d_head] that are this part's own, as queries are."""
-        return x[self._sequence.rows][self._block.queries, self._block.heads]
+        rows = x if self._is_all else x[self._sequence.rows]
+        return rows if self._block is None else rows[self._block.queries, self._block.heads]
 
     def all(self, name: str, x: Array) -> Array:
         """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
-        step, sequence, (heads, _, keys) = self._step, self._sequence, self._block
+        step, sequence = self._step, self._sequence
         if sequence.past:
             assert sequence.recording is not None, "a past must be recorded somewhere"
             assert sequence.recording.cache is not None, "and be cached there"
             full_name = f"{step._layer_prefix}{step._prefix}{name}"
             x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
-        else:
+        elif not self._is_all:
             x = x[sequence.rows]
+        if self._block is None:
+            return x
+        heads, _, keys = self._block
         group = step.run.config.n_head // x.shape[1]
         return x[keys, heads.start // group : heads.stop // group]
 
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this sequence's attention."""
-        run, sequence, (heads, queries, keys) = self._step.run, self._sequence, self._block
+        run, sequence, block = self._step.run, self._sequence, self._block
         kind = self._step._prefix + name
         full_name = self._step._layer_prefix + kind
         if kind in run.row_shapes:  # one row a position
-            out = self._step.packed(name)[sequence.rows][queries, heads]
+            out = self.own(name, self._step.packed(name))
             run.run(full_name, op, inputs, out)
             return out
-        out = run.place_attention(full_name, kind, sequence, self._block)
+        out = run.place_attention(full_name, kind, sequence, block)
         run.run(full_name, op, inputs, out)
-        if sequence.edits is not None and out.shape[:2] == (run.config.n_head, len(sequence.token_ids)):
+        if sequence.edits is not None and block is None:
             sequence.edit(full_name, out, len(sequence.token_ids))
-        if sequence.recording is not None and full_name in sequence.recording.arrays:
-            sequence.recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
+        recording = sequence.recording
+        if recording is not None and full_name in recording.arrays:
+            heads, queries, keys = block or run.whole_attention(sequence)
+            recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
         return out
