@@ -169,7 +169,7 @@ class Pass:
         """
         config, n = self.config, len(sequence.token_ids)
         window = config.window(layer)
-        if n == 1 and window is None or self.swap is not None or self.timings is not None:
+        if (n == 1 and window is None) or self.swap is not None or self.timings is not None:
             return [None]
         if sequence.edits is not None:
             sites = config.architecture.sites.quadratic
