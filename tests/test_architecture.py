@@ -30,7 +30,7 @@ ORDER = {
         weight_files tensor_names training_layouts opened_folder generation_file weights hub free_memory
         checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
-        chat prompts prompt_lists token_search""",
+        chat prompts texts_of_model prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
@@ -39,7 +39,8 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": "workers capture_files after_attention formats manifest prompt_set runs",
+    "capture": """workers capture_files after_attention formats manifest prompt_set runs texts prompt_tokens
+        shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many""",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
@@ -70,6 +71,7 @@ ORDER = {folder: names.split() for folder, names in ORDER.items()}
 
 # Methods that hand over to a file further down, which they import when they are called.
 CONVENIENCE = {
+    ("model", "capture"),
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
     ("tracing/trace", "open"),
