@@ -195,13 +195,14 @@ class Model(TextsOfModel):
     ) -> CaptureDone:
         """Run many prompts, and write the sites that `keep` selects into a folder of shards.
 
-        `texts` is a list of texts or of lists of ids, or the `Path` of a file of them. `keep` is as in `trace`;
-        `positions` are `first`, `last`, `all`, `A:B:C` or a slice, of each prompt; `store` is the precision in
-        the files. `workers` processes share the work, as many as cores if that is not given; or `executor`
-        runs it: anything with `submit`, such as a `dask.distributed.Client`. A capture that was interrupted
-        goes on when it is called again. Other options are `window` (texts are cut into windows of so many
-        tokens), `special` (as in `token_ids`), `skip_bad` (leave out prompts that are empty or too long),
-        `shard_bytes`, `pack_tokens` and `share` (whether prompts share the beginnings they have in common).
+        `texts` is a list of texts or of lists of ids, or the `Path` of a file of them. `keep` is as in
+        `trace`; `positions` are `first`, `last`, `all`, `A:B:C` or a slice, of each prompt; `store` is the
+        precision in the files. `workers` processes share the work, as many as cores if that is not given; or
+        `executor` runs it: anything with `submit`, such as a `distributed.Client`. A capture that was
+        interrupted goes on when it is called again. Other options are `window` (texts are cut into windows of
+        so many tokens), `special` (as in `token_ids`), `skip_bad` (leave out prompts that are empty or too
+        long), `shard_bytes`, `pack_tokens` and `share` (whether prompts share the beginnings they have in
+        common).
 
         Raises:
             InputError: a prompt is empty or too long, an option is malformed, the folder has something else

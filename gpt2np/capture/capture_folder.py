@@ -99,9 +99,9 @@ class CaptureFolder:
             )
 
     def finished(self, shards: Iterable[Shard]) -> tuple[dict[str, MadeShard], list[str]]:
-        """Return the shards that are there and whole, by file, and what is wrong with others that were listed.
+        """Return the shards that are there and whole, by file, and what is wrong with others.
 
-        Those are no longer listed afterwards.
+        What was listed, and is not whole, is no longer listed afterwards.
         """
         listed = read_finished(self.path)
         good, wrong = {}, []

@@ -56,7 +56,7 @@ _LEAST_TOKENS, _MOST_TOKENS = 1_000, 100_000  # of a shard, whatever they take
 class CapturePlan:
     """What a capture will write and run, before it does.
 
-    `shards` with their exact bytes, `choice` of what is kept, `tokens` of the prompts. `str(plan)` is a table.
+    `shards` with their exact bytes, `choice` of what is kept, `tokens` of the prompts.
     """
 
     model: Model
@@ -276,6 +276,8 @@ def capture_many(
         raise InputError("give workers or an executor, not both")
     if workers is not None:
         executor_of(workers, 1)  # refuses what is no number of workers before anything is written
+    if plan.model.checkpoint.replaced and (workers or executor is not None) and workers != 1:
+        raise InputError(_REPLACED)
     source = know(plan.model)
     with ExitStack() as closing:
         if not force:
@@ -286,16 +288,16 @@ def capture_many(
         for text in wrong:
             watch.note(text)
         missing = [shard for shard in plan.shards if shard.file not in good]
-        if executor is None:
-            _check_reloads(plan.model, workers)
-            executor = closing.enter_context(_workers(plan.model, workers, len(missing)))
-        elif not isinstance(executor, Here | Workers) and plan.model.checkpoint.replaced:
-            raise InputError(_REPLACED)
+        runner = executor
+        if runner is None:
+            own = _workers(plan.model, workers, len(missing))
+            runner = own
+            closing.enter_context(own)
         watch.start(sum(shard.tokens for shard in missing))
         for shard in plan.shards:
             if shard.file in good:
                 watch.shard(shard, None)
-        _run(plan, place, source, missing, executor, watch)
+        _run(plan, place, source, missing, runner, watch)
         place.complete(plan.shards)
         new = len(missing)
     return CaptureDone(
@@ -304,13 +306,8 @@ def capture_many(
     )  # fmt: skip
 
 
+# A model of which others cannot know the weights.
 _REPLACED = "weights that were replaced in memory are not known to other processes: capture with workers=1"
-
-
-def _check_reloads(model: Model, workers: int | None) -> None:
-    """Refuse workers for a model that they cannot load."""
-    if model.checkpoint.replaced and workers is not None and workers > 1:
-        raise InputError(_REPLACED)
 
 
 def _workers(model: Model, workers: int | None, n_tasks: int) -> Workers | Here:
@@ -349,8 +346,9 @@ def _run(
     """Make the missing shards, and list each when it is there."""
     by_file = {shard.file: shard for shard in missing}
     who = f"{type(executor).__name__} {getattr(executor, 'n', '')}".rstrip()
-    place.log(f"start: {len(missing)} of {len(plan.shards)} shards, {who}, {platform.node()}, "
-              f"{usable_cores()} cores, Python {platform.python_version()}, NumPy {np.__version__}")  # fmt: skip
+    where = f"{platform.node()}, {usable_cores()} cores"
+    with_what = f"Python {platform.python_version()}, NumPy {np.__version__}"
+    place.log(f"start: {len(missing)} of {len(plan.shards)} shards, {who}, {where}, {with_what}")
 
     def retried(key: str, error: BaseException) -> None:
         text = str(error).partition("\n")[0] or type(error).__name__

@@ -2,8 +2,9 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from gpt2np.errors import InputError, TokenizerError
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Prompt, of_prompt
 from gpt2np.text.texts_of_model import TextsOfModel
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def tokens_of(
         InputError, TokenizerError: a prompt is empty, too long, or has other ids than the vocabulary's: names
             the first of them and counts the others; `skip_bad` leaves them out instead.
     """
-    return _collected((lambda p=p: model.token_ids(p, special=special) for p in prompts), where, skip_bad)
+    return _collected(prompts, lambda prompt: model.token_ids(prompt, special=special), where, skip_bad)
 
 
 def windows_of(
@@ -73,7 +76,7 @@ def windows_of(
         most = model.config.n_positions
         raise InputError(f"window={window}: the context of this model holds 1 to {most} tokens")
     whole = _collected(
-        (lambda t=t: model.token_ids(t, limit=False, special=special) for t in texts), where, skip_bad
+        texts, lambda text: model.token_ids(text, limit=False, special=special), where, skip_bad
     )
     begin = None if model.tokenizer is None else model.tokenizer.begin_id
     several = [part for i in range(len(whole)) for part in _windows(whole[i], window, begin)]
@@ -90,24 +93,24 @@ def _windows(ids: Array, window: int, begin: int | None) -> list[Array]:
 
 
 def _collected(
-    ids_of_each: Iterator[Callable[[], list[int]]], where: Callable[[int], str], skip_bad: bool
+    prompts: Iterable[P], ids_of: Callable[[P], list[int]], where: Callable[[int], str], skip_bad: bool
 ) -> PromptTokens:
-    """What the functions return, one behind the other; those that refuse are skipped or all is refused."""
+    """The ids of all prompts; those that are refused are skipped, or all is refused."""
     ids, offsets, refused = array("i"), array("q", [0]), []
-    for number, ids_of in enumerate(ids_of_each):
+    for number, prompt in enumerate(prompts):
         try:
-            ids.extend(ids_of())
+            ids.extend(ids_of(prompt))
             offsets.append(len(ids))
         except (InputError, TokenizerError) as error:
             refused.append((number, error))
             if type(error) is not InputError and type(error) is not TokenizerError:
                 raise  # the vocabulary cannot be used at all
     if refused and not skip_bad:
-        number, error = refused[0]
-        named = of_prompt(f"{where(number)} (prompt {number})", error)
+        number, first = refused[0]
+        named = of_prompt(f"{where(number)} (prompt {number})", first)
         others = f"; {len(refused) - 1:,} more are bad" if len(refused) > 1 else ""
         raise type(named)(f"{named}{others}; skip_bad=True leaves them out")
     if len(offsets) == 1:
         raise InputError("there is no prompt to capture" + (": all are bad" if refused else ""))
-    skipped = tuple((number, str(error)) for number, error in refused)
+    skipped = tuple((number, str(why)) for number, why in refused)
     return PromptTokens(np.array(ids, np.int32), np.array(offsets, np.int64), skipped)

@@ -6,7 +6,7 @@ whichever worker makes it, on one kind of processor.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,7 +232,7 @@ def _before(positions: range, end: int) -> int:
     return len(range(positions.start, min(end, positions.stop), positions.step))
 
 
-def needed(config: ModelConfig, entries: "list[Entry] | tuple[Entry, ...]") -> tuple[int | None, bool]:
+def needed(config: ModelConfig, entries: Iterable[Entry]) -> tuple[int | None, bool]:
     """Return at which layer a pass may stop that computes these sites, and whether it needs logits."""
     table = config.architecture.sites
     first = {site.name for site in table.before_layers}

@@ -24,7 +24,7 @@ _NAMED = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}
 
 
 class Pack(NamedTuple):
-    """One pass: either the beginnings of some groups, or some prompts, without the beginning of their group."""
+    """One pass: the beginnings of some groups, or some prompts without the beginning of their group."""
 
     groups: tuple[int, ...]
     prompts: tuple[int, ...]
@@ -98,7 +98,7 @@ def parse_positions(text: str) -> slice:
     if text in _NAMED:
         return _NAMED[text]
     found = re.fullmatch(r"(-?\d{1,9})?:(-?\d{1,9})?(?::(\d{1,9})?)?", text)
-    if found is None or found[3] and int(found[3]) < 1:
+    if found is None or (found[3] and int(found[3]) < 1):
         raise InputError(f"positions={short(text)}: must be first, last, all, or A:B:C with C above 0")
     return slice(*(None if part is None else int(part) for part in found.groups()))
 
@@ -121,8 +121,8 @@ def positions_text(given: str | slice) -> str:
     for name, meant in _NAMED.items():
         if kept == slice(meant.start or 0, meant.stop, 1):
             return name
-    ends = [str(kept.start), "" if kept.stop is None else str(kept.stop)]
-    return ":".join(ends if kept.step == 1 else [*ends, str(kept.step)])
+    text = f"{kept.start}:{'' if kept.stop is None else kept.stop}"
+    return text if kept.step == 1 else f"{text}:{kept.step}"
 
 
 def kept_of_each(lengths: Array, kept: slice) -> list[range]:
@@ -180,7 +180,7 @@ def _filled(items: list[int], size: "Sequence[float] | dict[int, int]", most: fl
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its prompts, how many tokens they have, how many rows are kept of them, bytes of its file."""
+    """One shard: its prompts, their tokens, how many rows are kept of them, bytes of its file."""
 
     number: int
     first_prompt: int
@@ -218,7 +218,7 @@ def cut(
         len(k) * (of_row + of_key * n) + 20 + 4 * n + 4 * len(k)
         for k, n in zip(kept, lengths.tolist(), strict=True)
     ]
-    shards, first = [], 0
+    shards, first = list[Shard](), 0
     shares = [
         max(size / shard_bytes, n / shard_tokens) for size, n in zip(sizes, lengths.tolist(), strict=True)
     ]

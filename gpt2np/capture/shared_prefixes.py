@@ -1,6 +1,7 @@
 """Which prompts share their beginning: that is run once, and its keys and values serve them all."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +40,8 @@ def shared_beginnings(prompts: Sequence[Array], least: int = LEAST) -> list[Grou
         [Group(length=8, prompts=(0, 2)), Group(length=0, prompts=(1,))]
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].astype(">i4").tobytes())
-    found = _best(
-        order, [_common(prompts[i], prompts[j]) for i, j in zip(order, order[1:], strict=False)], least
-    )
+    common = [_common(prompts[i], prompts[j]) for i, j in pairwise(order)]
+    found = _best(order, common, least)
     grouped = {i for group in found for i in group.prompts}
     groups = sorted(found, key=lambda group: group.prompts[0])
     alone = tuple(i for i in range(len(prompts)) if i not in grouped)
