@@ -39,8 +39,8 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts prompt_tokens
-        shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many""",
+    "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts
+        prompt_tokens shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many""",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
@@ -63,9 +63,9 @@ ORDER = {
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts capture_many trace generate score tokenize sites
-        plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
-        learn completion docs""",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts capture_many trace generate score
+        tokenize sites plan info download heads_and_lens circuits stats patch compare capture kv export
+        fixture view learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 
