@@ -105,7 +105,7 @@ def test_skip_bad_lists_what_it_left_out(capsys, file, tmp_path):
         (["--chat"], "--chat does not go with --text"),
         (["--threads", "2"], "--threads does not go with --text"),
         (["--positions", "middle"], "--positions middle: must be first, last, all, or A:B:C"),
-        (["--keep", "resid_pots"], "keep: "),
+        (["--keep", "resid_pots"], "--keep: "),
         (["--workers", "0"], "argument --workers"),
         (["--workers", "x"], "argument --workers"),
         (["--workers", "1000"], "--workers 1000: must be a whole number from 1 to 256"),
