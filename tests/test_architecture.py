@@ -39,7 +39,8 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": "capture_files after_attention formats manifest prompt_set runs",
+    "capture": """capture_files after_attention formats manifest prompt_set runs captured_manifest
+        shard_reading row_arrays row_batches captured verification""",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
