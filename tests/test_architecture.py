@@ -63,7 +63,7 @@ ORDER = {
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
+    "cli/verbs": """printed_arrays circuits_weights kv_tables captured_facts file_facts trace generate score tokenize sites
         plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
         learn completion docs""",
 }

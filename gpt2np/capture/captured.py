@@ -146,7 +146,7 @@ class Captured:
             InputError: there is no such prompt.
             TraceError: its shard is unfinished, or damaged.
         """
-        prompt, shard = self._shard_of(prompt)
+        prompt, shard = self.shard_of(prompt)
         rows = shard.rows_of(prompt)
         return {
             name: shard.ragged(name, prompt) if site.ragged else shard.file[name][rows]
@@ -159,7 +159,7 @@ class Captured:
         Raises:
             InputError, TraceError: as `rows`.
         """
-        prompt, shard = self._shard_of(prompt)
+        prompt, shard = self.shard_of(prompt)
         return shard.ids_of(prompt)
 
     def positions(self, prompt: int) -> Array:
@@ -168,7 +168,7 @@ class Captured:
         Raises:
             InputError, TraceError: as `rows`.
         """
-        prompt, shard = self._shard_of(prompt)
+        prompt, shard = self.shard_of(prompt)
         kept: Array = shard.positions[shard.rows_of(prompt)]
         return kept
 
@@ -285,8 +285,12 @@ class Captured:
             )
         return [self._column(name) for name in names]
 
-    def _shard_of(self, prompt: int) -> tuple[int, Shard]:
-        """A prompt's number, counted from the first, and its open shard."""
+    def shard_of(self, prompt: int) -> tuple[int, Shard]:
+        """A prompt's number, counted from the first, and its open shard.
+
+        Raises:
+            InputError, TraceError: as `rows`.
+        """
         n = self.n_prompts
         number = whole_number("prompt", prompt, -n, n - 1) % n
         planned = self.manifest.shards

@@ -1,0 +1,170 @@
+"""Whether a capture is what it was: its shards by their hashes, and a sample of its prompts by running them.
+
+Shards that are run again on the same kind of processor come out as the same bytes. Another kind rounds
+otherwise: there the rows must agree within float32 noise, beside the rounding of what was stored.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2np.capture.shard_reading import Shard, check_size
+from gpt2np.errors import InputError, TraceError, VerificationError, short, whole_number
+from gpt2np.files import sha256_of
+from gpt2np.loading import load
+from gpt2np.model import Model
+from gpt2np.ops import Array
+from gpt2np.tables import counted
+from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.verify import NOISE
+
+if TYPE_CHECKING:
+    from gpt2np.capture.captured import Captured
+
+
+@dataclass(frozen=True)
+class CaptureCheck:
+    """What a check of a capture found, when nothing is wrong.
+
+    `shards` have their hashes, and `unfinished` are still to be made. `prompts` are those that were run again;
+    `difference` is the largest between their rows and those of the file, relative to the largest magnitude of
+    the site (at least 1), without what rounding to the stored precision explains.
+    """
+
+    shards: int
+    unfinished: int
+    prompts: tuple[int, ...]
+    identical: bool
+    difference: float
+
+    def __str__(self) -> str:
+        hashed = f"{counted(self.shards, 'shard')}: every hash is right"
+        hashed += f"; {self.unfinished} more to be made" if self.unfinished else ""
+        if not self.prompts:
+            return hashed
+        same = "the same bytes" if self.identical else f"within noise (largest difference {self.difference:.1e})"
+        return f"{hashed}; {counted(len(self.prompts), 'prompt')} run again: {same}"
+
+
+def verify_capture(
+    captured: "Captured",
+    model: Model | None = None,
+    sample: int = 8,
+    advance: Callable[[], object] | None = None,
+) -> CaptureCheck:
+    """Hold every finished shard against its hash, then run a sample of the prompts again.
+
+    The sample is spread evenly over the prompts that are there; `sample=0` runs none. Without `model`, the
+    one that the manifest names is loaded. `advance` is called after each shard and each prompt.
+
+    Raises:
+        VerificationError: names the shards that are damaged, or the prompt and site whose rows differ.
+        InputError: `model` is another one than the capture is of.
+        CheckpointError, HubError: the model that the manifest names cannot be loaded.
+    """
+    sample = whole_number("sample", sample, 0)
+    if model is not None:
+        check_model(captured, model)
+    damaged = list(_damaged(captured, advance))
+    if damaged:
+        more = f"; and {counted(len(damaged) - 1, 'more shard')}" if len(damaged) > 1 else ""
+        others = ", ".join(name for name, _ in damaged[1:9])
+        raise VerificationError(f"{damaged[0][1]}{more}{others and ': ' + others}")
+    there = captured.prompts
+    chosen = sorted({there[int(i)] for i in np.linspace(0, len(there) - 1, min(sample, len(there)))})
+    if not chosen:
+        return CaptureCheck(len(captured.shards), len(captured.unfinished), (), False, 0.0)
+    model = _model_of(captured) if model is None else model
+    found = [_run_again(captured, model, prompt, advance) for prompt in chosen]
+    identical, difference = all(same for same, _ in found), max(worst for _, worst in found)
+    return CaptureCheck(
+        len(captured.shards), len(captured.unfinished), tuple(chosen), identical, difference
+    )
+
+
+def check_model(captured: "Captured", model: Model) -> None:
+    """Refuse a model that cannot have made a capture: of another config, or run in another precision.
+
+    Raises:
+        InputError: says which model it was.
+    """
+    theirs = captured.model.get("name")
+    if model.config.to_dict() != captured.config.to_dict():
+        raise InputError(f"{captured.folder}: was captured from {short(theirs)}, not from {model.name}")
+    dtype = captured.model.get("dtype", "float32")
+    if model.dtype.name != dtype:
+        raise InputError(f"{captured.folder}: was captured in {dtype}; load {model.name} with dtype={dtype!r}")
+
+
+def _model_of(captured: "Captured") -> Model:
+    """The model that the manifest names."""
+    facts = captured.model
+    if not isinstance(facts.get("name"), str):
+        raise InputError(f"{captured.folder}: its manifest does not name the model: give it")
+    model = load(facts["name"], dtype=facts.get("dtype", "float32"), revision=facts.get("commit"))
+    check_model(captured, model)
+    return model
+
+
+def _damaged(captured: "Captured", advance: Callable[[], object] | None) -> Iterator[tuple[str, str]]:
+    """The file of each damaged shard, and what is wrong with it."""
+    for facts in captured.shards.there:
+        try:
+            check_size(captured.manifest, facts)
+            if sha256_of(captured.folder / facts.file) != captured.sha256[facts.file]:
+                what = "is damaged: its SHA-256 is not that of the capture"
+                raise TraceError(
+                    f"{captured.folder / facts.file}: {what}; run the capture again, and only it is made anew"
+                )
+            Shard(captured.manifest, facts)
+        except (TraceError, InputError) as error:
+            yield facts.file, str(error)
+        if advance is not None:
+            advance()
+
+
+def _run_again(
+    captured: "Captured", model: Model, prompt: int, advance: Callable[[], object] | None
+) -> tuple[bool, float]:
+    """Whether a prompt that runs alone gives the same bytes, and the largest difference."""
+    ids, positions = captured.token_ids(prompt).tolist(), captured.positions(prompt)
+    trace = model.trace(ids, keep=Keep((), None, names=frozenset(captured.names)))
+    identical, worst = True, 0.0
+    for name, stored in captured.rows(prompt).items():
+        ragged = captured.manifest.sites[name].ragged
+        array = trace[name][:, positions].transpose(1, 0, 2) if ragged else trace[name][positions]
+        with np.errstate(over="ignore"):  # as when it was stored
+            identical = identical and np.array_equal(stored, array.astype(stored.dtype), equal_nan=True)
+        difference = _difference(stored, array)
+        if difference > NOISE[model.dtype.name]:
+            raise VerificationError(
+                f"{captured.shard_of(prompt)[1].path}: {name} of prompt {prompt} is another when it runs again: off by "
+                f"{difference:.1e}; noise is up to {NOISE[model.dtype.name]:.0e}"
+            )
+        worst = max(worst, difference)
+    if advance is not None:
+        advance()
+    return identical, worst
+
+
+def _difference(stored: Array, again: Array) -> float:
+    """The largest difference, relative to the largest magnitude (at least 1), without rounding in the store.
+
+    Whole numbers, such as the ids of the likeliest tokens, are ranks: near ties swap, and count as equal
+    where at most a twentieth of them differ.
+    """
+    if stored.dtype.kind in "iu":
+        return 0.0 if np.mean(stored != again) <= 0.05 else np.inf
+    wide = np.float64 if stored.dtype.itemsize == 8 or again.dtype.itemsize == 8 else np.float32
+    a, b = stored.astype(wide), again.astype(wide)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = again.astype(stored.dtype).astype(wide)
+        same = (a == rounded) | (np.isnan(a) & np.isnan(b))
+        largest = max(1.0, float(np.max(np.abs(b), where=np.isfinite(b), initial=0.0)))
+        off = np.abs(a - b)
+        if stored.dtype.itemsize < again.dtype.itemsize:
+            off = off - np.spacing(np.abs(stored)).astype(wide) / 2
+    off = np.where(same, 0, np.where(np.isfinite(off), off, np.inf))
+    return max(float(np.max(off, initial=0.0)), 0.0) / largest
