@@ -63,9 +63,9 @@ ORDER = {
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables captured_facts file_facts trace generate score tokenize sites
-        plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
-        learn completion docs""",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables captured_facts file_facts trace generate score
+        tokenize sites plan info download heads_and_lens circuits stats patch compare capture kv export
+        fixture view learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 
@@ -74,6 +74,7 @@ CONVENIENCE = {
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
     ("tracing/trace", "open"),
+    ("capture/captured", "verify"),
     ("reference/comparison", "__str__"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -280,9 +280,7 @@ class Captured:
         meant = [name for name, _, _ in sites_named(self.config, pattern)]
         names = [name for name in meant if name in self.manifest.sites]
         if not names:
-            raise TraceError(
-                f"{short(pattern)} was not captured: {self.folder} has {_listed(self.names)}"
-            )
+            raise TraceError(f"{short(pattern)} was not captured: {self.folder} has {_listed(self.names)}")
         return [self._column(name) for name in names]
 
     def shard_of(self, prompt: int) -> tuple[int, Shard]:

@@ -1,4 +1,4 @@
-"""What a folder of captured prompts says of itself: `manifest.json`, and `shards.jsonl` of what is finished."""
+"""What a folder of captured prompts says of itself: `manifest.json`, and `shards.jsonl` of what is done."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -102,7 +102,8 @@ class RowArray:
         rows = keys[0]
         if rows is None:
             raise IndexError(f"{self.name}: a new axis in front of the rows needs np.asarray first")
-        if isinstance(rows, slice) or hasattr(rows, "__index__") and not isinstance(rows, bool | np.ndarray):
+        number = hasattr(rows, "__index__") and not isinstance(rows, bool | np.ndarray)
+        if number or isinstance(rows, slice):
             return rows, keys[1:]
         return self._row_numbers(rows), keys[1:]
 
@@ -123,10 +124,10 @@ class RowArray:
         return np.where(rows < 0, rows + len(self), rows).astype(np.intp)
 
     def _one(self, row: Any) -> int:
-        n, row = len(self), operator.index(row)
-        if not -n <= row < n:
-            raise IndexError(f"index {row} is out of bounds for axis 0 with size {n}")
-        return row % n
+        n, at = len(self), int(operator.index(row))
+        if not -n <= at < n:
+            raise IndexError(f"index {at} is out of bounds for axis 0 with size {n}")
+        return at % n
 
     def _sliced(self, rows: slice, rest: tuple[Any, ...]) -> Array:
         start, stop, step = rows.indices(len(self))
@@ -147,17 +148,20 @@ class RowArray:
     def _between(self, start: int, stop: int, rest: tuple[Any, ...] = ()) -> Array:
         """The rows from `start` to `stop`, indexed by `rest` in every shard."""
         starts = self._shards.starts
-        first = int(np.searchsorted(starts, start, side="right")) - 1
-        parts = []
-        for i in range(max(first, 0), len(self._shards)):
-            begin = int(starts[i])
-            if begin >= stop:
-                break
+        first = max(int(np.searchsorted(starts, start, side="right")) - 1, 0)
+        last = int(np.searchsorted(starts, stop, side="left"))
+        key = (slice(None), *rest)
+        if last - first == 1:
+            begin = int(starts[first])
+            part = self.column.of(self._shards.open(first))
+            return np.asarray(part[start - begin : stop - begin][key])
+        shape = np.empty((0, *self.shape[1:]), self.dtype)[key].shape[1:]
+        found = np.empty((max(stop - start, 0), *shape), self.dtype)
+        for i in range(first, last):  # no view of a shard is held, which would hold its file open
+            begin, end = max(int(starts[i]), start), min(int(starts[i + 1]), stop)
             part = self.column.of(self._shards.open(i))
-            parts.append(part[(slice(max(start - begin, 0), stop - begin), *rest)])
-        if not parts:
-            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            found[begin - start : end - start] = part[begin - starts[i] : end - starts[i]][key]
+        return found
 
     def _taken(self, rows: Array) -> Array:
         """These rows, in this order; the files are read from front to back."""

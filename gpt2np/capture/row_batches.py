@@ -84,9 +84,7 @@ def filled(pieces: Iterable[Piece], rows: int) -> Iterator[list[Piece]]:
         yield part
 
 
-def _read(
-    shards: Shards, columns: Sequence[Column], pieces: Sequence[Piece], held: dict[str, Array]
-) -> int:
+def _read(shards: Shards, columns: Sequence[Column], pieces: Sequence[Piece], held: dict[str, Array]) -> int:
     """Copy pieces into the buffer one behind the other; returns the number of rows."""
     at = 0
     for number, start, stop in pieces:

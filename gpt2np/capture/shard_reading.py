@@ -31,7 +31,10 @@ class Shard:
         self.path = manifest.folder / facts.file
         check_size(manifest, facts)
         try:
+            open(self.path, "rb").close()  # what the system says no to is not damage
             self.file = open_tensors(self.path, TraceError)
+        except OSError as error:
+            raise TraceError(f"{self.path}: cannot be read ({error.strerror})") from None
         except TraceError as error:
             raise TraceError(f"{error}; {AGAIN}") from None
         _check_header(self.file, manifest, facts)
@@ -173,7 +176,9 @@ def check_size(manifest: CapturedManifest, facts: ShardFacts) -> None:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise TraceError(f"{path}: {reason}; {AGAIN}") from None
     if size != facts.bytes:
-        raise TraceError(f"{path}: is damaged: has {size:,} bytes, was captured with {facts.bytes:,}; {AGAIN}")
+        raise TraceError(
+            f"{path}: is damaged: has {size:,} bytes, was captured with {facts.bytes:,}; {AGAIN}"
+        )
 
 
 def _check_header(file: TensorFile, manifest: CapturedManifest, facts: ShardFacts) -> None:

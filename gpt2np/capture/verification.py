@@ -6,7 +6,7 @@ otherwise: there the rows must agree within float32 noise, beside the rounding o
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class CaptureCheck:
     """What a check of a capture found, when nothing is wrong.
 
-    `shards` have their hashes, and `unfinished` are still to be made. `prompts` are those that were run again;
+    `shards` have their hashes, and `unfinished` are still to be made. `prompts` are those that ran again;
     `difference` is the largest between their rows and those of the file, relative to the largest magnitude of
     the site (at least 1), without what rounding to the stored precision explains.
     """
@@ -44,7 +44,9 @@ class CaptureCheck:
         hashed += f"; {self.unfinished} more to be made" if self.unfinished else ""
         if not self.prompts:
             return hashed
-        same = "the same bytes" if self.identical else f"within noise (largest difference {self.difference:.1e})"
+        same = (
+            "the same bytes" if self.identical else f"within noise (largest difference {self.difference:.1e})"
+        )
         return f"{hashed}; {counted(len(self.prompts), 'prompt')} run again: {same}"
 
 
@@ -79,9 +81,7 @@ def verify_capture(
     model = _model_of(captured) if model is None else model
     found = [_run_again(captured, model, prompt, advance) for prompt in chosen]
     identical, difference = all(same for same, _ in found), max(worst for _, worst in found)
-    return CaptureCheck(
-        len(captured.shards), len(captured.unfinished), tuple(chosen), identical, difference
-    )
+    return CaptureCheck(len(captured.shards), len(captured.unfinished), tuple(chosen), identical, difference)
 
 
 def check_model(captured: "Captured", model: Model) -> None:
@@ -95,7 +95,9 @@ def check_model(captured: "Captured", model: Model) -> None:
         raise InputError(f"{captured.folder}: was captured from {short(theirs)}, not from {model.name}")
     dtype = captured.model.get("dtype", "float32")
     if model.dtype.name != dtype:
-        raise InputError(f"{captured.folder}: was captured in {dtype}; load {model.name} with dtype={dtype!r}")
+        raise InputError(
+            f"{captured.folder}: was captured in {dtype}; load {model.name} with dtype={dtype!r}"
+        )
 
 
 def _model_of(captured: "Captured") -> Model:
@@ -140,8 +142,8 @@ def _run_again(
         difference = _difference(stored, array)
         if difference > NOISE[model.dtype.name]:
             raise VerificationError(
-                f"{captured.shard_of(prompt)[1].path}: {name} of prompt {prompt} is another when it runs again: off by "
-                f"{difference:.1e}; noise is up to {NOISE[model.dtype.name]:.0e}"
+                f"{captured.shard_of(prompt)[1].path}: {name} of prompt {prompt} is another when it runs "
+                f"again: off by {difference:.1e}; noise is up to {NOISE[model.dtype.name]:.0e}"
             )
         worst = max(worst, difference)
     if advance is not None:
@@ -157,8 +159,11 @@ def _difference(stored: Array, again: Array) -> float:
     """
     if stored.dtype.kind in "iu":
         return 0.0 if np.mean(stored != again) <= 0.05 else np.inf
-    wide = np.float64 if stored.dtype.itemsize == 8 or again.dtype.itemsize == 8 else np.float32
-    a, b = stored.astype(wide), again.astype(wide)
+    wide: type[np.floating[Any]] = (
+        np.float64 if stored.dtype.itemsize == 8 or again.dtype.itemsize == 8 else np.float32
+    )
+    a: Array = stored.astype(wide)
+    b: Array = again.astype(wide)
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = again.astype(stored.dtype).astype(wide)
         same = (a == rounded) | (np.isnan(a) & np.isnan(b))

@@ -8,8 +8,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 
-def write_captured(model, texts, folder, keep, positions=slice(None), store="float32", per_shard=3, finish=None):
-    """A captured folder of these prompts, `per_shard` to a shard; `finish` are the numbers of finished shards."""
+def write_captured(
+    model, texts, folder, keep, positions=slice(None), store="float32", per_shard=3, finish=None
+):
+    """A captured folder of these prompts, `per_shard` to a shard; `finish` are numbers of finished shards."""
     folder = Path(folder)
     folder.mkdir(parents=True)
     traces = [model.trace(text, keep=keep) for text in texts]
@@ -26,7 +28,9 @@ def write_captured(model, texts, folder, keep, positions=slice(None), store="flo
         shards.append(row | {"bytes": path.stat().st_size})
         if finish is None or number in finish:
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            lines.append(json.dumps({"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}) + "\n")
+            lines.append(
+                json.dumps({"file": path.name, "bytes": path.stat().st_size, "sha256": sha256}) + "\n"
+            )
         else:
             path.unlink()
     origin = {key: value for key, value in model.checkpoint.origin().items() if key != "model"}
@@ -41,7 +45,11 @@ def write_captured(model, texts, folder, keep, positions=slice(None), store="flo
         "model": {"name": model.name, **origin, "dtype": model.dtype.name},
         "config": model.config.to_dict(),
         "options": {"positions": "all", "store": store, "special": False},
-        "texts": {"prompts": len(traces), "tokens": len(ids), "sha256": hashlib.sha256(ids.tobytes()).hexdigest()},
+        "texts": {
+            "prompts": len(traces),
+            "tokens": len(ids),
+            "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+        },
         "sites": sites,
         "shards": shards,
         "skipped": [],

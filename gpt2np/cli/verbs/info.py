@@ -87,7 +87,9 @@ def _verify(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json
 
     if args.file is None:
-        raise InputError("--verify checks a folder of captured prompts: name it, as in gpt2np info caps --verify")
+        raise InputError(
+            "--verify checks a folder of captured prompts: name it, as in gpt2np info caps --verify"
+        )
     if args.hash:
         raise InputError("--hash is of a model: leave it out with --verify")
     facts = captured_facts(args.file)
