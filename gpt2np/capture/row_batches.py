@@ -42,8 +42,12 @@ def shuffled_batches(
     for epoch in itertools.count() if epochs is None else range(epochs):
         rng = np.random.default_rng((seed, epoch))
         pieces = shuffled_pieces([s.rows for s in shards.there], max(_PIECE // max(widths), 1), rng)
-        for part in filled(pieces, rows):
-            n = _read(shards, columns, part, held)
+        parts = filled(pieces, rows)
+        coming = next(parts, None)
+        while coming is not None:
+            n = _read(shards, columns, coming, held)
+            coming = next(parts, None)
+            _announce(shards, columns, coming or ())
             order = rng.permutation(n)
             for at in range(0, n - n % size if drop_last else n, size):
                 chosen = order[at : at + size]
@@ -90,6 +94,18 @@ def _read(shards: Shards, columns: Sequence[Column], pieces: Sequence[Piece], he
     for number, start, stop in pieces:
         shard, n = shards.open(number), stop - start
         for column in columns:
-            held[column.name][at : at + n] = column.of(shard)[start:stop]
+            place = held[column.name][at : at + n]
+            if column.name in shards.manifest.sites:
+                shard.read_rows(column.name, start, place)
+            else:
+                place[...] = column.of(shard)[start:stop]
         at += n
     return at
+
+
+def _announce(shards: Shards, columns: Sequence[Column], pieces: Iterable[Piece]) -> None:
+    """Have the system read pieces while others are being used."""
+    for number, start, stop in pieces:
+        for column in columns:
+            if column.name in shards.manifest.sites:
+                shards.open(number).announce(column.name, start, stop)

@@ -1,5 +1,6 @@
 """The shards of a capture, opened when they are read: rows of sites, and which token each row is of."""
 
+import contextlib
 import functools
 import operator
 import os
@@ -43,6 +44,32 @@ class Shard:
         for offsets, last in ((self.row_offsets, facts.rows), (self.token_offsets, facts.tokens)):
             if offsets[0] != 0 or offsets[-1] != last or (np.diff(offsets) < 0).any():
                 raise TraceError(f"{self.path}: its offsets of prompts are damaged; {AGAIN}")
+
+    def read_rows(self, name: str, start: int, out: Array) -> None:
+        """Fill an array with rows of a site, from `start` on, without mapping them into memory.
+
+        Raises:
+            TraceError: the file cannot be read.
+        """
+        rest = memoryview(out.reshape(-1).view(np.uint8))
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self.file.offset(name) + start * out[:1].nbytes)
+                while n := file.readinto(rest):
+                    rest = rest[n:]
+        except OSError as error:
+            raise TraceError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if rest:
+            raise TraceError(f"{self.path}: is damaged: it has been cut short; {AGAIN}")
+
+    def announce(self, name: str, start: int, stop: int) -> None:
+        """Have the system read rows of a site ahead, where it can."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        width = int(np.prod(self.file.shape(name)[1:], dtype=np.int64)) * self.file.numpy_dtype(name).itemsize
+        with contextlib.suppress(OSError), open(self.path, "rb", buffering=0) as file:
+            begin, n = self.file.offset(name) + start * width, (stop - start) * width
+            os.posix_fadvise(file.fileno(), begin, n, os.POSIX_FADV_WILLNEED)
 
     def rows_of(self, prompt: int) -> slice:
         """The rows of a prompt."""
