@@ -262,6 +262,12 @@ def create_tensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, 
     return TensorFileWriter(os.fspath(path), target, making, mapped, arrays)
 
 
+def file_bytes(entries: Sequence[Entry], metadata: Mapping[str, str]) -> int:
+    """Bytes that a file of these (name, dtype, shape) entries has, its header included."""
+    head, end, _ = _layout(entries, metadata)
+    return len(head) + end
+
+
 def _layout(entries: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[bytes, int, dict[str, Any]]:
     """The bytes of a file up to its data, the number of bytes of data, and the header's entries."""
     if not all(type(text) is str for item in metadata.items() for text in item):

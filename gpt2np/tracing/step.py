@@ -17,7 +17,7 @@ from gpt2np.ops import Array, Norm, causal_blocks
 from gpt2np.threads import each
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
-from gpt2np.tracing.recording import Recording
+from gpt2np.tracing.recording import Recording, Taker
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Sequence:
     recording: Recording | None = None
     edits: Edits | None = None
     first_step: int | None = None  # in a generation: its first new token's place behind the prompt, from 1
+    # of a past that was run elsewhere: its keys and values by full name, each [pos, kv_head, d_head]
+    before: Mapping[str, Array] | None = None
     rows: slice = field(default_factory=lambda: slice(0))
 
     @property
@@ -88,6 +90,8 @@ class Pass:
     sequences: list[Sequence]
     scratch: Scratch = field(default_factory=Scratch)
     last_only: bool = False  # logits of the last position of each sequence, instead of all
+    logits_of: Array | None = None  # the rows whose logits are computed, which may be none, instead of all
+    taker: Taker | None = None
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
@@ -108,6 +112,7 @@ class Pass:
         self.n_rows = start
         self.edited = any(s.edits is not None for s in self.sequences)
         self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
+        self.stored |= self.taker.names if self.taker is not None else set()
         self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
@@ -124,11 +129,18 @@ class Pass:
         """Whether this is one token more of a text whose keys and values are known."""
         return self.n_rows == 1 and self.sequences[0].past > 0
 
+    @property
+    def n_predicted(self) -> int:
+        """How many rows have logits."""
+        if self.logits_of is not None:
+            return len(self.logits_of)
+        return len(self.sequences) if self.last_only else self.n_rows
+
     def place(self, full_name: str, kind: str) -> Array:
         """Where a result with one row a position goes: into the recording itself, where that is possible."""
         if full_name in self.together:
             return self.together[full_name]
-        n_rows = len(self.sequences) if kind == "logits" and self.last_only else self.n_rows
+        n_rows = self.n_predicted if kind == "logits" else self.n_rows
         sequence = self.sequences[0]
         if len(self.sequences) == 1 and sequence.recording is not None:
             own = sequence.recording.rows(full_name, sequence.past, n_rows)
@@ -205,6 +217,8 @@ class Pass:
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
+        if self.taker is not None and full_name in self.taker.names:
+            self.taker.rows(full_name, out)
         for i, sequence in enumerate(self.sequences):
             if sequence.edits is not None:
                 rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
@@ -304,7 +318,10 @@ class Step:
         return out.reshape(len(out), math.prod(out.shape[1:]))
 
     def predicting(self, x: Array) -> Array:
-        """The rows whose next token is asked for: all, or the last of each sequence."""
+        """The rows whose next token is asked for: all, or the last of each sequence, or chosen ones."""
+        if self.run.logits_of is not None:
+            self.run.whole = x
+            return x[self.run.logits_of]
         if not self.run.last_only:
             return x
         self.run.whole = x
@@ -345,10 +362,13 @@ class SequenceStep:
         """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
         step, sequence, (heads, _, keys) = self._step, self._sequence, self._block
         if sequence.past:
-            assert sequence.recording is not None, "a past must be recorded somewhere"
-            assert sequence.recording.cache is not None, "and be cached there"
             full_name = f"{step._layer_prefix}{step._prefix}{name}"
-            x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
+            if sequence.before is not None:
+                x = np.concatenate((sequence.before[full_name], x[sequence.rows]))
+            else:
+                assert sequence.recording is not None, "a past must be recorded somewhere"
+                assert sequence.recording.cache is not None, "and be cached there"
+                x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
         else:
             x = x[sequence.rows]
         group = step.run.config.n_head // x.shape[1]
@@ -369,4 +389,6 @@ class SequenceStep:
             sequence.edit(full_name, out, len(sequence.token_ids))
         if sequence.recording is not None and full_name in sequence.recording.arrays:
             sequence.recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
+        if run.taker is not None and full_name in run.taker.names:
+            run.taker.queries(full_name, sequence.rows.start, self._block, out)
         return out
