@@ -64,9 +64,9 @@ ORDER = {
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
-    "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts
-        prompt_tokens shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many
-        captured_manifest shard_reading row_arrays row_batches captured verification""",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables captured_facts file_facts capture_many trace
+        generate score tokenize sites plan info download heads_and_lens circuits stats patch compare capture
+        kv export fixture view learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 

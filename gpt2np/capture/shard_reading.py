@@ -51,7 +51,7 @@ class Shard:
         Raises:
             TraceError: the file cannot be read.
         """
-        rest = memoryview(out.reshape(-1).view(np.uint8))
+        rest = out.reshape(-1).view(np.uint8).data
         try:
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(self.file.offset(name) + start * out[:1].nbytes)
