@@ -1,14 +1,17 @@
 """One array over all shards of a capture, [rows, ...], of which only what is asked for is read."""
 
 import operator
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from types import EllipsisType
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gpt2np.capture.shard_reading import Column, Shards
 from gpt2np.ops import Array
+
+Index = SupportsIndex | slice | EllipsisType | Sequence[int] | Array | None  # of one axis
 
 
 class RowArray:
@@ -67,7 +70,7 @@ class RowArray:
         whole = self._between(0, len(self))
         return np.array(whole, dtype, copy=True) if copy else np.asarray(whole, dtype)
 
-    def __getitem__(self, key: Any) -> Array:
+    def __getitem__(self, key: Index | tuple[Index, ...]) -> Array:
         """What NumPy gives for this key of the whole array.
 
         Raises:
