@@ -97,6 +97,10 @@ class TensorFile:
             )
         return np.dtype(_NUMPY.get(dtype, "<u2"))
 
+    def offset(self, name: str) -> int:
+        """Where in the file the bytes of a tensor begin."""
+        return 8 + len(self.header_bytes) + int(self._entry(name)["data_offsets"][0])
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """The tensor: a view of the file, a copy where the file leaves it unaligned.
 

@@ -40,7 +40,8 @@ ORDER = {
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
     "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts
-        prompt_tokens shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many""",
+        prompt_tokens shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many
+        captured_manifest shard_reading row_arrays row_batches captured verification""",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
@@ -63,9 +64,9 @@ ORDER = {
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts capture_many trace generate score
-        tokenize sites plan info download heads_and_lens circuits stats patch compare capture kv export
-        fixture view learn completion docs""",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables captured_facts file_facts capture_many trace
+        generate score tokenize sites plan info download heads_and_lens circuits stats patch compare capture
+        kv export fixture view learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 
@@ -75,6 +76,7 @@ CONVENIENCE = {
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
     ("tracing/trace", "open"),
+    ("capture/captured", "verify"),
     ("reference/comparison", "__str__"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

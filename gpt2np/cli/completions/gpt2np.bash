@@ -19,7 +19,7 @@ _shtab_gpt2np_stats_option_strings=(-h --help --tokens --special --chat --trace 
 _shtab_gpt2np_patch_option_strings=(-h --help --trace --answer --wrong --over --by --direct --to --to-head --special --chat --model --revision --local-files-only --threads --widen --dtype --json --png --force)
 _shtab_gpt2np_compare_option_strings=(-h --help --prompt --tokens --map --shapes --prefill --rtol --atol --search --their-tokens --mistakes --html --force --special --chat --model --revision --local-files-only --threads --widen --json)
 _shtab_gpt2np_fixture_option_strings=(-h --help --out -o --seed --json --force)
-_shtab_gpt2np_info_option_strings=(-h --help --model --revision --local-files-only --threads --widen --json --hash)
+_shtab_gpt2np_info_option_strings=(-h --help --model --revision --local-files-only --threads --widen --json --hash --verify --sample)
 _shtab_gpt2np_download_option_strings=(-h --help --revision --json)
 _shtab_gpt2np_sites_option_strings=(-h --help --model --markdown --json)
 _shtab_gpt2np_plan_option_strings=(-h --help --model --revision --local-files-only --threads --widen --dtype --json --generating --keep)
@@ -257,6 +257,7 @@ _shtab_gpt2np_info___local_files_only_nargs=0
 _shtab_gpt2np_info___widen_nargs=0
 _shtab_gpt2np_info___json_nargs=0
 _shtab_gpt2np_info___hash_nargs=0
+_shtab_gpt2np_info___verify_nargs=0
 _shtab_gpt2np_download__h_nargs=0
 _shtab_gpt2np_download___help_nargs=0
 _shtab_gpt2np_download___json_nargs=0
@@ -352,7 +353,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
+  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
 }
 
 _gpt2np_models() {

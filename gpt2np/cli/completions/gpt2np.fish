@@ -24,7 +24,7 @@ function _gpt2np_norms
 end
 
 function _gpt2np_pages
-  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 end
 
 function _gpt2np_models
@@ -93,7 +93,7 @@ function _shtab_gpt2np_using
 end
 
 set -g _shtab_gpt2np_commands trace generate view tokenize score learn lens heads circuits stats patch compare fixture info download sites plan capture kv 'kv extract' 'kv query' 'kv dataset' export docs completion
-set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dask --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --positions --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --score --search --search-norm --seed --shapes --shard-mb --show --step --stop --stop-tokens --store --stride --target --temperature --text --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --window --workers --wrong --zero-head -o
+set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dask --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --positions --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --sample --score --search --search-norm --seed --shapes --shard-mb --show --step --stop --stop-tokens --store --stride --target --temperature --text --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --window --workers --wrong --zero-head -o
 
 complete -c gpt2np -e
 complete -c gpt2np -f
@@ -392,6 +392,8 @@ complete -c gpt2np -n '_shtab_gpt2np_using info' -l threads -x -d 'cores to use 
 complete -c gpt2np -n '_shtab_gpt2np_using info' -l widen -d 'bfloat16 weights become float32 when loaded: more memory, faster generation'
 complete -c gpt2np -n '_shtab_gpt2np_using info' -l json -d 'print JSON, for programs'
 complete -c gpt2np -n '_shtab_gpt2np_using info' -l hash -d 'also SHA-256 of the whole weight files'
+complete -c gpt2np -n '_shtab_gpt2np_using info' -l verify -d 'check a folder of captured prompts: hashes, and a sample run again; exit 1 if something is wrong'
+complete -c gpt2np -n '_shtab_gpt2np_using info' -l sample -x -d 'how many prompts --verify runs again (default 8; 0: none)'
 complete -c gpt2np -n '_shtab_gpt2np_using info; and test $_shtab_gpt2np_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a trace, generation, KV file, capture, dump, or a folder, instead of the model that --model names'
 complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a download -d 'Fetch a model from the Hub, for use without network'
 complete -c gpt2np -n '_shtab_gpt2np_using download' -s h -l help -d 'show this help message and exit'

@@ -289,6 +289,8 @@ _shtab_gpt2np_info_options=(
   "--widen[bfloat16 weights become float32 when loaded\: more memory, faster generation]"
   "--json[print JSON, for programs]"
   "--hash[also SHA-256 of the whole weight files]"
+  "--verify[check a folder of captured prompts\: hashes, and a sample run again\; exit 1 if something is wrong]"
+  "--sample[how many prompts --verify runs again (default 8\; 0\: none)]:N:"
   ":a trace, generation, KV file, capture, dump, or a folder, instead of the model that --model names:_files"
 )
 
@@ -702,7 +704,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 }
 
 _gpt2np_models() {
