@@ -26,6 +26,7 @@ _JSON_KINDS = {  # by what our own files begin with
     "kv": "a KV file in JSON",
     "trace": "a trace as JSON",
     "dialect": "a trace as JSON",
+    "captured": "the manifest of captured prompts",
     "traces": "the index of a folder of traces",
     "kv_dataset": "the index of a folder of KV files",
 }

@@ -12,14 +12,13 @@ from numpy.typing import ArrayLike
 
 from gpt2np.checkpoints.checkpoint import Checkpoint
 from gpt2np.checkpoints.weights import Weights, with_weights
-from gpt2np.errors import InputError, TokenizerError, short, whole_number
+from gpt2np.errors import InputError, short, whole_number
 from gpt2np.generation.hf_arguments import OF_A_CALL, OF_GENERATE, answers
 from gpt2np.html_tables import plain_table
 from gpt2np.ops import Array
 from gpt2np.ops.readable_parameters import holds_narrow, readable
-from gpt2np.text.chat import Conversation, chat_ids
-from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_ids, as_prompts, checked_ids, ids_of_each
-from gpt2np.text.tokenizer import Tokenizer
+from gpt2np.text.prompts import Encoded, Prompt, Prompts, as_prompts, ids_of_each
+from gpt2np.text.texts_of_model import TextsOfModel
 from gpt2np.threads import checked, is_small, using
 from gpt2np.tracing.edits import EditsLike, compiled
 from gpt2np.tracing.keep import Keep, KeepLike
@@ -31,13 +30,15 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.traced_run import Prompted, TraceOptions, traced_run
 
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
+    from gpt2np.capture.many import CaptureDone, CaptureOptions
+    from gpt2np.capture.workers import Submits
     from gpt2np.generation.decoding import Generation
     from gpt2np.generation.generated import Generated
     from gpt2np.generation.options import EndOfText, GenerateOptions, Ledger, OnOverflow, SamplingOptions
     from gpt2np.generation.scoring import Score
 
 
-class Model:
+class Model(TextsOfModel):
     """A model ready to run; make one with `gpt2np.load`.
 
     Example:
@@ -83,19 +84,10 @@ class Model:
         vars(model).update({key: value for key, value in vars(self).items() if key == "tokenizer"})
         return model
 
-    @functools.cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        """The checkpoint's tokenizer; None if it has no vocabulary, so that prompts must be ids."""
-        architecture = self.config.architecture
-        return Tokenizer.from_folder(self.checkpoint.folder, architecture.begin, architecture.control)
-
     @property
-    def usable_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer; None if there is none, or one that cannot be used, which matters only for texts."""
-        try:
-            return self.tokenizer
-        except TokenizerError:
-            return None
+    def is_narrow(self) -> bool:
+        """Whether weights are held in half precision, and widened block by block in every pass."""
+        return self._narrow
 
     @property
     def n_parameters(self) -> int:
@@ -187,6 +179,41 @@ class Model:
         ]
         traces = traced_run(self, runs, changes, {} if timings else None, out, several)
         return traces if several else traces[0]
+
+    def capture(
+        self,
+        texts: Prompts | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        *,
+        keep: KeepLike | Keep = "resid_post",
+        positions: str | slice = "all",
+        store: str = "float16",
+        workers: int | None = None,
+        executor: Submits | None = None,
+        force: bool = False,
+        **options: Unpack[CaptureOptions],
+    ) -> CaptureDone:
+        """Run many prompts, and write the sites that `keep` selects into a folder of shards.
+
+        `texts` is a list of texts or of lists of ids, or the `Path` of a file of them. `keep` is as in
+        `trace`; `positions` are `first`, `last`, `all`, `A:B:C` or a slice, of each prompt; `store` is the
+        precision in the files. `workers` processes share the work, as many as cores if that is not given; or
+        `executor` runs it: anything with `submit`, such as a `distributed.Client`. A capture that was
+        interrupted goes on when it is called again. Other options are `window` (texts are cut into windows of
+        so many tokens), `special` (as in `token_ids`), `skip_bad` (leave out prompts that are empty or too
+        long), `shard_bytes`, `pack_tokens` and `share` (whether prompts share the beginnings they have in
+        common).
+
+        Raises:
+            InputError: a prompt is empty or too long, an option is malformed, the folder has something else
+                in it, or the disk has too little room, which `force` passes over.
+            UnknownSiteError: `keep` names no site.
+            TraceError: a shard cannot be written.
+        """
+        from gpt2np.capture.many import capture_many, plan_capture
+
+        plan = plan_capture(self, texts, keep=keep, positions=positions, store=store, **options)
+        return capture_many(plan, folder, workers=workers, executor=executor, force=force)
 
     def plan(
         self,
@@ -310,77 +337,16 @@ class Model:
         ids = self.token_ids(text, limit=False, special=special)
         return score(self, ids, stride, compiled(edits, self.config))
 
-    # -- prompts ----------------------------------------------------------------------------------
-
-    def token_ids(
-        self, prompt: Prompt, *, limit: bool = True, special: bool = False, ends: bool = True
-    ) -> list[int]:
-        """Return the ids of a prompt, checked; `limit=False` allows more than the context holds.
-
-        A text gets the tokens that the checkpoint puts at its ends, unless `ends=False`; with `special`,
-        a special token in it, such as `<|endoftext|>`, is that one token, else plain text.
-
-        Raises:
-            InputError: it is empty, longer than the context, or holds something other than ids below vocab.
-        """
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                files = "vocab.json or tokenizer.json"
-                raise InputError(f"{self.checkpoint.folder} has no vocabulary ({files}): give token ids")
-            ids = self.tokenizer.encode(prompt, special=special, ends=ends)
-        else:
-            ids = as_ids(prompt)
-        if not ids:
-            raise InputError("the prompt is empty: it needs at least one token")
-        if limit and len(ids) > (most := self.config.n_positions):
-            raise InputError(f"the prompt has {len(ids)} tokens; the context of this model holds {most}")
-        return checked_ids(ids, self.config.vocab_size)
-
-    def chat_prompt(self, messages: Conversation) -> list[int]:
-        """Return the ids of a conversation in the turns that the model was trained on, to be run as they are.
-
-        `messages` is a text, which the user says, or a list of `{"role": ..., "content": ...}`. Where the
-        last one is the user's, the ids end where the answer begins. A checkpoint's own template is not read;
-        `text.chat.template_note` says whether it is another one.
-
-        Raises:
-            InputError: the model has no chat template, or the messages do not fit into it.
-        """
-        return chat_ids(messages, self.config.architecture, self.tokenizer)
+    # -- passes -----------------------------------------------------------------------------------
 
     def _stop(self, stop_at_layer: int | None) -> int | None:
         if stop_at_layer is None:
             return None
         return whole_number("stop_at_layer", stop_at_layer, 0, self.config.n_layer)
 
-    def find_id(self, token: str) -> int:
-        """Return the id of a token given as its whole text; mind the space in `" France"`.
-
-        Raises:
-            InputError: the text is not one token of the vocabulary, or the model has none.
-        """
-        if self.tokenizer is None:
-            raise InputError(f"token {short(token)}: this model has no vocabulary, give the token's id")
-        found = self.tokenizer.find_id(token)
-        if found is None or found >= self.config.vocab_size:
-            raise InputError(self.tokenizer.not_one_token(token))
-        return int(found)
-
-    def tokens(self, ids: list[int]) -> list[str]:
-        """Return each token as text; `<464>` where the model has no vocabulary, or no such token in it."""
-        tokenizer = self.usable_tokenizer
-        return [f"<{i}>" for i in ids] if tokenizer is None else tokenizer.tokens(ids)
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of token ids, leaving out unknown ones; without a vocabulary, `<464>` for each."""
-        tokenizer = self.usable_tokenizer
-        return "".join(self.tokens(ids)) if tokenizer is None else tokenizer.decode(ids)
-
     def origin(self) -> dict[str, Any]:
         """Return where the weights came from and how many there are, for a trace's metadata."""
         return self.checkpoint.origin() | {"n_parameters": self.n_parameters}
-
-    # -- passes -----------------------------------------------------------------------------------
 
     @functools.cached_property
     def _decoding_parameters(self) -> Any:

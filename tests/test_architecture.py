@@ -20,8 +20,8 @@ ORDER = {
     "ops": """blocks few_rows narrow_weights readable_parameters causal_mask caps products norms activations
         rotation attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
-        recording edits step replay lines trace_metadata trace_summary trace trace_folder traced_run resume
-        verify""",
+        recording edits scratch step replay lines trace_metadata trace_summary trace trace_folder traced_run
+        resume verify""",
     "architectures": "gpt2 gpt_neo gemma2",
     "architectures/gpt2": "config sites weights forward",
     "architectures/gpt_neo": "config sites weights forward",
@@ -30,7 +30,7 @@ ORDER = {
         weight_files tensor_names training_layouts opened_folder generation_file weights hub free_memory
         checkpoint""",
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
-        chat prompts prompt_lists token_search""",
+        chat prompts texts_of_model prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
@@ -39,7 +39,9 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": "capture_files after_attention formats manifest prompt_set runs",
+    "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts
+        prompt_tokens shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many
+        captured_manifest shard_reading row_arrays row_batches captured verification""",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
@@ -62,17 +64,19 @@ ORDER = {
     "lessons/solutions": """1_tokens 2_words_alone 3_attention 4_next_word 5_induction 6_patching
         7_your_own""",
     "cli": "terminal texts parser arguments report verbs program",
-    "cli/verbs": """printed_arrays circuits_weights kv_tables file_facts trace generate score tokenize sites
-        plan info download heads_and_lens circuits stats patch compare capture kv export fixture view
-        learn completion docs""",
+    "cli/verbs": """printed_arrays circuits_weights kv_tables captured_facts file_facts capture_many trace
+        generate score tokenize sites plan info download heads_and_lens circuits stats patch compare capture
+        kv export fixture view learn completion docs""",
 }
 ORDER = {folder: names.split() for folder, names in ORDER.items()}
 
 # Methods that hand over to a file further down, which they import when they are called.
 CONVENIENCE = {
+    ("model", "capture"),
     ("tracing/trace", "verify"),
     ("tracing/trace", "to"),
     ("tracing/trace", "open"),
+    ("capture/captured", "verify"),
     ("reference/comparison", "__str__"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -48,7 +48,8 @@ GROUPS = {
         "download": "fetch a model from the Hub, for use without network",
         "sites": "every array that a trace can hold, and what it tells you",
         "plan": "bytes of a trace, before running it",
-        "capture": "capture activations of prompts and responses, a file for each",
+        "capture": "capture activations: of prompts and responses, a file for each; or of very many texts, "
+        "in shards, on all cores or a cluster",
         "kv": "keys and values of a text: write them, query them, many at once",
         "export": "write a trace, or a model as llm.c's files, for other programs",
     },
@@ -119,6 +120,7 @@ IN_SHELL = (
     (r"\btrace\['([^']*)'\]", r"\1"),
     (r"run in float32, with the weights as stored \(widen=False\)", "run in float32 without --widen"),
     (r"\(force=True\)", "(--force)"),
+    (r"\bskip_bad=True\b", "--skip-bad"),
 )
 
 

@@ -24,7 +24,7 @@ def prompt_rows(content: str, path: str) -> list[Row]:
     """
     content, suffix = content.removeprefix("\ufeff"), Path(path).suffix.lower()
     if suffix == ".jsonl":
-        lines = [(f"line {i}", line) for i, line in enumerate(content.splitlines(), 1) if line.strip()]
+        lines = [(f"line {i}", line) for i, line in enumerate(lines_of(content), 1) if line.strip()]
         return [_row(parse_json(line, f"{path}: {at}"), f"{path}: {at}") for at, line in lines]
     if suffix == ".json":
         listed = parse_json(content, path)

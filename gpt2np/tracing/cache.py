@@ -26,7 +26,7 @@ class Cache:
     def __init__(self, config: ModelConfig, length: int, dtype: DTypeLike) -> None:
         self.config, self.length = config, length
         self.arrays = _in_one_block(shapes(config, length), np.dtype(dtype))
-        self.sources = _sources(config)  # by steps
+        self.sources = sources_of(config)  # by steps
 
     def store(self, name: str, past: int, values: Array) -> None:
         """Copy what a step computed for the positions after `past`, if any of it is cached."""
@@ -75,7 +75,7 @@ def cache_nbytes(config: ModelConfig, length: int, dtype: DTypeLike) -> int:
 
 
 @functools.lru_cache(16)
-def _sources(config: ModelConfig) -> dict[str, list[tuple[str, Part | None]]]:
+def sources_of(config: ModelConfig) -> dict[str, list[tuple[str, Part | None]]]:
     """For the full name of each step that computes something cached: what is cached, and which part it is."""
     table, cache = config.architecture.sites, config.architecture.cache
     found: dict[str, list[tuple[str, Part | None]]] = {}

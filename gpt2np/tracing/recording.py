@@ -2,6 +2,8 @@
 
 import sys
 import threading
+from collections.abc import Set as AbstractSet
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +19,29 @@ from gpt2np.tracing.plan import Plan
 _SPARE: list[Array] = []
 _LOCK = threading.Lock()
 _WORTH_SPARING = 1 << 20  # bytes; below this the system's own allocator is as quick
+
+
+class Taker(Protocol):
+    """What is handed the results of some steps of a packed pass when they are there, instead of recording.
+
+    The memory of a result is used again by later steps: what is wanted must be copied.
+    """
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """Full names of the steps whose results are wanted."""
+
+    def rows(self, name: str, out: Array) -> None:
+        """Take a result with one row a position of the pass; of the logits, a row for each that is asked for.
+
+        What is not asked for by a pass is not computed.
+        """
+
+    def queries(self, name: str, first_row: int, block: tuple[slice, slice, slice], out: Array) -> None:
+        """Take some of [head, query, key] of the sequence whose new tokens begin at a row of the pass.
+
+        `block` says which heads, which of its new tokens, and which keys, the past's, too.
+        """
 
 
 def arena(plan: Plan) -> dict[str, Array]:

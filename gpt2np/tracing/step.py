@@ -17,7 +17,8 @@ from gpt2np.ops import Array, Norm, causal_blocks
 from gpt2np.threads import each
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
-from gpt2np.tracing.recording import Recording
+from gpt2np.tracing.recording import Recording, Taker
+from gpt2np.tracing.scratch import Scratch
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Sequence:
     recording: Recording | None = None
     edits: Edits | None = None
     first_step: int | None = None  # in a generation: its first new token's place behind the prompt, from 1
+    # of a past that was run elsewhere: its keys and values by full name, each [pos, kv_head, d_head]
+    before: Mapping[str, Array] | None = None
     rows: slice = field(default_factory=lambda: slice(0))
 
     @property
@@ -45,30 +48,6 @@ class Sequence:
         if self.first_step is not None:
             steps = np.maximum(0, self.first_step + np.arange(end - n, end))
         self.edits.apply(full_name, out, range(self.past + end - n, self.past + end), steps, norm)
-
-
-class Scratch:
-    """Memory for arrays that nobody keeps: one buffer a name and thread, which layers use in turn."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, int], Array] = {}
-        self._rows: dict[tuple[str, int], Array] = {}  # the last of each, which decoding asks for again
-
-    def rows(self, name: str, n: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of n rows of this shape in the buffer of this name."""
-        key = name, threading.get_ident()
-        found = self._rows.get(key)
-        if found is None or len(found) != n or found.shape[1:] != row or found.dtype != dtype:
-            found = self._rows[key] = self.array(name, (n, *row), dtype)
-        return found
-
-    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], room_for: int = 0) -> Array:
-        """An array of this shape in the buffer of this name, which is made with room for so many elements."""
-        size, key = math.prod(shape), (name, threading.get_ident())
-        buffer = self._buffers.get(key)
-        if buffer is None or buffer.size < size or buffer.dtype != dtype:
-            buffer = self._buffers[key] = np.empty(max(size, room_for), dtype)
-        return buffer[:size].reshape(shape)
 
 
 class AttentionBlock(NamedTuple):
@@ -88,6 +67,8 @@ class Pass:
     sequences: list[Sequence]
     scratch: Scratch = field(default_factory=Scratch)
     last_only: bool = False  # logits of the last position of each sequence, instead of all
+    logits_of: Array | None = None  # the rows whose logits are computed, which may be none, instead of all
+    taker: Taker | None = None
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
@@ -108,6 +89,7 @@ class Pass:
         self.n_rows = start
         self.edited = any(s.edits is not None for s in self.sequences)
         self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
+        self.stored |= self.taker.names if self.taker is not None else set()
         self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
@@ -124,11 +106,18 @@ class Pass:
         """Whether this is one token more of a text whose keys and values are known."""
         return self.n_rows == 1 and self.sequences[0].past > 0
 
+    @property
+    def n_predicted(self) -> int:
+        """How many rows have logits."""
+        if self.logits_of is not None:
+            return len(self.logits_of)
+        return len(self.sequences) if self.last_only else self.n_rows
+
     def place(self, full_name: str, kind: str) -> Array:
         """Where a result with one row a position goes: into the recording itself, where that is possible."""
         if full_name in self.together:
             return self.together[full_name]
-        n_rows = len(self.sequences) if kind == "logits" and self.last_only else self.n_rows
+        n_rows = self.n_predicted if kind == "logits" else self.n_rows
         sequence = self.sequences[0]
         if len(self.sequences) == 1 and sequence.recording is not None:
             own = sequence.recording.rows(full_name, sequence.past, n_rows)
@@ -220,6 +209,8 @@ class Pass:
 
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
+        if self.taker is not None and full_name in self.taker.names:
+            self.taker.rows(full_name, out)
         for i, sequence in enumerate(self.sequences):
             if sequence.edits is not None:
                 rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
@@ -319,7 +310,10 @@ class Step:
         return out.reshape(len(out), math.prod(out.shape[1:]))
 
     def predicting(self, x: Array) -> Array:
-        """The rows whose next token is asked for: all, or the last of each sequence."""
+        """The rows whose next token is asked for: all, or the last of each sequence, or chosen ones."""
+        if self.run.logits_of is not None:
+            self.run.whole = x
+            return x[self.run.logits_of]
         if not self.run.last_only:
             return x
         self.run.whole = x
@@ -362,10 +356,13 @@ class SequenceStep:
         """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
         step, sequence = self._step, self._sequence
         if sequence.past:
-            assert sequence.recording is not None, "a past must be recorded somewhere"
-            assert sequence.recording.cache is not None, "and be cached there"
             full_name = f"{step._layer_prefix}{step._prefix}{name}"
-            x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
+            if sequence.before is not None:
+                x = np.concatenate((sequence.before[full_name], x[sequence.rows]))
+            else:
+                assert sequence.recording is not None, "a past must be recorded somewhere"
+                assert sequence.recording.cache is not None, "and be cached there"
+                x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
         elif not self._is_all:
             x = x[sequence.rows]
         if self._block is None:
@@ -387,8 +384,10 @@ class SequenceStep:
         run.run(full_name, op, inputs, out)
         if sequence.edits is not None and block is None:
             sequence.edit(full_name, out, len(sequence.token_ids))
-        recording = sequence.recording
+        recording, taker = sequence.recording, run.taker
         if recording is not None and full_name in recording.arrays:
             heads, queries, keys = block or run.whole_attention(sequence)
             recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
+        if taker is not None and full_name in taker.names:
+            taker.queries(full_name, sequence.rows.start, block or run.whole_attention(sequence), out)
         return out

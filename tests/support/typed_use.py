@@ -17,6 +17,7 @@ from gpt2np.analysis.interventions import Intervention, patch, zero
 from gpt2np.analysis.lens import LogitLens, logit_lens
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.patching import logit_difference, path_sweep, sweep
+from gpt2np.capture import Captured, open_capture
 from gpt2np.generation.decoding import Generation
 from gpt2np.generation.generated import Generated, Step, Token
 from gpt2np.generation.scoring import Score
@@ -57,6 +58,14 @@ assert_type(done.steps[0], Step)
 assert_type(done.steps[0]["logits"], NDArray[Any])
 assert_type(model.score("a b").perplexity, float)
 assert_type(model.score([1, 2], stride=1), Score)
+captured = open_capture("caps")
+assert_type(captured, Captured)
+assert_type(captured["h.3.resid_post"][[4, 0, -1], :, 3], NDArray[Any])
+assert_type(captured["resid_post", 3][2:8], NDArray[Any])
+assert_type(captured.rows(-1), dict[str, NDArray[Any]])
+assert_type([rows for rows in captured.batches("h.3.resid_post", 64)], list[NDArray[Any]])
+assert_type(next(captured.batches(["resid_post", "prompt"], 64, epochs=None)), dict[str, NDArray[Any]])
+assert_type(captured.verify(model, sample=3).identical, bool)
 assert_type(attribution(trace, (" a", 3), pos=-1), NamedArray)
 assert_type(logit_lens(trace, " a"), LogitLens)
 assert_type(head_scores(model).largest(3)[0][1], float)

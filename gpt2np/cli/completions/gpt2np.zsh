@@ -8,7 +8,7 @@
 
 _shtab_gpt2np_commands() {
   local _commands=(
-    capture:'Capture activations of prompts and responses, a file for each'
+    capture:'Capture activations: of prompts and responses, a file for each; or of very many texts, in shards, on all cores or a cluster'
     circuits:'What heads and neurons are for: without options a table of all heads; with a TEXT what its neurons and its residual stream do'
     compare:'Compare another program'"'"'s tensors with ours: which step is the first that is wrong, and which known mistake explains it; exit 0 within noise, 1 if something is wrong, 2 for unusable input'
     completion:'Print what a shell needs to complete commands, options, sites and files'
@@ -57,6 +57,18 @@ _shtab_gpt2np_capture_options=(
   "--trace[the trace of a generation, which generate --out saved, instead of running one\; needs no model]:FILE:_files"
   "--prompt-set[a shipped set (see --list), or your own\: lines (.txt), .jsonl or .json]:NAME|FILE:_gpt2np_sets"
   "--list[show the shipped sets with their token counts]"
+  "--text[many texts, into shards\: a file with one a line, .jsonl or .json, a folder of .txt files, - for stdin, or a shipped set]:FILE|DIR|-:_files"
+  "--keep[sites to keep (default resid_post)]:PATTERN:_gpt2np_sites"
+  "--positions[of each text\: first, last, all or A\:B\:C (default all)]:P:"
+  "--store[(default float16)]:store:(float16 float32 float64)"
+  "--out[where the shards go\; a capture there goes on]:FOLDER:"
+  "--plan[print bytes and time, and run nothing else]"
+  "--workers[processes (default\: one for each core)]:N:"
+  "--dask[run on a Dask cluster\: the address of its scheduler, or its scheduler file]:ADDRESS:"
+  "--skip-bad[leave out texts that are empty or too long, and list them]"
+  "--window[cut texts into windows of N tokens\: those of a folder (default\: the context), or one file]:N:"
+  "--shard-mb[size of a shard (default 256)]:MB:"
+  "--force[begin even if the disk has too little room\; convert weights even if memory may not suffice]"
   "--layer-internals[all parts of these layers, a file for each\; all\: of every layer\; no number\: of the middle one (without this option\: the residual stream and mean attention of all layers, in one file)]:L:"
   "--id[of --prompt or --trace (default\: that which the experiment has for it, else the next number)]:ID:"
   "--experiment[the folder that everything goes into]:NAME:"
@@ -277,6 +289,8 @@ _shtab_gpt2np_info_options=(
   "--widen[bfloat16 weights become float32 when loaded\: more memory, faster generation]"
   "--json[print JSON, for programs]"
   "--hash[also SHA-256 of the whole weight files]"
+  "--verify[check a folder of captured prompts\: hashes, and a sample run again\; exit 1 if something is wrong]"
+  "--sample[how many prompts --verify runs again (default 8\; 0\: none)]:N:"
   ":a trace, generation, KV file, capture, dump, or a folder, instead of the model that --model names:_files"
 )
 
@@ -690,7 +704,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 }
 
 _gpt2np_models() {

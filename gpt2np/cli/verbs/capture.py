@@ -13,6 +13,7 @@ from gpt2np.cli.arguments import add_chat, add_model, add_special, count, intege
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
+from gpt2np.cli.verbs.capture_many import add_options, capture_texts, check_options
 from gpt2np.errors import InputError, TraceError, short
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def register(verbs: Any) -> None:
         capture,
         "capture --prompt 'Elizabeth was' --experiment first",
         "capture --prompt-set prompts.txt --experiment mine --layer-internals 2",
+        "capture --text texts.txt --keep resid_post --positions last --out captured --plan",
         "capture --list",
     )
     what = verb.add_mutually_exclusive_group()
@@ -38,6 +40,7 @@ def register(verbs: Any) -> None:
     help = "a shipped set (see --list), or your own: lines (.txt), .jsonl or .json"
     what.add_argument("--prompt-set", metavar="NAME|FILE", help=help)
     what.add_argument("--list", action="store_true", help="show the shipped sets with their token counts")
+    add_options(verb, what)
     verb.add_argument(
         "--layer-internals",
         nargs="*",
@@ -73,8 +76,13 @@ def capture(args: argparse.Namespace) -> int:
 
     if args.list:
         return _list(args)
+    check_options(args)
+    if args.text is not None:
+        return capture_texts(args)
     if args.prompt is None and args.prompt_set is None and args.trace is None:
-        raise InputError("give --prompt TEXT or --prompt-set NAME|FILE; --list shows the shipped sets")
+        raise InputError(
+            "give --prompt TEXT, --prompt-set NAME|FILE or --text FILE; --list shows the shipped sets"
+        )
     if args.experiment is None:
         raise InputError("--experiment NAME is needed: the folder that everything goes into")
     if args.id is not None and args.prompt_set is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt2np.capture.captured_manifest import is_captured
+from gpt2np.cli.verbs.captured_facts import captured_facts
 from gpt2np.errors import Gpt2npError, InputError, TraceError, short
 from gpt2np.files import kind_of, read_text
 from gpt2np.npzfile import NpzFile
@@ -22,6 +24,7 @@ SCHEMAS = {
     "gpt2np.trace": "a trace",
     "gpt2np.dialect": "a trace in other names",
     "gpt2np.capture": "a capture",
+    "gpt2np.captured": "a shard of captured prompts",
 }
 OF_TRACE = (
     "--trace takes it: trace and view, and lens, heads, stats, circuits and patch if all they read is in it"
@@ -42,6 +45,8 @@ def file_facts(path: str) -> dict[str, Any]:
 def _reader_of(path: str) -> Callable[[str], dict[str, Any]]:
     """The function that reads a file, by its name and by the schema that it says it has."""
     suffix = Path(path).suffix.lower()
+    if is_captured(path):
+        return captured_facts
     if os.path.isdir(path) or suffix == ".jsonl":
         return _list
     if suffix == ".json":
@@ -49,6 +54,8 @@ def _reader_of(path: str) -> Callable[[str], dict[str, Any]]:
     schema = _said_by(_opened(path)).get("schema")
     if not isinstance(schema, str):
         return _torch if suffix in TORCH else _dump
+    if schema.startswith("gpt2np.captured/"):
+        return _shard
     return _capture if schema.startswith("gpt2np.capture/") else _trace
 
 
@@ -133,6 +140,12 @@ _AFTER_ATTENTION = {
 }
 
 
+def _shard(path: str) -> dict[str, Any]:
+    """One shard of a capture of many prompts."""
+    facts: dict[str, Any] = {"file": path, "kind": SCHEMAS["gpt2np.captured"], "bytes": os.path.getsize(path)}
+    return facts | _as_written(path) | {"next": f"gpt2np info {Path(path).parent} tells of the capture"}
+
+
 def _torch(path: str) -> dict[str, Any]:
     """What torch.save wrote: a capture, or else the tensors of another program."""
     try:
@@ -171,6 +184,8 @@ def _json(path: str) -> dict[str, Any]:
 
     if Path(path).name == "config.json":
         raise InputError(f"{path}: belongs to a model: gpt2np info --model {Path(path).parent}")
+    if is_captured(Path(path).parent):
+        raise InputError(f"{path}: belongs to captured prompts: gpt2np info {Path(path).parent}")
     facts = {"file": path, "kind": "a KV file", "bytes": os.path.getsize(path)} | said_by(read_kv(path))
     return facts | {"next": "gpt2np kv query looks into it"}
 
@@ -226,11 +241,14 @@ def _array(name: str, dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"name": name, "dtype": dtype.name, "shape": list(shape), "bytes": n_bytes}
 
 
+_ELSEWHERE = ("file", "bytes", "kind", "arrays", "files", "check", "next")  # of what is said of a file
+
+
 def file_text(facts: dict[str, Any]) -> str:
     """The same for a terminal."""
     rows = [["file", f"{facts['file']}, {facts['bytes']:,} bytes"], ["is", facts["kind"]]]
     for key, value in facts.items():
-        if key not in ("file", "bytes", "kind", "arrays", "files", "next") and value is not None:
+        if key not in _ELSEWHERE and value is not None:
             rows.append([key.replace("_", " "), _shown(key, value)])
     parts = [table(rows, "<<", indent=0)]
     if arrays := facts.get("arrays"):
@@ -258,6 +276,8 @@ def _shown(key: str, value: Any) -> str:
     if key in ("tokens", "input_tokens"):
         shown = " ".join(quoted(token) for token in value[:4]) + (" ..." if len(value) > 4 else "")
         return f"{len(value)}: {shown}"
+    if type(value) is int:
+        return f"{value:,}"
     if isinstance(value, dict):
         if "token" in value:
             return quoted(value["token"])

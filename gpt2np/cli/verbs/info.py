@@ -19,17 +19,26 @@ def register(verbs: Any) -> None:
         "info",
         "info --model gpt2",
         "info t.safetensors",
+        "info caps --verify",
     )
     help = "a trace, generation, KV file, capture, dump, or a folder, instead of the model that --model names"
     verb.add_argument("file", nargs="?", metavar="FILE", help=help)
     add_model(verb, dtype=False)
     verb.add_argument("--hash", action="store_true", help="also SHA-256 of the whole weight files")
+    help = "check a folder of captured prompts: hashes, and a sample run again; exit 1 if something is wrong"
+    verb.add_argument("--verify", action="store_true", help=help)
+    help = "how many prompts --verify runs again (default 8; 0: none)"
+    verb.add_argument("--sample", type=int, metavar="N", help=help)
 
 
 def info(args: argparse.Namespace) -> int:
     """`gpt2np info`."""
     from gpt2np.cli import report
 
+    if args.verify:
+        return _verify(args)
+    if args.sample is not None:
+        raise InputError("--sample goes with --verify")
     if args.file is not None and not _names_a_model(args):
         return _of_file(args)
     model = load_model(args)
@@ -69,3 +78,22 @@ def _of_file(args: argparse.Namespace) -> int:
     facts = file_facts(args.file)
     print(strict_json(facts) if args.json else file_text(facts))
     return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """`gpt2np info FOLDER --verify`."""
+    from gpt2np.cli.verbs.captured_facts import captured_facts, check_captured
+    from gpt2np.cli.verbs.file_facts import file_text
+    from gpt2np.tables import strict_json
+
+    if args.file is None:
+        raise InputError(
+            "--verify checks a folder of captured prompts: name it, as in gpt2np info caps --verify"
+        )
+    if args.hash:
+        raise InputError("--hash is of a model: leave it out with --verify")
+    facts = captured_facts(args.file)
+    check, right = check_captured(args)
+    facts["check"] = check
+    print(strict_json(facts) if args.json else f"{file_text(facts)}\n\n{check['found']}")
+    return 0 if right else 1

@@ -1,0 +1,382 @@
+"""A capture of many prompts, from their tokens to a folder of shards: planned, run, and gone on with."""
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from gpt2np.capture.capture_folder import CaptureFolder, free_bytes
+from gpt2np.capture.packed_rows import Destinations
+from gpt2np.capture.prompt_tokens import PromptTokens, tokens_of, windows_of
+from gpt2np.capture.shard_layout import SCHEMA, layout, row_offsets, row_shape
+from gpt2np.capture.shard_making import (
+    MadeShard,
+    ModelSource,
+    ShardRun,
+    ShardSpec,
+    by_prompt,
+    know,
+    make_shard,
+)
+from gpt2np.capture.shard_plan import (
+    PACK_TOKENS,
+    SHARD_BYTES,
+    Choice,
+    Schedule,
+    Shard,
+    choose,
+    cut,
+    kept_of_each,
+    schedule,
+)
+from gpt2np.capture.texts import Texts, read_texts
+from gpt2np.capture.workers import Here, Submits, Workers, executor_of, results, usable_cores
+from gpt2np.errors import InputError, short, whole_number
+from gpt2np.model import Model
+from gpt2np.ops import Array
+from gpt2np.outputs import PathLike
+from gpt2np.text.prompts import Prompts
+from gpt2np.tracing.keep import Keep, KeepLike
+from gpt2np.tracing.plan import human_bytes
+
+PROBE_SECONDS = 2.0
+_SPARE_BYTES = 1 << 20  # of the disk, for manifest, list and log
+_SHARD_WORK = 3e12  # multiplications and additions that a shard takes at most: a minute or two of one core
+_LEAST_TOKENS, _MOST_TOKENS = 1_000, 100_000  # of a shard, whatever they take
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """What a capture will write and run, before it does.
+
+    `shards` with their exact bytes, `choice` of what is kept, `tokens` of the prompts.
+    """
+
+    model: Model
+    tokens: PromptTokens
+    choice: Choice
+    shards: tuple[Shard, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of each site."""
+        return sum(shard.rows for shard in self.shards)
+
+    @functools.cached_property
+    def tokens_run(self) -> int:
+        """How many tokens are computed: those of a shared beginning once a shard."""
+        return sum(self._schedule(shard).tokens_run for shard in self.shards)
+
+    @functools.cached_property
+    def tokens_needed(self) -> int:
+        """How many tokens would be computed if no prompt shared its beginning: to the last that is kept."""
+        kept = kept_of_each(np.diff(self.tokens.offsets), self.choice.kept)
+        return sum(k[-1] + 1 for k in kept if k)
+
+    def prompts_of(self, shard: Shard) -> list[Array]:
+        """Return the ids of each prompt of a shard."""
+        return [self.tokens[i] for i in range(shard.first_prompt, shard.first_prompt + shard.prompts)]
+
+    def _schedule(self, shard: Shard) -> Schedule:
+        prompts = self.prompts_of(shard)
+        kept = kept_of_each(np.array([len(ids) for ids in prompts]), self.choice.kept)
+        return schedule(prompts, kept, self.choice.pack_tokens, self.choice.share)
+
+    def tokens_a_second(self, seconds: float = PROBE_SECONDS) -> float:
+        """Return the rate of one core, from passes of the first shard for about so long."""
+        shard = self.shards[0]
+        prompts, entries = self.prompts_of(shard), self.choice.entries(self.model.config)
+        lengths = np.array([len(ids) for ids in prompts])
+        kept = kept_of_each(lengths, self.choice.kept)
+        plan = schedule(prompts, kept, self.choice.pack_tokens, self.choice.share)
+        laid_out = layout(entries, lengths, kept, 0, "")
+        arrays = {name: np.empty(shape, dtype) for name, dtype, shape in laid_out.arrays}  # pages as needed
+        flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
+        to = Destinations(entries, arrays, flat, row_offsets(kept))
+        one = Model(self.model.checkpoint, self.model.dtype.name, threads=1)
+        run, tokens, ran, start = ShardRun(one, prompts, kept, plan, to), 0, 0, time.perf_counter()
+        for number, pack in enumerate(plan.packs):
+            run.run(pack)
+            if number == 0 and time.perf_counter() - start < seconds / 4 and len(plan.packs) > 1:
+                start = time.perf_counter()  # the first one also makes room
+                continue
+            lengths_run = [plan.groups[g].length for g in pack.groups] + [
+                len(prompts[i]) for i in pack.prompts
+            ]
+            tokens, ran = tokens + sum(lengths_run), ran + 1
+            if time.perf_counter() - start > seconds:
+                break
+        return tokens / max(time.perf_counter() - start, 1e-9)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what `manifest.json` says."""
+        config, checkpoint = self.model.config, self.model.checkpoint
+        entries, origin = self.choice.entries(config), checkpoint.origin()
+        del origin["model"]
+        return {
+            "schema": SCHEMA,
+            "model": {"name": checkpoint.name, **origin, "dtype": self.choice.dtype},
+            "config": config.to_dict(),
+            "options": {
+                "positions": self.choice.positions,
+                "store": self.choice.store,
+                **self.options,
+                "pack_tokens": self.choice.pack_tokens,
+                "shared_beginnings": self.choice.share,
+            },
+            "texts": {
+                "prompts": len(self.tokens),
+                "tokens": len(self.tokens.ids),
+                "sha256": self.tokens.sha256,
+            },
+            "sites": {
+                e.name: {"axes": e.site.axes, "row": row_shape(e), "dtype": e.dtype.name} for e in entries
+            },
+            "shards": [
+                {
+                    "file": shard.file,
+                    "first_prompt": shard.first_prompt,
+                    "prompts": shard.prompts,
+                    "tokens": shard.tokens,
+                    "rows": shard.rows,
+                    "bytes": shard.bytes,
+                }
+                for shard in self.shards
+            ],
+            "skipped": [{"prompt": number, "reason": why} for number, why in self.tokens.skipped],
+        }
+
+
+@dataclass(frozen=True)
+class CaptureDone:
+    """What a capture came to: its folder, and how much is in it; `new` counts the shards of this run."""
+
+    folder: Path
+    prompts: int
+    tokens: int
+    rows: int
+    bytes: int
+    shards: int
+    new: int
+    skipped: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is told of a run: each shard with how many are done of all, and notes."""
+
+    shard: Callable[[Shard, MadeShard | None], object] = lambda shard, made: None
+    note: Callable[[str], object] = lambda text: None
+    start: Callable[[int], object] = lambda tokens: None
+
+
+class CaptureOptions(TypedDict, total=False):
+    """The keyword arguments of `Model.capture` that say how texts become prompts, and prompts shards."""
+
+    window: int | None
+    special: bool
+    skip_bad: bool
+    shard_bytes: int
+    pack_tokens: int
+    share: bool
+
+
+def plan_capture(
+    model: Model,
+    texts: Prompts | Texts | os.PathLike[str],
+    *,
+    keep: KeepLike | Keep = "resid_post",
+    positions: str | slice = "all",
+    store: str = "float16",
+    window: int | None = None,
+    special: bool = False,
+    skip_bad: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    pack_tokens: int = PACK_TOKENS,
+    share: bool = True,
+) -> CapturePlan:
+    """Return the plan of a capture; the arguments are those of `Model.capture`.
+
+    Raises:
+        InputError: as `Model.capture`.
+    """
+    shard_bytes = whole_number("shard_bytes", shard_bytes, 1)
+    pack_tokens = whole_number("pack_tokens", pack_tokens, 1)
+    choice = choose(model.config, keep, positions, store, model.dtype.name, pack_tokens, share)
+    tokens = _tokens(model, texts, window, special, skip_bad)
+    per_token = 2 * max(1, model.config.n_parameters)
+    most_tokens = int(min(_MOST_TOKENS, max(_LEAST_TOKENS, _SHARD_WORK / per_token)))
+    shards = cut(tokens, model.config, choice, shard_bytes, most_tokens)
+    plan = CapturePlan(
+        model, tokens, choice, tuple(shards), {"special": bool(special), "shard_bytes": shard_bytes}
+    )
+    entries, sized = choice.entries(model.config), []
+    for shard in shards:
+        lengths = np.array([len(ids) for ids in plan.prompts_of(shard)])
+        kept = kept_of_each(lengths, choice.kept)
+        laid_out = layout(entries, lengths, kept, shard.number, model.checkpoint.fingerprint)
+        sized.append(shard.of_bytes(laid_out.nbytes))
+    return replace(plan, shards=tuple(sized))
+
+
+def _tokens(
+    model: Model,
+    texts: Prompts | Texts | os.PathLike[str],
+    window: int | None,
+    special: bool,
+    skip_bad: bool,
+) -> PromptTokens:
+    """The ids of all prompts, however they are given."""
+    if isinstance(texts, os.PathLike):
+        texts = read_texts(os.fspath(texts), window is not None)
+    if not isinstance(texts, Texts):
+        if isinstance(texts, str | bytes):
+            raise InputError(
+                f"a capture takes a list of texts, or a Path of a file of them: not {short(texts)}"
+            )
+        if window is not None:
+            texts = Texts([str(text) for text in texts], "text {}".format, whole=True)
+        else:
+            return tokens_of(model, texts, special=special, skip_bad=skip_bad)
+    if not texts.whole:
+        return tokens_of(model, texts.texts, texts.where, special=special, skip_bad=skip_bad)
+    window = model.config.n_positions if window is None else whole_number("window", window, 1)
+    return windows_of(model, texts.texts, texts.where, window, special=special, skip_bad=skip_bad)
+
+
+def capture_many(
+    plan: CapturePlan,
+    folder: PathLike,
+    *,
+    workers: int | None = None,
+    executor: Submits | None = None,
+    force: bool = False,
+    watch: Watch | None = None,
+) -> CaptureDone:
+    """Run a plan into a folder, or what of it is missing there.
+
+    Raises:
+        InputError, TraceError: as `Model.capture`.
+    """
+    watch = watch or Watch()
+    if executor is not None and workers is not None:
+        raise InputError("give workers or an executor, not both")
+    if workers is not None:
+        executor_of(workers, 1)  # refuses what is no number of workers before anything is written
+    if plan.model.checkpoint.replaced and (workers or executor is not None) and workers != 1:
+        raise InputError(_REPLACED)
+    source = know(plan.model)
+    with ExitStack() as closing:
+        if not force:
+            check_disk(plan, folder)
+        place = closing.enter_context(CaptureFolder(folder, plan.manifest()))
+        source = replace(source, fingerprint=place.manifest["model"]["fingerprint"])
+        good, wrong = place.finished(plan.shards)
+        for text in wrong:
+            watch.note(text)
+        missing = [shard for shard in plan.shards if shard.file not in good]
+        runner = executor
+        if runner is None:
+            own = _workers(plan.model, workers, len(missing))
+            runner = own
+            closing.enter_context(own)
+        watch.start(sum(shard.tokens for shard in missing))
+        for shard in plan.shards:
+            if shard.file in good:
+                watch.shard(shard, None)
+        _run(plan, place, source, missing, runner, watch)
+        place.complete(plan.shards)
+        new = len(missing)
+    return CaptureDone(
+        Path(folder), len(plan.tokens), len(plan.tokens.ids), plan.n_rows, plan.nbytes, len(plan.shards), new,
+        plan.tokens.skipped,
+    )  # fmt: skip
+
+
+# A model of which others cannot know the weights.
+_REPLACED = "weights that were replaced in memory are not known to other processes: capture with workers=1"
+
+
+def _workers(model: Model, workers: int | None, n_tasks: int) -> Workers | Here:
+    """The processes that make the shards."""
+    return Here() if model.checkpoint.replaced else executor_of(workers, n_tasks)
+
+
+def check_disk(plan: CapturePlan, folder: PathLike) -> None:
+    """Refuse a capture for which the disk has no room; what is there of it counts as written.
+
+    Raises:
+        InputError: says both numbers.
+    """
+    written = 0
+    for shard in plan.shards:
+        try:
+            written += os.stat(Path(folder) / shard.file).st_size
+        except (OSError, ValueError):
+            continue
+    missing, free = plan.nbytes - written + _SPARE_BYTES, free_bytes(folder)
+    if missing > free:
+        raise InputError(
+            f"{folder}: the capture takes {human_bytes(missing)} and the disk has {human_bytes(free)} left "
+            "(force=True)"
+        )
+
+
+def _run(
+    plan: CapturePlan,
+    place: CaptureFolder,
+    source: ModelSource,
+    missing: list[Shard],
+    executor: Submits,
+    watch: Watch,
+) -> None:
+    """Make the missing shards, and list each when it is there."""
+    by_file = {shard.file: shard for shard in missing}
+    who = f"{type(executor).__name__} {getattr(executor, 'n', '')}".rstrip()
+    where = f"{platform.node()}, {usable_cores()} cores"
+    with_what = f"Python {platform.python_version()}, NumPy {np.__version__}"
+    place.log(f"start: {len(missing)} of {len(plan.shards)} shards, {who}, {where}, {with_what}")
+
+    def retried(key: str, error: BaseException) -> None:
+        text = str(error).partition("\n")[0] or type(error).__name__
+        place.log(f"{key}: {text}; made again")
+        watch.note(f"{key}: {text}; it is made again")
+
+    start, tokens = time.monotonic(), 0
+    try:
+        for _, made in results(executor, make_shard, _tasks(plan, place, source, missing), on_retry=retried):
+            place.add(made)
+            tokens += by_file[made.file].tokens
+            rate = tokens / max(1e-9, time.monotonic() - start)
+            place.log(f"{made.file}: {made.bytes} bytes, {made.tokens_run} tokens run; {rate:.0f} tokens/s")
+            watch.shard(by_file[made.file], made)
+    except BaseException as error:
+        place.log(f"stopped: {type(error).__name__} {error}")
+        raise
+    place.log(f"done: {time.monotonic() - start:.1f} s")
+
+
+def _tasks(
+    plan: CapturePlan, place: CaptureFolder, source: ModelSource, missing: list[Shard]
+) -> Iterator[tuple[str, tuple[ShardSpec]]]:
+    """The shards as tasks, made as they are asked for."""
+    folder = os.path.abspath(place.path)
+    for shard in missing:
+        first, last = shard.first_prompt, shard.first_prompt + shard.prompts
+        offsets = plan.tokens.offsets[first : last + 1]
+        ids = plan.tokens.ids[offsets[0] : offsets[-1]]
+        spec = ShardSpec(source, plan.choice, folder, shard.file, shard.number, ids, offsets - offsets[0])
+        yield shard.file, (spec,)

@@ -1,0 +1,122 @@
+"""Captures as `Model.capture` writes them, read back: by prompt, by row, checked, and trained on."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from support.command_line import run
+from support.random_model import random_model
+
+from gpt2np.capture import open_capture
+from gpt2np.errors import VerificationError
+
+BEGINNING = "It is a truth universally acknowledged, that a single man in possession of"
+TEXTS = [
+    f"{BEGINNING} {end}" for end in ("a good fortune", "a house", "nothing at all, must be poor", "a dog")
+]
+TEXTS += ["Elizabeth was", "Mr. Darcy walked to the", "She", "Where is he now, my dear? He is", "No.", "No."]
+TEXTS += [
+    f"{name} was not at home, and {name} did not answer." for name in ("Jane", "Mary", "Kitty", "Lydia")
+]
+KEEP = ["resid_post", "attn.pattern", "attn.scores", "attn.q", "attn.heads", "top_k_tokens", "logits"]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("read_back") / "caps"
+    tiny.capture(TEXTS, folder, keep=KEEP, store="float32", shard_bytes=800_000, pack_tokens=40, workers=1)
+    return folder
+
+
+@pytest.mark.parametrize("positions", ["all", "last", "first", "1:9:3", "-3:"])
+@pytest.mark.parametrize("share", [True, False])
+def test_rows_are_those_of_a_trace_of_the_prompt_alone(tiny, tmp_path, positions, share):
+    options = {"shard_bytes": 800_000, "pack_tokens": 40, "share": share, "workers": 1}
+    tiny.capture(TEXTS, tmp_path / "caps", keep=KEEP, positions=positions, store="float32", **options)
+    captured = open_capture(tmp_path / "caps")
+    for prompt, text in enumerate(TEXTS):
+        trace = tiny.trace(text, keep=KEEP)
+        kept = captured.positions(prompt)
+        assert captured.token_ids(prompt).tolist() == trace.token_ids
+        for name, found in captured.rows(prompt).items():
+            expected = (
+                trace[name][kept] if "key" not in trace.dims[name] else trace[name][:, kept].swapaxes(0, 1)
+            )
+            assert found.shape == expected.shape
+            assert found.dtype == expected.dtype
+            if name != "top_k_tokens":
+                scale = max(1, np.abs(expected[np.isfinite(expected)]).max(initial=0))
+                same_infinity = np.isneginf(found) & np.isneginf(expected)
+                found, expected = (np.where(same_infinity, 0, x) for x in (found, expected))
+                assert np.abs(found - expected).max(initial=0) < 1e-5 * scale
+    found = captured.verify(tiny, sample=100)
+    assert found.identical
+    assert found.difference < 1e-5
+
+
+def test_several_shards_and_packs_are_the_same_bytes_again(folder, tiny):
+    captured = open_capture(folder)
+    assert len(captured.shards) > 2
+    found = captured.verify(sample=100)
+    assert len(found.prompts) == len(TEXTS)
+    assert found.identical
+    assert "14 prompts run again: the same bytes" in str(found)
+
+
+@pytest.mark.parametrize("store", ["float16", "float32"])
+def test_noise_in_the_passes_is_told_from_the_same_bytes(tiny, tmp_path, store):
+    tiny.capture(TEXTS, tmp_path / "caps", keep="resid_post", store=store, workers=1)
+    manifest = json.loads((tmp_path / "caps" / "manifest.json").read_text())
+    assert open_capture(tmp_path / "caps").verify(tiny).identical
+    manifest["options"] |= {"pack_tokens": 1, "shared_beginnings": False}  # as another machine would round
+    (tmp_path / "caps" / "manifest.json").write_text(json.dumps(manifest))
+    found = open_capture(tmp_path / "caps").verify(tiny, sample=100)
+    assert found.difference < 1e-5
+    if store == "float32":
+        assert not found.identical
+        assert "within noise" in str(found)
+
+
+def test_other_weights_are_found_in_half_precision(tiny, tmp_path):
+    tiny.capture(TEXTS, tmp_path / "caps", keep="h.2.resid_post", workers=1)
+    weights = {"h.1.mlp.c_proj.bias": tiny.weights["h.1.mlp.c_proj.bias"] + np.float32(0.05)}
+    with pytest.raises(VerificationError, match=r"h\.2\.resid_post of prompt 0"):
+        open_capture(tmp_path / "caps").verify(tiny.with_weights(weights))
+
+
+def test_double_precision(tmp_path):
+    model = random_model()
+    prompts = [[1, 2, 3], [1, 2, 3, 4, 5], [7], [9, 8, 7, 6]]
+    model.capture(prompts, tmp_path / "caps", keep=["resid_post", "scores"], store="float64", workers=1)
+    found = open_capture(tmp_path / "caps").verify(model)
+    assert found.identical
+    assert found.difference < 1e-12
+    assert open_capture(tmp_path / "caps").token_ids(-1).tolist() == [9, 8, 7, 6]
+
+
+def test_batches_of_a_capture(folder, tiny):
+    captured = open_capture(folder)
+    wanted = ["h.3.resid_post", "prompt", "position", "token_id", "next_token_id"]
+    seen = Counter()
+    for batch in captured.batches(wanted, 16, seed=1, buffer=200_000):
+        for at in range(len(batch["prompt"])):
+            prompt, position = int(batch["prompt"][at]), int(batch["position"][at])
+            ids = captured.token_ids(prompt).tolist()
+            assert batch["token_id"][at] == ids[position]
+            assert batch["next_token_id"][at] == [*ids[1:], -1][position]
+            assert np.array_equal(
+                batch["h.3.resid_post"][at], captured.rows(prompt)["h.3.resid_post"][position]
+            )
+            seen[prompt, position] += 1
+    assert set(seen.values()) == {1}
+    assert len(seen) == captured.n_rows
+
+
+def test_info_and_the_check(capsys, folder):
+    code, out, _ = run(capsys, "info", str(folder), "--verify", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["check"]["same_bytes"] is True
+    assert facts["finished"] == facts["shards"]
+    assert facts["bytes"] == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
