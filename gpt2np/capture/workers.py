@@ -81,6 +81,7 @@ class Workers:
         self._threads = ThreadPoolExecutor(self.n, "gpt2np worker")  # one waits for each process
         self._own = threading.local()
         self._started: list[_Process] = []
+        self._closed = False
 
     def submit(self, function: Callable[..., T], /, *args: Any, key: str | None = None) -> "Future[T]":
         """Give a function to the next worker that is free; returns its future.
@@ -96,18 +97,20 @@ class Workers:
 
     def close(self) -> None:
         """End the workers; what they are at is given up."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in self._started:
+        for worker in self._started:  # one that starts meanwhile is ended by its thread
             worker.end()
         self._threads.shutdown()
-        for worker in self._started:  # one that started meanwhile
-            worker.end()
 
     def _run(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
         worker: _Process | None = getattr(self._own, "worker", None)
         if worker is None or worker.process.poll() is not None:
             worker = self._own.worker = _Process()
             self._started.append(worker)
+        if self._closed:
+            worker.end()
+            raise WorkerDied("the workers are closed")
         done, result = worker.run(pickle.dumps((function, args)))
         if done:
             return result  # type: ignore[no-any-return]  # what the function returned, over there
