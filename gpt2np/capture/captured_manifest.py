@@ -11,7 +11,19 @@ import numpy as np
 from gpt2np.capture.shard_layout import SCHEMA
 from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError, short
 from gpt2np.files import read_bytes
-from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, fields_of, list_of, parse_json, whole
+from gpt2np.json_fields import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    Kind,
+    Table,
+    check,
+    fields_of,
+    list_of,
+    optional,
+    parse_json,
+    whole,
+)
 from gpt2np.tracing.contract import ModelConfig, parse_config
 
 MANIFEST = "manifest.json"
@@ -160,22 +172,35 @@ def _check_shards(shards: Sequence[ShardFacts], texts: Mapping[str, Any], where:
         raise TraceError(f"{where}: shards: two have the same file")
 
 
+_MANY = 1 << 48  # sums of so many fit into 64 bits
 _DTYPES = ("float16", "float32", "float64", "int32", "int64")
 _DTYPE = Kind(" or ".join(_DTYPES), lambda x: type(x) is str and x in _DTYPES)
-_SITE: Table = {"axes": TEXT, "row": list_of(whole(1)), "dtype": _DTYPE}
+_SITE: Table = {"axes": TEXT, "row": list_of(whole(1, _MANY)), "dtype": _DTYPE}
 _SHARD: Table = {
     "file": TEXT,
-    "first_prompt": whole(),
-    "prompts": whole(1),
-    "tokens": whole(1),
-    "rows": whole(),
+    "first_prompt": whole(0, _MANY),
+    "prompts": whole(1, _MANY),
+    "tokens": whole(1, _MANY),
+    "rows": whole(0, _MANY),
     "bytes": whole(1),
+}
+_MODEL: Table = {
+    "name": optional(TEXT),
+    "commit": optional(TEXT),
+    "fingerprint": optional(TEXT),
+    "dtype": Kind("float32 or float64", lambda x: x in ("float32", "float64")),
+}
+_OPTIONS: Table = {
+    "positions": TEXT,
+    "store": Kind("float16, float32 or float64", lambda x: x in ("float16", "float32", "float64")),
+    "pack_tokens": optional(whole(1)),
+    "shared_beginnings": optional(FLAG),
 }
 _LINE: Table = {"file": TEXT, "bytes": whole(), "sha256": TEXT}
 _FIELDS: Table = {
-    "model": OBJECT,
+    "model": fields_of(_MODEL, closed=False),
     "config": OBJECT,
-    "options": OBJECT,
+    "options": fields_of(_OPTIONS, closed=False),
     "texts": fields_of({"prompts": whole(1), "tokens": whole(1), "sha256": TEXT}, closed=False),
     "sites": Kind(
         "an object of sites, each with axes, row and dtype",

@@ -378,6 +378,9 @@ def changed(manifest, path, value):
         (["shards", 1, "file"], "shard_00000.safetensors", "two have the same file"),
         (["shards", 1, "rows"], "3", "shards is "),
         (["model"], [], "model is "),
+        (["model", "name"], 3, "model is "),
+        (["options", "pack_tokens"], "many", "options is "),
+        (["shards", 1, "rows"], 2**60, "shards is "),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_a_line(copy, path, value, says):
@@ -451,7 +454,7 @@ def test_offsets_that_do_not_fit(copy):
     at = content.index(offsets.tobytes())
     content[at : at + offsets.nbytes] = offsets[::-1].tobytes()
     path.write_bytes(content)
-    with pytest.raises(TraceError, match="its offsets of prompts are damaged"):
+    with pytest.raises(TraceError, match="is damaged in its offsets of prompts"):
         open_capture(copy).rows(4)
 
 
@@ -459,3 +462,14 @@ def test_a_finished_capture_opens_without_a_warning(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_capture(folder)
+
+
+def test_positions_that_do_not_fit(copy):
+    path = copy / "shard_00001.safetensors"
+    positions = np.array(open_capture(copy).shards.open(1).positions)
+    content = bytearray(path.read_bytes())
+    at = content.index(positions.tobytes())
+    content[at : at + positions.nbytes] = (positions + 50).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match="a row is of a position behind its prompt"):
+        open_capture(copy)["token_id"][:]
