@@ -202,11 +202,17 @@ class TensorFileWriter:
     """
 
     def __init__(
-        self, path: str, target: Any, making: Unfinished, mapped: mmap.mmap, arrays: dict[str, NDArray[Any]]
+        self,
+        path: str,
+        target: Any,
+        making: Unfinished,
+        mapped: mmap.mmap,
+        arrays: dict[str, NDArray[Any]],
+        sync: bool,
     ) -> None:
         self.path = path
         self.arrays = arrays
-        self._target, self._mapped = target, mapped
+        self._target, self._mapped, self._sync = target, mapped, sync
         self._making: Unfinished | None = making  # None once committed or discarded
 
     def commit(self) -> None:
@@ -214,7 +220,8 @@ class TensorFileWriter:
         if self._making is None:
             raise TraceError(f"{self.path}: already committed or discarded")
         try:
-            self._mapped.flush()
+            if self._sync:
+                self._mapped.flush()
             self._making.finish(self._target)
         except OSError as e:
             raise TraceError(f"{self.path}: cannot be written: {_reason(e)}") from None
@@ -240,9 +247,12 @@ class TensorFileWriter:
             self.discard()
 
 
-def create_tensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> TensorFileWriter:
+def create_tensors(
+    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str], sync: bool = True
+) -> TensorFileWriter:
     """Lay out a file of (name, dtype, shape) entries in exactly this order, and reserve its space on disk.
 
+    With `sync` the data has reached the disk when the file gets its name, else the system sees to that later.
     An entry behind one of a narrower dtype may come out unaligned, right but slow: put wide ones first.
     Raises TraceError where the folder, the disk or an entry does not allow it; then nothing is left behind.
     """
@@ -259,7 +269,7 @@ def create_tensors(path: Path, entries: Sequence[Entry], metadata: Mapping[str, 
         raise
     data = np.frombuffer(mapped, np.uint8)[len(head) :]
     arrays = {name: _view(data, entry) for name, entry in header.items()}
-    return TensorFileWriter(os.fspath(path), target, making, mapped, arrays)
+    return TensorFileWriter(os.fspath(path), target, making, mapped, arrays, sync)
 
 
 def file_bytes(entries: Sequence[Entry], metadata: Mapping[str, str]) -> int:

@@ -44,12 +44,12 @@ class PromptTokens:
 def tokens_of(
     model: TextsOfModel,
     prompts: Iterable[Prompt],
-    where: Callable[[int], str] = "prompt {}".format,
+    where: Callable[[int], str] | None = None,
     *,
     special: bool = False,
     skip_bad: bool = False,
 ) -> PromptTokens:
-    """Return the ids of prompts; `where` says where one stands, for messages.
+    """Return the ids of prompts; `where` says where the one of a number stands.
 
     Raises:
         InputError, TokenizerError: a prompt is empty, too long, or has other ids than the vocabulary's: names
@@ -93,7 +93,7 @@ def _windows(ids: Array, window: int, begin: int | None) -> list[Array]:
 
 
 def _collected(
-    prompts: Iterable[P], ids_of: Callable[[P], list[int]], where: Callable[[int], str], skip_bad: bool
+    prompts: Iterable[P], ids_of: Callable[[P], list[int]], where: Callable[[int], str] | None, skip_bad: bool
 ) -> PromptTokens:
     """The ids of all prompts; those that are refused are skipped, or all is refused."""
     ids, offsets, refused = array("i"), array("q", [0]), []
@@ -107,7 +107,8 @@ def _collected(
                 raise  # the vocabulary cannot be used at all
     if refused and not skip_bad:
         number, first = refused[0]
-        named = of_prompt(f"{where(number)} (prompt {number})", first)
+        which = f"prompt {number}" if where is None else f"{where(number)} (prompt {number})"
+        named = of_prompt(which, first)
         others = f"; {len(refused) - 1:,} more are bad" if len(refused) > 1 else ""
         raise type(named)(f"{named}{others}; skip_bad=True leaves them out")
     if len(offsets) == 1:

@@ -122,7 +122,8 @@ def make_shard(spec: ShardSpec) -> MadeShard:
     kept = kept_of_each(lengths, choice.kept)
     laid_out = layout(entries, lengths, kept, spec.number, spec.model.fingerprint)
     path = Path(spec.folder) / spec.file
-    with tensorfile.create_tensors(path, laid_out.arrays, laid_out.metadata) as file:
+    # Whoever goes on looks at the hash of what is there, so nobody waits for the disk here.
+    with tensorfile.create_tensors(path, laid_out.arrays, laid_out.metadata, sync=False) as file:
         arrays = file.arrays
         rows = row_offsets(kept)
         arrays[ROW_OFFSETS][...], arrays[TOKEN_OFFSETS][...] = rows, spec.offsets

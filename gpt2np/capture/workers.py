@@ -148,7 +148,8 @@ class _Process:
         Raises:
             WorkerDied: it was not there any more, or ended meanwhile.
         """
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             _send(self.process.stdin, task)
             answer = _receive(self.process.stdout)

@@ -48,8 +48,8 @@ GROUPS = {
         "download": "fetch a model from the Hub, for use without network",
         "sites": "every array that a trace can hold, and what it tells you",
         "plan": "bytes of a trace, before running it",
-        "capture": "capture activations: of prompts and responses, a file for each; or of very many texts, in "
-        "shards, on all cores or a cluster",
+        "capture": "capture activations: of prompts and responses, a file for each; or of very many texts, "
+        "in shards, on all cores or a cluster",
         "kv": "keys and values of a text: write them, query them, many at once",
         "export": "write a trace, or a model as llm.c's files, for other programs",
     },

@@ -71,6 +71,7 @@ def _shtab() -> bool:
 
 
 NEEDS = {
+    "distributed": Need(_package("distributed"), "pip install '.[cluster]'"),
     "matplotlib": Need(_package("matplotlib"), "pip install '.[plot]'"),
     "shtab": Need(_shtab, "pip install '.[test]'"),
     "bash": Need(_program("bash"), "a package of the system"),
