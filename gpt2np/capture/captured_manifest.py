@@ -28,7 +28,7 @@ from gpt2np.tracing.contract import ModelConfig, parse_config
 
 MANIFEST = "manifest.json"
 FINISHED = "shards.jsonl"
-_MOST = 1 << 32  # bytes of a manifest
+MOST = 1 << 32  # bytes of a manifest
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class CapturedManifest:
 def is_captured(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder says that it is a capture of many prompts."""
     try:
-        return SCHEMA.partition("/")[0].encode() in read_bytes(Path(folder, MANIFEST), most=_MOST)
+        return SCHEMA.partition("/")[0].encode() in read_bytes(Path(folder, MANIFEST), most=MOST)
     except InputError:
         return False
 
@@ -100,7 +100,7 @@ def read_captured(folder: str | os.PathLike[str]) -> CapturedManifest:
         raise TraceError(f"{folder}: {what}")
     if not path.is_file():
         raise TraceError(f"{folder}: is no folder of captured prompts (it has no {MANIFEST})")
-    content = parse_json(read_bytes(path, TraceError, _MOST), where, TraceError)
+    content = parse_json(read_bytes(path, TraceError, MOST), where, TraceError)
     schema = content.get("schema") if isinstance(content, dict) else content
     if schema != SCHEMA:
         raise TraceError(f"{where}: schema is {short(schema)}, expected {SCHEMA!r}")
@@ -133,7 +133,7 @@ def read_finished(manifest: CapturedManifest) -> dict[str, str]:
         return {}
     planned = {shard.file: shard.bytes for shard in manifest.shards}
     found = {}
-    for number, line in enumerate(read_bytes(path, TraceError, _MOST).split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_bytes(path, TraceError, MOST).split(b"\n")[:-1], 1):
         where = f"{path}: line {number}"
         row = parse_json(line, where, TraceError)
         check(row, _LINE, where, TraceError)
