@@ -40,8 +40,8 @@ ORDER = {
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
     "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts
-        prompt_tokens shared_prefixes shard_plan shard_layout packed_rows shard_making capture_folder many
-        captured_manifest shard_reading row_arrays row_batches captured verification""",
+        prompt_tokens shared_prefixes shard_plan shard_layout captured_manifest packed_rows shard_making
+        capture_folder many shard_reading row_arrays row_batches captured verification""",
     "kv": "queries reading extraction resume datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from gpt2np.capture.captured_manifest import FINISHED, MANIFEST, MOST
 from gpt2np.capture.shard_layout import SCHEMA
 from gpt2np.capture.shard_making import MadeShard
 from gpt2np.capture.shard_plan import Shard
@@ -27,8 +28,7 @@ try:
 except ImportError:  # Windows has no such locks: there, nothing stops a second run
     fcntl = None  # type: ignore[assignment]
 
-MANIFEST, FINISHED, LOG = "manifest.json", "shards.jsonl", "run.log"
-MOST = 1 << 32  # bytes of a manifest
+LOG = "run.log"
 
 
 class CaptureFolder:

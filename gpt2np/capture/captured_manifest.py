@@ -11,12 +11,24 @@ import numpy as np
 from gpt2np.capture.shard_layout import SCHEMA
 from gpt2np.errors import ConfigError, InputError, TraceError, UnknownSiteError, short
 from gpt2np.files import read_bytes
-from gpt2np.json_fields import OBJECT, TEXT, Kind, Table, check, fields_of, list_of, parse_json, whole
+from gpt2np.json_fields import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    Kind,
+    Table,
+    check,
+    fields_of,
+    list_of,
+    optional,
+    parse_json,
+    whole,
+)
 from gpt2np.tracing.contract import ModelConfig, parse_config
 
 MANIFEST = "manifest.json"
 FINISHED = "shards.jsonl"
-_MOST = 1 << 32  # bytes of a manifest
+MOST = 1 << 32  # bytes of a manifest
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class CapturedManifest:
 def is_captured(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder says that it is a capture of many prompts."""
     try:
-        return SCHEMA.partition("/")[0].encode() in read_bytes(Path(folder, MANIFEST), most=_MOST)
+        return SCHEMA.partition("/")[0].encode() in read_bytes(Path(folder, MANIFEST), most=MOST)
     except InputError:
         return False
 
@@ -88,7 +100,7 @@ def read_captured(folder: str | os.PathLike[str]) -> CapturedManifest:
         raise TraceError(f"{folder}: {what}")
     if not path.is_file():
         raise TraceError(f"{folder}: is no folder of captured prompts (it has no {MANIFEST})")
-    content = parse_json(read_bytes(path, TraceError, _MOST), where, TraceError)
+    content = parse_json(read_bytes(path, TraceError, MOST), where, TraceError)
     schema = content.get("schema") if isinstance(content, dict) else content
     if schema != SCHEMA:
         raise TraceError(f"{where}: schema is {short(schema)}, expected {SCHEMA!r}")
@@ -121,7 +133,7 @@ def read_finished(manifest: CapturedManifest) -> dict[str, str]:
         return {}
     planned = {shard.file: shard.bytes for shard in manifest.shards}
     found = {}
-    for number, line in enumerate(read_bytes(path, TraceError, _MOST).split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_bytes(path, TraceError, MOST).split(b"\n")[:-1], 1):
         where = f"{path}: line {number}"
         row = parse_json(line, where, TraceError)
         check(row, _LINE, where, TraceError)
@@ -160,22 +172,35 @@ def _check_shards(shards: Sequence[ShardFacts], texts: Mapping[str, Any], where:
         raise TraceError(f"{where}: shards: two have the same file")
 
 
+_MANY = 1 << 48  # sums of so many fit into 64 bits
 _DTYPES = ("float16", "float32", "float64", "int32", "int64")
 _DTYPE = Kind(" or ".join(_DTYPES), lambda x: type(x) is str and x in _DTYPES)
-_SITE: Table = {"axes": TEXT, "row": list_of(whole(1)), "dtype": _DTYPE}
+_SITE: Table = {"axes": TEXT, "row": list_of(whole(1, _MANY)), "dtype": _DTYPE}
 _SHARD: Table = {
     "file": TEXT,
-    "first_prompt": whole(),
-    "prompts": whole(1),
-    "tokens": whole(1),
-    "rows": whole(),
+    "first_prompt": whole(0, _MANY),
+    "prompts": whole(1, _MANY),
+    "tokens": whole(1, _MANY),
+    "rows": whole(0, _MANY),
     "bytes": whole(1),
+}
+_MODEL: Table = {
+    "name": optional(TEXT),
+    "commit": optional(TEXT),
+    "fingerprint": optional(TEXT),
+    "dtype": Kind("float32 or float64", lambda x: x in ("float32", "float64")),
+}
+_OPTIONS: Table = {
+    "positions": TEXT,
+    "store": Kind("float16, float32 or float64", lambda x: x in ("float16", "float32", "float64")),
+    "pack_tokens": optional(whole(1)),
+    "shared_beginnings": optional(FLAG),
 }
 _LINE: Table = {"file": TEXT, "bytes": whole(), "sha256": TEXT}
 _FIELDS: Table = {
-    "model": OBJECT,
+    "model": fields_of(_MODEL, closed=False),
     "config": OBJECT,
-    "options": OBJECT,
+    "options": fields_of(_OPTIONS, closed=False),
     "texts": fields_of({"prompts": whole(1), "tokens": whole(1), "sha256": TEXT}, closed=False),
     "sites": Kind(
         "an object of sites, each with axes, row and dtype",

@@ -62,7 +62,7 @@ class RowArray:
 
     def shards(self) -> Iterator[Array]:
         """Yield the rows of each shard in turn: read-only views of the files."""
-        return (self.column.of(shard) for shard in self._shards)
+        return (self.column.of(shard, slice(None)) for shard in self._shards)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False and (len(self._shards) != 1 or dtype not in (None, self.dtype)):
@@ -156,14 +156,14 @@ class RowArray:
         key = (slice(None), *rest)
         if last - first == 1:
             begin = int(starts[first])
-            part = self.column.of(self._shards.open(first))
-            return np.asarray(part[start - begin : stop - begin][key])
+            part = self.column.of(self._shards.open(first), slice(start - begin, stop - begin))
+            return np.asarray(part[key])
         shape = np.empty((0, *self.shape[1:]), self.dtype)[key].shape[1:]
         found = np.empty((max(stop - start, 0), *shape), self.dtype)
         for i in range(first, last):  # no view of a shard is held, which would hold its file open
             begin, end = max(int(starts[i]), start), min(int(starts[i + 1]), stop)
-            part = self.column.of(self._shards.open(i))
-            found[begin - start : end - start] = part[begin - starts[i] : end - starts[i]][key]
+            part = self.column.of(self._shards.open(i), slice(begin - starts[i], end - starts[i]))
+            found[begin - start : end - start] = part[key]
         return found
 
     def _taken(self, rows: Array) -> Array:
@@ -174,7 +174,9 @@ class RowArray:
         for i in range(len(self._shards)):
             mine = order[ends[i] : ends[i + 1]]
             if len(mine):
-                taken[mine] = self.column.of(self._shards.open(i))[rows[mine] - self._shards.starts[i]]
+                there = rows[mine] - self._shards.starts[i]
+                span = slice(there[0], there[-1] + 1)
+                taken[mine] = self.column.of(self._shards.open(i), span)[there - there[0]]
         return taken
 
 

@@ -98,7 +98,7 @@ def _read(shards: Shards, columns: Sequence[Column], pieces: Sequence[Piece], he
             if column.name in shards.manifest.sites:
                 shard.read_rows(column.name, start, place)
             else:
-                place[...] = column.of(shard)[start:stop]
+                place[...] = column.of(shard, slice(start, stop))
         at += n
     return at
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import operator
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -43,7 +42,10 @@ class Shard:
         self.token_ids, self.positions = self.file["token_ids"], self.file["positions"]
         for offsets, last in ((self.row_offsets, facts.rows), (self.token_offsets, facts.tokens)):
             if offsets[0] != 0 or offsets[-1] != last or (np.diff(offsets) < 0).any():
-                raise TraceError(f"{self.path}: its offsets of prompts are damaged; {AGAIN}")
+                raise TraceError(f"{self.path}: is damaged in its offsets of prompts; {AGAIN}")
+        for name, site in manifest.sites.items():
+            if site.ragged and self.file.shape(name) != (self._ragged_begins[-1] * manifest.config.n_head,):
+                raise TraceError(f"{self.path}: is damaged: {name} does not fit the offsets; {AGAIN}")
 
     def read_rows(self, name: str, start: int, out: Array) -> None:
         """Fill an array with rows of a site, from `start` on, without mapping them into memory.
@@ -98,31 +100,43 @@ class Shard:
         sizes = np.diff(self.row_offsets) * np.diff(self.token_offsets)
         return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
-    @functools.cached_property
-    def prompts(self) -> Array:
-        """The number of each row's prompt: int64 [rows]."""
-        first, n = self.facts.first_prompt, self.facts.prompts
-        return np.repeat(np.arange(first, first + n), np.diff(self.row_offsets))
+    def site(self, name: str, rows: slice) -> Array:
+        """These rows of a site that is not ragged: a view of the file."""
+        return self.file[name][rows]
 
-    @functools.cached_property
-    def row_token_ids(self) -> Array:
+    def row_positions(self, rows: slice) -> Array:
+        """The position of each of these rows in its prompt: int32 [rows]."""
+        kept: Array = self.positions[rows]
+        return kept
+
+    def row_prompts(self, rows: slice) -> Array:
+        """The number of each row's prompt: int64 [rows]."""
+        return self._places(rows) + self.facts.first_prompt
+
+    def row_token_ids(self, rows: slice) -> Array:
         """The token of each row: int32 [rows]."""
-        ids: Array = self.token_ids[self._tokens_of_rows]
+        ids: Array = self.token_ids[self._tokens(rows)[0]]
         return ids
 
-    @functools.cached_property
-    def next_token_ids(self) -> Array:
+    def next_token_ids(self, rows: slice) -> Array:
         """The token behind that of each row, -1 behind the last one of a prompt: int32 [rows]."""
-        at = self._tokens_of_rows + 1
-        ends = np.repeat(self.token_offsets[1:], np.diff(self.row_offsets))
-        behind: Array = np.append(self.token_ids, np.int32(-1))[at]
-        behind[at == ends] = -1
+        at, ends = self._tokens(rows)
+        behind: Array = self.token_ids[np.minimum(at + 1, self.facts.tokens - 1)]
+        behind[at + 1 == ends] = -1
         return behind
 
-    @property
-    def _tokens_of_rows(self) -> Array:
-        begins = np.repeat(self.token_offsets[:-1], np.diff(self.row_offsets))
-        return np.asarray(begins + self.positions)
+    def _places(self, rows: slice) -> Array:
+        """Which prompt of the shard each row is of."""
+        numbers = np.arange(*rows.indices(self.facts.rows))
+        return np.asarray(np.searchsorted(self.row_offsets, numbers, side="right") - 1)
+
+    def _tokens(self, rows: slice) -> tuple[Array, Array]:
+        """The place of each row's token among all tokens, and that of the end of its prompt."""
+        prompts, positions = self._places(rows), self.positions[rows]
+        at, ends = self.token_offsets[prompts] + positions, self.token_offsets[prompts + 1]
+        if ((positions < 0) | (at >= ends)).any():
+            raise TraceError(f"{self.path}: is damaged: a row is of a position behind its prompt; {AGAIN}")
+        return at, ends
 
 
 class Column(NamedTuple):
@@ -131,24 +145,25 @@ class Column(NamedTuple):
     name: str
     row: tuple[int, ...]
     dtype: np.dtype[np.generic]
-    of: Callable[[Shard], Array]
+    of: Callable[[Shard, slice], Array]
 
 
 def column_of(site: str, manifest: CapturedManifest) -> Column:
     """The column of a site that is not ragged."""
     facts = manifest.sites[site]
-    return Column(site, facts.row, facts.dtype, functools.partial(_rows, site))
+    return Column(site, facts.row, facts.dtype, functools.partial(_rows_of_site, site))
 
 
-def _rows(site: str, shard: Shard) -> Array:
-    return shard.file[site]
+def _rows_of_site(site: str, shard: Shard, rows: slice) -> Array:
+    return shard.site(site, rows)
 
 
+_ID = np.dtype(np.int32)
 OF_TOKENS = {
-    "prompt": Column("prompt", (), np.dtype(np.int64), operator.attrgetter("prompts")),
-    "position": Column("position", (), np.dtype(np.int32), operator.attrgetter("positions")),
-    "token_id": Column("token_id", (), np.dtype(np.int32), operator.attrgetter("row_token_ids")),
-    "next_token_id": Column("next_token_id", (), np.dtype(np.int32), operator.attrgetter("next_token_ids")),
+    "prompt": Column("prompt", (), np.dtype(np.int64), Shard.row_prompts),
+    "position": Column("position", (), _ID, Shard.row_positions),
+    "token_id": Column("token_id", (), _ID, Shard.row_token_ids),
+    "next_token_id": Column("next_token_id", (), _ID, Shard.next_token_ids),
 }
 
 

@@ -166,7 +166,7 @@ def _same_in_its_pack(captured: "Captured", model: Model, prompt: int) -> bool:
     number = prompt - first
     choice = Choice(
         tuple(captured.names), options["positions"], options["store"], model.dtype.name,
-        options["pack_tokens"], options["shared_beginnings"],
+        options["pack_tokens"], bool(options.get("shared_beginnings")),
     )  # fmt: skip
     prompts = [shard.ids_of(first + i) for i in range(shard.facts.prompts)]
     entries, lengths = choice.entries(config), np.diff(shard.token_offsets)

@@ -378,6 +378,9 @@ def changed(manifest, path, value):
         (["shards", 1, "file"], "shard_00000.safetensors", "two have the same file"),
         (["shards", 1, "rows"], "3", "shards is "),
         (["model"], [], "model is "),
+        (["model", "name"], 3, "model is "),
+        (["options", "pack_tokens"], "many", "options is "),
+        (["shards", 1, "rows"], 2**60, "shards is "),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_a_line(copy, path, value, says):
@@ -451,7 +454,7 @@ def test_offsets_that_do_not_fit(copy):
     at = content.index(offsets.tobytes())
     content[at : at + offsets.nbytes] = offsets[::-1].tobytes()
     path.write_bytes(content)
-    with pytest.raises(TraceError, match="its offsets of prompts are damaged"):
+    with pytest.raises(TraceError, match="is damaged in its offsets of prompts"):
         open_capture(copy).rows(4)
 
 
@@ -459,3 +462,51 @@ def test_a_finished_capture_opens_without_a_warning(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_capture(folder)
+
+
+def test_positions_that_do_not_fit(copy):
+    path = copy / "shard_00001.safetensors"
+    positions = np.array(open_capture(copy).shards.open(1).positions)
+    content = bytearray(path.read_bytes())
+    at = content.index(positions.tobytes())
+    content[at : at + positions.nbytes] = (positions + 50).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match="a row is of a position behind its prompt"):
+        open_capture(copy)["token_id"][:]
+
+
+def mutated(content, rng, most):
+    """A file's bytes with a few of the first `most` changed, left out or doubled."""
+    changed = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(min(most, len(changed))))
+        kind = rng.integers(4)
+        if kind == 0:
+            changed[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            changed[at] = int(rng.choice(list(b'0123456789"{}[],:-')))
+        elif kind == 2:
+            del changed[at : at + int(rng.integers(1, 9))]
+        else:
+            changed[at:at] = changed[at : at + int(rng.integers(1, 9))]
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "shards.jsonl", "shard_00001.safetensors"])
+def test_mutated_files_are_read_or_refused(copy, file):
+    content, rng = (copy / file).read_bytes(), np.random.default_rng(5)
+    refused = []
+    for _ in range(100):
+        (copy / file).write_bytes(mutated(content, rng, 4_000))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                captured = open_capture(copy)
+            for prompt in captured.prompts:
+                captured.rows(prompt), captured.token_ids(prompt), captured.positions(prompt)
+            for name in ("token_id", "next_token_id", "prompt", "h.2.attn.z"):
+                np.asarray(captured[name])
+        except TraceError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert not any("\n" in message for message in refused)

@@ -5,9 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.command_line import run
 from support.random_model import random_model
 
+import gpt2np
 from gpt2np.capture import open_capture
 from gpt2np.errors import VerificationError
 
@@ -93,6 +95,25 @@ def test_double_precision(tmp_path):
     assert found.identical
     assert found.difference < 1e-12
     assert open_capture(tmp_path / "caps").token_ids(-1).tolist() == [9, 8, 7, 6]
+
+
+@pytest.mark.parametrize("architecture", [gemma2_checkpoint, gpt_neo_checkpoint])
+def test_other_architectures(tmp_path, architecture):
+    model = gpt2np.load(architecture.write(tmp_path / "model"))
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 9, 1, 12, 5)]
+    prompts += [prompts[3][:8] + prompts[1][:3], prompts[3][:8]]
+    keep = ["resid_post", "attn.scores", "attn.pattern", "attn.k", "mlp.out"]
+    model.capture(prompts, tmp_path / "caps", keep=keep, store="float32", workers=1, pack_tokens=16)
+    captured = open_capture(tmp_path / "caps")
+    for prompt, ids in enumerate(prompts):
+        trace = model.trace(ids, keep=keep)
+        for name, found in captured.rows(prompt).items():
+            expected = trace[name].swapaxes(0, 1) if "key" in trace.dims[name] else trace[name]
+            assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    found = captured.verify(sample=100)
+    assert found.identical
+    assert found.difference < 1e-5
 
 
 def test_batches_of_a_capture(folder, tiny):
