@@ -3,11 +3,15 @@
 import functools
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
+import numpy as np
+
 import gpt2np
 
+SHARD_BYTES = 50_000_000  # of a capture: many prompts have many shards, so that all workers end at once
 PRODUCTS = ("qkv", "out", "pre", "logits")  # the last part of the names of the steps that multiply by weights
 
 
@@ -31,6 +35,32 @@ class Gpt2np:
         whole = time.perf_counter() - start
         products = sum(s for name, s in timings.items() if name.split(".")[-1] in PRODUCTS)
         return {"products": products, "others": sum(timings.values()) - products, "rest": whole - products}
+
+    def capture(self, prompts, out, batch=1):
+        """As many workers as threads, which start with the first capture and stay."""
+        shutil.rmtree(out, ignore_errors=True)
+        self.model.capture(prompts, out, executor=self.workers, shard_bytes=SHARD_BYTES)
+
+    def captured(self, prompts, out, batch=1):
+        from gpt2np.capture import open_capture
+
+        return open_capture(out)["h.10.resid_post"][::37][:, :8].astype(float).tolist()
+
+    def capture_nothing(self, prompts, out, batch=1):
+        """The passes of that capture, by the same workers, with nothing kept."""
+        from gpt2np.capture.many import plan_capture
+        from gpt2np.capture.workers import results
+
+        plan = plan_capture(self.model, prompts, shard_bytes=SHARD_BYTES)
+        tasks = [(shard.file, (self.folder, plan.prompts_of(shard))) for shard in plan.shards]
+        for _ in results(self.workers, run_passes, tasks):
+            pass
+
+    @functools.cached_property
+    def workers(self):
+        from gpt2np.capture.workers import Workers
+
+        return Workers(int(os.environ["OPENBLAS_NUM_THREADS"]))
 
     def logits(self, prompts):
         return self.model(prompts[0])
@@ -96,3 +126,21 @@ class Gpt2np:
 
 def _one_or_all(prompts):
     return prompts[0] if len(prompts) == 1 else prompts
+
+
+_on_one_thread = functools.cache(functools.partial(gpt2np.load, threads=1))
+
+
+def run_passes(folder, prompts):
+    """Run the packed passes of a shard, without logits, in a worker."""
+    from gpt2np.capture.shard_plan import PACK_TOKENS, schedule
+    from gpt2np.tracing.scratch import Scratch
+    from gpt2np.tracing.step import Pass, Sequence
+
+    model, scratch, none = _on_one_thread(folder), Scratch(), np.zeros(0, np.int64)
+    for pack in schedule(prompts, [range(len(ids)) for ids in prompts], PACK_TOKENS, True).packs:
+        sequences = [Sequence(prompts[i]) for i in pack.prompts]
+        stop = model.config.n_layer
+        model.run_pass(
+            Pass(model.config, model.dtype, sequences, scratch, logits_of=none, stop_at_layer=stop)
+        )

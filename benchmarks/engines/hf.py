@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from benchmarks.engines import wait_for_disk
+from benchmarks.engines import torch_capture, wait_for_disk
 
 logging.disable_progress_bar()
 SOFTMAX = torch.nn.functional.softmax
@@ -123,6 +123,26 @@ class HF:
             )
         assert out.shape == (len(prompts), longest + new)
         return out
+
+    def capture(self, prompts, out, batch=1):
+        """The outputs of the blocks by hooks; the model without its unembedding."""
+        self.hook(None)
+        blocks, found = self.model.transformer.h, []
+        hooks = [b.register_forward_hook(lambda _, i, out: found.append(out)) for b in blocks]
+
+        def residuals(ids):
+            found.clear()
+            self.model.transformer(ids, use_cache=False)
+            return found
+
+        try:
+            torch_capture.capture(residuals, prompts, out, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def captured(self, prompts, out, batch=1):
+        return torch_capture.captured(out)
 
     def hold(self, prompts, path, sync=True):
         self.held = self.held or dict(enumerate(self.trace(prompts)))

@@ -8,7 +8,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 from transformers.utils import logging
 
-from benchmarks.engines import wait_for_disk
+from benchmarks.engines import torch_capture, wait_for_disk
 
 logging.disable_progress_bar()
 
@@ -64,6 +64,19 @@ class TransformerLens:
         ids = out[0] if traced else out
         assert ids.shape == (len(prompts), len(prompts[0]) + new), ids.shape
         return out
+
+    def capture(self, prompts, out, batch=1):
+        layers = self.model.cfg.n_layers
+        names = [f"blocks.{layer}.hook_resid_post" for layer in range(layers)]
+
+        def residuals(ids):
+            _, cache = self.model.run_with_cache(ids, names_filter=names, return_type=None)
+            return [cache[name] for name in names]
+
+        torch_capture.capture(residuals, prompts, out, batch)
+
+    def captured(self, prompts, out, batch=1):
+        return torch_capture.captured(out)
 
     def hold(self, prompts, path, sync=True):
         self.held = self.held or dict(self.trace(prompts)[1])
