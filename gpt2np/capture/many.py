@@ -378,5 +378,7 @@ def _tasks(
         first, last = shard.first_prompt, shard.first_prompt + shard.prompts
         offsets = plan.tokens.offsets[first : last + 1]
         ids = plan.tokens.ids[offsets[0] : offsets[-1]]
-        spec = ShardSpec(source, plan.choice, folder, shard.file, shard.number, ids, offsets - offsets[0])
+        spec = ShardSpec(
+            source, plan.choice, folder, shard.file, shard.number, first, ids, offsets - offsets[0]
+        )
         yield shard.file, (spec,)
