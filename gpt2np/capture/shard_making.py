@@ -172,8 +172,8 @@ class ShardRun:
         self._group_of = {i: n for n, g in enumerate(plan.groups) if g.length for i in g.prompts}
         self._stop, self._logits = needed(model.config, destinations.entries)
 
-    def run(self, pack: Pack) -> None:
-        """Run one pass."""
+    def run(self, pack: Pack) -> int:
+        """Run one pass; returns how many tokens it had."""
         if pack.groups:
             self._pasts.clear()  # before the next ones take their place
             sequences, kept = self._of_beginnings(pack.groups)
@@ -201,6 +201,7 @@ class ShardRun:
         self._model.run_pass(run)
         taker.finish()
         self._pasts.update(zip(pack.groups, taker.pasts, strict=False))
+        return run.n_rows
 
     def _of_beginnings(self, groups: tuple[int, ...]) -> tuple[list[Sequence], list[Kept]]:
         """The beginnings of groups, whose rows go to every prompt of theirs."""

@@ -243,7 +243,7 @@ def test_a_prompt_whose_pass_is_not_finite_is_named(tiny, tmp_path):
     broken = tiny.with_weights({"wte.weight": table})
     ids = [[i, i + 1, 1] for i in range(100, 200)]
     ids[60] = [5, 7, 6]
-    with pytest.raises(CheckpointError, match="not finite at position 1 of prompt 60"):
+    with pytest.raises(CheckpointError, match=r"not finite .* of prompt 60"):
         broken.capture(ids, tmp_path / "capture", shard_bytes=30_000, store="float32")
 
 
