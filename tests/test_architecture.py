@@ -39,8 +39,8 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": "workers capture_files after_attention formats manifest prompt_set runs",
-    "kv": "queries reading extraction resume datasets examples",
+    "capture": "workers worker_model capture_files after_attention formats manifest prompt_set runs",
+    "kv": "queries reading extraction resume dataset_prompts dataset_packs datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
         attention_future layout_choice precision array_requests layer_numbers moved_names unknown_names

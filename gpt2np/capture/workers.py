@@ -148,7 +148,8 @@ class _Process:
         Raises:
             WorkerDied: it was not there any more, or ended meanwhile.
         """
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             _send(self.process.stdin, task)
             answer = _receive(self.process.stdout)
@@ -275,6 +276,32 @@ def results(
     finally:
         for future, *_ in running.values():
             future.cancel()
+
+
+def in_order(
+    executor: Submits,
+    function: Callable[..., T],
+    tasks: Iterable[tuple[str, tuple[Any, ...]]],
+) -> Iterator[T]:
+    """Run tasks as `results` does, and yield what each returns in the order in which they were given.
+
+    Raises:
+        TraceError: as `results`.
+    """
+    numbers: dict[str, int] = {}
+    there: dict[int, T] = {}
+    at = 0
+
+    def numbered() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, (key, args) in enumerate(tasks):
+            numbers[key] = number
+            yield key, args
+
+    for key, result in results(executor, function, numbered()):
+        there[numbers.pop(key)] = result
+        while at in there:
+            yield there.pop(at)
+            at += 1
 
 
 def _give_up(key: str, attempts: int, error: Exception) -> None:

@@ -46,7 +46,7 @@ def test_every_task_has_its_result(kind):
 
 @pytest.mark.parametrize("kind", [Here, lambda: Workers(2)])
 def test_what_a_function_refuses_is_raised_as_it_is(kind):
-    with kind() as executor, pytest.raises(InputError, match="^3 is odd$"):
+    with kind() as executor, pytest.raises(InputError, match=r"^3 is odd$"):
         list(results(executor, half, [("two", (2,)), ("three", (3,))]))
 
 
