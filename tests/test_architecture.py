@@ -39,7 +39,8 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": "workers worker_model capture_files after_attention formats manifest prompt_set runs",
+    "capture": """workers worker_model capture_files after_attention formats manifest prompt_set prompt_files
+        runs""",
     "kv": "queries reading extraction resume dataset_prompts dataset_packs datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts

@@ -132,8 +132,9 @@ class _Run:
                     own = self._sources[pack.start : pack.stop]
                     yield key, (model, own, names, str(staging.path), self._header["top_k"])
 
+        made_of_packs = in_order(executor, write_pack, tasks())
         try:
-            for entries in itertools.chain(in_order(executor, write_pack, tasks()), [[]]):
+            for entries in itertools.chain(made_of_packs, [[]]):
                 while looked_at:  # those before it lack nothing
                     pack, missing = looked_at.popleft()
                     made = iter(entries if missing else ())
@@ -147,6 +148,7 @@ class _Run:
         except Gpt2npError as error:  # about a file that would have got another name
             raise type(error)(str(error).replace(str(staging.path), str(self._folder))) from None
         finally:
+            made_of_packs.close()
             staging.discard()
 
     def _is_missing(self, number: int) -> bool:
