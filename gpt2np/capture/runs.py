@@ -25,7 +25,7 @@ from gpt2np.capture.manifest import Entry, Manifest
 from gpt2np.capture.prompt_files import as_run, capture_prompt, captured, write_files
 from gpt2np.capture.prompt_set import Prompt, PromptSet, check_name
 from gpt2np.capture.worker_model import ModelSource, executor_for, given_to
-from gpt2np.capture.workers import Here, Submits, Workers, in_order
+from gpt2np.capture.workers import Here, Submits, in_order
 from gpt2np.errors import Gpt2npError, InputError, short, whole_number
 from gpt2np.files import sha256_of
 from gpt2np.generation.generated import Generated
@@ -89,16 +89,17 @@ def capture_prompts(
         _check_prompt(model, prompts, prompt, number, arguments)
     origin = {key: value for key, value in model.checkpoint.origin().items() if key != "model"}
     made_from = {"model": {"name": model.name, **origin, "dtype": model.dtype.name}, "options": arguments}
-    if executor is None:
-        executor = executor_for(model, workers, len(prompts.prompts), _seconds(model, prompts, arguments))
-    given: Model | ModelSource = model
-    if len(prompts.prompts) > 1:
-        given = given_to(executor, model)
-    else:  # whoever else is there, it runs here, on as many threads as the model has
-        executor = Here()
     files: dict[str, Entry] = {}
     new = 0
     with contextlib.ExitStack() as opened:
+        if executor is None:
+            seconds = _seconds(model, prompts, arguments)
+            executor = opened.enter_context(executor_for(model, workers, len(prompts.prompts), seconds))
+        given: Model | ModelSource = model
+        if len(prompts.prompts) > 1:
+            given = given_to(executor, model)
+        else:  # whoever else is there, it runs here, on as many threads as the model has
+            executor = Here()
         manifest = opened.enter_context(Manifest(folder))
         _check_same(manifest, made_from)
         jobs = []
@@ -106,8 +107,6 @@ def capture_prompts(
             paths = _paths(prompts.name, prompt, layers, format)
             jobs.append((prompt, list(paths), _missing(manifest, prompt, paths)))
         staging = opened.enter_context(_Staging(manifest))
-        if isinstance(executor, Workers):
-            opened.enter_context(executor)
         tasks = (
             (
                 f"{folder}: prompt {prompt.id} of {prompts.name}",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.capture.worker_model import ModelSource, executor_for, given_to
-from gpt2np.capture.workers import Here, Submits, Workers, in_order
+from gpt2np.capture.workers import Here, Submits, in_order
 from gpt2np.errors import Gpt2npError, InputError, short, whole_number
 from gpt2np.files import read_bytes, sha256_of
 from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
@@ -73,21 +73,22 @@ def write_dataset(
         raise InputError(f"{folder}: cannot be written (embedded null byte)")
     lengths = lengths_of(model, sources)
     packs = packs_of(sources, lengths)
-    if executor is None:
-        executor = executor_for(model, workers, len(packs), seconds_of(model, sum(lengths), suffix))
-    given: Model | ModelSource = model
-    if len(packs) > 1:
-        given = given_to(executor, model)
-    else:  # whoever else is there, it runs here, on as many threads as the model has
-        executor = Here()
-    try:
-        with executor if isinstance(executor, Workers) else contextlib.nullcontext():
+    with contextlib.ExitStack() as own:
+        if executor is None:
+            seconds = seconds_of(model, sum(lengths), suffix)
+            executor = own.enter_context(executor_for(model, workers, len(packs), seconds))
+        given: Model | ModelSource = model
+        if len(packs) > 1:
+            given = given_to(executor, model)
+        else:  # whoever else is there, it runs here, on as many threads as the model has
+            executor = Here()
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
                 run = _Run(sources, folder, header)
                 yield from run.write(packs, given, executor)
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+        except OSError as error:
+            raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 
 
 @contextlib.contextmanager
