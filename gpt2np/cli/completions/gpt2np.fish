@@ -93,7 +93,7 @@ function _shtab_gpt2np_using
 end
 
 set -g _shtab_gpt2np_commands trace generate view tokenize score learn lens heads circuits stats patch compare fixture info download sites plan capture kv 'kv extract' 'kv query' 'kv dataset' export docs completion
-set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --score --search --search-norm --seed --shapes --show --step --stop --stop-tokens --stride --target --temperature --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --wrong --zero-head -o
+set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --score --search --search-norm --seed --shapes --show --step --stop --stop-tokens --stride --target --temperature --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --workers --wrong --zero-head -o
 
 complete -c gpt2np -e
 complete -c gpt2np -f
@@ -428,6 +428,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using capture' -l format -xka "safetensors 
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l max-new-tokens -x -d 'length of the response (default 50)'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l temperature -x -d '0, the default: greedy'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l seed -x -d 'of sampling (default 0)'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l workers -x -d 'processes that share the work, on one core each (default: as many as pay off); same files'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l special -d 'read <|endoftext|> in a text as one token'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l chat -d 'the text is a user'"'"'s message, put into the model'"'"'s turns; a .json file holds a whole conversation'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l model -xka "(_gpt2np_models)" -d 'folder or Hub id (default $GPT2NP_MODEL, else tiny)'
@@ -475,6 +476,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l seed -x -d 'of --rando
 complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l output-dir -xka "(__fish_complete_directories)" -d 'kv_00000.json, ... and index.jsonl'
 complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l format -xka "json safetensors" -d '(default json)'
 complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l top -x -d 'how many candidates (default 5)'
+complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l workers -x -d 'processes that share the work, on one core each (default: as many as pay off); same files'
 complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l special -d 'read <|endoftext|> in a text as one token'
 complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l chat -d 'the text is a user'"'"'s message, put into the model'"'"'s turns; a .json file holds a whole conversation'
 complete -c gpt2np -n '_shtab_gpt2np_using kv dataset' -l model -xka "(_gpt2np_models)" -d 'folder or Hub id (default $GPT2NP_MODEL, else tiny)'
