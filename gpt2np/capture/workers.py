@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Protocol, Self, TypeVar
 
@@ -234,7 +234,7 @@ def results(
     *,
     attempts: int = ATTEMPTS,
     on_retry: Callable[[str, BaseException], object] = lambda key, error: None,
-) -> Iterator[tuple[str, T]]:
+) -> Generator[tuple[str, T], None, None]:
     """Run a function with the arguments of each task, and yield key and result of each as it finishes.
 
     Tasks are pairs of a key, which tells them apart, and arguments. They are taken as workers become free. A
@@ -279,6 +279,33 @@ def results(
     finally:
         for future, *_ in running.values():
             future.cancel()
+
+
+def in_order(
+    executor: Submits,
+    function: Callable[..., T],
+    tasks: Iterable[tuple[str, tuple[Any, ...]]],
+) -> Generator[T, None, None]:
+    """Run tasks as `results` does, and yield what each returns in the order in which they were given.
+
+    Raises:
+        TraceError: as `results`.
+    """
+    numbers: dict[str, int] = {}
+    there: dict[int, T] = {}
+    at = 0
+
+    def numbered() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, (key, args) in enumerate(tasks):
+            numbers[key] = number
+            yield key, args
+
+    with contextlib.closing(results(executor, function, numbered())) as found:
+        for key, result in found:
+            there[numbers.pop(key)] = result
+            while at in there:
+                yield there.pop(at)
+                at += 1
 
 
 def _give_up(key: str, attempts: int, error: Exception) -> None:
