@@ -18,11 +18,9 @@ from gpt2np.capture.prompt_tokens import PromptTokens, tokens_of, windows_of
 from gpt2np.capture.shard_layout import SCHEMA, layout, row_offsets, row_shape
 from gpt2np.capture.shard_making import (
     MadeShard,
-    ModelSource,
     ShardRun,
     ShardSpec,
     by_prompt,
-    know,
     make_shard,
 )
 from gpt2np.capture.shard_plan import (
@@ -37,7 +35,8 @@ from gpt2np.capture.shard_plan import (
     schedule,
 )
 from gpt2np.capture.texts import Texts, read_texts
-from gpt2np.capture.workers import Here, Submits, Workers, executor_of, results, usable_cores
+from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, seconds_a_token
+from gpt2np.capture.workers import Submits, results, usable_cores
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.model import Model
 from gpt2np.ops import Array
@@ -270,45 +269,30 @@ def capture_many(
     watch = watch or Watch()
     if executor is not None and workers is not None:
         raise InputError("give workers or an executor, not both")
-    if workers is not None:
-        executor_of(workers, 1)  # refuses what is no number of workers before anything is written
-    if plan.model.checkpoint.replaced and (workers or executor is not None) and workers != 1:
-        raise InputError(_REPLACED)
-    source = know(plan.model)
     with ExitStack() as closing:
+        if executor is None:
+            seconds = plan.tokens_run * seconds_a_token(plan.model)
+            executor = chosen = executor_for(plan.model, workers, len(plan.shards), seconds)
+            closing.enter_context(chosen)
+        given = given_to(executor, plan.model)
         if not force:
             check_disk(plan, folder)
         place = closing.enter_context(CaptureFolder(folder, plan.manifest()))
-        source = replace(source, fingerprint=place.manifest["model"]["fingerprint"])
         good, wrong = place.finished(plan.shards)
         for text in wrong:
             watch.note(text)
         missing = [shard for shard in plan.shards if shard.file not in good]
-        runner = executor
-        if runner is None:
-            own = _workers(plan.model, workers, len(missing))
-            runner = own
-            closing.enter_context(own)
         watch.start(sum(shard.tokens for shard in missing))
         for shard in plan.shards:
             if shard.file in good:
                 watch.shard(shard, None)
-        _run(plan, place, source, missing, runner, watch)
+        _run(plan, place, given, missing, executor, watch)
         place.complete(plan.shards)
         new = len(missing)
     return CaptureDone(
         Path(folder), len(plan.tokens), len(plan.tokens.ids), plan.n_rows, plan.nbytes, len(plan.shards), new,
         plan.tokens.skipped,
     )  # fmt: skip
-
-
-# A model of which others cannot know the weights.
-_REPLACED = "weights that were replaced in memory are not known to other processes: capture with workers=1"
-
-
-def _workers(model: Model, workers: int | None, n_tasks: int) -> Workers | Here:
-    """The processes that make the shards."""
-    return Here() if model.checkpoint.replaced else executor_of(workers, n_tasks)
 
 
 def check_disk(plan: CapturePlan, folder: PathLike) -> None:
@@ -334,7 +318,7 @@ def check_disk(plan: CapturePlan, folder: PathLike) -> None:
 def _run(
     plan: CapturePlan,
     place: CaptureFolder,
-    source: ModelSource,
+    given: Model | ModelSource,
     missing: list[Shard],
     executor: Submits,
     watch: Watch,
@@ -353,7 +337,7 @@ def _run(
 
     start, tokens = time.monotonic(), 0
     try:
-        for _, made in results(executor, make_shard, _tasks(plan, place, source, missing), on_retry=retried):
+        for _, made in results(executor, make_shard, _tasks(plan, place, given, missing), on_retry=retried):
             place.add(made)
             tokens += by_file[made.file].tokens
             rate = tokens / max(1e-9, time.monotonic() - start)
@@ -366,15 +350,23 @@ def _run(
 
 
 def _tasks(
-    plan: CapturePlan, place: CaptureFolder, source: ModelSource, missing: list[Shard]
+    plan: CapturePlan, place: CaptureFolder, given: Model | ModelSource, missing: list[Shard]
 ) -> Iterator[tuple[str, tuple[ShardSpec]]]:
     """The shards as tasks, made as they are asked for."""
-    folder = os.path.abspath(place.path)
+    folder, fingerprint = os.path.abspath(place.path), place.manifest["model"]["fingerprint"]
     for shard in missing:
         first, last = shard.first_prompt, shard.first_prompt + shard.prompts
         offsets = plan.tokens.offsets[first : last + 1]
         ids = plan.tokens.ids[offsets[0] : offsets[-1]]
         spec = ShardSpec(
-            source, plan.choice, folder, shard.file, shard.number, first, ids, offsets - offsets[0]
+            given,
+            fingerprint,
+            plan.choice,
+            folder,
+            shard.file,
+            shard.number,
+            first,
+            ids,
+            offsets - offsets[0],
         )
         yield shard.file, (spec,)

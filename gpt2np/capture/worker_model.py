@@ -14,6 +14,7 @@ from gpt2np.model import Model
 from gpt2np.ops.narrow_weights import is_narrow
 
 WORTH_A_WORKER = 2.0  # seconds of work, on one core; to start one and load the model takes 0.3 to 1
+_OPERATION = 2e-11  # seconds of a multiplication or an addition in a product, on a core of 2020
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,32 @@ def _loaded(source: ModelSource) -> Model:
     return source.load()
 
 
-def executor_for(model: Model, workers: int | None, n_tasks: int, seconds: float) -> Workers | Here:
-    """Return what runs so many tasks on `workers` processes; None: on as many as pay off.
+def seconds_a_token(model: Model) -> float:
+    """Return about how long a core takes to run a token of many."""
+    return 2 * model.n_parameters * _OPERATION
 
-    `seconds` is about what all of it takes on one core. One is this process itself. Several never are the
-    default where each would hold converted weights of its own.
+
+def n_workers(model: Model, workers: int | None, n_tasks: int, seconds: float) -> int:
+    """Return how many processes share so many tasks; None: as many as pay off.
+
+    `seconds` is about what all of it takes on one core. Several never are the default where each would hold
+    converted weights of its own.
 
     Raises:
         InputError: `workers` is no whole number from 1 to `MOST`.
     """
-    if workers is None:
-        shares_weights = bool(model.checkpoint.watched) and not model.checkpoint.replaced
-        n = min(usable_cores(), int(seconds / WORTH_A_WORKER)) if shares_weights else 1
-    else:
-        n = whole_number("workers", workers, 1, MOST)
-    n = min(n, n_tasks)
+    if workers is not None:
+        return min(whole_number("workers", workers, 1, MOST), max(1, n_tasks))
+    shares_weights = bool(model.checkpoint.watched) and not model.checkpoint.replaced
+    n = min(usable_cores(), int(seconds / WORTH_A_WORKER), n_tasks) if shares_weights else 1
+    return max(1, n)
+
+
+def executor_for(model: Model, workers: int | None, n_tasks: int, seconds: float) -> Workers | Here:
+    """Return what runs the tasks on `n_workers` processes; one is this process itself.
+
+    Raises:
+        InputError: as `n_workers`.
+    """
+    n = n_workers(model, workers, n_tasks, seconds)
     return Workers(n) if n > 1 else Here()

@@ -327,16 +327,3 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def executor_of(workers: int | None, n_tasks: int) -> "Workers | Here":
-    """Return what runs so many tasks on `workers` processes; None: on as many as there are cores.
-
-    One is this process itself: a worker beside it would gain nothing.
-
-    Raises:
-        InputError: `workers` is no whole number from 1 to `MOST`.
-    """
-    n = usable_cores() if workers is None else whole_number("workers", workers, 1, MOST)
-    n = min(n, max(1, n_tasks))
-    return Here() if n == 1 else Workers(n)

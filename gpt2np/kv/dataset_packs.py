@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from gpt2np.capture.worker_model import ModelSource, as_given
+from gpt2np.capture.worker_model import ModelSource, as_given, seconds_a_token
 from gpt2np.errors import Gpt2npError
 from gpt2np.files import sha256_of
 from gpt2np.kv.dataset_prompts import MOST_BY_CHANCE, Source
@@ -51,10 +51,10 @@ def seconds_of(model: Model, n_tokens: int, suffix: str) -> float:
     config = model.config
     numbers = 2 * config.n_layer * config.n_kv_head * config.d_head
     of_numbers = numbers * (_SPELLED if suffix == ".json" else _COPIED)
-    return n_tokens * (2 * model.n_parameters * _OPERATION + of_numbers)
+    return n_tokens * (seconds_a_token(model) + of_numbers)
 
 
-_OPERATION, _SPELLED, _COPIED = 2e-11, 1e-7, 2e-9  # seconds, of a core of 2020
+_SPELLED, _COPIED = 1e-7, 2e-9  # seconds of a number, on a core of 2020
 
 
 def write_pack(

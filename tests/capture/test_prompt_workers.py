@@ -13,7 +13,8 @@ import gpt2np
 from gpt2np.capture import prompt_files
 from gpt2np.capture.prompt_set import Prompt, PromptSet
 from gpt2np.capture.runs import Options, capture_prompts
-from gpt2np.capture.workers import Workers
+from gpt2np.capture.worker_model import executor_for
+from gpt2np.capture.workers import Here, Workers
 from gpt2np.errors import InputError, TraceError
 
 PROMPTS = PromptSet("some", tuple(Prompt(None, text) for text in ("the", "a", "in", "on a", "the the")))
@@ -143,6 +144,16 @@ def test_weights_that_no_file_has_are_refused_by_workers(model, tmp_path):
         captured(changed, tmp_path / "e", workers=2)
     assert not (tmp_path / "e").exists()
     assert captured(changed, tmp_path / "e") == 15
+
+
+def test_no_more_workers_than_tasks_or_than_pay_off(model):
+    assert isinstance(executor_for(model, 8, 1, 100.0), Here)
+    assert isinstance(executor_for(model, None, 8, 0.1), Here)
+    with executor_for(model, 8, 3, 0.1) as workers:
+        assert workers.n == 3
+    for wrong in (0, -1, 1.5, "2", True, 1000):
+        with pytest.raises(InputError, match="workers="):
+            executor_for(model, wrong, 3, 1.0)
 
 
 def command(capsys, folder, *words):

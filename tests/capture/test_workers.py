@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2np.capture.workers import Here, Workers, executor_of, results
+from gpt2np.capture.workers import Here, Workers, results
 from gpt2np.errors import InputError, TraceError
 
 
@@ -120,12 +120,3 @@ def test_workers_end_with_a_caller_that_is_killed():
     caller.kill()
     caller.communicate()
     assert wait_until(lambda: not is_alive(pid))
-
-
-def test_no_more_workers_than_tasks():
-    assert isinstance(executor_of(8, 1), Here)
-    with executor_of(8, 3) as workers:
-        assert workers.n == 3
-    for wrong in (0, -1, 1.5, "2", True, 1000):
-        with pytest.raises(InputError, match="workers="):
-            executor_of(wrong, 3)

@@ -19,11 +19,11 @@ _shtab_gpt2np_stats_option_strings=(-h --help --tokens --special --chat --trace 
 _shtab_gpt2np_patch_option_strings=(-h --help --trace --answer --wrong --over --by --direct --to --to-head --special --chat --model --revision --local-files-only --threads --widen --dtype --json --png --force)
 _shtab_gpt2np_compare_option_strings=(-h --help --prompt --tokens --map --shapes --prefill --rtol --atol --search --their-tokens --mistakes --html --force --special --chat --model --revision --local-files-only --threads --widen --json)
 _shtab_gpt2np_fixture_option_strings=(-h --help --out -o --seed --json --force)
-_shtab_gpt2np_info_option_strings=(-h --help --model --revision --local-files-only --threads --widen --json --hash)
+_shtab_gpt2np_info_option_strings=(-h --help --model --revision --local-files-only --threads --widen --json --hash --verify --sample)
 _shtab_gpt2np_download_option_strings=(-h --help --revision --json)
 _shtab_gpt2np_sites_option_strings=(-h --help --model --markdown --json)
 _shtab_gpt2np_plan_option_strings=(-h --help --model --revision --local-files-only --threads --widen --dtype --json --generating --keep)
-_shtab_gpt2np_capture_option_strings=(-h --help --prompt --trace --prompt-set --list --layer-internals --id --experiment --output --format --max-new-tokens --temperature --seed --workers --special --chat --model --revision --local-files-only --threads --widen --dtype --json)
+_shtab_gpt2np_capture_option_strings=(-h --help --prompt --trace --prompt-set --list --text --keep --positions --store --out --plan --dask --skip-bad --window --shard-mb --force --layer-internals --id --experiment --output --format --max-new-tokens --temperature --seed --workers --special --chat --model --revision --local-files-only --threads --widen --dtype --json)
 _shtab_gpt2np_kv_extract_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --json --trace --out --top --force)
 _shtab_gpt2np_kv_query_option_strings=(-h --help --info --coordinate --token-search --layer-summary --search-norm --export-csv --json --force)
 _shtab_gpt2np_kv_dataset_option_strings=(-h --help --text-file --prompts --random --random-tokens --seed --output-dir --format --top --workers --special --chat --model --revision --local-files-only --threads --widen --json)
@@ -89,6 +89,8 @@ _shtab_gpt2np_plan___model_COMPGEN=_gpt2np_models
 _shtab_gpt2np_plan___keep_COMPGEN=_gpt2np_sites
 _shtab_gpt2np_capture___trace_COMPGEN=_shtab_compgen_files
 _shtab_gpt2np_capture___prompt_set_COMPGEN=_gpt2np_sets
+_shtab_gpt2np_capture___text_COMPGEN=_shtab_compgen_files
+_shtab_gpt2np_capture___keep_COMPGEN=_gpt2np_sites
 _shtab_gpt2np_capture___output_COMPGEN=_shtab_compgen_dirs
 _shtab_gpt2np_capture___model_COMPGEN=_gpt2np_models
 _shtab_gpt2np_kv_extract___model_COMPGEN=_gpt2np_models
@@ -125,6 +127,7 @@ _shtab_gpt2np_stats___dtype_choices=(float32 float64)
 _shtab_gpt2np_patch___by_choices=(head pos)
 _shtab_gpt2np_patch___dtype_choices=(float32 float64)
 _shtab_gpt2np_plan___dtype_choices=(float32 float64)
+_shtab_gpt2np_capture___store_choices=(float16 float32 float64)
 _shtab_gpt2np_capture___format_choices=(safetensors pt)
 _shtab_gpt2np_capture___dtype_choices=(float32 float64)
 _shtab_gpt2np_kv_dataset___format_choices=(json safetensors)
@@ -254,6 +257,7 @@ _shtab_gpt2np_info___local_files_only_nargs=0
 _shtab_gpt2np_info___widen_nargs=0
 _shtab_gpt2np_info___json_nargs=0
 _shtab_gpt2np_info___hash_nargs=0
+_shtab_gpt2np_info___verify_nargs=0
 _shtab_gpt2np_download__h_nargs=0
 _shtab_gpt2np_download___help_nargs=0
 _shtab_gpt2np_download___json_nargs=0
@@ -271,6 +275,10 @@ _shtab_gpt2np_plan___generating_nargs=0
 _shtab_gpt2np_capture__h_nargs=0
 _shtab_gpt2np_capture___help_nargs=0
 _shtab_gpt2np_capture___list_nargs=0
+_shtab_gpt2np_capture___keep_nargs=+
+_shtab_gpt2np_capture___plan_nargs=0
+_shtab_gpt2np_capture___skip_bad_nargs=0
+_shtab_gpt2np_capture___force_nargs=0
 _shtab_gpt2np_capture___layer_internals_nargs='*'
 _shtab_gpt2np_capture___special_nargs=0
 _shtab_gpt2np_capture___chat_nargs=0
@@ -345,7 +353,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
+  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
 }
 
 _gpt2np_models() {

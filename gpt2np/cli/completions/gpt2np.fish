@@ -24,7 +24,7 @@ function _gpt2np_norms
 end
 
 function _gpt2np_pages
-  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 end
 
 function _gpt2np_models
@@ -93,7 +93,7 @@ function _shtab_gpt2np_using
 end
 
 set -g _shtab_gpt2np_commands trace generate view tokenize score learn lens heads circuits stats patch compare fixture info download sites plan capture kv 'kv extract' 'kv query' 'kv dataset' export docs completion
-set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --score --search --search-norm --seed --shapes --show --step --stop --stop-tokens --stride --target --temperature --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --workers --wrong --zero-head -o
+set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dask --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --positions --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --sample --score --search --search-norm --seed --shapes --shard-mb --show --step --stop --stop-tokens --store --stride --target --temperature --text --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --window --workers --wrong --zero-head -o
 
 complete -c gpt2np -e
 complete -c gpt2np -f
@@ -392,6 +392,8 @@ complete -c gpt2np -n '_shtab_gpt2np_using info' -l threads -x -d 'cores to use 
 complete -c gpt2np -n '_shtab_gpt2np_using info' -l widen -d 'bfloat16 weights become float32 when loaded: more memory, faster generation'
 complete -c gpt2np -n '_shtab_gpt2np_using info' -l json -d 'print JSON, for programs'
 complete -c gpt2np -n '_shtab_gpt2np_using info' -l hash -d 'also SHA-256 of the whole weight files'
+complete -c gpt2np -n '_shtab_gpt2np_using info' -l verify -d 'check a folder of captured prompts: hashes, and a sample run again; exit 1 if something is wrong'
+complete -c gpt2np -n '_shtab_gpt2np_using info' -l sample -x -d 'how many prompts --verify runs again (default 8; 0: none)'
 complete -c gpt2np -n '_shtab_gpt2np_using info; and test $_shtab_gpt2np_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a trace, generation, KV file, capture, dump, or a folder, instead of the model that --model names'
 complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a download -d 'Fetch a model from the Hub, for use without network'
 complete -c gpt2np -n '_shtab_gpt2np_using download' -s h -l help -d 'show this help message and exit'
@@ -414,12 +416,23 @@ complete -c gpt2np -n '_shtab_gpt2np_using plan' -l dtype -xka "float32 float64"
 complete -c gpt2np -n '_shtab_gpt2np_using plan' -l json -d 'print JSON, for programs'
 complete -c gpt2np -n '_shtab_gpt2np_using plan' -l generating -d 'also the cache of a generation'
 complete -c gpt2np -n '_shtab_gpt2np_using plan' -l keep -xka "(_gpt2np_sites)" -d 'sites to record: '"'"'attn.*'"'"', attention_weights'
-complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a capture -d 'Capture activations of prompts and responses, a file for each'
+complete -c gpt2np -n '_shtab_gpt2np_using; and test $_shtab_gpt2np_npos -eq 0' -a capture -d 'Capture activations: of prompts and responses, a file for each; or of very many texts, in shards, on all cores or a cluster'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -s h -l help -d 'show this help message and exit'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l prompt -x -d 'one prompt, of the set '"'"'prompt'"'"''
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l trace -xka "(__fish_complete_path (commandline -ct))" -d 'the trace of a generation, which generate --out saved, instead of running one; needs no model'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l prompt-set -xka "(_gpt2np_sets)" -d 'a shipped set (see --list), or your own: lines (.txt), .jsonl or .json'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l list -d 'show the shipped sets with their token counts'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l text -xka "(__fish_complete_path (commandline -ct))" -d 'many texts, into shards: a file with one a line, .jsonl or .json, a folder of .txt files, - for stdin, or a shipped set'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l keep -xka "(_gpt2np_sites)" -d 'sites to keep (default resid_post)'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l positions -x -d 'of each text: first, last, all or A:B:C (default all)'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l store -xka "float16 float32 float64" -d '(default float16)'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l out -x -d 'where the shards go; a capture there goes on'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l plan -d 'print bytes and time, and run nothing else'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l dask -x -d 'run on a Dask cluster: the address of its scheduler, or its scheduler file'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l skip-bad -d 'leave out texts that are empty or too long, and list them'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l window -x -d 'cut texts into windows of N tokens: those of a folder (default: the context), or one file'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l shard-mb -x -d 'size of a shard (default 256)'
+complete -c gpt2np -n '_shtab_gpt2np_using capture' -l force -d 'begin even if the disk has too little room; convert weights even if memory may not suffice'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l layer-internals -x -d 'all parts of these layers, a file for each; all: of every layer; no number: of the middle one (without this option: the residual stream and mean attention of all layers, in one file)'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l id -x -d 'of --prompt or --trace (default: that which the experiment has for it, else the next number)'
 complete -c gpt2np -n '_shtab_gpt2np_using capture' -l experiment -x -d 'the folder that everything goes into'

@@ -63,7 +63,6 @@ _shtab_gpt2np_capture_options=(
   "--store[(default float16)]:store:(float16 float32 float64)"
   "--out[where the shards go\; a capture there goes on]:FOLDER:"
   "--plan[print bytes and time, and run nothing else]"
-  "--workers[processes (default\: one for each core)]:N:"
   "--dask[run on a Dask cluster\: the address of its scheduler, or its scheduler file]:ADDRESS:"
   "--skip-bad[leave out texts that are empty or too long, and list them]"
   "--window[cut texts into windows of N tokens\: those of a folder (default\: the context), or one file]:N:"

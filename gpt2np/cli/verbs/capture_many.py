@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What goes with --text only, and what does not go with it, as they are without being given.
 WITH_TEXTS = {
-    **dict.fromkeys(("keep", "positions", "store", "out", "workers", "dask", "window", "shard_mb"), None),
+    **dict.fromkeys(("keep", "positions", "store", "out", "dask", "window", "shard_mb"), None),
     **dict.fromkeys(("plan", "skip_bad"), False),
 }
 WITHOUT_TEXTS = {
@@ -43,7 +43,6 @@ def add_options(verb: argparse.ArgumentParser, what: Any) -> None:
     many.add_argument("--store", choices=["float16", "float32", "float64"], help="(default float16)")
     many.add_argument("--out", metavar="FOLDER", help="where the shards go; a capture there goes on")
     many.add_argument("--plan", action="store_true", help="print bytes and time, and run nothing else")
-    many.add_argument("--workers", type=count, metavar="N", help="processes (default: one for each core)")
     help = "run on a Dask cluster: the address of its scheduler, or its scheduler file"
     many.add_argument("--dask", metavar="ADDRESS", help=help)
     help = "leave out texts that are empty or too long, and list them"
@@ -97,15 +96,16 @@ def _print_plan(args: argparse.Namespace, plan: "CapturePlan") -> int:
     """`--plan`."""
     from gpt2np.capture.capture_folder import free_bytes
     from gpt2np.capture.many import check_disk
-    from gpt2np.capture.workers import usable_cores
+    from gpt2np.capture.worker_model import n_workers
     from gpt2np.tables import counted, fitted, strict_json
     from gpt2np.tracing.plan import human_bytes
 
     doing("measuring the rate")
     folder = args.out or os.curdir
     rate, free = plan.tokens_a_second(), free_bytes(folder)
-    workers = min(args.workers or usable_cores(), len(plan.shards))
-    seconds, saved = plan.tokens_run / rate / workers, plan.tokens_needed - plan.tokens_run
+    seconds, saved = plan.tokens_run / rate, plan.tokens_needed - plan.tokens_run
+    workers = n_workers(plan.model, args.workers, len(plan.shards), seconds)
+    seconds /= workers
     if args.json:
         facts = {
             "prompts": len(plan.tokens), "skipped": len(plan.tokens.skipped), "tokens": len(plan.tokens.ids),
