@@ -173,7 +173,7 @@ def test_what_is_given_as_a_trace_and_is_none(capsys, folder, name):
 def test_every_path_of_ours_that_a_command_names_can_be_imported():
     texts = [path.read_text("utf-8") for path in (Path(gpt2np.__file__).parent / "cli").rglob("*.py")]
     called = {name for text in texts for name in re.findall(r"[\"` (](gpt2np(?:\.[a-z_0-9]+)+)", text)}
-    schemas = {f"gpt2np.{name}" for name in ("trace", "traces", "dialect", "kv_dataset")}
+    schemas = {f"gpt2np.{name}" for name in ("trace", "traces", "dialect", "kv_dataset", "captured")}
     assert "gpt2np.capture.capture_files.load_capture" in called
     for name in called - schemas:
         assert pkgutil.resolve_name(name)
