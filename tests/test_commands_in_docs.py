@@ -45,6 +45,7 @@ FILES = {  # for FILE after an option, or after a verb
     "--generation": "g.safetensors",
     "view --ledger": "g.jsonl",
     "--text-file": "prompts.txt",
+    "--text": "prompts.txt",
     "--html": "report.html",
     "--out": "new.safetensors",
     "--ledger": "new.jsonl",

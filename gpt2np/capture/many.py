@@ -48,7 +48,7 @@ from gpt2np.tracing.plan import human_bytes
 
 PROBE_SECONDS = 2.0
 _SPARE_BYTES = 1 << 20  # of the disk, for manifest, list and log
-_SHARD_WORK = 3e12  # multiplications and additions that a shard takes at most: a minute or two of one core
+_SHARD_WORK = 1e13  # multiplications and additions that a shard takes at most: a minute or two of one core
 _LEAST_TOKENS, _MOST_TOKENS = 1_000, 100_000  # of a shard, whatever they take
 
 

@@ -102,10 +102,11 @@ def know(model: Model) -> ModelSource:
 
 
 def _model_of(source: ModelSource) -> Model:
-    if source not in _models:
+    model = _models.get(source)
+    if model is None:
         _models.clear()  # a worker that has served another capture lets go of its model
-        _models[source] = source.load()
-    return _models[source]
+        model = _models[source] = source.load()
+    return model
 
 
 def make_shard(spec: ShardSpec) -> MadeShard:

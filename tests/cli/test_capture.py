@@ -455,8 +455,8 @@ def test_traces_that_are_no_whole_generation(run, tiny):
 
 X = ["--experiment", "x"]
 WRONG = {
-    "nothing": ([], "give --prompt TEXT or --prompt-set"),
-    "no prompt": (X, "give --prompt TEXT or --prompt-set"),
+    "nothing": ([], "give --prompt TEXT, --prompt-set"),
+    "no prompt": (X, "give --prompt TEXT, --prompt-set"),
     "an id that is a path": ([*X, "--prompt", "A", "--id", "../a"], "--id '../a' must consist"),
     "an id of a set": ([*X, "--prompt-set", "dynamic", "--id", "1"], "--id goes with --prompt or --trace"),
     "a prompt and a trace": ([*X, "--prompt", "A", "--trace", "g.safetensors"], "not allowed with"),

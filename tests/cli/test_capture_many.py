@@ -139,7 +139,7 @@ def test_wrong_commands(capsys, file, argv, says):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (89, "89 s"), (90, "1.5 min"), (7200, "2.0 h"), (1e6, "11.6 d")]
+    ("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (90, "1.5 min"), (7200, "2.0 h"), (1e6, "11.6 d")]
 )
 def test_durations(seconds, text):
     from gpt2np.cli.verbs.capture_many import duration

@@ -353,7 +353,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
+  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
 }
 
 _gpt2np_models() {

@@ -704,7 +704,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 }
 
 _gpt2np_models() {

@@ -196,7 +196,7 @@ def duration(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{max(1, round(seconds))} s"
 
 
 @contextlib.contextmanager
