@@ -107,18 +107,14 @@ class CapturePlan:
         flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
         to = Destinations(entries, arrays, flat, row_offsets(kept))
         one = Model(self.model.checkpoint, self.model.dtype.name, threads=1)
-        run, tokens, ran, start = ShardRun(one, prompts, kept, plan, to), 0, 0, time.perf_counter()
+        run, tokens, start = ShardRun(one, prompts, kept, plan, to), 0, time.perf_counter()
         for number, pack in enumerate(plan.packs):
-            run.run(pack)
-            if number == 0 and time.perf_counter() - start < seconds / 4 and len(plan.packs) > 1:
-                start = time.perf_counter()  # the first one also makes room
-                continue
-            lengths_run = [plan.groups[g].length for g in pack.groups] + [
-                len(prompts[i]) for i in pack.prompts
-            ]
-            tokens, ran = tokens + sum(lengths_run), ran + 1
-            if time.perf_counter() - start > seconds:
+            tokens += run.run(pack)
+            seconds_run = time.perf_counter() - start
+            if seconds_run > seconds:
                 break
+            if number == 0 and len(plan.packs) > 1 and seconds_run < seconds / 4:
+                tokens, start = 0, time.perf_counter()  # the first one also makes room
         return tokens / max(time.perf_counter() - start, 1e-9)
 
     def manifest(self) -> dict[str, Any]:
@@ -378,5 +374,7 @@ def _tasks(
         first, last = shard.first_prompt, shard.first_prompt + shard.prompts
         offsets = plan.tokens.offsets[first : last + 1]
         ids = plan.tokens.ids[offsets[0] : offsets[-1]]
-        spec = ShardSpec(source, plan.choice, folder, shard.file, shard.number, ids, offsets - offsets[0])
+        spec = ShardSpec(
+            source, plan.choice, folder, shard.file, shard.number, first, ids, offsets - offsets[0]
+        )
         yield shard.file, (spec,)

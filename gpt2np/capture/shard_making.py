@@ -76,6 +76,7 @@ class ShardSpec:
     folder: str
     file: str
     number: int
+    first_prompt: int
     ids: Array  # of all its prompts
     offsets: Array  # [prompts + 1], from 0
 
@@ -132,10 +133,11 @@ def make_shard(spec: ShardSpec) -> MadeShard:
         arrays[POSITIONS][...] = np.concatenate([np.array(k, np.int32) for k in kept])
         flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
         plan = schedule(prompts, kept, choice.pack_tokens, choice.share)
-        run = ShardRun(model, prompts, kept, plan, Destinations(entries, arrays, flat, rows))
+        to = Destinations(entries, arrays, flat, rows)
+        run = ShardRun(model, prompts, kept, plan, to, spec.first_prompt)
         for pack in plan.packs:
             run.run(pack)
-        del arrays, flat, run
+        del arrays, flat, to, run
     try:
         with path.open("rb") as made:
             digest = hashlib.file_digest(made, "sha256").hexdigest()
@@ -162,15 +164,16 @@ class ShardRun:
         kept: list[range],
         plan: Schedule,
         destinations: Destinations,
+        first_prompt: int = 0,
     ) -> None:
         self._model, self._prompts, self._kept, self._plan = model, prompts, kept, plan
-        self._to, self._scratch = destinations, Scratch()
+        self._to, self._scratch, self._first = destinations, Scratch(), first_prompt
         self._pasts: dict[int, Mapping[str, Array]] = {}  # of groups whose beginnings have been run
         self._group_of = {i: n for n, g in enumerate(plan.groups) if g.length for i in g.prompts}
         self._stop, self._logits = needed(model.config, destinations.entries)
 
-    def run(self, pack: Pack) -> None:
-        """Run one pass."""
+    def run(self, pack: Pack) -> int:
+        """Run one pass; returns how many tokens it had."""
         if pack.groups:
             self._pasts.clear()  # before the next ones take their place
             sequences, kept = self._of_beginnings(pack.groups)
@@ -198,12 +201,14 @@ class ShardRun:
         self._model.run_pass(run)
         taker.finish()
         self._pasts.update(zip(pack.groups, taker.pasts, strict=False))
+        return run.n_rows
 
     def _of_beginnings(self, groups: tuple[int, ...]) -> tuple[list[Sequence], list[Kept]]:
         """The beginnings of groups, whose rows go to every prompt of theirs."""
         sequences, kept, row = [], [], 0
         for length, members in (self._plan.groups[number] for number in groups):
-            sequences.append(Sequence(self._prompts[members[0]][:length]))
+            ids = self._prompts[members[0]][:length]
+            sequences.append(Sequence(ids, number=self._first + members[0]))
             for i in members:
                 first = _before(self._kept[i], length)
                 if first:
@@ -219,7 +224,7 @@ class ShardRun:
             start = 0 if number is None else self._plan.groups[number].length
             before = None if number is None else self._pasts[number]
             ids = self._prompts[i][start : self._kept[i][-1] + 1]
-            sequences.append(Sequence(ids, start, before=before))
+            sequences.append(Sequence(ids, start, before=before, number=self._first + i))
             first = _before(self._kept[i], start)
             kept.append(Kept(i, row, start, self._kept[i][first:], int(self._to.first_rows[i]) + first))
             row += len(ids)

@@ -31,6 +31,7 @@ class Sequence:
     first_step: int | None = None  # in a generation: its first new token's place behind the prompt, from 1
     # of a past that was run elsewhere: its keys and values by full name, each [pos, kv_head, d_head]
     before: Mapping[str, Array] | None = None
+    number: int | None = None  # among more prompts than those of the pass, for messages
     rows: slice = field(default_factory=lambda: slice(0))
 
     @property
@@ -208,7 +209,8 @@ class Pass:
             rows = sequence.rows if len(finite) == self.n_rows else slice(i, i + 1)
             bad = np.flatnonzero(~finite[rows])
             if len(bad):
-                prompt = f" of prompt {i}" if len(self.sequences) > 1 else ""
+                number = i if sequence.number is None else sequence.number
+                prompt = f" of prompt {number}" if len(self.sequences) > 1 or sequence.number else ""
                 if len(bad) == len(sequence.token_ids) > 1:
                     return f" at any position{prompt}"
                 first = sequence.past + len(sequence.token_ids) - len(finite[rows]) + int(bad[0])

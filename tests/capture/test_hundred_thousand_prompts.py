@@ -1,4 +1,4 @@
-"""A hundred thousand prompts: killed at random, on any number of workers, in bounded memory: same bytes."""
+"""A hundred thousand prompts, killed at random, by any number of workers: the same bytes in little memory."""
 
 import hashlib
 import json

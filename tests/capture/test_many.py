@@ -237,6 +237,16 @@ def test_a_model_that_is_written_to_meanwhile_stops_the_capture(tmp_path):
     assert n_finished(tmp_path / "capture") == 1
 
 
+def test_a_prompt_whose_pass_is_not_finite_is_named(tiny, tmp_path):
+    table = tiny.weights["wte.weight"].copy()
+    table[7] = 3e38
+    broken = tiny.with_weights({"wte.weight": table})
+    ids = [[i, i + 1, 1] for i in range(100, 200)]
+    ids[60] = [5, 7, 6]
+    with pytest.raises(CheckpointError, match=r"not finite .* of prompt 60"):
+        broken.capture(ids, tmp_path / "capture", shard_bytes=30_000, store="float32")
+
+
 def test_two_at_once(tiny, some, tmp_path):
     plan = plan_capture(tiny, some[:3])
     with (

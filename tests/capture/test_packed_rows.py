@@ -100,6 +100,17 @@ def test_some_positions(models, tmp_path, name, kept):
     check_rows(model, prompts, tmp_path, kept, keep)
 
 
+@pytest.mark.parametrize("kept", [slice(None), slice(130, 190, 7), slice(-1, None)])
+def test_long_prompts_whose_attention_comes_in_blocks(tiny, tmp_path, kept):
+    rng = np.random.default_rng(3)
+    shared = rng.integers(0, 2048, 140).tolist()
+    prompts = [shared + rng.integers(0, 2048, n).tolist() for n in (100, 3, 60)]
+    prompts.append(rng.integers(0, 2048, 250).tolist())
+    keep = ["h.2.attn.scores", "h.3.attn.pattern", "h.3.resid_post"]
+    tiny.capture(prompts, tmp_path, keep=keep, positions=kept, store="float32", workers=1)
+    check_rows(tiny, prompts, tmp_path, kept, keep)
+
+
 def test_derived_sites(models, tmp_path):
     keep = {
         "gpt2": ["attn.q", "resid_pre", "ln_1.mean", "ln_f.normalized", "attn.heads", "top_k_tokens"],
