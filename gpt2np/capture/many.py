@@ -270,14 +270,16 @@ def capture_many(
     if executor is not None and workers is not None:
         raise InputError("give workers or an executor, not both")
     with ExitStack() as closing:
+        own = None
         if executor is None:
             seconds = plan.tokens_run * seconds_a_token(plan.model)
-            executor = chosen = executor_for(plan.model, workers, len(plan.shards), seconds)
-            closing.enter_context(chosen)
+            executor = own = executor_for(plan.model, workers, len(plan.shards), seconds)
         given = given_to(executor, plan.model)
         if not force:
             check_disk(plan, folder)
         place = closing.enter_context(CaptureFolder(folder, plan.manifest()))
+        if own is not None:
+            closing.enter_context(own)  # ends before the folder is closed, which removes what is half-done
         good, wrong = place.finished(plan.shards)
         for text in wrong:
             watch.note(text)

@@ -220,8 +220,9 @@ def test_another_model_is_refused(tiny, some, small, tmp_path):
     edited = tiny.with_weights({"wpe.weight": tiny.weights["wpe.weight"] * 2})
     with pytest.raises(InputError, match="of the model tiny"):
         edited.capture(some, small, **KB250)
-    with pytest.raises(InputError, match="replaced in memory are not known to other processes"):
-        edited.capture(some, tmp_path / "new", workers=2)
+    with pytest.raises(InputError, match="with_weights has replaced are in no file"):
+        edited.capture(some, tmp_path / "new", workers=2, **KB250)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_model_that_is_written_to_meanwhile_stops_the_capture(tmp_path):
