@@ -39,10 +39,11 @@ ORDER = {
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
-    "capture": """workers cluster capture_files after_attention formats manifest prompt_set runs texts
-        prompt_tokens shared_prefixes shard_plan shard_layout captured_manifest packed_rows shard_making
-        capture_folder many shard_reading row_arrays row_batches captured verification""",
-    "kv": "queries reading extraction resume datasets examples",
+    "capture": """workers worker_model cluster capture_files after_attention formats manifest prompt_set
+        prompt_files runs texts prompt_tokens shared_prefixes shard_plan shard_layout captured_manifest
+        packed_rows shard_making capture_folder many shard_reading row_arrays row_batches captured
+        verification""",
+    "kv": "queries reading extraction resume dataset_prompts dataset_packs datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts
         attention_future layout_choice precision array_requests layer_numbers moved_names unknown_names

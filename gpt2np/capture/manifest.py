@@ -82,8 +82,8 @@ class Manifest:
                 raise TraceError(f"{self.path}: its last line is not of a manifest: {short(lines[whole:])}")
             if whole < len(lines):
                 os.ftruncate(self._file, whole)
-            for leftover in folder.glob("inference/raw/*/*"):
-                remove_leftovers(leftover)
+            for place in (folder, *folder.glob("inference/raw/*/*")):  # the latter an older version's
+                remove_leftovers(place)
         except BaseException as error:
             os.close(self._file)
             if isinstance(error, BlockingIOError):

@@ -16,15 +16,7 @@ from gpt2np.capture.capture_folder import CaptureFolder, free_bytes
 from gpt2np.capture.packed_rows import Destinations
 from gpt2np.capture.prompt_tokens import PromptTokens, tokens_of, windows_of
 from gpt2np.capture.shard_layout import SCHEMA, layout, row_offsets, row_shape
-from gpt2np.capture.shard_making import (
-    MadeShard,
-    ModelSource,
-    ShardRun,
-    ShardSpec,
-    by_prompt,
-    know,
-    make_shard,
-)
+from gpt2np.capture.shard_making import MadeShard, ShardRun, ShardSpec, by_prompt, make_shard
 from gpt2np.capture.shard_plan import (
     PACK_TOKENS,
     SHARD_BYTES,
@@ -37,7 +29,8 @@ from gpt2np.capture.shard_plan import (
     schedule,
 )
 from gpt2np.capture.texts import Texts, read_texts
-from gpt2np.capture.workers import Here, Submits, Workers, executor_of, results, usable_cores
+from gpt2np.capture.worker_model import ModelSource, given_to, on_one_thread
+from gpt2np.capture.workers import Here, Submits, executor_of, results, usable_cores
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.model import Model
 from gpt2np.ops import Array
@@ -106,8 +99,11 @@ class CapturePlan:
         arrays = {name: np.empty(shape, dtype) for name, dtype, shape in laid_out.arrays}  # pages as needed
         flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
         to = Destinations(entries, arrays, flat, row_offsets(kept))
-        one = Model(self.model.checkpoint, self.model.dtype.name, threads=1)
-        run, tokens, start = ShardRun(one, prompts, kept, plan, to), 0, time.perf_counter()
+        run, tokens, start = (
+            ShardRun(on_one_thread(self.model), prompts, kept, plan, to),
+            0,
+            time.perf_counter(),
+        )
         for number, pack in enumerate(plan.packs):
             tokens += run.run(pack)
             seconds_run = time.perf_counter() - start
@@ -273,42 +269,30 @@ def capture_many(
     if workers is not None:
         executor_of(workers, 1)  # refuses what is no number of workers before anything is written
     if plan.model.checkpoint.replaced and (workers or executor is not None) and workers != 1:
-        raise InputError(_REPLACED)
-    source = know(plan.model)
+        ModelSource.of(plan.model)  # which refuses
     with ExitStack() as closing:
         if not force:
             check_disk(plan, folder)
         place = closing.enter_context(CaptureFolder(folder, plan.manifest()))
-        source = replace(source, fingerprint=place.manifest["model"]["fingerprint"])
         good, wrong = place.finished(plan.shards)
         for text in wrong:
             watch.note(text)
         missing = [shard for shard in plan.shards if shard.file not in good]
         runner = executor
         if runner is None:
-            own = _workers(plan.model, workers, len(missing))
-            runner = own
-            closing.enter_context(own)
+            alone = plan.model.checkpoint.replaced  # whose weights no other process knows
+            runner = closing.enter_context(Here() if alone else executor_of(workers, len(missing)))
         watch.start(sum(shard.tokens for shard in missing))
         for shard in plan.shards:
             if shard.file in good:
                 watch.shard(shard, None)
-        _run(plan, place, source, missing, runner, watch)
+        _run(plan, place, missing, runner, watch)
         place.complete(plan.shards)
         new = len(missing)
     return CaptureDone(
         Path(folder), len(plan.tokens), len(plan.tokens.ids), plan.n_rows, plan.nbytes, len(plan.shards), new,
         plan.tokens.skipped,
     )  # fmt: skip
-
-
-# A model of which others cannot know the weights.
-_REPLACED = "weights that were replaced in memory are not known to other processes: capture with workers=1"
-
-
-def _workers(model: Model, workers: int | None, n_tasks: int) -> Workers | Here:
-    """The processes that make the shards."""
-    return Here() if model.checkpoint.replaced else executor_of(workers, n_tasks)
 
 
 def check_disk(plan: CapturePlan, folder: PathLike) -> None:
@@ -334,7 +318,6 @@ def check_disk(plan: CapturePlan, folder: PathLike) -> None:
 def _run(
     plan: CapturePlan,
     place: CaptureFolder,
-    source: ModelSource,
     missing: list[Shard],
     executor: Submits,
     watch: Watch,
@@ -351,9 +334,10 @@ def _run(
         place.log(f"{key}: {text}; made again")
         watch.note(f"{key}: {text}; it is made again")
 
+    tasks = _tasks(plan, place, given_to(executor, plan.model), missing)
     start, tokens = time.monotonic(), 0
     try:
-        for _, made in results(executor, make_shard, _tasks(plan, place, source, missing), on_retry=retried):
+        for _, made in results(executor, make_shard, tasks, on_retry=retried):
             place.add(made)
             tokens += by_file[made.file].tokens
             rate = tokens / max(1e-9, time.monotonic() - start)
@@ -366,7 +350,7 @@ def _run(
 
 
 def _tasks(
-    plan: CapturePlan, place: CaptureFolder, source: ModelSource, missing: list[Shard]
+    plan: CapturePlan, place: CaptureFolder, model: Model | ModelSource, missing: list[Shard]
 ) -> Iterator[tuple[str, tuple[ShardSpec]]]:
     """The shards as tasks, made as they are asked for."""
     folder = os.path.abspath(place.path)
@@ -375,6 +359,14 @@ def _tasks(
         offsets = plan.tokens.offsets[first : last + 1]
         ids = plan.tokens.ids[offsets[0] : offsets[-1]]
         spec = ShardSpec(
-            source, plan.choice, folder, shard.file, shard.number, first, ids, offsets - offsets[0]
+            model,
+            place.manifest["model"]["fingerprint"],
+            plan.choice,
+            folder,
+            shard.file,
+            shard.number,
+            first,
+            ids,
+            offsets - offsets[0],
         )
-        yield shard.file, (spec,)
+        yield os.path.join(folder, shard.file), (spec,)  # a key that no other capture has

@@ -8,26 +8,30 @@ The manifest lists each file once it is whole. All files of an experiment are of
 options, and a file that is there is never written again.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from gpt2np.capture import formats
-from gpt2np.capture.capture_files import Capture, check_format, save_capture
+from gpt2np.capture.capture_files import check_format
 from gpt2np.capture.manifest import Entry, Manifest
+from gpt2np.capture.prompt_files import as_run, capture_prompt, captured, write_files
 from gpt2np.capture.prompt_set import Prompt, PromptSet, check_name
-from gpt2np.errors import InputError, short, whole_number
+from gpt2np.capture.worker_model import ModelSource, executor_for, given_to
+from gpt2np.capture.workers import Here, Submits, in_order
+from gpt2np.errors import Gpt2npError, InputError, short, whole_number
 from gpt2np.files import sha256_of
 from gpt2np.generation.generated import Generated
 from gpt2np.generation.saved_generation import saved_generation
 from gpt2np.model import Model
-from gpt2np.outputs import Unfinished
+from gpt2np.outputs import Unfinished, sync_folder
 from gpt2np.tables import counted
 from gpt2np.tracing.trace import Trace
 
@@ -60,11 +64,15 @@ def capture_prompts(
     format: str = "safetensors",
     options: Options | None = None,
     advance: Callable[[], object] | None = None,
+    workers: int | None = None,
+    executor: Submits | None = None,
 ) -> tuple[list[Entry], int]:
     """Capture every prompt of a set into an experiment's folder: raw residual, or the internals of `layers`.
 
     `advance` is called after each prompt. Returns the entries of all files asked for, and how many of them
-    are new; what an earlier run has captured stays as it is.
+    are new; what an earlier run has captured stays as it is. `workers` processes share the prompts, as many
+    as pay off if that is not given; or `executor` runs them: anything with `submit` whose tasks see the same
+    folders. Files and manifest are the same, byte for byte, however many workers there are.
 
     Raises:
         InputError: a prompt is too long, a layer does not exist, the folder cannot be written to, or it holds
@@ -83,20 +91,50 @@ def capture_prompts(
     made_from = {"model": {"name": model.name, **origin, "dtype": model.dtype.name}, "options": arguments}
     files: dict[str, Entry] = {}
     new = 0
-    with Manifest(folder) as manifest:
+    with contextlib.ExitStack() as opened:
+        if executor is None:
+            seconds = _seconds(model, prompts, arguments)
+            executor = opened.enter_context(executor_for(model, workers, len(prompts.prompts), seconds))
+        given: Model | ModelSource = model
+        if len(prompts.prompts) > 1:
+            given = given_to(executor, model)
+        else:  # whoever else is there, it runs here, on as many threads as the model has
+            executor = Here()
+        manifest = opened.enter_context(Manifest(folder))
         _check_same(manifest, made_from)
         jobs = []
         for prompt in _with_ids(manifest, prompts.name, prompts.prompts):
             paths = _paths(prompts.name, prompt, layers, format)
             jobs.append((prompt, list(paths), _missing(manifest, prompt, paths)))
-        for prompt, all_paths, missing in jobs:
+        staging = opened.enter_context(_Staging(manifest))
+        tasks = (
+            (
+                f"{folder}: prompt {prompt.id} of {prompts.name}",
+                (given, prompts.name, prompt, arguments, missing, made_from, str(staging.path)),
+            )
+            for prompt, _, missing in jobs
+            if missing
+        )
+        made = opened.enter_context(contextlib.closing(in_order(executor, capture_prompt, tasks)))
+        for _, all_paths, missing in jobs:
             if missing:
-                generated = _generated(model, prompt, missing, arguments)
-                new += _capture(generated, manifest, prompts.name, prompt, missing, made_from)
+                new += staging.publish(next(made))
             files |= {path: manifest.entries[path] for path in all_paths}
             if advance is not None:
                 advance()
     return list(files.values()), new
+
+
+def _seconds(model: Model, prompts: PromptSet, arguments: dict[str, Any]) -> float:
+    """About how long one core takes to run the prompts: nearly all of it goes into the responses."""
+    of_token = model.n_parameters * _OF_PARAMETER + model.config.n_layer * _OF_LAYER
+    return len(prompts.prompts) * int(arguments["max_new_tokens"]) * of_token
+
+
+_OF_PARAMETER, _OF_LAYER = (
+    4e-10,
+    2e-4,
+)  # seconds of a token: to read a weight, and to run a block's operations
 
 
 def capture_generation(
@@ -122,13 +160,15 @@ def capture_generation(
         check_name(str(id), "the id")
     digest = hashlib.sha256(np.array(generated.token_ids, "<i8").tobytes()).hexdigest()
     for layer in [None] if layers is None else layers:
-        _captured(generated, layer)  # refuses what cannot be captured, before there is a folder
+        captured(generated, layer)  # refuses what cannot be captured, before there is a folder
     with Manifest(folder) as manifest:
         _check_same(manifest, made_from)
         (prompt,) = _with_ids(manifest, name, [Prompt(id, generated.prompt_text)], digest)
         paths = _paths(name, prompt, layers, format)
         missing = _missing(manifest, prompt, paths, digest)
-        new = _capture(generated, manifest, name, prompt, missing, made_from, digest)
+        with _Staging(manifest) as staging:
+            made = write_files(generated, name, prompt, missing, made_from, staging.path, digest)
+            new = staging.publish(made)
         return [manifest.entries[path] for path in paths], new
 
 
@@ -180,7 +220,7 @@ def _check_prompt(
     where = f"prompt {number if prompt.id is None else prompt.id} of {prompts.name}"
     where = "the prompt" if prompt.id is None and len(prompts.prompts) == 1 else where
     try:
-        text, arguments = _as_run(model, prompt, arguments)
+        text, arguments = as_run(model, prompt, arguments)
         n = len(model.token_ids(text, limit=False, special=arguments.get("special", False)))
         new, limit = arguments["max_new_tokens"], model.config.n_positions
         if n + new - 1 > limit:
@@ -192,14 +232,6 @@ def _check_prompt(
         model.generate(text, **arguments)  # checks its arguments, and runs nothing yet
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-
-
-def _as_run(
-    model: Model, prompt: Prompt, arguments: dict[str, Any]
-) -> tuple[str | list[int], dict[str, Any]]:
-    """What `Model.generate` is given of a prompt and of `Options.of_run`."""
-    others = {key: value for key, value in arguments.items() if key != "chat"}
-    return model.chat_prompt(prompt.text) if arguments.get("chat") else prompt.text, others
 
 
 def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
@@ -233,78 +265,36 @@ def _paths(
     return {f"{raw}/internals/{prompt_set}/{prompt.id}_L{layer}.{format}": layer for layer in layers}
 
 
-def _generated(
-    model: Model, prompt: Prompt, paths: dict[str, int | None], arguments: dict[str, Any]
-) -> Generated:
-    """Run a prompt, keeping what its files need."""
-    sites: set[str] = set()
-    for layer in paths.values():
-        if layer is None:
-            sites.update(formats.residual_sites(model.config.n_layer))
-        else:
-            sites.update(formats.internals_sites(layer, model.config))
-    text, arguments = _as_run(model, prompt, arguments)
-    done: Generated = model.generate(text, keep=sites.__contains__, **arguments).finish()
-    return done
+class _Staging:
+    """Where files are written; once all of a prompt are there they get their places, and are listed."""
 
-
-def _capture(
-    generated: Generated,
-    manifest: Manifest,
-    prompt_set: str,
-    prompt: Prompt,
-    paths: dict[str, int | None],
-    made_from: dict[str, Any],
-    generation: str | None = None,
-) -> int:
-    """Write the files of one prompt, and list each when it is whole; returns how many."""
-    assert prompt.id is not None
-    assert generated.trace is not None
-    for path, layer in paths.items():
-        capture = _captured(generated, layer)
-        sites = formats.captured_sites(generated.trace.config, internals=layer is not None)
-        facts = made_from | {"prompt_set": prompt_set, "id": prompt.id, "layer": layer, "sites": sites}
-        size, sha256 = _write(capture, manifest.folder / path, facts)
-        entry = Entry(
-            path=path,
-            bytes=size,
-            sha256=sha256,
-            prompt_set=prompt_set,
-            id=prompt.id,
-            text=prompt.text,
-            layer=layer,
-            prompt_tokens=generated.n_prompt,
-            response_tokens=len(generated.token_ids) - generated.n_prompt,
-            **made_from,
-            generation=generation,
-            sites=sites,
-        )
-        manifest.add(entry)
-    return len(paths)
-
-
-def _captured(generated: Generated, layer: int | None) -> Capture:
-    """The internals of a layer, or with None the raw residual of all."""
-    return formats.raw_residual(generated) if layer is None else formats.layer_internals(generated, layer)
-
-
-def _write(capture: Capture, path: Path, facts: dict[str, Any]) -> tuple[int, str]:
-    """Size and SHA-256 of the file; written unless it is there, from a run killed before listing it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.path.lexists(path):
-            save_capture(capture, path, facts)
-            return path.stat().st_size, sha256_of(path)
-        copy = Unfinished(path.parent, of_files=True)
+    def __init__(self, manifest: Manifest) -> None:
         try:
-            save_capture(capture, copy.path / path.name, facts)
-            same = sha256_of(copy.path / path.name) == sha256_of(path)
-        finally:
-            copy.discard()
-        if not same:
-            raise InputError(
-                f"{path}: is there, but not in the manifest, and is not this capture: move it away"
-            )
-        return path.stat().st_size, sha256_of(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+            self._unfinished = Unfinished(manifest.folder, of_files=True)
+        except OSError as error:
+            raise InputError(f"{manifest.folder}: cannot be written ({error.strerror})") from None
+        self._manifest, self.path = manifest, self._unfinished.path
+
+    def publish(self, entries: Sequence[Entry]) -> int:
+        """Move files to their places, and list each when it is there; returns how many."""
+        for entry in entries:
+            path = self._manifest.folder / entry.path
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(path) and sha256_of(path) != entry.sha256:  # else of a killed run
+                    cure = "is there, but not in the manifest, and is not this capture: move it away"
+                    raise InputError(f"{path}: {cure}")
+                os.replace(self.path / entry.path, path)
+                sync_folder(path.parent)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+            self._manifest.add(entry)
+        return len(entries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._unfinished.discard()
+        if isinstance(error, Gpt2npError) and str(self.path) in str(error):  # of a file without its name yet
+            raise type(error)(str(error).replace(str(self.path), str(self._manifest.folder))) from None

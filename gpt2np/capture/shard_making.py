@@ -5,7 +5,6 @@ whichever worker makes it, on one kind of processor.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from gpt2np.capture.shard_layout import (
     row_offsets,
 )
 from gpt2np.capture.shard_plan import Choice, Pack, Schedule, kept_of_each, schedule
-from gpt2np.checkpoints.checkpoint import load_checkpoint
-from gpt2np.errors import CheckpointError, TraceError
+from gpt2np.capture.worker_model import ModelSource, as_given
+from gpt2np.errors import TraceError
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
@@ -35,43 +34,11 @@ from gpt2np.tracing.step import Pass, Scratch, Sequence
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """How a worker finds the model, and knows that it is the same."""
-
-    name: str
-    folder: str
-    commit: str | None
-    fingerprint: str
-    dtype: str
-    widen: bool
-
-    @classmethod
-    def of(cls, model: Model) -> "ModelSource":
-        """Return where a model comes from."""
-        found = model.checkpoint
-        folder = os.path.abspath(found.folder)
-        return cls(found.name, folder, found.commit, found.fingerprint, model.dtype.name, not model.is_narrow)
-
-    def load(self) -> Model:
-        """Return the model, on one thread.
-
-        Raises:
-            CheckpointError: it is another one by now, or on this machine.
-        """
-        if os.path.isdir(self.folder) or self.commit is None:
-            checkpoint = load_checkpoint(self.folder, dtype=self.dtype, widen=self.widen)
-        else:
-            checkpoint = load_checkpoint(self.name, dtype=self.dtype, widen=self.widen, revision=self.commit)
-        if self.commit is None and checkpoint.fingerprint != self.fingerprint:
-            raise CheckpointError(f"{self.folder}: is not the model that the capture began with")
-        return Model(checkpoint, self.dtype, threads=1)
-
-
-@dataclass(frozen=True)
 class ShardSpec:
-    """All that decides the bytes of a shard."""
+    """All that decides the bytes of a shard; `fingerprint` is the model's, as the manifest has it."""
 
-    model: ModelSource
+    model: Model | ModelSource
+    fingerprint: str
     choice: Choice
     folder: str
     file: str
@@ -91,25 +58,6 @@ class MadeShard:
     tokens_run: int
 
 
-_models: dict[ModelSource, Model] = {}  # of this process
-
-
-def know(model: Model) -> ModelSource:
-    """Return the source of a model, and have shards that this process makes use that very model."""
-    source = ModelSource.of(model)
-    _models.clear()
-    _models[source] = Model(model.checkpoint, source.dtype, threads=1)
-    return source
-
-
-def _model_of(source: ModelSource) -> Model:
-    model = _models.get(source)
-    if model is None:
-        _models.clear()  # a worker that has served another capture lets go of its model
-        model = _models[source] = source.load()
-    return model
-
-
 def make_shard(spec: ShardSpec) -> MadeShard:
     """Run the prompts of a shard and write its file; nothing is left of one that cannot be written.
 
@@ -117,12 +65,12 @@ def make_shard(spec: ShardSpec) -> MadeShard:
         TraceError: the disk is full, or a value is too large for the precision of the store.
         CheckpointError: the model has changed.
     """
-    model, choice = _model_of(spec.model), spec.choice
+    model, choice = as_given(spec.model), spec.choice
     entries = choice.entries(model.config)
     lengths = np.diff(spec.offsets)
     prompts = [spec.ids[a:b] for a, b in zip(spec.offsets, spec.offsets[1:], strict=False)]
     kept = kept_of_each(lengths, choice.kept)
-    laid_out = layout(entries, lengths, kept, spec.number, spec.model.fingerprint)
+    laid_out = layout(entries, lengths, kept, spec.number, spec.fingerprint)
     path = Path(spec.folder) / spec.file
     # Whoever goes on looks at the hash of what is there, so nobody waits for the disk here.
     with tensorfile.create_tensors(path, laid_out.arrays, laid_out.metadata, sync=False) as file:

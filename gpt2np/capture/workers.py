@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Protocol, Self, TypeVar
 
@@ -44,7 +44,26 @@ class WorkerDied(Gpt2npError):
     """Raised for a task whose worker ended before the task did."""
 
 
-class Here:
+class Runner:
+    """What runs tasks until a block ends: `Here` or `Workers`."""
+
+    n: int  # tasks that run at a time
+
+    def submit(self, function: Callable[..., T], /, *args: Any, key: str | None = None) -> "Future[T]":
+        """Give it a function; returns its future. `key` is the task's name, which Dask's clusters use."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what was started for it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Here(Runner):
     """Runs every task at once, in this process."""
 
     n = 1
@@ -58,14 +77,8 @@ class Here:
             future.set_exception(error)
         return future
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class Workers:
+class Workers(Runner):
     """Processes that run tasks; each starts with its first, and another one takes the place of a dead one.
 
     As a context manager they end with the block: idle ones of their own accord, others are killed.
@@ -85,8 +98,7 @@ class Workers:
     def submit(self, function: Callable[..., T], /, *args: Any, key: str | None = None) -> "Future[T]":
         """Give a function to the next worker that is free; returns its future.
 
-        The future raises what the function raises, and WorkerDied if its process ends first. `key` is the
-        task's name, of which Dask's clusters make use.
+        The future raises what the function raises, and WorkerDied if its process ends first.
         """
         return self._threads.submit(self._run, function, args)
 
@@ -112,12 +124,6 @@ class Workers:
         if done:
             return result  # type: ignore[no-any-return]  # what the function returned, over there
         raise result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Process:
@@ -231,7 +237,7 @@ def results(
     *,
     attempts: int = ATTEMPTS,
     on_retry: Callable[[str, BaseException], object] = lambda key, error: None,
-) -> Iterator[tuple[str, T]]:
+) -> Generator[tuple[str, T], None, None]:
     """Run a function with the arguments of each task, and yield key and result of each as it finishes.
 
     Tasks are pairs of a key, which tells them apart, and arguments. They are taken as workers become free. A
@@ -276,6 +282,33 @@ def results(
     finally:
         for future, *_ in running.values():
             future.cancel()
+
+
+def in_order(
+    executor: Submits,
+    function: Callable[..., T],
+    tasks: Iterable[tuple[str, tuple[Any, ...]]],
+) -> Generator[T, None, None]:
+    """Run tasks as `results` does, and yield what each returns in the order in which they were given.
+
+    Raises:
+        TraceError: as `results`.
+    """
+    numbers: dict[str, int] = {}
+    there: dict[int, T] = {}
+    at = 0
+
+    def numbered() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, (key, args) in enumerate(tasks):
+            numbers[key] = number
+            yield key, args
+
+    with contextlib.closing(results(executor, function, numbered())) as found:
+        for key, result in found:
+            there[numbers.pop(key)] = result
+            while at in there:
+                yield there.pop(at)
+                at += 1
 
 
 def _give_up(key: str, attempts: int, error: Exception) -> None:

@@ -199,6 +199,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def add_workers(verb: argparse.ArgumentParser) -> None:
+    """Add the option that says how many processes share the work."""
+    help = "processes that share the work, on one core each (default: as many as pay off); same files"
+    verb.add_argument("--workers", type=count, metavar="N", help=help)
+
+
 def read_prompt(args: argparse.Namespace) -> str | list[Any]:
     """The prompt of a command: text, or ids; with `--chat` perhaps messages. See `as_run`."""
     if (args.text is None) == (args.tokens is None):

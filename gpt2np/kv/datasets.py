@@ -11,103 +11,57 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gpt2np.errors import InputError, short, whole_number
+from gpt2np.capture.worker_model import ModelSource, executor_for, given_to
+from gpt2np.capture.workers import Here, Submits, in_order
+from gpt2np.errors import Gpt2npError, InputError, short, whole_number
 from gpt2np.files import read_bytes, sha256_of
 from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
-from gpt2np.kv.extraction import extract_to_file
+from gpt2np.kv.dataset_packs import lengths_of, packs_of, seconds_of, write_pack
+from gpt2np.kv.dataset_prompts import Source, randoms, texts
+from gpt2np.kv.extraction import check_suffix
+from gpt2np.kv.reading import read_kv
 from gpt2np.model import Model
-from gpt2np.outputs import Unfinished, remove_leftovers
-from gpt2np.text.prompts import Prompt, of_prompt
+from gpt2np.outputs import Unfinished, remove_leftovers, sync_folder
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: there, nothing stops a second run
     fcntl = None  # type: ignore[assignment]
 
+__all__ = ["INDEX", "Source", "randoms", "texts", "write_dataset"]
+
 SCHEMA = "gpt2np.kv_dataset/1"
 INDEX = "index.jsonl"
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a prompt comes from: a text, or chance, number `number` of a seed."""
-
-    text: str | None = None
-    number: int = 0
-    seed: int = 0
-    random_tokens: bool = False
-    special: bool = False  # that of `Model.token_ids`
-    chat: bool = False  # the text is a message to the model
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the index says about it, and recognises it by."""
-        if self.text is not None:
-            read = {"special": self.special, "chat": self.chat}
-            return {"text": self.text} | {how: True for how, is_so in read.items() if is_so}
-        return {"random": self.number, "seed": self.seed, "random_tokens": self.random_tokens}
-
-    def prompt(self, model: Model) -> Prompt:
-        """Make the prompt; it depends on number and seed only, not on the order in which prompts are made."""
-        if self.text is not None:
-            return model.chat_prompt(self.text) if self.chat else self.text
-        make = _random_ids if self.random_tokens else _sampled
-        return make(model, np.random.default_rng([self.seed, self.number]))
-
-
-def texts(
-    given: Iterable[str],
-    model: Model,
-    special: bool = False,
-    places: Sequence[str] = (),
-    chat: bool = False,
-) -> list[Source]:
-    """Return a prompt for each text that is not blank; `special` is that of `Model.token_ids`.
-
-    With `chat`, each text is a message to the model. `places` are where the texts stand in a file, for
-    what is said when one is refused.
-
-    Raises:
-        InputError: there are none, or one is longer than the context.
-    """
-    given = [given] if isinstance(given, str) else list(given)
-    if not all(isinstance(text, str) for text in given):
-        raise InputError("the prompts of a dataset must be texts")
-    kept = [text for text in given if text.strip()]
-    if not kept:
-        raise InputError("there are no prompts: give one on each line")
-    for number, text in enumerate(given, 1):
-        try:
-            model.token_ids(model.chat_prompt(text) if chat else text or " ", special=special)
-        except InputError as error:
-            raise of_prompt(places[number - 1] if places else f"prompt {number}", error) from None
-    return [Source(text, special=special, chat=chat) for text in kept]
-
-
-def randoms(n: int, seed: int = 0, random_tokens: bool = False) -> list[Source]:
-    """Return n random prompts: sampled from the model, or of uniformly random tokens."""
-    seed = whole_number("seed", seed, 0)
-    return [Source(None, number, seed, random_tokens) for number in range(whole_number("n", n, 1))]
-
-
 def write_dataset(
-    model: Model, sources: list[Source], folder: Path, suffix: str = ".json", top_k: int = 5
+    model: Model,
+    sources: list[Source],
+    folder: Path,
+    suffix: str = ".json",
+    top_k: int = 5,
+    *,
+    workers: int | None = None,
+    executor: Submits | None = None,
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     """Write the missing files; yield each file's line of the index, and whether it was written now.
 
-    Prompts that the folder lists already keep their files; the others get the next numbers.
+    Prompts that the folder lists already keep their files; the others get the next numbers. Prompts run
+    packed. `workers` processes share the packs, as many as pay off if that is not given; or `executor` runs
+    them: anything with `submit` whose tasks see the same folders. For the same prompts, files and index are
+    the same, byte for byte, however many workers there are, and however often the run was interrupted.
 
     Raises:
         InputError: the folder cannot be written to, holds files of another model, format or `top_k`, or
-            another run is writing to it.
-        TraceError: a `.safetensors` file cannot be written.
+            another run is writing to it; or `workers` is no number from 1 to 256.
+        TraceError: a `.safetensors` file cannot be written, or every worker that tries to dies.
     """
+    check_suffix(f"{folder}{os.sep}{_name(0, suffix.removeprefix('.'))}")
     header = {
         "schema": SCHEMA,
         "model": model.name,
@@ -117,12 +71,24 @@ def write_dataset(
     }
     if "\0" in str(folder):
         raise InputError(f"{folder}: cannot be written (embedded null byte)")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            yield from _write_missing(model, sources, folder, header)
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+    lengths = lengths_of(model, sources)
+    packs = packs_of(sources, lengths)
+    with contextlib.ExitStack() as own:
+        if executor is None:
+            seconds = seconds_of(model, sum(lengths), suffix)
+            executor = own.enter_context(executor_for(model, workers, len(packs), seconds))
+        given: Model | ModelSource = model
+        if len(packs) > 1:
+            given = given_to(executor, model)
+        else:  # whoever else is there, it runs here, on as many threads as the model has
+            executor = Here()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _alone(folder):
+                run = _Run(sources, folder, header)
+                yield from run.write(packs, given, executor)
+        except OSError as error:
+            raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
 
 
 @contextlib.contextmanager
@@ -142,33 +108,87 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _write_missing(
-    model: Model, sources: list[Source], folder: Path, header: dict[str, Any]
-) -> Iterator[tuple[dict[str, Any], bool]]:
-    listed = _read_index(folder, header, len(sources))
-    names = _names(listed, sources, header["format"])
-    for name, source in zip(names, sources, strict=True):
-        path, entry = folder / name, listed.get(name)
+class _Run:
+    """One call of `write_dataset`, while nobody else is at the folder."""
+
+    def __init__(self, sources: list[Source], folder: Path, header: dict[str, Any]) -> None:
+        self._sources, self._folder, self._header = sources, folder, header
+        self._listed = _read_index(folder, header, len(sources))
+        self._names = _names(self._listed, sources, header["format"])
+
+    def write(
+        self, packs: list[range], model: Model | ModelSource, executor: Submits
+    ) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Have those packs run of which a file is missing; yield all entries in the order of the prompts."""
+        looked_at: deque[tuple[range, set[int]]] = deque()  # packs, and which of their files are missing
+        staging = Unfinished(self._folder, of_files=True)  # where files wait until it is their turn
+
+        def tasks() -> Iterator[tuple[str, tuple[Any, ...]]]:
+            for pack in packs:
+                missing = {number for number in pack if self._is_missing(number)}
+                looked_at.append((pack, missing))
+                if missing:
+                    names = [self._names[number] if number in missing else None for number in pack]
+                    key = str(self._folder / self._names[min(missing)])
+                    own = self._sources[pack.start : pack.stop]
+                    yield key, (model, own, names, str(staging.path), self._header["top_k"])
+
+        made_of_packs = in_order(executor, write_pack, tasks())
+        try:
+            for entries in itertools.chain(made_of_packs, [[]]):
+                while looked_at:  # those before it lack nothing
+                    pack, missing = looked_at.popleft()
+                    made = iter(entries if missing else ())
+                    for number in pack:
+                        if number in missing:
+                            yield self._published(next(made), staging.path), True
+                        else:
+                            yield self._listed[self._names[number]], False
+                    if missing:
+                        break
+        except Gpt2npError as error:  # about a file that would have got another name
+            raise type(error)(str(error).replace(str(staging.path), str(self._folder))) from None
+        finally:
+            made_of_packs.close()
+            staging.discard()
+
+    def _is_missing(self, number: int) -> bool:
+        """Whether a file is not listed, or not there any more."""
+        path, entry = self._folder / self._names[number], self._listed.get(self._names[number])
         if path.is_symlink():
             raise InputError(f"{path}: is a link, and no file of this dataset: move it away")
-        if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"]:
-            if entry.get("sha256") not in (None, sha256_of(path)):
-                changed = "has been changed since it was written; delete it, and it is made again"
-                raise InputError(f"{path}: {changed}")
-            yield entry, False
-            continue
-        facts = _extract(model, source, path, header["top_k"], listed=entry is not None)
-        entry = {
-            "file": name,
-            "source": source.facts(),
-            "input_text": facts["input_text"],
-            "tokens": len(facts["input_tokens"]),
-            "predicted_next_token": facts["predicted_next_token"]["token"],
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of(path),
-        }
-        _append(folder / INDEX, entry)
-        yield entry, True
+        if entry is None or not path.is_file() or path.stat().st_size != entry["bytes"]:
+            return True
+        if entry.get("sha256") not in (None, sha256_of(path)):
+            changed = "has been changed since it was written; delete it, and it is made again"
+            raise InputError(f"{path}: {changed}")
+        return False
+
+    def _published(self, entry: dict[str, Any], staging: Path) -> dict[str, Any]:
+        """Give a file its name, and list it."""
+        path, made = self._folder / entry["file"], staging / entry["file"]
+        before = self._listed.get(entry["file"])
+        if before is None and os.path.lexists(path) and not _is_of_killed_run(path, made):
+            raise InputError(f"{path}: is there unlisted, and of something else: move it away")
+        os.replace(made, path)
+        if path.suffix == ".safetensors":  # whose content has reached the disk
+            sync_folder(self._folder)
+        if entry != before:
+            _append(self._folder / INDEX, entry)
+        return entry
+
+
+def _is_of_killed_run(path: Path, made: Path) -> bool:
+    """Whether an unlisted file is of the same text and model, by a run that was killed before listing it."""
+    if not path.is_file():
+        return False
+    if filecmp.cmp(path, made, shallow=False):
+        return True
+    try:
+        there, now = read_kv(path), read_kv(made)
+    except Gpt2npError:
+        return False
+    return (there.token_ids, there.fingerprint, there.text) == (now.token_ids, now.fingerprint, now.text)
 
 
 def _names(listed: dict[str, dict[str, Any]], sources: list[Source], suffix: str) -> list[str]:
@@ -187,21 +207,6 @@ def _names(listed: dict[str, dict[str, Any]], sources: list[Source], suffix: str
 
 def _name(number: int, suffix: str) -> str:
     return f"kv_{number:05}.{suffix}"
-
-
-def _extract(model: Model, source: Source, path: Path, top_k: int, listed: bool) -> dict[str, Any]:
-    """Write a file; one that is there unlisted must be this very one, of a run killed before listing it."""
-    prompt = source.prompt(model)
-    if listed or not os.path.lexists(path):
-        return extract_to_file(model, prompt, path, top_k, special=source.special)
-    copy = Unfinished(path.parent, of_files=True)
-    try:
-        facts = extract_to_file(model, prompt, copy.path / path.name, top_k, special=source.special)
-        if not (path.is_file() and filecmp.cmp(path, copy.path / path.name, shallow=False)):
-            raise InputError(f"{path}: is there unlisted, and of something else: move it away")
-    finally:
-        copy.discard()
-    return facts
 
 
 def _read_index(folder: Path, header: dict[str, Any], n: int) -> dict[str, dict[str, Any]]:
@@ -274,28 +279,3 @@ def _append(path: Path, facts: dict[str, Any]) -> None:
 
 def _line(facts: dict[str, Any]) -> bytes:
     return json.dumps(facts, ensure_ascii=False).encode("utf-8") + b"\n"
-
-
-def _random_ids(model: Model, rng: np.random.Generator) -> list[int]:
-    n = int(rng.integers(4, 21))
-    ids: list[int] = rng.integers(0, model.config.vocab_size, min(n, model.config.n_positions)).tolist()
-    return ids
-
-
-def _sampled(model: Model, rng: np.random.Generator) -> Prompt:
-    """What the model writes at the start of a text, some 4 to 20 tokens."""
-    config, tokenizer = model.config, model.usable_tokenizer
-    begin = None if tokenizer is None else tokenizer.begin_id
-    for _ in range(20):
-        start = _random_ids(model, rng)[:1]  # drawn even where it is not used: a seed means the same texts
-        start = [*config.eos_ids[:1]] or start
-        start = start if begin is None else [begin]
-        n = min(int(rng.integers(4, 21)), config.n_positions)
-        seed = int(rng.integers(2**31))
-        response = model.generate(start, max_new_tokens=n, temperature=1.0, seed=seed).finish().response
-        text = str(response.text).strip()
-        if model.tokenizer is None:
-            return [int(i) for i in response.token_ids]
-        if text and len(model.tokenizer.encode(text)) <= config.n_positions:
-            return text
-    return _random_ids(model, rng)  # a model that only ever ends the text, or writes spaces

@@ -21,7 +21,7 @@ from typing import Any
 from gpt2np.checkpoints.checkpoint import default_name
 from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.kv.queries import KV, check_coordinate
-from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_positions
+from gpt2np.kv.reading import KEYS, SCHEMA, Positions, as_json, as_positions
 from gpt2np.loading import load
 from gpt2np.model import Model
 from gpt2np.outputs import check_not_read, whole_file
@@ -207,7 +207,7 @@ def of_keys(kv: KV) -> dict[str, Any]:
 
 
 def write_json(result: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Write the document's dict as a stream, one head at a time.
+    """Write the document's dict as a stream, one layer at a time.
 
     Raises:
         InputError: the file cannot be written, the dict is another one, or holds what JSON cannot; nothing is
@@ -232,12 +232,28 @@ def _text(value: Any) -> Iterator[str]:
     if positions is not None:
         yield from positions.to_json()
     elif isinstance(value, dict) and value:
+        heads = _heads(value)
+        texts = as_json(heads) if heads else None
         for i, (key, item) in enumerate(value.items()):
             yield ("{" if i == 0 else ",\n") + json.dumps(key, ensure_ascii=False) + ": "
-            yield from _text(item)
+            if texts is None:
+                yield from _text(item)
+            else:
+                yield from ('{"tokens": ', next(texts), "}")
         yield "}"
     else:
         yield json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _heads(layer: dict[str, Any]) -> list[Positions]:
+    """The tokens of a layer's heads; empty where it is no layer, or its heads are of several shapes."""
+    found = []
+    for head in layer.values():
+        tokens = as_positions(head["tokens"]) if isinstance(head, dict) and [*head] == ["tokens"] else None
+        if tokens is None or (found and tokens.shape != found[0].shape):
+            return []
+        found.append(tokens)
+    return found
 
 
 def extract_to_file(

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -116,23 +116,33 @@ class Positions(list[dict[str, Any]]):
         key, value = (rows[i].astype(np.float32).tolist() for rows in (self._keys, self._values))
         return {"token_idx": i, "key": key, "value": value}
 
-    def to_json(self) -> Iterator[str]:
-        """Yield the list as JSON text, a token a line.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of its keys and of its values, [pos, d_head]."""
+        return self._keys.shape
 
-        Raises:
-            InputError: a number is not finite, which JSON does not have.
-        """
-        both = np.stack([self._keys, self._values], axis=1).astype(np.float32)  # [pos, 2, d_head]
-        if not np.isfinite(both).all():
-            raise InputError("keys or values are not finite: the weights are damaged or too large")
-        lines = rows_as_text(both.reshape(-1, both.shape[2]))
-        pairs = zip(lines[::2], lines[1::2], strict=True)
-        yield "[\n"
-        yield ",\n".join(
-            f'{{"token_idx": {i}, "key": [{key}], "value": [{value}]}}'
-            for i, (key, value) in enumerate(pairs)
+    def to_json(self) -> Iterator[str]:
+        """Yield the list as JSON text, a token a line; see `as_json`."""
+        return as_json([self])
+
+
+def as_json(heads: Sequence[Positions]) -> Iterator[str]:
+    """Yield the `tokens` of heads of the same shape as JSON text: all numbers are spelled in one go.
+
+    Raises:
+        InputError: a number is not finite, which JSON does not have.
+    """
+    pairs = [np.stack([head._keys, head._values], axis=1) for head in heads]
+    both = np.concatenate(pairs, dtype=np.float32, casting="same_kind")  # [head * pos, 2, d_head]
+    if not np.isfinite(both).all():
+        raise InputError("keys or values are not finite: the weights are damaged or too large")
+    lines = iter(rows_as_text(both.reshape(-1, both.shape[2])))
+    for head in heads:
+        tokens = (
+            f'{{"token_idx": {i}, "key": [{next(lines)}], "value": [{next(lines)}]}}'
+            for i in range(len(head))
         )
-        yield "\n]"
+        yield "[\n" + ",\n".join(tokens) + "\n]"
 
 
 def as_positions(tokens: Any) -> Positions | None:

@@ -37,8 +37,9 @@ MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep
     lessons.checker lessons.verdict lessons.showing lessons.pictures lessons.models
     export.dialects.dialect export.dialects.batch export.dialects.reading export.dialects.writing
     export.typescript export.llmc capture.prompt_set capture.runs capture.formats capture.capture_files
-    capture.after_attention capture.manifest capture.captured capture.row_arrays capture.verification
-    kv.extraction kv.reading kv.queries kv.resume kv.datasets
+    capture.after_attention capture.manifest capture.workers capture.many capture.captured
+    capture.row_arrays capture.verification kv.extraction kv.reading kv.queries kv.resume
+    kv.dataset_prompts kv.datasets
     checkpoints.config_file checkpoints.checkpoint architectures.gpt2.config architectures.gpt2.forward
     architectures.gpt_neo.config architectures.gpt_neo.forward
     architectures.gemma2.config architectures.gemma2.forward

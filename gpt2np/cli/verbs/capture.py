@@ -9,7 +9,16 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpt2np.cli.arguments import add_chat, add_model, add_special, count, integer, load_model, open_trace
+from gpt2np.cli.arguments import (
+    add_chat,
+    add_model,
+    add_special,
+    add_workers,
+    count,
+    integer,
+    load_model,
+    open_trace,
+)
 from gpt2np.cli.parser import add_verb
 from gpt2np.cli.terminal import tell
 from gpt2np.cli.texts import a_text
@@ -59,6 +68,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--max-new-tokens", type=count, metavar="N", help="length of the response (default 50)")
     verb.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
     verb.add_argument("--seed", type=int, help="of sampling (default 0)")
+    add_workers(verb)
     add_special(verb)
     add_chat(verb)
     add_model(verb)
@@ -131,6 +141,7 @@ def _run(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[Ent
             format=args.format,
             options=options,
             advance=advance,
+            workers=args.workers,
         )
     return f"{len(prompts.prompts)} of {prompts.name}", done
 
@@ -146,6 +157,8 @@ def _saved(args: argparse.Namespace, folder: "Path") -> "tuple[str, tuple[list[E
             )
     if args.chat:
         raise InputError("--chat needs a prompt to run: it does not go with --trace")
+    if args.workers is not None:
+        raise InputError("--workers share what is to be run: it does not go with --trace")
     trace = open_trace(args.trace)
     layers = _layers(args.layer_internals, trace.config.n_layer)
     try:

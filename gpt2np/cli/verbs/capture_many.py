@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What goes with --text only, and what does not go with it, as they are without being given.
 WITH_TEXTS = {
-    **dict.fromkeys(("keep", "positions", "store", "out", "workers", "dask", "window", "shard_mb"), None),
+    **dict.fromkeys(("keep", "positions", "store", "out", "dask", "window", "shard_mb"), None),
     **dict.fromkeys(("plan", "skip_bad"), False),
 }
 WITHOUT_TEXTS = {
@@ -43,7 +43,6 @@ def add_options(verb: argparse.ArgumentParser, what: Any) -> None:
     many.add_argument("--store", choices=["float16", "float32", "float64"], help="(default float16)")
     many.add_argument("--out", metavar="FOLDER", help="where the shards go; a capture there goes on")
     many.add_argument("--plan", action="store_true", help="print bytes and time, and run nothing else")
-    many.add_argument("--workers", type=count, metavar="N", help="processes (default: one for each core)")
     help = "run on a Dask cluster: the address of its scheduler, or its scheduler file"
     many.add_argument("--dask", metavar="ADDRESS", help=help)
     help = "leave out texts that are empty or too long, and list them"

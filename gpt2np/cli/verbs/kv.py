@@ -12,6 +12,7 @@ from gpt2np.cli.arguments import (
     add_outputs,
     add_prompt,
     add_special,
+    add_workers,
     as_run,
     count,
     integer,
@@ -129,6 +130,7 @@ and options, only what it does not list yet is written, under the next numbers. 
     verb.add_argument("--output-dir", required=True, metavar="DIR", help="kv_00000.json, ... and index.jsonl")
     verb.add_argument("--format", choices=["json", "safetensors"], default="json", help="(default json)")
     verb.add_argument("--top", type=count, default=5, metavar="K", help="how many candidates (default 5)")
+    add_workers(verb)
     add_special(verb)
     add_chat(verb)
     add_model(verb, dtype=False)
@@ -260,7 +262,7 @@ def dataset(args: argparse.Namespace) -> int:
     else:
         sources = datasets.texts(given, model, args.special, [where for where, _ in rows], args.chat)
     folder, suffix = Path(args.output_dir), f".{args.format}"
-    done = datasets.write_dataset(model, sources, folder, suffix, args.top)
+    done = datasets.write_dataset(model, sources, folder, suffix, args.top, workers=args.workers)
     if sys.stderr.isatty():
         from tqdm import tqdm  # type: ignore[import-untyped]
 

@@ -1,0 +1,105 @@
+"""The model in a worker: found where the caller's was loaded from, mapped, and computing on one thread.
+
+Float32 weights are views of their file, so that the system holds them once, however many workers there are.
+"""
+
+import functools
+import os
+from dataclasses import dataclass, replace
+
+from gpt2np.capture.workers import MOST, Here, Submits, Workers, usable_cores
+from gpt2np.checkpoints.checkpoint import load_checkpoint
+from gpt2np.errors import CheckpointError, InputError, whole_number
+from gpt2np.model import Model
+from gpt2np.ops.narrow_weights import is_narrow
+
+WORTH_A_WORKER = 2.0  # seconds of work, on one core; to start one and load the model takes 0.3 to 1
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is found, and how it is recognised; what a worker is given in its place."""
+
+    name: str
+    folder: str
+    commit: str | None
+    fingerprint: str
+    dtype: str
+    widen: bool
+
+    @classmethod
+    def of(cls, model: Model) -> "ModelSource":
+        """Return where a model was loaded from.
+
+        Raises:
+            InputError: some of its weights are of no file.
+        """
+        found = model.checkpoint
+        if found.replaced:
+            what = "weights that with_weights has replaced are in no file, which workers could read"
+            raise InputError(f"{what}: run without workers and executor")
+        widen = not any(is_narrow(array) for array in model.weights.held.values())
+        folder = os.path.abspath(found.folder)
+        return cls(found.name, folder, found.commit, found.fingerprint, model.dtype.name, widen)
+
+    def load(self) -> Model:
+        """Return the model, on one thread.
+
+        Raises:
+            CheckpointError: what is there is another one.
+        """
+        here = os.path.isdir(self.folder) or self.commit is None
+        name, revision = (self.folder, None) if here else (self.name, self.commit)
+        found = load_checkpoint(name, dtype=self.dtype, widen=self.widen, revision=revision)
+        if self.commit is None and found.fingerprint != self.fingerprint:
+            raise CheckpointError(f"{self.folder}: is not the model any more that this run began with")
+        named = replace(found, name=self.name, commit=self.commit, fingerprint=self.fingerprint)
+        return Model(named, self.dtype, threads=1)
+
+
+def given_to(executor: Submits, model: Model) -> Model | ModelSource:
+    """Return what tasks of an executor are given of a model: itself in this process, on one thread.
+
+    Raises:
+        InputError: other processes cannot have it.
+    """
+    if isinstance(executor, Here):
+        return on_one_thread(model)
+    return ModelSource.of(model)
+
+
+def on_one_thread(model: Model) -> Model:
+    """Return the same model, computing on one thread."""
+    if model.threads == 1:
+        return model
+    same = Model(model.checkpoint, model.dtype.name, threads=1)
+    vars(same).update({key: value for key, value in vars(model).items() if key == "tokenizer"})
+    return same
+
+
+def as_given(model: Model | ModelSource) -> Model:
+    """Return the model of a task."""
+    return model if isinstance(model, Model) else _loaded(model)
+
+
+@functools.lru_cache(1)  # a worker that has served another run lets go of its model
+def _loaded(source: ModelSource) -> Model:
+    return source.load()
+
+
+def executor_for(model: Model, workers: int | None, n_tasks: int, seconds: float) -> Workers | Here:
+    """Return what runs so many tasks on `workers` processes; None: on as many as pay off.
+
+    `seconds` is about what all of it takes on one core. One is this process itself. Several never are the
+    default where each would hold converted weights of its own.
+
+    Raises:
+        InputError: `workers` is no whole number from 1 to `MOST`.
+    """
+    if workers is None:
+        shares_weights = bool(model.checkpoint.watched) and not model.checkpoint.replaced
+        n = min(usable_cores(), int(seconds / WORTH_A_WORKER)) if shares_weights else 1
+    else:
+        n = whole_number("workers", workers, 1, MOST)
+    n = min(n, n_tasks)
+    return Workers(n) if n > 1 else Here()
