@@ -9,7 +9,7 @@ from gpt2np.capture.capture_files import Capture, save_capture
 from gpt2np.capture.manifest import Entry
 from gpt2np.capture.prompt_set import Prompt
 from gpt2np.capture.worker_model import ModelSource, as_given
-from gpt2np.errors import InputError
+from gpt2np.errors import Gpt2npError, InputError
 from gpt2np.files import sha256_of
 from gpt2np.generation.generated import Generated
 from gpt2np.model import Model
@@ -25,13 +25,13 @@ def capture_prompt(
     layers: Layers,
     made_from: dict[str, Any],
     folder: str,
-) -> list[Entry]:
-    """Run a prompt and write its files below a folder; return an entry for each.
+) -> tuple[list[Entry], Gpt2npError | None]:
+    """Run a prompt and write its files below a folder; return what `write_files` does.
 
     `arguments` are those of `Options.of_run`.
 
     Raises:
-        InputError, TraceError: the prompt cannot be run, or a file not be written.
+        InputError: the prompt cannot be run.
     """
     model = as_given(model)
     sites: set[str] = set()
@@ -59,20 +59,22 @@ def write_files(
     made_from: dict[str, Any],
     folder: Path,
     generation: str | None = None,
-) -> list[Entry]:
-    """Write the files of a generation below a folder; return an entry for each.
+) -> tuple[list[Entry], Gpt2npError | None]:
+    """Write the files of a generation below a folder.
 
-    Raises:
-        InputError, TraceError: a file cannot be written.
+    Returns an entry for each, and why the next one could not be written, if one could not.
     """
     assert prompt.id is not None
     assert generated.trace is not None
-    entries = []
+    entries: list[Entry] = []
     for path, layer in layers.items():
         capture = captured(generated, layer)
         sites = formats.captured_sites(generated.trace.config, internals=layer is not None)
         facts = made_from | {"prompt_set": prompt_set, "id": prompt.id, "layer": layer, "sites": sites}
-        size, sha256 = _write(capture, folder / path, facts)
+        try:
+            size, sha256 = _write(capture, folder / path, facts)
+        except Gpt2npError as error:
+            return entries, error
         entry = Entry(
             path=path,
             bytes=size,
@@ -88,7 +90,7 @@ def write_files(
             sites=sites,
         )
         entries.append(entry)
-    return entries
+    return entries, None
 
 
 def captured(generated: Generated, layer: int | None) -> Capture:

@@ -94,7 +94,8 @@ def capture_prompts(
     with contextlib.ExitStack() as opened:
         if executor is None:
             seconds = _seconds(model, prompts, arguments)
-            executor = opened.enter_context(executor_for(model, workers, len(prompts.prompts), seconds))
+            executor = chosen = executor_for(model, workers, len(prompts.prompts), seconds)
+            opened.enter_context(chosen)
         given: Model | ModelSource = model
         if len(prompts.prompts) > 1:
             given = given_to(executor, model)
@@ -118,7 +119,7 @@ def capture_prompts(
         made = opened.enter_context(contextlib.closing(in_order(executor, capture_prompt, tasks)))
         for _, all_paths, missing in jobs:
             if missing:
-                new += staging.publish(next(made))
+                new += staging.publish(*next(made))
             files |= {path: manifest.entries[path] for path in all_paths}
             if advance is not None:
                 advance()
@@ -168,7 +169,7 @@ def capture_generation(
         missing = _missing(manifest, prompt, paths, digest)
         with _Staging(manifest) as staging:
             made = write_files(generated, name, prompt, missing, made_from, staging.path, digest)
-            new = staging.publish(made)
+            new = staging.publish(*made)
         return [manifest.entries[path] for path in paths], new
 
 
@@ -275,20 +276,28 @@ class _Staging:
             raise InputError(f"{manifest.folder}: cannot be written ({error.strerror})") from None
         self._manifest, self.path = manifest, self._unfinished.path
 
-    def publish(self, entries: Sequence[Entry]) -> int:
-        """Move files to their places, and list each when it is there; returns how many."""
+    def publish(self, entries: Sequence[Entry], failure: Gpt2npError | None) -> int:
+        """Move files to their places, and list each when it is there; returns how many.
+
+        Raises:
+            InputError: a file is there that is another one, or one cannot be moved.
+            Gpt2npError: the failure, which was met after these files.
+        """
         for entry in entries:
             path = self._manifest.folder / entry.path
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if os.path.lexists(path) and sha256_of(path) != entry.sha256:  # else of a killed run
+                if not os.path.lexists(path):
+                    os.replace(self.path / entry.path, path)
+                    sync_folder(path.parent)
+                elif sha256_of(path) != entry.sha256:  # else of a run that was killed before listing it
                     cure = "is there, but not in the manifest, and is not this capture: move it away"
                     raise InputError(f"{path}: {cure}")
-                os.replace(self.path / entry.path, path)
-                sync_folder(path.parent)
             except OSError as error:
                 raise InputError(f"{path}: cannot be written ({error.strerror})") from None
             self._manifest.add(entry)
+        if failure is not None:
+            raise failure
         return len(entries)
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2np.capture.worker_model import ModelSource, as_given
+from gpt2np.errors import Gpt2npError
 from gpt2np.files import sha256_of
 from gpt2np.kv.dataset_prompts import MOST_BY_CHANCE, Source
 from gpt2np.kv.extraction import keys_and_values, trace_to_file
@@ -62,22 +63,24 @@ def write_pack(
     names: Sequence[str | None],
     folder: str | PathLike[str],
     top_k: int,
-) -> list[dict[str, Any]]:
-    """Run prompts in one pass and write a file of each that has a name; return their lines of the index.
+) -> tuple[list[dict[str, Any]], Gpt2npError | None]:
+    """Run prompts in one pass and write a file of each that has a name.
+
+    Returns their lines of the index, and why the next file could not be written, if one could not.
 
     Raises:
-        InputError, TraceError: a prompt cannot be run, or a file not be written.
+        InputError: a prompt cannot be run.
     """
     model, folder = as_given(model), Path(folder)
     prompts = [source.prompt(model) for source in sources]
     traces = model.trace(prompts, keep=keys_and_values(model.config), special=sources[0].special)
-    entries = []
+    entries: list[dict[str, Any]] = []
     for name, source, trace in zip(names, sources, traces, strict=True):
         if name is None:
             continue
-        facts = trace_to_file(trace, folder / name, top_k)
-        entries.append(
-            {
+        try:
+            facts = trace_to_file(trace, folder / name, top_k)
+            entry = {
                 "file": name,
                 "source": source.facts(),
                 "input_text": facts["input_text"],
@@ -86,5 +89,7 @@ def write_pack(
                 "bytes": (folder / name).stat().st_size,
                 "sha256": sha256_of(folder / name),
             }
-        )
-    return entries
+        except Gpt2npError as error:
+            return entries, error
+        entries.append(entry)
+    return entries, None

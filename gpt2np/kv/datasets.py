@@ -76,7 +76,8 @@ def write_dataset(
     with contextlib.ExitStack() as own:
         if executor is None:
             seconds = seconds_of(model, sum(lengths), suffix)
-            executor = own.enter_context(executor_for(model, workers, len(packs), seconds))
+            executor = chosen = executor_for(model, workers, len(packs), seconds)
+            own.enter_context(chosen)
         given: Model | ModelSource = model
         if len(packs) > 1:
             given = given_to(executor, model)
@@ -135,17 +136,20 @@ class _Run:
 
         made_of_packs = in_order(executor, write_pack, tasks())
         try:
-            for entries in itertools.chain(made_of_packs, [[]]):
+            for entries, error in itertools.chain(made_of_packs, [([], None)]):
                 while looked_at:  # those before it lack nothing
                     pack, missing = looked_at.popleft()
                     made = iter(entries if missing else ())
                     for number in pack:
-                        if number in missing:
-                            yield self._published(next(made), staging.path), True
-                        else:
+                        if number not in missing:
                             yield self._listed[self._names[number]], False
+                        elif (entry := next(made, None)) is not None:
+                            yield self._published(entry, staging.path), True
+                        elif error is not None:
+                            raise error
                     if missing:
                         break
+                sync_folder(self._folder)
         except Gpt2npError as error:  # about a file that would have got another name
             raise type(error)(str(error).replace(str(staging.path), str(self._folder))) from None
         finally:
@@ -168,27 +172,28 @@ class _Run:
         """Give a file its name, and list it."""
         path, made = self._folder / entry["file"], staging / entry["file"]
         before = self._listed.get(entry["file"])
-        if before is None and os.path.lexists(path) and not _is_of_killed_run(path, made):
-            raise InputError(f"{path}: is there unlisted, and of something else: move it away")
-        os.replace(made, path)
-        if path.suffix == ".safetensors":  # whose content has reached the disk
-            sync_folder(self._folder)
+        if before is not None or not os.path.lexists(path) or _is_of_other_company(path, made):
+            os.replace(made, path)
         if entry != before:
             _append(self._folder / INDEX, entry)
         return entry
 
 
-def _is_of_killed_run(path: Path, made: Path) -> bool:
-    """Whether an unlisted file is of the same text and model, by a run that was killed before listing it."""
-    if not path.is_file():
+def _is_of_other_company(path: Path, made: Path) -> bool:
+    """Whether a file that a killed run has left unlisted has other bits than this one of the same prompt.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if path.is_file() and filecmp.cmp(path, made, shallow=False):
         return False
-    if filecmp.cmp(path, made, shallow=False):
-        return True
     try:
         there, now = read_kv(path), read_kv(made)
-    except Gpt2npError:
-        return False
-    return (there.token_ids, there.fingerprint, there.text) == (now.token_ids, now.fingerprint, now.text)
+        if (there.token_ids, there.fingerprint, there.text) == (now.token_ids, now.fingerprint, now.text):
+            return True
+    except Gpt2npError:  # no KV file
+        pass
+    raise InputError(f"{path}: is there unlisted, and of something else: move it away")
 
 
 def _names(listed: dict[str, dict[str, Any]], sources: list[Source], suffix: str) -> list[str]:

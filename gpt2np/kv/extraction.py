@@ -247,7 +247,7 @@ def _text(value: Any) -> Iterator[str]:
 
 def _heads(layer: dict[str, Any]) -> list[Positions]:
     """The tokens of a layer's heads; empty where it is no layer, or its heads are of several shapes."""
-    found = []
+    found: list[Positions] = []
     for head in layer.values():
         tokens = as_positions(head["tokens"]) if isinstance(head, dict) and [*head] == ["tokens"] else None
         if tokens is None or (found and tokens.shape != found[0].shape):

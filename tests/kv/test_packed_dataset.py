@@ -17,7 +17,7 @@ from support.killed_runs import contents, killed_at
 import gpt2np
 from gpt2np.capture.workers import Workers
 from gpt2np.errors import InputError, TraceError
-from gpt2np.kv import dataset_packs
+from gpt2np.kv import dataset_packs, extraction
 from gpt2np.kv.dataset_packs import PACK_TOKENS, lengths_of, packs_of
 from gpt2np.kv.dataset_prompts import Source
 from gpt2np.kv.datasets import randoms, texts, write_dataset
@@ -174,10 +174,31 @@ def _with_other_bits(path):
 
 def test_one_pack_runs_on_as_many_threads_as_the_model_has(model, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr("gpt2np.kv.datasets.write_pack", lambda *args: given.append(args) or [])
-    with pytest.raises((StopIteration, RuntimeError)):
-        next(write_dataset(model, texts(["one", "two"], model), tmp_path, workers=2))
-    assert given[0][0] is model
+
+    def write(model, *others):
+        given.append(model)
+        return dataset_packs.write_pack(model, *others)
+
+    monkeypatch.setattr("gpt2np.kv.datasets.write_pack", write)
+    few = texts(["one", "two"], model)
+    for workers in (None, 2):
+        list(write_dataset(model, few, tmp_path / str(workers), workers=workers))
+    assert [who is model for who in given] == [True, True]
+
+
+def test_what_was_written_before_a_failure_stays(model, sources, whole, tmp_path, monkeypatch):
+    def full(trace, path, top_k):
+        if path.name == "kv_00013.safetensors":
+            raise TraceError(f"{path}: cannot be written (No space left on device)")
+        return extraction.trace_to_file(trace, path, top_k)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_packs, "trace_to_file", full)
+        with pytest.raises(TraceError, match="No space"):
+            list(write_dataset(model, sources, tmp_path, ".safetensors", workers=1))
+    assert len(list(tmp_path.iterdir())) == 14  # and the index
+    list(write_dataset(model, sources, tmp_path, ".safetensors"))
+    assert contents(tmp_path) == whole[".safetensors"]
 
 
 def test_what_fails_names_the_file_by_the_name_that_it_would_have(model, sources, tmp_path, monkeypatch):
