@@ -85,11 +85,6 @@ class Model(TextsOfModel):
         return model
 
     @property
-    def is_narrow(self) -> bool:
-        """Whether weights are held in half precision, and widened block by block in every pass."""
-        return self._narrow
-
-    @property
     def n_parameters(self) -> int:
         """Number of parameters; a tied unembedding counts once."""
         return sum(weight.size for weight in self.weights.held.values())

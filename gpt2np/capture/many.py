@@ -105,8 +105,11 @@ class CapturePlan:
         arrays = {name: np.empty(shape, dtype) for name, dtype, shape in laid_out.arrays}  # pages as needed
         flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
         to = Destinations(entries, arrays, flat, row_offsets(kept))
-        one = Model(self.model.checkpoint, self.model.dtype.name, threads=1)
-        run, tokens, start = ShardRun(one, prompts, kept, plan, to), 0, time.perf_counter()
+        run, tokens, start = (
+            ShardRun(on_one_thread(self.model), prompts, kept, plan, to),
+            0,
+            time.perf_counter(),
+        )
         for number, pack in enumerate(plan.packs):
             tokens += run.run(pack)
             seconds_run = time.perf_counter() - start
@@ -337,6 +340,7 @@ def _run(
         place.log(f"{key}: {text}; made again")
         watch.note(f"{key}: {text}; it is made again")
 
+    tasks = _tasks(plan, place, given_to(executor, plan.model), missing)
     start, tokens = time.monotonic(), 0
     try:
         for _, made in results(executor, make_shard, _tasks(plan, place, given, missing), on_retry=retried):
@@ -371,4 +375,4 @@ def _tasks(
             ids,
             offsets - offsets[0],
         )
-        yield shard.file, (spec,)
+        yield os.path.join(folder, shard.file), (spec,)  # a key that no other capture has

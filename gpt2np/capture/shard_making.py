@@ -36,7 +36,7 @@ from gpt2np.tracing.step import Pass, Sequence
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """All that decides the bytes of a shard."""
+    """All that decides the bytes of a shard; `fingerprint` is the model's, as the manifest has it."""
 
     model: Model | ModelSource
     fingerprint: str  # of the model, as the manifest has it

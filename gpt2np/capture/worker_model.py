@@ -52,7 +52,7 @@ class ModelSource:
         here = os.path.isdir(self.folder) or self.commit is None
         name, revision = (self.folder, None) if here else (self.name, self.commit)
         found = load_checkpoint(name, dtype=self.dtype, widen=self.widen, revision=revision)
-        if here and found.fingerprint != self.fingerprint:
+        if self.commit is None and found.fingerprint != self.fingerprint:
             raise CheckpointError(f"{self.folder}: is not the model any more that this run began with")
         named = replace(found, name=self.name, commit=self.commit, fingerprint=self.fingerprint)
         return Model(named, self.dtype, threads=1)

@@ -44,7 +44,26 @@ class WorkerDied(Gpt2npError):
     """Raised for a task whose worker ended before the task did."""
 
 
-class Here:
+class Runner:
+    """What runs tasks until a block ends: `Here` or `Workers`."""
+
+    n: int  # tasks that run at a time
+
+    def submit(self, function: Callable[..., T], /, *args: Any, key: str | None = None) -> "Future[T]":
+        """Give it a function; returns its future. `key` is the task's name, which Dask's clusters use."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what was started for it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Here(Runner):
     """Runs every task at once, in this process."""
 
     n = 1
@@ -58,14 +77,8 @@ class Here:
             future.set_exception(error)
         return future
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class Workers:
+class Workers(Runner):
     """Processes that run tasks; each starts with its first, and another one takes the place of a dead one.
 
     As a context manager they end with the block: idle ones of their own accord, others are killed.
@@ -86,8 +99,7 @@ class Workers:
     def submit(self, function: Callable[..., T], /, *args: Any, key: str | None = None) -> "Future[T]":
         """Give a function to the next worker that is free; returns its future.
 
-        The future raises what the function raises, and WorkerDied if its process ends first. `key` is the
-        task's name, of which Dask's clusters make use.
+        The future raises what the function raises, and WorkerDied if its process ends first.
         """
         return self._threads.submit(self._run, function, args)
 
@@ -115,12 +127,6 @@ class Workers:
         if done:
             return result  # type: ignore[no-any-return]  # what the function returned, over there
         raise result
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Process:

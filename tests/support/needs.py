@@ -71,8 +71,8 @@ def _shtab() -> bool:
 
 
 NEEDS = {
-    "distributed": Need(_package("distributed"), "pip install '.[cluster]'"),
     "matplotlib": Need(_package("matplotlib"), "pip install '.[plot]'"),
+    "distributed": Need(_package("distributed"), "pip install '.[cluster]'"),
     "shtab": Need(_shtab, "pip install '.[test]'"),
     "bash": Need(_program("bash"), "a package of the system"),
     "zsh": Need(_program("zsh"), "a package of the system"),
