@@ -35,7 +35,7 @@ from gpt2np.capture.shard_plan import (
     schedule,
 )
 from gpt2np.capture.texts import Texts, read_texts
-from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, seconds_a_token
+from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, on_one_thread, seconds_a_token
 from gpt2np.capture.workers import Submits, results, usable_cores
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.model import Model
@@ -105,11 +105,8 @@ class CapturePlan:
         arrays = {name: np.empty(shape, dtype) for name, dtype, shape in laid_out.arrays}  # pages as needed
         flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
         to = Destinations(entries, arrays, flat, row_offsets(kept))
-        run, tokens, start = (
-            ShardRun(on_one_thread(self.model), prompts, kept, plan, to),
-            0,
-            time.perf_counter(),
-        )
+        run = ShardRun(on_one_thread(self.model), prompts, kept, plan, to)
+        tokens, start = 0, time.perf_counter()
         for number, pack in enumerate(plan.packs):
             tokens += run.run(pack)
             seconds_run = time.perf_counter() - start
@@ -340,7 +337,6 @@ def _run(
         place.log(f"{key}: {text}; made again")
         watch.note(f"{key}: {text}; it is made again")
 
-    tasks = _tasks(plan, place, given_to(executor, plan.model), missing)
     start, tokens = time.monotonic(), 0
     try:
         for _, made in results(executor, make_shard, _tasks(plan, place, given, missing), on_retry=retried):

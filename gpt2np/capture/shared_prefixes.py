@@ -30,9 +30,11 @@ class _Subtree(NamedTuple):
 
 
 def shared_beginnings(prompts: Sequence[Array], least: int = LEAST) -> list[Group]:
-    """Return the groups that save the most tokens where each prompt is in one group, in order of prompts.
+    """Return groups of prompts that share their beginnings, each prompt in one group, in order of prompts.
 
-    The last group, of length 0, holds the prompts that share nothing, unless there are none.
+    They are chosen from the longest beginnings to the shortest, a shorter one where it saves more; all of
+    them save at least as many tokens as any one group would. The last group, of length 0, holds the prompts
+    that share nothing, unless there are none.
 
     Example:
         >>> few_shot = [5, 6, 7, 8, 9, 10, 11, 12]
