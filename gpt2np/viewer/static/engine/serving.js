@@ -90,16 +90,17 @@ function meanLoss({ data, shape: [pos, vocab] }, ids) {
  */
 export function serving(post) {
   let model = null,
-    stopped = -1;
+    stopped = -1; // generations asked for up to here are to end
   const newest = {};
   return async ({ id, kind, series = null, ...request }) => {
     if (series) newest[series] = id;
-    if (kind === "stop") return void (stopped = request.which);
+    if (kind === "stop") return void (stopped = id);
+    if (kind === "hello") return void post({ id, value: null });
     const stale = () => series !== null && newest[series] !== id;
     try {
       let value = null;
       if (kind === "load") model = await loadedModel(request.weights, request.facts);
-      else value = await ANSWERS[kind](model, request, pauses(stale), (part) => post({ id, part }), () => stopped !== id);
+      else value = await ANSWERS[kind](model, request, pauses(stale), (part) => post({ id, part }), () => stopped < id);
       post(stale() ? { id, stale: true } : { id, value });
     } catch (error) {
       post(error instanceof Stale ? { id, stale: true } : { id, error: error.message });

@@ -1,0 +1,103 @@
+// Switches for heads, MLPs and positions, and what the text's loss would be with each part alone off.
+
+import { colour, darkOn, el, hideTip, showTip, signed } from "./drawing.js";
+
+/** The switches of a model; `live` has `off`, `switchOff(off)`, `ids`, `chosen()` and `lossWith(off)`. */
+export function buildSwitches(config, live) {
+  const cells = new Map(), // "1.0" of a head, "1.mlp" of an MLP: its button
+    grid = el("div", { class: "grid switches", role: "group", "aria-label": "heads and MLPs" }),
+    hidden = el("span", {}),
+    told = el("p", { class: "small", role: "status" });
+  let effects = new Map();
+  grid.style.setProperty("--columns", config.n_head + 1);
+  for (let layer = 0; layer < config.n_layer; layer++) {
+    grid.append(el("span", { class: "side" }, `layer ${layer}`));
+    for (let head = 0; head < config.n_head; head++) grid.append(cell(`${layer}.${head}`, `head ${head}`, layer));
+    grid.append(cell(`${layer}.mlp`, "MLP", layer));
+  }
+  const hide = button("Hide the chosen position", () => live.switchOff(toggled(live.off, "positions", live.chosen().pos))),
+    all = button("Everything on", () => live.switchOff({ heads: [], mlps: [], positions: [] })),
+    each = button("Try each part alone", tryEach);
+  const element = el(
+    "details",
+    { class: "switch-board" },
+    el("summary", {}, "Switch parts off"),
+    el(
+      "p",
+      { class: "small" },
+      "A head that is off gives nothing, nor does an MLP; a position that is hidden is seen by itself only. The panel ",
+      el("b", {}, "What changed"),
+      " compares with the whole model.",
+    ),
+    grid,
+    el("div", { class: "actions" }, each, hide, all, hidden),
+    told,
+  );
+
+  function cell(key, name, layer) {
+    const made = button(name, () => {
+      const [, part] = key.split(".");
+      live.switchOff(part === "mlp" ? toggled(live.off, "mlps", layer) : toggled(live.off, "heads", [layer, Number(part)]));
+    });
+    made.setAttribute("aria-label", `layer ${layer} ${name}`);
+    made.onmousemove = (event) => effects.has(key) && showTip(event, `alone off: loss ${signed(effects.get(key), 3)} nats a token`);
+    made.onmouseleave = hideTip;
+    cells.set(key, made);
+    return made;
+  }
+
+  /** One pass for every part, with it alone off: what the text then costs. */
+  async function tryEach() {
+    each.disabled = true;
+    const ids = live.ids,
+      whole = await live.lossWith({});
+    effects = new Map();
+    for (const key of cells.keys()) {
+      if (whole === null || live.ids !== ids) break; // one token alone has no loss; another text has another
+      const [layer, part] = key.split("."),
+        off = part === "mlp" ? { mlps: [Number(layer)] } : { heads: [[Number(layer), Number(part)]] };
+      effects.set(key, (await live.lossWith(off)) - whole);
+      told.textContent = `${effects.size} of ${cells.size} tried …`;
+    }
+    if (live.ids !== ids) effects = new Map();
+    const worst = [...effects].sort((a, b) => b[1] - a[1]).slice(0, 3);
+    told.textContent = worst.length
+      ? `Missed most: ${worst.map(([key, cost]) => `layer ${key.replace(".mlp", " MLP").replace(".", " head ")} (${signed(cost, 2)} nats a token)`).join(", ")}.`
+      : "A text of at least two tokens is needed.";
+    each.disabled = false;
+    draw();
+  }
+
+  /** Show what is off; `forget` the effects, which are of another text. */
+  function draw(forget = false) {
+    if (forget) {
+      effects = new Map();
+      told.textContent = "";
+    }
+    const { heads, mlps, positions } = live.off,
+      most = Math.max(0.05, ...effects.values());
+    for (const [key, made] of cells) {
+      const [layer, part] = key.split("."),
+        off = part === "mlp" ? mlps.includes(Number(layer)) : heads.some(([l, h]) => l === Number(layer) && h === Number(part)),
+        share = Math.sqrt(Math.max(0, effects.get(key) ?? 0) / most);
+      made.setAttribute("aria-pressed", String(off));
+      made.style.background = effects.has(key) && !off ? colour("share", share) : "";
+      made.classList.toggle("light-ink", effects.has(key) && !off && darkOn("share", share));
+      made.classList.toggle("dark-ink", effects.has(key) && !off && !darkOn("share", share));
+    }
+    hidden.textContent = positions.length ? `Hidden: ${positions.join(", ")}.` : "";
+    all.disabled = !heads.length && !mlps.length && !positions.length;
+  }
+  draw();
+  return { element, draw };
+}
+
+function button(name, onclick) {
+  return el("button", { type: "button", class: "action", onclick }, name);
+}
+
+/** What is off once a part has changed sides. */
+function toggled(off, kind, part) {
+  const without = off[kind].filter((each) => String(each) !== String(part));
+  return { ...off, [kind]: without.length < off[kind].length ? without : [...without, part] };
+}
