@@ -120,7 +120,7 @@ class ByteLevelBPE:
         return [] if id in self._added_ids else merges_of(self.bytes[id], self._ranks, self._characters)
 
     def tables(self) -> Tables | None:
-        """What another program needs to encode as this does; None if more than merges makes the ids of a text.
+        """What another program needs to encode as this does; None if not only merges make ids of a text.
 
         That is a space put in front, tokens at the ends, or added tokens that are found in plain text.
         """

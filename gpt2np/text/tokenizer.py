@@ -215,7 +215,7 @@ class Tokenizer:
         return {"bytes": 256, "merges": engine.n_merges, "added": n_added}
 
     def tables(self) -> Tables | None:
-        """Return what another program needs to encode as this does; None where it is not byte-level BPE alone."""
+        """Return what another program needs to encode as this does; None if it is not BPE alone."""
         engine = self._engine
         begins = self.begin_id is not None
         return engine.tables() if isinstance(engine, ByteLevelBPE) and not begins else None

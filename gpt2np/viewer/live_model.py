@@ -1,4 +1,4 @@
-"""What of a model goes into its live page: the weights in float16, the tokenizer, and the facts for the panels."""
+"""What of a model goes into its live page: weights in float16, the tokenizer, the facts for the panels."""
 
 import base64
 import gzip
@@ -24,8 +24,8 @@ def checked_live(model: Model) -> None:
     """Refuse a model that a live page cannot run.
 
     Raises:
-        InputError: it is of another architecture than GPT-2's, has no tokenizer of GPT-2's kind, or is so large
-            that its page would exceed `MOST`.
+        InputError: it is no GPT-2, has no tokenizer of GPT-2's kind, or is so large that its page would be
+            larger than `MOST`.
     """
     kind = model.config.architecture.model_type
     if kind != "gpt2":
@@ -35,14 +35,16 @@ def checked_live(model: Model) -> None:
         raise InputError(too_large(model, n_bytes))
     tokenizer = model.usable_tokenizer
     if tokenizer is None or tokenizer.tables() is None:
-        raise InputError(f"view --live: {model.name} has no tokenizer of GPT-2's own kind, which the page needs")
+        raise InputError(
+            f"view --live: {model.name} has no tokenizer of GPT-2's own kind, which the page needs"
+        )
 
 
 def too_large(model: Model, n_bytes: int) -> str:
     """What to say of a model whose page would be too large."""
     megabytes = f"{n_bytes / levels.MB:,.0f} MB"
     return (
-        f"view --live: {model.name} has {model.n_parameters:,} parameters, so that its page would have {megabytes}; "
+        f"view --live: {model.name} has {model.n_parameters:,} parameters: its page would have {megabytes}, "
         f"{MOST // levels.MB} MB is the most"
     )
 
@@ -67,7 +69,7 @@ def live_facts(model: Model, trace: Trace) -> dict[str, Any]:
             "d_mlp": c.d_mlp,
             "n_positions": c.n_positions,
             "vocab": c.vocab_size,
-            "epsilon": c.layer_norm_epsilon,
+            "epsilon": c.norm_epsilon,
             "scales": [c.attention_scale(layer) for layer in range(c.n_layer)],
             "activation": c.activation_function,
             "eos_ids": list(model.checkpoint.eos_ids),
@@ -76,7 +78,7 @@ def live_facts(model: Model, trace: Trace) -> dict[str, Any]:
         "shapes": [[name, list(array.shape)] for name, array in model.weights.held.items()],
         "page": page,
         "ids": trace.token_ids,
-        "text": trace.prompt,
+        "text": model.decode(trace.token_ids),
     }
 
 
@@ -117,7 +119,9 @@ def packed_weights(model: Model) -> str:
     for name, array in model.weights.held.items():
         wide = np.asarray(widened(array), np.float32)
         if wide.size and not np.abs(wide).max() <= LARGEST:
-            raise InputError(f"view --live: {name} has a weight above {LARGEST:,.0f}, which float16 cannot hold")
+            raise InputError(
+                f"view --live: {name} has a weight above {LARGEST:,.0f}, which float16 cannot hold"
+            )
         parts.append(wide.astype("<f2").ravel())
     both = np.concatenate(parts).view(np.uint8).reshape(-1, 2)
     return base64.b64encode(gzip.compress(both.T.tobytes(), 9, mtime=0)).decode("ascii")

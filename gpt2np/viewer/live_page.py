@@ -8,6 +8,7 @@ from gpt2np.errors import InputError
 from gpt2np.model import Model
 from gpt2np.outputs import check_not_read
 from gpt2np.tables import strict_json
+from gpt2np.text.prompts import Prompt
 from gpt2np.viewer.live_model import MOST, checked_live, is_rounded, live_facts, packed_weights, too_large
 from gpt2np.viewer.opening_place import LIVE_PANELS, opening_place
 from gpt2np.viewer.page import MODULES, STYLES, Page, bundle, digest, static
@@ -26,23 +27,23 @@ def live_page(
     model: Model,
     out: str | Path | None = None,
     *,
-    text: str | None = None,
+    prompt: Prompt | None = None,
     show: str | None = None,
     layer: int | None = None,
     head: int | None = None,
     pos: int | None = None,
 ) -> Page:
-    """Return the page that runs a model; `text` is what it begins with, the rest is that of `view`.
+    """Return the page that runs a model and begins with `prompt`; the rest is as in `view`.
 
     Raises:
-        InputError: a page cannot run this model, or would be too large; the text does not fit; there is no such
-            panel, layer, head or position; or `out` cannot be written, or is what the model was read from.
+        InputError: a page cannot run this model, or would be too large; the prompt does not fit; there is no
+            such panel, layer, head or position; `out` cannot be written, or is what the model was read from.
     """
     checked_live(model)
     files = model.checkpoint.files
     if out is not None:
         check_not_read(out, files)
-    trace = model.trace(TEXT if text is None else text)
+    trace = model.trace(TEXT if prompt is None else prompt)
     opens_at = opening_place(trace, LIVE_PANELS, show, layer, head, pos)
     facts = live_facts(model, trace)
     facts["page"]["model"]["rounded"] = is_rounded(model)
@@ -59,11 +60,11 @@ def _document(facts: str, weights: str, opens_at: str, name: str) -> str:
     """The file: everything inlined, and a policy that forbids everything else.
 
     `worker-src blob:` lets the page make a worker of text that it has. Only a script can do that, and every
-    script is one of the two whose hashes stand in `script-src`; the worker's text is the first of them. A worker
-    made so inherits the policy, and can reach the network no more than the page can.
+    script is one of the two whose hashes stand in `script-src`; the worker's text is the first of them. A
+    worker made so inherits the policy, and can reach the network no more than the page can.
     """
     engine = engine_script()
-    script = bundle(tuple([*(m for m in MODULES if m != "start"), *LIVE]))
+    script = bundle((*(m for m in MODULES if m != "start"), *LIVE))
     style = "\n".join(static(f"{sheet}.css") for sheet in (*STYLES, "live"))
     policy = (
         f"default-src 'none'; script-src '{digest(engine)}' '{digest(script)}'; worker-src blob:; "

@@ -83,8 +83,8 @@ def view(
     generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if negative.
 
     Raises:
-        InputError: this is none of them, a live page cannot run the model, there is no such panel, layer, head or position, or `out` cannot be
-            written, or is what the run was read from.
+        InputError: this is none of them, a live page cannot run the model, there is no such panel, layer,
+            head or position, or `out` cannot be written, or is what the run was read from.
         TraceError: some positions were not kept, or the trace is of another model.
 
     Example:

@@ -567,6 +567,7 @@ _shtab_gpt2np_view_options=(
   "--json[print JSON, for programs]"
   "--trace[a saved trace instead of a text]:FILE:_files"
   "--generation[the saved trace of a generation instead of a text]:FILE:_files"
+  "--live[a page that has the model inside and runs it on what is typed\; it begins with TEXT]"
   "--no-open[write the page, but open no browser]"
   "--show[map, attention, lens, contributions, mlp, ...]:PANEL:_gpt2np_panels"
   "--layer[from 0, or from the end\: -1 is the last]:N:"

@@ -14,6 +14,11 @@ const SETTLED = 1200; // milliseconds after which a text that is shown is what t
 const SLOW = ["lens", "contributions", "mlp"]; // panels that wait for what takes longest
 const NOTHING = { heads: [], mlps: [], positions: [] };
 
+/** Whether nothing is off. */
+function isWhole(off) {
+  return Object.values(off).every((some) => !some.length);
+}
+
 class Live {
   constructor(facts) {
     this.facts = facts;
@@ -73,7 +78,6 @@ class Live {
   /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line. */
   async generate(options, part) {
     const mine = ++this.turn,
-      started = performance.now(),
       { ids, off } = this,
       prompt = await this.engine.ask("decode", { ids });
     if (ids.length > this.facts.config.n_positions) throw new Error("The context of this model is full.");
@@ -84,8 +88,8 @@ class Live {
     this.whole = null;
     this.text.set(await this.engine.ask("decode", { ids: made.ids }));
     this.compare("generation", null);
-    this.show(made.run, mine, started, { panel: "generation", pos: ids.length - 1, step: 0 });
-    return off === NOTHING ? commandOf(prompt, options, this.facts.page.model.name) : "";
+    this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
+    return isWhole(off) ? commandOf(prompt, options, this.facts.page.model.name) : "";
   }
 
   stop() {
@@ -97,9 +101,8 @@ class Live {
   /** Run a text or tokens, and show it: first what is there soon, then all of it. */
   async read(request, why) {
     const mine = ++this.turn,
-      started = performance.now(),
       off = request.text === undefined ? this.off : (this.off = { ...this.off, positions: [] }),
-      isOff = Object.values(off).some((some) => some.length);
+      isOff = !isWhole(off);
     const ask = (given, parts, part) => this.working(this.engine.ask("run", { ...given, off: parts, series: "run" }, part));
     try {
       let whole = this.whole;
@@ -112,7 +115,7 @@ class Live {
       const show = (result) => {
         if (!compared) this.compare(why, isOff ? whole : null);
         compared = true;
-        this.show(result, mine, started);
+        this.show(result);
       };
       const soon = (part) => mine === this.turn && !(this.run && SLOW.includes(this.focus.state.panel)) && show(part);
       const result = await ask(isOff && request.text !== undefined ? { ids: whole.ids } : request, off, soon);
@@ -150,7 +153,7 @@ class Live {
     }[why];
   }
 
-  show(result, mine, started, change = {}) {
+  show(result, change = {}) {
     const last = this.run,
       scrolled = scrollY,
       state = last ? { ...this.focus.state } : {};
@@ -166,7 +169,7 @@ class Live {
     focus.on((now) => this.swapping.draw(this.run, now));
     this.swapping.draw(this.run, focus.state);
     this.mark();
-    this.tell(performance.now() - started);
+    this.tell();
     this.shownAt = performance.now();
   }
 
@@ -176,14 +179,14 @@ class Live {
     for (const pos of changedTokens(this.before, this.run)) this.holder.querySelector(`.word[data-pos="${pos}"]`)?.classList.add("changed");
   }
 
-  tell(milliseconds) {
+  tell() {
     const { run, off } = this,
       loss = meanLossOf(run),
       n = off.heads.length + off.mlps.length + off.positions.length;
     const parts = [`${run.T} ${run.T === 1 ? "token" : "tokens"} of at most ${this.facts.config.n_positions}`];
     if (loss !== null) parts.push(`loss ${loss.toFixed(3)} nats a token`);
     if (n) parts.push(`${n} ${n === 1 ? "part" : "parts"} off`);
-    parts.push(`${Math.round(milliseconds)} ms in ${this.engine.place === "worker" ? "a worker" : "the page"}`);
+    parts.push(`forward pass of ${Math.round(run.milliseconds)} ms in ${this.engine.place === "worker" ? "a worker" : "the page"}`);
     if (this.facts.page.model.rounded) parts.push("weights rounded to float16");
     this.status.textContent = parts.join(" · ");
     this.element.classList.remove("wrong");

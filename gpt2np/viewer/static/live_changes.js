@@ -63,7 +63,7 @@ function nextBeside(before, run, places, pos) {
     ...ids.slice(0, SHOWN).map((id) =>
       el(
         "div",
-        { class: "pair quiet" },
+        { class: "pair" },
         bar(tokenLabel(run.vocabulary[id] ?? before.word(id)), old.get(id) ?? 0, text(old, id), { kind: "share" }),
         bar("", now.get(id) ?? 0, text(now, id), { kind: "chance" }),
       ),

@@ -13,10 +13,12 @@ const LONGEST = 80; // characters of a token that a page shows
  */
 export async function runOf(model, { ids, off, generation = null }, pause, first = () => {}) {
   const pass = new Pass(ids, { edit: editOf(off), pause });
+  const started = performance.now();
   await forward(model.parameters, model.config, pass);
+  const milliseconds = performance.now() - started;
   await pause();
   const arrays = recordedArrays(model, ids, pass.sites),
-    header = factsOf(model, ids, off, generation, arrays);
+    header = { ...factsOf(model, ids, off, generation, arrays), milliseconds };
   const later = "is being computed";
   first({ header: { ...header, missing: { lens: later, push: later } }, arrays });
   await pause();
