@@ -208,8 +208,17 @@ def test_trying_each_part_alone_names_the_one_that_is_missed_most(chromium, path
             f"layer {i} head {h}": {f"h.{i}.attn.z": zero(heads=[h])} for i in range(4) for h in range(4)
         }
         parts |= {f"layer {i} MLP": {f"h.{i}.mlp.out": zero()} for i in range(4)}
-        cost = {name: np.nanmean(tiny.trace(ids, edits=edits)["loss"]) for name, edits in parts.items()}
-        best = sorted(cost, key=lambda name: -cost[name])[:3]
+        losses = {name: tiny.trace(ids, edits=edits)["loss"][:-1] for name, edits in parts.items()}
+        best = sorted(parts, key=lambda name: -losses[name].mean())[:3]
+        said = page.text(".switch-board [role=status]")
+        assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
+        page.page.get_by_label("loss of").select_option("token")
+        page.show(pos=9)
+        page.page.get_by_role("button", name="Try each part alone").click()
+        page.until(
+            "() => /position 9/.test(document.querySelector('.switch-board [role=status]').textContent)"
+        )
+        best = sorted(parts, key=lambda name: -losses[name][8])[:3]
         said = page.text(".switch-board [role=status]")
         assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
 

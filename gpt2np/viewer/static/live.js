@@ -71,8 +71,8 @@ class Live {
     return this.read({ ids: this.run.ids }, "switch");
   }
 
-  lossWith(off) {
-    return this.engine.ask("loss", { ids: this.ids, off });
+  lossesWith(off) {
+    return this.engine.ask("losses", { ids: this.run.ids, off });
   }
 
   /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line. */
@@ -88,6 +88,7 @@ class Live {
     this.whole = null;
     this.text.set(await this.engine.ask("decode", { ids: made.ids }));
     this.compare("generation", null);
+    this.switches.draw(true);
     this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
     return isWhole(off) ? commandOf(prompt, options, this.facts.page.model.name) : "";
   }

@@ -2,12 +2,13 @@
 
 import { colour, darkOn, el, hideTip, showTip, signed } from "./drawing.js";
 
-/** The switches of a model; `live` has `off`, `switchOff(off)`, `ids`, `chosen()` and `lossWith(off)`. */
+/** The switches of a model; `live` has `off`, `switchOff(off)`, `run`, `chosen()` and `lossesWith(off)`. */
 export function buildSwitches(config, live) {
   const cells = new Map(), // "1.0" of a head, "1.mlp" of an MLP: its button
     grid = el("div", { class: "grid switches", role: "group", "aria-label": "heads and MLPs" }),
     hidden = el("span", {}),
-    told = el("p", { class: "small", role: "status" });
+    told = el("p", { class: "small", role: "status" }),
+    of = el("select", { "aria-label": "loss of" }, el("option", { value: "text" }, "the whole text"), el("option", { value: "token" }, "the chosen token"));
   let effects = new Map();
   grid.style.setProperty("--columns", config.n_head + 1);
   for (let layer = 0; layer < config.n_layer; layer++) {
@@ -30,7 +31,7 @@ export function buildSwitches(config, live) {
       " compares with the whole model.",
     ),
     grid,
-    el("div", { class: "actions" }, each, hide, all, hidden),
+    el("div", { class: "actions" }, each, el("label", {}, "and measure the loss of", of), hide, all, hidden),
     told,
   );
 
@@ -40,7 +41,7 @@ export function buildSwitches(config, live) {
       live.switchOff(part === "mlp" ? toggled(live.off, "mlps", layer) : toggled(live.off, "heads", [layer, Number(part)]));
     });
     made.setAttribute("aria-label", `layer ${layer} ${name}`);
-    made.onmousemove = (event) => effects.has(key) && showTip(event, `alone off: loss ${signed(effects.get(key), 3)} nats a token`);
+    made.onmousemove = (event) => effects.has(key) && showTip(event, `alone off: loss ${signed(effects.get(key), 3)} nats`);
     made.onmouseleave = hideTip;
     cells.set(key, made);
     return made;
@@ -48,22 +49,27 @@ export function buildSwitches(config, live) {
 
   /** One pass for every part, with it alone off: what the text then costs. */
   async function tryEach() {
+    const { run } = live,
+      { pos } = live.chosen(),
+      isSame = () => String(live.run.ids) === String(run.ids),
+      byToken = of.value === "token",
+      text = (some) => some.slice(1).reduce((a, b) => a + b, 0) / (some.length - 1),
+      measured = async (off) => ((some) => (byToken ? some[pos] : text(some)))(await live.lossesWith(off));
+    if (run.T < 2 || (byToken && !pos)) return void (told.textContent = "What comes first was not foreseen, and has no loss.");
     each.disabled = true;
-    const ids = live.ids,
-      whole = await live.lossWith({});
+    const whole = await measured({});
     effects = new Map();
     for (const key of cells.keys()) {
-      if (whole === null || live.ids !== ids) break; // one token alone has no loss; another text has another
+      if (!isSame()) break; // another text has other losses
       const [layer, part] = key.split("."),
         off = part === "mlp" ? { mlps: [Number(layer)] } : { heads: [[Number(layer), Number(part)]] };
-      effects.set(key, (await live.lossWith(off)) - whole);
+      effects.set(key, (await measured(off)) - whole);
       told.textContent = `${effects.size} of ${cells.size} tried …`;
     }
-    if (live.ids !== ids) effects = new Map();
+    if (!isSame()) effects = new Map();
     const worst = [...effects].sort((a, b) => b[1] - a[1]).slice(0, 3);
-    told.textContent = worst.length
-      ? `Missed most: ${worst.map(([key, cost]) => `layer ${key.replace(".mlp", " MLP").replace(".", " head ")} (${signed(cost, 2)} nats a token)`).join(", ")}.`
-      : "A text of at least two tokens is needed.";
+    const named = ([key, cost]) => `layer ${key.replace(".mlp", " MLP").replace(".", " head ")} (${signed(cost, 2)} nats)`;
+    told.textContent = worst.length ? `Missed most, for ${byToken ? `position ${pos}` : "the text"}: ${worst.map(named).join(", ")}.` : "";
     each.disabled = false;
     draw();
   }

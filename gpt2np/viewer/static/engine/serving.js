@@ -54,10 +54,10 @@ const ANSWERS = {
   },
   decode: (model, { ids }) => model.tokenizer.decode(ids),
   run: (model, { text, ids = idsOf(model, text), off }, pause, part) => runOf(model, { ids, off }, pause, part),
-  /** Mean loss of a text in nats a token, with parts off. */
-  loss: async (model, { ids, off }, pause) => {
+  /** Loss of each token in nats, with parts off; null for the first. */
+  losses: async (model, { ids, off }, pause) => {
     const pass = new Pass(ids, { edit: editOf(off), pause, keep: false });
-    return meanLoss(await forward(model.parameters, model.config, pass), ids);
+    return lossesOf(await forward(model.parameters, model.config, pass), ids);
   },
   generate: async (model, { text, ids = idsOf(model, text), options, off }, pause, part, wanted) => {
     const told = (entry) => part({ entry, token: model.tokenizer.token(entry.token_id) });
@@ -74,14 +74,13 @@ const ANSWERS = {
   },
 };
 
-function meanLoss({ data, shape: [pos, vocab] }, ids) {
-  let sum = 0;
-  for (let row = 0; row + 1 < pos; row++) {
-    const logits = data.subarray(row * vocab, (row + 1) * vocab),
+function lossesOf({ data, shape: [, vocab] }, ids) {
+  return ids.map((id, pos) => {
+    if (!pos) return null;
+    const logits = data.subarray((pos - 1) * vocab, pos * vocab),
       most = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-    sum += most + Math.log(logits.reduce((total, x) => total + Math.exp(x - most), 0)) - logits[ids[row + 1]];
-  }
-  return pos > 1 ? sum / (pos - 1) : null;
+    return most + Math.log(logits.reduce((total, x) => total + Math.exp(x - most), 0)) - logits[id];
+  });
 }
 
 /**
