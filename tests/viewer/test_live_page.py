@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support.viewer_browser import browser, visit
 
 import gpt2np
 from gpt2np.analysis.interventions import zero
+from gpt2np.checkpoints.checkpoint import shipped_folder
 from gpt2np.cli import main
 from gpt2np.viewer import live_model
 from gpt2np.viewer.live_page import live_page
@@ -80,6 +82,13 @@ def test_what_a_page_cannot_run_is_refused_in_one_line(tiny, tmp_path, monkeypat
         gpt2np.view(random_model(dtype="float32"), out=out)
     with pytest.raises(gpt2np.Gpt2npError, match="neither compact nor model"):
         gpt2np.view(tiny, compact=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shipped_folder() / name, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    spaced = random_model(dtype="float32", folder=str(tmp_path), vocab_size=2048)
+    assert spaced.tokenizer.encode("a") == spaced.tokenizer.encode(" a")
+    with pytest.raises(gpt2np.Gpt2npError, match="no tokenizer of GPT-2's own kind"):
+        gpt2np.view(spaced, out=out)
     big = random_model_with_text().with_weights({"wpe.weight": np.full((256, 8), 1e6)})
     with pytest.raises(gpt2np.Gpt2npError, match=r"wpe.weight has a weight above 65,504"):
         gpt2np.view(big, out=out)
@@ -323,6 +332,7 @@ def test_it_runs_in_the_frame_of_a_notebook(chromium, tiny, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_memory_stays_flat_over_500_edits(chromium, path):
     with visit(chromium, path) as page:
         settle(page)

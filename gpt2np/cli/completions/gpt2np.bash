@@ -346,7 +346,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
+  compgen -W "index first_hour lessons teaching live_page viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
 }
 
 _gpt2np_models() {

@@ -24,7 +24,7 @@ function _gpt2np_norms
 end
 
 function _gpt2np_pages
-  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  printf '%s\n' index first_hour lessons teaching live_page viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 end
 
 function _gpt2np_models

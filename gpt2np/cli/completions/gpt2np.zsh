@@ -691,7 +691,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  compadd index first_hour lessons teaching live_page viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 }
 
 _gpt2np_models() {

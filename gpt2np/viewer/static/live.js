@@ -10,7 +10,7 @@ import { changesPanel } from "./live_changes.js";
 import { buildSwitches } from "./live_switches.js";
 import { buildGenerate, buildSwap, buildTextBox, commandOf } from "./live_controls.js";
 
-const SETTLED = 1200; // milliseconds after which a text that is shown is what the next is compared with
+const PAUSE = 1200; // milliseconds without a key, after which what is typed is compared with what was there
 const SLOW = ["lens", "contributions", "mlp"]; // panels that wait for what takes longest
 const NOTHING = { heads: [], mlps: [], positions: [] };
 
@@ -28,7 +28,8 @@ class Live {
     this.turn = 0;
     this.busy = 0;
     this.run = null; // what is shown
-    this.shownAt = 0;
+    this.typedAt = -Infinity;
+    this.paused = null; // what was shown before the typing began
     this.before = null; // what it is compared with
     this.why = "";
     this.whole = null; // of the same tokens, nothing off
@@ -47,6 +48,8 @@ class Live {
 
   /** Another text. */
   type(text) {
+    if (!this.paused || performance.now() - this.typedAt > PAUSE) this.paused = this.run;
+    this.typedAt = performance.now();
     return this.read({ text }, "typing");
   }
 
@@ -143,9 +146,8 @@ class Live {
 
   /** Choose what the next run is compared with. */
   compare(why, whole) {
-    const settled = performance.now() - this.shownAt > SETTLED;
-    if (whole) this.before = whole;
-    else if (this.run && (why !== "typing" || settled || !this.before)) this.before = this.run;
+    this.before = whole ?? (why === "typing" ? this.paused : this.run);
+    if (why !== "typing") this.paused = null;
     this.why = {
       switch: whole ? "the whole model" : "the run before",
       typing: whole ? "the whole model" : "the text before",
@@ -171,7 +173,6 @@ class Live {
     this.swapping.draw(this.run, focus.state);
     this.mark();
     this.tell();
-    this.shownAt = performance.now();
   }
 
   /** Mark the tokens that are new or different. */
