@@ -122,7 +122,7 @@ def use(page) -> Iterator[str]:
     act.locator("summary").click()
     act.get_by_role("button", name="layer 0 head 0", exact=True).click()
     settled("gpt2np.run.model.edits.length")
-    act.get_by_role("button", name="Try each part alone").click()
+    act.get_by_role("button", name="Try each part").click()
     page.until("() => /Missed/.test(document.querySelector('.switch-board').textContent)")
     yield "off"
     act.get_by_role("button", name="Generate").click()

@@ -206,11 +206,11 @@ def test_switches_compare_with_the_whole_model(chromium, path, tiny):
 
 
 @needs_browser
-def test_trying_each_part_alone_names_the_one_that_is_missed_most(chromium, path, tiny):
+def test_trying_each_part_names_those_that_are_missed_most(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
         page.page.locator("summary").click()
-        page.page.get_by_role("button", name="Try each part alone").click()
+        page.page.get_by_role("button", name="Try each part").click()
         page.until("() => /Missed/.test(document.querySelector('.switch-board [role=status]').textContent)")
         ids = tiny.tokenizer.encode(TEXT)
         parts = {
@@ -218,16 +218,30 @@ def test_trying_each_part_alone_names_the_one_that_is_missed_most(chromium, path
         }
         parts |= {f"layer {i} MLP": {f"h.{i}.mlp.out": zero()} for i in range(4)}
         losses = {name: tiny.trace(ids, edits=edits)["loss"][:-1] for name, edits in parts.items()}
-        best = sorted(parts, key=lambda name: -losses[name].mean())[:3]
+        best = sorted(parts, key=lambda name: -losses[name].mean())[:5]
         said = page.text(".switch-board [role=status]")
         assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
         page.page.get_by_label("loss of").select_option("token")
         page.show(pos=9)
-        page.page.get_by_role("button", name="Try each part alone").click()
+        page.page.get_by_role("button", name="Try each part").click()
         page.until(
             "() => /position 9/.test(document.querySelector('.switch-board [role=status]').textContent)"
         )
-        best = sorted(parts, key=lambda name: -losses[name][8])[:3]
+        best = sorted(parts, key=lambda name: -losses[name][8])[:5]
+        said = page.text(".switch-board [role=status]")
+        assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
+
+        page.page.get_by_role("button", name="layer 1 head 0", exact=True).click()
+        page.until("() => gpt2np.run.model.edits.length === 1")
+        page.page.get_by_role("button", name="Try each part").click()
+        page.until(
+            "() => /1 off before/.test(document.querySelector('.switch-board [role=status]').textContent)"
+        )
+        first = parts.pop("layer 1 head 0")
+        parts |= {name: edits | first for name, edits in parts.items() if "h.1.attn.z" not in edits}
+        parts |= {f"layer 1 head {h}": {"h.1.attn.z": zero(heads=[0, h])} for h in (1, 2, 3)}
+        losses = {name: tiny.trace(ids, edits=edits)["loss"][8] for name, edits in parts.items()}
+        best = sorted(parts, key=lambda name: -losses[name])[:5]
         said = page.text(".switch-board [role=status]")
         assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
 

@@ -1,4 +1,4 @@
-// Switches for heads, MLPs and positions, and what the text's loss would be with each part alone off.
+// Switches for heads, MLPs and positions, and what each part that is off costs the text.
 
 import { colour, darkOn, el, hideTip, showTip, signed } from "./drawing.js";
 
@@ -13,12 +13,12 @@ export function buildSwitches(config, live) {
   grid.style.setProperty("--columns", config.n_head + 1);
   for (let layer = 0; layer < config.n_layer; layer++) {
     grid.append(el("span", { class: "side" }, `layer ${layer}`));
-    for (let head = 0; head < config.n_head; head++) grid.append(cell(`${layer}.${head}`, `head ${head}`, layer));
-    grid.append(cell(`${layer}.mlp`, "MLP", layer));
+    for (let head = 0; head < config.n_head; head++) grid.append(cell(`${layer}.${head}`, `layer ${layer} head ${head}`, `head ${head}`));
+    grid.append(cell(`${layer}.mlp`, `layer ${layer} MLP`, "MLP"));
   }
   const hide = button("Hide the chosen position", () => live.switchOff(toggled(live.off, "positions", live.chosen().pos))),
     all = button("Everything on", () => live.switchOff({ heads: [], mlps: [], positions: [] })),
-    each = button("Try each part alone", tryEach);
+    each = button("Try each part", tryEach);
   const element = el(
     "details",
     { class: "switch-board" },
@@ -35,41 +35,39 @@ export function buildSwitches(config, live) {
     told,
   );
 
-  function cell(key, name, layer) {
-    const made = button(name, () => {
-      const [, part] = key.split(".");
-      live.switchOff(part === "mlp" ? toggled(live.off, "mlps", layer) : toggled(live.off, "heads", [layer, Number(part)]));
-    });
-    made.setAttribute("aria-label", `layer ${layer} ${name}`);
-    made.onmousemove = (event) => effects.has(key) && showTip(event, `alone off: loss ${signed(effects.get(key), 3)} nats`);
+  function cell(key, name, shown) {
+    const made = button(shown, () => live.switchOff(switched(live.off, key)));
+    made.setAttribute("aria-label", name);
+    made.onmousemove = (event) => effects.has(key) && showTip(event, `without it: loss ${signed(effects.get(key), 3)} nats`);
     made.onmouseleave = hideTip;
     cells.set(key, made);
     return made;
   }
 
-  /** One pass for every part, with it alone off: what the text then costs. */
+  /** One pass for every part that is on, with it off as well: what the text then costs. */
   async function tryEach() {
-    const { run } = live,
+    const { run, off } = live,
+      already = off.heads.length + off.mlps.length + off.positions.length,
       { pos } = live.chosen(),
       isSame = () => String(live.run.ids) === String(run.ids),
       byToken = of.value === "token",
       text = (some) => some.slice(1).reduce((a, b) => a + b, 0) / (some.length - 1),
-      measured = async (off) => ((some) => (byToken ? some[pos] : text(some)))(await live.lossesWith(off));
+      measured = async (parts) => ((some) => (byToken ? some[pos] : text(some)))(await live.lossesWith(parts));
     if (run.T < 2 || (byToken && !pos)) return void (told.textContent = "What comes first was not foreseen, and has no loss.");
     each.disabled = true;
-    const whole = await measured({});
+    const now = await measured(off);
     effects = new Map();
     for (const key of cells.keys()) {
       if (!isSame()) break; // another text has other losses
-      const [layer, part] = key.split("."),
-        off = part === "mlp" ? { mlps: [Number(layer)] } : { heads: [[Number(layer), Number(part)]] };
-      effects.set(key, (await measured(off)) - whole);
+      if (isOff(off, key)) continue;
+      effects.set(key, (await measured(switched(off, key))) - now);
       told.textContent = `${effects.size} of ${cells.size} tried …`;
     }
     if (!isSame()) effects = new Map();
-    const worst = [...effects].sort((a, b) => b[1] - a[1]).slice(0, 3);
+    const worst = [...effects].sort((a, b) => b[1] - a[1]).slice(0, 5);
     const named = ([key, cost]) => `layer ${key.replace(".mlp", " MLP").replace(".", " head ")} (${signed(cost, 2)} nats)`;
-    told.textContent = worst.length ? `Missed most, for ${byToken ? `position ${pos}` : "the text"}: ${worst.map(named).join(", ")}.` : "";
+    const besides = already ? `, beside the ${already} off before` : "";
+    told.textContent = worst.length ? `Missed most, for ${byToken ? `position ${pos}` : "the text"}${besides}: ${worst.map(named).join(", ")}.` : "";
     each.disabled = false;
     draw();
   }
@@ -83,8 +81,7 @@ export function buildSwitches(config, live) {
     const { heads, mlps, positions } = live.off,
       most = Math.max(0.05, ...effects.values());
     for (const [key, made] of cells) {
-      const [layer, part] = key.split("."),
-        off = part === "mlp" ? mlps.includes(Number(layer)) : heads.some(([l, h]) => l === Number(layer) && h === Number(part)),
+      const off = isOff(live.off, key),
         share = Math.sqrt(Math.max(0, effects.get(key) ?? 0) / most);
       made.setAttribute("aria-pressed", String(off));
       made.style.background = effects.has(key) && !off ? colour("share", share) : "";
@@ -102,7 +99,18 @@ function button(name, onclick) {
   return el("button", { type: "button", class: "action", onclick }, name);
 }
 
-/** What is off once a part has changed sides. */
+/** What is off once a head ("1.0") or an MLP ("1.mlp") has changed sides. */
+function switched(off, key) {
+  const [layer, part] = key.split(".");
+  return part === "mlp" ? toggled(off, "mlps", Number(layer)) : toggled(off, "heads", [Number(layer), Number(part)]);
+}
+
+function isOff(off, key) {
+  const [layer, part] = key.split(".");
+  return part === "mlp" ? off.mlps.includes(Number(layer)) : off.heads.some(([l, h]) => l === Number(layer) && h === Number(part));
+}
+
+/** The same of any kind of part. */
 function toggled(off, kind, part) {
   const without = off[kind].filter((each) => String(each) !== String(part));
   return { ...off, [kind]: without.length < off[kind].length ? without : [...without, part] };
