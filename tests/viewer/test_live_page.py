@@ -279,11 +279,14 @@ HOSTILE = [
 
 
 @needs_browser
-def test_hostile_text_stays_text(chromium, path, tiny):
+def test_hostile_text_stays_text(chromium, tmp_path, tiny):
+    path, first = tmp_path / "hostile.html", "</script><b>{{style}}</b><!--"
+    live_page(tiny, path, prompt=first)
     elements = "() => document.querySelectorAll('script, img, b').length"
     with visit(chromium, path) as page:
         settle(page)
         n = page.js(elements)
+        assert page.js("() => gpt2np.run.prompt") == first == page.page.locator("textarea").input_value()
         for text in HOSTILE:
             ids = tiny.tokenizer.encode(text)
             page.page.locator("textarea").fill(text)
@@ -326,6 +329,28 @@ def test_without_a_worker_it_runs_on_the_page(chromium, path, tiny):
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     context.close()
     assert said == []
+
+
+@needs_browser
+def test_a_worker_of_the_page_can_reach_no_network_either(chromium, path):
+    """Why `worker-src blob:` is safe: the policy of the page holds in what it makes."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector(".ribbon")
+    code = """
+        addEventListener("securitypolicyviolation", event => postMessage(event.effectiveDirective));
+        fetch("https://example.com/").catch(() => {});
+    """
+    blocked = page.evaluate(
+        """code => new Promise(resolve => {
+            const worker = new Worker(URL.createObjectURL(new Blob([code])));
+            worker.onmessage = event => resolve(event.data);
+        })""",
+        code,
+    )
+    assert blocked == "connect-src"
+    context.close()
 
 
 @needs_browser

@@ -104,6 +104,7 @@ class Live {
 
   /** Run a text or tokens, and show it: first what is there soon, then all of it. */
   async read(request, why) {
+    this.stop(); // what is being generated belongs to another text
     const mine = ++this.turn,
       off = request.text === undefined ? this.off : (this.off = { ...this.off, positions: [] }),
       isOff = !isWhole(off);
