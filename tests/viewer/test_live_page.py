@@ -193,6 +193,8 @@ def test_switches_compare_with_the_whole_model(chromium, path, tiny):
         settle(page)
         off = {"h.0.attn.z": zero(heads=[3])}
         logits_match(page, tiny, ids, off)
+        word, _, p = tiny.trace(ids).top(1)[0]
+        assert page.text(".then") == f"the whole model: {word.replace(' ', '·')} {100 * p:.2f} %"
         whole, less = (float(np.nanmean(tiny.trace(ids, edits=e)["loss"])) for e in (None, off))
         assert f"Against the whole model. Loss of the text: {whole:.3f} → {less:.3f}" in page.text(".changes")
         type_in(page, "It is a truth")

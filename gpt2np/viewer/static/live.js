@@ -1,11 +1,11 @@
 // The live page: what is typed, swapped, generated or switched off goes to the engine, and what comes back is shown.
 
 import { Run } from "./run_data.js";
-import { el } from "./drawing.js";
+import { el, percent, tokenLabel } from "./drawing.js";
 import { build } from "./main.js";
 import { PANELS } from "./tabs.js";
 import { EngineClient } from "./live_engine.js";
-import { changedTokens, meanLossOf } from "./live_difference.js";
+import { aligned, changedTokens, meanLossOf } from "./live_difference.js";
 import { changesPanel } from "./live_changes.js";
 import { buildSwitches } from "./live_switches.js";
 import { buildGenerate, buildSwap, buildTextBox, commandOf } from "./live_controls.js";
@@ -170,10 +170,26 @@ class Live {
     this.holder.style.minHeight = "";
     if (last) scrollTo(scrollX, scrolled);
     this.focus = focus;
-    focus.on((now) => this.swapping.draw(this.run, now));
-    this.swapping.draw(this.run, focus.state);
+    const note = el("p", { class: "small then" }),
+      follow = (now) => {
+        this.swapping.draw(this.run, now);
+        note.replaceChildren(...this.nextBefore(now.pos));
+      };
+    this.holder.querySelector(".text").append(note);
+    focus.on(follow);
+    follow(focus.state);
     this.mark();
     this.tell();
+  }
+
+  /** What the run before held likeliest after the same token. */
+  nextBefore(pos) {
+    const { before, run, why } = this;
+    if (!before) return [];
+    const was = aligned(before, run)[pos];
+    if (was === null) return ["a new token"];
+    const [id] = before.at("next:id", was);
+    return [`${why}: `, tokenLabel(before.word(id)), ` ${percent(before.at("next:p", was)[0])}`];
   }
 
   /** Mark the tokens that are new or different. */
