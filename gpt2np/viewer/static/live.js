@@ -93,7 +93,7 @@ class Live {
     this.compare("generation", null);
     this.switches.draw(true);
     this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
-    return isWhole(off) ? commandOf(prompt, options, this.facts.page.model.name) : "";
+    return isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "";
   }
 
   stop() {

@@ -3,7 +3,8 @@
 import { bar, colour, darkOn, digits, el, hideTip, percent, quoted, scaleKey, showTip, signed, tokenLabel } from "./drawing.js";
 import { aligned, losses, meanLossOf, movedHeads, movedStream } from "./live_difference.js";
 
-const SHOWN = 8;
+const SHOWN = 8,
+  LEAST = 0.0005; // what is less has not changed
 
 /** The panel; `compared()` gives {before, why}, `before` null where there is nothing to compare with. */
 export function changesPanel(compared) {
@@ -76,6 +77,11 @@ function nextBeside(before, run, places, pos) {
 function lossesBeside(before, run, places, focus, state) {
   const [old, now] = [losses(before), losses(run)],
     both = now.flatMap((loss, pos) => (loss === null || places[pos] === null || old[places[pos]] === null ? [] : [[pos, old[places[pos]], loss]]));
+  if (!both.some(([, a, b]) => Math.abs(b - a) > LEAST))
+    return [
+      el("h3", {}, "Tokens that became easier or harder to foresee"),
+      el("p", { class: "small" }, "None of those that were there before: a position cannot see what comes after it."),
+    ];
   both.sort((a, b) => Math.abs(b[2] - b[1]) - Math.abs(a[2] - a[1]));
   const most = Math.max(0.01, ...both.map(([, a, b]) => Math.abs(b - a)));
   return [
@@ -131,6 +137,7 @@ function streamGrid(run, moved, focus, state) {
 function headGrid(turned, focus, state) {
   const grid = el("div", { class: "grid", role: "group", "aria-label": "heads by how much they look elsewhere" }),
     order = turned.flatMap((row, layer) => row.map((value, head) => [value, layer, head])).sort((a, b) => b[0] - a[0]);
+  const best = order.slice(0, 3).filter(([value]) => value > LEAST);
   grid.style.setProperty("--columns", turned[0].length);
   grid.append(
     ...turned.flatMap((row, layer) => [
@@ -142,7 +149,7 @@ function headGrid(turned, focus, state) {
   );
   return [
     el("h3", {}, "Heads that look elsewhere"),
-    el("p", { class: "small" }, "Most: ", order.slice(0, 3).map(([value, layer, head]) => `layer ${layer} head ${head} (${digits(100 * value, 2)} %)`).join(", "), "."),
+    el("p", { class: "small" }, best.length ? `Most: ${best.map(([value, layer, head]) => `layer ${layer} head ${head} (${digits(100 * value, 2)} %)`).join(", ")}.` : "None."),
     grid,
   ];
 }

@@ -114,8 +114,8 @@ export function buildGenerate(live) {
 /** The command line that generates the same; only a text without hidden characters can be typed there. */
 export function commandOf(text, options, model) {
   if (/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/.test(text)) return "";
-  const quoted = `'${text.replaceAll("'", "'\\''")}'`,
+  const inQuotes = (words) => `'${words.replaceAll("'", "'\\''")}'`,
     { most, temperature, top_k, top_p, seed } = options;
   const sampled = temperature ? ` --top-k ${top_k} --top-p ${top_p} --seed ${seed}` : "";
-  return `gpt2np generate ${quoted} --max-new-tokens ${most} --temperature ${temperature}${sampled}${model === "tiny" ? " --model tiny" : ""}`;
+  return `gpt2np generate ${inQuotes(text)} --max-new-tokens ${most} --temperature ${temperature}${sampled} --model ${/^[\w./-]+$/.test(model) ? model : inQuotes(model)}`;
 }
