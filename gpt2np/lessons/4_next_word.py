@@ -223,7 +223,8 @@ lessons.check("next_word.filtered", filtered)
 # %% [markdown]
 # ## 8. The same dice
 # "Random" means here: a random number decides, and a **seed** decides the random numbers. Another seed,
-# another text. The same seed, the same text, on every machine.
+# another text. The same seed, the same text, on every machine. The page of `gpt2np view --live` throws the
+# same dice: press "Generate" there, and look at every choice: what was left to choose from, and the draw.
 
 # %%
 for seed in (0, 1, 2, 3, 3):

@@ -10,6 +10,7 @@ import codecs
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from gpt2np.errors import TokenizerError
 from gpt2np.text.added_tokens import AddedToken
@@ -20,6 +21,14 @@ WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\
 SPACES = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))  # what \s is in WORDS
 SPACES += "\u2028\u2029\u202f\u205f\u3000"
 LONG_SPACE = re.compile(f"[{SPACES}]{{1000,}}")
+
+
+class Tables(NamedTuple):
+    """A vocabulary as lists: the spelling of each id, the ids of bytes and then of merges, and added ids."""
+
+    spelling: list[str | None]
+    ranks: list[int]
+    added: list[int]
 
 
 class ByteLevelBPE:
@@ -109,6 +118,16 @@ class ByteLevelBPE:
     def merges(self, id: int) -> list[Merge]:
         """The joins that make a token of the vocabulary; none for a single byte and an added token."""
         return [] if id in self._added_ids else merges_of(self.bytes[id], self._ranks, self._characters)
+
+    def tables(self) -> Tables | None:
+        """What another program needs to encode as this does; None if not only merges make ids of a text.
+
+        That is a space put in front, tokens at the ends, or added tokens that are found in plain text.
+        """
+        if self._prefix_space or self._before or self._after or not set(self._added) <= set(self.special):
+            return None
+        spelling = [self.spelling.get(id) for id in range(max(self.spelling) + 1)]
+        return Tables(spelling, self._id_of_rank, sorted(self._added_ids))
 
     def decode(self, ids: list[int]) -> str:
         """The text of these ids, all of the vocabulary; bytes that are not UTF-8 become U+FFFD."""

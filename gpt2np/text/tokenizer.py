@@ -9,7 +9,7 @@ from typing import Protocol
 from gpt2np.errors import TokenizerError, short
 from gpt2np.html_tables import plain_table
 from gpt2np.tables import quoted
-from gpt2np.text.byte_level_bpe import ByteLevelBPE
+from gpt2np.text.byte_level_bpe import ByteLevelBPE, Tables
 from gpt2np.text.merges import Merge
 from gpt2np.text.tokenizer_folder import END_OF_TEXT, chat_template_of, engine_of, read_folder
 
@@ -213,6 +213,12 @@ class Tokenizer:
         engine = self._byte_level("parts")
         n_added = len(engine.bytes) - 256 - engine.n_merges
         return {"bytes": 256, "merges": engine.n_merges, "added": n_added}
+
+    def tables(self) -> Tables | None:
+        """Return what another program needs to encode as this does; None if it is not BPE alone."""
+        engine = self._engine
+        begins = self.begin_id is not None
+        return engine.tables() if isinstance(engine, ByteLevelBPE) and not begins else None
 
     def _byte_level(self, what: str) -> ByteLevelBPE:
         if not isinstance(self._engine, ByteLevelBPE):

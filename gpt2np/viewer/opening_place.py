@@ -8,6 +8,7 @@ from gpt2np.viewer.page_data import sizes_of
 
 PANELS = ("map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary")
 COMPACT = ("map", "attention", "glossary")  # of a compact page
+LIVE_PANELS = (*PANELS[:-1], "changes", PANELS[-1])  # of a live page
 
 
 def opening_place(

@@ -24,11 +24,11 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
     "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid attention "
-    "logit_lens contributions mlp residual generation tabs main"
+    "logit_lens contributions mlp residual generation tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels")
-IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z_]+\.js\";\n", re.MULTILINE)
+IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z0-9_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
 
@@ -62,7 +62,7 @@ class Page:
 
 
 def view(
-    run: Trace | Generated,
+    run: Trace | Generated | Model,
     out: str | Path | None = None,
     model: Model | None = None,
     *,
@@ -74,6 +74,8 @@ def view(
 ) -> Page:
     """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
 
+    Of a `Model` it is a live page, which runs the model on any text that is typed into it.
+
     What was not kept is left out, and so is what needs weights where there is no model. With `compact` it has
     the map and the attention only, in a smaller frame, for a notebook with many pages.
 
@@ -81,14 +83,21 @@ def view(
     generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if negative.
 
     Raises:
-        InputError: this is neither, there is no such panel, layer, head or position, or `out` cannot be
-            written, or is what the run was read from.
+        InputError: this is none of them, a live page cannot run the model, there is no such panel, layer,
+            head or position, or `out` cannot be written, or is what the run was read from.
         TraceError: some positions were not kept, or the trace is of another model.
 
     Example:
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
         >>> gpt2np.view(model.trace("Elizabeth was"), show="attention", layer=1, head=0, pos=-1)
+        >>> gpt2np.view(model, out="alive.html")
     """
+    if isinstance(run, Model):
+        from gpt2np.viewer.live_page import live_page
+
+        if compact or model is not None:
+            raise InputError("view: a model's live page takes neither compact nor model")
+        return live_page(run, out, show=show, layer=layer, head=head, pos=pos)
     trace, shown = _with_model(run, model)
     opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos)
     inputs = [*checked(run).source_files(), *trace.source_files()]
@@ -130,7 +139,7 @@ def document(title: str, packed: str, modules: tuple[str, ...] | None = None, op
     script = bundle(modules or tuple(MODULES))
     style = "\n".join(static(f"{name}.css") for name in STYLES)
     policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "img-src data:; connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
     slots = {
@@ -171,6 +180,7 @@ def static(name: str) -> str:
     return resources.files("gpt2np.viewer").joinpath("static", name).read_text("utf-8")
 
 
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+def digest(text: str) -> str:
+    """The hash by which a policy names an inline script or style."""
+    hashed = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(hashed).decode('ascii')}"

@@ -3,9 +3,10 @@
     python tests/viewer/make_screenshots.py FOLDER [--only map] [--gpt2]
     python tests/viewer/make_screenshots.py --readme
 
-Every panel at 1280 pixels in light and dark, on a phone (390), on a projector (1920) and printed, and pages
-that are unusual: a generation, a run without most of its sites, a comparison. `--gpt2` adds a random model of
-GPT-2 small's shape. Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
+Every panel at 1280 pixels in light and dark, on a phone (390), on a projector (1920) and printed, pages that
+are unusual: a generation, a run without most of its sites, a comparison; and the live page in use. `--gpt2`
+adds a random model of GPT-2 small's shape. Needs what the browser's tests need; pages of the print are PNG
+where pdftoppm is there.
 """
 
 import argparse
@@ -74,6 +75,8 @@ def main() -> None:
     if args.readme:
         return readme(args.folder / "map.png")
     with browser() as chromium:
+        if args.only is None or args.only.startswith("live"):
+            alive(chromium, args.folder, args.only)
         for name, path in pages(args.folder, args.gpt2):
             for size, scheme, whole in views(name):
                 for panel in PANELS:
@@ -82,6 +85,51 @@ def main() -> None:
                         shoot(chromium, path, args.folder / picture, panel, size, scheme, whole)
             if name in ("text", "gpt2-30") and (args.only is None or args.only in "print"):
                 printed(chromium, path, args.folder / f"{name}-print")
+
+
+def alive(chromium, folder: Path, only: str | None) -> None:
+    """The live page while somebody types, after a swap, with a head off, during and after a generation."""
+    path = folder / "live.html"
+    gpt2np.view(gpt2np.load("tiny"), out=path)
+    for size in ("1280", "390"):
+        width, height = SIZES[size]
+        with visit(chromium, path, viewport={"width": width, "height": height}) as page:
+            for state in use(page):
+                if only is None or only in f"live-{state}-{size}":
+                    picture = folder / f"live-{state}-{size}.png"
+                    page.page.screenshot(path=picture, full_page=state not in ("start", "generating"))
+                    print(picture)
+
+
+def use(page) -> Iterator[str]:
+    """Use a live page, and yield what it then shows."""
+    act = page.page
+
+    def settled(script: str = "true") -> None:
+        page.until(f"() => gpt2np.idle && !gpt2np.run.missing.lens && ({script})")
+        act.wait_for_timeout(150)
+
+    settled()
+    yield "start"
+    act.locator("textarea").press("Control+End")
+    act.keyboard.type(" angry", delay=30)
+    settled("gpt2np.run.prompt.endsWith('angry')")
+    yield "typing"
+    page.show(pos=2, panel="changes")
+    act.locator(".others button").first.click()
+    settled("gpt2np.run.tokens[2] !== ' was'")
+    yield "swapped"
+    act.locator("summary").click()
+    act.get_by_role("button", name="layer 0 head 0", exact=True).click()
+    settled("gpt2np.run.model.edits.length")
+    act.get_by_role("button", name="Try each part").click()
+    page.until("() => /Missed/.test(document.querySelector('.switch-board').textContent)")
+    yield "off"
+    act.get_by_role("button", name="Generate").click()
+    page.until("() => document.querySelector('.growing .token')")
+    yield "generating"
+    settled("gpt2np.run.generation")
+    yield "generated"
 
 
 def readme(picture: Path) -> None:

@@ -8,7 +8,7 @@ _shtab_gpt2np_subparsers=(trace generate view tokenize score learn lens heads ci
 
 _shtab_gpt2np_trace_option_strings=(-h --help --tokens --special --chat --trace --model --revision --local-files-only --threads --widen --dtype --json --keep --out --top --show --against --head --pos --zero-head --png --force)
 _shtab_gpt2np_generate_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --keep --out --ledger --force --show-choices --zero-head)
-_shtab_gpt2np_view_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --trace --generation --no-open --show --layer --head --pos --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
+_shtab_gpt2np_view_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --trace --generation --live --no-open --show --layer --head --pos --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
 _shtab_gpt2np_tokenize_option_strings=(-h --help --tokens --special --chat --merges --model --revision --local-files-only --threads --widen --json)
 _shtab_gpt2np_score_option_strings=(-h --help --stride --without-positions --hold-norms --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --zero-head --force)
 _shtab_gpt2np_learn_option_strings=(-h --help --nearer --yes-i-have-tried --model --ipynb --html --handout --json --force)
@@ -161,6 +161,7 @@ _shtab_gpt2np_view___chat_nargs=0
 _shtab_gpt2np_view___local_files_only_nargs=0
 _shtab_gpt2np_view___widen_nargs=0
 _shtab_gpt2np_view___json_nargs=0
+_shtab_gpt2np_view___live_nargs=0
 _shtab_gpt2np_view___no_open_nargs=0
 _shtab_gpt2np_view___force_nargs=0
 _shtab_gpt2np_tokenize__h_nargs=0
@@ -353,7 +354,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compgen -W "index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
+  compgen -W "index first_hour lessons teaching live_page viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api" -- "$1"
 }
 
 _gpt2np_models() {

@@ -24,7 +24,7 @@ function _gpt2np_norms
 end
 
 function _gpt2np_pages
-  printf '%s\n' index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  printf '%s\n' index first_hour lessons teaching live_page viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 end
 
 function _gpt2np_models
@@ -173,6 +173,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using view' -l dtype -xka "float32 float64"
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l json -d 'print JSON, for programs'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l trace -xka "(__fish_complete_path (commandline -ct))" -d 'a saved trace instead of a text'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l generation -xka "(__fish_complete_path (commandline -ct))" -d 'the saved trace of a generation instead of a text'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l live -d 'a page that has the model inside and runs it on what is typed; it begins with TEXT'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l no-open -d 'write the page, but open no browser'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l show -xka "(_gpt2np_panels)" -d 'map, attention, lens, contributions, mlp, ...'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l layer -x -d 'from 0, or from the end: -1 is the last'

@@ -582,6 +582,7 @@ _shtab_gpt2np_view_options=(
   "--json[print JSON, for programs]"
   "--trace[a saved trace instead of a text]:FILE:_files"
   "--generation[the saved trace of a generation instead of a text]:FILE:_files"
+  "--live[a page that has the model inside and runs it on what is typed\; it begins with TEXT]"
   "--no-open[write the page, but open no browser]"
   "--show[map, attention, lens, contributions, mlp, ...]:PANEL:_gpt2np_panels"
   "--layer[from 0, or from the end\: -1 is the last]:N:"
@@ -705,7 +706,7 @@ _gpt2np_norms() {
 }
 
 _gpt2np_pages() {
-  compadd index first_hour lessons teaching viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api
+  compadd index first_hour lessons teaching live_page viewer command_line python from_transformerlens sites analysis vector_level_view baseline_notebook extraction_guide capture capture_on_a_cluster capture_formats kv_cache_extractor compare export models files exactness performance contributing api
 }
 
 _gpt2np_models() {

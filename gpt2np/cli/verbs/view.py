@@ -36,6 +36,7 @@ def register(verbs: Any) -> None:
         "view 'Elizabeth was'",
         "view 'Elizabeth was' --show attention --layer 1 --head 0 --pos -1",
         "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
+        "view --live --out alive.html",
     )
     add_note(
         verb,
@@ -47,6 +48,11 @@ def register(verbs: Any) -> None:
     add_trace(verb)
     verb.add_argument(
         "--generation", metavar="FILE", help="the saved trace of a generation instead of a text"
+    )
+    verb.add_argument(
+        "--live",
+        action="store_true",
+        help="a page that has the model inside and runs it on what is typed; it begins with TEXT",
     )
     verb.add_argument("--no-open", action="store_true", help="write the page, but open no browser")
     place = group(verb, "where the page opens")
@@ -74,15 +80,12 @@ def view(args: argparse.Namespace) -> int:
     import webbrowser
 
     from gpt2np.tables import strict_json
-    from gpt2np.viewer import view as make
 
     check_ending(args.out, ".html", ".htm", needed=True)
     if args.out is None and args.no_open:
         args.out = NAME
         check_outputs(args)
-    run = _run(args)
-    doing("making the page")
-    page = make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
+    page = _live(args) if args.live else _still(args)
     out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
     n_bytes = out.stat().st_size
@@ -94,11 +97,39 @@ def view(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace) -> Any:
-    """The Trace or the Generated that the options ask for."""
+def _still(args: argparse.Namespace) -> Any:
+    """The page of a run."""
+    from gpt2np.viewer import view as make
+
+    run = _run(args)
+    doing("making the page")
+    return make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
+
+
+def _live(args: argparse.Namespace) -> Any:
+    """The page that runs a model."""
+    from gpt2np.viewer.live_page import live_page
+
+    others = ("trace", "generation", "ledger", "max_new_tokens", "chat", "special")
+    if given := [name for name in others if getattr(args, name)]:
+        raise InputError(f"--{given[0].replace('_', '-')} is not for --live: the page generates by itself")
+    _check(args, _sampling(args))
+    prompt = None if args.text is None and args.tokens is None else read_prompt(args)
+    model = load_model(args)
+    doing("making the page")
+    return live_page(model, prompt=prompt, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The options for choosing tokens that are given."""
     from gpt2np.generation.options import Sampling
 
-    chosen = {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
+    return {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
+
+
+def _run(args: argparse.Namespace) -> Any:
+    """The Trace or the Generated that the options ask for."""
+    chosen = _sampling(args)
     _check(args, chosen)
     saved = args.trace or args.generation
     if saved is not None:

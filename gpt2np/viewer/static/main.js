@@ -1,18 +1,23 @@
 // The page as a whole: what happens when something is chosen, the keys, the print.
 
-import { Run, unpack } from "./run_data.js";
 import { el, hideTip, isDark } from "./drawing.js";
 import { Focus } from "./page_state.js";
 import { buildHeader } from "./header.js";
 import { COMPACT, PANELS, buildBar } from "./tabs.js";
 
-function build(run) {
-  const focus = new Focus(run, run.detail.compact ? COMPACT : Object.keys(PANELS));
-  const panels = focus.panels.map((id) => PANELS[id](run, focus));
+/**
+ * Builds the page of a run in `holder`, and returns what is chosen in it and the header. A live page builds one run after
+ * another: with `before` chosen in the last, panels of its own, and a signal that takes this one's listeners away.
+ */
+export function build(run, holder, { made = PANELS, before = {}, signal = null } = {}) {
+  const focus = new Focus(run, run.detail.compact ? COMPACT : Object.keys(made));
+  focus.state = focus.legal({ ...focus.state, ...before });
+  const panels = focus.panels.map((id) => made[id](run, focus));
   const header = buildHeader(run, focus, swapTheme);
   const bar = buildBar(run, focus, panels);
   const sections = panels.map(sectionOf);
-  document.getElementById("page").replaceChildren(header.element, bar.element, el("main", {}, sections));
+  holder.replaceChildren(header.element, bar.element, el("main", {}, sections));
+  const listening = signal ? { signal } : {};
   let printing = false;
 
   /** Draw what is chosen: the one panel that is open, or for the printer all that have something to show. */
@@ -38,16 +43,16 @@ function build(run) {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
     draw();
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, listening);
   addEventListener("hashchange", () => {
     focus.read();
     draw();
-  });
+  }, listening);
   let waiting = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(draw);
-  });
+  }, listening);
 
   // Canvases are drawn before the printer lays the page out: so the layout of the print, which has a width
   // of its own and is light, is put on before that.
@@ -59,23 +64,24 @@ function build(run) {
     root.dataset.theme = "light";
     root.classList.add("printing");
     draw();
-  });
+  }, listening);
   addEventListener("afterprint", () => {
     printing = false;
     root.classList.remove("printing");
     if (theme === undefined) delete root.dataset.theme;
     else root.dataset.theme = theme;
     draw();
-  });
+  }, listening);
 
   addEventListener("keydown", (event) => {
     if (press(event, focus, panels, bar.tabs, swapTheme)) event.preventDefault();
-  });
+  }, listening);
 
   draw();
   header.reveal(focus.state.pos);
-  requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
-  offer(run, focus);
+  if (!performance.getEntriesByName("first-picture").length)
+    requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
+  return { focus, header };
 }
 
 function sectionOf(panel) {
@@ -120,23 +126,3 @@ function press(event, focus, panels, tabs, swapTheme) {
   }
   return true;
 }
-
-/** For tests, and for whoever wants to look: the numbers and the choice. */
-function offer(run, focus) {
-  const offered = {
-    run,
-    get focus() {
-      return { ...focus.state };
-    },
-    show: (change) => focus.set(change),
-  };
-  Object.defineProperty(window, "gpt2np", { value: Object.freeze(offered) });
-}
-
-unpack(document.getElementById("data").textContent)
-  .then((packed) => build(new Run(packed)))
-  .catch((error) => {
-    const said = `This page could not be shown. ${error.message}`;
-    document.getElementById("page").replaceChildren(el("p", { class: "waiting", role: "alert" }, said));
-    throw error;
-  });

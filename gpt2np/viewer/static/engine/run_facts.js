@@ -1,0 +1,132 @@
+// A run in the form that the panels of a page read: its facts and its arrays, as page_data.py makes them of a trace.
+
+import { Pass, forward } from "./forward.js";
+import { outputsOf, recordedArrays } from "./recorded_arrays.js";
+import { contributions, headsInTokens, lensArrays, neuronsInTokens } from "./read_out.js";
+import { editOf, toldEdits } from "./switched_off.js";
+
+const LONGEST = 80; // characters of a token that a page shows
+
+/**
+ * A pass over `ids` with some parts off, for the panels. `first` hears of it before what takes longest is there: the lens,
+ * contributions, and heads and neurons in tokens. `generation` are the facts of one, if the tokens were chosen.
+ */
+export async function runOf(model, { ids, off, generation = null }, pause, first = () => {}) {
+  const pass = new Pass(ids, { edit: editOf(off), pause });
+  const started = performance.now();
+  await forward(model.parameters, model.config, pass);
+  const milliseconds = performance.now() - started;
+  await pause();
+  const arrays = recordedArrays(model, ids, pass.sites),
+    header = { ...factsOf(model, ids, off, generation, arrays), milliseconds };
+  const later = "is being computed";
+  first({ header: { ...header, missing: { lens: later, push: later } }, arrays });
+  await pause();
+  const outputs = outputsOf(arrays["attn.heads"]),
+    pushed = contributions(model, ids, pass.sites, outputs);
+  Object.assign(arrays, pushed.arrays, await lensArrays(model, ids, pass.sites, pause));
+  const tokens = headsInTokens(model, ids, pass.sites, outputs);
+  Object.assign(header, {
+    components: pushed.labels,
+    "heads raised": tokens.raised,
+    "heads lowered": tokens.lowered,
+    neurons: neuronsInTokens(model, ids, pass.sites, arrays),
+  });
+  header.vocabulary = vocabularyOf(model, header, arrays);
+  return { header, arrays };
+}
+
+function factsOf(model, ids, off, generation, arrays) {
+  const { facts, tokenizer, config } = model,
+    axes = { pos: ids.length, query: ids.length, key: ids.length };
+  const header = {
+    ...facts.page,
+    model: { ...facts.page.model, edits: toldEdits(off) },
+    prompt: tokenizer.decode(ids),
+    tokens: ids.map((id) => tokenizer.token(id).slice(0, LONGEST)),
+    ids,
+    parts: facts.page.parts.map((part) => ({ ...part, shape: part.axes.map((axis, i) => axes[axis] ?? part.shape[i]) })),
+    generation,
+    neurons: [],
+    missing: {},
+    ...headFacts(config, ids.length, arrays.pattern, facts.page["head scores"]),
+  };
+  header.vocabulary = vocabularyOf(model, header, arrays);
+  return header;
+}
+
+/** Where every head looks in this text: entropy, distance, and the scores of `head_grid.js`. */
+function headFacts(config, n, pattern, known) {
+  const measures = { entropy: [], distance: [], previous: [], first: [] };
+  for (let layer = 0; layer < config.n_layer; layer++) {
+    const rows = Object.fromEntries(Object.keys(measures).map((name) => [name, []]));
+    for (let head = 0; head < config.n_head; head++) {
+      const sums = ofHead(pattern.data, ((layer * config.n_head + head) * n * (n + 1)) / 2, n);
+      for (const name of Object.keys(rows)) rows[name].push(sums[name]);
+    }
+    for (const name of Object.keys(rows)) measures[name].push(rows[name]);
+  }
+  const { entropy, distance, previous, first } = measures,
+    where = "in this text";
+  const here = [
+    { name: "previous", where, values: previous },
+    { name: "first", where, values: first },
+  ];
+  return { "head statistics": { entropy, distance }, "head scores": [...(n > 1 ? here : []), ...known] };
+}
+
+function ofHead(data, start, n) {
+  const sums = { entropy: 0, distance: 0, previous: 0, first: 0 };
+  for (let query = 0, at = start; query < n; at += ++query) {
+    for (let key = 0; key <= query; key++) {
+      const share = data[at + key];
+      if (share > 0) sums.entropy -= (share * Math.log(share)) / n;
+      sums.distance += (share * (query - key)) / n;
+    }
+    if (query) {
+      sums.previous += data[at + query - 1] / (n - 1);
+      sums.first += data[at] / (n - 1);
+    }
+  }
+  return sums;
+}
+
+/** Every token that is named, as text. */
+function vocabularyOf({ tokenizer }, header, arrays) {
+  const ids = new Set(header.ids);
+  const take = (some) => some.forEach((id) => (Array.isArray(id) ? take(id) : ids.add(id)));
+  for (const name of ["next:id", "lens:id", "follow:id", "push:id"]) if (arrays[name]) take(arrays[name].data);
+  for (const name of ["heads raised", "heads lowered"]) if (header[name]) take(header[name].ids);
+  for (const step of header.generation?.steps ?? []) {
+    take([step.id, ...step.candidates.map(([id]) => id), ...step.removals.flatMap((removal) => removal.ids)]);
+  }
+  return Object.fromEntries([...ids].map((id) => [id, tokenizer.token(id).slice(0, LONGEST)]));
+}
+
+/** The facts of a generation for the panel that shows it, as page_facts.py has them. */
+export function generationFacts(model, n_prompt, made, options) {
+  const { temperature, top_k, top_p } = options,
+    sampling = { temperature, ...(top_k ? { top_k } : {}), ...(top_p && top_p < 1 ? { top_p } : {}), seed: options.seed };
+  const last = made.ids[made.ids.length - 1],
+    steps = made.ledger.map((entry) => ({
+      id: entry.token_id,
+      p: entry.probability,
+      pos: n_prompt - 1 + entry.step,
+      candidates: entry.top,
+      removals: entry.removals.map(({ name, count, mass, most_likely }) => ({ name, count, mass, ids: most_likely })),
+      survivors: entry.survivors,
+      entropy: entry.entropy,
+      rank: entry.raw_rank,
+      logit: entry.raw_logit,
+      uniform: entry.uniform,
+      interval: entry.interval,
+    }));
+  return {
+    n_prompt,
+    stopped_by: made.stopped_by,
+    sampling,
+    last: { id: last, token: model.tokenizer.token(last).slice(0, LONGEST) },
+    steps,
+    ledger: true,
+  };
+}

@@ -1,0 +1,250 @@
+// The live page: what is typed, swapped, generated or switched off goes to the engine, and what comes back is shown.
+
+import { Run } from "./run_data.js";
+import { el, percent, tokenLabel } from "./drawing.js";
+import { build } from "./main.js";
+import { PANELS } from "./tabs.js";
+import { EngineClient } from "./live_engine.js";
+import { aligned, changedTokens, meanLossOf } from "./live_difference.js";
+import { changesPanel } from "./live_changes.js";
+import { buildSwitches } from "./live_switches.js";
+import { buildGenerate, buildSwap, buildTextBox, commandOf } from "./live_controls.js";
+
+const PAUSE = 1200; // milliseconds without a key, after which what is typed is compared with what was there
+const SLOW = ["lens", "contributions", "mlp"]; // panels that wait for what takes longest
+const NOTHING = { heads: [], mlps: [], positions: [] };
+
+/** Whether nothing is off. */
+function isWhole(off) {
+  return Object.values(off).every((some) => !some.length);
+}
+
+class Live {
+  constructor(facts) {
+    this.facts = facts;
+    this.engine = new EngineClient();
+    this.off = NOTHING;
+    this.ids = facts.ids;
+    this.turn = 0;
+    this.busy = 0;
+    this.run = null; // what is shown
+    this.typedAt = -Infinity;
+    this.paused = null; // what was shown before the typing began
+    this.before = null; // what it is compared with
+    this.why = "";
+    this.whole = null; // of the same tokens, nothing off
+    this.text = buildTextBox(facts.text, this);
+    this.swapping = buildSwap(this);
+    this.switches = buildSwitches(facts.config, this);
+    this.status = el("p", { class: "small status", role: "status" }, "Unpacking the model …");
+    this.holder = el("div", { class: "alive" });
+    const { glossary, ...others } = PANELS;
+    this.panels = { ...others, changes: changesPanel(() => this), glossary };
+    this.element = el("section", { class: "studio", "aria-label": "try it" }, this.text.element, this.status);
+    this.element.append(this.swapping.element, buildGenerate(this).element, this.switches.element);
+  }
+
+  // -- what is asked for -----------------------------------------------------------------------------
+
+  /** Another text. */
+  type(text) {
+    if (!this.paused || performance.now() - this.typedAt > PAUSE) this.paused = this.run;
+    this.typedAt = performance.now();
+    return this.read({ text }, "typing");
+  }
+
+  /** One token for another, given as text: a space in front is added where the old token had one. */
+  async swap(pos, text) {
+    const spaced = this.run.tokens[pos].startsWith(" ") && !text.startsWith(" ") ? ` ${text}` : text,
+      found = await this.engine.ask("tokenize", { text: spaced });
+    if (found.ids.length === 1) return this.swapFor(pos, found.ids[0]);
+    this.status.textContent = `That is ${found.ids.length} tokens: ${found.tokens.map((token) => `“${token}”`).join(" ")}. A swap needs one.`;
+  }
+
+  async swapFor(pos, id) {
+    const ids = this.ids.slice();
+    ids[pos] = id;
+    this.text.set(await this.engine.ask("decode", { ids }));
+    return this.read({ ids }, "swap");
+  }
+
+  switchOff(off) {
+    this.off = off;
+    this.switches.draw();
+    return this.read({ ids: this.run.ids }, "switch");
+  }
+
+  lossesWith(off) {
+    return this.engine.ask("losses", { ids: this.run.ids, off });
+  }
+
+  /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line. */
+  async generate(options, part) {
+    const mine = ++this.turn,
+      { ids, off } = this,
+      prompt = await this.engine.ask("decode", { ids });
+    if (ids.length > this.facts.config.n_positions) throw new Error("The context of this model is full.");
+    const made = await this.working(this.engine.ask("generate", { ids, options, off }, part));
+    if (mine !== this.turn) return ""; // something else was typed meanwhile
+    if (!made.ledger.length) throw new Error("Nothing was generated.");
+    this.ids = made.ids;
+    this.whole = null;
+    this.text.set(await this.engine.ask("decode", { ids: made.ids }));
+    this.compare("generation", null);
+    this.switches.draw(true);
+    this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
+    return isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "";
+  }
+
+  stop() {
+    this.engine.stop();
+  }
+
+  // -- what comes back ---------------------------------------------------------------------------------
+
+  /** Run a text or tokens, and show it: first what is there soon, then all of it. */
+  async read(request, why) {
+    this.stop(); // what is being generated belongs to another text
+    const mine = ++this.turn,
+      off = request.text === undefined ? this.off : (this.off = { ...this.off, positions: [] }),
+      isOff = !isWhole(off);
+    const ask = (given, parts, part) => this.working(this.engine.ask("run", { ...given, off: parts, series: "run" }, part));
+    try {
+      let whole = this.whole;
+      if (isOff && (request.text !== undefined || !whole || String(whole.ids) !== String(request.ids))) {
+        const found = await ask(request, NOTHING);
+        if (!found || mine !== this.turn) return;
+        whole = new Run(found);
+      }
+      let compared = false;
+      const show = (result) => {
+        if (!compared) this.compare(why, isOff ? whole : null);
+        compared = true;
+        this.show(result);
+      };
+      const soon = (part) => mine === this.turn && !(this.run && SLOW.includes(this.focus.state.panel)) && show(part);
+      const result = await ask(isOff && request.text !== undefined ? { ids: whole.ids } : request, off, soon);
+      if (!result || mine !== this.turn) return;
+      this.ids = result.header.ids;
+      show(result);
+      this.whole = isOff ? whole : this.run;
+      this.switches.draw(why !== "switch");
+    } catch (error) {
+      if (mine !== this.turn) return;
+      this.status.textContent = error.message;
+      this.element.classList.add("wrong");
+    }
+  }
+
+  async working(promise) {
+    this.busy++;
+    try {
+      return await promise;
+    } finally {
+      this.busy--;
+    }
+  }
+
+  /** Choose what the next run is compared with. */
+  compare(why, whole) {
+    this.before = whole ?? (why === "typing" ? this.paused : this.run);
+    if (why !== "typing") this.paused = null;
+    this.why = {
+      switch: whole ? "the whole model" : "the run before",
+      typing: whole ? "the whole model" : "the text before",
+      swap: whole ? "the whole model" : "the text before the swap",
+      generation: "the run before",
+    }[why];
+  }
+
+  show(result, change = {}) {
+    const last = this.run,
+      scrolled = scrollY,
+      state = last ? { ...this.focus.state } : {};
+    this.run = new Run(result);
+    if (last && state.pos === last.T - 1) state.pos = this.run.T - 1; // the end stays the end
+    this.listening?.abort();
+    this.listening = new AbortController();
+    this.holder.style.minHeight = `${this.holder.offsetHeight}px`; // no jump while it is built anew
+    const { focus } = build(this.run, this.holder, { made: this.panels, before: { ...state, ...change }, signal: this.listening.signal });
+    this.holder.style.minHeight = "";
+    if (last) scrollTo(scrollX, scrolled);
+    this.focus = focus;
+    const note = el("p", { class: "small then" }),
+      follow = (now) => {
+        this.swapping.draw(this.run, now);
+        note.replaceChildren(...this.nextBefore(now.pos));
+      };
+    this.holder.querySelector(".text").append(note);
+    focus.on(follow);
+    follow(focus.state);
+    this.mark();
+    this.tell();
+  }
+
+  /** What the run before held likeliest after the same token. */
+  nextBefore(pos) {
+    const { before, run, why } = this;
+    if (!before) return [];
+    const was = aligned(before, run)[pos];
+    if (was === null) return ["a new token"];
+    const [id] = before.at("next:id", was);
+    return [`${why}: `, tokenLabel(before.word(id)), ` ${percent(before.at("next:p", was)[0])}`];
+  }
+
+  /** Mark the tokens that are new or different. */
+  mark() {
+    if (!this.before) return;
+    for (const pos of changedTokens(this.before, this.run)) this.holder.querySelector(`.word[data-pos="${pos}"]`)?.classList.add("changed");
+  }
+
+  tell() {
+    const { run, off } = this,
+      loss = meanLossOf(run),
+      n = off.heads.length + off.mlps.length + off.positions.length;
+    const parts = [`${run.T} ${run.T === 1 ? "token" : "tokens"} of at most ${this.facts.config.n_positions}`];
+    if (loss !== null) parts.push(`loss ${loss.toFixed(3)} nats a token`);
+    if (n) parts.push(`${n} ${n === 1 ? "part" : "parts"} off`);
+    parts.push(`forward pass of ${Math.round(run.milliseconds)} ms in ${this.engine.place === "worker" ? "a worker" : "the page"}`);
+    if (this.facts.page.model.rounded) parts.push("weights rounded to float16");
+    this.status.textContent = parts.join(" · ");
+    this.element.classList.remove("wrong");
+  }
+
+  chosen() {
+    return this.focus?.state ?? { pos: 0 };
+  }
+}
+
+/** For tests, and for whoever wants to look: the numbers, the choice, and the engine. */
+function offerLive(live) {
+  const offered = {
+    get run() {
+      return live.run;
+    },
+    get focus() {
+      return { ...live.focus.state };
+    },
+    get idle() {
+      return !live.busy;
+    },
+    get place() {
+      return live.engine.place;
+    },
+    show: (change) => live.focus.set(change),
+    ask: (kind, request) => live.engine.ask(kind, request),
+  };
+  Object.defineProperty(window, "gpt2np", { value: Object.freeze(offered) });
+}
+
+const root = document.getElementById("page"),
+  live = new Live(JSON.parse(document.getElementById("facts").textContent));
+root.replaceChildren(live.element, live.holder);
+live.engine
+  .start(document.getElementById("weights").textContent, live.facts)
+  .then(() => live.read({ ids: live.ids }, "typing"))
+  .then(() => offerLive(live))
+  .catch((error) => {
+    root.replaceChildren(el("p", { class: "waiting", role: "alert" }, `This page could not be shown. ${error.message}`));
+    throw error;
+  });
