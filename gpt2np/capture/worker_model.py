@@ -13,7 +13,10 @@ from gpt2np.errors import CheckpointError, InputError, whole_number
 from gpt2np.model import Model
 from gpt2np.ops.narrow_weights import is_narrow
 
-WORTH_A_WORKER = 2.0  # seconds of work, on one core; to start one and load the model takes 0.3 to 1
+# Seconds of work, on one core, for each worker that is started unasked: to start one and map a model takes
+# 0.3 of them, more on a busy machine. A hundred short prompts of GPT-2 small as JSON, 7 s of work, took two
+# workers half the time of one; what takes a second or two, as most of what `tiny` does, is not worth it.
+WORTH_A_WORKER = 2.0
 
 
 @dataclass(frozen=True)
