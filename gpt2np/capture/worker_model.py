@@ -17,6 +17,7 @@ from gpt2np.ops.narrow_weights import is_narrow
 # 0.3 of them, more on a busy machine. A hundred short prompts of GPT-2 small as JSON, 7 s of work, took two
 # workers half the time of one; what takes a second or two, as most of what `tiny` does, is not worth it.
 WORTH_A_WORKER = 2.0
+_FEW_PARAMETERS = 10_000_000  # a copy of which takes less memory than a process
 _OPERATION = 2e-11  # seconds of a multiplication or an addition in a product, on a core of 2020
 
 
@@ -99,17 +100,18 @@ def seconds_a_token(model: Model) -> float:
 def n_workers(model: Model, workers: int | None, n_tasks: int, seconds: float) -> int:
     """Return how many processes share so many tasks; None: as many as pay off.
 
-    `seconds` is about what all of it takes on one core. Several never are the default where each would hold
-    converted weights of its own.
+    `seconds` is about what all of it takes on one core. Several are not the default where each would hold
+    converted weights of its own, unless these are small.
 
     Raises:
         InputError: `workers` is no whole number from 1 to `MOST`.
     """
     if workers is not None:
         return min(whole_number("workers", workers, 1, MOST), max(1, n_tasks))
-    shares_weights = bool(model.checkpoint.watched) and not model.checkpoint.replaced
-    n = min(usable_cores(), int(seconds / WORTH_A_WORKER), n_tasks) if shares_weights else 1
-    return max(1, n)
+    shares_weights = bool(model.checkpoint.watched) or model.n_parameters < _FEW_PARAMETERS
+    if model.checkpoint.replaced or not shares_weights:
+        return 1
+    return max(1, min(usable_cores(), int(seconds / WORTH_A_WORKER), n_tasks))
 
 
 def executor_for(model: Model, workers: int | None, n_tasks: int, seconds: float) -> Workers | Here:
