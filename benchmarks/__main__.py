@@ -42,6 +42,7 @@ GROUPS = {
     "hf_eager": ["hf_eager"],
     "hf_sdpa": ["hf_sdpa"],
     "transformer_lens": ["transformer_lens"],
+    "sae_lens": ["sae_lens"],
     "ctranslate2": ["ctranslate2"],
 }
 
