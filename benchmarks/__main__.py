@@ -11,8 +11,9 @@
     python -m benchmarks report FOLDER/RESULTS.json                  the page and the pictures again
     python -m benchmarks publish FOLDER/RESULTS.json                 copied to benchmarks/results
 
-Engines are gpt2np, hf (transformers), transformer_lens and ctranslate2; one that is not installed is reported
-as absent. Install hf with `pip install '.[ref,plot]'`, and the other two in an environment of their own:
+Engines are gpt2np, hf (transformers), transformer_lens and ctranslate2 (sae_lens has rows in
+`benchmarks.bench_capture` only); one that is not installed is reported as absent. Install hf with
+`pip install '.[ref,plot]'`, and transformer_lens and ctranslate2 in an environment of their own:
 `pip install torch==2.13.0 && pip install transformer_lens ctranslate2`. The models have GPT-2 small's and
 medium's shape and random weights, made on the spot in $TMPDIR, which needs 10 GB. FOLDER, benchmark-results
 unless `--out` says otherwise, gets RESULTS.json (every round of every row, saved after each), RESULTS.md,
@@ -42,6 +43,7 @@ GROUPS = {
     "hf_eager": ["hf_eager"],
     "hf_sdpa": ["hf_sdpa"],
     "transformer_lens": ["transformer_lens"],
+    "sae_lens": ["sae_lens"],
     "ctranslate2": ["ctranslate2"],
 }
 

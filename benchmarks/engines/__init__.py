@@ -22,6 +22,7 @@ ENGINES = {
         "TransformerLens",
         ("torch", "transformers", "transformer_lens"),
     ),
+    "sae_lens": ("sae_lens", "SAELens", ("torch", "transformers", "sae_lens")),
     "ctranslate2": ("ctranslate2", "CTranslate2", ("ctranslate2", "torch", "transformers")),
     "machine": ("machine", "Machine", ("numpy", "threadpoolctl")),
 }

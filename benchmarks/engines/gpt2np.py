@@ -36,15 +36,21 @@ class Gpt2np:
         products = sum(s for name, s in timings.items() if name.split(".")[-1] in PRODUCTS)
         return {"products": products, "others": sum(timings.values()) - products, "rest": whole - products}
 
-    def capture(self, prompts, out, batch=1):
+    def capture(self, prompts, out, batch=1, last_layer=False):
         """As many workers as threads, which start with the first capture and stay."""
         shutil.rmtree(out, ignore_errors=True)
-        self.model.capture(prompts, out, executor=self.workers, shard_bytes=SHARD_BYTES)
+        keep = self.last_residual if last_layer else "resid_post"
+        self.model.capture(prompts, out, keep=keep, executor=self.workers, shard_bytes=SHARD_BYTES)
 
-    def captured(self, prompts, out, batch=1):
+    def captured(self, prompts, out, batch=1, last_layer=False):
+        """Some numbers of the last layer."""
         from gpt2np.capture import open_capture
 
-        return open_capture(out)["h.10.resid_post"][::37][:, :8].astype(float).tolist()
+        return open_capture(out)[self.last_residual][::37][:, :8].astype(float).tolist()
+
+    @property
+    def last_residual(self):
+        return f"h.{self.model.config.n_layer - 1}.resid_post"
 
     def capture_nothing(self, prompts, out, batch=1):
         """The passes of that capture, by the same workers, with nothing kept."""

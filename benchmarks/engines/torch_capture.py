@@ -32,5 +32,11 @@ def capture(residuals, prompts, out, batch):
 
 
 def captured(out):
-    """Some numbers of such a file."""
-    return load_file(out)[name_of(10)][::37, :8].float().tolist()
+    """Some numbers of the last layer of such a file."""
+    layers = load_file(out)
+    return sample(layers[name_of(len(layers) - 1)])
+
+
+def sample(rows):
+    """Some numbers of [pos, n_embd]."""
+    return rows[::37, :8].float().tolist()

@@ -7,12 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # the suite is no part of the installed package
 
 from benchmarks import results, turns, works
 from benchmarks.__main__ import engine_list, main
+from benchmarks.bench_capture import BATCH, CONTEXT, OURS, WAYS, contexts, ragged
 from benchmarks.random_gpt2 import make
 from gpt2np.architectures.gpt2.config import Config
 
@@ -108,6 +110,20 @@ def test_an_earlier_gpt2np_is_that_of_its_checkout_and_may_lack_something(tmp_pa
         assert list(taken) == ["gpt2np"]
         assert "gpt2np_before cannot do this: AttributeError" in capsys.readouterr().err
         assert started["gpt2np_before"].run({"work": "release"})
+
+
+def test_contexts_of_a_capture_are_its_prompts_concatenated():
+    prompts = ragged(40)
+    ids, cut = np.concatenate(prompts).tolist(), contexts(prompts)
+    assert {len(context) for context in cut} == {CONTEXT}
+    assert len(cut) % BATCH == 0
+    assert 0 <= len(ids) - len(cut) * CONTEXT < CONTEXT * BATCH
+    assert np.ravel(cut).tolist() == ids[: len(cut) * CONTEXT]
+
+
+def test_everybody_stands_beside_a_capture_of_the_same():
+    assert all(WAYS[ours].task == task and WAYS[ours].engine == "gpt2np" for task, ours in OURS.items())
+    assert {way.task for way in WAYS.values()} == set(OURS)
 
 
 def test_spinning_processes_are_ended():
