@@ -27,7 +27,7 @@ MODULES = (
     "logit_lens contributions mlp residual generation tabs main"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
-STYLES = ("base", "panels")
+STYLES = ("base", "panels", "print")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)

@@ -325,7 +325,6 @@ def test_it_prints_every_panel_on_paper_whatever_the_screen_shows(chromium, path
     with visit(chromium, path, color_scheme="dark", viewport={"width": 390, "height": 844}) as page:
         pdf = page.page.pdf(format="A4")
         assert pdf.startswith(b"%PDF")
-        assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= len(PANELS) - 1  # nothing was generated
         assert page.js(shown) == ["panel-map"]  # and the screen is as it was
         page.js("() => dispatchEvent(new Event('beforeprint'))")
         assert page.js(shown) == [f"panel-{panel}" for panel in PANELS if panel != "generation"]

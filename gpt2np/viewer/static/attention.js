@@ -8,6 +8,7 @@ import {
   colour,
   el,
   hideTip,
+  isPrinting,
   place,
   quoted,
   scaleKey,
@@ -103,7 +104,7 @@ export function attentionPanel(run, focus) {
   // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
   function picture({ layer, head, pos }) {
     const { first, count } = windowOf(pos),
-      room = Math.max(220, Math.min(big.parentElement.clientWidth, 820));
+      room = Math.max(220, Math.min(big.parentElement.clientWidth, isPrinting() ? 640 : 820));
     const named = count <= 40 && (room - 136) / count >= 11,
       every = Math.ceil((14 * count) / room / 2.5) * 5,
       left = named ? 92 : 34,

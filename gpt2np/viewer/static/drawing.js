@@ -224,14 +224,16 @@ export function place(x, full) {
   return Number.isNaN(x) ? NaN : 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8;
 }
 
+/** Whether the page is being laid out for the printer. */
+export function isPrinting() {
+  return document.documentElement.classList.contains("printing");
+}
+
 // -- canvases -------------------------------------------------------------------------------------
 
 /** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
 export function sized(canvas, width, height) {
-  const ratio = Math.max(
-    window.devicePixelRatio || 1,
-    document.documentElement.classList.contains("printing") ? 2 : 1,
-  );
+  const ratio = Math.max(window.devicePixelRatio || 1, isPrinting() ? 2.5 : 1);
   const w = Math.max(1, Math.round(width * ratio)),
     h = Math.max(1, Math.round(height * ratio));
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });

@@ -61,6 +61,7 @@ export function generationPanel(run, focus) {
     head,
     lists,
     draw1,
+    everyStep(run),
   );
   const beams = told.sampling?.num_beams > 1; // whole texts are compared, nothing is drawn or filtered
   how.textContent = howChosen(told, beams);
@@ -209,6 +210,41 @@ export function generationPanel(run, focus) {
     ];
   }
   return { id: "generation", title: "Generation", element, draw, go };
+}
+
+/** Every choice in a line of its own, for the print: a screen has the scrubber. */
+function everyStep(run) {
+  const { steps } = run.generation;
+  const removed = ({ removals }) => removals?.reduce((sum, { count }) => sum + count, 0);
+  const others = ({ id, candidates }) => candidates.filter(([other]) => other !== id).slice(0, 3);
+  const rows = steps.map((step, i) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, String(i)),
+      el("td", {}, tokenLabel(run.word(step.id))),
+      el("td", {}, percent(step.p)),
+      el(
+        "td",
+        {},
+        others(step).flatMap(([id, p]) => [tokenLabel(run.word(id), 12), ` ${percent(p)}  `]),
+      ),
+      el("td", {}, step.removals ? removed(step).toLocaleString("en") : "–"),
+      el("td", {}, step.interval ? step.uniform.toFixed(4) : "–"),
+    ),
+  );
+  const names = ["step", "chosen", "probability", "likeliest others", "removed", "drawn"];
+  return el(
+    "div",
+    { class: "print-only every-step" },
+    el("h3", {}, "Every step"),
+    el(
+      "table",
+      { class: "plain" },
+      el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, rows),
+    ),
+  );
 }
 
 /** How the tokens were chosen, in a sentence. */

@@ -184,7 +184,7 @@ export function glossaryPanel(run) {
       { class: "terms" },
       termsOf(run).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
     ),
-    el("h3", {}, "Keys"),
+    el("h3", { class: "keys-title" }, "Keys"),
     el(
       "dl",
       { class: "keys" },

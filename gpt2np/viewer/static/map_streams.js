@@ -1,7 +1,7 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, hideTip, isPrinting, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
 import { shareColour } from "./map_rows.js";
 
 const NAMES = 84; // pixels above the first vector, for the tokens' names
@@ -70,6 +70,17 @@ export function buildStreams(run, focus, levels) {
       context.fillStyle = inks.soft;
       context.fillText(`head ${state.head}`, spine(shown.first) + BRANCH + 2, (above.y + below.y) / 2 + 4);
     }
+    onPaper(width, bottom + 20);
+  }
+
+  // A canvas never breaks between two pages; a background does.
+  function onPaper(width, height) {
+    const printing = isPrinting();
+    canvas.hidden = printing;
+    element.style.height = printing ? `${height}px` : "";
+    element.style.background = printing
+      ? `url(${canvas.toDataURL()}) 0 0 / ${width}px ${height}px no-repeat`
+      : "";
   }
 
   /** The stream of each position: a line down the left of its column. */
@@ -112,7 +123,7 @@ export function buildStreams(run, focus, levels) {
     if (!weights) return;
     const foot = y + height / 2;
     const room = height - 12;
-    context.font = canvasFont(0.62);
+    context.font = canvasFont(0.65);
     context.fillStyle = soft;
     if (shown.width >= NUMBERED)
       context.fillText(
