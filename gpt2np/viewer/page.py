@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2np.characters import joined
 from gpt2np.errors import InputError
 from gpt2np.generation.generated import Generated
 from gpt2np.model import Model
@@ -118,7 +119,7 @@ def rendered(trace: Trace, run: Trace | Generated, compact: bool = False, opens_
     page = ""
     for detail in levels_within(sizes, most, compact):
         data = Data(trace, run, detail)
-        title = f"{''.join(trace.tokens)[:60]} · gpt2np view"
+        title = f"{joined(trace.tokens)[:60]} · gpt2np view"
         page = document(title, pack(data.facts, data.arrays), opens_at=opens_at)
         if len(page.encode("utf-8")) <= most:
             break

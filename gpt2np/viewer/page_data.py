@@ -21,9 +21,7 @@ from gpt2np.viewer.detail_levels import Detail, Sizes
 from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
 from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
-from gpt2np.viewer.page_facts import generation_facts, model_facts
-
-LONGEST = 80  # characters of a token that a page shows
+from gpt2np.viewer.page_facts import LONGEST, as_written, generation_facts, model_facts
 
 
 class Data:
@@ -41,6 +39,7 @@ class Data:
             "prompt": trace.prompt,
             "tokens": [token[:LONGEST] for token in trace.tokens],
             "ids": trace.token_ids,
+            **as_written(trace),
             "parts": part_table(trace, self.sizes),
             "generation": None,
         }

@@ -15,7 +15,7 @@ from gpt2np.viewer import packing, parts_of_gpt2
 from gpt2np.viewer.comparison_page import comparison_page
 
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "glossary"]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_the_window_in_a_browser(neo, tmp_path):
     with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
         for panel in PANELS:
             page.show(panel=panel)
-            assert page.page.locator(f"#panel-{panel} .absent").count() == (panel == "generation")
+            assert page.page.locator(f"#panel-{panel} .absent").count() == 0
         page.show(panel="attention", layer=1, head=0, pos=8)
         assert page.text("#panel-attention h3").startswith("Layer 1, head 0 (local, 4)")
         assert "All heads of layer 1 (local, 4)" in page.text("#panel-attention .many-title")
@@ -233,7 +233,7 @@ def test_a_gemma_in_a_browser(gemma, tmp_path):
     ):
         for panel in PANELS:
             page.show(panel=panel, layer=0, head=4, pos=8)
-            assert page.page.locator(f"#panel-{panel} .absent").count() == (panel == "generation")
+            assert page.page.locator(f"#panel-{panel} .absent").count() == 0
             assert page.js("() => document.documentElement.scrollWidth") <= 390, panel
         page.show(panel="attention")
         assert page.text("#panel-attention h3").startswith("Layer 0, head 4 (sliding, 4)")

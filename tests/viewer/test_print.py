@@ -1,4 +1,4 @@
-"""The page on paper: nothing is cut off, every token is there, every label can be read, no heading stands alone."""
+"""The page on paper: nothing is cut off, every token is there, labels can be read, no heading is alone."""
 
 import re
 import subprocess

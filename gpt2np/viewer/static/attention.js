@@ -94,6 +94,7 @@ export function attentionPanel(run, focus) {
     element.querySelector(".many-title").textContent = `All heads of ${run.layerName(layer)}`;
     key.replaceChildren(
       scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
+      el("small", {}, scores ? " of this head’s largest score" : " by the square root, so that small shares show"),
     );
     picture(state);
     words(state);
@@ -139,7 +140,7 @@ export function attentionPanel(run, focus) {
     for (let i = 0; i < count; i++) {
       if (!named && (first + i) % every) continue;
       const t = first + i,
-        label = named ? cut(visible(run.tokens[t])) : String(t);
+        label = named ? cut(visible(run.labels[t])) : String(t);
       context.fillStyle = t === pos ? style.getPropertyValue("--accent") : ink;
       context.textAlign = "right";
       context.fillText(label, left - 6, top + (i + 0.5) * cell + 4);
@@ -160,7 +161,7 @@ export function attentionPanel(run, focus) {
       if (inside)
         showTip(
           event,
-          `${quoted(run.tokens[q])} (${q}) ${run.sees(layer, q, k) ? "looks at" : "does not see"} ${quoted(run.tokens[k])} (${k})`,
+          `${quoted(run.labels[q])} (${q}) ${run.sees(layer, q, k) ? "looks at" : "does not see"} ${quoted(run.labels[k])} (${k})`,
           valueText(layer, head, q, k),
         );
       else hideTip();
@@ -208,7 +209,7 @@ export function attentionPanel(run, focus) {
   function sentence(layer, head, pos) {
     const weights = run.weights(layer, head, pos),
       best = Math.max(0, weights.indexOf(Math.max(...weights)));
-    return `From ${quoted(run.tokens[pos])} (${pos}) it looks most at ${quoted(run.tokens[best])} (${best}): ${run.weightText(weights[best])}.`;
+    return `From ${quoted(run.labels[pos])} (${pos}) it looks most at ${quoted(run.labels[best])} (${best}): ${run.weightText(weights[best])}.`;
   }
 
   // Where the position under the pointer (or else the chosen one) looks, and who looks at it.
@@ -228,7 +229,7 @@ export function attentionPanel(run, focus) {
         {},
         el("h4", {}, heading),
         pairs.map(([t, w]) =>
-          bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
+          bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
             kind: "share",
             onclick: () => focus.set({ pos: t }),
           }),
@@ -236,10 +237,10 @@ export function attentionPanel(run, focus) {
       );
     rowsOf.replaceChildren(
       list(
-        [tokenLabel(run.tokens[at]), ` (${at}) looks at`],
+        [tokenLabel(run.labels[at]), ` (${at}) looks at`],
         looks.map((k) => [k, weights[k]]),
       ),
-      list([tokenLabel(run.tokens[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
+      list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
     );
     const { first, count } = windowOf(at);
     text.replaceChildren(
@@ -247,7 +248,7 @@ export function attentionPanel(run, focus) {
         const t = first + i,
           sees = run.sees(layer, at, t),
           w = sees ? weights[t] : 0,
-          span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
+          span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.labels[t], 40));
         span.style.boxShadow = sees ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
         return [el("wbr"), span];
       }),

@@ -73,7 +73,7 @@ export function contributionsPanel(run, focus) {
       best = order[0];
     told.replaceChildren(
       "At ",
-      tokenLabel(run.tokens[row + first]),
+      tokenLabel(run.labels[row + first]),
       ` (${row + first}): `,
       strong(label(best)),
       " pushes ",

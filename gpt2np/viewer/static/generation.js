@@ -21,7 +21,7 @@ export function generationPanel(run, focus) {
       el(
         "p",
         { class: "absent" },
-        `This run read a text and chose nothing${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`,
+        `This run only read a text: no tokens were generated${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`,
       ),
     );
     return { id: "generation", title: "Generation", element, empty: true, draw() {} };
@@ -81,13 +81,13 @@ export function generationPanel(run, focus) {
         "aria-label": `step ${i}: ${quoted(run.word(step.id))} ${percent(step.p)}`,
         onclick: () => go(i),
       },
-      tokenLabel(run.word(step.id), 60),
+      tokenLabel(run.labels[step.pos + 1] ?? run.word(step.id), 60),
     );
     if (step.p !== null) span.style.boxShadow = `inset 0 -0.5em ${colour("chance", Math.sqrt(step.p) * 0.8)}`;
     return span;
   });
   text.append(
-    ...[...run.tokens.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap(
+    ...[...run.labels.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap(
       (word) => [el("wbr"), word],
     ),
   );

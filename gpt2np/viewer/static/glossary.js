@@ -5,7 +5,7 @@ import { el } from "./drawing.js";
 const TERMS = [
   [
     "GPT-2",
-    "Four models of one build, of 2019. Without a size it is the smallest: 124 million parameters, 12 layers.",
+    "Four models of 2019 that differ only in size. Without a size the smallest is meant: 124 million parameters, 12 layers.",
   ],
   [
     "token",
@@ -42,7 +42,7 @@ const TERMS = [
     "neuron",
     "One entry of an MLP's wide inner vector: it reads one direction of the stream and writes another.",
   ],
-  ["GELU", "The bend between them: lets large positive numbers through, nearly silences negative ones."],
+  ["GELU", "The activation function of the MLP: lets large positive numbers through, nearly silences negative ones."],
   ["logit", "The score of one token to come next; softmax makes probabilities of all of them."],
   [
     "unembedding",
@@ -141,7 +141,7 @@ const KEYS = [
   ["← →", "position before, after"],
   ["↑ ↓", "layer above, below"],
   ["[ ]", "head before, after"],
-  ["1 … 8", "panel"],
+  ["1 … 9", "panel"],
   [", .", "step of a generation"],
   ["t", "light or dark"],
   ["?", "this page"],
@@ -178,17 +178,19 @@ export function glossaryPanel(run) {
   const element = el(
     "div",
     { class: "reading" },
-    el("h3", {}, "Words"),
-    el(
-      "dl",
-      { class: "terms" },
-      termsOf(run).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
-    ),
     el("h3", { class: "keys-title" }, "Keys"),
     el(
       "dl",
       { class: "keys" },
       KEYS.map(([key, text]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, text))),
+    ),
+    el("h3", {}, "Words"),
+    el(
+      "dl",
+      { class: "terms" },
+      [...termsOf(run)]
+        .sort(([a], [b]) => a.localeCompare(b, "en"))
+        .map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
     ),
     el("h3", {}, "How exact this page is"),
     el(

@@ -65,7 +65,7 @@ export function lensPanel(run, focus) {
     const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
       count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
-    key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"));
+    key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"), el("small", {}, " by the square root"));
     if (isPrinting()) {
       const blocks = Array.from({ length: Math.ceil(n / ON_PAPER) }, (_, i) =>
         el("table", { class: "block" }, rowsOf(i * ON_PAPER, Math.min(ON_PAPER, n - i * ON_PAPER), pos)),
@@ -92,7 +92,7 @@ export function lensPanel(run, focus) {
       {},
       el("th", { scope: "col" }, "after"),
       tokens.map((t) =>
-        el("th", { scope: "col", class: t === pos ? "chosen" : "" }, tokenLabel(run.tokens[t], 10)),
+        el("th", { scope: "col", class: t === pos ? "chosen" : "" }, tokenLabel(run.labels[t], 10)),
       ),
     );
     const body = points.map((point) =>
@@ -141,7 +141,7 @@ export function lensPanel(run, focus) {
     while (stays > 0 && tops[stays - 1] === final) stays--;
     const said = [
       "At ",
-      tokenLabel(run.tokens[pos]),
+      tokenLabel(run.labels[pos]),
       ` (${pos}) the model says `,
       tokenLabel(run.word(final)),
       `. First predicted after layer ${earliest}`,

@@ -4,10 +4,10 @@ import { Run, unpack } from "./run_data.js";
 import { el, hideTip, isDark } from "./drawing.js";
 import { Focus } from "./page_state.js";
 import { buildHeader } from "./header.js";
-import { COMPACT, PANELS, buildBar } from "./tabs.js";
+import { PANELS, buildBar, panelsOf } from "./tabs.js";
 
 function build(run) {
-  const focus = new Focus(run, run.detail.compact ? COMPACT : Object.keys(PANELS));
+  const focus = new Focus(run, panelsOf(run));
   const panels = focus.panels.map((id) => PANELS[id](run, focus));
   const header = buildHeader(run, focus, swapTheme);
   const bar = buildBar(run, focus, panels);

@@ -205,13 +205,16 @@ export function mapPanel(run, focus) {
 
   function draw(state) {
     if (openLayer !== state.layer || !rows.length) build(state);
-    key.replaceChildren(scaleKey("diverging", "negative", "positive"));
+    key.replaceChildren(
+      scaleKey("diverging", "negative", "positive"),
+      el("small", {}, " each strip by its own size; full colour: the largest 3 of 100 cells"),
+    );
     const start = flow.querySelector(".start");
     const sources = run.model.embeddings.length - 1; // rows above the stream, as high as the tokens' names
     start.style.height = `${Math.max(0, streams.head - 22 * sources)}px`;
     start.replaceChildren(
       el("span", {}, `position ${state.pos}`),
-      el("strong", {}, tokenLabel(run.tokens[state.pos])),
+      el("strong", {}, tokenLabel(run.labels[state.pos])),
     );
     paint(state);
     stretchSpine();
@@ -229,7 +232,7 @@ function howToRead(run) {
     "Read from top to bottom. Left: the ",
     el("b", {}, "residual stream"),
     " of every token, and what the chosen head carries between them. Middle: the chosen token. Every strip is a " +
-      `vector, every cell ${cell}; blocks read the stream and add to it. Choose anything: the rest follows. ` +
+      `vector, every cell ${cell}; blocks read the stream and add to it. Click a token, a layer, a head or a vector: everything else follows. ` +
       (someNotKept(run) ? "What is grey was not kept. " : ""),
   ];
 }

@@ -70,7 +70,7 @@ export function buildCard(run, focus) {
     const cells = run.strip(part.site, layer, pos, head);
     const whose = [
       `position ${pos} `,
-      quoted(run.tokens[pos]),
+      quoted(run.labels[pos]),
       whoseHead(part.site, perHead, head),
     ].join("");
     body.replaceChildren(
@@ -154,7 +154,7 @@ export function buildCard(run, focus) {
         el("h4", {}, `Layer ${layer}, head ${head}${reach ? ` (${reach})` : ""} looks from here at`),
         ...best.map((key) =>
           bar(
-            [tokenLabel(run.tokens[key]), el("small", {}, ` ${key}`)],
+            [tokenLabel(run.labels[key]), el("small", {}, ` ${key}`)],
             weights[key],
             run.weightText(weights[key]),
             { kind: "share" },
@@ -214,5 +214,5 @@ export function buildCard(run, focus) {
 /** A sentence for those who do not see the strip. */
 export function stripText(run, site, layer, pos, head) {
   const stats = run.stats(site, layer, pos, head);
-  return `${fullName(run, site, layer)} at position ${pos} ${visible(run.tokens[pos])}${stats ? `, norm ${digits(stats.norm)}` : ""}`;
+  return `${fullName(run, site, layer)} at position ${pos} ${visible(run.labels[pos])}${stats ? `, norm ${digits(stats.norm)}` : ""}`;
 }

@@ -229,6 +229,6 @@ function lookTip(run, layer, head, pos, across, width) {
   const each = width / run.H;
   const key = Math.floor(((across * run.H - head) * each - gapOf(each) / 2) / barStep(each, weights.length));
   if (!(key >= 0 && key < weights.length)) return null;
-  if (!run.sees(layer, pos, key)) return `does not see ${quoted(run.tokens[key])} (${key})`;
-  return `looks at ${quoted(run.tokens[key])} (${key}): ${run.weightText(weights[key])}`;
+  if (!run.sees(layer, pos, key)) return `does not see ${quoted(run.labels[key])} (${key})`;
+  return `looks at ${quoted(run.labels[key])} (${key}): ${run.weightText(weights[key])}`;
 }

@@ -205,7 +205,7 @@ export function buildStreams(run, focus, levels) {
   }
 
   function name(context, pos, ink, bold) {
-    const text = [...visible(run.tokens[pos])];
+    const text = [...visible(run.labels[pos])];
     context.save();
     context.translate(x(pos), NAMES - 12);
     context.rotate(shown.width < 16 ? -Math.PI / 2.5 : -Math.PI / 3.2);
@@ -227,7 +227,7 @@ export function buildStreams(run, focus, levels) {
     if (!hit) return hideTip();
     const { site, layer } = hit.near;
     const lines = [
-      `${quoted(run.tokens[hit.pos])}, position ${hit.pos}`,
+      `${quoted(run.labels[hit.pos])}, position ${hit.pos}`,
       site === "embed" ? site : `h.${layer}.${site}`,
     ];
     const weights = site.startsWith("attn.") ? run.weights(layer, focus.state.head, focus.state.pos) : null;

@@ -22,6 +22,12 @@ export const PANELS = {
 };
 export const COMPACT = ["map", "attention", "glossary"]; // in a notebook
 
+/** The panels of a page, by name: what chose nothing has no panel of choices. */
+export function panelsOf(run) {
+  const names = run.detail.compact ? COMPACT : Object.keys(PANELS);
+  return names.filter((id) => id !== "generation" || run.generation?.steps.length || run.missing.generation);
+}
+
 /** Tabs for the panels, and steppers for position, layer and head. */
 export function buildBar(run, focus, panels) {
   const tabs = panels.map((panel, i) =>
