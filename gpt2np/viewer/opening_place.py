@@ -17,10 +17,11 @@ def opening_place(
     layer: int | None,
     head: int | None,
     pos: int | None,
+    big: bool = False,
 ) -> str:
     """Return the state that a page of a trace begins with, as its address has it; empty where none is given.
 
-    Negative numbers count from the end.
+    Negative numbers count from the end; `big` is the size for a projector.
 
     Raises:
         InputError: there is no such panel, layer, head or position.
@@ -38,6 +39,8 @@ def opening_place(
         if given is not None:
             number = whole_number(name, given, -n, n - 1)
             chosen[name] = number % n
+    if big:
+        chosen["big"] = 1
     return urlencode(chosen)
 
 

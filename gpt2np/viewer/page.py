@@ -24,8 +24,8 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid attention "
-    "logit_lens contributions mlp residual generation tabs main"
+    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
+    "attention logit_lens contributions mlp residual generation figure_saving figures tour_stops tour tabs main"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "print")
@@ -72,6 +72,7 @@ def view(
     layer: int | None = None,
     head: int | None = None,
     pos: int | None = None,
+    big: bool = False,
 ) -> Page:
     """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
 
@@ -80,6 +81,7 @@ def view(
 
     `show` is the panel that the page opens with: map, attention, lens, contributions, mlp, residual,
     generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if negative.
+    `big` is for a projector.
 
     Raises:
         InputError: this is neither, there is no such panel, layer, head or position, or `out` cannot be
@@ -91,7 +93,7 @@ def view(
         >>> gpt2np.view(model.trace("Elizabeth was"), show="attention", layer=1, head=0, pos=-1)
     """
     trace, shown = _with_model(run, model)
-    opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos)
+    opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos, big)
     inputs = [*checked(run).source_files(), *trace.source_files()]
     if out is not None:
         check_not_read(out, inputs)

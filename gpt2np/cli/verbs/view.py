@@ -53,6 +53,7 @@ def register(verbs: Any) -> None:
     place.add_argument("--show", metavar="PANEL", help="map, attention, lens, contributions, mlp, ...")
     for name in ("layer", "head", "pos"):
         place.add_argument(f"--{name}", type=int, metavar="N", help="from 0, or from the end: -1 is the last")
+    place.add_argument("--big", action="store_true", help="in larger letters, for a projector")
     add_generation(verb)
     add_outputs(verb, "out")
     verb.set_defaults(max_new_tokens=None)
@@ -82,7 +83,7 @@ def view(args: argparse.Namespace) -> int:
         check_outputs(args)
     run = _run(args)
     doing("making the page")
-    page = make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
+    page = make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos, big=args.big)
     out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
     n_bytes = out.stat().st_size

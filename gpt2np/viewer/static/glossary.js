@@ -144,6 +144,7 @@ const KEYS = [
   ["1 … 9", "panel"],
   [", .", "step of a generation"],
   ["t", "light or dark"],
+  ["b", "big, for a projector, or not"],
   ["?", "this page"],
 ];
 

@@ -4,11 +4,13 @@ import { Run, unpack } from "./run_data.js";
 import { el, hideTip, isDark } from "./drawing.js";
 import { Focus } from "./page_state.js";
 import { buildHeader } from "./header.js";
+import { addFigures } from "./figures.js";
 import { PANELS, buildBar, panelsOf } from "./tabs.js";
 
 function build(run) {
   const focus = new Focus(run, panelsOf(run));
   const panels = focus.panels.map((id) => PANELS[id](run, focus));
+  const captions = panels.map((panel) => addFigures(panel, run, focus));
   const header = buildHeader(run, focus, swapTheme);
   const bar = buildBar(run, focus, panels);
   const sections = panels.map(sectionOf);
@@ -22,7 +24,9 @@ function build(run) {
     bar.draw(state);
     panels.forEach((panel, i) => {
       sections[i].hidden = printing ? Boolean(panel.empty) : panel.id !== state.panel;
-      if (!sections[i].hidden) panel.draw(state);
+      if (sections[i].hidden) return;
+      panel.draw(state);
+      captions[i]();
     });
   }
 
@@ -36,6 +40,10 @@ function build(run) {
 
   function swapTheme() {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    draw();
+  }
+  function swapSize() {
+    document.documentElement.classList.toggle("big");
     draw();
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
@@ -69,7 +77,7 @@ function build(run) {
   });
 
   addEventListener("keydown", (event) => {
-    if (press(event, focus, panels, bar.tabs, swapTheme)) event.preventDefault();
+    if (press(event, focus, panels, bar.tabs, { t: swapTheme, b: swapSize })) event.preventDefault();
   });
 
   draw();
@@ -88,7 +96,7 @@ function sectionOf(panel) {
 }
 
 /** What a key does; whether it did anything. */
-function press(event, focus, panels, tabs, swapTheme) {
+function press(event, focus, panels, tabs, swaps) {
   const { key, target } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea"))
     return false;
@@ -109,8 +117,8 @@ function press(event, focus, panels, tabs, swapTheme) {
     tabs[next].focus();
   } else if (/^[1-9]$/.test(key) && panels[key - 1]) {
     focus.set({ panel: panels[key - 1].id });
-  } else if (key === "t") {
-    swapTheme();
+  } else if (key in swaps) {
+    swaps[key]();
   } else if (key === "," || key === ".") {
     panels.find((panel) => panel.go)?.go(state.step + (key === "." ? 1 : -1));
   } else if (key in moves && !target.classList.contains("scroll")) {

@@ -60,7 +60,8 @@ export class Focus {
 
   hash() {
     const { panel, layer, head, pos, part } = this.state;
-    return `#${new URLSearchParams({ panel, layer, head, pos, part })}`;
+    const size = document.documentElement.classList.contains("big") ? { big: 1 } : {};
+    return `#${new URLSearchParams({ panel, layer, head, pos, part, ...size })}`;
   }
 
   read() {
@@ -70,6 +71,7 @@ export class Focus {
     for (const key of ["panel", "part", ...NUMBERS]) {
       if (given.has(key)) change[key] = NUMBERS.includes(key) ? Number(given.get(key)) : given.get(key);
     }
+    if (given.has("big")) document.documentElement.classList.toggle("big", given.get("big") === "1");
     this.state = this.legal({ ...this.state, ...change });
   }
 }
