@@ -146,6 +146,7 @@ const KEYS = [
   ["t", "light or dark"],
   ["b", "big, for a projector, or not"],
   ["?", "this page"],
+  ["n p Esc", "in the tour: next stop, stop before, leave"],
 ];
 
 export function glossaryPanel(run) {

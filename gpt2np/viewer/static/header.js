@@ -4,8 +4,8 @@ import { colour, el, percent, quoted, tokenLabel } from "./drawing.js";
 
 const ROW_GAP = 3; // pixels between two rows of words
 
-/** Model, text and next token; `swap` changes between light and dark. */
-export function buildHeader(run, focus, swap) {
+/** Model, text and next token; `swap` changes between light and dark, `tour` starts the tour. */
+export function buildHeader(run, focus, swap, tour) {
   const words = run.labels.map((token, pos) => wordButton(run, focus, token, pos));
   const ribbon = el("div", { class: "ribbon", role: "toolbar", "aria-label": "tokens of the text" }, words);
   const last = lastChosen(run);
@@ -14,6 +14,7 @@ export function buildHeader(run, focus, swap) {
   let whole = false;
   const next = el("p", { class: "next" });
   const theme = roundButton("◐", "light or dark", swap);
+  const guided = el("button", { type: "button", class: "tour-start", onclick: tour }, "Tour");
   const help = roundButton("?", "help and glossary", () => focus.set({ panel: "glossary" }));
   const element = el(
     "header",
@@ -23,7 +24,7 @@ export function buildHeader(run, focus, swap) {
       { class: "title" },
       el("h1", { title: run.model.name }, shortName(run.model.name)),
       el("p", { class: "facts", title: modelText(run.model) }, modelText(run.model)),
-      el("div", { class: "buttons" }, theme, help),
+      el("div", { class: "buttons" }, guided, theme, help),
     ),
     written(run),
     el("div", { class: "text" }, el("div", { class: "ribbon-holder" }, ribbon, all), next),

@@ -5,25 +5,33 @@ import { el, hideTip, isDark } from "./drawing.js";
 import { Focus } from "./page_state.js";
 import { buildHeader } from "./header.js";
 import { addFigures } from "./figures.js";
+import { buildTour } from "./tour.js";
 import { PANELS, buildBar, panelsOf } from "./tabs.js";
 
 function build(run) {
   const focus = new Focus(run, panelsOf(run));
   const panels = focus.panels.map((id) => PANELS[id](run, focus));
   const captions = panels.map((panel) => addFigures(panel, run, focus));
-  const header = buildHeader(run, focus, swapTheme);
+  const tour = buildTour(run, focus, (id) => draw(id));
+  const header = buildHeader(run, focus, swapTheme, () => tour.go(0));
   const bar = buildBar(run, focus, panels);
   const sections = panels.map(sectionOf);
-  document.getElementById("page").replaceChildren(header.element, bar.element, el("main", {}, sections));
+  document.getElementById("page").replaceChildren(
+    header.element,
+    bar.element,
+    el("main", {}, sections, tour.handout),
+    tour.bar,
+  );
   let printing = false;
 
   /** Draw what is chosen: the one panel that is open, or for the printer all that have something to show. */
-  function draw() {
+  function draw(only = null) {
     const { state } = focus;
     header.draw(state);
     bar.draw(state);
     panels.forEach((panel, i) => {
-      sections[i].hidden = printing ? Boolean(panel.empty) : panel.id !== state.panel;
+      const hidden = printing ? Boolean(panel.empty) : panel.id !== state.panel;
+      sections[i].hidden = typeof only === "string" ? panel.id !== only : hidden;
       if (sections[i].hidden) return;
       panel.draw(state);
       captions[i]();
@@ -46,15 +54,16 @@ function build(run) {
     document.documentElement.classList.toggle("big");
     draw();
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   addEventListener("hashchange", () => {
     focus.read();
     draw();
+    toStop();
   });
   let waiting = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(draw);
+    waiting = requestAnimationFrame(() => draw());
   });
 
   // Canvases are drawn before the printer lays the page out: so the layout of the print, which has a width
@@ -66,24 +75,38 @@ function build(run) {
     printing = true;
     root.dataset.theme = "light";
     root.classList.add("printing");
-    draw();
+    if (tour.touring()) {
+      tour.print();
+      for (const section of sections) section.hidden = true;
+    } else draw();
   });
   addEventListener("afterprint", () => {
     printing = false;
     root.classList.remove("printing");
+    tour.printed();
     if (theme === undefined) delete root.dataset.theme;
     else root.dataset.theme = theme;
     draw();
   });
 
   addEventListener("keydown", (event) => {
-    if (press(event, focus, panels, bar.tabs, { t: swapTheme, b: swapSize })) event.preventDefault();
+    const { ctrlKey, metaKey, altKey, key, target } = event;
+    const plain = !(ctrlKey || metaKey || altKey || target.matches("input, select, textarea, button"));
+    if (plain && tour.press(key)) event.preventDefault();
+    else if (press(event, focus, panels, bar.tabs, { t: swapTheme, b: swapSize })) event.preventDefault();
   });
+
+  /** To the stop that the address names: `#tour` is the first. */
+  function toStop() {
+    const asked = new URLSearchParams(location.hash.slice(1));
+    if (asked.has("tour")) tour.go((Number(asked.get("tour")) || 1) - 1);
+  }
 
   draw();
   header.reveal(focus.state.pos);
+  toStop();
   requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
-  offer(run, focus);
+  offer(run, focus, tour.titles);
 }
 
 function sectionOf(panel) {
@@ -130,9 +153,10 @@ function press(event, focus, panels, tabs, swaps) {
 }
 
 /** For tests, and for whoever wants to look: the numbers and the choice. */
-function offer(run, focus) {
+function offer(run, focus, stops) {
   const offered = {
     run,
+    stops,
     get focus() {
       return { ...focus.state };
     },

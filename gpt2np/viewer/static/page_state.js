@@ -39,7 +39,12 @@ export class Focus {
     } catch {
       /* a page inside a notebook has no address */
     }
-    for (const listener of this.listeners) listener(after, new Set(changed));
+    this.told(new Set(changed));
+  }
+
+  /** Tell whoever listens what has changed. */
+  told(changed) {
+    for (const listener of this.listeners) listener(this.state, changed);
   }
 
   /** The step of a generation that was chosen at the position, if one was. */
@@ -60,8 +65,10 @@ export class Focus {
 
   hash() {
     const { panel, layer, head, pos, part } = this.state;
-    const size = document.documentElement.classList.contains("big") ? { big: 1 } : {};
-    return `#${new URLSearchParams({ panel, layer, head, pos, part, ...size })}`;
+    const more = document.documentElement.classList.contains("big") ? { big: 1 } : {};
+    const { tour } = document.documentElement.dataset;
+    if (tour) more.tour = tour;
+    return `#${new URLSearchParams({ panel, layer, head, pos, part, ...more })}`;
   }
 
   read() {
