@@ -6,7 +6,7 @@ from gpt2np.errors import InputError, nearest, short, whole_number
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.page_data import sizes_of
 
-PANELS = ("map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary")
+PANELS = ("map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary")
 COMPACT = ("map", "attention", "glossary")  # of a compact page
 
 

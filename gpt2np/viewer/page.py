@@ -25,8 +25,8 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
     "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
-    "attention logit_lens contributions mlp residual generation figure_saving figures tour_stops tour tabs "
-    "main"
+    "attention logit_lens contributions mlp residual weights generation figure_saving figures tour_stops "
+    "tour tabs main"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "print")
@@ -81,8 +81,8 @@ def view(
     the map and the attention only, in a smaller frame, for a notebook with many pages.
 
     `show` is the panel that the page opens with: map, attention, lens, contributions, mlp, residual,
-    generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if negative.
-    `big` is for a projector.
+    weights, generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if
+    negative. `big` is for a projector.
 
     Raises:
         InputError: this is neither, there is no such panel, layer, head or position, or `out` cannot be

@@ -12,7 +12,7 @@ import gpt2np
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "glossary"]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
 
 # Contrast of every visible text with what is behind it, as WCAG 2 computes it; marks of spaces are no text.
 CONTRASTS = """() => {

@@ -15,7 +15,7 @@ from gpt2np.viewer import packing, parts_of_gpt2
 from gpt2np.viewer.comparison_page import comparison_page
 
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "glossary"]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
 
 
 @pytest.fixture(scope="module")

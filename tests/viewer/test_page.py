@@ -15,7 +15,7 @@ from gpt2np.viewer.comparison_page import comparison_page
 
 pytestmark = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "glossary"]  # of a text
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]  # of a text
 
 
 @pytest.fixture(scope="module")

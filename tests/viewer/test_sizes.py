@@ -14,7 +14,7 @@ SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}
 LONG = pytest.mark.slow
 TOKENS = [5, 30, pytest.param(300, marks=LONG), pytest.param(1024, marks=LONG)]
 MOST = {5: 3_000_000, 30: 3_000_000, 300: 10_000_000, 1024: 20_000_000}
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "glossary"]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,12 @@ const FIGURES = {
     [".neuron", "neuron", () => "One neuron along the text."],
   ],
   residual: [[".two", "residual-stream", (run, s) => `The residual stream of ${here(run, s)} and, thin, of all others.`]],
+  weights: [
+    [".parameter-bars", "parameters", () => "The share of each kind of part in all parameters, of this model and of the four released ones."],
+    [".boxes", "matrices", () => "Matrices as boxes; each side is as long as the root of its size."],
+    [".circuits", "circuits", (run, s) => `Scores and effects between tokens by the weights of ${head(run, s)}.`],
+    [".grids", "composition", () => "How much of what one head writes a later head reads."],
+  ],
   generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and what filters removed.`]],
 };
 

@@ -177,9 +177,7 @@ export function glossaryPanel(run) {
     `The rule: a page of ${run.T} tokens has at most ${(budget / 1e6).toFixed(1)} MB (3 up to 30 tokens, 10 at 300, 20 at 1,024). Detail is dropped in fixed steps until that fits: first digits and cells of the vectors, then digits of attention, its scores, its small weights, and last the lens, contributions, vectors and neurons of the earliest positions.`,
   ].filter(Boolean);
   const missing = Object.entries(run.missing);
-  const element = el(
-    "div",
-    { class: "reading" },
+  const parts = [
     el("h3", { class: "keys-title" }, "Keys"),
     el(
       "dl",
@@ -194,6 +192,21 @@ export function glossaryPanel(run) {
         .sort(([a], [b]) => a.localeCompare(b, "en"))
         .map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
     ),
+    run.commentary ? el("h3", {}, "What is known, and where it is from") : null,
+    run.commentary
+      ? el(
+          "dl",
+          { class: "terms" },
+          run.commentary.map(({ title, text, source, address }) =>
+            el(
+              "div",
+              {},
+              el("dt", {}, title),
+              el("dd", {}, `${text} `, el("a", { class: "source", href: address, rel: "noreferrer", target: "_blank" }, source)),
+            ),
+          ),
+        )
+      : null,
     el("h3", {}, "How exact this page is"),
     el(
       "ul",
@@ -213,6 +226,7 @@ export function glossaryPanel(run) {
       { class: "small" },
       `Made by gpt2np ${run.model.gpt2np}. The picture follows Jeremy Dolan’s “A Vector-Level View of GPT-2” (2024). Everything is inside this file; it asks the network for nothing.`,
     ),
-  );
+  ];
+  const element = el("div", { class: "reading" }, parts);
   return { id: "glossary", title: "Glossary", element, draw() {} };
 }

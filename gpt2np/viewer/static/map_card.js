@@ -76,7 +76,7 @@ export function buildCard(run, focus) {
     body.replaceChildren(
       ...[
         el("h3", {}, part.title),
-        el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}`)),
+        el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}${idOf(part.site, pos)}`)),
         cells ? strip(cells, part.site) : missing(part.site),
         stats
           ? el(
@@ -97,10 +97,53 @@ export function buildCard(run, focus) {
           el("dt", {}, `${part.file}, line ${part.line}`),
           el("dd", {}, el("code", { class: "line" }, part.code)),
         ),
+        ...learned(name),
         ...here(state, part),
+        ...background(part.site),
       ].filter(Boolean),
     );
     paintLater();
+  }
+
+  /** The number of a token, where its row is what is shown: "W_E[340]". */
+  function idOf(site, pos) {
+    if (site === "wte") return `: W_E[${run.ids[pos]}]`;
+    return site === "wpe" ? `: W_P[${pos}]` : "";
+  }
+
+  // What a norm multiplies by and adds, of each component.
+  function learned(name) {
+    const norm = run.norms?.[name];
+    return Object.entries(norm ?? {}).flatMap(([kind, { cells: values, low, high }]) => {
+      const canvas = el("canvas", { role: "img", "aria-label": `${kind} of ${name}` });
+      const holder = el("div", { class: "big-strip" }, canvas);
+      const before = paintLater;
+      paintLater = () => {
+        before();
+        const width = Math.max(60, holder.clientWidth);
+        paintStrip(sized(canvas, width, 12), values, 0, 0, width, 12);
+      };
+      const letter = { scale: "γ, its scale", shift: "β, its shift" }[kind] ?? kind;
+      return [el("dt", {}, `${letter}: from ${digits(low, 2)} to ${digits(high, 2)}`), holder];
+    });
+  }
+
+  // What is known about such a part, and where that is from.
+  function background(site) {
+    const notes = (run.commentary ?? []).filter(({ sites }) => sites.includes(site));
+    if (!notes.length) return [];
+    return [
+      el("h4", {}, "What is known"),
+      ...notes.map(({ title, text, source, address }) =>
+        el(
+          "p",
+          { class: "known" },
+          el("b", {}, `${title}. `),
+          `${text} `,
+          el("a", { class: "source", href: address, rel: "noreferrer", target: "_blank" }, source),
+        ),
+      ),
+    ];
   }
 
   function whoseHead(site, perHead, head) {

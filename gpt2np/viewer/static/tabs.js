@@ -8,6 +8,7 @@ import { lensPanel } from "./logit_lens.js";
 import { contributionsPanel } from "./contributions.js";
 import { mlpPanel } from "./mlp.js";
 import { residualPanel } from "./residual.js";
+import { weightsPanel } from "./weights.js";
 import { generationPanel } from "./generation.js";
 
 export const PANELS = {
@@ -17,6 +18,7 @@ export const PANELS = {
   contributions: contributionsPanel,
   mlp: mlpPanel,
   residual: residualPanel,
+  weights: weightsPanel,
   generation: generationPanel,
   glossary: glossaryPanel,
 };

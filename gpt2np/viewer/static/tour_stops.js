@@ -92,14 +92,14 @@ function fires(run, pos) {
   if (!ids) return null;
   const layer = run.at("active:layer", row)[0];
   const strength = digits(run.at("active:post", row)[0], 3);
-  const [near] = run.at("sparsity", layer);
+  const near = run.at("sparsity", layer)?.[0];
+  const silent = near === undefined ? "" : `; in this layer ${percent(near)} of all activations in the text are within 0.01 of 0`;
   return {
     title: "The MLP thinks, position by position",
     state: { panel: "mlp", layer, neuron: `${layer}.${ids[0]}`, part: "mlp.post" },
     figure: ".mlp .chart svg",
     text:
-      `Each MLP has ${run.model.d_mlp.toLocaleString("en")} neurons. Neuron ${ids[0]} of layer ${layer} is the most active here, at ${strength}; ` +
-      `in this layer ${percent(near)} of all activations in the text are within 0.01 of 0.`,
+      `Each MLP has ${run.model.d_mlp.toLocaleString("en")} neurons. Neuron ${ids[0]} of layer ${layer} is the most active here, at ${strength}${silent}.`,
   };
 }
 
