@@ -81,7 +81,7 @@ def _beginning(c: ModelConfig) -> tuple[Note, ...]:
         ),
         Note(
             "Superposition",
-            ("resid_post",),
+            ("resid_mid",),
             f"The stream has {c.n_embd} dimensions for far more features than that: they share directions "
             "that are nearly at right angles, which makes single numbers hard to read. In practice some "
             "dimensions stand out all the same, probably because of the optimizer.",

@@ -93,7 +93,7 @@ def view(
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
         >>> gpt2np.view(model.trace("Elizabeth was"), show="attention", layer=1, head=0, pos=-1)
     """
-    trace, shown = _with_model(run, model)
+    trace, shown = with_model(run, model)
     opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos, big)
     inputs = [*checked(run).source_files(), *trace.source_files()]
     if out is not None:
@@ -104,7 +104,8 @@ def view(
     return page
 
 
-def _with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
+def with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
+    """The trace of what is shown, with its model, and what is shown: an opened trace takes a `model`."""
     trace = checked(run)
     if model is not None and trace.model is None:
         trace.check_model(model, "view")

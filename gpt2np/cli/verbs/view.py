@@ -36,6 +36,7 @@ def register(verbs: Any) -> None:
         "view 'Elizabeth was'",
         "view 'Elizabeth was' --show attention --layer 1 --head 0 --pos -1",
         "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
+        "view 'Elizabeth was' --poster poster.html --no-open",
     )
     add_note(
         verb,
@@ -48,6 +49,11 @@ def register(verbs: Any) -> None:
     verb.add_argument(
         "--generation", metavar="FILE", help="the saved trace of a generation instead of a text"
     )
+    verb.add_argument(
+        "--poster",
+        metavar="FILE",
+        help="instead of the page a poster: .svg, or .html that prints on one A1 sheet",
+    )
     verb.add_argument("--no-open", action="store_true", help="write the page, but open no browser")
     place = group(verb, "where the page opens")
     place.add_argument("--show", metavar="PANEL", help="map, attention, lens, contributions, mlp, ...")
@@ -55,7 +61,7 @@ def register(verbs: Any) -> None:
         place.add_argument(f"--{name}", type=int, metavar="N", help="from 0, or from the end: -1 is the last")
     place.add_argument("--big", action="store_true", help="in larger letters, for a projector")
     add_generation(verb)
-    add_outputs(verb, "out")
+    add_outputs(verb, "out", "poster")
     verb.set_defaults(max_new_tokens=None)
     for (
         action
@@ -78,6 +84,8 @@ def view(args: argparse.Namespace) -> int:
     from gpt2np.viewer import view as make
 
     check_ending(args.out, ".html", ".htm", needed=True)
+    if args.poster is not None:
+        return _poster(args)
     if args.out is None and args.no_open:
         args.out = NAME
         check_outputs(args)
@@ -86,6 +94,32 @@ def view(args: argparse.Namespace) -> int:
     page = make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos, big=args.big)
     out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
+    n_bytes = out.stat().st_size
+    if args.json:
+        print(strict_json({"out": str(out), "bytes": n_bytes}))
+    tell(f"wrote {out}, {n_bytes:,} bytes")
+    if not args.no_open and not webbrowser.open(out.resolve().as_uri()):
+        tell("note: no browser could be started; open the file in one")
+    return 0
+
+
+def _poster(args: argparse.Namespace) -> int:
+    """`gpt2np view --poster FILE`."""
+    import webbrowser
+
+    from gpt2np.tables import strict_json
+    from gpt2np.viewer.poster_page import poster
+
+    check_ending(args.poster, ".html", ".svg", needed=True)
+    if args.out is not None:
+        raise InputError("--poster FILE is written instead of the page: leave out --out")
+    if args.big or any(value is not None for value in (args.show, args.layer, args.head, args.pos)):
+        raise InputError(
+            "--show, --layer, --head, --pos and --big say where a page opens: a poster shows all"
+        )
+    run = _run(args)
+    doing("drawing the poster")
+    out = poster(run, args.poster)
     n_bytes = out.stat().st_size
     if args.json:
         print(strict_json({"out": str(out), "bytes": n_bytes}))

@@ -138,7 +138,7 @@ function adds(run, pos) {
   const said = `The prediction: ${quoted(run.word(ids[0]))} with ${percent(run.at("next:p", pos)[0])}, before ${quoted(run.word(ids[1]))} with ${percent(run.at("next:p", pos)[1])}.`;
   const pushed = run.at("push", pos - run.detail.firstLens, 0);
   if (!pushed) return { title: "The next token", state: { panel: "map", part: "logits", layer: run.L - 1 }, figure: strip, text: said };
-  const best = pushed.indexOf(Math.max(...pushed));
+  const best = Math.max(0, pushed.indexOf(Math.max(...pushed)));
   const sum = pushed.reduce((a, b) => a + b, 0);
   return {
     title: "The next token",
