@@ -66,6 +66,31 @@ def norm_facts(trace: Trace, cells: int) -> dict[str, Any]:
     }
 
 
+def spread_facts(trace: Trace, recent: int) -> dict[str, dict[str, list[Any]]]:
+    """What each norm took away and multiplied by at the last positions: `mean` if it has one, `rstd`."""
+    derived = trace.config.architecture.derived
+    found: dict[str, dict[str, list[Any]]] = {}
+    for site in trace.config.architecture.sites:
+        kinds = [kind for kind in ("mean", "rstd") if f"{site.name}.{kind}" in derived]
+        for layer in range(_layers(trace) if site.layered and kinds else 1 if kinds else 0):
+            name = site.full_name(layer)
+            found[name] = {kind: _digits(trace[f"{name}.{kind}"][-recent:]) for kind in kinds}
+    return found
+
+
+def _layers(trace: Trace) -> int:
+    """How many layers ran."""
+    stop = trace.plan.stop_at_layer
+    return trace.config.n_layer if stop is None else stop
+
+
+def _digits(array: Array) -> list[Any]:
+    """Numbers of four significant digits, one for each position."""
+    return [
+        float(f"{x:.4g}") if np.isfinite(x) else None for x in array.reshape(len(array), -1)[:, 0].tolist()
+    ]
+
+
 def head_circuits(trace: Trace) -> dict[str, Any]:
     """Scores and effects between the last tokens: [layer][head][query or source][key or logit]."""
     model = trace.model
@@ -128,5 +153,7 @@ def _largest(scores: Array, names: Any) -> list[tuple[str, str, float]]:
 
 def _rounded(array: Array) -> list[Any]:
     """Numbers of three digits, which a page writes as text; infinities and what is no number are null."""
-    found: list[Any] = np.where(np.isfinite(array), np.round(array.astype(np.float64), 3), None).tolist()
+    rounded = np.round(array.astype(np.float64), 3).astype(object)
+    rounded[~np.isfinite(array)] = None
+    found: list[Any] = rounded.tolist()
     return found

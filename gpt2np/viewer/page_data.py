@@ -277,6 +277,7 @@ class Data:
             "composition": circuit_facts.composition_facts,
             "memory": circuit_facts.memory_facts,
             "nearest": circuit_facts.unembedding_facts,
+            "spread": lambda trace: circuit_facts.spread_facts(trace, self.detail.recent),
         }
         for name, of in asked.items():
             with contextlib.suppress(

@@ -120,7 +120,7 @@ def ramp(stops: tuple[tuple[int, int, int], ...], places: Array) -> Array:
     """Colours [..., 3] of places from 0 to 1 on a scale."""
     at = np.clip(places, 0, 1) * (len(stops) - 1)
     each = np.stack([np.interp(at, range(len(stops)), channel) for channel in np.transpose(stops)], axis=-1)
-    return np.rint(each).astype(np.uint8)
+    return np.asarray(np.rint(each), np.uint8)
 
 
 def png(colours: Array) -> bytes:

@@ -250,7 +250,7 @@ class _Picture:
             self.drawing.text(self.left + 350 + 1300 * p / most, self.y + 34, told, 36, SOFT)
             self.y += 52
         self.y += 20
-        x, wide = self.left, WIDTH - MARGIN - NOTES - 160 - self.left
+        x, wide = float(self.left), WIDTH - MARGIN - NOTES - 160 - self.left
         self.rows["decoding"] = self.y + 20
         for k, (_, _, p) in enumerate(top):
             self.drawing.box(x, self.y, wide * p, 44, "#1b7482" if k % 2 == 0 else "#63b1b5")

@@ -78,6 +78,13 @@ def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path
         page.show(panel="map", part="ln_1", layer=1)
         gamma = norm_parameters(tiny).array[2, 0]
         assert f"γ, its scale: from {gamma.min():.2g}" in page.text(".card dl ~ dt")
+        mean, rstd = (float(trace[f"h.1.ln_1.{kind}"][-1]) for kind in ("mean", "rstd"))
+        said = page.text(".card .card-body > .small").replace("−", "-")
+        assert f"mean {mean:.3g} taken away, then times 1/σ = {rstd:.3g}" in said
+        strip = page.page.locator(".decoding span").evaluate_all("all => all.map(e => e.title)")
+        assert [float(title.split()[-2]) for title in strip] == [
+            float(f"{100 * p:.2f}") for _, _, p in trace.top(10)
+        ]
         source = page.page.locator(".card .source").first
         assert source.get_attribute("href") == "https://arxiv.org/abs/1607.06450"
         page.show(part="wte")

@@ -2,7 +2,7 @@
 // The chosen layer is drawn whole, the others as what they write and what they leave.
 
 import { buildCard, stripText } from "./map_card.js";
-import { bar, el, hideTip, percent, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
+import { bar, el, hideTip, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
 import { buildStreams } from "./map_streams.js";
 
@@ -20,6 +20,7 @@ export function mapPanel(run, focus) {
     el("div", { class: "map" }, streams.element, el("div", { class: "flow-holder" }, flow), card.element),
   );
   const foretold = el("div", { class: "foretold" });
+  const line = el("div", { class: "decoding", role: "img" });
   let rows = [];
   let openLayer = -1;
 
@@ -81,7 +82,15 @@ export function mapPanel(run, focus) {
       foretold,
       el("span", { class: "note" }),
     );
-    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next];
+    const decoding = el(
+      "div",
+      { class: "row" },
+      el("span", { class: "label" }, "draw"),
+      el("span", { class: "gutter" }),
+      line,
+      el("span", { class: "note" }, "probabilities from 0 to 1"),
+    );
+    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next, decoding];
   }
 
   function row({ site, layer = null, name, height, kind, block = "", open }) {
@@ -190,6 +199,21 @@ export function mapPanel(run, focus) {
       bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), { kind: "chance" }),
     );
     foretold.replaceChildren(...bars);
+    decode(state);
+  }
+
+  /** The likeliest tokens end to end, as a draw meets them: where a number from 0 to 1 falls is what comes next. */
+  function decode({ pos }) {
+    const ids = [...(run.at("next:id", pos) ?? [])];
+    const chances = run.at("next:p", pos);
+    const step = run.generation?.steps.find((each) => each.pos === pos);
+    const stretches = ids.map((id, i) => {
+      const stretch = el("span", { class: step?.id === id ? "taken" : "", title: `${quoted(run.word(id))} ${percent(chances[i])}` });
+      stretch.style.width = `${100 * chances[i]}%`;
+      return stretch;
+    });
+    line.setAttribute("aria-label", ids.length ? `the ${ids.length} likeliest end to end: ${percent(chances.reduce((a, b) => a + b, 0))} of all` : "");
+    line.replaceChildren(...stretches);
   }
 
   /** The spine runs from the first stream to the last row that reads it. */

@@ -97,6 +97,7 @@ export function buildCard(run, focus) {
           el("dt", {}, `${part.file}, line ${part.line}`),
           el("dd", {}, el("code", { class: "line" }, part.code)),
         ),
+        ...spread(name, pos),
         ...learned(name),
         ...here(state, part),
         ...background(part.site),
@@ -109,6 +110,15 @@ export function buildCard(run, focus) {
   function idOf(site, pos) {
     if (site === "wte") return `: W_E[${run.ids[pos]}]`;
     return site === "wpe" ? `: W_P[${pos}]` : "";
+  }
+
+  // What a norm took away from this very vector, and multiplied it by.
+  function spread(name, pos) {
+    const found = run.spread?.[name];
+    const row = pos - run.detail.first;
+    if (!found?.rstd || row < 0) return [];
+    const mean = found.mean ? `mean ${digits(found.mean[row])} taken away, then ` : "";
+    return [el("p", { class: "small" }, `Here: ${mean}times 1/σ = ${digits(found.rstd[row])}.`)];
   }
 
   // What a norm multiplies by and adds, of each component.
