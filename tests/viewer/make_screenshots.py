@@ -3,9 +3,10 @@
     python tests/viewer/make_screenshots.py FOLDER [--only map] [--gpt2]
     python tests/viewer/make_screenshots.py --readme
 
-Every panel at 1280 pixels in light and dark, on a phone (390), on a small screen (1024), on a projector (1920)
-and printed; runs of 3, 30 and 250 tokens and in other scripts; and pages that are unusual: a generation, a run
-without most of its sites, a poster. `--gpt2` adds a random model of GPT-2 small's shape. Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
+Every panel at 1280 pixels in light and dark, on a phone (390), a small screen (1024), a projector (1920)
+and printed; runs of 3, 30 and 250 tokens and in other scripts; and pages that are unusual: a generation, a
+run without most of its sites. `--gpt2` adds a random model of GPT-2 small's shape. Needs what the browser's
+tests need; pages of the print are PNG where pdftoppm is there.
 """
 
 import argparse
