@@ -7,6 +7,7 @@ the model at hand.
 from typing import NamedTuple
 
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.lines import ends_with_a_shift
 
 FRAMEWORK = ("Elhage et al. 2021", "https://transformer-circuits.pub/2021/framework/")
 DOLAN = ("Dolan 2024", "https://jeremydolan.net/transformer-view")
@@ -88,7 +89,7 @@ def _beginning(c: ModelConfig) -> tuple[Note, ...]:
             *BASIS,
         ),
         Note("Layer normalization", ("ln_1", "ln_2", "ln_f"), norm, *LAYER_NORM)
-        if "wpe" in c.architecture.sites
+        if ends_with_a_shift(c)
         else Note(
             "RMS normalization",
             ("ln_1", "ln_2", "ln_f"),

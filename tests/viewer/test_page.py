@@ -250,6 +250,18 @@ def test_a_pattern_says_which_token_a_bar_is_and_nothing_between_two_heads(chrom
         assert "looks at" not in page.text(".tip")
 
 
+def test_scores_have_a_row_of_their_own(chromium, path, trace):
+    with visit(chromium, path) as page:
+        canvas = page.page.locator("[data-key='2 attn.scores'] canvas")
+        each = canvas.bounding_box()["width"] / 4
+        canvas.hover(position={"x": each + 6, "y": 12})  # the first bar of head 1
+        score = float(trace["h.2.attn.scores"][1, -1, 0])
+        told = re.search(r"head 1\n.*\nscore of .* \(0\): (−?[\d.]+)", page.text(".tip"))[1]
+        np.testing.assert_allclose(float(told.replace("−", "-")), score, rtol=6e-3)
+        canvas.click(position={"x": each + 6, "y": 12})
+        assert (page.focus["part"], page.focus["head"]) == ("attn.scores", 1)
+
+
 def test_counters_and_charts_say_what_they_count(chromium, path, trace):
     last = len(trace.tokens) - 1
     with visit(chromium, path) as page:

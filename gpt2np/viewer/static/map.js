@@ -65,6 +65,7 @@ export function mapPanel(run, focus) {
     const inside = (open ? OPEN : CLOSED)
       .filter(([site]) => site === "heads" || run.part(site))
       .filter(([site]) => site !== "attn.heads" || run.detail.factors.outputs)
+      .filter(([site]) => site !== "attn.scores" || run.has("scores"))
       .map(([site, name, height, kind, block]) =>
         site === "heads"
           ? headButtons(layer)
@@ -184,7 +185,7 @@ export function mapPanel(run, focus) {
       const width = button.clientWidth;
       if (!width) continue;
       paintRow(run, sized(canvas, width, height), made, state, width);
-      const named = site === "attn.pattern" ? "attn.z" : site; // a pattern has no norm of its own
+      const named = ["attn.scores", "attn.pattern"].includes(site) ? "attn.z" : site; // they have no norm of their own
       const chosen = state.part === site && (layer === null || layer === state.layer);
       button.setAttribute("aria-label", stripText(run, named, layer ?? 0, state.pos, state.head));
       button.setAttribute("aria-pressed", String(chosen));

@@ -11,7 +11,7 @@ const NUMBERED = 18; // the width of a column from which on shares of attention 
 const LATER = 0.3; // opacity of positions after the chosen one, which it cannot see
 const BRANCH = 4; // pixels that vectors beside the stream are set in
 const HEIGHTS = { embed: 14, resid_mid: 14, resid_post: 14, "mlp.post": 14 };
-const UNDRAWN = ["attn.pattern", "mlp.pre", "mlp.act", "mlp.up"]; // drawn as bars, or only for the chosen one
+const UNDRAWN = ["attn.scores", "attn.pattern", "mlp.pre", "mlp.act", "mlp.up"]; // drawn as bars, or only for the chosen one
 const OWN = ["attn.q", "attn.q_rot", "attn.z", "attn.heads"]; // of the other positions only faintly: this query is asked
 
 /** `levels()` gives the rows of the map with their heights on the page: [{site, layer, open, y, height}]. */
