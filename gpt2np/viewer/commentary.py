@@ -22,6 +22,11 @@ GPT2 = (
     "Radford et al. 2019",
     "https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
 )
+ROTATION = ("Su et al. 2021", "https://arxiv.org/abs/2104.09864")
+GROUPS = ("Ainslie et al. 2023", "https://arxiv.org/abs/2305.13245")
+WINDOW = ("Beltagy et al. 2020", "https://arxiv.org/abs/2004.05150")
+GATES = ("Shazeer 2020", "https://arxiv.org/abs/2002.05202")
+GEMMA2 = ("Gemma team 2024", "https://arxiv.org/abs/2408.00118")
 GLOSSARY = ("Nanda, glossary", "https://dynalist.io/d/n2ZWtnoYHrU1s4vnFSAQ519J")
 
 
@@ -38,7 +43,7 @@ class Note(NamedTuple):
 def notes(config: ModelConfig) -> tuple[Note, ...]:
     """Return the notes on a model's parts, in the order of execution; none about what it does not have."""
     table = config.architecture.sites
-    made = (*_beginning(config), *_attention(config), *_mlp(config), *_end(config))
+    made = (*_beginning(config), *_attention(config), *_otherwise(config), *_mlp(config), *_end(config))
     return tuple(note for note in made if not note.sites or any(site in table for site in note.sites))
 
 
@@ -162,6 +167,46 @@ def _attention(c: ModelConfig) -> tuple[Note, ...]:
             *FRAMEWORK,
         ),
     )
+
+
+def _otherwise(c: ModelConfig) -> tuple[Note, ...]:
+    """What only some models have."""
+    made = [
+        Note(
+            "Rotation",
+            ("attn.q_rot", "attn.k_rot"),
+            "Queries and keys are turned by angles that grow with their position. Their product then "
+            "depends on how far apart they stand, and on nothing else of the order of words.",
+            *ROTATION,
+        ),
+        Note(
+            "Gates",
+            ("mlp.up",),
+            "Each neuron has two halves: how far it is open, and what it would say. It says their product, "
+            "so that it may speak with either sign.",
+            *GATES,
+        ),
+    ]
+    windows = [window for layer in range(c.n_layer) if (window := c.window(layer))]
+    if windows:
+        text = (
+            f"{len(windows)} of {c.n_layer} layers look at the last {windows[0]:,} positions only; what lies "
+            "further back reaches them through the stream, by layers that look at all."
+        )
+        made.append(Note("Window", ("attn.pattern",), text, *WINDOW))
+    if c.n_kv_head < c.n_head:
+        text = (
+            f"{c.n_head} query heads share {c.n_kv_head} key and value heads, which makes the cache of a "
+            "generation as much smaller; each still looks its own way."
+        )
+        made.append(Note("Groups", ("attn.k", "attn.v"), text, *GROUPS))
+    if "logits_raw" in c.architecture.sites:
+        text = (
+            "A tanh bends large numbers, so that none passes the cap, and leaves small ones nearly as they "
+            "are: no single token can run away."
+        )
+        made.append(Note("Soft cap", ("logits",), text, *GEMMA2))
+    return tuple(made)
 
 
 def _mlp(c: ModelConfig) -> tuple[Note, ...]:

@@ -12,7 +12,9 @@ import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
 from gpt2np.viewer import packing, parts_of_gpt2
+from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.comparison_page import comparison_page
+from gpt2np.viewer.poster_page import poster_svg
 
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
@@ -222,6 +224,23 @@ def test_the_parts_of_gemma(gemma):
     assert facts["missing"] == {}
     pushes = attribution(gemma.trace(IDS), int(arrays["push:id"][9, 0]), 9)
     np.testing.assert_allclose(arrays["push"][9, 0].sum(), pushes.array.sum(), rtol=1e-4)
+
+
+def test_notes_and_posters_tell_what_a_gemma_has_and_gpt2_has_not(gemma, tiny):
+    told = {note.title for note in notes(gemma.config)}
+    assert told >= {"Rotation", "Gates", "Groups", "RMS normalization"}
+    assert not told & {"Position matrix", "Layer normalization"}
+    assert not {note.title for note in notes(tiny.config)} & {
+        "Rotation",
+        "Gates",
+        "Window",
+        "Groups",
+        "Soft cap",
+    }
+    drawn = poster_svg(gemma.trace(IDS))
+    for site in ("attn.q_rot", "mlp.up", "attn.proj"):
+        assert f">{site}</text>" in drawn
+    assert "RMS normalization" in drawn
 
 
 @pytest.mark.needs("playwright", "chromium")
