@@ -87,7 +87,7 @@ def arguments(command):
             word = FILES.get(f"{words[0]} {before}", FILES.get(before))
         typed.append(PLACES.get(word, word))
     if words[0] == "view":
-        typed += ["--no-open", "--out", "page.html"]
+        typed += ["--no-open", *([] if "--poster" in typed else ["--out", "page.html"])]
     return typed
 
 

@@ -1,5 +1,6 @@
 """A Dask cluster as what runs the tasks of a capture: one that exists already."""
 
+import importlib
 import os
 from typing import Any
 
@@ -16,14 +17,14 @@ def connect(address: str) -> Any:
         InputError: no scheduler answers, or it has no workers.
     """
     try:
-        from distributed import Client
+        distributed: Any = importlib.import_module("distributed")  # which has no types
     except ImportError:
         raise MissingExtraError(
             "a Dask cluster needs a package that is not installed: pip install 'gpt2np[cluster]'"
         ) from None
     where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
     try:
-        client = Client(**where, timeout=TIMEOUT, set_as_default=False)
+        client = distributed.Client(**where, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"dask={short(address)}: no scheduler answers ({reason(error)})") from None
     if not client.scheduler_info()["workers"]:

@@ -12,6 +12,7 @@ from gpt2np.model import Model
 from gpt2np.ops.narrow_weights import widened
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer import detail_levels as levels
+from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.page_data import sizes_of
 from gpt2np.viewer.page_facts import model_facts
@@ -60,6 +61,7 @@ def live_facts(model: Model, trace: Trace) -> dict[str, Any]:
         "parts": part_table(trace, sizes),
         "detail": _everything(),
         "head scores": _head_scores(model),
+        "commentary": [note._asdict() for note in notes(c)],
     }
     return {
         "config": {

@@ -6,9 +6,9 @@ from gpt2np.errors import InputError, nearest, short, whole_number
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.page_data import sizes_of
 
-PANELS = ("map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary")
+PANELS = ("map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary")
 COMPACT = ("map", "attention", "glossary")  # of a compact page
-LIVE_PANELS = (*PANELS[:-1], "changes", PANELS[-1])  # of a live page
+LIVE_PANELS = (*(name for name in PANELS[:-1] if name != "weights"), "changes", PANELS[-1])  # of a live page
 
 
 def opening_place(
@@ -18,10 +18,11 @@ def opening_place(
     layer: int | None,
     head: int | None,
     pos: int | None,
+    big: bool = False,
 ) -> str:
     """Return the state that a page of a trace begins with, as its address has it; empty where none is given.
 
-    Negative numbers count from the end.
+    Negative numbers count from the end; `big` is the size for a projector.
 
     Raises:
         InputError: there is no such panel, layer, head or position.
@@ -39,6 +40,8 @@ def opening_place(
         if given is not None:
             number = whole_number(name, given, -n, n - 1)
             chosen[name] = number % n
+    if big:
+        chosen["big"] = 1
     return urlencode(chosen)
 
 

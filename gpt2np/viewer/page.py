@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2np.characters import joined
 from gpt2np.errors import InputError
 from gpt2np.generation.generated import Generated
 from gpt2np.model import Model
@@ -23,11 +24,12 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid attention "
-    "logit_lens contributions mlp residual generation tabs main start"
+    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
+    "attention logit_lens contributions mlp residual weights generation figure_saving figures tour_stops "
+    "tour tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
-STYLES = ("base", "panels")
+STYLES = ("base", "panels", "print")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z0-9_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
@@ -71,6 +73,7 @@ def view(
     layer: int | None = None,
     head: int | None = None,
     pos: int | None = None,
+    big: bool = False,
 ) -> Page:
     """The page of a trace or of a traced generation; `out` writes it too. An opened trace takes a `model`.
 
@@ -80,7 +83,8 @@ def view(
     the map and the attention only, in a smaller frame, for a notebook with many pages.
 
     `show` is the panel that the page opens with: map, attention, lens, contributions, mlp, residual,
-    generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if negative.
+    weights, generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if
+    negative. `big` is for a projector.
 
     Raises:
         InputError: this is none of them, a live page cannot run the model, there is no such panel, layer,
@@ -98,8 +102,8 @@ def view(
         if compact or model is not None:
             raise InputError("view: a model's live page takes neither compact nor model")
         return live_page(run, out, show=show, layer=layer, head=head, pos=pos)
-    trace, shown = _with_model(run, model)
-    opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos)
+    trace, shown = with_model(run, model)
+    opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos, big)
     inputs = [*checked(run).source_files(), *trace.source_files()]
     if out is not None:
         check_not_read(out, inputs)
@@ -109,7 +113,8 @@ def view(
     return page
 
 
-def _with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
+def with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
+    """The trace of what is shown, with its model, and what is shown: an opened trace takes a `model`."""
     trace = checked(run)
     if model is not None and trace.model is None:
         trace.check_model(model, "view")
@@ -127,7 +132,7 @@ def rendered(trace: Trace, run: Trace | Generated, compact: bool = False, opens_
     page = ""
     for detail in levels_within(sizes, most, compact):
         data = Data(trace, run, detail)
-        title = f"{''.join(trace.tokens)[:60]} · gpt2np view"
+        title = f"{joined(trace.tokens)[:60]} · gpt2np view"
         page = document(title, pack(data.facts, data.arrays), opens_at=opens_at)
         if len(page.encode("utf-8")) <= most:
             break

@@ -16,14 +16,14 @@ from gpt2np.errors import Gpt2npError, InputError, TraceError
 from gpt2np.generation.generated import Generated
 from gpt2np.ops import Array
 from gpt2np.tracing.trace import Trace
+from gpt2np.viewer import circuit_facts
 from gpt2np.viewer import detail_levels as levels
+from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.detail_levels import Detail, Sizes
 from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
 from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
-from gpt2np.viewer.page_facts import generation_facts, model_facts
-
-LONGEST = 80  # characters of a token that a page shows
+from gpt2np.viewer.page_facts import LONGEST, as_written, generation_facts, model_facts
 
 
 class Data:
@@ -41,6 +41,7 @@ class Data:
             "prompt": trace.prompt,
             "tokens": [token[:LONGEST] for token in trace.tokens],
             "ids": trace.token_ids,
+            **as_written(trace),
             "parts": part_table(trace, self.sizes),
             "generation": None,
         }
@@ -67,6 +68,7 @@ class Data:
         self._part("neurons", self._neurons)
         self._part("heads", self._heads)
         self._part("scores", self._scores)
+        self._part("weights", self._weights)
 
     def _part(self, name: str, collect: Callable[[], Any]) -> None:
         """Collect a part; where the trace lacks what it needs, note what."""
@@ -260,6 +262,29 @@ class Data:
         for name, (ids, values) in found.items():
             self.ids |= set(np.unique(ids.array).tolist())
             self.facts[f"heads {name}"] = {"ids": ids.array.tolist(), "values": values.array.tolist()}
+
+    def _weights(self) -> None:
+        """What is known of the parts, and what the weights alone say; each by itself, for some need more."""
+        trace, facts = self.trace, self.facts
+        facts["commentary"] = [note._asdict() for note in notes(trace.config)]
+        facts["parameters"] = circuit_facts.parameter_facts(trace.config)
+        if trace.model is None:
+            raise TraceError("the trace was opened without its model")
+        facts["matrices"] = circuit_facts.weight_facts(trace)
+        facts["norms"] = circuit_facts.norm_facts(trace, min(self.detail.cells, 128))
+        asked: dict[str, Callable[[Trace], Any]] = {
+            "circuits": circuit_facts.head_circuits,
+            "composition": circuit_facts.composition_facts,
+            "memory": circuit_facts.memory_facts,
+            "nearest": circuit_facts.unembedding_facts,
+            "spread": lambda trace: circuit_facts.spread_facts(trace, self.detail.recent),
+        }
+        for name, of in asked.items():
+            with contextlib.suppress(
+                Gpt2npError
+            ):  # some need sites that were not kept, or an attention like GPT-2's
+                facts[name] = of(trace)
+        self.ids |= set(facts.get("circuits", {}).get("ids", ()))
 
     # -- what is stated ---------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2np.characters import joined, readable
 from gpt2np.errors import TraceError
 from gpt2np.generation.generated import Generated, Step
 from gpt2np.tracing.derived import top_k_tokens
@@ -16,6 +17,7 @@ from gpt2np.viewer.model_parts import kinds_of_layers
 
 NAMES = {"gpt2": "GPT-2", "gpt_neo": "GPT-Neo", "gemma2": "Gemma-2"}  # of models without one of their own
 LISTED = 10  # candidates of a step
+LONGEST = 80  # characters of a token that a page shows
 
 
 def model_facts(trace: Trace, sizes: Sizes) -> dict[str, Any]:
@@ -44,6 +46,15 @@ def model_facts(trace: Trace, sizes: Sizes) -> dict[str, Any]:
         "edits": each_edit(trace.metadata),
         "gpt2np": str(trace.metadata.get("gpt2np")),
     }
+
+
+def as_written(trace: Trace) -> dict[str, Any]:
+    """How tokens are shown that are parts of characters, and the text without such parts; else nothing."""
+    tokens = trace.tokens
+    shown = readable(tokens)
+    if shown == tokens:
+        return {}
+    return {"shown": [token[:LONGEST] for token in shown], "written": joined(tokens)[:2000]}
 
 
 def generation_facts(run: Trace | Generated, ids: set[int]) -> dict[str, Any] | None:

@@ -221,7 +221,8 @@ PACKAGE = Path(gpt2np.__file__).parent
 BY_NATURE = """architectures tracing/site_rows.py export/llmc.py export/typescript.py export/dialects/llmc.py
     export/dialects/extraction_guide.py reference/fixture.py reference/raw_files.py reference/diagnosis.py
     reference/mistake_replay.py reference/mistakes reference/other_prompts.py reference/program_names.py
-    reference/execution_order.py viewer/parts_of_gpt2.py viewer/parts_of_gpt_neo.py lessons""".split()
+    reference/execution_order.py viewer/parts_of_gpt2.py viewer/parts_of_gpt_neo.py viewer/commentary.py
+    lessons""".split()
 FORBIDDEN = ("attn.qkv", "'wpe'", "c_attn", "n_embd // n_head", "BY_NAME", "split_qkv", "tracing.config")
 
 

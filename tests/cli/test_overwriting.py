@@ -226,7 +226,7 @@ def test_refused_before_anything_runs(run):
 
 def test_every_option_that_names_an_output_is_known():
     """Of verbs to come, too: whoever writes a file has `--force`."""
-    written = {"out", "png", "html", "ledger", "export_csv", "csv", "output", "output_dir"}
+    written = {"out", "png", "html", "ledger", "export_csv", "csv", "output", "output_dir", "poster"}
     seen = []
 
     def visit(parser, name):

@@ -97,6 +97,7 @@ NEEDS = {
     "ipykernel": Need(_package("ipykernel"), "pip install '.[notebook]'"),
     "jupytext": Need(_package("jupytext"), "pip install '.[notebook]'"),
     "node": Need(_program("node"), "apt-get install nodejs"),
+    "pdftotext": Need(_program("pdftotext"), "apt-get install poppler-utils"),
     "cc": Need(_program("cc"), "apt-get install gcc"),
     "c++": Need(_program("c++"), "apt-get install g++"),
 }

@@ -3,10 +3,10 @@
     python tests/viewer/make_screenshots.py FOLDER [--only map] [--gpt2]
     python tests/viewer/make_screenshots.py --readme
 
-Every panel at 1280 pixels in light and dark, on a phone (390), on a projector (1920) and printed, pages that
-are unusual: a generation, a run without most of its sites, a comparison; and the live page in use. `--gpt2`
-adds a random model of GPT-2 small's shape. Needs what the browser's tests need; pages of the print are PNG
-where pdftoppm is there.
+Every panel at 1280 pixels in light and dark, on a phone (390), a small screen (1024), a projector (1920)
+and printed; runs of 3, 30 and 250 tokens and in other scripts; pages that are unusual: a generation, a run
+without most of its sites; and the live page in use. `--gpt2` adds a random model of GPT-2 small's shape.
+Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from support.viewer_browser import browser, visit
 import gpt2np
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
-SIZES = {"1280": (1280, 800), "390": (390, 844), "1920": (1920, 1080)}
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary"]
+SIZES = {"1280": (1280, 800), "390": (390, 844), "1024": (1024, 768), "1920": (1920, 1080)}
 
 
 def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
@@ -47,6 +47,10 @@ def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
             keep="*",
             ledger=True,
         ).finish(),
+        "3": lambda: tiny.trace("Elizabeth was"),
+        "30": lambda: tiny.trace(tiny.tokenizer.encode(f"{TEXT} " * 4)[:30]),
+        "250": lambda: tiny.trace(tiny.tokenizer.encode(f"{TEXT} " * 30)[:250]),
+        "scripts": lambda: tiny.trace("日本語 🙂 naïve “quotes” مرحبا e\u0301"),
         "part": lambda: tiny.trace(TEXT, keep="attn.*"),
         "one": lambda: tiny.trace([5]),
     }
@@ -83,7 +87,9 @@ def main() -> None:
                     picture = f"{name}-{panel}-{size}-{scheme}{'-whole' if whole else ''}.png"
                     if args.only is None or args.only in picture:
                         shoot(chromium, path, args.folder / picture, panel, size, scheme, whole)
-            if name in ("text", "gpt2-30") and (args.only is None or args.only in "print"):
+            if name in ("text", "250", "generated", "gpt2-30") and (
+                args.only is None or args.only in "print"
+            ):
                 printed(chromium, path, args.folder / f"{name}-print")
 
 
@@ -152,6 +158,10 @@ def views(name: str) -> Iterator[tuple[str, str, bool]]:
         yield "1280", "dark", True
         yield "390", "dark", True
         yield "1920", "light", False
+    if name in ("30", "250", "scripts"):
+        yield "390", "dark", True
+        yield "1024", "light", False
+        yield "1920", "dark", False
     if name in ("text", "gpt2-30"):
         yield "390", "light", True
 
@@ -161,6 +171,8 @@ def shoot(chromium, path: Path, picture: Path, panel: str, size: str, scheme: st
     options = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
     with visit(chromium, path, **options) as page:
         page.show(panel=panel)
+        if page.focus["panel"] != panel:  # a text has no panel of choices
+            return
         page.page.wait_for_timeout(150)
         page.page.screenshot(path=picture, full_page=whole)
     print(picture)

@@ -12,10 +12,12 @@ import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
 from gpt2np.viewer import packing, parts_of_gpt2
+from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.comparison_page import comparison_page
+from gpt2np.viewer.poster_page import poster_svg
 
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_the_window_in_a_browser(neo, tmp_path):
     with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
         for panel in PANELS:
             page.show(panel=panel)
-            assert page.page.locator(f"#panel-{panel} .absent").count() == (panel == "generation")
+            assert page.page.locator(f"#panel-{panel} .absent").count() == 0
         page.show(panel="attention", layer=1, head=0, pos=8)
         assert page.text("#panel-attention h3").startswith("Layer 1, head 0 (local, 4)")
         assert "All heads of layer 1 (local, 4)" in page.text("#panel-attention .many-title")
@@ -224,6 +226,23 @@ def test_the_parts_of_gemma(gemma):
     np.testing.assert_allclose(arrays["push"][9, 0].sum(), pushes.array.sum(), rtol=1e-4)
 
 
+def test_notes_and_posters_tell_what_a_gemma_has_and_gpt2_has_not(gemma, tiny):
+    told = {note.title for note in notes(gemma.config)}
+    assert told >= {"Rotation", "Gates", "Groups", "RMS normalization"}
+    assert not told & {"Position matrix", "Layer normalization"}
+    assert not {note.title for note in notes(tiny.config)} & {
+        "Rotation",
+        "Gates",
+        "Window",
+        "Groups",
+        "Soft cap",
+    }
+    drawn = poster_svg(gemma.trace(IDS))
+    for site in ("attn.q_rot", "mlp.up", "attn.proj"):
+        assert f">{site}</text>" in drawn
+    assert "RMS normalization" in drawn
+
+
 @pytest.mark.needs("playwright", "chromium")
 def test_a_gemma_in_a_browser(gemma, tmp_path):
     gpt2np.view(gemma.trace(IDS), out=tmp_path / "page.html")
@@ -233,7 +252,7 @@ def test_a_gemma_in_a_browser(gemma, tmp_path):
     ):
         for panel in PANELS:
             page.show(panel=panel, layer=0, head=4, pos=8)
-            assert page.page.locator(f"#panel-{panel} .absent").count() == (panel == "generation")
+            assert page.page.locator(f"#panel-{panel} .absent").count() == 0
             assert page.js("() => document.documentElement.scrollWidth") <= 390, panel
         page.show(panel="attention")
         assert page.text("#panel-attention h3").startswith("Layer 0, head 4 (sliding, 4)")

@@ -15,7 +15,7 @@ from gpt2np.viewer.comparison_page import comparison_page
 
 pytestmark = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]  # of a text
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +250,18 @@ def test_a_pattern_says_which_token_a_bar_is_and_nothing_between_two_heads(chrom
         assert "looks at" not in page.text(".tip")
 
 
+def test_scores_have_a_row_of_their_own(chromium, path, trace):
+    with visit(chromium, path) as page:
+        canvas = page.page.locator("[data-key='2 attn.scores'] canvas")
+        each = canvas.bounding_box()["width"] / 4
+        canvas.hover(position={"x": each + 6, "y": 12})  # the first bar of head 1
+        score = float(trace["h.2.attn.scores"][1, -1, 0])
+        told = re.search(r"head 1\n.*\nscore of .* \(0\): (−?[\d.]+)", page.text(".tip"))[1]
+        np.testing.assert_allclose(float(told.replace("−", "-")), score, rtol=6e-3)
+        canvas.click(position={"x": each + 6, "y": 12})
+        assert (page.focus["part"], page.focus["head"]) == ("attn.scores", 1)
+
+
 def test_counters_and_charts_say_what_they_count(chromium, path, trace):
     last = len(trace.tokens) - 1
     with visit(chromium, path) as page:
@@ -325,10 +337,9 @@ def test_it_prints_every_panel_on_paper_whatever_the_screen_shows(chromium, path
     with visit(chromium, path, color_scheme="dark", viewport={"width": 390, "height": 844}) as page:
         pdf = page.page.pdf(format="A4")
         assert pdf.startswith(b"%PDF")
-        assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= len(PANELS) - 1  # nothing was generated
         assert page.js(shown) == ["panel-map"]  # and the screen is as it was
         page.js("() => dispatchEvent(new Event('beforeprint'))")
-        assert page.js(shown) == [f"panel-{panel}" for panel in PANELS if panel != "generation"]
+        assert page.js(shown) == [f"panel-{panel}" for panel in PANELS]
         heights = "() => [...document.querySelectorAll('.lists .bar')].map(e => e.offsetHeight)"
         assert min(page.js(heights)) > 0
         inside = "() => Math.max(...[...document.querySelectorAll('canvas')].map(e => e.clientWidth))"

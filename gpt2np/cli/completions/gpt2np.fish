@@ -38,7 +38,7 @@ function _gpt2np_sets
 end
 
 function _gpt2np_panels
-  printf '%s\n' map attention lens contributions mlp residual generation glossary
+  printf '%s\n' map attention lens contributions mlp residual weights generation glossary
 end
 
 function _gpt2np_lessons
@@ -93,7 +93,7 @@ function _shtab_gpt2np_using
 end
 
 set -g _shtab_gpt2np_commands trace generate view tokenize score learn lens heads circuits stats patch compare fixture info download sites plan capture kv 'kv extract' 'kv query' 'kv dataset' export docs completion
-set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dask --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --positions --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --sample --score --search --search-norm --seed --shapes --shard-mb --show --step --stop --stop-tokens --store --stride --target --temperature --text --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --window --workers --wrong --zero-head -o
+set -g _shtab_gpt2np_opts_with_value --against --answer --atol --by --composition --coordinate --dask --dialect --draw --dtype --early-stopping --eos --every --experiment --export-csv --format --frequency-penalty --generation --head --html --id --keep --layer --layer-internals --layer-summary --ledger --length-penalty --lookup --map --max-new-tokens --min-p --model --neuron --no-repeat-ngram-size --norms --num-beams --on-overflow --out --output --output-dir --over --overlap --png --pos --positions --poster --prefill --presence-penalty --prompt --prompt-set --prompts --random --repetition-penalty --revision --rtol --sample --score --search --search-norm --seed --shapes --shard-mb --show --step --stop --stop-tokens --store --stride --target --temperature --text --text-file --their-tokens --threads --threshold --to --to-head --token --token-search --tokens --top --top-k --top-p --trace --window --workers --wrong --zero-head -o
 
 complete -c gpt2np -e
 complete -c gpt2np -f
@@ -174,11 +174,13 @@ complete -c gpt2np -n '_shtab_gpt2np_using view' -l json -d 'print JSON, for pro
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l trace -xka "(__fish_complete_path (commandline -ct))" -d 'a saved trace instead of a text'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l generation -xka "(__fish_complete_path (commandline -ct))" -d 'the saved trace of a generation instead of a text'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l live -d 'a page that has the model inside and runs it on what is typed; it begins with TEXT'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l poster -xka "(__fish_complete_path (commandline -ct))" -d 'instead of the page a poster: .svg, or .html that prints on one A1 sheet'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l no-open -d 'write the page, but open no browser'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l show -xka "(_gpt2np_panels)" -d 'map, attention, lens, contributions, mlp, ...'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l layer -x -d 'from 0, or from the end: -1 is the last'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l head -x -d 'from 0, or from the end: -1 is the last'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l pos -x -d 'from 0, or from the end: -1 is the last'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l big -d 'in larger letters, for a projector'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l max-new-tokens -x -d 'generate N tokens, and show them'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l temperature -x -d 'a number from 1e-30 to 1e30, or 0 for greedy'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l top-k -x -d 'a whole number of at least 1 (0 is off)'

@@ -583,11 +583,13 @@ _shtab_gpt2np_view_options=(
   "--trace[a saved trace instead of a text]:FILE:_files"
   "--generation[the saved trace of a generation instead of a text]:FILE:_files"
   "--live[a page that has the model inside and runs it on what is typed\; it begins with TEXT]"
+  "--poster[instead of the page a poster\: .svg, or .html that prints on one A1 sheet]:FILE:_files"
   "--no-open[write the page, but open no browser]"
   "--show[map, attention, lens, contributions, mlp, ...]:PANEL:_gpt2np_panels"
   "--layer[from 0, or from the end\: -1 is the last]:N:"
   "--head[from 0, or from the end\: -1 is the last]:N:"
   "--pos[from 0, or from the end\: -1 is the last]:N:"
+  "--big[in larger letters, for a projector]"
   "--max-new-tokens[generate N tokens, and show them]:N:"
   "--temperature[a number from 1e-30 to 1e30, or 0 for greedy]:X:"
   "--top-k[a whole number of at least 1 (0 is off)]:N:"
@@ -720,7 +722,7 @@ _gpt2np_sets() {
 }
 
 _gpt2np_panels() {
-  compadd map attention lens contributions mlp residual generation glossary
+  compadd map attention lens contributions mlp residual weights generation glossary
 }
 
 _gpt2np_lessons() {

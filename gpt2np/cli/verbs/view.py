@@ -37,6 +37,7 @@ def register(verbs: Any) -> None:
         "view 'Elizabeth was' --show attention --layer 1 --head 0 --pos -1",
         "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
         "view --live --out alive.html",
+        "view 'Elizabeth was' --poster poster.html --no-open",
     )
     add_note(
         verb,
@@ -54,13 +55,19 @@ def register(verbs: Any) -> None:
         action="store_true",
         help="a page that has the model inside and runs it on what is typed; it begins with TEXT",
     )
+    verb.add_argument(
+        "--poster",
+        metavar="FILE",
+        help="instead of the page a poster: .svg, or .html that prints on one A1 sheet",
+    )
     verb.add_argument("--no-open", action="store_true", help="write the page, but open no browser")
     place = group(verb, "where the page opens")
     place.add_argument("--show", metavar="PANEL", help="map, attention, lens, contributions, mlp, ...")
     for name in ("layer", "head", "pos"):
         place.add_argument(f"--{name}", type=int, metavar="N", help="from 0, or from the end: -1 is the last")
+    place.add_argument("--big", action="store_true", help="in larger letters, for a projector")
     add_generation(verb)
-    add_outputs(verb, "out")
+    add_outputs(verb, "out", "poster")
     verb.set_defaults(max_new_tokens=None)
     for (
         action
@@ -82,6 +89,8 @@ def view(args: argparse.Namespace) -> int:
     from gpt2np.tables import strict_json
 
     check_ending(args.out, ".html", ".htm", needed=True)
+    if args.poster is not None:
+        return _poster(args)
     if args.out is None and args.no_open:
         args.out = NAME
         check_outputs(args)
@@ -103,7 +112,7 @@ def _still(args: argparse.Namespace) -> Any:
 
     run = _run(args)
     doing("making the page")
-    return make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
+    return make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos, big=args.big)
 
 
 def _live(args: argparse.Namespace) -> Any:
@@ -118,6 +127,32 @@ def _live(args: argparse.Namespace) -> Any:
     model = load_model(args)
     doing("making the page")
     return live_page(model, prompt=prompt, show=args.show, layer=args.layer, head=args.head, pos=args.pos)
+
+
+def _poster(args: argparse.Namespace) -> int:
+    """`gpt2np view --poster FILE`."""
+    import webbrowser
+
+    from gpt2np.tables import strict_json
+    from gpt2np.viewer.poster_page import poster
+
+    check_ending(args.poster, ".html", ".svg", needed=True)
+    if args.out is not None:
+        raise InputError("--poster FILE is written instead of the page: leave out --out")
+    if args.big or any(value is not None for value in (args.show, args.layer, args.head, args.pos)):
+        raise InputError(
+            "--show, --layer, --head, --pos and --big say where a page opens: a poster shows all"
+        )
+    run = _run(args)
+    doing("drawing the poster")
+    out = poster(run, args.poster)
+    n_bytes = out.stat().st_size
+    if args.json:
+        print(strict_json({"out": str(out), "bytes": n_bytes}))
+    tell(f"wrote {out}, {n_bytes:,} bytes")
+    if not args.no_open and not webbrowser.open(out.resolve().as_uri()):
+        tell("note: no browser could be started; open the file in one")
+    return 0
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:

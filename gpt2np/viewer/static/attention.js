@@ -1,13 +1,16 @@
 // Attention: one head's pattern, all heads of the layer small beside it, and who looks at whom in words.
 
 import { headFinder } from "./head_grid.js";
+import { everyHead } from "./every_head.js";
 import {
   absent,
   bar,
   canvasFont,
   colour,
+  darkOn,
   el,
   hideTip,
+  isPrinting,
   place,
   quoted,
   scaleKey,
@@ -50,7 +53,21 @@ export function attentionPanel(run, focus) {
       kind,
     ),
   );
-  const finder = headFinder(run, focus);
+  const finder = headFinder(run, focus),
+    every = everyHead(run, focus);
+  let chosenFirst = null; // where the window begins, if it was moved by hand
+  const windowSaid = el("span", {}),
+    slider = el("input", {
+      type: "range",
+      min: 0,
+      max: Math.max(0, run.T - MOST),
+      "aria-label": "first position of the window",
+      oninput: () => {
+        chosenFirst = Number(slider.value);
+        draw(focus.state);
+      },
+    }),
+    windowBar = el("p", { class: "window", hidden: run.T <= MOST }, windowSaid, slider);
   const key = el("span", {});
   element.append(
     el(
@@ -72,19 +89,36 @@ export function attentionPanel(run, focus) {
           title,
           el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle),
         ),
+        windowBar,
         big,
         says,
       ),
       el("div", {}, rowsOf, text, el("h3", { class: "many-title" }), many),
     ),
+    every.element,
     finder.element,
   );
 
   function windowOf(pos) {
     const count = Math.min(run.T, MOST),
-      first = Math.min(Math.max(0, pos - Math.floor(count * 0.75)), run.T - count);
+      first = Math.min(Math.max(0, chosenFirst ?? pos - Math.floor(count * 0.75)), run.T - count);
     return { first, count };
   }
+
+  /** The key of a column: where the window begins later, the first column is the first token, where heads rest. */
+  function keyAt(column, first) {
+    return column === 0 && first > 0 ? 0 : first + column;
+  }
+
+  /** A moved window is given up when another position is chosen that lies outside of it. */
+  function keepWindow(pos) {
+    if (chosenFirst !== null && pos !== lastPos && (pos < chosenFirst || pos >= chosenFirst + MOST)) chosenFirst = null;
+    lastPos = pos;
+    const { first, count } = windowOf(pos);
+    slider.value = first;
+    windowSaid.textContent = `Positions ${first} to ${first + count - 1} of ${run.T}${first ? "; the first column is the first token" : ""}. `;
+  }
+  let lastPos = focus.state.pos;
 
   function draw(state) {
     const { layer, head, pos } = state;
@@ -93,73 +127,99 @@ export function attentionPanel(run, focus) {
     element.querySelector(".many-title").textContent = `All heads of ${run.layerName(layer)}`;
     key.replaceChildren(
       scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
+      el("small", {}, scores ? " of this head’s largest score" : " by the square root, so that small shares show"),
     );
+    keepWindow(pos);
     picture(state);
     words(state);
     multiples(layer, head, pos);
+    every.draw(state);
     finder.draw(state);
+  }
+
+  // A square for each query and key that it sees; where there is room, with its share in percent.
+  function squaresOf(context, { first, count, left, top, cell }, layer, head) {
+    const full = scores ? scoreRange(layer, head, first, count) : 1,
+      scale = scores ? "diverging" : "share",
+      gap = cell > 6 ? 1 : 0;
+    context.textAlign = "center";
+    context.font = canvasFont(cell >= 64 ? 0.9 : 0.75);
+    for (let q = first; q < first + count; q++) {
+      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
+      for (let column = 0; column <= q - first; column++) {
+        const k = keyAt(column, first);
+        if (k < run.firstSeen(layer, q)) continue;
+        const t = scores ? place(values[k], full) : Math.sqrt(values[k]),
+          [x, y] = [left + column * cell, top + (q - first) * cell];
+        context.fillStyle = colour(scale, t);
+        context.fillRect(x, y, cell - gap, cell - gap);
+        if (cell < 40) continue;
+        context.fillStyle = darkOn(scale, t) ? "#fff" : "#000";
+        const number = scores ? values[k].toFixed(1).replace("-", "−") : String(Math.round(100 * values[k]));
+        context.fillText(number, x + cell / 2, y + cell / 2 + 5);
+      }
+    }
+  }
+
+  // Names or numbers of the queries and keys, and which side is which.
+  function sides(context, { first, count, left, top, cell, named, room }, pos, style) {
+    const every = Math.ceil((14 * count) / room / 2.5) * 5;
+    context.font = canvasFont(0.75);
+    for (let i = 0; i < count; i++) {
+      const query = first + i,
+        key = keyAt(i, first),
+        label = (t) => (named ? cut(visible(run.labels[t])) : String(t)),
+        inked = (t) => (t === pos ? style.getPropertyValue("--accent") : style.color);
+      context.fillStyle = inked(query);
+      context.textAlign = "right";
+      if (named || query % every === 0) context.fillText(label(query), left - 6, top + (i + 0.5) * cell + 4);
+      if (!named && key % every) continue;
+      context.fillStyle = inked(key);
+      context.save();
+      context.translate(left + (i + 0.5) * cell + 3, top - 6);
+      context.rotate(named ? -Math.PI / 3.5 : 0);
+      context.textAlign = named ? "left" : "center";
+      context.fillText(label(key), 0, 0);
+      context.restore();
+    }
+    context.fillStyle = style.getPropertyValue("--soft");
+    context.textAlign = "left";
+    context.fillText(named ? "query ↓ key →" : "query ↓  key →", 0, 12);
   }
 
   // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
   function picture({ layer, head, pos }) {
     const { first, count } = windowOf(pos),
-      room = Math.max(220, Math.min(big.parentElement.clientWidth, 820));
-    const named = count <= 40 && (room - 136) / count >= 11,
-      every = Math.ceil((14 * count) / room / 2.5) * 5,
-      left = named ? 92 : 34,
-      top = named ? 78 : 26,
-      cell = Math.min(60, (room - left - 44) / count),
-      side = cell * count;
-    const context = sized(big, left + side + 44, top + side + 2),
-      style = getComputedStyle(element),
-      ink = style.color;
+      room = Math.max(220, Math.min(big.parentElement.clientWidth, isPrinting() ? 640 : Math.max(620, innerHeight - 140)));
+    const style = getComputedStyle(element),
+      rem = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16,
+      named = count <= 40 && (room - 136 * rem) / count >= 11,
+      left = (named ? 92 : 40) * rem,
+      top = (named ? 84 : 42) * rem,
+      cell = Math.min(96, (room - left - 44) / count),
+      side = cell * count,
+      frame = { first, count, left, top, cell, side, named, room };
+    const context = sized(big, left + side + 44, top + side + 2);
     big.setAttribute(
       "aria-label",
       `Attention ${scores ? "scores" : "pattern"} of layer ${layer} head ${head}: rows look at columns. ${sentence(layer, head, pos)}`,
     );
-    const scale = scores ? "diverging" : "share";
     context.fillStyle = style.getPropertyValue("--wash");
     context.fillRect(left, top, side, side);
-    const full = scores ? scoreRange(layer, head, first, count) : 1;
-    for (let q = first; q < first + count; q++) {
-      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
-      for (let k = Math.max(first, run.firstSeen(layer, q)); k <= q; k++) {
-        const t = scores ? place(values[k], full) : Math.sqrt(values[k]);
-        context.fillStyle = colour(scale, t);
-        context.fillRect(
-          left + (k - first) * cell,
-          top + (q - first) * cell,
-          cell - (cell > 6 ? 1 : 0),
-          cell - (cell > 6 ? 1 : 0),
-        );
-      }
-    }
-    context.font = canvasFont(0.75);
-    for (let i = 0; i < count; i++) {
-      if (!named && (first + i) % every) continue;
-      const t = first + i,
-        label = named ? cut(visible(run.tokens[t])) : String(t);
-      context.fillStyle = t === pos ? style.getPropertyValue("--accent") : ink;
-      context.textAlign = "right";
-      context.fillText(label, left - 6, top + (i + 0.5) * cell + 4);
-      context.save();
-      context.translate(left + (i + 0.5) * cell + 3, top - 6);
-      context.rotate(named ? -Math.PI / 3.5 : 0);
-      context.textAlign = named ? "left" : "center";
-      context.fillText(label, 0, 0);
-      context.restore();
-    }
+    squaresOf(context, frame, layer, head);
+    sides(context, frame, pos, style);
     context.strokeStyle = style.getPropertyValue("--accent");
     context.lineWidth = 2;
-    context.strokeRect(left, top + (pos - first) * cell, (pos - first + 1) * cell, cell);
+    if (pos >= first && pos < first + count)
+      context.strokeRect(left, top + (pos - first) * cell, (pos - first + 1) * cell, cell);
     big.onmousemove = (event) => {
       const q = first + Math.floor((event.offsetY - top) / cell),
-        k = first + Math.floor((event.offsetX - left) / cell);
-      const inside = q >= first && q < first + count && k >= first && k <= q;
+        k = keyAt(Math.floor((event.offsetX - left) / cell), first);
+      const inside = q >= first && q < first + count && k >= 0 && k <= q;
       if (inside)
         showTip(
           event,
-          `${quoted(run.tokens[q])} (${q}) ${run.sees(layer, q, k) ? "looks at" : "does not see"} ${quoted(run.tokens[k])} (${k})`,
+          `${quoted(run.labels[q])} (${q}) ${run.sees(layer, q, k) ? "looks at" : "does not see"} ${quoted(run.labels[k])} (${k})`,
           valueText(layer, head, q, k),
         );
       else hideTip();
@@ -207,7 +267,7 @@ export function attentionPanel(run, focus) {
   function sentence(layer, head, pos) {
     const weights = run.weights(layer, head, pos),
       best = Math.max(0, weights.indexOf(Math.max(...weights)));
-    return `From ${quoted(run.tokens[pos])} (${pos}) it looks most at ${quoted(run.tokens[best])} (${best}): ${run.weightText(weights[best])}.`;
+    return `From ${quoted(run.labels[pos])} (${pos}) it looks most at ${quoted(run.labels[best])} (${best}): ${run.weightText(weights[best])}.`;
   }
 
   // Where the position under the pointer (or else the chosen one) looks, and who looks at it.
@@ -227,7 +287,7 @@ export function attentionPanel(run, focus) {
         {},
         el("h4", {}, heading),
         pairs.map(([t, w]) =>
-          bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
+          bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
             kind: "share",
             onclick: () => focus.set({ pos: t }),
           }),
@@ -235,10 +295,10 @@ export function attentionPanel(run, focus) {
       );
     rowsOf.replaceChildren(
       list(
-        [tokenLabel(run.tokens[at]), ` (${at}) looks at`],
+        [tokenLabel(run.labels[at]), ` (${at}) looks at`],
         looks.map((k) => [k, weights[k]]),
       ),
-      list([tokenLabel(run.tokens[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
+      list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
     );
     const { first, count } = windowOf(at);
     text.replaceChildren(
@@ -246,7 +306,7 @@ export function attentionPanel(run, focus) {
         const t = first + i,
           sees = run.sees(layer, at, t),
           w = sees ? weights[t] : 0,
-          span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.tokens[t], 40));
+          span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.labels[t], 40));
         span.style.boxShadow = sees ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
         return [el("wbr"), span];
       }),

@@ -29,7 +29,8 @@ export function contributionsPanel(run, focus) {
   const choose = el("div", { class: "toggle wrap", role: "group", "aria-label": "token" }),
     told = el("p", { class: "answer" });
   const lists = el("div", { class: "lists" }),
-    grid = el("div", { class: "grid components" });
+    grid = el("div", { class: "grid components" }),
+    others = el("p", { class: "rest" });
   element.append(
     el(
       "p",
@@ -41,6 +42,7 @@ export function contributionsPanel(run, focus) {
     lists,
     el("h3", {}, "All parts, layer by layer"),
     grid,
+    others,
   );
 
   function draw(state) {
@@ -73,7 +75,7 @@ export function contributionsPanel(run, focus) {
       best = order[0];
     told.replaceChildren(
       "At ",
-      tokenLabel(run.tokens[row + first]),
+      tokenLabel(run.labels[row + first]),
       ` (${row + first}): `,
       strong(label(best)),
       " pushes ",
@@ -143,16 +145,11 @@ export function contributionsPanel(run, focus) {
       .map((name, i) => [name, i])
       .filter(([name]) => !/^h\.\d+\.(attn\.(head\.\d+|bias)|mlp)$/.test(name));
     grid.replaceChildren(...cells);
-    grid.nextSibling?.remove();
-    grid.after(
-      el(
-        "p",
-        { class: "rest" },
-        rest.flatMap(([name, i]) => [
-          el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))),
-          " ",
-        ]),
-      ),
+    others.replaceChildren(
+      ...rest.flatMap(([name, i]) => [
+        el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))),
+        " ",
+      ]),
     );
   }
 

@@ -46,6 +46,7 @@ export function visible(token) {
     else if (HIDDEN.test(c)) shown += `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
     else shown += c;
   }
+  if (/^\p{M}/u.test(shown)) return `◌${shown}`; // a mark needs something to stand on
   return shown || "∅";
 }
 
@@ -58,12 +59,14 @@ export function tokenLabel(token, longest = 24) {
 
 /** A text in which marks are shown already, as an element: the marks are paler than the letters. */
 export function markedLabel(text) {
-  const parts = text.split(/([·⏎␍⇥]+)/).filter(Boolean);
-  return el(
-    "bdi",
-    { class: "token" },
-    parts.map((part) => (/^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part)),
-  );
+  const parts = text.split(/([·⏎␍⇥]+|\P{M}\p{M}*[¹²³⁴⁵⁶⁷⁸⁹]⁄[₁₂₃₄₅₆₇₈₉])/u).filter(Boolean);
+  const dimmed = (part) =>
+    /^[·⏎␍⇥]/.test(part)
+      ? el("span", { class: "mark" }, part)
+      : part.includes("⁄")
+        ? el("span", { class: "piece" }, part)
+        : part;
+  return el("bdi", { class: "token" }, parts.map(dimmed));
 }
 
 /** For names that are read aloud or shown on canvas: quoted and isolated from the text around. */
@@ -207,10 +210,14 @@ export function scaleKey(scale, low, ...words) {
   return el("span", { class: "key" }, low, parts);
 }
 
-/** Whether text on that colour should be white. */
+/** Whether white text stands out from that colour more than black: of the two contrasts the larger one. */
 export function darkOn(scale, t) {
-  const [r, g, b] = ramp(SCALES[isDark() ? "dark" : "light"][scale], t || 0);
-  return 0.299 * r + 0.587 * g + 0.114 * b < 140;
+  const channels = ramp(SCALES[isDark() ? "dark" : "light"][scale], t || 0).map((channel) => {
+    const share = channel / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  const light = 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2];
+  return 1.05 / (light + 0.05) > (light + 0.05) / 0.05;
 }
 
 /** What counts as full colour in a vector: the size that 97 of 100 cells do not exceed. */
@@ -224,14 +231,16 @@ export function place(x, full) {
   return Number.isNaN(x) ? NaN : 0.5 + 0.5 * Math.sign(x) * Math.min(1, Math.abs(x) / full) ** 0.8;
 }
 
+/** Whether the page is being laid out for the printer. */
+export function isPrinting() {
+  return document.documentElement.classList.contains("printing");
+}
+
 // -- canvases -------------------------------------------------------------------------------------
 
 /** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
 export function sized(canvas, width, height) {
-  const ratio = Math.max(
-    window.devicePixelRatio || 1,
-    document.documentElement.classList.contains("printing") ? 2 : 1,
-  );
+  const ratio = Math.max(window.devicePixelRatio || 1, isPrinting() ? 2.5 : 1);
   const w = Math.max(1, Math.round(width * ratio)),
     h = Math.max(1, Math.round(height * ratio));
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });

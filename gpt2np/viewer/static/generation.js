@@ -21,7 +21,7 @@ export function generationPanel(run, focus) {
       el(
         "p",
         { class: "absent" },
-        `This run read a text and chose nothing${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`,
+        `This run only read a text: no tokens were generated${run.missing.generation ? `: ${run.missing.generation}` : ". To see choices: gpt2np view TEXT --max-new-tokens 30 --temperature 0.8"}.`,
       ),
     );
     return { id: "generation", title: "Generation", element, empty: true, draw() {} };
@@ -61,6 +61,7 @@ export function generationPanel(run, focus) {
     head,
     lists,
     draw1,
+    everyStep(run),
   );
   const beams = told.sampling?.num_beams > 1; // whole texts are compared, nothing is drawn or filtered
   how.textContent = howChosen(told, beams);
@@ -80,13 +81,13 @@ export function generationPanel(run, focus) {
         "aria-label": `step ${i}: ${quoted(run.word(step.id))} ${percent(step.p)}`,
         onclick: () => go(i),
       },
-      tokenLabel(run.word(step.id), 60),
+      tokenLabel(run.labels[step.pos + 1] ?? run.word(step.id), 60),
     );
     if (step.p !== null) span.style.boxShadow = `inset 0 -0.5em ${colour("chance", Math.sqrt(step.p) * 0.8)}`;
     return span;
   });
   text.append(
-    ...[...run.tokens.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap(
+    ...[...run.labels.slice(0, told.n_prompt).map((token) => tokenLabel(token, 60)), ...chosenWords].flatMap(
       (word) => [el("wbr"), word],
     ),
   );
@@ -209,6 +210,41 @@ export function generationPanel(run, focus) {
     ];
   }
   return { id: "generation", title: "Generation", element, draw, go };
+}
+
+/** Every choice in a line of its own, for the print: a screen has the scrubber. */
+function everyStep(run) {
+  const { steps } = run.generation;
+  const removed = ({ removals }) => removals?.reduce((sum, { count }) => sum + count, 0);
+  const others = ({ id, candidates }) => candidates.filter(([other]) => other !== id).slice(0, 3);
+  const rows = steps.map((step, i) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, String(i)),
+      el("td", {}, tokenLabel(run.word(step.id))),
+      el("td", {}, percent(step.p)),
+      el(
+        "td",
+        {},
+        others(step).flatMap(([id, p]) => [tokenLabel(run.word(id), 12), ` ${percent(p)}  `]),
+      ),
+      el("td", {}, step.removals ? removed(step).toLocaleString("en") : "–"),
+      el("td", {}, step.interval ? step.uniform.toFixed(4) : "–"),
+    ),
+  );
+  const names = ["step", "chosen", "probability", "likeliest others", "removed", "drawn"];
+  return el(
+    "div",
+    { class: "print-only every-step" },
+    el("h3", {}, "Every step"),
+    el(
+      "table",
+      { class: "plain" },
+      el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, rows),
+    ),
+  );
 }
 
 /** How the tokens were chosen, in a sentence. */

@@ -5,7 +5,7 @@ import { el } from "./drawing.js";
 const TERMS = [
   [
     "GPT-2",
-    "Four models of one build, of 2019. Without a size it is the smallest: 124 million parameters, 12 layers.",
+    "Four models of 2019 that differ only in size. Without a size the smallest is meant: 124 million parameters, 12 layers.",
   ],
   [
     "token",
@@ -42,7 +42,7 @@ const TERMS = [
     "neuron",
     "One entry of an MLP's wide inner vector: it reads one direction of the stream and writes another.",
   ],
-  ["GELU", "The bend between them: lets large positive numbers through, nearly silences negative ones."],
+  ["GELU", "The activation function of the MLP: lets large positive numbers through, nearly silences negative ones."],
   ["logit", "The score of one token to come next; softmax makes probabilities of all of them."],
   [
     "unembedding",
@@ -141,10 +141,12 @@ const KEYS = [
   ["← →", "position before, after"],
   ["↑ ↓", "layer above, below"],
   ["[ ]", "head before, after"],
-  ["1 … 8", "panel"],
+  ["1 … 9", "panel"],
   [", .", "step of a generation"],
   ["t", "light or dark"],
+  ["b", "big, for a projector, or not"],
   ["?", "this page"],
+  ["n p Esc", "in the tour: next stop, stop before, leave"],
 ];
 
 export function glossaryPanel(run) {
@@ -175,21 +177,36 @@ export function glossaryPanel(run) {
     `The rule: a page of ${run.T} tokens has at most ${(budget / 1e6).toFixed(1)} MB (3 up to 30 tokens, 10 at 300, 20 at 1,024). Detail is dropped in fixed steps until that fits: first digits and cells of the vectors, then digits of attention, its scores, its small weights, and last the lens, contributions, vectors and neurons of the earliest positions.`,
   ].filter(Boolean);
   const missing = Object.entries(run.missing);
-  const element = el(
-    "div",
-    { class: "reading" },
-    el("h3", {}, "Words"),
-    el(
-      "dl",
-      { class: "terms" },
-      termsOf(run).map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
-    ),
-    el("h3", {}, "Keys"),
+  const parts = [
+    el("h3", { class: "keys-title" }, "Keys"),
     el(
       "dl",
       { class: "keys" },
       KEYS.map(([key, text]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, text))),
     ),
+    el("h3", {}, "Words"),
+    el(
+      "dl",
+      { class: "terms" },
+      [...termsOf(run)]
+        .sort(([a], [b]) => a.localeCompare(b, "en"))
+        .map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
+    ),
+    run.commentary ? el("h3", {}, "What is known, and where it is from") : null,
+    run.commentary
+      ? el(
+          "dl",
+          { class: "terms" },
+          run.commentary.map(({ title, text, source, address }) =>
+            el(
+              "div",
+              {},
+              el("dt", {}, title),
+              el("dd", {}, `${text} `, el("a", { class: "source", href: address, rel: "noreferrer", target: "_blank" }, source)),
+            ),
+          ),
+        )
+      : null,
     el("h3", {}, "How exact this page is"),
     el(
       "ul",
@@ -209,6 +226,7 @@ export function glossaryPanel(run) {
       { class: "small" },
       `Made by gpt2np ${run.model.gpt2np}. The picture follows Jeremy Dolan’s “A Vector-Level View of GPT-2” (2024). Everything is inside this file; it asks the network for nothing.`,
     ),
-  );
+  ];
+  const element = el("div", { class: "reading" }, parts);
   return { id: "glossary", title: "Glossary", element, draw() {} };
 }

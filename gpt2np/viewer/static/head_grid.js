@@ -55,7 +55,7 @@ export function headFinder(run, focus) {
     el(
       "div",
       { class: "two" },
-      el("div", {}, el("p", {}, el("label", {}, "Colour by ", select)), told, grid),
+      el("div", {}, el("p", { class: "on-screen" }, el("label", {}, "Colour by ", select)), told, grid),
       el("div", {}, el("h4", {}, "Highest"), best, pushes),
     ),
   );

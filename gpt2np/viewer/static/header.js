@@ -2,12 +2,19 @@
 
 import { colour, el, percent, quoted, tokenLabel } from "./drawing.js";
 
-/** Model, text and next token; `swap` changes between light and dark. */
-export function buildHeader(run, focus, swap) {
-  const words = run.tokens.map((token, pos) => wordButton(run, focus, token, pos));
+const ROW_GAP = 3; // pixels between two rows of words
+
+/** Model, text and next token; `swap` changes between light and dark, `tour` starts the tour. */
+export function buildHeader(run, focus, swap, tour) {
+  const words = run.labels.map((token, pos) => wordButton(run, focus, token, pos));
   const ribbon = el("div", { class: "ribbon", role: "toolbar", "aria-label": "tokens of the text" }, words);
+  const last = lastChosen(run);
+  if (last) ribbon.append(last);
+  const all = el("button", { type: "button", class: "link show-all", hidden: true, onclick: () => open(!whole) });
+  let whole = false;
   const next = el("p", { class: "next" });
   const theme = roundButton("◐", "light or dark", swap);
+  const guided = el("button", { type: "button", class: "tour-start", onclick: tour }, "Tour");
   const help = roundButton("?", "help and glossary", () => focus.set({ panel: "glossary" }));
   const element = el(
     "header",
@@ -15,14 +22,33 @@ export function buildHeader(run, focus, swap) {
     el(
       "div",
       { class: "title" },
-      el("h1", {}, run.model.name),
-      el("p", { class: "facts" }, modelText(run.model)),
-      el("div", { class: "buttons" }, theme, help),
+      el("h1", { title: run.model.name }, shortName(run.model.name)),
+      el("p", { class: "facts", title: modelText(run.model) }, modelText(run.model)),
+      el("div", { class: "buttons" }, guided, theme, help),
     ),
-    el("div", { class: "text" }, ribbon, next),
+    written(run),
+    el("div", { class: "text" }, el("div", { class: "ribbon-holder" }, ribbon, all), next),
   );
 
+  function open(wanted) {
+    whole = wanted;
+    fold();
+    reveal(focus.state.pos);
+  }
+
+  /** Whole rows of words only: three, on a narrow screen two; a button has the rest. */
+  function fold() {
+    ribbon.style.maxHeight = "none";
+    const row = words[0].getBoundingClientRect().height + ROW_GAP;
+    const rows = Math.round((ribbon.scrollHeight - ROW_GAP) / row);
+    const most = window.innerWidth <= 640 ? 2 : 3;
+    all.hidden = rows <= most;
+    all.textContent = whole ? "show fewer rows" : `${run.T} tokens, show all`;
+    if (rows > most && !whole) ribbon.style.maxHeight = `${most * row}px`;
+  }
+
   function draw(state) {
+    fold();
     words.forEach((word, pos) => {
       const p = chanceOf(run, pos);
       word.setAttribute("aria-pressed", String(pos === state.pos));
@@ -31,17 +57,28 @@ export function buildHeader(run, focus, swap) {
     });
     const likeliest = run.at("next:id", state.pos);
     if (!likeliest) return next.replaceChildren();
+    const step = run.generation?.steps.find((each) => each.pos === state.pos);
+    const chosen = step && step.id !== likeliest[0] ? ["chosen: ", step.id, step.p] : null;
+    const first = ["next token: ", likeliest[0], run.at("next:p", state.pos)[0]];
     next.replaceChildren(
-      el("small", {}, "next token: "),
-      tokenLabel(run.word(likeliest[0])),
-      el("span", { class: "aside" }, ` ${percent(run.at("next:p", state.pos)[0])}`),
+      ...[chosen, chosen ? ["likeliest: ", ...first.slice(1)] : first].filter(Boolean).map(([name, id, p], i) =>
+        el(
+          "span",
+          { class: i ? "second-choice" : "" },
+          el("small", {}, name),
+          tokenLabel(run.word(id)),
+          el("span", { class: "aside" }, ` ${percent(p)}`),
+        ),
+      ),
     );
   }
 
   /** Bring the chosen word into sight; the keyboard's focus follows it if it was in the text. */
   function reveal(pos) {
     if (ribbon.scrollHeight > ribbon.clientHeight) {
-      ribbon.scrollTop = words[pos].offsetTop - ribbon.clientHeight / 2;
+      const row = words[0].getBoundingClientRect().height + ROW_GAP;
+      const above = Math.round((words[pos].offsetTop - words[0].offsetTop) / row) - 1;
+      ribbon.scrollTop = above > 0 ? above * row + ROW_GAP : 0;
     }
     if (ribbon.contains(document.activeElement)) words[pos].focus({ preventScroll: true });
   }
@@ -63,6 +100,24 @@ function wordButton(run, focus, token, pos) {
     },
     tokenLabel(token, 30),
   );
+}
+
+/** The text as it was written, where its tokens are parts of characters. */
+function written(run) {
+  return run.written ? el("p", { class: "written", dir: "auto" }, run.written) : null;
+}
+
+/** The token that was chosen last, if it is no position of the run: it was chosen, and never read. */
+function lastChosen(run) {
+  const id = run.generation?.steps.find((step) => step.pos === run.T - 1)?.id;
+  if (id === undefined) return null;
+  return el("span", { class: "word last", title: "chosen last, and not read any more" }, tokenLabel(run.word(id), 30));
+}
+
+/** A model's name; of a folder its last part. */
+function shortName(name) {
+  const isPath = /^([/\\~.]|[A-Za-z]:[/\\])/.test(name) || name.split("/").length > 2;
+  return isPath ? (name.split(/[/\\]/).filter(Boolean).at(-1) ?? name) : name;
 }
 
 // What the model gave to the token at a position before it read it; the first has none.

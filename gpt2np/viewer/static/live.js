@@ -38,7 +38,7 @@ class Live {
     this.switches = buildSwitches(facts.config, this);
     this.status = el("p", { class: "small status", role: "status" }, "Unpacking the model …");
     this.holder = el("div", { class: "alive" });
-    const { glossary, ...others } = PANELS;
+    const { glossary, weights, ...others } = PANELS; // the weights stay as they are
     this.panels = { ...others, changes: changesPanel(() => this), glossary };
     this.element = el("section", { class: "studio", "aria-label": "try it" }, this.text.element, this.status);
     this.element.append(this.swapping.element, buildGenerate(this).element, this.switches.element);

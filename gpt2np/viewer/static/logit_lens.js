@@ -7,6 +7,7 @@ import {
   darkOn,
   digits,
   el,
+  isPrinting,
   percent,
   quoted,
   scaleKey,
@@ -15,6 +16,7 @@ import {
 } from "./drawing.js";
 
 const COLUMNS = 48; // positions shown at once
+const ON_PAPER = 11; // and in each block of a print
 
 export function lensPanel(run, focus) {
   const element = el("div", { class: "lens" });
@@ -52,7 +54,7 @@ export function lensPanel(run, focus) {
       key,
     ),
     told,
-    el("label", { class: "small" }, box, " also between attention and MLP"),
+    el("label", { class: "small on-screen" }, box, " also between attention and MLP"),
     scroll,
     side,
   );
@@ -63,41 +65,45 @@ export function lensPanel(run, focus) {
     const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
       count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
-    key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"));
-    const points = Array.from({ length: 2 * run.L + 1 }, (_, i) => i).filter(
-      (point) => between || point % 2 === 0,
-    );
-    const head = el(
-      "tr",
-      {},
-      el("th", { scope: "col" }, "after"),
-      Array.from({ length: count }, (_, i) =>
-        el(
-          "th",
-          { scope: "col", class: first + start + i === pos ? "chosen" : "" },
-          tokenLabel(run.tokens[first + start + i], 10),
-        ),
-      ),
-    );
-    table.replaceChildren(
-      el("thead", {}, head),
-      el(
-        "tbody",
-        {},
-        points.map((point) =>
-          el(
-            "tr",
-            {},
-            el("th", { scope: "row" }, pointLabel(point)),
-            Array.from({ length: count }, (_, i) => cell(point, start + i, pos)),
-          ),
-        ),
-      ),
-    );
+    key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"), el("small", {}, " by the square root"));
+    if (isPrinting()) {
+      const blocks = Array.from({ length: Math.ceil(n / ON_PAPER) }, (_, i) =>
+        el("table", { class: "block" }, rowsOf(i * ON_PAPER, Math.min(ON_PAPER, n - i * ON_PAPER), pos)),
+      );
+      scroll.replaceChildren(...blocks);
+    } else {
+      table.replaceChildren(...rowsOf(start, count, pos));
+      scroll.replaceChildren(table);
+    }
     const chosen = table.querySelector("td.chosen");
     if (chosen)
       scroll.scrollLeft = Math.max(0, chosen.offsetLeft - scroll.clientWidth + chosen.offsetWidth + 90);
     details(pos, row, state);
+  }
+
+  /** Head and body of the table: so many columns from a row of the page's arrays on. */
+  function rowsOf(start, count, pos) {
+    const points = Array.from({ length: 2 * run.L + 1 }, (_, i) => i).filter(
+      (point) => between || point % 2 === 0,
+    );
+    const tokens = Array.from({ length: count }, (_, i) => first + start + i);
+    const head = el(
+      "tr",
+      {},
+      el("th", { scope: "col" }, "after"),
+      tokens.map((t) =>
+        el("th", { scope: "col", class: t === pos ? "chosen" : "" }, tokenLabel(run.labels[t], 10)),
+      ),
+    );
+    const body = points.map((point) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, pointLabel(point)),
+        tokens.map((_, i) => cell(point, start + i, pos)),
+      ),
+    );
+    return [el("thead", {}, head), el("tbody", {}, body)];
   }
 
   function cell(point, row, pos) {
@@ -120,7 +126,7 @@ export function lensPanel(run, focus) {
           draw(focus.state);
         },
       },
-      tokenLabel(run.word(id), 9),
+      tokenLabel(run.word(id), isPrinting() ? 7 : 9),
     );
     button.style.background = colour("chance", t);
     return el("td", { class: here ? "chosen" : "" }, button);
@@ -135,7 +141,7 @@ export function lensPanel(run, focus) {
     while (stays > 0 && tops[stays - 1] === final) stays--;
     const said = [
       "At ",
-      tokenLabel(run.tokens[pos]),
+      tokenLabel(run.labels[pos]),
       ` (${pos}) the model says `,
       tokenLabel(run.word(final)),
       `. First predicted after layer ${earliest}`,

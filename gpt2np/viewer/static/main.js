@@ -3,31 +3,38 @@
 import { el, hideTip, isDark } from "./drawing.js";
 import { Focus } from "./page_state.js";
 import { buildHeader } from "./header.js";
-import { COMPACT, PANELS, buildBar } from "./tabs.js";
+import { addFigures } from "./figures.js";
+import { buildTour } from "./tour.js";
+import { PANELS, buildBar, panelsOf } from "./tabs.js";
 
 /**
- * Builds the page of a run in `holder`, and returns what is chosen in it and the header. A live page builds one run after
- * another: with `before` chosen in the last, panels of its own, and a signal that takes this one's listeners away.
+ * Builds the page of a run in `holder`, and returns what is chosen in it and the titles of its tour. A live page builds one
+ * run after another: with `before` chosen in the last, panels of its own, and a signal that takes this one's listeners away.
  */
 export function build(run, holder, { made = PANELS, before = {}, signal = null } = {}) {
-  const focus = new Focus(run, run.detail.compact ? COMPACT : Object.keys(made));
+  const focus = new Focus(run, panelsOf(run, made));
   focus.state = focus.legal({ ...focus.state, ...before });
   const panels = focus.panels.map((id) => made[id](run, focus));
-  const header = buildHeader(run, focus, swapTheme);
+  const captions = panels.map((panel) => addFigures(panel, run, focus));
+  const tour = buildTour(run, focus, (id) => draw(id));
+  const header = buildHeader(run, focus, swapTheme, () => tour.go(0));
   const bar = buildBar(run, focus, panels);
   const sections = panels.map(sectionOf);
-  holder.replaceChildren(header.element, bar.element, el("main", {}, sections));
+  holder.replaceChildren(header.element, bar.element, el("main", {}, sections, tour.handout), tour.bar);
   const listening = signal ? { signal } : {};
   let printing = false;
 
   /** Draw what is chosen: the one panel that is open, or for the printer all that have something to show. */
-  function draw() {
+  function draw(only = null) {
     const { state } = focus;
     header.draw(state);
     bar.draw(state);
     panels.forEach((panel, i) => {
-      sections[i].hidden = printing ? Boolean(panel.empty) : panel.id !== state.panel;
-      if (!sections[i].hidden) panel.draw(state);
+      const hidden = printing ? Boolean(panel.empty) : panel.id !== state.panel;
+      sections[i].hidden = typeof only === "string" ? panel.id !== only : hidden;
+      if (sections[i].hidden) return;
+      panel.draw(state);
+      captions[i]();
     });
   }
 
@@ -43,15 +50,20 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
     draw();
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, listening);
+  function swapSize() {
+    document.documentElement.classList.toggle("big");
+    draw();
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(), listening);
   addEventListener("hashchange", () => {
     focus.read();
     draw();
+    toStop();
   }, listening);
   let waiting = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(draw);
+    waiting = requestAnimationFrame(() => draw());
   }, listening);
 
   // Canvases are drawn before the printer lays the page out: so the layout of the print, which has a width
@@ -63,25 +75,39 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
     printing = true;
     root.dataset.theme = "light";
     root.classList.add("printing");
-    draw();
+    if (tour.touring()) {
+      tour.print();
+      for (const section of sections) section.hidden = true;
+    } else draw();
   }, listening);
   addEventListener("afterprint", () => {
     printing = false;
     root.classList.remove("printing");
+    tour.printed();
     if (theme === undefined) delete root.dataset.theme;
     else root.dataset.theme = theme;
     draw();
   }, listening);
 
   addEventListener("keydown", (event) => {
-    if (press(event, focus, panels, bar.tabs, swapTheme)) event.preventDefault();
+    const { ctrlKey, metaKey, altKey, key, target } = event;
+    const plain = !(ctrlKey || metaKey || altKey || target.matches("input, select, textarea, button"));
+    if (plain && tour.press(key)) event.preventDefault();
+    else if (press(event, focus, panels, bar.tabs, { t: swapTheme, b: swapSize })) event.preventDefault();
   }, listening);
+
+  /** To the stop that the address names: `#tour` is the first. */
+  function toStop() {
+    const asked = new URLSearchParams(location.hash.slice(1));
+    if (asked.has("tour")) tour.go((Number(asked.get("tour")) || 1) - 1);
+  }
 
   draw();
   header.reveal(focus.state.pos);
+  if (!signal) toStop();
   if (!performance.getEntriesByName("first-picture").length)
     requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
-  return { focus, header };
+  return { focus, stops: tour.titles };
 }
 
 function sectionOf(panel) {
@@ -94,7 +120,7 @@ function sectionOf(panel) {
 }
 
 /** What a key does; whether it did anything. */
-function press(event, focus, panels, tabs, swapTheme) {
+function press(event, focus, panels, tabs, swaps) {
   const { key, target } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || target.matches("input, select, textarea"))
     return false;
@@ -115,8 +141,8 @@ function press(event, focus, panels, tabs, swapTheme) {
     tabs[next].focus();
   } else if (/^[1-9]$/.test(key) && panels[key - 1]) {
     focus.set({ panel: panels[key - 1].id });
-  } else if (key === "t") {
-    swapTheme();
+  } else if (key in swaps) {
+    swaps[key]();
   } else if (key === "," || key === ".") {
     panels.find((panel) => panel.go)?.go(state.step + (key === "." ? 1 : -1));
   } else if (key in moves && !target.classList.contains("scroll")) {

@@ -2,7 +2,7 @@
 // The chosen layer is drawn whole, the others as what they write and what they leave.
 
 import { buildCard, stripText } from "./map_card.js";
-import { bar, el, hideTip, percent, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
+import { bar, el, hideTip, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
 import { buildStreams } from "./map_streams.js";
 
@@ -20,6 +20,7 @@ export function mapPanel(run, focus) {
     el("div", { class: "map" }, streams.element, el("div", { class: "flow-holder" }, flow), card.element),
   );
   const foretold = el("div", { class: "foretold" });
+  const line = el("div", { class: "decoding", role: "img" });
   let rows = [];
   let openLayer = -1;
 
@@ -64,6 +65,7 @@ export function mapPanel(run, focus) {
     const inside = (open ? OPEN : CLOSED)
       .filter(([site]) => site === "heads" || run.part(site))
       .filter(([site]) => site !== "attn.heads" || run.detail.factors.outputs)
+      .filter(([site]) => site !== "attn.scores" || run.has("scores"))
       .map(([site, name, height, kind, block]) =>
         site === "heads"
           ? headButtons(layer)
@@ -81,7 +83,15 @@ export function mapPanel(run, focus) {
       foretold,
       el("span", { class: "note" }),
     );
-    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next];
+    const decoding = el(
+      "div",
+      { class: "row" },
+      el("span", { class: "label" }, "draw"),
+      el("span", { class: "gutter" }),
+      line,
+      el("span", { class: "note" }, "probabilities from 0 to 1"),
+    );
+    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next, decoding];
   }
 
   function row({ site, layer = null, name, height, kind, block = "", open }) {
@@ -175,7 +185,7 @@ export function mapPanel(run, focus) {
       const width = button.clientWidth;
       if (!width) continue;
       paintRow(run, sized(canvas, width, height), made, state, width);
-      const named = site === "attn.pattern" ? "attn.z" : site; // a pattern has no norm of its own
+      const named = ["attn.scores", "attn.pattern"].includes(site) ? "attn.z" : site; // they have no norm of their own
       const chosen = state.part === site && (layer === null || layer === state.layer);
       button.setAttribute("aria-label", stripText(run, named, layer ?? 0, state.pos, state.head));
       button.setAttribute("aria-pressed", String(chosen));
@@ -190,6 +200,21 @@ export function mapPanel(run, focus) {
       bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), { kind: "chance" }),
     );
     foretold.replaceChildren(...bars);
+    decode(state);
+  }
+
+  /** The likeliest tokens end to end, as a draw meets them: where a number from 0 to 1 falls is what comes next. */
+  function decode({ pos }) {
+    const ids = [...(run.at("next:id", pos) ?? [])];
+    const chances = run.at("next:p", pos);
+    const step = run.generation?.steps.find((each) => each.pos === pos);
+    const stretches = ids.map((id, i) => {
+      const stretch = el("span", { class: step?.id === id ? "taken" : "", title: `${quoted(run.word(id))} ${percent(chances[i])}` });
+      stretch.style.width = `${100 * chances[i]}%`;
+      return stretch;
+    });
+    line.setAttribute("aria-label", ids.length ? `the ${ids.length} likeliest end to end: ${percent(chances.reduce((a, b) => a + b, 0))} of all` : "");
+    line.replaceChildren(...stretches);
   }
 
   /** The spine runs from the first stream to the last row that reads it. */
@@ -205,13 +230,16 @@ export function mapPanel(run, focus) {
 
   function draw(state) {
     if (openLayer !== state.layer || !rows.length) build(state);
-    key.replaceChildren(scaleKey("diverging", "negative", "positive"));
+    key.replaceChildren(
+      scaleKey("diverging", "negative", "positive"),
+      el("small", {}, " each strip by its own size; full colour: the largest 3 of 100 cells"),
+    );
     const start = flow.querySelector(".start");
     const sources = run.model.embeddings.length - 1; // rows above the stream, as high as the tokens' names
     start.style.height = `${Math.max(0, streams.head - 22 * sources)}px`;
     start.replaceChildren(
       el("span", {}, `position ${state.pos}`),
-      el("strong", {}, tokenLabel(run.tokens[state.pos])),
+      el("strong", {}, tokenLabel(run.labels[state.pos])),
     );
     paint(state);
     stretchSpine();
@@ -229,7 +257,7 @@ function howToRead(run) {
     "Read from top to bottom. Left: the ",
     el("b", {}, "residual stream"),
     " of every token, and what the chosen head carries between them. Middle: the chosen token. Every strip is a " +
-      `vector, every cell ${cell}; blocks read the stream and add to it. Choose anything: the rest follows. ` +
+      `vector, every cell ${cell}; blocks read the stream and add to it. Click a token, a layer, a head or a vector: everything else follows. ` +
       (someNotKept(run) ? "What is grey was not kept. " : ""),
   ];
 }

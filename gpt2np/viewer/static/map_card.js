@@ -70,13 +70,13 @@ export function buildCard(run, focus) {
     const cells = run.strip(part.site, layer, pos, head);
     const whose = [
       `position ${pos} `,
-      quoted(run.tokens[pos]),
+      quoted(run.labels[pos]),
       whoseHead(part.site, perHead, head),
     ].join("");
     body.replaceChildren(
       ...[
         el("h3", {}, part.title),
-        el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}`)),
+        el("p", { class: "site" }, el("code", {}, name), el("span", {}, ` ${whose}${idOf(part.site, pos)}`)),
         cells ? strip(cells, part.site) : missing(part.site),
         stats
           ? el(
@@ -97,10 +97,63 @@ export function buildCard(run, focus) {
           el("dt", {}, `${part.file}, line ${part.line}`),
           el("dd", {}, el("code", { class: "line" }, part.code)),
         ),
+        ...spread(name, pos),
+        ...learned(name),
         ...here(state, part),
+        ...background(part.site),
       ].filter(Boolean),
     );
     paintLater();
+  }
+
+  /** The number of a token, where its row is what is shown: "W_E[340]". */
+  function idOf(site, pos) {
+    if (site === "wte") return `: W_E[${run.ids[pos]}]`;
+    return site === "wpe" ? `: W_P[${pos}]` : "";
+  }
+
+  // What a norm took away from this very vector, and multiplied it by.
+  function spread(name, pos) {
+    const found = run.spread?.[name];
+    const row = pos - run.detail.first;
+    if (!found?.rstd || row < 0) return [];
+    const mean = found.mean ? `mean ${digits(found.mean[row])} taken away, then ` : "";
+    return [el("p", { class: "small" }, `Here: ${mean}times 1/σ = ${digits(found.rstd[row])}.`)];
+  }
+
+  // What a norm multiplies by and adds, of each component.
+  function learned(name) {
+    const norm = run.norms?.[name];
+    return Object.entries(norm ?? {}).flatMap(([kind, { cells: values, low, high }]) => {
+      const canvas = el("canvas", { role: "img", "aria-label": `${kind} of ${name}` });
+      const holder = el("div", { class: "big-strip" }, canvas);
+      const before = paintLater;
+      paintLater = () => {
+        before();
+        const width = Math.max(60, holder.clientWidth);
+        paintStrip(sized(canvas, width, 12), values, 0, 0, width, 12);
+      };
+      const letter = { scale: "γ, its scale", shift: "β, its shift" }[kind] ?? kind;
+      return [el("dt", {}, `${letter}: from ${digits(low, 2)} to ${digits(high, 2)}`), holder];
+    });
+  }
+
+  // What is known about such a part, and where that is from.
+  function background(site) {
+    const notes = (run.commentary ?? []).filter(({ sites }) => sites.includes(site));
+    if (!notes.length) return [];
+    return [
+      el("h4", {}, "What is known"),
+      ...notes.map(({ title, text, source, address }) =>
+        el(
+          "p",
+          { class: "known" },
+          el("b", {}, `${title}. `),
+          `${text} `,
+          el("a", { class: "source", href: address, rel: "noreferrer", target: "_blank" }, source),
+        ),
+      ),
+    ];
   }
 
   function whoseHead(site, perHead, head) {
@@ -154,7 +207,7 @@ export function buildCard(run, focus) {
         el("h4", {}, `Layer ${layer}, head ${head}${reach ? ` (${reach})` : ""} looks from here at`),
         ...best.map((key) =>
           bar(
-            [tokenLabel(run.tokens[key]), el("small", {}, ` ${key}`)],
+            [tokenLabel(run.labels[key]), el("small", {}, ` ${key}`)],
             weights[key],
             run.weightText(weights[key]),
             { kind: "share" },
@@ -214,5 +267,5 @@ export function buildCard(run, focus) {
 /** A sentence for those who do not see the strip. */
 export function stripText(run, site, layer, pos, head) {
   const stats = run.stats(site, layer, pos, head);
-  return `${fullName(run, site, layer)} at position ${pos} ${visible(run.tokens[pos])}${stats ? `, norm ${digits(stats.norm)}` : ""}`;
+  return `${fullName(run, site, layer)} at position ${pos} ${visible(run.labels[pos])}${stats ? `, norm ${digits(stats.norm)}` : ""}`;
 }

@@ -1,7 +1,7 @@
 // The rows of the map: which vectors of one position are drawn, how each is painted, what stands beside it.
 
 import { fullName, partOf, shapeText, stripTip } from "./map_card.js";
-import { colour, digits, el, fullColour, paintStrip, quoted, tokenLabel } from "./drawing.js";
+import { colour, digits, el, fullColour, paintStrip, place, quoted, tokenLabel } from "./drawing.js";
 
 /** Rows of the open layer: site, name, height in pixels, place at the spine (read, write, stream), block. */
 export const OPEN = [
@@ -11,6 +11,7 @@ export const OPEN = [
   ["attn.k", "key", 12, "", "attention"],
   ["attn.q_rot", "query ↻", 12, "", "attention"],
   ["attn.k_rot", "key ↻", 12, "", "attention"],
+  ["attn.scores", "scores", 34, "", "attention"],
   ["attn.pattern", "pattern", 50, "", "attention"],
   ["attn.v", "value", 12, "", "attention"],
   ["attn.z", "z", 12, "", "attention"],
@@ -35,6 +36,7 @@ export const CLOSED = [
   ["resid_post", "stream", 16, "stream", ""],
 ];
 
+const BETWEEN = ["attn.scores", "attn.pattern"]; // what is between two positions, and no vector
 const OUTPUT = 6; // pixels for each head's output vector
 const BAR = 26; // the widest bar of a pattern, in pixels
 const GAP = 8; // and between the patterns of two heads, at most
@@ -46,7 +48,7 @@ export function heightOf(run, site, height) {
 
 /** Whether a row has one stretch for each head, side by side or below one another. */
 export function hasHeads(run, site) {
-  return run.perHead(site) || site === "attn.pattern";
+  return run.perHead(site) || BETWEEN.includes(site);
 }
 
 /** The head under the pointer, of a row that has heads. */
@@ -75,6 +77,7 @@ export function paintRow(run, context, { site, layer, height }, state, width) {
     height,
   };
   if (site === "attn.pattern") paintPatterns(run, painted, layer ?? 0, pos);
+  else if (site === "attn.scores") paintScores(run, painted, layer ?? 0, pos);
   else if (site === "attn.heads") paintOutputs(run, painted, layer, pos);
   else if (run.perHead(site)) paintHeads(run, painted, site, layer, pos);
   else if (run.ofNeurons(site)) paintNeurons(run, painted, run.strip(site, layer, pos));
@@ -151,6 +154,27 @@ function paintPatterns(run, { context, wash, width, height }, layer, pos) {
   }
 }
 
+// How well each key answers each head's query: bars up and down from 0, each head by its own largest score.
+function paintScores(run, { context, wash, width, height }, layer, pos) {
+  const each = width / run.H;
+  for (let head = 0; head < run.H; head++) {
+    const left = head * each + gapOf(each) / 2;
+    context.fillStyle = wash;
+    context.fillRect(left, 0, each - gapOf(each), height);
+    const scores = run.scores(layer, head, pos);
+    if (!scores) continue;
+    const step = barStep(each, scores.length);
+    const most = Math.max(...Array.from(scores, (s) => (Number.isFinite(s) ? Math.abs(s) : 0)), 1e-9);
+    scores.forEach((score, key) => {
+      if (!run.sees(layer, pos, key) || !Number.isFinite(score)) return;
+      const tall = (score / most) * (height / 2 - 1);
+      context.fillStyle = colour("diverging", place(score, most));
+      const bar = Math.max(step - (step > 3 ? 1 : 0), 0.6);
+      context.fillRect(left + key * step, height / 2 - Math.max(0, tall), bar, Math.abs(tall) + 0.5);
+    });
+  }
+}
+
 /** Pixels from one bar of a pattern to the next, in a box of that width. */
 function barStep(width, n) {
   return Math.min((width - gapOf(width)) / n, BAR);
@@ -191,7 +215,7 @@ function prediction(run, point, pos) {
 
 // How many numbers the row stands for: "192", "4 × 48", "4 × 11".
 function widthText(run, site, pos) {
-  if (site === "attn.pattern") return `${run.H} × ${pos + 1}`;
+  if (BETWEEN.includes(site)) return `${run.H} × ${pos + 1}`;
   const [, ...wide] = partOf(run, site).shape;
   return wide.map((n) => n.toLocaleString("en")).join(" × ");
 }
@@ -203,9 +227,9 @@ export function tipLines(run, { site, layer, canvas }, state, event) {
   const lines = [name, shapeText(partOf(run, site))];
   const across = event.offsetX / canvas.clientWidth;
   const said =
-    site === "attn.pattern" ? lookTip(run, layer, head, state.pos, across, canvas.clientWidth) : null;
+    BETWEEN.includes(site) ? lookTip(run, site, layer, head, state.pos, across, canvas.clientWidth) : null;
   if (said) return [...lines, said];
-  const cells = site === "attn.pattern" ? null : run.strip(site, layer ?? 0, state.pos, head ?? 0);
+  const cells = BETWEEN.includes(site) ? null : run.strip(site, layer ?? 0, state.pos, head ?? 0);
   if (!cells) return lines;
   return [
     ...lines,
@@ -223,12 +247,14 @@ function placeIn(run, site, head, across, down) {
   return (across * run.parties(site)) % 1;
 }
 
-function lookTip(run, layer, head, pos, across, width) {
+function lookTip(run, site, layer, head, pos, across, width) {
   const weights = run.weights(layer, head, pos);
   if (!weights) return null;
   const each = width / run.H;
   const key = Math.floor(((across * run.H - head) * each - gapOf(each) / 2) / barStep(each, weights.length));
   if (!(key >= 0 && key < weights.length)) return null;
-  if (!run.sees(layer, pos, key)) return `does not see ${quoted(run.tokens[key])} (${key})`;
-  return `looks at ${quoted(run.tokens[key])} (${key}): ${run.weightText(weights[key])}`;
+  if (!run.sees(layer, pos, key)) return `does not see ${quoted(run.labels[key])} (${key})`;
+  const score = site === "attn.scores" ? run.scores(layer, head, pos)?.[key] : undefined;
+  if (score !== undefined) return `score of ${quoted(run.labels[key])} (${key}): ${digits(score)}`;
+  return `looks at ${quoted(run.labels[key])} (${key}): ${run.weightText(weights[key])}`;
 }

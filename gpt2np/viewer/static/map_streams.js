@@ -1,7 +1,7 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, hideTip, isPrinting, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
 import { shareColour } from "./map_rows.js";
 
 const NAMES = 84; // pixels above the first vector, for the tokens' names
@@ -11,7 +11,7 @@ const NUMBERED = 18; // the width of a column from which on shares of attention 
 const LATER = 0.3; // opacity of positions after the chosen one, which it cannot see
 const BRANCH = 4; // pixels that vectors beside the stream are set in
 const HEIGHTS = { embed: 14, resid_mid: 14, resid_post: 14, "mlp.post": 14 };
-const UNDRAWN = ["attn.pattern", "mlp.pre", "mlp.act", "mlp.up"]; // drawn as bars, or only for the chosen one
+const UNDRAWN = ["attn.scores", "attn.pattern", "mlp.pre", "mlp.act", "mlp.up"]; // drawn as bars, or only for the chosen one
 const OWN = ["attn.q", "attn.q_rot", "attn.z", "attn.heads"]; // of the other positions only faintly: this query is asked
 
 /** `levels()` gives the rows of the map with their heights on the page: [{site, layer, open, y, height}]. */
@@ -70,6 +70,17 @@ export function buildStreams(run, focus, levels) {
       context.fillStyle = inks.soft;
       context.fillText(`head ${state.head}`, spine(shown.first) + BRANCH + 2, (above.y + below.y) / 2 + 4);
     }
+    onPaper(width, bottom + 20);
+  }
+
+  // A canvas never breaks between two pages; a background does.
+  function onPaper(width, height) {
+    const printing = isPrinting();
+    canvas.hidden = printing;
+    element.style.height = printing ? `${height}px` : "";
+    element.style.background = printing
+      ? `url(${canvas.toDataURL()}) 0 0 / ${width}px ${height}px no-repeat`
+      : "";
   }
 
   /** The stream of each position: a line down the left of its column. */
@@ -112,7 +123,7 @@ export function buildStreams(run, focus, levels) {
     if (!weights) return;
     const foot = y + height / 2;
     const room = height - 12;
-    context.font = canvasFont(0.62);
+    context.font = canvasFont(0.65);
     context.fillStyle = soft;
     if (shown.width >= NUMBERED)
       context.fillText(
@@ -194,7 +205,7 @@ export function buildStreams(run, focus, levels) {
   }
 
   function name(context, pos, ink, bold) {
-    const text = [...visible(run.tokens[pos])];
+    const text = [...visible(run.labels[pos])];
     context.save();
     context.translate(x(pos), NAMES - 12);
     context.rotate(shown.width < 16 ? -Math.PI / 2.5 : -Math.PI / 3.2);
@@ -216,7 +227,7 @@ export function buildStreams(run, focus, levels) {
     if (!hit) return hideTip();
     const { site, layer } = hit.near;
     const lines = [
-      `${quoted(run.tokens[hit.pos])}, position ${hit.pos}`,
+      `${quoted(run.labels[hit.pos])}, position ${hit.pos}`,
       site === "embed" ? site : `h.${layer}.${site}`,
     ];
     const weights = site.startsWith("attn.") ? run.weights(layer, focus.state.head, focus.state.pos) : null;

@@ -69,7 +69,7 @@ export function mlpPanel(run, focus) {
         : `${digits(pre[i])} → ${digits(post[i])}`;
     told.replaceChildren(
       "At ",
-      tokenLabel(run.tokens[pos]),
+      tokenLabel(run.labels[pos]),
       ` (${pos}) the most active neuron of all layers is `,
       el("strong", {}, `layer ${layers[0]}, neuron ${active[0]}`),
       `: ${digits(strength[0], 4)}. In layer ${layer} it is `,
@@ -203,7 +203,7 @@ export function mlpPanel(run, focus) {
         {},
         el("b", {}, `Layer ${layer}`),
         " at ",
-        tokenLabel(run.tokens[pos]),
+        tokenLabel(run.labels[pos]),
         `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${bend} curve. Dots: the ${ids.length} most active. Bars: how many neurons have such a value before it (right, square-root scale).`,
       ),
       svg(
@@ -238,7 +238,7 @@ export function mlpPanel(run, focus) {
         "div",
         { class: "columns" },
         shown.map(([v, t]) =>
-          bar([tokenLabel(run.tokens[t], 14), el("small", {}, ` ${t}`)], v / most, signed(v), {
+          bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], v / most, signed(v), {
             kind: "push",
             onclick: () => focus.set({ pos: t }),
           }),

@@ -39,7 +39,12 @@ export class Focus {
     } catch {
       /* a page inside a notebook has no address */
     }
-    for (const listener of this.listeners) listener(after, new Set(changed));
+    this.told(new Set(changed));
+  }
+
+  /** Tell whoever listens what has changed. */
+  told(changed) {
+    for (const listener of this.listeners) listener(this.state, changed);
   }
 
   /** The step of a generation that was chosen at the position, if one was. */
@@ -60,7 +65,10 @@ export class Focus {
 
   hash() {
     const { panel, layer, head, pos, part } = this.state;
-    return `#${new URLSearchParams({ panel, layer, head, pos, part })}`;
+    const more = document.documentElement.classList.contains("big") ? { big: 1 } : {};
+    const { tour } = document.documentElement.dataset;
+    if (tour) more.tour = tour;
+    return `#${new URLSearchParams({ panel, layer, head, pos, part, ...more })}`;
   }
 
   read() {
@@ -70,6 +78,7 @@ export class Focus {
     for (const key of ["panel", "part", ...NUMBERS]) {
       if (given.has(key)) change[key] = NUMBERS.includes(key) ? Number(given.get(key)) : given.get(key);
     }
+    if (given.has("big")) document.documentElement.classList.toggle("big", given.get("big") === "1");
     this.state = this.legal({ ...this.state, ...change });
   }
 }

@@ -30,7 +30,7 @@ export function residualPanel(run, focus) {
       norms = Array.from({ length: points }, (_, p) => run.at("resid:norm", p)[pos]),
       cosines = Array.from({ length: points }, (_, p) => run.at("resid:cosine", p)[pos]);
     told.replaceChildren(
-      tokenLabel(run.tokens[pos]),
+      tokenLabel(run.labels[pos]),
       ` (${pos}): norm ${digits(norms[0], 4)} after the embedding, ${digits(norms[points - 1], 4)} at the end; cosine of the two ${cosines[0].toFixed(3).replace("-", "−")}.`,
     );
     charts.replaceChildren(

@@ -49,12 +49,19 @@ export async function unpack(text) {
   return parse(await new Response(stream).arrayBuffer());
 }
 
+// How a token is written: "日¹⁄₃" where it is a part of a character, which Python calls "日 1/3".
+function pieceText(token, shown) {
+  if (shown === token) return token;
+  return shown.replace(/ ([1-9])\/([1-9])/g, (_, part, of) => `${"⁰¹²³⁴⁵⁶⁷⁸⁹"[part]}⁄${"₀₁₂₃₄₅₆₇₈₉"[of]}`);
+}
+
 /** One run. Layers, heads and positions count from 0, as in Python. */
 export class Run {
   constructor({ header, arrays }) {
     Object.assign(this, header);
     this.arrays = arrays;
     this.T = header.tokens.length;
+    this.labels = header.tokens.map((token, pos) => pieceText(token, header.shown?.[pos] ?? token));
     this.L = header.model.ran;
     this.H = header.model.n_head;
   }

@@ -5,9 +5,10 @@ import { el } from "./drawing.js";
 import { build } from "./main.js";
 
 /** For tests, and for whoever wants to look: the numbers and the choice. */
-function offer(run, focus) {
+function offer(run, { focus, stops }) {
   const offered = {
     run,
+    stops,
     get focus() {
       return { ...focus.state };
     },
@@ -20,7 +21,7 @@ const holder = document.getElementById("page");
 unpack(document.getElementById("data").textContent)
   .then((packed) => {
     const run = new Run(packed);
-    offer(run, build(run, holder).focus);
+    offer(run, build(run, holder));
   })
   .catch((error) => {
     const said = `This page could not be shown. ${error.message}`;

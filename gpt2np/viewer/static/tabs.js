@@ -8,6 +8,7 @@ import { lensPanel } from "./logit_lens.js";
 import { contributionsPanel } from "./contributions.js";
 import { mlpPanel } from "./mlp.js";
 import { residualPanel } from "./residual.js";
+import { weightsPanel } from "./weights.js";
 import { generationPanel } from "./generation.js";
 
 export const PANELS = {
@@ -17,10 +18,17 @@ export const PANELS = {
   contributions: contributionsPanel,
   mlp: mlpPanel,
   residual: residualPanel,
+  weights: weightsPanel,
   generation: generationPanel,
   glossary: glossaryPanel,
 };
 export const COMPACT = ["map", "attention", "glossary"]; // in a notebook
+
+/** The panels of a page, by name: what chose nothing has no panel of choices. */
+export function panelsOf(run, made) {
+  const names = run.detail.compact ? COMPACT : Object.keys(made);
+  return names.filter((id) => id !== "generation" || run.generation?.steps.length || run.missing.generation);
+}
 
 /** Tabs for the panels, and steppers for position, layer and head. */
 export function buildBar(run, focus, panels) {

@@ -1,0 +1,92 @@
+// The tour: a bar at the foot of the page that leads through its states; printed, a handout of all stops.
+
+import { el } from "./drawing.js";
+import { tourStops } from "./tour_stops.js";
+
+/** `drawPanel(id)` draws one panel alone, for the pictures of the handout. */
+export function buildTour(run, focus, drawPanel) {
+  const stops = tourStops(run);
+  let at = null;
+  const text = el("p", {});
+  const title = el("h2", {});
+  const count = el("span", { class: "aside" });
+  const move = (by, label) =>
+    el("button", { type: "button", onclick: () => go(at + by) }, label);
+  const [back, on] = [move(-1, "‹ back"), move(1, "next ›")];
+  const close = el("button", { type: "button", "aria-label": "leave the tour", onclick: () => leave() }, "✕");
+  const bar = el(
+    "aside",
+    { class: "tour", hidden: true, "aria-label": "tour", "aria-live": "polite" },
+    el("div", { class: "tour-text" }, el("div", {}, count), title, text),
+    el("div", { class: "tour-buttons" }, back, on, close),
+  );
+  const handout = el("section", { class: "handout", hidden: true });
+
+  function go(stop) {
+    if (!stops.length) return;
+    at = Math.min(Math.max(0, stop), stops.length - 1);
+    document.documentElement.dataset.tour = String(at + 1);
+    const shown = stops[at];
+    bar.hidden = false;
+    count.textContent = `Stop ${at + 1} of ${stops.length}`;
+    title.textContent = shown.title;
+    text.textContent = shown.text;
+    back.disabled = at === 0;
+    on.disabled = at === stops.length - 1;
+    document.documentElement.style.setProperty("--tour", `${bar.offsetHeight + 16}px`);
+    focus.set(shown.state);
+  }
+
+  function leave() {
+    at = null;
+    bar.hidden = true;
+    delete document.documentElement.dataset.tour;
+    document.documentElement.style.removeProperty("--tour");
+    focus.told(new Set());
+  }
+
+  /** What a key does in the tour; whether it did anything. */
+  function press(key) {
+    if (at === null) return false;
+    if (key === "Escape") leave();
+    else if (key === "n" || key === "Enter") go(at + 1);
+    else if (key === "p" || key === "Backspace") go(at - 1);
+    else return false;
+    return true;
+  }
+
+  /** Every stop with its sentences and its picture. */
+  function print() {
+    const kept = focus.state;
+    const pages = stops.map((stop, i) => {
+      focus.state = focus.legal({ ...kept, ...stop.state });
+      drawPanel(focus.state.panel);
+      const panel = document.getElementById(`panel-${focus.state.panel}`);
+      return el(
+        "article",
+        { class: "stop" },
+        el("div", {}, el("h3", {}, `${i + 1}. ${stop.title}`), el("p", {}, stop.text)),
+        el("div", { class: "stop-picture" }, copyOf(panel.querySelector(stop.figure))),
+      );
+    });
+    focus.state = kept;
+    handout.replaceChildren(el("h2", {}, `How ${run.model.name} reads and predicts: a tour`), ...pages);
+    handout.hidden = false;
+  }
+
+  function printed() {
+    handout.replaceChildren();
+    handout.hidden = true;
+  }
+  return { bar, handout, go, press, print, printed, titles: stops.map(({ title }) => title), touring: () => at !== null };
+}
+
+/** A copy of what is drawn: canvases keep their pictures. */
+function copyOf(element) {
+  if (!element) return null;
+  const copy = element.cloneNode(true);
+  const canvases = (root) => (root.matches("canvas") ? [root] : [...root.querySelectorAll("canvas")]);
+  const copies = canvases(copy);
+  canvases(element).forEach((canvas, i) => copies[i].getContext("2d").drawImage(canvas, 0, 0));
+  return copy;
+}

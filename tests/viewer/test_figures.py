@@ -1,0 +1,176 @@
+"""Figures: each can be saved, is as wide as the screen lets it be, and its text can be read."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from support.viewer_browser import browser, visit
+
+import gpt2np
+
+pytestmark = pytest.mark.needs("playwright", "chromium")
+
+TEXT = "Elizabeth was not sorry that Mr. Darcy was"
+PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
+
+# Contrast of every visible text with what is behind it, as WCAG 2 computes it; marks of spaces are no text.
+CONTRASTS = """() => {
+  const numbers = (colour) => (colour.match(/[0-9.]+/g) ?? []).map(Number);
+  const light = (rgb) => {
+    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgb.map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const [r, g, b, a = 1] = numbers(getComputedStyle(e).backgroundColor);
+      if (a > 0.99) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.getElementById("page"), NodeFilter.SHOW_TEXT);
+  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+    const e = node.parentElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
+    if (!node.data.trim() || !box.width || e.closest("title, script, .mark, .later, :disabled")) continue;
+    const ground = behind(e);
+    let opacity = 1;
+    for (let up = e; up; up = up.parentElement) opacity *= Number(getComputedStyle(up).opacity);
+    const ink = numbers(e.closest("svg") ? style.fill : style.color)
+      .slice(0, 3).map((c, i) => opacity * c + (1 - opacity) * ground[i]);
+    const [dark, bright] = [light(ink), light(ground)].sort((a, b) => a - b);
+    found.push([(bright + 0.05) / (dark + 0.05), node.data.trim().slice(0, 30)]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def trace(tiny):
+    return tiny.trace(TEXT)
+
+
+@pytest.fixture(scope="module")
+def path(trace, tmp_path_factory):
+    path = tmp_path_factory.mktemp("view") / "page.html"
+    gpt2np.view(trace, out=path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def long(tiny, tmp_path_factory):
+    ids = tiny.tokenizer.encode(TEXT)
+    trace = tiny.trace((ids * 23)[:250])
+    path = tmp_path_factory.mktemp("view") / "long.html"
+    gpt2np.view(trace, out=path)
+    return trace, path
+
+
+def saved(page, name, kind, folder):
+    with page.page.expect_download() as started:
+        page.page.get_by_role("button", name=f"save as {kind}: {name}", exact=True).click()
+    path = folder / started.value.suggested_filename
+    started.value.save_as(path)
+    return path
+
+
+def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, tmp_path):
+    with visit(chromium, path) as page:
+        names = []
+        for panel in PANELS[:-1]:
+            page.show(panel=panel, layer=2, head=1)
+            buttons = page.page.locator(f"#panel-{panel} .save button:visible")
+            labels = [button.get_attribute("aria-label") for button in buttons.all()]
+            assert labels
+            names += [(panel, label.removeprefix("save as SVG: ")) for label in labels if "SVG" in label]
+            captions = page.page.locator(f"#panel-{panel} .caption:visible").all_inner_texts()
+            assert all(len(caption) > 20 for caption in captions)
+        for panel, name in names:
+            page.show(panel=panel)
+            drawing = ElementTree.parse(saved(page, name, "SVG", tmp_path)).getroot()
+            said = " ".join(text for text in drawing.itertext() if text.strip())
+            assert "tiny, 11 tokens; gpt2np." in said, name
+            assert float(drawing.get("width")) > 100
+        for name, words in (("map", "LayerNorm(stream)"), ("logit-lens", "embedding")):
+            assert words in (tmp_path / f"gpt2np-{name}.svg").read_text("utf-8")
+        page.show(panel="contributions")
+        png = saved(page, "all-contributions", "PNG", tmp_path).read_bytes()
+        assert png.startswith(b"\x89PNG")
+        assert len(png) > 5000
+        page.page.locator("#tab-attention").click()
+        page.page.locator("summary").click()
+        assert page.page.locator(".every-head canvas").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_the_contrast_of_wcag_aa(chromium, path, scheme):
+    with visit(chromium, path, color_scheme=scheme) as page:
+        for panel in PANELS:
+            page.show(panel=panel)
+            found = page.js(CONTRASTS)
+            assert len(found) > 40
+            low = [each for each in found if each[0] < 4.5]
+            assert low == [], panel
+
+
+def test_what_is_touched_on_a_phone_is_large_enough(chromium, path):
+    script = """() => [...document.querySelectorAll("button, select, [role=tab]")].map((e) => {
+      const after = getComputedStyle(e, "::after");
+      const box = e.matches(".strip") ? e.parentElement.getBoundingClientRect() : e.getBoundingClientRect();
+      return [box.height, e.className, e.innerText];
+    }).filter(([height]) => height && height < 39.5)"""
+    with visit(chromium, path, viewport={"width": 390, "height": 844}) as page:
+        for panel in PANELS:
+            page.show(panel=panel)
+            assert page.js(script) == [], panel
+
+
+def test_a_window_of_a_long_text_says_so_and_moves(chromium, long):
+    trace, path = long
+    with visit(chromium, path) as page:
+        page.show(panel="attention", layer=1, head=2)
+        assert page.text(".window").startswith(
+            "Positions 154 to 249 of 250; the first column is the first token."
+        )
+        page.page.locator(".window input").fill("40")
+        assert page.text(".window").startswith("Positions 40 to 135 of 250")
+        assert page.focus["pos"] == 249
+        canvas = page.page.locator(".picture canvas")
+        canvas.hover(position={"x": 42, "y": canvas.bounding_box()["height"] - 6})  # first column, last row
+        page.page.wait_for_function("() => document.querySelector('.tip').innerText.includes('looks at')")
+        told = page.text(".tip")
+        weight = trace["h.1.attn.pattern"][2, 135, 0]
+        assert re.search(r"\(135\) looks at .* \(0\)", told)
+        percent = float(re.search(r"attention ≈? ?([\d.]+) %", told)[1])
+        np.testing.assert_allclose(percent, 100 * weight, atol=1)
+        page.show(pos=200)
+        assert page.text(".window").startswith("Positions 128 to 223 of 250")
+
+
+def test_big_is_for_a_projector(chromium, trace, tmp_path):
+    path = tmp_path / "big.html"
+    gpt2np.view(trace, out=path, big=True, show="attention")
+    size = "() => parseFloat(getComputedStyle(document.querySelector('h2 ~ *, p')).fontSize)"
+    with visit(chromium, path, viewport={"width": 1920, "height": 1080}) as page:
+        assert page.js(size) >= 21
+        for panel in PANELS:
+            page.show(panel=panel)
+            assert page.js("() => document.documentElement.scrollWidth") <= 1920
+        assert "big=1" in page.page.url
+        page.page.keyboard.press("b")
+        assert page.js(size) < 21
+
+
+def test_a_wide_screen_is_used(chromium, path):
+    with visit(chromium, path, viewport={"width": 1920, "height": 1080}) as page:
+        page.show(panel="attention")
+        assert page.page.locator(".picture canvas").bounding_box()["width"] > 700
+        page.show(panel="lens")
+        assert page.page.locator(".lens .chart svg").bounding_box()["width"] > 700

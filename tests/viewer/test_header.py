@@ -1,0 +1,105 @@
+"""The head of the page: long texts, every script, what was chosen, names that are paths."""
+
+import pytest
+from support.viewer_browser import browser, visit
+
+import gpt2np
+from gpt2np.characters import joined, readable
+
+pytestmark = pytest.mark.needs("playwright", "chromium")
+
+SCRIPTS = "日本語 🙂 naïve مرحبا e\u0301x"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as running:
+        yield running
+
+
+def page_of(run, folder):
+    path = folder / "page.html"
+    gpt2np.view(run, out=path)
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1280, 1920])
+def test_a_long_text_has_whole_rows_and_a_button_for_the_rest(chromium, tiny, tmp_path, width):
+    ids = tiny.tokenizer.encode(
+        " It is a truth universally acknowledged, that a single man must be in want of a wife."
+    )
+    path = page_of(tiny.trace((ids * 12)[:250]), tmp_path)
+    cut = """() => {
+      const ribbon = document.querySelector(".ribbon").getBoundingClientRect();
+      return [...document.querySelectorAll(".word")].filter((word) => {
+        const box = word.getBoundingClientRect();
+        const above = box.bottom <= ribbon.top + 1, below = box.top >= ribbon.bottom - 1;
+        return !above && !below && (box.top < ribbon.top - 1 || box.bottom > ribbon.bottom + 1);
+      }).length;
+    }"""
+    with visit(chromium, path, viewport={"width": width, "height": 844}) as page:
+        for pos in (249, 0, 120):
+            page.show(pos=pos)
+            page.page.wait_for_timeout(30)
+            assert page.js(cut) == 0
+            chosen = page.page.locator(".word[aria-pressed=true]").bounding_box()
+            ribbon = page.page.locator(".ribbon").bounding_box()
+            assert ribbon["y"] <= chosen["y"] <= ribbon["y"] + ribbon["height"]
+        head = page.js("() => document.querySelector('nav.panels').getBoundingClientRect().bottom")
+        assert head <= 0.4 * 844
+        page.page.get_by_role("button", name="250 tokens, show all").click()
+        hidden = (
+            "() => { const r = document.querySelector('.ribbon'); return r.scrollHeight - r.clientHeight; }"
+        )
+        assert page.js(hidden) <= 1
+
+
+def test_tokens_of_every_script_are_shown_as_they_are_written(chromium, tiny, tmp_path):
+    trace = tiny.trace(SCRIPTS)
+    with visit(chromium, page_of(trace, tmp_path)) as page:
+        assert page.text(".written") == joined(trace.tokens) == SCRIPTS
+        shown = page.page.locator(".word").all_inner_texts()
+        assert not [word for word in shown if "\\x" in word]
+        of_three = shown[trace.tokens.index("\\xe6")]
+        assert of_three == "日¹⁄₃"
+        assert readable(trace.tokens)[trace.tokens.index("\\xe6")] == "日 1/3"
+        assert any(word.startswith("◌\u0301") for word in shown)
+        dimmed = page.js(
+            "() => [...document.querySelectorAll('.word .piece')].map(e => getComputedStyle(e).opacity)"
+        )
+        assert dimmed
+        assert max(map(float, dimmed)) < 1
+        assert page.js("() => gpt2np.run.tokens") == trace.tokens
+        assert page.js("() => document.title").startswith(SCRIPTS)
+        page.show(panel="attention")
+        assert "\\x" not in page.text(".says-where")
+
+
+def test_text_that_looks_like_bytes_stays_text(chromium, tiny, tmp_path):
+    with visit(chromium, page_of(tiny.trace("a <b>&amp; 1/3 of it"), tmp_path)) as page:
+        assert page.page.locator(".written").count() == 0
+        assert page.page.locator(".word .piece").count() == 0
+        assert page.js("() => document.querySelectorAll('.ribbon b').length") == 0
+
+
+def test_the_token_chosen_last_stands_beside_the_text(chromium, tiny, tmp_path):
+    done = tiny.generate(
+        "Elizabeth was", max_new_tokens=6, temperature=1.5, seed=4, keep="*", ledger=True
+    ).finish()
+    with visit(chromium, page_of(done, tmp_path)) as page:
+        last = page.page.locator(".word.last")
+        assert last.inner_text() == done.steps[-1].token.replace(" ", "·").replace("\n", "⏎")
+        likeliest = [step.token_id == done.trace.top(1, step.positions[-1])[0][1] for step in done.steps]
+        assert not all(likeliest)
+        for step, first in zip(done.steps, likeliest, strict=True):
+            page.show(pos=step.positions[-1])
+            assert page.text(".next").startswith("next token:" if first else "chosen:")
+
+
+@pytest.mark.parametrize(("name", "short"), [("/some/where/small", "small"), ("openai/gpt2", "openai/gpt2")])
+def test_a_folder_is_called_by_its_last_part(chromium, tiny, tmp_path, name, short):
+    trace = tiny.trace("Elizabeth was")
+    trace.metadata["model"] = name
+    with visit(chromium, page_of(trace, tmp_path)) as page:
+        assert page.text("h1") == short
+        assert page.page.locator("h1").get_attribute("title") == name

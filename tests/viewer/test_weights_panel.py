@@ -1,0 +1,101 @@
+"""The panel of weights and the notes on cards: numbers are those of the functions, sources are told."""
+
+import numpy as np
+import pytest
+from support.viewer_browser import browser, visit
+
+import gpt2np
+from gpt2np.analysis.circuits import composition_scores, token_effects, token_scores
+from gpt2np.analysis.layer_norms import norm_parameters
+from gpt2np.analysis.parameter_counts import parameter_shares
+from gpt2np.analysis.residual_stream import memory
+from gpt2np.viewer.commentary import notes
+
+TEXT = "Elizabeth was not sorry that Mr. Darcy was"
+
+
+@pytest.fixture(scope="module")
+def trace(tiny):
+    return tiny.trace(TEXT)
+
+
+def test_every_part_of_the_document_has_a_note_with_its_source(trace, tiny):
+    found = notes(tiny.config)
+    assert len(found) >= 20
+    assert len({note.title for note in found}) == len(found)
+    told = {site for note in found for site in note.sites}
+    shown = {site.name for site in tiny.config.architecture.sites}
+    assert told >= {
+        "wte",
+        "wpe",
+        "embed",
+        "ln_1",
+        "attn.q",
+        "attn.pattern",
+        "attn.z",
+        "mlp.pre",
+        "mlp.post",
+        "logits",
+    }
+    assert told <= shown | {"mlp.proj"}
+    for note in found:
+        assert note.address.startswith("https://")
+        assert note.source
+        assert 60 < len(note.text) < 500
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path):
+    path = tmp_path / "page.html"
+    gpt2np.view(trace, out=path)
+    with browser() as chromium, visit(chromium, path) as page:
+        page.show(panel="weights", layer=2, head=1)
+        run = page.js("() => JSON.parse(JSON.stringify(gpt2np.run))")
+        ids = run["circuits"]["ids"]
+        assert ids == list(dict.fromkeys(trace.token_ids))[-10:]
+        scores = token_scores(tiny, 2, 1, ids).array
+        np.testing.assert_allclose(run["circuits"]["scores"][2][1], scores, atol=6e-4)
+        np.testing.assert_allclose(
+            run["circuits"]["effects"][3][0], token_effects(tiny, 3, 0, ids).array, atol=6e-4
+        )
+        cells = page.page.locator("table.pairs").first.locator("td").all_inner_texts()
+        assert [float(cell.replace("−", "-")) for cell in cells] == pytest.approx(scores.ravel(), abs=0.051)
+        composed = {kind: composition_scores(tiny, kind).array for kind in "qkv"}
+        best = max(float(np.nanmax(array)) for array in composed.values())
+        assert page.text(".long-names .value") == f"{best:.3f}"
+        opposed = float(np.nanmax(memory(trace)["opposition"].array))
+        assert f"{opposed:.2f}" in page.page.locator(".lists.long-names .value").all_inner_texts()
+        shares = parameter_shares(tiny).array
+        assert page.text(".parameters .value") == f"{int(shares[:, 0].sum()):,}"
+        assert "124,439,808" in page.text(".parameter-bars")
+        final, rows = trace["ln_f"][-1].astype(np.float64), tiny.weights["wte.weight"].astype(np.float64)
+        for told in run["nearest"]:
+            row = rows[told["id"]]
+            assert told["dot"] == pytest.approx(row @ final, rel=1e-6)
+            assert told["cosine"] == pytest.approx(row @ final / np.linalg.norm(row) / np.linalg.norm(final))
+        assert told["dot"] == pytest.approx(float(trace["logits"][-1, told["id"]]), rel=1e-4)
+
+        page.show(panel="map", part="ln_1", layer=1)
+        gamma = norm_parameters(tiny).array[2, 0]
+        assert f"γ, its scale: from {gamma.min():.2g}" in page.text(".card dl ~ dt")
+        mean, rstd = (float(trace[f"h.1.ln_1.{kind}"][-1]) for kind in ("mean", "rstd"))
+        said = page.text(".card .card-body > .small").replace("−", "-")
+        assert f"mean {mean:.3g} taken away, then times 1/σ = {rstd:.3g}" in said
+        strip = page.page.locator(".decoding span").evaluate_all("all => all.map(e => e.title)")
+        assert [float(title.split()[-2]) for title in strip] == [
+            float(f"{100 * p:.2f}") for _, _, p in trace.top(10)
+        ]
+        source = page.page.locator(".card .source").first
+        assert source.get_attribute("href") == "https://arxiv.org/abs/1607.06450"
+        page.show(part="wte")
+        assert f"W_E[{trace.token_ids[-1]}]" in page.text(".card .site")
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_without_its_model_the_page_says_what_is_missing(trace, tmp_path):
+    trace.save(tmp_path / "t.safetensors")
+    gpt2np.view(gpt2np.Trace.open(tmp_path / "t.safetensors"), out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        page.show(panel="weights")
+        assert "opened without its model" in page.text("#panel-weights .absent")
+        assert "124,439,808" in page.text(".parameter-bars")
