@@ -185,7 +185,7 @@ def test_switches_compare_with_the_whole_model(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
         ids = tiny.tokenizer.encode(TEXT)
-        page.page.locator("summary").click()
+        page.page.locator(".studio summary").click()
         page.show(panel="changes")
         head = page.page.get_by_role("button", name="layer 0 head 3", exact=True)
         head.click()
@@ -211,7 +211,7 @@ def test_switches_compare_with_the_whole_model(chromium, path, tiny):
 def test_trying_each_part_names_those_that_are_missed_most(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
-        page.page.locator("summary").click()
+        page.page.locator(".studio summary").click()
         page.page.get_by_role("button", name="Try each part").click()
         page.until("() => /Missed/.test(document.querySelector('.switch-board [role=status]').textContent)")
         ids = tiny.tokenizer.encode(TEXT)
