@@ -142,7 +142,8 @@ class _Picture:
             self.drawing.text(x, self.y, shown[pos][:14].replace(" ", "·") or "∅", 64, ACCENT, 600)
             self.drawing.text(x, self.y + 52, f"position {pos}, id {self.trace.token_ids[pos]:,}", 34, SOFT)
         if self.positions[0]:
-            told = f"positions 0 to {self.positions[0] - 1} are left out here"
+            last = self.positions[0] - 1
+            told = f"positions 0 to {last} are left out here" if last else "position 0 is left out here"
             self.drawing.text(self.left - 60, self.y - 70, told, 34, SOFT)
         self.y += 110
 
