@@ -74,7 +74,8 @@ def prepared(tmp_path_factory, tiny):
     (folder / "theirs.txt").write_text("embed float32 3 192\n")
     (folder / "text.txt").write_text("Elizabeth was not sorry.", "utf-8")
     (folder / "3_attention.py").write_text(lesson_called("3").solution(), "utf-8")
-    (folder / "prompts.txt").write_text("Elizabeth was\nMr. Darcy was\n", "utf-8")
+    for name in ("prompts.txt", "texts.txt"):
+        (folder / name).write_text("Elizabeth was\nMr. Darcy was\n", "utf-8")
     return folder
 
 

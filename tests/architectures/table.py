@@ -21,6 +21,7 @@ from gpt2np.analysis.attribution import attribution, frozen_ln_f, head_grid
 from gpt2np.analysis.circuits import through_ln_f
 from gpt2np.analysis.heads import nearest_tokens, tokens_read
 from gpt2np.analysis.interventions import project, zero
+from gpt2np.capture import open_capture
 from gpt2np.tracing.step import Pass, Sequence
 
 TEXT, OTHER = "the on in er", "the in on er"  # as many tokens, in the vocabulary of `tiny_checkpoint`
@@ -521,10 +522,8 @@ def public_functions():
     """What `gpt2np` offers, the methods of Model and Trace, and every analysis of a model or a run."""
     yield from (f"gpt2np.{name}" for name in gpt2np.__all__ if inspect.isfunction(getattr(gpt2np, name)))
     for cls in (gpt2np.Model, gpt2np.Trace):
-        methods = (
-            name for name, value in vars(cls).items() if callable(value) or isinstance(value, classmethod)
-        )
-        yield from (f"{cls.__name__}.{name}" for name in methods if not name.startswith("_"))
+        methods = (name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name)))
+        yield from (f"{cls.__name__}.{name}" for name in methods)
     yield "Model.__call__"
     for name in ANALYSES:
         module = importlib.import_module(f"gpt2np.analysis.{name}")
@@ -552,6 +551,15 @@ def analysis(name, *arguments, of="trace"):
 def of(name, statement, *arguments, of="trace", **refused):
     """The row of an analysis by its name."""
     return {name: Row(analysis(name, *arguments, of=of), true(statement), refused)}
+
+
+def last_resid_name(c):
+    return f"h.{c.model.config.n_layer - 1}.resid_post"
+
+
+def last_resid(folder, prompt):
+    """The last residual stream of a captured prompt."""
+    return list(open_capture(folder).rows(prompt).values())[-1]
 
 
 def _compared(c):
@@ -621,6 +629,10 @@ FUNCTIONS = {
     "Model.trace": Row(
         lambda c: c.model.trace([TEXT, OTHER])[0],
         true(lambda c, found: near(found["logits"], c.trace["logits"])),
+    ),
+    "Model.capture": Row(
+        lambda c: c.model.capture([TEXT, OTHER], "captured", keep="resid_post", store="float32"),
+        true(lambda c, found: near(last_resid(found.folder, 0), c.trace[last_resid_name(c)])),
     ),
     "Model.find_id": Row(
         lambda c: c.model.find_id(c.model.tokenizer.tokens(c.ids)[1]),

@@ -18,7 +18,6 @@ from gpt2np.viewer import live_model
 from gpt2np.viewer.live_page import live_page
 from gpt2np.viewer.page import Page
 
-needs_browser = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 
 
@@ -132,7 +131,7 @@ def test_the_command_line_writes_it(tmp_path, monkeypatch, capsys):
 # -- in the browser -----------------------------------------------------------------------------------------
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_typing_changes_every_panel_and_marks_what_is_new(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
@@ -153,7 +152,7 @@ def test_typing_changes_every_panel_and_marks_what_is_new(chromium, path, tiny):
         assert f"{len(ids)} tokens of at most 256" in page.text(".status")
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_a_swap_moves_one_token_and_shows_what_followed(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
@@ -180,7 +179,7 @@ def test_a_swap_moves_one_token_and_shows_what_followed(chromium, path, tiny):
         assert page.js("() => gpt2np.run.ids.length") == len(ids)
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_switches_compare_with_the_whole_model(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
@@ -207,7 +206,7 @@ def test_switches_compare_with_the_whole_model(chromium, path, tiny):
         logits_match(page, tiny, tiny.tokenizer.encode("It is a truth"))
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_trying_each_part_names_those_that_are_missed_most(chromium, path, tiny):
     with visit(chromium, path) as page:
         settle(page)
@@ -248,7 +247,7 @@ def test_trying_each_part_names_those_that_are_missed_most(chromium, path, tiny)
         assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_a_generation_is_shown_choice_by_choice_and_named_as_a_command(chromium, path, capsys):
     with visit(chromium, path) as page:
         settle(page)
@@ -280,7 +279,7 @@ HOSTILE = [
 ]
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_hostile_text_stays_text(chromium, tmp_path, tiny):
     path, first = tmp_path / "hostile.html", "</script><b>{{style}}</b><!--"
     live_page(tiny, path, prompt=first)
@@ -300,7 +299,7 @@ def test_hostile_text_stays_text(chromium, tmp_path, tiny):
             assert page.js(elements) == n
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_a_text_that_cannot_be_run_is_named_and_the_last_stays(chromium, path):
     with visit(chromium, path) as page:
         settle(page)
@@ -313,7 +312,7 @@ def test_a_text_that_cannot_be_run_is_named_and_the_last_stays(chromium, path):
         assert "2 tokens of at most 256" in page.text(".status")
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_without_a_worker_it_runs_on_the_page(chromium, path, tiny):
     context = chromium.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
@@ -333,7 +332,7 @@ def test_without_a_worker_it_runs_on_the_page(chromium, path, tiny):
     assert said == []
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_a_worker_of_the_page_can_reach_no_network_either(chromium, path):
     """Why `worker-src blob:` is safe: the policy of the page holds in what it makes."""
     context = chromium.new_context()
@@ -355,7 +354,7 @@ def test_a_worker_of_the_page_can_reach_no_network_either(chromium, path):
     context.close()
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_it_runs_in_the_frame_of_a_notebook(chromium, tiny, tmp_path):
     file = tmp_path / "notebook.html"
     file.write_text(f"<!doctype html><body>{gpt2np.view(tiny)._repr_html_()}</body>", "utf-8")
@@ -371,7 +370,7 @@ def test_it_runs_in_the_frame_of_a_notebook(chromium, tiny, tmp_path):
     context.close()
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_memory_stays_flat_over_500_edits(chromium, path):
