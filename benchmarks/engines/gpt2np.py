@@ -11,7 +11,7 @@ import numpy as np
 
 import gpt2np
 
-SHARD_BYTES = 50_000_000  # of a capture: many prompts have many shards, so that all workers end at once
+SHARD_BYTES = 20_000_000  # of a capture: with many shards, as many prompts have, all workers end at once
 PRODUCTS = ("qkv", "out", "pre", "logits")  # the last part of the names of the steps that multiply by weights
 
 
