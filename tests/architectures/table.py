@@ -631,7 +631,7 @@ FUNCTIONS = {
         true(lambda c, found: near(found["logits"], c.trace["logits"])),
     ),
     "Model.capture": Row(
-        lambda c: c.model.capture([TEXT, OTHER], "captured", keep="resid_post", store="float32"),
+        lambda c: c.model.capture([TEXT, OTHER], "captured", keep="resid_post", store="float64"),
         true(lambda c, found: near(last_resid(found.folder, 0), c.trace[last_resid_name(c)])),
     ),
     "Model.find_id": Row(

@@ -33,7 +33,8 @@ def file(tmp_path_factory):
 def started(file, folder, *options):
     argv = ["capture", "--text", file, "--out", folder, "--shard-mb", SHARD_MB, "--json", *options]
     command = [sys.executable, "-m", "gpt2np", *map(str, argv)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    where = Path(folder).parent  # so that it imports the package that the tests do
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=where)
 
 
 def hashes(folder):

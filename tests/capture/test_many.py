@@ -68,7 +68,14 @@ def small(tiny, some, tmp_path_factory):
 def started(file, folder, *options):
     argv = ["capture", "--text", file, "--out", folder, "--shard-mb", "1", "--workers", "2", *options]
     command = [sys.executable, "-m", "gpt2np", *map(str, argv)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(folder).parent,  # so that it imports the package that the tests do
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def n_finished(folder):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -14,7 +15,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def killed_at(script: str, line: str) -> None:
     """Run a script, and kill it as soon as it has printed a line."""
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as run:
+    elsewhere = tempfile.gettempdir()  # so that it imports the package that the tests do
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=elsewhere
+    ) as run:
         assert run.stdout is not None
         for printed in run.stdout:
             if printed.strip() == line:
