@@ -201,6 +201,8 @@ def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
         return "of no model"
     same = theirs.get("commit") is not None and theirs.get("commit") == ours["commit"]
     keys = [key for key in ours if key != "name" and not (same and key == "fingerprint")]
+    if theirs.get("dtype") != ours["dtype"]:
+        return f"in {short(theirs.get('dtype'))[1:-1]}, not {ours['dtype']}"
     if any(theirs.get(key) != ours[key] for key in keys) or found.get("config") != wanted["config"]:
         return f"of the model {short(theirs.get('name'))[1:-1]}, or of one whose weights have changed"
     if found.get("texts") != wanted["texts"] or found.get("skipped") != wanted["skipped"]:

@@ -22,6 +22,10 @@ def connect(address: str) -> Any:
         raise MissingExtraError(
             "a Dask cluster needs a package that is not installed: pip install 'gpt2np[cluster]'"
         ) from None
+    if not os.path.isfile(address) and ":" not in address:
+        raise InputError(
+            f"dask={short(address)}: is no scheduler file, and no address such as tcp://HOST:8786"
+        )
     where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
     try:
         client = distributed.Client(**where, timeout=TIMEOUT, set_as_default=False)

@@ -4,7 +4,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +35,15 @@ from gpt2np.capture.shard_plan import (
     schedule,
 )
 from gpt2np.capture.texts import Texts, read_texts
-from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, on_one_thread, seconds_a_token
+from gpt2np.capture.worker_model import (
+    LENGTH_OF_FINGERPRINT,
+    ModelSource,
+    executor_for,
+    fingerprint_of,
+    given_to,
+    on_one_thread,
+    seconds_a_token,
+)
 from gpt2np.capture.workers import Submits, results, usable_cores
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.model import Model
@@ -121,6 +129,7 @@ class CapturePlan:
         config, checkpoint = self.model.config, self.model.checkpoint
         entries, origin = self.choice.entries(config), checkpoint.origin()
         del origin["model"]
+        origin["fingerprint"] = fingerprint_of(checkpoint)
         return {
             "schema": SCHEMA,
             "model": {"name": checkpoint.name, **origin, "dtype": self.choice.dtype},
@@ -208,6 +217,9 @@ def plan_capture(
     Raises:
         InputError: as `Model.capture`.
     """
+    for name, given in (("special", special), ("skip_bad", skip_bad), ("share", share)):
+        if not isinstance(given, bool | np.bool_):
+            raise InputError(f"{name} must be True or False, not {short(given)}")
     shard_bytes = whole_number("shard_bytes", shard_bytes, 1)
     pack_tokens = whole_number("pack_tokens", pack_tokens, 1)
     choice = choose(model.config, keep, positions, store, model.dtype.name, pack_tokens, share)
@@ -222,7 +234,7 @@ def plan_capture(
     for shard in shards:
         lengths = np.array([len(ids) for ids in plan.prompts_of(shard)])
         kept = kept_of_each(lengths, choice.kept)
-        laid_out = layout(entries, lengths, kept, shard.number, model.checkpoint.fingerprint)
+        laid_out = layout(entries, lengths, kept, shard.number, "0" * LENGTH_OF_FINGERPRINT)
         sized.append(shard.of_bytes(laid_out.nbytes))
     return replace(plan, shards=tuple(sized))
 
@@ -238,7 +250,7 @@ def _tokens(
     if isinstance(texts, os.PathLike):
         texts = read_texts(os.fspath(texts), window is not None)
     if not isinstance(texts, Texts):
-        if isinstance(texts, str | bytes):
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
             raise InputError(
                 f"a capture takes a list of texts, or a Path of a file of them: not {short(texts)}"
             )
@@ -269,6 +281,8 @@ def capture_many(
     watch = watch or Watch()
     if executor is not None and workers is not None:
         raise InputError("give workers or an executor, not both")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise InputError(f"executor={short(executor)}: must have a submit, as those of concurrent.futures")
     with ExitStack() as closing:
         own = None
         if executor is None:
@@ -312,7 +326,8 @@ def check_disk(plan: CapturePlan, folder: PathLike) -> None:
     missing, free = plan.nbytes - written + _SPARE_BYTES, free_bytes(folder)
     if missing > free:
         raise InputError(
-            f"{folder}: the capture takes {human_bytes(missing)} and the disk has {human_bytes(free)} left "
+            f"{folder}: {human_bytes(missing - _SPARE_BYTES)} are to be written, and the disk has "
+            f"{human_bytes(free)} left "
             "(force=True)"
         )
 
@@ -341,7 +356,7 @@ def _run(
     try:
         for _, made in results(executor, make_shard, _tasks(plan, place, given, missing), on_retry=retried):
             place.add(made)
-            tokens += by_file[made.file].tokens
+            tokens += made.tokens_run
             rate = tokens / max(1e-9, time.monotonic() - start)
             place.log(f"{made.file}: {made.bytes} bytes, {made.tokens_run} tokens run; {rate:.0f} tokens/s")
             watch.shard(by_file[made.file], made)

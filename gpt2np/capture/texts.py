@@ -13,6 +13,7 @@ from gpt2np.text.prompt_lists import lines_of
 
 MOST = 1 << 34  # bytes of a file of prompts: it is read into memory, as its tokens are
 ENDING = ".txt"  # of the files in a folder
+_NO_WINDOW = "a window cuts the texts of a folder, or a file of one text; these are prompts"
 
 
 class Texts(NamedTuple):
@@ -36,10 +37,14 @@ def read_texts(path: str, window: bool = False) -> Texts:
     Raises:
         InputError: there is no such file, or it is malformed: names the line.
     """
+    if not path:
+        raise InputError("the name of the texts is empty")
     place = Path(path)
     if place.is_dir():
         return _of_folder(place)
     if path in SHIPPED and not place.exists():
+        if window:
+            raise InputError(f"{path}: {_NO_WINDOW}")
         texts = [prompt.text for prompt in load_prompt_set(path).prompts]
         return Texts(texts, lambda i: f"{path}: prompt {i + 1}")
     content = decoded(read_bytes(path, most=MOST, pipes=True), path).removeprefix("\ufeff")
@@ -56,7 +61,7 @@ def texts_in(content: str, path: str, window: bool = False) -> Texts:
     if window and ending not in (".json", ".jsonl"):
         return Texts([content], lambda i: path, whole=True)
     if window:
-        raise InputError(f"{path}: a window cuts texts, and this is a list of prompts")
+        raise InputError(f"{path}: {_NO_WINDOW}")
     if ending == ".json":
         listed = parse_json(content, path)
         listed = listed.get("prompts") if isinstance(listed, dict) else listed

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 
 from gpt2np.capture.workers import MOST, Here, Submits, Workers, usable_cores
-from gpt2np.checkpoints.checkpoint import load_checkpoint
+from gpt2np.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from gpt2np.errors import CheckpointError, InputError, whole_number
 from gpt2np.model import Model
 from gpt2np.ops.narrow_weights import is_narrow
@@ -17,6 +17,7 @@ from gpt2np.ops.narrow_weights import is_narrow
 # 0.3 of them, more on a busy machine. A hundred short prompts of GPT-2 small as JSON, 7 s of work, took two
 # workers half the time of one; what takes a second or two, as most of what `tiny` does, is not worth it.
 WORTH_A_WORKER = 2.0
+LENGTH_OF_FINGERPRINT = 16
 _FEW_PARAMETERS = 10_000_000  # a copy of which takes less memory than a process
 _OPERATION = 2e-11  # seconds of a multiplication or an addition in a product, on a core of 2020
 
@@ -90,6 +91,11 @@ def as_given(model: Model | ModelSource) -> Model:
 @functools.lru_cache(1)  # a worker that has served another run lets go of its model
 def _loaded(source: ModelSource) -> Model:
     return source.load()
+
+
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """Return the beginning of a hash of all weights, whenever and wherever their files were written."""
+    return checkpoint.full_hash()[:LENGTH_OF_FINGERPRINT]
 
 
 def seconds_a_token(model: Model) -> float:

@@ -1,6 +1,8 @@
 """Captures as `Model.capture` writes them, read back: by prompt, by row, checked, and trained on."""
 
 import json
+import os
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -10,8 +12,8 @@ from support.command_line import run
 from support.random_model import random_model
 
 import gpt2np
-from gpt2np.capture import open_capture
-from gpt2np.errors import VerificationError
+from gpt2np.capture import open_capture, verification
+from gpt2np.errors import InputError, VerificationError
 
 BEGINNING = "It is a truth universally acknowledged, that a single man in possession of"
 TEXTS = [
@@ -80,11 +82,29 @@ def test_noise_in_the_passes_is_told_from_the_same_bytes(tiny, tmp_path, store):
         assert "within noise" in str(found)
 
 
-def test_other_weights_are_found_in_half_precision(tiny, tmp_path):
+def test_other_weights_are_found_in_half_precision(tiny, tmp_path, monkeypatch):
     tiny.capture(TEXTS, tmp_path / "caps", keep="h.2.resid_post", workers=1)
     weights = {"h.1.mlp.c_proj.bias": tiny.weights["h.1.mlp.c_proj.bias"] + np.float32(0.05)}
+    captured, other = open_capture(tmp_path / "caps"), tiny.with_weights(weights)
+    with pytest.raises(InputError, match="with other weights than"):
+        captured.verify(other)
+    monkeypatch.setattr(verification, "fingerprint_of", lambda checkpoint: captured.model["fingerprint"])
     with pytest.raises(VerificationError, match=r"h\.2\.resid_post of prompt 0"):
-        open_capture(tmp_path / "caps").verify(tiny.with_weights(weights))
+        captured.verify(other)
+
+
+def test_when_weights_were_written_is_not_in_a_capture(tiny, tmp_path):
+    found = []
+    for number, when in enumerate((10**9, 2 * 10**9)):
+        copy = shutil.copytree(tiny.checkpoint.folder, tmp_path / str(number) / "model")
+        os.utime(copy / "model.safetensors", (when, when))
+        folder = tmp_path / str(number) / "caps"
+        gpt2np.load(copy).capture(TEXTS, folder, keep="resid_post", workers=1)
+        found.append({p.name: p.read_bytes() for p in folder.iterdir() if p.name.startswith("shard")})
+        os.utime(copy / "model.safetensors", (when + 9, when + 9))
+        assert gpt2np.load(copy).capture(TEXTS, folder, keep="resid_post", workers=1).new == 0
+        assert open_capture(folder).verify(gpt2np.load(copy)).identical
+    assert found[0] == found[1]
 
 
 def test_double_precision(tmp_path):

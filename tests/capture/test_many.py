@@ -227,6 +227,12 @@ def test_another_model_is_refused(tiny, some, small, tmp_path):
     edited = tiny.with_weights({"wpe.weight": tiny.weights["wpe.weight"] * 2})
     with pytest.raises(InputError, match="of the model tiny"):
         edited.capture(some, small, **KB250)
+    with pytest.raises(InputError, match="in float32, not float64"):
+        gpt2np.load(tiny.checkpoint.folder, dtype="float64").capture(some, small, **KB250)
+    for wrong in ({"executor": 3}, {"share": "no"}, {"texts": None}):
+        (name,) = wrong
+        with pytest.raises(InputError, match=f"{name}=|{name} must be|takes a list of texts"):
+            tiny.capture(**({"texts": some, "folder": tmp_path / "new"} | wrong))
     with pytest.raises(InputError, match="with_weights has replaced are in no file"):
         edited.capture(some, tmp_path / "new", workers=2, **KB250)
     assert not (tmp_path / "new").exists()
@@ -303,7 +309,7 @@ def test_what_the_disk_cannot_hold_is_refused_before_it_begins(tiny, some, tmp_p
     plan = plan_capture(tiny, some, **KB250)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=plan.nbytes - 1))
-    with pytest.raises(InputError, match=r"takes .* MB and the disk has .* MB left \(force=True\)"):
+    with pytest.raises(InputError, match=r"MB are to be written, and the disk has .* MB left \(force=True\)"):
         capture_many(plan, tmp_path / "capture")
     assert not (tmp_path / "capture").exists()
     capture_many(plan, tmp_path / "capture", workers=1, force=True)

@@ -118,8 +118,11 @@ def test_a_file_may_be_one_text_for_windows(tiny, tmp_path):
     assert said["tokens"] == len(tiny.token_ids(file.read_text(), limit=False))
     assert said["prompts"] == -(-said["tokens"] // 16)
     (tmp_path / "a.jsonl").write_text('"x"')
-    with pytest.raises(InputError, match="a window cuts texts"):
+    with pytest.raises(InputError, match="a window cuts the texts of a folder"):
         tiny.capture(tmp_path / "a.jsonl", tmp_path / "two", window=16)
+    for name, says in (("", "the name of the texts is empty"), ("baseline", "these are prompts")):
+        with pytest.raises(InputError, match=says):
+            read_texts(name, window=True)
     with pytest.raises(InputError, match="window=257"):
         tiny.capture(file, tmp_path / "two", window=tiny.config.n_positions + 1)
 

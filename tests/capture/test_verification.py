@@ -9,7 +9,7 @@ from support.captured_folder import write_captured
 from support.command_line import run
 from support.random_model import random_model
 
-from gpt2np.capture import open_capture
+from gpt2np.capture import open_capture, verification
 from gpt2np.errors import InputError, VerificationError
 
 TEXTS = ["Elizabeth was", "Mr. Darcy walked to the", "It is a truth", "She", "Where is he now?", "No."]
@@ -102,16 +102,20 @@ def test_half_precision_hides_no_more_than_its_rounding(tiny, tmp_path):
 
 
 def test_of_another_model(folder, tiny64):
-    with pytest.raises(InputError, match="was captured from 'tiny', not from random"):
+    with pytest.raises(InputError, match="was captured from 'tiny' of another config than random"):
         open_capture(folder).verify(random_model())
     with pytest.raises(InputError, match="was captured in float32; load tiny with dtype='float32'"):
         open_capture(folder).verify(tiny64)
 
 
-def test_of_other_weights(folder, tiny):
+def test_of_other_weights(folder, tiny, monkeypatch):
     weights = {"h.1.mlp.c_proj.bias": tiny.weights["h.1.mlp.c_proj.bias"] + np.float32(0.01)}
+    captured, other = open_capture(folder), tiny.with_weights(weights)
+    with pytest.raises(InputError, match="with other weights than"):
+        captured.verify(other)
+    monkeypatch.setattr(verification, "fingerprint_of", lambda checkpoint: captured.model["fingerprint"])
     with pytest.raises(VerificationError, match=r"h\.1\.resid_post of prompt 0 is another"):
-        open_capture(folder).verify(tiny.with_weights(weights))
+        captured.verify(other)
 
 
 @pytest.mark.parametrize("sample", [-1, 1.5, "3", True])

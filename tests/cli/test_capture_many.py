@@ -112,6 +112,8 @@ def test_skip_bad_lists_what_it_left_out(capsys, file, tmp_path):
         (["--window", "9999"], "--window 9999: the context of this model holds 1 to"),
         (["--store", "int8"], "argument --store"),
         (["--dask", "tcp://127.0.0.1:1"], "dask"),
+        (["--dask", "nofile.json"], "dask"),
+        (["--dask", "tcp://127.0.0.1:1", "--workers", "2"], "--workers are of this machine"),
     ],
 )  # fmt: skip
 def test_wrong_options(capsys, file, tmp_path, options, says, monkeypatch):

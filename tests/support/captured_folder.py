@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from gpt2np.capture.worker_model import fingerprint_of
+
 
 def write_captured(
     model, texts, folder, keep, positions=slice(None), store="float32", per_shard=3, finish=None
@@ -21,7 +23,7 @@ def write_captured(
     for number, group in enumerate(groups):
         arrays = shard_arrays([traces[i] for i in group], positions, store)
         path = folder / f"shard_{number:05}.safetensors"
-        metadata = {"schema": "gpt2np.captured/1", "fingerprint": model.checkpoint.fingerprint}
+        metadata = {"schema": "gpt2np.captured/1", "fingerprint": fingerprint_of(model.checkpoint)}
         save_file(arrays, path, metadata | {"shard": str(number)})
         row = {"file": path.name, "first_prompt": group[0], "prompts": len(group)}
         row |= {"tokens": len(arrays["token_ids"]), "rows": len(arrays["positions"])}
@@ -34,6 +36,7 @@ def write_captured(
         else:
             path.unlink()
     origin = {key: value for key, value in model.checkpoint.origin().items() if key != "model"}
+    origin["fingerprint"] = fingerprint_of(model.checkpoint)
     ids = np.concatenate([t.token_ids for t in traces]).astype(np.int32)
     sites = {}
     for e in entries:

@@ -149,6 +149,8 @@ def _run(args: argparse.Namespace, plan: "CapturePlan") -> int:
     with contextlib.ExitStack() as closing:
         executor = None
         if args.dask is not None:
+            if args.workers is not None:
+                raise InputError("--workers are of this machine, and --dask has its own: give one of them")
             from gpt2np.capture.cluster import connect
 
             executor = closing.enter_context(connect(args.dask))
