@@ -84,9 +84,6 @@ def register(verbs: Any) -> None:
 def view(args: argparse.Namespace) -> int:
     """`gpt2np view`."""
     import tempfile
-    import webbrowser
-
-    from gpt2np.tables import strict_json
 
     check_ending(args.out, ".html", ".htm", needed=True)
     if args.poster is not None:
@@ -97,6 +94,15 @@ def view(args: argparse.Namespace) -> int:
     page = _live(args) if args.live else _still(args)
     out = Path(args.out or Path(tempfile.mkdtemp(prefix="gpt2np-")) / NAME)
     page.save(out)
+    return _opened(args, out)
+
+
+def _opened(args: argparse.Namespace, out: Path) -> int:
+    """Say what was written, and open it in a browser."""
+    import webbrowser
+
+    from gpt2np.tables import strict_json
+
     n_bytes = out.stat().st_size
     if args.json:
         print(strict_json({"out": str(out), "bytes": n_bytes}))
@@ -119,9 +125,9 @@ def _live(args: argparse.Namespace) -> Any:
     """The page that runs a model."""
     from gpt2np.viewer.live_page import live_page
 
-    others = ("trace", "generation", "ledger", "max_new_tokens", "chat", "special")
+    others = ("trace", "generation", "ledger", "max_new_tokens", "chat", "special", "big")
     if given := [name for name in others if getattr(args, name)]:
-        raise InputError(f"--{given[0].replace('_', '-')} is not for --live: the page generates by itself")
+        raise InputError(f"--{given[0].replace('_', '-')} is not for --live")
     _check(args, _sampling(args))
     prompt = None if args.text is None and args.tokens is None else read_prompt(args)
     model = load_model(args)
@@ -131,14 +137,12 @@ def _live(args: argparse.Namespace) -> Any:
 
 def _poster(args: argparse.Namespace) -> int:
     """`gpt2np view --poster FILE`."""
-    import webbrowser
-
-    from gpt2np.tables import strict_json
     from gpt2np.viewer.poster_page import poster
 
     check_ending(args.poster, ".html", ".svg", needed=True)
-    if args.out is not None:
-        raise InputError("--poster FILE is written instead of the page: leave out --out")
+    if args.out is not None or args.live:
+        option = "--out" if args.out is not None else "--live"
+        raise InputError(f"--poster FILE is written instead of the page: leave out {option}")
     if args.big or any(value is not None for value in (args.show, args.layer, args.head, args.pos)):
         raise InputError(
             "--show, --layer, --head, --pos and --big say where a page opens: a poster shows all"
@@ -146,13 +150,7 @@ def _poster(args: argparse.Namespace) -> int:
     run = _run(args)
     doing("drawing the poster")
     out = poster(run, args.poster)
-    n_bytes = out.stat().st_size
-    if args.json:
-        print(strict_json({"out": str(out), "bytes": n_bytes}))
-    tell(f"wrote {out}, {n_bytes:,} bytes")
-    if not args.no_open and not webbrowser.open(out.resolve().as_uri()):
-        tell("note: no browser could be started; open the file in one")
-    return 0
+    return _opened(args, out)
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
