@@ -114,6 +114,8 @@ def test_the_command_line_writes_it(tmp_path, monkeypatch, capsys):
     written = (tmp_path / "alive.html").read_text("utf-8")
     assert '"text": "To be"' in written or '"text":"To be"' in written
     for wrong, said in (
+        (["--big"], "--big is not for --live"),
+        (["--poster", "p.svg"], "--poster FILE is written instead of the page: leave out --live"),
         (["--max-new-tokens", "3"], "--max-new-tokens is not for --live"),
         (["--trace", "x.safetensors"], "--trace is not for --live"),
         (["--chat", "x"], "--chat is not for --live"),

@@ -141,7 +141,7 @@ def _poster(args: argparse.Namespace) -> int:
 
     check_ending(args.poster, ".html", ".svg", needed=True)
     if args.out is not None or args.live:
-        option = "--out" if args.out is not None else "--live"
+        option = "--live" if args.live else "--out"
         raise InputError(f"--poster FILE is written instead of the page: leave out {option}")
     if args.big or any(value is not None for value in (args.show, args.layer, args.head, args.pos)):
         raise InputError(
