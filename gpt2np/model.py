@@ -30,7 +30,8 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.traced_run import Prompted, TraceOptions, traced_run
 
 if TYPE_CHECKING:  # what only some calls need is imported when they are made: starting fast is a feature
-    from gpt2np.capture.many import CaptureDone, CaptureOptions
+    from gpt2np.capture.capture_plan import CaptureOptions
+    from gpt2np.capture.many import CaptureDone
     from gpt2np.capture.workers import Submits
     from gpt2np.generation.decoding import Generation
     from gpt2np.generation.generated import Generated
@@ -195,9 +196,10 @@ class Model(TextsOfModel):
         precision in the files. `workers` processes share the work, as many as cores if that is not given; or
         `executor` runs it: anything with `submit`, such as a `distributed.Client`. A capture that was
         interrupted goes on when it is called again. Other options are `window` (texts are cut into windows of
-        so many tokens), `special` (as in `token_ids`), `skip_bad` (leave out prompts that are empty or too
-        long), `shard_bytes`, `pack_tokens` and `share` (whether prompts share the beginnings they have in
-        common).
+        so many tokens), `special` (as in `token_ids`), `chat` (each text is a user's message, put into the
+        model's turns), `skip_bad` (leave out prompts that are empty or too long), `shard_bytes` (256 MB at
+        most, and less where the capture is short, so that all workers have work), `pack_tokens` and `share`
+        (whether prompts share the beginnings they have in common).
 
         Raises:
             InputError: a prompt is empty or too long, an option is malformed, the folder has something else
@@ -205,7 +207,8 @@ class Model(TextsOfModel):
             UnknownSiteError: `keep` names no site.
             TraceError: a shard cannot be written.
         """
-        from gpt2np.capture.many import capture_many, plan_capture
+        from gpt2np.capture.capture_plan import plan_capture
+        from gpt2np.capture.many import capture_many
 
         plan = plan_capture(self, texts, keep=keep, positions=positions, store=store, **options)
         return capture_many(plan, folder, workers=workers, executor=executor, force=force)

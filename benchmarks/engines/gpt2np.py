@@ -54,7 +54,7 @@ class Gpt2np:
 
     def capture_nothing(self, prompts, out, batch=1):
         """The passes of that capture, by the same workers, with nothing kept."""
-        from gpt2np.capture.many import plan_capture
+        from gpt2np.capture.capture_plan import plan_capture
         from gpt2np.capture.workers import results
 
         plan = plan_capture(self.model, prompts, shard_bytes=SHARD_BYTES)

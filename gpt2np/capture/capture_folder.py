@@ -10,17 +10,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from gpt2np.capture.captured_manifest import FINISHED, MANIFEST, MOST
-from gpt2np.capture.shard_layout import SCHEMA
+from gpt2np.capture.captured_manifest import (
+    FINISHED,
+    MANIFEST,
+    MOST,
+    is_captured,
+    manifest_fields,
+    read_finished,
+)
 from gpt2np.capture.shard_making import MadeShard
 from gpt2np.capture.shard_plan import Shard
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.files import read_bytes, sha256_of
-from gpt2np.json_fields import parse_json
 from gpt2np.outputs import PathLike, remove_leftovers, whole_binary_file
 
 try:
@@ -44,7 +49,7 @@ class CaptureFolder:
             InputError: it has another capture, or other files, cannot be written, or another run has it open.
         """
         self.path = Path(folder)
-        self.manifest = self._same(manifest)  # before anything is touched
+        self.manifest = manifest_there(self.path, lambda: manifest) or manifest  # before anything is touched
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -55,7 +60,8 @@ class CaptureFolder:
             if fcntl is not None:
                 fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
             remove_leftovers(self.path)
-            self.manifest = self._same(manifest)  # another run may have begun one meanwhile
+            # another run may have begun one meanwhile
+            self.manifest = manifest_there(self.path, lambda: manifest) or manifest
             if not (self.path / MANIFEST).exists():
                 with whole_binary_file(self.path / MANIFEST) as file:
                     file.write(_bytes(self.manifest))
@@ -65,64 +71,32 @@ class CaptureFolder:
                 raise InputError(f"{self.path}: another capture is writing to this folder") from None
             raise
 
-    def _same(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """The manifest that is there, else this one.
-
-        Raises:
-            InputError: another is there, or other files.
-        """
-        there = self.path / MANIFEST
-        if not there.exists():
-            self._check_free()
-            return manifest
-        found = parse_json(read_bytes(there, most=MOST), str(there))
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-            raise InputError(f"{there}: is not the manifest of a capture: choose another folder")
-        what = difference(found, json.loads(_bytes(manifest)))
-        if what is not None:
-            raise InputError(f"{self.path}: holds another capture ({what}): choose another folder")
-        return found
-
-    def _check_free(self) -> None:
-        """Refuse a folder with files of somebody else's, or what is no folder."""
-        try:
-            names = os.listdir(self.path)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{self.path}: cannot be made a folder ({reason})") from None
-        others = sorted(name for name in names if name != LOG and not name.startswith(".gpt2np-"))
-        if others:
-            raise InputError(
-                f"{self.path}: holds {short(others[0])} and no {MANIFEST}: choose another folder"
-            )
-
-    def finished(self, shards: Iterable[Shard]) -> tuple[dict[str, MadeShard], list[str]]:
-        """Return the shards that are there and whole, by file, and what is wrong with others.
+    def finished(self, shards: Sequence[Shard]) -> tuple[set[str], list[str]]:
+        """Return the files of the shards that are there and whole, and what is wrong with others.
 
         What was listed, and is not whole, is no longer listed afterwards.
         """
-        listed = read_finished(self.path)
-        good, wrong = {}, []
+        listed, malformed = read_finished(self.path, _sizes(shards))
+        wrong = [f"{text}; its shard is made again" for text in malformed]
+        good = dict[str, str]()
         for shard in shards:
-            made, path = listed.get(shard.file), self.path / shard.file
-            if made is None:
+            if shard.file not in listed:
                 continue
+            path = self.path / shard.file
             try:
                 size = path.stat().st_size
-                if size != made.bytes:
-                    wrong.append(f"{path}: has {size:,} bytes instead of {made.bytes:,}; it is made again")
-                elif sha256_of(path) != made.sha256:
+                if size != shard.bytes:
+                    wrong.append(f"{path}: has {size:,} bytes instead of {shard.bytes:,}; it is made again")
+                elif sha256_of(path) != listed[shard.file]:
                     wrong.append(f"{path}: has been changed since it was made; it is made again")
                 else:
-                    good[shard.file] = made
+                    good[shard.file] = listed[shard.file]
             except FileNotFoundError:
                 wrong.append(f"{path}: is missing; it is made again")
             except OSError as error:
                 raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
-        self._write([good[shard.file] for shard in shards if shard.file in good])
-        return good, wrong
+        self._write(shards, good)
+        return set(good), wrong
 
     def add(self, made: MadeShard) -> None:
         """List a shard that is finished.
@@ -132,17 +106,13 @@ class CaptureFolder:
             InputError: the line cannot be written.
         """
         path = self.path / made.file
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = -1
-        if size != made.bytes:
+        if _size(path) != made.bytes:
             raise TraceError(f"{path}: a worker made it, and it is not here: workers need this very folder")
         try:
             with open(self.path / FINISHED, "ab", buffering=0) as file:
                 end = file.tell()
                 try:
-                    file.write(_line(made))
+                    file.write(_line(made.file, made.bytes, made.sha256))
                 except OSError:
                     with contextlib.suppress(OSError):
                         file.truncate(end)
@@ -150,14 +120,15 @@ class CaptureFolder:
         except OSError as error:
             raise InputError(f"{self.path / FINISHED}: cannot be written ({error.strerror})") from None
 
-    def complete(self, shards: Iterable[Shard]) -> None:
+    def complete(self, shards: Sequence[Shard]) -> None:
         """List the shards in their order; all are finished."""
-        listed = read_finished(self.path)
-        self._write([listed[shard.file] for shard in shards])
+        listed, _ = read_finished(self.path, _sizes(shards))
+        self._write(shards, listed)
 
-    def _write(self, made: list[MadeShard]) -> None:
-        """Have exactly these listed."""
-        content, path = b"".join(map(_line, made)), self.path / FINISHED
+    def _write(self, shards: Sequence[Shard], listed: Mapping[str, str]) -> None:
+        """Have exactly these listed, in the order of the shards."""
+        content = b"".join(_line(s.file, s.bytes, listed[s.file]) for s in shards if s.file in listed)
+        path = self.path / FINISHED
         if (read_bytes(path, most=MOST) if path.exists() else b"") != content:
             with whole_binary_file(path) as file:
                 file.write(content)
@@ -179,43 +150,95 @@ class CaptureFolder:
         self.close()
 
 
-def read_finished(folder: Path) -> dict[str, MadeShard]:
-    """Return the finished shards of a folder by file; the last line may be the beginning of one."""
-    path = folder / FINISHED
-    lines = read_bytes(path, most=MOST).split(b"\n")[:-1] if path.exists() else []
-    found = {}
-    for number, line in enumerate(lines, 1):
-        row = parse_json(line, f"{path}: line {number}", TraceError)
-        try:
-            made = MadeShard(str(row["file"]), int(row["bytes"]), str(row["sha256"]), 0)
-        except (TypeError, KeyError, ValueError):
-            raise TraceError(f"{path}: line {number} is malformed: {short(row)}") from None
-        found[made.file] = made
+def manifest_there(folder: Path, wanted: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the manifest that a folder has, of the capture of the manifest `wanted`; None: it has none yet.
+
+    Raises:
+        InputError: it is of another capture, or other files are there, or it is no folder.
+        TraceError: the manifest is damaged.
+    """
+    there = folder / MANIFEST
+    if not there.exists():
+        _check_free(folder)
+        return None
+    if not is_captured(folder):
+        raise InputError(f"{there}: is not the manifest of a capture: choose another folder")
+    found = manifest_fields(there)
+    what = difference(found, json.loads(_bytes(wanted())))
+    if what is not None:
+        raise InputError(f"{folder}: holds another capture ({what}): choose another folder")
     return found
+
+
+def shards_there(folder: PathLike, wanted: Callable[[], dict[str, Any]], shards: Sequence[Shard]) -> set[str]:
+    """Return the files of the shards that a folder has already, by its list and their sizes.
+
+    Nothing is written, and no hash is looked at: this is for a plan.
+
+    Raises:
+        InputError, TraceError: as `manifest_there`.
+    """
+    place = Path(folder)
+    if manifest_there(place, wanted) is None:
+        return set()
+    listed, _ = read_finished(place, _sizes(shards))
+    return {s.file for s in shards if s.file in listed and _size(place / s.file) == s.bytes}
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _sizes(shards: Iterable[Shard]) -> dict[str, int]:
+    return {shard.file: shard.bytes for shard in shards}
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder with files of somebody else's, or what is no folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: cannot be made a folder ({reason})") from None
+    others = sorted(name for name in names if name != LOG and not name.startswith(".gpt2np-"))
+    if others:
+        raise InputError(f"{folder}: holds {short(others[0])} and no {MANIFEST}: choose another folder")
 
 
 def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """What tells the capture of one manifest from that of another; None: they are of the same."""
-    theirs, ours = found.get("model"), wanted["model"]
-    if not isinstance(theirs, dict):
-        return "of no model"
+    theirs, ours = found["model"], wanted["model"]
     same = theirs.get("commit") is not None and theirs.get("commit") == ours["commit"]
     keys = [key for key in ours if key != "name" and not (same and key == "fingerprint")]
     if theirs.get("dtype") != ours["dtype"]:
         return f"in {short(theirs.get('dtype'))[1:-1]}, not {ours['dtype']}"
     if any(theirs.get(key) != ours[key] for key in keys) or found.get("config") != wanted["config"]:
         return f"of the model {short(theirs.get('name'))[1:-1]}, or of one whose weights have changed"
-    if found.get("texts") != wanted["texts"] or found.get("skipped") != wanted["skipped"]:
+    if found["texts"] != wanted["texts"] or _skipped(found) != _skipped(wanted):
         return "of other texts"
-    if list(found.get("sites", ())) != list(wanted["sites"]):
+    if list(found["sites"]) != list(wanted["sites"]):
         return "of other sites"
-    options = found.get("options")
     for key, value in wanted["options"].items():
-        if not isinstance(options, dict) or options.get(key) != value:
-            was = options.get(key) if isinstance(options, dict) else None
-            return f"with {key.replace('_', ' ')} {short(was)}, not {short(value)}"
+        if found["options"].get(key) != value:
+            was = found["options"].get(key)
+            return f"with {key.replace('_', ' ')} {_said(was)}, not {_said(value)}"
     rest = ("schema", "sites", "shards")
     return next((f"its {key} are others" for key in rest if found.get(key) != wanted[key]), None)
+
+
+def _skipped(manifest: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """The prompts that were left out, and why; the same texts may stand in another file."""
+    return [(bad["prompt"], bad["reason"]) for bad in manifest.get("skipped") or ()]
+
+
+def _said(option: Any) -> str:
+    return "of its own choice" if option is None else short(option)
 
 
 def free_bytes(folder: PathLike) -> int:
@@ -237,5 +260,5 @@ def _bytes(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _line(made: MadeShard) -> bytes:
-    return json.dumps({"file": made.file, "bytes": made.bytes, "sha256": made.sha256}).encode() + b"\n"
+def _line(file: str, size: int, sha256: str) -> bytes:
+    return json.dumps({"file": file, "bytes": size, "sha256": sha256}).encode() + b"\n"

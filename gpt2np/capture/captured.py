@@ -39,7 +39,10 @@ class Captured:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.manifest: CapturedManifest = read_captured(folder)
         self.folder = self.manifest.folder
-        self.sha256 = read_finished(self.manifest)
+        self.sha256, wrong = read_finished(self.folder, {s.file: s.bytes for s in self.manifest.shards})
+        if wrong:
+            cure = "run the capture again, and it makes the shard anew, or delete the line"
+            raise TraceError(f"{wrong[0]}: {cure}")
         self.shards = Shards(self.manifest, [s for s in self.manifest.shards if s.file in self.sha256])
 
     def __reduce__(self) -> tuple[type["Captured"], tuple[Path]]:
@@ -233,7 +236,9 @@ class Captured:
         if not columns:
             raise InputError("batches of no sites: give the name of one, or a list of names")
         if self.n_rows < (size if drop_last else 1):
-            raise InputError(f"{self.folder}: has {counted(self.n_rows, 'row')} so far, too few for a batch")
+            rows = counted(self.n_rows, "row") + (" so far" if self.unfinished else "")
+            whole = f" of {size:,}; without drop_last there are smaller ones" if drop_last else ""
+            raise InputError(f"{self.folder}: has {rows}, too few for a batch{whole}")
         self.shards.check_sizes()
         found = shuffled_batches(self.shards, columns, size, seed, epochs, buffer, drop_last)
         return (batch[columns[0].name] for batch in found) if alone else found

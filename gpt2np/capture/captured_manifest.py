@@ -1,7 +1,8 @@
 """What a folder of captured prompts says of itself: `manifest.json`, and `shards.jsonl` of what is done."""
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from gpt2np.tracing.contract import ModelConfig, parse_config
 MANIFEST = "manifest.json"
 FINISHED = "shards.jsonl"
 MOST = 1 << 32  # bytes of a manifest
+_CURE = "put back a copy of it, or capture again into another folder"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class ShardFacts:
 class CapturedManifest:
     """What `manifest.json` says: model, config and options of the capture, its sites, its shards as planned.
 
-    `texts` are numbers of prompts and tokens and a hash of all ids; `skipped` names prompts left out.
+    `texts` are numbers of prompts and tokens and a hash of all ids; `skipped` names prompts left out, and
+    `version` is that of the gpt2np which began it.
     """
 
     folder: Path
@@ -72,6 +75,7 @@ class CapturedManifest:
     sites: Mapping[str, SiteFacts]
     shards: Sequence[ShardFacts]
     skipped: Sequence[Mapping[str, Any]]
+    version: str | None = None
 
     @property
     def prompts(self) -> int:
@@ -94,53 +98,88 @@ def read_captured(folder: str | os.PathLike[str]) -> CapturedManifest:
         TraceError: there is none, or it is malformed; names the field.
     """
     path = Path(folder, MANIFEST)
-    where = str(path)
     if not os.path.isdir(folder):
         what = "is no folder of captured prompts" if os.path.exists(folder) else "no such folder"
         raise TraceError(f"{folder}: {what}")
     if not path.is_file():
         raise TraceError(f"{folder}: is no folder of captured prompts (it has no {MANIFEST})")
-    content = parse_json(read_bytes(path, TraceError, MOST), where, TraceError)
-    schema = content.get("schema") if isinstance(content, dict) else content
-    if schema != SCHEMA:
-        raise TraceError(f"{where}: schema is {short(schema)}, expected {SCHEMA!r}")
-    check(content, _FIELDS, where, TraceError)
-    try:
-        config, _ = parse_config(content["config"], f"{where}: config")
-    except ConfigError as error:
-        raise TraceError(str(error)) from None
-    sites = {
-        name: SiteFacts(site["axes"], tuple(site["row"]), np.dtype(site["dtype"]))
-        for name, site in content["sites"].items()
-    }
-    _check_sites(config, sites, where)
-    shards = [ShardFacts(**{key: row[key] for key in _SHARD}) for row in content["shards"]]
-    _check_shards(shards, content["texts"], where)
+    content = manifest_fields(path)
+    with _curable():
+        try:
+            config, _ = parse_config(content["config"], f"{path}: config")
+        except ConfigError as error:
+            raise TraceError(str(error)) from None
+        sites = {
+            name: SiteFacts(site["axes"], tuple(site["row"]), np.dtype(site["dtype"]))
+            for name, site in content["sites"].items()
+        }
+        _check_sites(config, sites, str(path))
+        shards = [ShardFacts(**{key: row[key] for key in _SHARD}) for row in content["shards"]]
+        _check_shards(shards, content["texts"], str(path))
     said = {key: content[key] for key in ("model", "options", "texts")}
     return CapturedManifest(
-        Path(folder), **said, config=config, sites=sites, shards=shards, skipped=content.get("skipped") or []
+        Path(folder),
+        **said,
+        config=config,
+        sites=sites,
+        shards=shards,
+        skipped=content.get("skipped") or [],
+        version=content.get("gpt2np"),
     )
 
 
-def read_finished(manifest: CapturedManifest) -> dict[str, str]:
-    """SHA-256 of each shard that is finished, by its file's name; a last line that does not end is not read.
+def manifest_fields(path: Path) -> dict[str, Any]:
+    """Return what a `manifest.json` says, each field for itself checked.
 
     Raises:
-        TraceError: a line is malformed, or of a file or size that the manifest does not have.
+        TraceError: it is malformed, or of another format; says what to do.
     """
-    path = manifest.folder / FINISHED
-    if not path.exists():
-        return {}
-    planned = {shard.file: shard.bytes for shard in manifest.shards}
-    found = {}
-    for number, line in enumerate(read_bytes(path, TraceError, MOST).split(b"\n")[:-1], 1):
-        where = f"{path}: line {number}"
-        row = parse_json(line, where, TraceError)
-        check(row, _LINE, where, TraceError)
-        if planned.get(row["file"]) != row["bytes"]:
-            raise TraceError(f"{where}: {short(row['file'])} is no shard of the manifest, or of another size")
-        found[row["file"]] = row["sha256"]
+    with _curable():
+        content = parse_json(read_bytes(path, TraceError, MOST), str(path), TraceError)
+    schema = content.get("schema") if isinstance(content, dict) else content
+    if schema != SCHEMA:
+        version = content.get("gpt2np") if isinstance(content, dict) else None
+        by = "" if version is None else f"; gpt2np {short(version)[1:-1]} wrote it, which can read it"
+        raise TraceError(f"{path}: schema is {short(schema)}, expected {SCHEMA!r}{by}")
+    with _curable():
+        check(content, _FIELDS, str(path), TraceError)
+    found: dict[str, Any] = content
     return found
+
+
+@contextlib.contextmanager
+def _curable() -> Iterator[None]:
+    """What is found in the block to be wrong with a manifest is said together with what to do."""
+    try:
+        yield
+    except TraceError as error:
+        raise TraceError(f"{error}: {_CURE}") from None
+
+
+def read_finished(folder: Path, planned: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:
+    """Return the SHA-256 of each finished shard, by its file's name, and what is wrong with other lines.
+
+    `planned` are the bytes of each shard of the manifest. A last line that does not end is not read.
+
+    Raises:
+        TraceError: the list cannot be read at all.
+    """
+    path = folder / FINISHED
+    found, wrong = dict[str, str](), list[str]()
+    lines = read_bytes(path, TraceError, MOST).split(b"\n")[:-1] if os.path.lexists(path) else []
+    for number, line in enumerate(lines, 1):
+        where = f"{path}: line {number}"
+        try:
+            row = parse_json(line, where, TraceError)
+            check(row, _LINE, where, TraceError)
+        except TraceError as error:
+            wrong.append(str(error))
+            continue
+        if planned.get(row["file"]) != row["bytes"]:
+            wrong.append(f"{where}: {short(row['file'])} is no shard of the manifest, or of another size")
+        else:
+            found[row["file"]] = row["sha256"]
+    return found, wrong
 
 
 def _check_sites(config: ModelConfig, sites: Mapping[str, SiteFacts], where: str) -> None:
@@ -207,5 +246,6 @@ _FIELDS: Table = {
         lambda x: type(x) is dict and len(x) > 0 and all(map(fields_of(_SITE, False).accepts, x.values())),
     ),
     "shards": list_of(fields_of(_SHARD, closed=False)),
-    "skipped": Kind("a list, or null", lambda x: x is None or type(x) is list, absent=True),
+    "skipped": optional(list_of(fields_of({"prompt": whole(), "reason": TEXT}, closed=False))),
+    "gpt2np": optional(TEXT),
 }

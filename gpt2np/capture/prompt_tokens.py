@@ -4,11 +4,11 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gpt2np.errors import InputError, TokenizerError
+from gpt2np.errors import InputError, TokenizerError, short
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Prompt, of_prompt
 from gpt2np.text.texts_of_model import TextsOfModel
@@ -16,16 +16,34 @@ from gpt2np.text.texts_of_model import TextsOfModel
 P = TypeVar("P")
 
 
+class Skipped(NamedTuple):
+    """A prompt that was left out: the number that it had, from 0, why, and where it stands, if in a file."""
+
+    prompt: int
+    reason: str
+    place: str | None = None
+
+    @property
+    def named(self) -> str:
+        """What to call it in a message."""
+        return f"prompt {self.prompt}" if self.place is None else self.place
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as the manifest has it."""
+        where = {} if self.place is None else {"where": self.place}
+        return {"prompt": self.prompt} | where | {"reason": self.reason}
+
+
 @dataclass(frozen=True)
 class PromptTokens:
     """Prompts as ids: `ids` of all of them [tokens] int32, `offsets` [prompts + 1] int64.
 
-    `skipped` are those that were left out: the number that each had, from 0, and why.
+    `skipped` are those that were left out.
     """
 
     ids: Array
     offsets: Array
-    skipped: tuple[tuple[int, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,15 +65,31 @@ def tokens_of(
     where: Callable[[int], str] | None = None,
     *,
     special: bool = False,
+    chat: bool = False,
     skip_bad: bool = False,
 ) -> PromptTokens:
     """Return the ids of prompts; `where` says where the one of a number stands.
 
+    With `chat` each is a user's message, which is put into the turns of the model.
+
     Raises:
         InputError, TokenizerError: a prompt is empty, too long, or has other ids than the vocabulary's: names
-            the first of them and counts the others; `skip_bad` leaves them out instead.
+            the first of them and counts the others; `skip_bad` leaves them out instead. Or the model has
+            no turns.
     """
-    return _collected(prompts, lambda prompt: model.token_ids(prompt, special=special), where, skip_bad)
+    if chat:
+        model.chat_prompt("a message")  # refuses a model without turns, once
+
+    def ids_of(prompt: Prompt) -> list[int]:
+        if not chat:
+            return model.token_ids(prompt, special=special)
+        if not isinstance(prompt, str):
+            raise InputError(f"the prompt is no text, as a user's message is: {short(prompt)}")
+        if not prompt.strip():
+            raise InputError("the prompt is empty, and no message")
+        return model.token_ids(model.chat_prompt(prompt))
+
+    return _collected(prompts, ids_of, where, skip_bad)
 
 
 def windows_of(
@@ -113,5 +147,5 @@ def _collected(
         raise type(named)(f"{named}{others}; skip_bad=True leaves them out")
     if len(offsets) == 1:
         raise InputError("there is no prompt to capture" + (": all are bad" if refused else ""))
-    skipped = tuple((number, str(why)) for number, why in refused)
+    skipped = tuple(Skipped(number, str(why)) for number, why in refused)
     return PromptTokens(np.array(ids, np.int32), np.array(offsets, np.int64), skipped)

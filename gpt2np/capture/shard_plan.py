@@ -19,6 +19,10 @@ from gpt2np.tracing.plan import Entry, Plan
 
 PACK_TOKENS = 512  # of a pass: more takes memory and gains little, fewer leave the products small
 SHARD_BYTES = 256_000_000
+# What a shard may take to run, in multiplications and additions: a second of one core, and a minute or two.
+_LEAST_WORK, _MOST_WORK = 5e10, 1e13
+_LEAST_TOKENS, _MOST_TOKENS = 1_000, 100_000  # of a shard, whatever they take
+_SHARDS = 64  # into which a capture is cut where they are of a second at least: so many workers have work
 _MOST_LOGITS = 1 << 26  # bytes of logits that a pass may compute
 _NAMED = {"first": slice(0, 1), "last": slice(-1, None), "all": slice(None)}
 
@@ -200,11 +204,12 @@ class Shard:
 
 
 def cut(
-    tokens: PromptTokens, config: ModelConfig, choice: Choice, shard_bytes: int, shard_tokens: int
+    tokens: PromptTokens, config: ModelConfig, choice: Choice, shard_bytes: int, spread: bool = False
 ) -> list[Shard]:
-    """Return the prompts in shards of at most so many bytes and tokens, in their order.
+    """Return the prompts in shards of at most so many bytes, which run a minute or two, in their order.
 
-    One prompt may be larger.
+    One prompt may be larger. With `spread` they are smaller where the capture is short, so that workers can
+    share it.
 
     Raises:
         InputError: no position of any prompt is kept.
@@ -219,14 +224,39 @@ def cut(
         for k, n in zip(kept, lengths.tolist(), strict=True)
     ]
     shards, first = list[Shard](), 0
-    shares = [
-        max(size / shard_bytes, n / shard_tokens) for size, n in zip(sizes, lengths.tolist(), strict=True)
-    ]
-    for part in _filled(list(range(len(tokens))), shares, 1):
+    running = [k[-1] + 1 if k else 0 for k in kept]
+    most = _most_tokens(tokens, kept, running, config.n_parameters, choice, spread)
+    shares = [max(size / shard_bytes, n / most) for size, n in zip(sizes, running, strict=True)]
+    for part in _filled(list(range(len(tokens))), shares, 1 + 1e-9):  # so far are sums of shares exact
         rows, n = sum(len(kept[i]) for i in part), int(tokens.offsets[part[-1] + 1] - tokens.offsets[first])
         shards.append(Shard(len(shards), first, len(part), n, rows))
         first += len(part)
     return shards
+
+
+def _most_tokens(
+    tokens: PromptTokens,
+    kept: list[range],
+    running: list[int],
+    n_parameters: int,
+    choice: Choice,
+    spread: bool,
+) -> int:
+    """How many tokens a shard runs at most: a function of the capture, and not of who makes it."""
+    least, most = (
+        int(min(_MOST_TOKENS, max(_LEAST_TOKENS, work / (2 * max(1, n_parameters)))))
+        for work in (_LEAST_WORK, _MOST_WORK)
+    )
+    total = sum(running)
+    if not spread or total >= _SHARDS * most:
+        return most
+    if choice.share:  # what is shared runs once in each shard
+        prompts = [tokens[i] for i in range(len(tokens))]
+        run = schedule(prompts, kept, choice.pack_tokens, share=True).tokens_run
+    else:
+        run = total
+    shards = max(1, min(_SHARDS, run // least))
+    return min(most, -(-total // shards) + max(running) - 1)  # the last term: a shard is seldom quite full
 
 
 def row_bytes(entries: Sequence[Entry]) -> tuple[int, int]:

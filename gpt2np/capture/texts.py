@@ -1,6 +1,7 @@
 """The texts of a capture: lines of a file, JSON lines, a JSON list, a prompt set, or a folder of texts."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,18 +18,25 @@ _NO_WINDOW = "a window cuts the texts of a folder, or a file of one text; these 
 
 
 class Texts(NamedTuple):
-    """Texts in their order, and where each stands, for messages.
+    """Texts in their order, and where each stands: `place` in its file or folder, `source` which that is.
 
     `whole`: they are texts of any length, which are to be cut into windows.
     """
 
     texts: list[str]
-    where: Callable[[int], str]
+    place: Callable[[int], str]
+    source: str = ""
     whole: bool = False
+
+    def where(self, number: int) -> str:
+        """Where a text stands, in full, for messages."""
+        return self.source + self.place(number)
 
 
 def read_texts(path: str, window: bool = False) -> Texts:
     """Read the texts that a name stands for: a file, a folder of `.txt` files, or a shipped prompt set.
+
+    Files and folders whose names begin with a dot, such as those of editors, do not count.
 
     A `.jsonl` file has a text a line, as a string or as the `text` (or `prompt`) of an object; a `.json` file
     a list of these, or `{"prompts": [...]}`; any other file one a line as it is. With `window` a file that is
@@ -46,7 +54,7 @@ def read_texts(path: str, window: bool = False) -> Texts:
         if window:
             raise InputError(f"{path}: {_NO_WINDOW}")
         texts = [prompt.text for prompt in load_prompt_set(path).prompts]
-        return Texts(texts, lambda i: f"{path}: prompt {i + 1}")
+        return Texts(texts, _nth("prompt"), f"{path}: ")
     content = decoded(read_bytes(path, most=MOST, pipes=True), path).removeprefix("\ufeff")
     return texts_in(content, path, window)
 
@@ -68,14 +76,19 @@ def texts_in(content: str, path: str, window: bool = False) -> Texts:
         if not isinstance(listed, list):
             raise InputError(f'{path}: must hold a list of texts, or {{"prompts": [{{"text": "..."}}, ...]}}')
         texts = [_text(item, f"{path}: prompt {i}") for i, item in enumerate(listed, 1)]
-        return Texts(texts, lambda i: f"{path}: prompt {i + 1}")
+        return Texts(texts, _nth("prompt"), f"{path}: ")
     lines = lines_of(content)
     if lines and not lines[-1]:
         lines.pop()  # behind the end of the last line
     if ending == ".jsonl":
         texts = [_of_line(line, path, i) for i, line in enumerate(lines, 1)]
-        return Texts(texts, lambda i: f"{path}: line {i + 1}")
-    return Texts(lines, lambda i: f"{path}: line {i + 1}")
+        return Texts(texts, _nth("line"), f"{path}: ")
+    return Texts(lines, _nth("line"), f"{path}: ")
+
+
+def _nth(what: str) -> Callable[[int], str]:
+    """Names of lines or prompts, which people count from 1."""
+    return lambda number: f"{what} {number + 1}"
 
 
 def _of_line(line: str, path: str, number: int) -> str:
@@ -99,9 +112,12 @@ def _text(item: Any, where: str) -> str:
 
 
 def _of_folder(folder: Path) -> Texts:
-    """The `.txt` files of a folder and of those in it, in the order of their names."""
-    paths = sorted(path for path in folder.rglob(f"*{ENDING}") if path.is_file())
-    if not paths:
-        raise InputError(f"{folder}: has no {ENDING} files")
+    """The `.txt` files of a folder and of those in it, in the order of their names; no hidden ones."""
+    found = sorted(path for path in folder.rglob(f"*{ENDING}") if path.is_file())
+    names = [path.relative_to(folder) for path in found]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    if not names:
+        raise InputError(f"{folder}: has no {ENDING} files{', but for hidden ones' if found else ''}")
+    paths = [folder / name for name in names]
     texts = [decoded(read_bytes(path, most=MOST), str(path)).removeprefix("\ufeff") for path in paths]
-    return Texts(texts, lambda i: str(paths[i]), whole=True)
+    return Texts(texts, lambda i: names[i].as_posix(), f"{folder}{os.sep}", whole=True)

@@ -35,23 +35,23 @@ class CaptureCheck:
 
     `shards` have their hashes, and `unfinished` are still to be made. `prompts` are those that ran again;
     `difference` is the largest between their rows and those of the file, relative to the largest magnitude of
-    the site (at least 1), without what rounding to the stored precision explains.
+    the site (at least 1), without what rounding to the stored precision explains. Where none ran, neither
+    that nor whether the bytes are `identical` is known: both are None.
     """
 
     shards: int
     unfinished: int
     prompts: tuple[int, ...]
-    identical: bool
-    difference: float
+    identical: bool | None
+    difference: float | None
 
     def __str__(self) -> str:
         hashed = f"{counted(self.shards, 'shard')}: every hash is right"
         hashed += f"; {self.unfinished} more to be made" if self.unfinished else ""
-        if not self.prompts:
-            return hashed
-        same = (
-            "the same bytes" if self.identical else f"within noise (largest difference {self.difference:.1e})"
-        )
+        if self.difference is None:
+            return f"{hashed}; no prompt was run again"
+        noise = f"within noise (largest difference {self.difference:.1e})"
+        same = "the same bytes" if self.identical else noise
         return f"{hashed}; {counted(len(self.prompts), 'prompt')} run again: {same}"
 
 
@@ -82,7 +82,7 @@ def verify_capture(
     there = captured.prompts
     chosen = sorted({there[int(i)] for i in np.linspace(0, len(there) - 1, min(sample, len(there)))})
     if not chosen:
-        return CaptureCheck(len(captured.shards), len(captured.unfinished), (), False, 0.0)
+        return CaptureCheck(len(captured.shards), len(captured.unfinished), (), None, None)
     model = _model_of(captured) if model is None else model
     one = Model(model.checkpoint, model.dtype.name, threads=1)  # as shards are made
     packed = captured.options.get("pack_tokens") is not None

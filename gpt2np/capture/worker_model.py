@@ -24,7 +24,10 @@ _OPERATION = 2e-11  # seconds of a multiplication or an addition in a product, o
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model is found, and how it is recognised; what a worker is given in its place."""
+    """Where a model is found, and how it is recognised; what a worker is given in its place.
+
+    `weights` is what `fingerprint_of` gives, where that is known: then a copy of the folder will do.
+    """
 
     name: str
     folder: str
@@ -32,6 +35,7 @@ class ModelSource:
     fingerprint: str
     dtype: str
     widen: bool
+    weights: str | None = None
 
     @classmethod
     def of(cls, model: Model) -> "ModelSource":
@@ -57,7 +61,8 @@ class ModelSource:
         here = os.path.isdir(self.folder) or self.commit is None
         name, revision = (self.folder, None) if here else (self.name, self.commit)
         found = load_checkpoint(name, dtype=self.dtype, widen=self.widen, revision=revision)
-        if self.commit is None and found.fingerprint != self.fingerprint:
+        same = self.commit is not None or found.fingerprint == self.fingerprint
+        if not same and (self.weights is None or fingerprint_of(found) != self.weights):
             raise CheckpointError(f"{self.folder}: is not the model any more that this run began with")
         named = replace(found, name=self.name, commit=self.commit, fingerprint=self.fingerprint)
         return Model(named, self.dtype, threads=1)

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import gpt_neo_checkpoint
+from support.captured_folder import bytes_of
 
 import gpt2np
 from gpt2np.capture.capture_folder import CaptureFolder
-from gpt2np.capture.many import Watch, capture_many, plan_capture
+from gpt2np.capture.capture_plan import plan_capture
+from gpt2np.capture.many import Watch, capture_many
 from gpt2np.errors import CheckpointError, InputError, TraceError
 
 WORDS = "Elizabeth was not the only one who had been to see her sister and Mr Darcy in town again".split()
@@ -28,11 +30,6 @@ MB = 1_000_000
 def texts(n, seed=0, longest=12):
     rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(n)]
-
-
-def bytes_of(folder):
-    """All files of a capture but its log."""
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != "run.log"}
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +329,8 @@ def test_nothing_but_the_log_knows_of_times_hosts_or_workers(small):
     shards = {f"shard_{i:05}.safetensors" for i in range(len(names) - 3)}
     assert names == {"manifest.json", "shards.jsonl", "run.log", *shards}
     manifest = json.loads((small / "manifest.json").read_text())
-    assert set(manifest) == {"schema", "model", "config", "options", "texts", "sites", "shards", "skipped"}
+    said = {"schema", "gpt2np", "model", "config", "options", "texts", "sites", "shards", "skipped"}
+    assert set(manifest) == said
     lines = [json.loads(line) for line in (small / "shards.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == sorted(shards)
     assert all(set(line) == {"file", "bytes", "sha256"} for line in lines)
@@ -352,7 +350,7 @@ def test_bad_prompts_are_named_by_number_or_left_out(tiny, tmp_path):
     assert str(raised.value).startswith("prompt 1 is empty: it needs at least one token; 2 more are bad")
     assert not (tmp_path / "capture").exists()
     done = tiny.capture(prompts, tmp_path / "capture", skip_bad=True)
-    assert (done.prompts, [number for number, _ in done.skipped]) == (3, [1, 2, 4])
+    assert (done.prompts, [bad.prompt for bad in done.skipped]) == (3, [1, 2, 4])
     listed = json.loads((tmp_path / "capture" / "manifest.json").read_text())["skipped"]
     assert [row["prompt"] for row in listed] == [1, 2, 4]
     assert "has 5000 tokens" in listed[1]["reason"]

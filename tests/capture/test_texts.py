@@ -61,7 +61,10 @@ def test_malformed_files(tmp_path, name, content, says):
 def test_a_missing_file_and_a_folder_without_texts(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_texts(str(tmp_path / "a.txt"))
-    with pytest.raises(InputError, match=r"has no \.txt files"):
+    with pytest.raises(InputError, match=r"has no \.txt files$"):
+        read_texts(str(tmp_path))
+    (tmp_path / ".a.txt").write_text("x")
+    with pytest.raises(InputError, match=r"has no \.txt files, but for hidden ones$"):
         read_texts(str(tmp_path))
 
 
@@ -70,7 +73,9 @@ def test_shipped_sets_are_known_by_name():
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
-    for name, text in {"b.txt": "bee", "a/z.txt": "zed", "a.txt": "\ufeffay\n", "c.md": "no"}.items():
+    files = {"b.txt": "bee", "a/z.txt": "zed", "a.txt": "\ufeffay\n", "c.md": "no"}
+    files |= {".a.txt": "an editor's", ".git/a.txt": "no text", "b.txt~": "as it was", "._b.txt": "of a Mac"}
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, "utf-8")
     found = read_texts(str(tmp_path))

@@ -53,7 +53,8 @@ def test_a_capture_is_what_its_prompts_give_again(tiny, tmp_path, store):
     assert captured.verify(sample=3).prompts == (0, 2, 5)
     hashes = captured.verify(sample=0)
     assert hashes.prompts == ()
-    assert str(hashes) == "3 shards: every hash is right"
+    assert (hashes.identical, hashes.difference) == (None, None)
+    assert str(hashes) == "3 shards: every hash is right; no prompt was run again"
 
 
 def test_an_unfinished_capture_is_checked_as_far_as_it_goes(tiny, tmp_path):

@@ -9,6 +9,7 @@ from support.command_line import run
 
 import gpt2np
 from gpt2np.capture import many
+from gpt2np.capture.capture_plan import CapturePlan
 
 TEXTS = ["Elizabeth was", "Mr Darcy had been there", "It is a truth"]
 
@@ -22,8 +23,8 @@ def file(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _short_probes(monkeypatch):
-    measure = many.CapturePlan.tokens_a_second
-    monkeypatch.setattr(many.CapturePlan, "tokens_a_second", lambda plan: measure(plan, 0.01))
+    measure = CapturePlan.tokens_a_second
+    monkeypatch.setattr(CapturePlan, "tokens_a_second", lambda plan: measure(plan, 0.01))
 
 
 def refused(done):
@@ -94,7 +95,51 @@ def test_skip_bad_lists_what_it_left_out(capsys, file, tmp_path):
     code, out, err = run(capsys, *argv, "--skip-bad")
     assert code == 0
     assert "4 prompts, 2 left out" in out
-    assert "note: left out prompt 3: the prompt is empty" in err
+    assert "note: left out line 4: the prompt is empty" in err
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["skipped"][0]["where"] == "line 4"
+    skipped = json.loads(run(capsys, *argv, "--skip-bad", "--json")[1])["skipped"]
+    assert [(bad["prompt"], bad["where"]) for bad in skipped] == [(3, "line 4"), (4, "line 5")]
+
+
+def test_skipped_files_are_named(capsys, tmp_path):
+    for name, text in {"b.txt": "fine", "a/z.txt": "", "c.txt": ""}.items():
+        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name).write_text(text)
+    argv = ["capture", "--text", tmp_path / "texts", "--out", tmp_path / "caps"]
+    assert refused(run(capsys, *argv)).startswith(f"{tmp_path / 'texts' / 'a' / 'z.txt'} (prompt 0) is empty")
+    _, _, err = run(capsys, *argv, "--skip-bad")
+    assert "note: left out a/z.txt: the prompt is empty" in err
+    moved = (tmp_path / "texts").rename(tmp_path / "moved")
+    assert "1 (0 new)" in run(capsys, "capture", "--text", moved, *argv[3:], "--skip-bad")[1]
+
+
+def test_plan_looks_at_what_is_there(capsys, file, tmp_path):
+    file.write_text("Elizabeth was not the only one in town\n" * 4000)
+    argv = ["capture", "--text", file, "--out", tmp_path / "a", "--keep", "embed", "--shard-mb", "1"]
+    assert "there " not in run(capsys, *argv, "--plan")[1]
+    assert run(capsys, *argv)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+    code, out, _ = run(capsys, *argv, "--plan")
+    assert code == 0
+    assert "time    none: all is there" in out
+    (tmp_path / "a" / "shard_00002.safetensors").unlink()
+    (tmp_path / "a" / "shard_00003.safetensors").write_bytes(b"cut")
+    facts = json.loads(run(capsys, *argv, "--plan", "--json")[1])
+    assert facts["shards_there"] == facts["shards"] - 2 > 2
+    assert 0 < facts["bytes"] - facts["bytes_there"] <= 2_000_000
+    code, out, _ = run(capsys, *argv, "--plan")
+    assert f"there   {facts['shards_there']} shards, " in out
+    assert "time    about 1 s: 1 worker" in out
+    told = refused(run(capsys, *argv, "--positions", "last", "--plan"))
+    assert told == refused(run(capsys, *argv, "--positions", "last"))
+    assert told.endswith("a: holds another capture (with positions 'all', not 'last'): choose another folder")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").touch()
+    assert "holds 'mine'" in refused(run(capsys, *argv[:4], tmp_path / "b", "--plan"))
+    kept = {
+        path: when for path, when in before.items() if "0002" not in path.name and "0003" not in path.name
+    }
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # a plan touches nothing
 
 
 @pytest.mark.parametrize(
@@ -102,7 +147,7 @@ def test_skip_bad_lists_what_it_left_out(capsys, file, tmp_path):
     [
         (["--experiment", "x"], "--experiment does not go with --text"),
         (["--layer-internals"], "--layer-internals does not go with --text"),
-        (["--chat"], "--chat does not go with --text"),
+        (["--chat"], "gpt2 has no chat template"),
         (["--threads", "2"], "--threads does not go with --text"),
         (["--positions", "middle"], "--positions middle: must be first, last, all, or A:B:C"),
         (["--keep", "resid_pots"], "--keep: "),

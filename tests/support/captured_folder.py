@@ -62,6 +62,11 @@ def write_captured(
     return traces
 
 
+def bytes_of(folder):
+    """All files of a capture but its log."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != "run.log"}
+
+
 def shard_arrays(traces, positions, store):
     """The arrays of one shard."""
     kept = [np.arange(len(t.token_ids))[positions] for t in traces]

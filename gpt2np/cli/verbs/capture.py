@@ -15,6 +15,7 @@ from gpt2np.cli.arguments import (
     add_special,
     add_workers,
     count,
+    group,
     integer,
     load_model,
     open_trace,
@@ -50,7 +51,8 @@ def register(verbs: Any) -> None:
     what.add_argument("--prompt-set", metavar="NAME|FILE", help=help)
     what.add_argument("--list", action="store_true", help="show the shipped sets with their token counts")
     add_options(verb, what)
-    verb.add_argument(
+    files = group(verb, "prompts and their responses (--prompt, --prompt-set, --trace)")
+    files.add_argument(
         "--layer-internals",
         nargs="*",
         metavar="L",
@@ -58,20 +60,25 @@ def register(verbs: Any) -> None:
         "(without this option: the residual stream and mean attention of all layers, in one file)",
     )
     help = "of --prompt or --trace (default: that which the experiment has for it, else the next number)"
-    verb.add_argument("--id", metavar="ID", help=help)
-    verb.add_argument("--experiment", metavar="NAME", help="the folder that everything goes into")
-    verb.add_argument(
+    files.add_argument("--id", metavar="ID", help=help)
+    files.add_argument("--experiment", metavar="NAME", help="the folder that everything goes into")
+    files.add_argument(
         "--output", metavar="DIR", default="experiments", help="where experiments are (default: %(default)s)"
     )
     help = "pt: for torch.load (default %(default)s)"
-    verb.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help=help)
-    verb.add_argument("--max-new-tokens", type=count, metavar="N", help="length of the response (default 50)")
-    verb.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
-    verb.add_argument("--seed", type=int, help="of sampling (default 0)")
+    files.add_argument("--format", choices=["safetensors", "pt"], default="safetensors", help=help)
+    files.add_argument(
+        "--max-new-tokens", type=count, metavar="N", help="length of the response (default 50)"
+    )
+    files.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
+    files.add_argument("--seed", type=int, help="of sampling (default 0)")
     add_workers(verb)
     add_special(verb)
     add_chat(verb)
     add_model(verb)
+    explained = verb._option_string_actions
+    explained["--chat"].help = "each text is a user's message, put into the model's turns"
+    explained["--threads"].help = "cores to use (default: all); not with --text, where each worker has one"
 
 
 def capture(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from gpt2np.cli.terminal import doing, tell
 from gpt2np.errors import InputError
 
 if TYPE_CHECKING:
-    from gpt2np.capture.many import CaptureDone, CapturePlan, Watch
+    from gpt2np.capture.capture_plan import CapturePlan
+    from gpt2np.capture.many import CaptureDone, Watch
 
 # What goes with --text only, and what does not go with it, as they are without being given.
 WITH_TEXTS = {
@@ -25,15 +26,14 @@ WITHOUT_TEXTS = {
     "format": "safetensors",
     "output": "experiments",
     "threads": None,
-    "chat": False,
 }
 
 
 def add_options(verb: argparse.ArgumentParser, what: Any) -> None:
     """Add the options; `what` is the group of those that say what is captured."""
     help = (
-        "many texts, into shards: a file with one a line, .jsonl or .json, a folder of .txt files, - for "
-        "stdin, or a shipped set"
+        "many texts, into shards: a file with one a line, .jsonl or .json, a folder of .txt files (no "
+        "hidden ones), - for stdin, or a shipped set"
     )
     what.add_argument("--text", metavar="FILE|DIR|-", help=help)
     many = group(verb, "many texts (--text)")
@@ -42,14 +42,16 @@ def add_options(verb: argparse.ArgumentParser, what: Any) -> None:
     many.add_argument("--positions", metavar="P", help=help)
     many.add_argument("--store", choices=["float16", "float32", "float64"], help="(default float16)")
     many.add_argument("--out", metavar="FOLDER", help="where the shards go; a capture there goes on")
-    many.add_argument("--plan", action="store_true", help="print bytes and time, and run nothing else")
+    help = "print bytes, time, and what --out has of them already, and run nothing else"
+    many.add_argument("--plan", action="store_true", help=help)
     help = "run on a Dask cluster: the address of its scheduler, or its scheduler file"
     many.add_argument("--dask", metavar="ADDRESS", help=help)
     help = "leave out texts that are empty or too long, and list them"
     many.add_argument("--skip-bad", action="store_true", help=help)
     help = "cut texts into windows of N tokens: those of a folder (default: the context), or one file"
     many.add_argument("--window", type=count, metavar="N", help=help)
-    many.add_argument("--shard-mb", type=count, metavar="MB", help="size of a shard (default 256)")
+    help = "size of a shard (default: 256, and less where that leaves workers idle)"
+    many.add_argument("--shard-mb", type=count, metavar="MB", help=help)
     many.add_argument("--force", action="store_true", help="begin even if the disk has too little room")
 
 
@@ -63,7 +65,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def capture_texts(args: argparse.Namespace) -> int:
     """`gpt2np capture --text`."""
-    from gpt2np.capture.many import plan_capture
+    from gpt2np.capture.capture_plan import plan_capture
     from gpt2np.capture.texts import read_texts, texts_in
     from gpt2np.cli.texts import read_text
 
@@ -86,6 +88,7 @@ def capture_texts(args: argparse.Namespace) -> int:
         store=args.store or "float16",
         window=args.window,
         special=args.special,
+        chat=args.chat,
         skip_bad=args.skip_bad,
         **({} if args.shard_mb is None else {"shard_bytes": args.shard_mb * 1_000_000}),
     )
@@ -94,28 +97,33 @@ def capture_texts(args: argparse.Namespace) -> int:
 
 def _print_plan(args: argparse.Namespace, plan: "CapturePlan") -> int:
     """`--plan`."""
-    from gpt2np.capture.capture_folder import free_bytes
+    from gpt2np.capture.capture_folder import free_bytes, shards_there
     from gpt2np.capture.many import check_disk
     from gpt2np.capture.worker_model import n_workers
     from gpt2np.tables import counted, fitted, strict_json
     from gpt2np.tracing.plan import human_bytes
 
+    there = set() if args.out is None else shards_there(args.out, plan.manifest, plan.shards)
+    missing = [shard for shard in plan.shards if shard.file not in there]
+    bytes_there = plan.nbytes - sum(shard.bytes for shard in missing)
     doing("measuring the rate")
     folder = args.out or os.curdir
     rate, free = plan.tokens_a_second(), free_bytes(folder)
-    seconds, saved = plan.tokens_run / rate, plan.tokens_needed - plan.tokens_run
-    workers = n_workers(plan.model, args.workers, len(plan.shards), seconds)
+    seconds, saved = plan.tokens_run_of(missing) / rate, plan.tokens_needed - plan.tokens_run
+    workers = n_workers(plan.model, args.workers, len(missing), seconds)
     seconds /= workers
     if args.json:
         facts = {
             "prompts": len(plan.tokens), "skipped": len(plan.tokens.skipped), "tokens": len(plan.tokens.ids),
             "tokens_run": plan.tokens_run, "tokens_saved": saved, "rows": plan.n_rows,
             "sites": list(plan.choice.names), "shards": len(plan.shards), "bytes": plan.nbytes,
-            "free_bytes": free, "workers": workers, "tokens_a_second": rate, "seconds": seconds,
+            "shards_there": len(there), "bytes_there": bytes_there, "free_bytes": free,
+            "workers": workers, "tokens_a_second": rate, "seconds": seconds,
         }  # fmt: skip
         print(strict_json(facts))
     else:
         rows = counted(plan.n_rows, "row")
+        at_work = f"{counted(workers, 'worker')}, {rate:,.0f} tokens/s each"
         print(
             fitted(
                 [
@@ -125,11 +133,13 @@ def _print_plan(args: argparse.Namespace, plan: "CapturePlan") -> int:
                     ["kept", f"{counted(len(plan.choice.names), 'site')} of {rows}, {plan.choice.store}"],
                     ["shards", f"{len(plan.shards):,}"],
                     ["bytes", f"{plan.nbytes:,} ({human_bytes(plan.nbytes)})"],
+                    *(
+                        [["there", f"{counted(len(there), 'shard')}, {human_bytes(bytes_there)}"]]
+                        if there
+                        else []
+                    ),
                     ["disk", f"{human_bytes(free)} free"],
-                    [
-                        "time",
-                        f"about {duration(seconds)}: {counted(workers, 'worker')}, {rate:,.0f} tokens/s each",
-                    ],
+                    ["time", f"about {duration(seconds)}: {at_work}" if missing else "none: all is there"],
                 ],
                 "<<",
                 indent=0,
@@ -165,8 +175,8 @@ def _run(args: argparse.Namespace, plan: "CapturePlan") -> int:
     if args.json:
         print(strict_json(_facts(done)))
         return 0
-    for number, why in done.skipped[:5]:
-        tell(f"note: left out prompt {number}: {why}")
+    for bad in done.skipped[:5]:
+        tell(f"note: left out {bad.named}: {bad.reason}")
     if len(done.skipped) > 5:
         tell(f"note: left out {len(done.skipped) - 5:,} more; manifest.json lists them")
     shown = [
@@ -185,7 +195,7 @@ def _facts(done: "CaptureDone") -> dict[str, Any]:
     return {
         "folder": str(done.folder), "prompts": done.prompts, "tokens": done.tokens, "rows": done.rows,
         "shards": done.shards, "new": done.new, "bytes": done.bytes,
-        "skipped": [{"prompt": number, "reason": why} for number, why in done.skipped],
+        "skipped": [bad.facts() for bad in done.skipped],
     }  # fmt: skip
 
 
