@@ -24,6 +24,7 @@ from gpt2np.capture.captured_manifest import (
 )
 from gpt2np.capture.shard_making import MadeShard
 from gpt2np.capture.shard_plan import Shard
+from gpt2np.capture.worker_model import is_same_model
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.files import read_bytes, sha256_of
 from gpt2np.outputs import PathLike, remove_leftovers, whole_binary_file
@@ -47,6 +48,7 @@ class CaptureFolder:
 
         Raises:
             InputError: it has another capture, or other files, cannot be written, or another run has it open.
+            TraceError: its manifest is damaged.
         """
         self.path = Path(folder)
         self.manifest = manifest_there(self.path, lambda: manifest) or manifest  # before anything is touched
@@ -214,11 +216,9 @@ def _check_free(folder: Path) -> None:
 def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """What tells the capture of one manifest from that of another; None: they are of the same."""
     theirs, ours = found["model"], wanted["model"]
-    same = theirs.get("commit") is not None and theirs.get("commit") == ours["commit"]
-    keys = [key for key in ours if key != "name" and not (same and key == "fingerprint")]
     if theirs.get("dtype") != ours["dtype"]:
         return f"in {short(theirs.get('dtype'))[1:-1]}, not {ours['dtype']}"
-    if any(theirs.get(key) != ours[key] for key in keys) or found.get("config") != wanted["config"]:
+    if not is_same_model(theirs, ours) or found["config"] != wanted["config"]:
         return f"of the model {short(theirs.get('name'))[1:-1]}, or of one whose weights have changed"
     if found["texts"] != wanted["texts"] or _skipped(found) != _skipped(wanted):
         return "of other texts"
@@ -238,7 +238,7 @@ def _skipped(manifest: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _said(option: Any) -> str:
-    return "of its own choice" if option is None else short(option)
+    return "by default" if option is None else short(option)
 
 
 def free_bytes(folder: PathLike) -> int:

@@ -24,7 +24,7 @@ from gpt2np.capture.capture_files import check_format
 from gpt2np.capture.manifest import Entry, Manifest
 from gpt2np.capture.prompt_files import as_run, capture_prompt, captured, write_files
 from gpt2np.capture.prompt_set import Prompt, PromptSet, check_name
-from gpt2np.capture.worker_model import ModelSource, executor_for, given_to
+from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, is_same_model, model_facts
 from gpt2np.capture.workers import Here, Submits, in_order
 from gpt2np.errors import Gpt2npError, InputError, short, whole_number
 from gpt2np.files import sha256_of
@@ -87,8 +87,7 @@ def capture_prompts(
     arguments = (options or Options()).of_run()
     for number, prompt in enumerate(prompts.prompts, 1):
         _check_prompt(model, prompts, prompt, number, arguments)
-    origin = {key: value for key, value in model.checkpoint.origin().items() if key != "model"}
-    made_from = {"model": {"name": model.name, **origin, "dtype": model.dtype.name}, "options": arguments}
+    made_from = {"model": model_facts(model), "options": arguments}
     files: dict[str, Entry] = {}
     new = 0
     with contextlib.ExitStack() as opened:
@@ -238,9 +237,10 @@ def _check_prompt(
 def _check_same(manifest: Manifest, made_from: dict[str, Any]) -> None:
     """Refuse to add to an experiment of another model or of other options."""
     for entry in manifest.entries.values():
-        then = {"model": entry.model.get("fingerprint"), "dtype": entry.model.get("dtype")} | entry.options
         model = made_from["model"]
-        now = {"model": model["fingerprint"], "dtype": model["dtype"]} | made_from["options"]
+        same = is_same_model(entry.model, model)
+        then = {"model": same, "dtype": entry.model.get("dtype")} | entry.options
+        now = {"model": True, "dtype": model["dtype"]} | made_from["options"]
         unsaid = {"special": False, "chat": False}
         for key, value in (unsaid | now).items():
             if then.get(key, unsaid.get(key)) != value:

@@ -227,7 +227,7 @@ def cut(
     running = [k[-1] + 1 if k else 0 for k in kept]
     most = _most_tokens(tokens, kept, running, config.n_parameters, choice, spread)
     shares = [max(size / shard_bytes, n / most) for size, n in zip(sizes, running, strict=True)]
-    for part in _filled(list(range(len(tokens))), shares, 1 + 1e-9):  # so far are sums of shares exact
+    for part in _filled(list(range(len(tokens))), shares, 1 + 1e-9):  # sums of shares are not exact
         rows, n = sum(len(kept[i]) for i in part), int(tokens.offsets[part[-1] + 1] - tokens.offsets[first])
         shards.append(Shard(len(shards), first, len(part), n, rows))
         first += len(part)

@@ -15,7 +15,7 @@ from gpt2np.capture.shard_layout import layout, row_offsets
 from gpt2np.capture.shard_making import ShardRun, by_prompt
 from gpt2np.capture.shard_plan import Choice, Pack, Schedule, kept_of_each, schedule
 from gpt2np.capture.shard_reading import Shard, check_size
-from gpt2np.capture.worker_model import fingerprint_of
+from gpt2np.capture.worker_model import fingerprint_of, is_same_model
 from gpt2np.errors import InputError, TraceError, VerificationError, short, whole_number
 from gpt2np.files import sha256_of
 from gpt2np.loading import load
@@ -106,9 +106,8 @@ def check_model(captured: "Captured", model: Model) -> None:
     if model.config.to_dict() != captured.config.to_dict():
         what = f"was captured from {short(theirs)} of another config than {model.name} has"
         raise InputError(f"{captured.folder}: {what}")
-    fingerprint, commit = captured.model.get("fingerprint"), captured.model.get("commit")
-    same = commit is not None and commit == model.checkpoint.commit
-    if not same and fingerprint != fingerprint_of(model.checkpoint):
+    ours = model.checkpoint.origin() | {"fingerprint": fingerprint_of(model.checkpoint)}
+    if not is_same_model(captured.model, ours):
         what = f"was captured from {short(theirs)} with other weights than {model.name} has now"
         raise InputError(f"{captured.folder}: {what}")
     dtype = captured.model.get("dtype", "float32")

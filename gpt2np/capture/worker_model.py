@@ -5,7 +5,9 @@ Float32 weights are views of their file, so that the system holds them once, how
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gpt2np.capture.workers import MOST, Here, Submits, Workers, usable_cores
 from gpt2np.checkpoints.checkpoint import Checkpoint, load_checkpoint
@@ -101,6 +103,27 @@ def _loaded(source: ModelSource) -> Model:
 def fingerprint_of(checkpoint: Checkpoint) -> str:
     """Return the beginning of a hash of all weights, whenever and wherever their files were written."""
     return checkpoint.full_hash()[:LENGTH_OF_FINGERPRINT]
+
+
+def model_facts(model: Model) -> dict[str, Any]:
+    """Return what a list of files says of the model that made them; `is_same_model` compares two of these.
+
+    Without a commit there is a hash of the weights, by which a copy of the folder is known.
+    """
+    found = model.checkpoint
+    origin = {key: value for key, value in found.origin().items() if key != "model"}
+    weights = {"weights": fingerprint_of(found)} if found.commit is None and found.files else {}
+    return {"name": model.name, **origin, **weights, "dtype": model.dtype.name}
+
+
+def is_same_model(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two models are one: the same file, the same commit, or the same weights."""
+    if then.get("replaced_weights") != now.get("replaced_weights"):
+        return False
+    if then.get("fingerprint") == now.get("fingerprint"):
+        return True
+    names = ["weights"] if now.get("replaced_weights") else ["weights", "commit"]
+    return any(now.get(name) is not None and then.get(name) == now[name] for name in names)
 
 
 def seconds_a_token(model: Model) -> float:

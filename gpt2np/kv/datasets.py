@@ -16,11 +16,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt2np.capture.worker_model import ModelSource, executor_for, given_to
+from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, is_same_model, model_facts
 from gpt2np.capture.workers import Here, Submits, in_order
 from gpt2np.errors import Gpt2npError, InputError, short, whole_number
 from gpt2np.files import read_bytes, sha256_of
-from gpt2np.json_fields import FLAG, TEXT, Kind, Table, check, fields_of, optional, or_null, parse_json, whole
+from gpt2np.json_fields import (
+    FLAG,
+    TEXT,
+    Kind,
+    Table,
+    check,
+    fields_of,
+    list_of,
+    optional,
+    or_null,
+    parse_json,
+    whole,
+)
 from gpt2np.kv.dataset_packs import lengths_of, packs_of, seconds_of, write_pack
 from gpt2np.kv.dataset_prompts import Source, randoms, texts
 from gpt2np.kv.extraction import check_suffix
@@ -37,6 +49,7 @@ __all__ = ["INDEX", "Source", "randoms", "texts", "write_dataset"]
 
 SCHEMA = "gpt2np.kv_dataset/1"
 INDEX = "index.jsonl"
+_OF_MODEL = ("commit", "fingerprint", "weights", "replaced_weights")  # which model the index is of
 
 
 def write_dataset(
@@ -65,7 +78,7 @@ def write_dataset(
     header = {
         "schema": SCHEMA,
         "model": model.name,
-        "fingerprint": model.checkpoint.fingerprint,
+        **{key: value for key, value in model_facts(model).items() if key in _OF_MODEL and value is not None},
         "format": suffix.removeprefix("."),
         "top_k": whole_number("top_k", top_k, 1),
     }
@@ -233,11 +246,11 @@ def _read_index(folder: Path, header: dict[str, Any], n: int) -> dict[str, dict[
     ]
     first: Any = rows[0] if rows else None
     check(first, _HEADER, f"{foreign}: line 1", InputError)
-    if first.get("fingerprint") != header["fingerprint"]:  # it tells models apart; a name may be another path
+    if not is_same_model(first, header):  # a name may be another path
         models = [f"{short(of['model'])} ({short(of.get('fingerprint'))})" for of in (first, header)]
         raise InputError(f"{path}: model is {models[0]}, not {models[1]}: choose another folder")
     for key, value in header.items():
-        if key != "model" and first.get(key) != value:
+        if key not in ("model", *_OF_MODEL) and first.get(key) != value:
             raise InputError(
                 f"{path}: {key} is {short(first.get(key))}, not {short(value)}: choose another folder"
             )
@@ -253,7 +266,10 @@ def _read_index(folder: Path, header: dict[str, Any], n: int) -> dict[str, dict[
 _HEADER: Table = {
     "schema": TEXT,
     "model": TEXT,
+    "commit": optional(TEXT),
     "fingerprint": optional(TEXT),
+    "weights": optional(TEXT),
+    "replaced_weights": optional(list_of(TEXT)),
     "format": TEXT,
     "top_k": whole(1),
 }

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,6 +313,23 @@ def test_another_model_is_refused(run, tmp_path):
     )
     assert "was captured with model tiny (" in line
     assert "another experiment" in line
+
+
+def test_a_copy_of_the_model_is_the_model(run, tmp_path):
+    from support.tiny_checkpoint import write
+
+    options = ["--max-new-tokens", 2, "--experiment", "x", "--model"]
+    model = write(tmp_path / "m")
+    assert run("--prompt", "the", *options, model)[0] == 0
+    copy = shutil.copytree(model, tmp_path / "copy")
+    os.utime(copy / "model.safetensors", (10**9, 10**9))
+    assert run("--prompt", "in", *options, copy)[0] == 0
+    weights = {entry.model["weights"] for entry in read_manifest(Path("experiments/x"))}
+    assert len(weights) == 1
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(b"\0")
+    assert "was captured with model" in refused(run("--prompt", "on", *options, copy))
 
 
 def listed(folder="experiments/x"):

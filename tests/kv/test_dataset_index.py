@@ -1,6 +1,8 @@
 """The index of a KV dataset that a run is to go on with: looked at as a whole before anything is run."""
 
 import json
+import os
+import shutil
 
 import pytest
 from support import tiny_checkpoint as tiny
@@ -89,12 +91,14 @@ def test_a_line_that_is_none(model, folder, line):
 def test_the_index_of_something_else(model, folder):
     header, *rows = rows_of(folder)
     for name in header:
-        if name == "model":  # the same one may be named by another path: its fingerprint tells
+        if name in ("model", "weights"):  # the same one may be named by another path
             continue
         changed = header | {name: 99 if name == "top_k" else "x" * 10_000}
+        if name == "fingerprint":  # of another file of other weights
+            changed["weights"] = changed[name]
         shown = "model" if name == "fingerprint" else name
         assert f"{shown} is " in resumed(model, folder, [changed, *rows])
-        without = {key: value for key, value in header.items() if key != name}
+        without = {key: value for key, value in changed.items() if key != name}
         assert shown in resumed(model, folder, [without, *rows])
 
 
@@ -107,3 +111,12 @@ def test_whole_ones_are_gone_on_with(model, folder):
         for expected in ([True, True], [False, False]):
             made = write_dataset(model, randoms(2, seed, True), folder.parent / str(seed))
             assert [new for _, new in made] == expected
+
+
+def test_a_copy_of_the_model_goes_on(model, folder, tmp_path):
+    before = rows_of(folder)
+    copy = shutil.copytree(model.checkpoint.folder, tmp_path / "copy")
+    os.utime(next(copy.glob("*.safetensors")), (10**9, 10**9))
+    again = list(write_dataset(gpt2np.load(copy), texts([*PROMPTS, "on"], model), folder, ".safetensors"))
+    assert [new for _, new in again] == [False, False, True]
+    assert rows_of(folder)[:3] == before
