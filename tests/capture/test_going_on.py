@@ -13,6 +13,7 @@ from gpt2np.capture import many, open_capture
 from gpt2np.capture.capture_plan import plan_capture
 from gpt2np.capture.many import Watch, capture_many
 from gpt2np.capture.worker_model import ModelSource, fingerprint_of
+from gpt2np.cli.verbs.captured_facts import captured_facts
 from gpt2np.errors import CheckpointError, TraceError
 
 TEXTS = [f"Elizabeth was not the only {n} in town" for n in ("one", "sister", "daughter", "man") * 5]
@@ -102,6 +103,7 @@ def test_a_malformed_manifest_is_one_line(tiny, folder, changes, says):
 
 def test_another_version_goes_on_and_says_so(tiny, folder, whole, monkeypatch):
     assert open_capture(folder).manifest.version == gpt2np.__version__
+    assert captured_facts(str(folder))["gpt2np"] == gpt2np.__version__
     (folder / "shard_00001.safetensors").unlink()
     monkeypatch.setattr(many, "__version__", "9.0")
     made, notes = gone_on(tiny, folder)

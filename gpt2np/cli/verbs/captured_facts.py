@@ -30,6 +30,7 @@ def captured_facts(path: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"file": path, "kind": "a capture of many prompts", "bytes": captured.nbytes}
     facts |= {"model": captured.model.get("name")}
     facts |= {key: captured.model.get(key) for key in ("commit", "fingerprint", "dtype")}
+    facts["gpt2np"] = manifest.version
     facts |= {"prompts": captured.n_prompts, "skipped": len(manifest.skipped) or None}
     facts |= {"all_tokens": texts["tokens"], "rows": captured.n_rows}
     facts |= {key: captured.options.get(key) for key in ("positions", "store")}
