@@ -3,7 +3,9 @@
     python -m benchmarks.bench_capture [--rounds 3] [--prompts 800] [--threads 2] [--python ENGINE=PYTHON]
 
 Prompts have 5 to 60 tokens. HF's hooks and TransformerLens' `run_with_cache` see them one by one, and in
-padded batches of prompts of like length, the more usual way and the faster one. Nobody computes logits.
+padded batches: as they follow one another, and, which is faster, sorted by length. Nobody computes logits.
+Beside gpt2np stand its passes with nothing kept, and the products of these passes alone, which is as fast as
+NumPy's BLAS lets a capture be.
 
 SAELens runs contexts of equal length, to which prompts are concatenated: here of 32 tokens, which see
 tokens of other prompts, so that it stands beside gpt2np with the same contexts. `CacheActivationsRunner`
@@ -39,6 +41,7 @@ OURS = {
     LAST: "gpt2np capture, contexts of 32, one layer",
 }
 NOTHING = "gpt2np, the same passes, nothing kept"
+PRODUCTS = "NumPy, the products of these passes alone"
 
 
 class Way(NamedTuple):
@@ -48,16 +51,20 @@ class Way(NamedTuple):
     engine: str
     method: str = "capture"
     batch: int = 1
+    in_order: bool = False  # padded batches of prompts that follow one another, and not of like length
     before: str | None = None  # a method that prepares it, outside the clock
 
 
 WAYS = {
     OURS[PROMPTS]: Way(PROMPTS, "gpt2np"),
     NOTHING: Way(PROMPTS, "gpt2np", "capture_nothing"),
+    PRODUCTS: Way(PROMPTS, "gpt2np", "capture_products"),
     "HF, hooks, one by one": Way(PROMPTS, "hf_sdpa"),
-    "HF, hooks, padded": Way(PROMPTS, "hf_sdpa", batch=BATCH),
+    "HF, hooks, padded": Way(PROMPTS, "hf_sdpa", batch=BATCH, in_order=True),
+    "HF, hooks, padded, sorted by length": Way(PROMPTS, "hf_sdpa", batch=BATCH),
     "TransformerLens, one by one": Way(PROMPTS, "transformer_lens"),
-    "TransformerLens, padded": Way(PROMPTS, "transformer_lens", batch=BATCH),
+    "TransformerLens, padded": Way(PROMPTS, "transformer_lens", batch=BATCH, in_order=True),
+    "TransformerLens, padded, sorted by length": Way(PROMPTS, "transformer_lens", batch=BATCH),
     OURS[CONTEXTS]: Way(CONTEXTS, "gpt2np"),
     "SAELens, ActivationsStore": Way(CONTEXTS, "sae_lens", batch=BATCH, before="prepare"),
     OURS[LAST]: Way(LAST, "gpt2np"),
@@ -126,6 +133,7 @@ def run(
         for name, way in WAYS.items():
             if way.engine in started:
                 arguments = given[way.task] | {"out": str(temporary / name), "batch": way.batch}
+                arguments |= {"in_order": True} if way.in_order else {}
                 job = {"work": way.method, "arguments": arguments, "before": way.before}
                 jobs[name] = started[way.engine], job
         taken = in_turn(jobs, args.rounds)
@@ -133,7 +141,7 @@ def run(
         found = {
             name: np.array(engine.run(job | read)["value"])
             for name, (engine, job) in jobs.items()
-            if name != NOTHING
+            if name not in (NOTHING, PRODUCTS)
         }
     return taken, found
 

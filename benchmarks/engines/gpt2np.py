@@ -54,12 +54,19 @@ class Gpt2np:
 
     def capture_nothing(self, prompts, out, batch=1):
         """The passes of that capture, by the same workers, with nothing kept."""
+        self._shards(run_passes, prompts)
+
+    def capture_products(self, prompts, out, batch=1):
+        """Nothing but the products of these passes."""
+        self._shards(run_products, prompts)
+
+    def _shards(self, function, prompts):
         from gpt2np.capture.capture_plan import plan_capture
         from gpt2np.capture.workers import results
 
         plan = plan_capture(self.model, prompts, shard_bytes=SHARD_BYTES)
         tasks = [(shard.file, (self.folder, plan.prompts_of(shard))) for shard in plan.shards]
-        for _ in results(self.workers, run_passes, tasks):
+        for _ in results(self.workers, function, tasks):
             pass
 
     @functools.cached_property
@@ -139,14 +146,36 @@ _on_one_thread = functools.cache(functools.partial(gpt2np.load, threads=1))
 
 def run_passes(folder, prompts):
     """Run the packed passes of a shard, without logits, in a worker."""
-    from gpt2np.capture.shard_plan import PACK_TOKENS, schedule
     from gpt2np.tracing.scratch import Scratch
     from gpt2np.tracing.step import Pass, Sequence
 
     model, scratch, none = _on_one_thread(folder), Scratch(), np.zeros(0, np.int64)
-    for pack in schedule(prompts, [range(len(ids)) for ids in prompts], PACK_TOKENS, True).packs:
+    stop = model.config.n_layer
+    for pack in _packs(prompts):
         sequences = [Sequence(prompts[i]) for i in pack.prompts]
-        stop = model.config.n_layer
         model.run_pass(
             Pass(model.config, model.dtype, sequences, scratch, logits_of=none, stop_at_layer=stop)
         )
+
+
+def run_products(folder, prompts):
+    """Multiply as many rows as each of these passes has by the weights of all blocks."""
+    model = _on_one_thread(folder)
+    for pack in _packs(prompts):
+        n_rows = sum(len(prompts[i]) for i in pack.prompts)
+        for block in model.parameters.h:
+            for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+                n_in, n_out = linear.weight.shape
+                np.matmul(_rows(n_in, 0)[:n_rows], linear.weight, out=_rows(n_out, 1)[:n_rows])
+
+
+def _packs(prompts):
+    from gpt2np.capture.shard_plan import PACK_TOKENS, schedule
+
+    return schedule(prompts, [range(len(ids)) for ids in prompts], PACK_TOKENS, True).packs
+
+
+@functools.cache
+def _rows(n_columns, seed):
+    """As many as any pass has."""
+    return np.random.default_rng(seed).standard_normal((1024, n_columns), np.float32)

@@ -124,7 +124,7 @@ class HF:
         assert out.shape == (len(prompts), longest + new)
         return out
 
-    def capture(self, prompts, out, batch=1):
+    def capture(self, prompts, out, batch=1, in_order=False):
         """The outputs of the blocks by hooks; the model without its unembedding."""
         self.hook(None)
         blocks, found = self.model.transformer.h, []
@@ -136,7 +136,7 @@ class HF:
             return found
 
         try:
-            torch_capture.capture(residuals, prompts, out, batch)
+            torch_capture.capture(residuals, prompts, out, batch, in_order)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -8,15 +8,16 @@ def name_of(layer):
     return f"h.{layer}.resid_post"
 
 
-def capture(residuals, prompts, out, batch):
+def capture(residuals, prompts, out, batch, in_order):
     """Write `residuals(ids)` of all prompts, a [batch, pos, n_embd] for each layer, as float16 rows.
 
-    Batches are of prompts of like length, padded on the right, which causal attention does not see.
+    Batches are of prompts of like length, or of those that follow one another (`in_order`), padded on the
+    right, which causal attention does not see.
     """
     starts = [0]
     for prompt in prompts:
         starts.append(starts[-1] + len(prompt))
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i])) if batch > 1 else range(len(prompts))
+    order = range(len(prompts)) if in_order else sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     kept = {}
     with torch.no_grad():
         for first in range(0, len(prompts), batch):

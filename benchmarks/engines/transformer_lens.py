@@ -65,7 +65,7 @@ class TransformerLens:
         assert ids.shape == (len(prompts), len(prompts[0]) + new), ids.shape
         return out
 
-    def capture(self, prompts, out, batch=1):
+    def capture(self, prompts, out, batch=1, in_order=False):
         layers = self.model.cfg.n_layers
         names = [f"blocks.{layer}.hook_resid_post" for layer in range(layers)]
 
@@ -73,7 +73,7 @@ class TransformerLens:
             _, cache = self.model.run_with_cache(ids, names_filter=names, return_type=None)
             return [cache[name] for name in names]
 
-        torch_capture.capture(residuals, prompts, out, batch)
+        torch_capture.capture(residuals, prompts, out, batch, in_order)
 
     def captured(self, prompts, out, batch=1):
         return torch_capture.captured(out)
