@@ -11,7 +11,6 @@ import numpy as np
 
 import gpt2np
 
-SHARD_BYTES = 20_000_000  # of a capture: with many shards, as many prompts have, all workers end at once
 PRODUCTS = ("qkv", "out", "pre", "logits")  # the last part of the names of the steps that multiply by weights
 
 
@@ -40,7 +39,7 @@ class Gpt2np:
         """As many workers as threads, which start with the first capture and stay."""
         shutil.rmtree(out, ignore_errors=True)
         keep = self.last_residual if last_layer else "resid_post"
-        self.model.capture(prompts, out, keep=keep, executor=self.workers, shard_bytes=SHARD_BYTES)
+        self.model.capture(prompts, out, keep=keep, executor=self.workers)
 
     def captured(self, prompts, out, batch=1, last_layer=False):
         """Some numbers of the last layer."""
@@ -64,7 +63,7 @@ class Gpt2np:
         from gpt2np.capture.capture_plan import plan_capture
         from gpt2np.capture.workers import results
 
-        plan = plan_capture(self.model, prompts, shard_bytes=SHARD_BYTES)
+        plan = plan_capture(self.model, prompts)
         tasks = [(shard.file, (self.folder, plan.prompts_of(shard))) for shard in plan.shards]
         for _ in results(self.workers, function, tasks):
             pass
