@@ -141,7 +141,7 @@ class HF:
             for hook in hooks:
                 hook.remove()
 
-    def captured(self, prompts, out, batch=1):
+    def captured(self, prompts, out, batch=1, in_order=False):
         return torch_capture.captured(out)
 
     def hold(self, prompts, path, sync=True):

@@ -75,7 +75,7 @@ class TransformerLens:
 
         torch_capture.capture(residuals, prompts, out, batch, in_order)
 
-    def captured(self, prompts, out, batch=1):
+    def captured(self, prompts, out, batch=1, in_order=False):
         return torch_capture.captured(out)
 
     def hold(self, prompts, path, sync=True):
