@@ -26,7 +26,7 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 MODULES = (
     "run_data drawing page_state position_window header glossary map_card map_rows map_columns map_streams "
     "map_paper map head_grid every_head attention logit_lens contributions mlp residual weights generation "
-    "figure_saving figures tour_stops tour tabs main start"
+    "figure_saving figures terms tour_stops tour tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "print")
