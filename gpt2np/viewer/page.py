@@ -24,9 +24,9 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
-    "attention logit_lens contributions mlp residual weights generation figure_saving figures tour_stops "
-    "tour tabs main start"
+    "run_data drawing page_state position_window header glossary map_card map_rows map_columns map_streams "
+    "map_paper map head_grid every_head attention logit_lens contributions mlp residual weights generation "
+    "figure_saving figures terms tour_stops tour tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "print")

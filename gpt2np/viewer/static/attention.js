@@ -19,6 +19,7 @@ import {
   tokenLabel,
   visible,
 } from "./drawing.js";
+import { positionWindow } from "./position_window.js";
 
 const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
 
@@ -55,19 +56,7 @@ export function attentionPanel(run, focus) {
   );
   const finder = headFinder(run, focus),
     every = everyHead(run, focus);
-  let chosenFirst = null; // where the window begins, if it was moved by hand
-  const windowSaid = el("span", {}),
-    slider = el("input", {
-      type: "range",
-      min: 0,
-      max: Math.max(0, run.T - MOST),
-      "aria-label": "first position of the window",
-      oninput: () => {
-        chosenFirst = Number(slider.value);
-        draw(focus.state);
-      },
-    }),
-    windowBar = el("p", { class: "window", hidden: run.T <= MOST }, windowSaid, slider);
+  const stretch = positionWindow(run, () => draw(focus.state));
   const key = el("span", {});
   element.append(
     el(
@@ -89,7 +78,7 @@ export function attentionPanel(run, focus) {
           title,
           el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle),
         ),
-        windowBar,
+        stretch.element,
         big,
         says,
       ),
@@ -100,25 +89,14 @@ export function attentionPanel(run, focus) {
   );
 
   function windowOf(pos) {
-    const count = Math.min(run.T, MOST),
-      first = Math.min(Math.max(0, chosenFirst ?? pos - Math.floor(count * 0.75)), run.T - count);
-    return { first, count };
+    const count = Math.min(run.T, MOST);
+    return { first: stretch.begin(count, pos - Math.floor(count * 0.75)), count };
   }
 
   /** The key of a column: where the window begins later, the first column is the first token, where heads rest. */
   function keyAt(column, first) {
     return column === 0 && first > 0 ? 0 : first + column;
   }
-
-  /** A moved window is given up when another position is chosen that lies outside of it. */
-  function keepWindow(pos) {
-    if (chosenFirst !== null && pos !== lastPos && (pos < chosenFirst || pos >= chosenFirst + MOST)) chosenFirst = null;
-    lastPos = pos;
-    const { first, count } = windowOf(pos);
-    slider.value = first;
-    windowSaid.textContent = `Positions ${first} to ${first + count - 1} of ${run.T}${first ? "; the first column is the first token" : ""}. `;
-  }
-  let lastPos = focus.state.pos;
 
   function draw(state) {
     const { layer, head, pos } = state;
@@ -129,7 +107,10 @@ export function attentionPanel(run, focus) {
       scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
       el("small", {}, scores ? " of this head’s largest score" : " by the square root, so that small shares show"),
     );
-    keepWindow(pos);
+    stretch.follow(pos, MOST);
+    const { first, count } = windowOf(pos);
+    const also = first ? "; the first column is the first token" : "";
+    stretch.tell(`Positions ${first} to ${first + count - 1} of ${run.T}${also}.`, first, count);
     picture(state);
     words(state);
     multiples(layer, head, pos);
@@ -163,6 +144,7 @@ export function attentionPanel(run, focus) {
 
   // Names or numbers of the queries and keys, and which side is which.
   function sides(context, { first, count, left, top, cell, named, room }, pos, style) {
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
     const every = Math.ceil((14 * count) / room / 2.5) * 5;
     context.font = canvasFont(0.75);
     for (let i = 0; i < count; i++) {
@@ -173,7 +155,7 @@ export function attentionPanel(run, focus) {
       context.fillStyle = inked(query);
       context.textAlign = "right";
       if (named || query % every === 0) context.fillText(label(query), left - 6, top + (i + 0.5) * cell + 4);
-      if (!named && key % every) continue;
+      if (!named && (key % every || (first && i && i * cell < 28 * rem))) continue; // beside the first token's
       context.fillStyle = inked(key);
       context.save();
       context.translate(left + (i + 0.5) * cell + 3, top - 6);
@@ -300,7 +282,7 @@ export function attentionPanel(run, focus) {
       ),
       list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
     );
-    const { first, count } = windowOf(at);
+    const { first, count } = windowOf(pos);
     text.replaceChildren(
       ...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
         const t = first + i,

@@ -45,7 +45,8 @@ export function addFigures(panel, run, focus) {
     const element = panel.element.querySelector(selector);
     if (!element) return [];
     const told = el("span", {});
-    const full = () => `${caption(run, focus.state)} ${run.model.name.slice(-60)}, ${run.T} tokens; gpt2np.`;
+    const said = panel.element.querySelector(".window span"); // which stretch of a long text it shows
+    const full = () => `${caption(run, focus.state)} ${said?.textContent ?? ""}${run.model.name.slice(-60)}, ${run.T} tokens; gpt2np.`;
     const file = `gpt2np-${name}`;
     const save = (kind, write) =>
       el("button", { type: "button", "aria-label": `save as ${kind}: ${name}`, onclick: () => write(draw()) }, kind);

@@ -122,7 +122,7 @@ const CAPPED =
 const RMS = "Brings a vector to mean square 1, then multiplies it by a learned scale.";
 
 /** The words for the model at hand: of GPT-2 all; of another those that hold for any, and its own norm. */
-function termsOf(run) {
+export function termsOf(run) {
   const { model } = run;
   if (model.type === "gpt2") return TERMS;
   const bends = model.activation.startsWith("gelu");
@@ -190,7 +190,7 @@ export function glossaryPanel(run) {
       { class: "terms" },
       [...termsOf(run)]
         .sort(([a], [b]) => a.localeCompare(b, "en"))
-        .map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
+        .map(([term, text]) => el("div", {}, el("dt", { "data-term": term, tabindex: "-1" }, term), el("dd", {}, text))),
     ),
     run.commentary ? el("h3", {}, "What is known, and where it is from") : null,
     run.commentary

@@ -4,6 +4,7 @@
 import { buildCard, stripText } from "./map_card.js";
 import { bar, el, hideTip, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
+import { putOnPaper } from "./map_paper.js";
 import { buildStreams } from "./map_streams.js";
 
 const SOURCES = { wte: "token", wpe: "+ position" }; // rows that have another name than their site
@@ -17,6 +18,7 @@ export function mapPanel(run, focus) {
     "div",
     {},
     el("p", { class: "intro how" }, howToRead(run), key),
+    streams.window,
     el("div", { class: "map" }, streams.element, el("div", { class: "flow-holder" }, flow), card.element),
   );
   const foretold = el("div", { class: "foretold" });
@@ -89,7 +91,7 @@ export function mapPanel(run, focus) {
       el("span", { class: "label" }, "draw"),
       el("span", { class: "gutter" }),
       line,
-      el("span", { class: "note" }, "probabilities from 0 to 1"),
+      el("span", { class: "note" }, "from 0 to 1"),
     );
     return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next, decoding];
   }
@@ -244,6 +246,7 @@ export function mapPanel(run, focus) {
     paint(state);
     stretchSpine();
     streams.draw(state);
+    putOnPaper(streams.element, flow);
     card.draw(state);
   }
   return { id: "map", title: "Map", element, draw };
