@@ -34,7 +34,7 @@ const FIGURES = {
     [".parameter-bars", "parameters", () => "The share of each kind of part in all parameters, of this model and of the four released ones."],
     [".boxes", "matrices", () => "Matrices as boxes; each side is as long as the root of its size."],
     [".matrix-map", "matrix", (run, s) => `One matrix, of ${run.layerName(s.layer)} where it is of a layer, in blocks; full colour: the largest and smallest 3 of 100.`],
-    [".circuits", "circuits", (run, s) => `Scores and effects between tokens by the weights of ${head(run, s)}.`],
+    [".circuits", "circuits", (run, s) => `Scores and effects between tokens, and what is read and written, by the weights of ${head(run, s)}.`],
     [".grids", "composition", () => "How much of what one head writes a later head reads."],
   ],
   generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and what filters removed.`]],

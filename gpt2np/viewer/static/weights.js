@@ -1,7 +1,8 @@
 // The weights: where the parameters are, what two tokens are to a head, who reads, erases and strengthens whom.
 
+import { circuitsOf } from "./head_circuits.js";
 import { matrixMap } from "./matrix_map.js";
-import { absent, bar, colour, darkOn, digits, el, isDark, place, signed, tokenLabel } from "./drawing.js";
+import { absent, bar, colour, darkOn, digits, el, isDark, tokenLabel } from "./drawing.js";
 
 const PARTS = ["token embedding", "position embedding", "attention", "mlp", "layer norms"]; // drawn in this order
 const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shares
@@ -71,47 +72,7 @@ function parameterBars(run) {
   });
 }
 
-// -- circuits ---------------------------------------------------------------------------------------
-
-function circuitsOf(run, { layer, head }) {
-  const { ids, scores, effects } = run.circuits;
-  return [
-    el("h3", {}, `What two tokens are to layer ${layer}, head ${head}`),
-    el(
-      "p",
-      { class: "small" },
-      "By the weights alone, of the tokens’ embeddings, without positions and without what other layers add. Queries and keys turned both " +
-        "the same way, or values and outputs, give the same numbers: only their products count.",
-    ),
-    el(
-      "div",
-      { class: "two" },
-      pairs(run, ids, scores[layer][head], "QK: how much the row’s token looks for the column’s", "query", "key"),
-      pairs(run, ids, effects[layer][head], "OV: what attending to the row’s token adds to the column’s logit", "source", "logit"),
-    ),
-  ];
-}
-
-function pairs(run, ids, values, title, down, across) {
-  const most = Math.max(...values.flat().map((value) => Math.abs(value ?? 0)), 1e-9);
-  const cell = (value) => {
-    const t = place(value ?? NaN, most);
-    const made = el("td", { class: darkOn("diverging", t) ? "light-ink" : "dark-ink" }, value === null ? "–" : signed(value, 1));
-    made.style.background = colour("diverging", t);
-    return made;
-  };
-  return el(
-    "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-    el("h4", {}, title),
-    el(
-      "table",
-      { class: "pairs" },
-      el("thead", {}, el("tr", {}, el("th", {}, `${down} ↓ ${across} →`), ids.map((id) => el("th", { scope: "col" }, tokenLabel(run.word(id), 8))))),
-      el("tbody", {}, values.map((row, i) => el("tr", {}, el("th", { scope: "row" }, tokenLabel(run.word(ids[i]), 10)), row.map(cell)))),
-    ),
-  );
-}
+// -- composition ------------------------------------------------------------------------------------
 
 const headName = (head) => `layer ${head.split(".")[0]} head ${head.split(".")[1]}`;
 const WORDS = { q: "queries", k: "keys", v: "values" };
