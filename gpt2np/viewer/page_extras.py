@@ -13,6 +13,7 @@ from gpt2np.ops import Array
 from gpt2np.viewer.detail_levels import Layout
 from gpt2np.viewer.head_directions import can_look, direction_arrays, direction_layout
 from gpt2np.viewer.matrix_maps import matrix_arrays, matrix_layout
+from gpt2np.viewer.neuron_pushes import neuron_pushes, pushes_layout
 from gpt2np.viewer.page_data import Data
 
 MATRIX_CELLS = (64, 48, 32, 24, 16)  # of a side of a matrix, the most that fit
@@ -43,7 +44,7 @@ def fill(data: Data, spare: int) -> None:
         if fitting is None:
             data.missing[name] = LEFT_OUT if versions else TOO_LONG
             continue
-        data.layout |= fitting.layout
+        data.layout = data.layout | fitting.layout
         try:
             data.add(fitting.collect(), ":id")
         except Gpt2npError as error:
@@ -58,9 +59,20 @@ def _wanted(data: Data) -> Iterator[tuple[str, list[Extra]]]:
     model = data.trace.model
     if model is None:
         return
+    if "push:id" in data.arrays and "neuron:id" in data.arrays:
+        yield "neuron pushes", [_neuron_pushes(data)]
     if model.config.architecture.head_matrices is not None:
         yield "directions", [_directions(model, n, k) for n, k in DIRECTIONS if can_look(model.config, n)]
     yield "matrices", [_matrices(model, cells) for cells in MATRIX_CELLS]
+
+
+def _neuron_pushes(data: Data) -> Extra:
+    targets, n = data.arrays["push:id"], data.sizes.tokens  # of the last positions
+    rows = list(range(n))[-len(targets) :]
+    named = data.arrays["neuron:id"][:, -len(rows) :]  # [layer, row, k]
+    shape = (len(named), *targets.shape, named.shape[-1])
+    layout = pushes_layout(shape, data.trace.config.d_mlp)
+    return Extra(layout, lambda: neuron_pushes(data.trace, rows, targets, named))
 
 
 def _directions(model: Model, n: int, k: int) -> Extra:

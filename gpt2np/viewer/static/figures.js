@@ -27,6 +27,7 @@ const FIGURES = {
   ],
   mlp: [
     [".chart", "neurons", (run, s) => `Neurons of ${run.layerName(s.layer)} at ${here(run, s)}, before and after activation.`],
+    [".neuron-pushes", "neuron-pushes", (run, s) => `What neurons add to a logit at ${here(run, s)}.`],
     [".neuron", "neuron", () => "One neuron along the text."],
   ],
   residual: [[".two", "residual-stream", (run, s) => `The residual stream of ${here(run, s)} and, thin, of all others.`]],
