@@ -127,6 +127,7 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
     return NamedArray(written, ("component",), {"component": labels}, f"{of_what}, by component")
 
 
+@of_trace
 def logit_direction(trace: Trace, token: str | int | tuple[str | int, str | int]) -> tuple[Array, str]:
     """Return what a token's logit, or the difference of two, is a dot product with, and how it is called.
 

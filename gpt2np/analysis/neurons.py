@@ -129,6 +129,7 @@ class Behind(NamedTuple):
         return by_shape(self)
 
 
+@of_trace
 def written_by_mlp(trace: Trace, layer: int, rows: list[int]) -> tuple[Linear, Behind | None]:
     """Return the matrix whose rows neurons write, and the norm behind it, where the model has one.
 
