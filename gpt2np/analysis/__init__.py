@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpt2np.analysis import layer_norms as layer_norms
     from gpt2np.analysis import lens as lens
     from gpt2np.analysis import losses as losses
+    from gpt2np.analysis import matrices as matrices
     from gpt2np.analysis import named_array as named_array
     from gpt2np.analysis import neurons as neurons
     from gpt2np.analysis import parameter_counts as parameter_counts
@@ -35,6 +36,7 @@ __all__ = [
     "layer_norms",
     "lens",
     "losses",
+    "matrices",
     "named_array",
     "neurons",
     "parameter_counts",

@@ -1,4 +1,4 @@
-"""The weights of a page: their sizes, the norms' scales, and what circuits of weights do with this text."""
+"""The weights of a page: where the parameters are, the norms' scales, and what circuits do with this text."""
 
 from typing import Any
 
@@ -34,17 +34,6 @@ def parameter_facts(config: ModelConfig) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def weight_facts(trace: Trace) -> list[dict[str, Any]]:
-    """Every weight of the first layer and of none, with its shape: those of other layers are as large."""
-    model = trace.model
-    assert model is not None
-    return [
-        {"name": name, "shape": list(weight.shape)}
-        for name, weight in model.weights.items()
-        if not name.startswith("h.") or name.startswith("h.0.")
-    ]
 
 
 def norm_facts(trace: Trace, cells: int) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from gpt2np.viewer.opening_place import COMPACT as COMPACT_PANELS
 from gpt2np.viewer.opening_place import PANELS, opening_place
 from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page_data import Data, checked, sizes_of
+from gpt2np.viewer.page_extras import fill
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
     "run_data drawing page_state position_window header glossary map_card map_rows map_columns map_streams "
-    "map_paper map head_grid every_head attention logit_lens contributions mlp residual weights generation "
-    "figure_saving figures terms tour_stops tour tabs main start"
+    "map_paper map head_grid every_head attention logit_lens target_choice contributions neuron_pushes mlp "
+    "residual matrix_map head_circuits weights generation figure_saving figures terms tour_stops tour tabs "
+    "main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "print")
@@ -125,18 +127,28 @@ def with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trac
 
 @np.errstate(under="ignore")
 def rendered(trace: Trace, run: Trace | Generated, compact: bool = False, opens_at: str = "") -> str:
-    """The most detailed page within the budget; `opens_at` is what `opening_place` returns."""
+    """The most detailed page within the budget; `opens_at` is what `opening_place` returns.
+
+    What is left of the budget is filled with what would be left out first.
+    """
     trace = checked(trace)
     sizes = sizes_of(trace)
     most = COMPACT if compact else budget(sizes.tokens)
     page = ""
     for detail in levels_within(sizes, most, compact):
         data = Data(trace, run, detail)
-        title = f"{joined(trace.tokens)[:60]} · gpt2np view"
-        page = document(title, pack(data.facts, data.arrays), opens_at=opens_at)
+        page = _written(data, opens_at)
         if len(page.encode("utf-8")) <= most:
             break
-    return page
+    if compact:
+        return page
+    fill(data, most - len(page.encode("utf-8")))
+    return _written(data, opens_at)
+
+
+def _written(data: Data, opens_at: str) -> str:
+    title = f"{joined(data.trace.tokens)[:60]} · gpt2np view"
+    return document(title, pack(data.facts, data.arrays), opens_at=opens_at)
 
 
 def document(title: str, packed: str, modules: tuple[str, ...] | None = None, opens_at: str = "") -> str:

@@ -21,6 +21,7 @@ from gpt2np.viewer import detail_levels as levels
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.detail_levels import Detail, Sizes
 from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
+from gpt2np.viewer.matrix_maps import matrix_facts
 from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
 from gpt2np.viewer.page_facts import LONGEST, as_written, generation_facts, model_facts
@@ -46,10 +47,14 @@ class Data:
             "generation": None,
         }
         self._collect(run)
+        self.state()
+
+    def state(self) -> None:
+        """Say what is missing, at which level of detail all is, and how the tokens read that are named."""
         self.facts |= {
             "missing": self.missing,
             "detail": self._stated(),
-            "vocabulary": {str(i): trace.token(i)[:LONGEST] for i in sorted(self.ids)},
+            "vocabulary": {str(i): self.trace.token(i)[:LONGEST] for i in sorted(self.ids)},
         }
 
     def _collect(self, run: Trace | Generated) -> None:
@@ -270,7 +275,7 @@ class Data:
         facts["parameters"] = circuit_facts.parameter_facts(trace.config)
         if trace.model is None:
             raise TraceError("the trace was opened without its model")
-        facts["matrices"] = circuit_facts.weight_facts(trace)
+        facts["matrices"] = matrix_facts(trace.model)
         facts["norms"] = circuit_facts.norm_facts(trace, min(self.detail.cells, 128))
         asked: dict[str, Callable[[Trace], Any]] = {
             "circuits": circuit_facts.head_circuits,

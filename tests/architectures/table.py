@@ -514,7 +514,7 @@ VERBS = {
 # -- Python ------------------------------------------------------------------------------------------
 
 ANALYSES = """attribution baseline_notebook circuits directions heads interventions layer_norms lens losses
-    neurons parameter_counts patching residual_stream site_values statistics two_prompts""".split()
+    matrices neurons parameter_counts patching residual_stream site_values statistics two_prompts""".split()
 OF_A_RUN = {"trace", "run", "model", "clean", "attributed", "generated", "traces"}
 
 
@@ -714,6 +714,7 @@ FUNCTIONS = {
     **of(
         "attribution.attribution", lambda c, found: near(found.array.sum(), linear_logits(c)[-1, NINE]), NINE
     ),
+    **of("attribution.logit_direction", lambda c, found: found[0].shape == (c.config.n_embd,), NINE),
     "attribution.frozen_ln_f": Row(
         lambda c: frozen_ln_f(c.trace, last(c, "resid_post")[-1:], c.n - 1),
         true(lambda c, found: near(frozen_ln_f(c.trace, 2 * last(c, "resid_post")[-1:], c.n - 1), 2 * found)),
@@ -842,6 +843,16 @@ FUNCTIONS = {
     "heads.tokens_read": Row(
         lambda c: tokens_read(c.model, c.trace["embed"][-1])[0].id, true(lambda c, found: 0 <= found < 300)
     ),
+    **of(
+        "heads.strongest_directions",
+        lambda c, found: found.ids.shape == (2, 2, 1, 2, 3),
+        1,
+        [0, 1],
+        1,
+        3,
+        of="model",
+        **NO_CIRCUITS,
+    ),
     **of("heads.reads_and_writes", lambda c, found: len(found) == 2, 1, 1, 1, of="model", **NO_CIRCUITS),
     "interventions.mean": Row(
         _zeroed(lambda made, other: made.mean(other)),
@@ -856,6 +867,17 @@ FUNCTIONS = {
         lambda c: project(c.trace, np.eye(c.config.n_embd)[2]).array,
         equal(lambda c: c.trace.stack("resid_post")[:, :, 2]),
     ),
+    **of(
+        "matrices.matrix",
+        lambda c, found: near(
+            c.trace["h.1.ln_1"] @ found.weight + (0 if found.bias is None else found.bias),
+            c.trace["h.1.attn.v"].reshape(c.n, -1),
+        ),
+        "W_V",
+        1,
+        of="model",
+    ),
+    **of("matrices.every_matrix", lambda c, found: len(found) > 6 * c.config.n_layer, of="model"),
     **of("layer_norms.norm_parameters", lambda c, found: found.array.size, of="model"),
     **of("layer_norms.norm_statistics", lambda c, found: np.isfinite(found.array).any(), of="model"),
     **of("lens.predictions", lambda c, found: found[-1][1][0][1] == c.trace["logits"][-1].argmax()),
@@ -878,6 +900,18 @@ FUNCTIONS = {
     ),
     **of(
         "neurons.most_active", lambda c, found: near(found.array[0], c.trace.stack("mlp.post")[:, -1].max())
+    ),
+    **of(
+        "neurons.neuron_attribution",
+        lambda c, found: found.array.shape == (c.config.d_mlp,) and np.isfinite(found.array).all(),
+        NINE,
+        1,
+    ),
+    **of(
+        "neurons.written_by_mlp",
+        lambda c, found: found[0].weight.shape == (c.config.d_mlp, c.config.n_embd),
+        1,
+        [0],
     ),
     **of("neurons.sparsity", lambda c, found: found.array.shape[0] == c.config.n_layer),
     **of(

@@ -11,6 +11,7 @@ from support.viewer_browser import browser, visit
 import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
+from gpt2np.analysis.neurons import neuron_attribution
 from gpt2np.viewer import packing, parts_of_gpt2
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.comparison_page import comparison_page
@@ -222,6 +223,10 @@ def test_the_parts_of_gemma(gemma):
     )
     assert (facts["model"]["windows"], facts["model"]["kinds"]) == ([4, None], ["sliding", "full"])
     assert facts["missing"] == {}
+    of_neurons = neuron_attribution(gemma.trace(IDS), int(arrays["push:id"][6, 1]), 1, 6).array
+    np.testing.assert_allclose(
+        arrays["neuron:push"][1, 6, 1], of_neurons[arrays["neuron:id"][1, 6]], rtol=2e-3, atol=1e-4
+    )
     pushes = attribution(gemma.trace(IDS), int(arrays["push:id"][9, 0]), 9)
     np.testing.assert_allclose(arrays["push"][9, 0].sum(), pushes.array.sum(), rtol=1e-4)
 

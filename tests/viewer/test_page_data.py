@@ -15,6 +15,7 @@ from support.random_model import random_model_with_text
 import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
+from gpt2np.analysis.neurons import neuron_attribution
 from gpt2np.architectures.gpt2.config import RELEASED, Config
 from gpt2np.errors import InputError, TraceError
 from gpt2np.viewer import packing, page
@@ -212,6 +213,22 @@ def test_attention_and_neurons_are_the_traces(trace, packed):
         arrays["neuron:pre"][1, 5], trace["h.1.mlp.pre"][5][arrays["neuron:id"][1, 5]]
     )
     assert arrays["neuron:bins"][1, 5].sum() == trace.config.d_mlp
+
+
+def test_pushes_of_neurons_are_those_of_neuron_attribution(trace, packed):
+    _, arrays = packed
+    for layer, pos, i in ((0, 10, 0), (3, 4, 2)):
+        token = int(arrays["push:id"][pos, i])
+        expected = neuron_attribution(trace, token, layer, pos).array
+        found = arrays["neuron:push"][layer, pos, i]
+        np.testing.assert_allclose(found, expected[arrays["neuron:id"][layer, pos]], rtol=2e-3, atol=1e-4)
+    pos, i = 7, 1
+    token = int(arrays["push:id"][pos, i])
+    every = np.stack([neuron_attribution(trace, token, layer, pos).array for layer in range(4)])
+    layers, ids, pushes = (arrays[f"pusher:{name}"][pos, i] for name in ("layer", "id", "push"))
+    np.testing.assert_allclose(pushes, every[layers, ids], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(pushes[:10], np.sort(every, axis=None)[::-1][:10], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(pushes[10:], np.sort(every, axis=None)[:10], rtol=1e-4, atol=1e-6)
 
 
 def test_statistics_of_vectors_are_exact(trace, packed):

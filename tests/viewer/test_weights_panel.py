@@ -5,7 +5,8 @@ import pytest
 from support.viewer_browser import browser, visit
 
 import gpt2np
-from gpt2np.analysis.circuits import composition_scores, token_effects, token_scores
+from gpt2np.analysis.circuits import composition_scores, copying_scores, token_effects, token_scores
+from gpt2np.analysis.heads import reads_and_writes
 from gpt2np.analysis.layer_norms import norm_parameters
 from gpt2np.analysis.parameter_counts import parameter_shares
 from gpt2np.analysis.residual_stream import memory
@@ -89,6 +90,25 @@ def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path
         assert source.get_attribute("href") == "https://arxiv.org/abs/1607.06450"
         page.show(part="wte")
         assert f"W_E[{trace.token_ids[-1]}]" in page.text(".card .site")
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_directions_and_copying_of_the_chosen_head(trace, tiny, tmp_path):
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        for layer, head in ((2, 1), (0, 3)):
+            page.show(panel="weights", layer=layer, head=head)
+            rows = page.page.locator("table.directions tbody tr").all()
+            told = reads_and_writes(tiny, layer, head, 3, 5)
+            assert len(rows) == len(told) == 6
+            for row, direction in zip(rows, told, strict=True):
+                strength, reads, writes = row.locator("td").all()
+                assert float(strength.inner_text()) == pytest.approx(direction.strength, rel=6e-3)
+                for cell, near in ((reads, direction.reads), (writes, direction.writes)):
+                    words = [word.replace("·", " ") for word in cell.locator(".token").all_inner_texts()]
+                    assert words == [token.token for token in near]
+            copying = float(page.text(".copying b").replace("−", "-"))
+            assert copying == pytest.approx(copying_scores(tiny).array[layer, head], abs=0.006)
 
 
 @pytest.mark.needs("playwright", "chromium")

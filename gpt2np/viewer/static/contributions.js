@@ -8,12 +8,12 @@ import {
   el,
   fullColour,
   hideTip,
-  percent,
   place,
   showTip,
   signed,
   tokenLabel,
 } from "./drawing.js";
+import { targetButtons } from "./target_choice.js";
 
 const LISTED = 10;
 
@@ -51,22 +51,10 @@ export function contributionsPanel(run, focus) {
       pairs = ids.length > 1 ? [...ids.keys(), "difference"] : [0];
     if (!pairs.includes(target)) target = 0;
     choose.replaceChildren(
-      ...pairs.map((pair) =>
-        el(
-          "button",
-          {
-            type: "button",
-            "aria-pressed": String(pair === target),
-            onclick: () => {
-              target = pair;
-              draw(focus.state);
-            },
-          },
-          ...(pair === "difference"
-            ? [tokenLabel(run.word(ids[0])), " minus ", tokenLabel(run.word(ids[1]))]
-            : [tokenLabel(run.word(ids[pair])), chance(ids[pair], row + first)]),
-        ),
-      ),
+      ...targetButtons(run, row + first, ids, pairs, target, (chosen) => {
+        target = chosen;
+        draw(focus.state);
+      }),
     );
     const values = valuesOf(row),
       sum = values.reduce((a, b) => a + b, 0),
@@ -114,11 +102,6 @@ export function contributionsPanel(run, focus) {
     if (target !== "difference") return Array.from(run.at("push", row, target));
     const [a, b] = [run.at("push", row, 0), run.at("push", row, 1)];
     return Array.from(a, (x, i) => x - b[i]);
-  }
-
-  function chance(id, pos) {
-    const i = [...(run.at("next:id", pos) ?? [])].indexOf(id);
-    return i < 0 ? el("small", {}, " comes next") : el("small", {}, ` ${percent(run.at("next:p", pos)[i])}`);
   }
 
   // Layers down; heads, bias and MLP across. Above them the embeddings, below ln_f's bias.

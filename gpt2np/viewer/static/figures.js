@@ -27,13 +27,15 @@ const FIGURES = {
   ],
   mlp: [
     [".chart", "neurons", (run, s) => `Neurons of ${run.layerName(s.layer)} at ${here(run, s)}, before and after activation.`],
+    [".neuron-pushes", "neuron-pushes", (run, s) => `What neurons add to a logit at ${here(run, s)}.`],
     [".neuron", "neuron", () => "One neuron along the text."],
   ],
   residual: [[".two", "residual-stream", (run, s) => `The residual stream of ${here(run, s)} and, thin, of all others.`]],
   weights: [
     [".parameter-bars", "parameters", () => "The share of each kind of part in all parameters, of this model and of the four released ones."],
     [".boxes", "matrices", () => "Matrices as boxes; each side is as long as the root of its size."],
-    [".circuits", "circuits", (run, s) => `Scores and effects between tokens by the weights of ${head(run, s)}.`],
+    [".matrix-map", "matrix", (run, s) => `One matrix, of ${run.layerName(s.layer)} where it is of a layer, in blocks; full colour: the largest and smallest 3 of 100.`],
+    [".circuits", "circuits", (run, s) => `Scores and effects between tokens, and what is read and written, by the weights of ${head(run, s)}.`],
     [".grids", "composition", () => "How much of what one head writes a later head reads."],
   ],
   generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and what filters removed.`]],

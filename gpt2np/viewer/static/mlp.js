@@ -1,6 +1,7 @@
 // The MLP: which neurons fire at a position, on the curve that decides it, and how few they are.
 
 import { absent, bar, digits, el, percent, signed, svg, tokenLabel } from "./drawing.js";
+import { neuronPushes } from "./neuron_pushes.js";
 
 /** GELU in the tanh form that GPT-2 has. */
 export function gelu(x) {
@@ -22,6 +23,7 @@ export function mlpPanel(run, focus) {
     curve = el("div", { class: "chart" }),
     lists = el("div", { class: "lists" }),
     more = el("div", { class: "neuron" }),
+    pushes = neuronPushes(run, focus),
     quiet = el("div", { class: "quiet" });
   element.append(
     el(
@@ -34,6 +36,7 @@ export function mlpPanel(run, focus) {
     told,
     el("div", { class: "two" }, curve, lists),
     more,
+    pushes.element,
     el("h3", {}, "How many are active"),
     quiet,
   );
@@ -109,6 +112,7 @@ export function mlpPanel(run, focus) {
     );
     curve.replaceChildren(picture(layer, row, ids, pre, opened, state, pos));
     one(state);
+    pushes.draw(state);
   }
 
   // The curve, how many neurons lie where before it, and the most active ones on it.
