@@ -35,7 +35,7 @@ ORDER = {
         ledger_file decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
         directions heads attribution lens neurons residual_stream site_values statistics baseline_notebook
-        interventions losses two_prompts patching""",
+        interventions losses pairs_of_rows two_prompts patching""",
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
