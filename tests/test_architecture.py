@@ -53,7 +53,8 @@ ORDER = {
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers rms_norms rotation groups_and_caps recorded dropout""",
     "viewer": """packing detail_levels commentary circuit_facts model_parts parts_of_gpt2
-        parts_of_gpt_neo parts_of_gemma2 lens_and_contributions page_facts page_data opening_place page
+        parts_of_gpt_neo parts_of_gemma2 lens_and_contributions attention_and_predictions page_facts
+        other_run page_data opening_place page
         comparison_page poster_drawing poster_page live_model live_page""",
     "lessons": """time_limit verdict exercise models same pictures by_site by_output planted_mistakes
         attention_mistakes
