@@ -41,7 +41,7 @@ const FIGURES = {
     [".chart", "logits-apart", () => "One logit above another in two texts, layer by layer."],
     [".two-patterns", "attention-of-two", (run, s) => `Attention of ${head(run, s)} in two texts.`],
   ],
-  generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and what filters removed.`]],
+  generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and ${run.generation.beams ? "the beams" : "what filters removed"}.`]],
 };
 
 /** Put captions and buttons below the figures of a panel; returns what renews the captions. */
