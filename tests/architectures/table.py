@@ -822,6 +822,15 @@ FUNCTIONS = {
         lambda c: two_prompts.prediction_difference(*runs(c), k=1).array[0, 2],
         true(lambda c, found: 0 < abs(found) < 1),
     ),
+    "two_prompts.alignment": Row(
+        lambda c: two_prompts.alignment(*runs(c)), true(lambda c, found: (0, 0) in found)
+    ),
+    "two_prompts.lens_difference": Row(
+        lambda c: two_prompts.lens_difference(*runs(c), (1, 2)).array[-1, 0],
+        equal(
+            lambda c: np.subtract(*c.trace["logits_raw" if "logits_raw" in c.trace else "logits"][-1, [1, 2]])
+        ),
+    ),
     "two_prompts.divergence": Row(
         lambda c: two_prompts.divergence(*runs(c)), true(lambda c, found: found > 0)
     ),

@@ -1,12 +1,11 @@
 """The page of an architecture that is not GPT-2's: its own parts, groups of heads, windows, no positions."""
 
 import inspect
-import re
 
 import numpy as np
 import pytest
 from support import gemma2_checkpoint, gpt_neo_checkpoint, made_up
-from support.viewer_browser import browser, visit
+from support.viewer_browser import browser, data_of, visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
@@ -29,10 +28,6 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def generated(model):
     return model.generate(IDS, max_new_tokens=4, keep="*", ledger=True, temperature=1.0, seed=1).finish()
-
-
-def data_of(html):
-    return packing.unpack(re.search(r'id="data">([^<]*)<', html)[1])
 
 
 def test_parts_come_from_the_table(model):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from support.random_model import random_model_with_text
+from support.viewer_browser import data_of
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
@@ -35,11 +36,6 @@ from gpt2np.viewer.page_data import Data, sizes_of
 from gpt2np.viewer.parts_of_gpt2 import PARTS
 
 STATIC = Path(page.__file__).parent / "static"
-
-
-def data_of(html):
-    """Header and arrays of a page."""
-    return packing.unpack(re.search(r'id="data">([^<]*)<', html)[1])
 
 
 # -- packing --------------------------------------------------------------------------------------

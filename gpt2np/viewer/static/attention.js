@@ -14,6 +14,7 @@ import {
   place,
   quoted,
   scaleKey,
+  shortened,
   showTip,
   sized,
   tokenLabel,
@@ -150,7 +151,7 @@ export function attentionPanel(run, focus) {
     for (let i = 0; i < count; i++) {
       const query = first + i,
         key = keyAt(i, first),
-        label = (t) => (named ? cut(visible(run.labels[t])) : String(t)),
+        label = (t) => (named ? shortened(visible(run.labels[t]), 12) : String(t)),
         inked = (t) => (t === pos ? style.getPropertyValue("--accent") : style.color);
       context.fillStyle = inked(query);
       context.textAlign = "right";
@@ -326,9 +327,4 @@ export function attentionPanel(run, focus) {
     });
   }
   return { id: "attention", title: "Attention", element, draw };
-}
-
-/** A label for the side of a picture. */
-function cut(text) {
-  return [...text].length > 12 ? `${[...text].slice(0, 11).join("")}…` : text;
 }

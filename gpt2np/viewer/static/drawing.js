@@ -52,9 +52,12 @@ export function visible(token) {
 
 /** A token as an element of its own direction, its marks paler than its letters. */
 export function tokenLabel(token, longest = 24) {
-  const text = visible(token),
-    cut = [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
-  return markedLabel(cut);
+  return markedLabel(shortened(visible(token), longest));
+}
+
+/** A text of at most so many characters. */
+export function shortened(text, longest) {
+  return [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
 }
 
 /** A text in which marks are shown already, as an element: the marks are paler than the letters. */

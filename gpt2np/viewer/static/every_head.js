@@ -6,7 +6,7 @@ const LEFT = 64; // pixels for the names of layers
 const TOP = 20; // and of heads
 const SPACE = 4; // between two maps
 const LARGEST = 96; // pixels of a map's side
-const PIXELS = 96; // and how many of the last positions it has
+export const PIXELS = 96; // and how many positions it has, by itself the last ones
 
 export function everyHead(run, focus) {
   const canvas = el("canvas", { role: "img", "aria-label": "attention patterns of all heads of all layers" });
@@ -68,13 +68,12 @@ export function everyHead(run, focus) {
   return { element, draw };
 }
 
-/** A head's pattern with a pixel for each pair of positions, to be drawn at any size. */
-function patternOf(run, layer, head) {
-  const first = Math.max(0, run.T - PIXELS);
-  const count = run.T - first;
+/** A head's pattern with a pixel for each pair of so many positions from `first` on, to be drawn at any size. */
+export function patternOf(run, layer, head, first = Math.max(0, run.T - PIXELS)) {
+  const count = Math.min(run.T - first, PIXELS);
   const canvas = el("canvas", { width: count, height: count });
   const context = canvas.getContext("2d");
-  for (let query = first; query < run.T; query++) {
+  for (let query = first; query < first + count; query++) {
     const weights = run.weights(layer, head, query);
     for (let key = Math.max(first, run.firstSeen(layer, query)); key <= query; key++) {
       context.fillStyle = colour("share", Math.sqrt(weights[key]));

@@ -38,7 +38,12 @@ const FIGURES = {
     [".circuits", "circuits", (run, s) => `Scores and effects between tokens, and what is read and written, by the weights of ${head(run, s)}.`],
     [".grids", "composition", () => "How much of what one head writes a later head reads."],
   ],
-  generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and what filters removed.`]],
+  against: [
+    [".apart-grid", "streams-apart", () => "Where the residual streams of two texts part: after each layer, token beside token."],
+    [".chart", "logits-apart", () => "One logit above another in two texts, layer by layer."],
+    [".two-patterns", "attention-of-two", (run, s) => `Attention of ${head(run, s)} in two texts.`],
+  ],
+  generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and ${run.generation.beams ? "the beams" : "what filters removed"}.`]],
 };
 
 /** Put captions and buttons below the figures of a panel; returns what renews the captions. */
