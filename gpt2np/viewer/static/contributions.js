@@ -8,6 +8,7 @@ import {
   el,
   fullColour,
   hideTip,
+  marked,
   percent,
   place,
   showTip,
@@ -72,6 +73,7 @@ export function contributionsPanel(run, focus) {
       sum = values.reduce((a, b) => a + b, 0),
       order = [...values.keys()].sort((a, b) => values[b] - values[a]);
     const most = Math.max(...values.map(Math.abs)),
+      moved = movedParts(row, ids, values, most),
       best = order[0];
     told.replaceChildren(
       "At ",
@@ -88,7 +90,7 @@ export function contributionsPanel(run, focus) {
         {},
         el("h4", {}, heading),
         which.map((i) =>
-          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i) }),
+          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i), moved: moved?.[i] }),
         ),
       );
     lists.replaceChildren(
@@ -101,7 +103,7 @@ export function contributionsPanel(run, focus) {
           .slice(0, LISTED),
       ),
     );
-    table(values);
+    table(values, moved);
   }
 
   function named(ids) {
@@ -116,13 +118,21 @@ export function contributionsPanel(run, focus) {
     return Array.from(a, (x, i) => x - b[i]);
   }
 
+  /** Of each part, whether its push has moved; null where the token was not among those that were pushed before. */
+  function movedParts(row, ids, values, most) {
+    const of = (id) => run.marks?.pushes(row + first, id) ?? null,
+      [a, b] = target === "difference" ? [of(ids[0]), of(ids[1])] : [of(ids[target]), null];
+    if (!a || (target === "difference" && !b)) return null;
+    return values.map((value, i) => run.marks.number(b ? a[i] - b[i] : a[i], value, most));
+  }
+
   function chance(id, pos) {
     const i = [...(run.at("next:id", pos) ?? [])].indexOf(id);
     return i < 0 ? el("small", {}, " comes next") : el("small", {}, ` ${percent(run.at("next:p", pos)[i])}`);
   }
 
   // Layers down; heads, bias and MLP across. Above them the embeddings, below ln_f's bias.
-  function table(values) {
+  function table(values, moved) {
     const full = Math.max(fullColour(values), Math.max(...values.map(Math.abs)) * 0.5),
       cells = [];
     const of = new Map(names.map((name, i) => [name, i])),
@@ -139,7 +149,7 @@ export function contributionsPanel(run, focus) {
     );
     for (let layer = 0; layer < run.L; layer++) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
-      for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full));
+      for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full, moved));
     }
     const rest = names
       .map((name, i) => [name, i])
@@ -147,13 +157,13 @@ export function contributionsPanel(run, focus) {
     grid.replaceChildren(...cells);
     others.replaceChildren(
       ...rest.flatMap(([name, i]) => [
-        el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))),
+        marked(el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))), moved?.[i]),
         " ",
       ]),
     );
   }
 
-  function square(i, values, full) {
+  function square(i, values, full, moved) {
     if (i === undefined) return el("span", {});
     const t = place(values[i], full),
       cell = el(
@@ -169,7 +179,7 @@ export function contributionsPanel(run, focus) {
         run.H <= 12 ? signed(values[i], 1) : "",
       );
     cell.style.background = colour("diverging", t);
-    return cell;
+    return marked(cell, moved?.[i]);
   }
 
   function go(i) {

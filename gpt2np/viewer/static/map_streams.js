@@ -1,7 +1,7 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, isPrinting, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, hideTip, isPrinting, marker, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
 import { shareColour } from "./map_rows.js";
 
 const NAMES = 84; // pixels above the first vector, for the tokens' names
@@ -114,6 +114,7 @@ export function buildStreams(run, focus, levels) {
     const faint = pos > state.pos || (OWN.includes(site) && pos !== state.pos);
     context.globalAlpha = faint ? LATER : 1;
     paintStrip(context, cells, left, y - height / 2, right - left, height);
+    if (run.marks?.vector(site, layer, pos, state.head)) marker(context)(right, y - height / 2, 5);
     context.globalAlpha = 1;
   }
 
