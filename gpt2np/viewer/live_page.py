@@ -18,7 +18,7 @@ ENGINE = (
     "products elementwise attending weights forward switched_off tokenizer pcg64 sampling generating "
     "recorded_arrays read_out run_facts serving"
 ).split()
-LIVE = "live_engine live_difference live_changes live_switches live_controls live".split()
+LIVE = "live_engine live_difference live_marks live_changes live_switches live_controls live".split()
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 HEIGHT = 900  # of the frame in a notebook
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.random_model import random_model_with_text
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.analysis.interventions import zero
@@ -42,16 +42,8 @@ BASE64 = """(data => {
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def live(chromium, tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("live") / "live.html"
-    gpt2np.view(tiny, out=path)
-    with visit(chromium, path) as page:
+def live(chromium, live_path):
+    with visit(chromium, live_path) as page:
         yield page
 
 

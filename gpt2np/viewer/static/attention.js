@@ -11,6 +11,8 @@ import {
   el,
   hideTip,
   isPrinting,
+  marked,
+  marker,
   place,
   quoted,
   scaleKey,
@@ -126,8 +128,10 @@ export function attentionPanel(run, focus) {
       gap = cell > 6 ? 1 : 0;
     context.textAlign = "center";
     context.font = canvasFont(cell >= 64 ? 0.9 : 0.75);
+    const mark = marker(context);
     for (let q = first; q < first + count; q++) {
-      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
+      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q),
+        moved = run.marks?.lookedAt(layer, head, q);
       for (let column = 0; column <= q - first; column++) {
         const k = keyAt(column, first);
         if (k < run.firstSeen(layer, q)) continue;
@@ -135,6 +139,7 @@ export function attentionPanel(run, focus) {
           [x, y] = [left + column * cell, top + (q - first) * cell];
         context.fillStyle = colour(scale, t);
         context.fillRect(x, y, cell - gap, cell - gap);
+        if (moved?.[k]) mark(x + cell - gap, y, Math.min(12, cell / 2));
         if (cell < 40) continue;
         context.fillStyle = darkOn(scale, t) ? "#fff" : "#000";
         const number = scores ? values[k].toFixed(1).replace("-", "−") : String(Math.round(100 * values[k]));
@@ -264,7 +269,7 @@ export function attentionPanel(run, focus) {
     for (let q = at; q < run.T && run.firstSeen(layer, q) <= at; q++)
       seen.push([q, run.weights(layer, head, q)[at]]);
     seen.sort((a, b) => b[1] - a[1]);
-    const list = (heading, pairs) =>
+    const list = (heading, pairs, moved) =>
       el(
         "div",
         {},
@@ -273,6 +278,7 @@ export function attentionPanel(run, focus) {
           bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
             kind: "share",
             onclick: () => focus.set({ pos: t }),
+            moved: moved(t),
           }),
         ),
       );
@@ -280,8 +286,9 @@ export function attentionPanel(run, focus) {
       list(
         [tokenLabel(run.labels[at]), ` (${at}) looks at`],
         looks.map((k) => [k, weights[k]]),
+        (key) => run.marks?.lookedAt(layer, head, at)?.[key],
       ),
-      list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
+      list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8), (query) => run.marks?.lookedAt(layer, head, query)?.[at]),
     );
     const { first, count } = windowOf(pos);
     text.replaceChildren(
@@ -323,6 +330,7 @@ export function attentionPanel(run, focus) {
         }
       }
       button.setAttribute("aria-pressed", String(head === chosen));
+      marked(button, run.marks?.head(layer, head));
       button.setAttribute("aria-label", `head ${head}. ${sentence(layer, head, pos)}`);
     });
   }

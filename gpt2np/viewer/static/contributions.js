@@ -8,6 +8,7 @@ import {
   el,
   fullColour,
   hideTip,
+  marked,
   place,
   showTip,
   signed,
@@ -60,6 +61,7 @@ export function contributionsPanel(run, focus) {
       sum = values.reduce((a, b) => a + b, 0),
       order = [...values.keys()].sort((a, b) => values[b] - values[a]);
     const most = Math.max(...values.map(Math.abs)),
+      moved = movedParts(row, ids, values, most),
       best = order[0];
     told.replaceChildren(
       "At ",
@@ -76,7 +78,7 @@ export function contributionsPanel(run, focus) {
         {},
         el("h4", {}, heading),
         which.map((i) =>
-          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i) }),
+          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i), moved: moved?.[i] }),
         ),
       );
     lists.replaceChildren(
@@ -89,7 +91,7 @@ export function contributionsPanel(run, focus) {
           .slice(0, LISTED),
       ),
     );
-    table(values);
+    table(values, moved);
   }
 
   function named(ids) {
@@ -104,8 +106,16 @@ export function contributionsPanel(run, focus) {
     return Array.from(a, (x, i) => x - b[i]);
   }
 
+  /** Of each part, whether its push has moved; null where the token was not among those that were pushed before. */
+  function movedParts(row, ids, values, most) {
+    const of = (id) => run.marks?.pushes(row + first, id) ?? null,
+      [a, b] = target === "difference" ? [of(ids[0]), of(ids[1])] : [of(ids[target]), null];
+    if (!a || (target === "difference" && !b)) return null;
+    return values.map((value, i) => run.marks.number(b ? a[i] - b[i] : a[i], value, most));
+  }
+
   // Layers down; heads, bias and MLP across. Above them the embeddings, below ln_f's bias.
-  function table(values) {
+  function table(values, moved) {
     const full = Math.max(fullColour(values), Math.max(...values.map(Math.abs)) * 0.5),
       cells = [];
     const of = new Map(names.map((name, i) => [name, i])),
@@ -122,7 +132,7 @@ export function contributionsPanel(run, focus) {
     );
     for (let layer = 0; layer < run.L; layer++) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
-      for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full));
+      for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full, moved));
     }
     const rest = names
       .map((name, i) => [name, i])
@@ -130,13 +140,13 @@ export function contributionsPanel(run, focus) {
     grid.replaceChildren(...cells);
     others.replaceChildren(
       ...rest.flatMap(([name, i]) => [
-        el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))),
+        marked(el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))), moved?.[i]),
         " ",
       ]),
     );
   }
 
-  function square(i, values, full) {
+  function square(i, values, full, moved) {
     if (i === undefined) return el("span", {});
     const t = place(values[i], full),
       cell = el(
@@ -152,7 +162,7 @@ export function contributionsPanel(run, focus) {
         run.H <= 12 ? signed(values[i], 1) : "",
       );
     cell.style.background = colour("diverging", t);
-    return cell;
+    return marked(cell, moved?.[i]);
   }
 
   function go(i) {

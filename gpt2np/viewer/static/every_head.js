@@ -1,6 +1,6 @@
 // All heads of all layers in one picture: layers down, heads across, each a small map of who looks at whom.
 
-import { canvasFont, colour, el, hideTip, showTip, sized } from "./drawing.js";
+import { canvasFont, colour, el, hideTip, marker, showTip, sized } from "./drawing.js";
 
 const LEFT = 64; // pixels for the names of layers
 const TOP = 20; // and of heads
@@ -37,6 +37,7 @@ export function everyHead(run, focus) {
         context.drawImage(patternOf(run, layer, head), x, y, side, side);
         context.fillStyle = style.color;
         if (!layer && (side >= 20 || head % 2 === 0)) context.fillText(String(head), x + side / 2 - 4, TOP - 6);
+        if (run.marks?.head(layer, head)) marker(context)(x + side, y, Math.min(12, side / 2));
         if (layer === state.layer && head === state.head) {
           context.strokeStyle = style.getPropertyValue("--accent");
           context.lineWidth = 2.5;

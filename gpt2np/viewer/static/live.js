@@ -7,6 +7,7 @@ import { PANELS } from "./tabs.js";
 import { EngineClient } from "./live_engine.js";
 import { aligned, changedTokens, meanLossOf } from "./live_difference.js";
 import { changesPanel } from "./live_changes.js";
+import { Marks, buildLegend } from "./live_marks.js";
 import { buildSwitches } from "./live_switches.js";
 import { buildGenerate, buildSwap, buildTextBox, commandOf } from "./live_controls.js";
 
@@ -36,6 +37,7 @@ class Live {
     this.text = buildTextBox(facts.text, this);
     this.swapping = buildSwap(this);
     this.switches = buildSwitches(facts.config, this);
+    this.legend = buildLegend(() => this.mark(true));
     this.status = el("p", { class: "small status", role: "status" }, "Unpacking the model …");
     this.holder = el("div", { class: "alive" });
     const { glossary, weights, ...others } = PANELS; // the weights stay as they are
@@ -162,6 +164,7 @@ class Live {
       scrolled = scrollY,
       state = last ? { ...this.focus.state } : {};
     this.run = new Run(result);
+    this.mark();
     if (last && state.pos === last.T - 1) state.pos = this.run.T - 1; // the end stays the end
     this.listening?.abort();
     this.listening = new AbortController();
@@ -174,11 +177,13 @@ class Live {
       follow = (now) => {
         this.swapping.draw(this.run, now);
         note.replaceChildren(...this.nextBefore(now.pos));
+        this.legend.draw(this, now);
+        this.frame();
       };
     this.holder.querySelector(".text").append(note);
+    this.holder.querySelector("main").prepend(this.legend.element);
     focus.on(follow);
     follow(focus.state);
-    this.mark();
     this.tell();
   }
 
@@ -192,10 +197,16 @@ class Live {
     return [`${why}: `, tokenLabel(before.word(id)), ` ${percent(before.at("next:p", was)[0])}`];
   }
 
-  /** Mark the tokens that are new or different. */
-  mark() {
-    if (!this.before) return;
-    for (const pos of changedTokens(this.before, this.run)) this.holder.querySelector(`.word[data-pos="${pos}"]`)?.classList.add("changed");
+  /** Let the panels mark what changed, if that is wanted; `again` draws what is shown. */
+  mark(again = false) {
+    this.run.marks = this.before && this.legend.wanted() ? new Marks(this.before, this.run) : null;
+    if (again) this.focus.told(new Set());
+  }
+
+  /** Frame the tokens that are new or different. */
+  frame() {
+    const changed = this.run.marks ? changedTokens(this.before, this.run) : [];
+    for (const word of this.holder.querySelectorAll(".word[data-pos]")) word.classList.toggle("changed", changed.includes(Number(word.dataset.pos)));
   }
 
   tell() {

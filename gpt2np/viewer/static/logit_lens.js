@@ -8,6 +8,7 @@ import {
   digits,
   el,
   isPrinting,
+  marked,
   percent,
   quoted,
   scaleKey,
@@ -92,7 +93,7 @@ export function lensPanel(run, focus) {
       {},
       el("th", { scope: "col" }, "after"),
       tokens.map((t) =>
-        el("th", { scope: "col", class: t === pos ? "chosen" : "" }, tokenLabel(run.labels[t], 10)),
+        el("th", { scope: "col", class: `${t === pos ? "chosen" : ""} ${run.marks?.isNew(t) ? "changed" : ""}` }, tokenLabel(run.labels[t], 10)),
       ),
     );
     const body = points.map((point) =>
@@ -129,7 +130,7 @@ export function lensPanel(run, focus) {
       tokenLabel(run.word(id), isPrinting() ? 7 : 9),
     );
     button.style.background = colour("chance", t);
-    return el("td", { class: here ? "chosen" : "" }, button);
+    return el("td", { class: here ? "chosen" : "" }, marked(button, run.marks?.first(point, row + first)));
   }
 
   // The sentence that a reader looks for: from where on is the final word the first choice?
@@ -171,6 +172,7 @@ export function lensPanel(run, focus) {
             kind: "chance",
             chosen: id === token,
             onclick: followed.includes(id) ? () => focus.set({ token: id }) : null,
+            moved: run.marks?.lens(chosenPoint, pos, id, chances[i]),
           }),
         ),
         el(
@@ -221,7 +223,9 @@ export function lensPanel(run, focus) {
       bottom = 34,
       right = 28;
     const ranks = Array.from({ length: points }, (_, point) => run.at("follow:rank", point, row)[i] + 1),
-      most = Math.max(10, ...ranks);
+      before = run.marks?.ranks(pos, token)?.map((rank) => rank + 1) ?? null,
+      most = Math.max(10, ...ranks, ...(before ?? []));
+    const line = (some) => some.map((rank, point) => `${x(point)},${y(rank)}`).join(" ");
     const x = (point) => left + (point * (width - left - right)) / Math.max(1, points - 1);
     const y = (rank) => top + (Math.log10(rank) / Math.log10(most)) * (height - top - bottom);
     const roomy = x(1) - x(0) >= 50, // for a name below each point
@@ -240,12 +244,8 @@ export function lensPanel(run, focus) {
         under(2 * layer + 2, roomy ? `layer ${layer}` : String(layer)),
       );
     parts.push(under(0, "embed"));
-    parts.push(
-      svg("polyline", {
-        points: ranks.map((rank, point) => `${x(point)},${y(rank)}`).join(" "),
-        class: "path",
-      }),
-    );
+    if (before) parts.push(svg("polyline", { points: line(before), class: "path before" }, svg("title", {}, `before: ${before.join(", ")}`)));
+    parts.push(svg("polyline", { points: line(ranks), class: "path" }));
     ranks.forEach((rank, point) =>
       parts.push(
         svg(

@@ -2,7 +2,7 @@
 // The chosen layer is drawn whole, the others as what they write and what they leave.
 
 import { buildCard, stripText } from "./map_card.js";
-import { bar, el, hideTip, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
+import { bar, el, hideTip, marked, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
 import { putOnPaper } from "./map_paper.js";
 import { buildStreams } from "./map_streams.js";
@@ -192,14 +192,20 @@ export function mapPanel(run, focus) {
       button.setAttribute("aria-label", stripText(run, named, layer ?? 0, state.pos, state.head));
       button.setAttribute("aria-pressed", String(chosen));
       note.replaceChildren(...noteOf(run, made, state));
+      marked(button.parentElement, run.marks?.row(site, layer ?? 0, state.pos));
     }
     for (const button of flow.querySelectorAll("[data-head]")) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.head) === state.head));
+      const head = Number(button.dataset.head);
+      button.setAttribute("aria-pressed", String(head === state.head));
+      marked(button, run.marks?.looks(state.layer, head, state.pos));
     }
     const ids = [...(run.at("next:id", state.pos) ?? [])].slice(0, 5);
     const chances = run.at("next:p", state.pos);
     const bars = ids.map((id, i) =>
-      bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), { kind: "chance" }),
+      bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), {
+        kind: "chance",
+        moved: run.marks?.next(state.pos, id, chances[i]),
+      }),
     );
     foretold.replaceChildren(...bars);
     decode(state);

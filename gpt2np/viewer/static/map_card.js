@@ -85,6 +85,7 @@ export function buildCard(run, focus) {
               stats.min === undefined
                 ? `norm ${digits(stats.norm, 4)}`
                 : `norm ${digits(stats.norm, 4)} · from ${digits(stats.min)} to ${digits(stats.max)}`,
+              movedBy(part.site, layer, pos, head),
             )
           : null,
         el("p", { class: "text" }, part.text),
@@ -104,6 +105,12 @@ export function buildCard(run, focus) {
       ].filter(Boolean),
     );
     paintLater();
+  }
+
+  /** How far it has moved from what it is compared with. */
+  function movedBy(site, layer, pos, head) {
+    const share = run.marks?.distance(site, layer, pos, head) ?? null;
+    return share === null ? "" : ` · moved by ${Number.isFinite(share) ? `${digits(100 * share, 2)} % of its length` : "all of it"}`;
   }
 
   /** The number of a token, where its row is what is shown: "W_E[340]". */

@@ -1,7 +1,7 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, hideTip, marker, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
 import { fitColumns } from "./map_columns.js";
 import { shareColour } from "./map_rows.js";
 import { positionWindow } from "./position_window.js";
@@ -112,6 +112,7 @@ export function buildStreams(run, focus, levels) {
     const faint = pos > state.pos || (OWN.includes(site) && pos !== state.pos);
     context.globalAlpha = faint ? LATER : 1;
     paintStrip(context, cells, left, y - height / 2, right - left, height);
+    if (run.marks?.vector(site, layer, pos, state.head)) marker(context)(right, y - height / 2, 5);
     context.globalAlpha = 1;
   }
 

@@ -89,6 +89,7 @@ export function mlpPanel(run, focus) {
             kind: "share",
             chosen: state.neuron === `${layer}.${id}`,
             onclick: () => focus.set({ neuron: `${layer}.${id}` }),
+            moved: run.marks?.neuron(layer, pos, id, post[i], post[0]),
           }),
         ),
       ),
@@ -105,6 +106,7 @@ export function mlpPanel(run, focus) {
               kind: "share",
               chosen: state.neuron === `${layers[i]}.${id}`,
               onclick: () => focus.set({ layer: layers[i], neuron: `${layers[i]}.${id}` }),
+              moved: run.marks?.neuron(layers[i], pos, id, strength[i], strength[0]),
             },
           ),
         ),
@@ -245,6 +247,7 @@ export function mlpPanel(run, focus) {
           bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], v / most, signed(v), {
             kind: "push",
             onclick: () => focus.set({ pos: t }),
+            moved: run.marks?.neuron(found.layer, t, found.id, v, most),
           }),
         ),
       ),
