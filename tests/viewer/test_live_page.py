@@ -19,7 +19,6 @@ from gpt2np.viewer import live_model
 from gpt2np.viewer.live_page import live_page
 from gpt2np.viewer.page import Page
 
-
 # -- the file ---------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
 from gpt2np.analysis.neurons import neuron_attribution
-from gpt2np.viewer import packing, parts_of_gpt2
+from gpt2np.viewer import parts_of_gpt2
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.comparison_page import comparison_page
 from gpt2np.viewer.poster_page import poster_svg
