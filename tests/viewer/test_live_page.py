@@ -19,7 +19,6 @@ from gpt2np.viewer import live_model
 from gpt2np.viewer.live_page import live_page
 from gpt2np.viewer.page import Page
 
-
 # -- the file ---------------------------------------------------------------------------------------------
 
 
@@ -236,6 +235,34 @@ def test_a_generation_is_shown_choice_by_choice_and_named_as_a_command(chromium,
         capsys.readouterr()
         assert main(shlex.split(command)[1:]) == 0
         assert page.page.locator("textarea").input_value() == capsys.readouterr().out.rstrip("\n")
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_what_the_open_panel_needs_comes_first_and_its_time_is_measured(chromium, live_path, tiny):
+    first = """async given => {
+        const soon = [], tell = part => soon.push(part), all = await gpt2np.engine.ask("run", given, tell);
+        const known = soon[0].arrays["lens:id"].known.reduce((a, b) => a + b, 0);
+        return [soon.length, known, "push" in soon[0].arrays, Object.keys(soon[0].header.missing),
+            Object.keys(all.header.missing), all.arrays["lens:id"].known.length];
+    }"""
+    with visit(chromium, live_path) as page:
+        settle(page)
+        ids = tiny.tokenizer.encode(TEXT)
+        n = len(ids)
+        for panel, known, push, missing in (
+            ("map", 9, False, ["lens", "follow", "push"]),  # one position at every point
+            ("lens", 5 * n + 4, False, ["follow", "push"]),  # and every position after every layer
+            ("contributions", 9, True, ["lens", "follow"]),
+        ):
+            found = page.js(first, {"ids": ids, "off": {}, "shown": {"panel": panel, "pos": 3}})
+            assert found == [1, known, push, missing, [], 9 * n]
+        page.show(pos=2, panel="lens")
+        page.page.locator(".others button").first.click()
+        page.until("() => performance.getEntriesByName('drawn').length")
+        settle(page)
+        assert page.js("() => performance.getEntriesByName('drawn')[0].duration") < 10_000
+        page.page.get_by_label("also between attention and MLP").check()
+        assert page.page.locator("#panel-lens tbody tr").count() >= 9
 
 
 HOSTILE = [

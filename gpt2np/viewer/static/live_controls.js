@@ -26,8 +26,9 @@ export function buildTextBox(text, live) {
   box.value = text;
   let waiting = 0;
   box.addEventListener("input", () => {
+    live.asked();
     clearTimeout(waiting);
-    waiting = setTimeout(() => live.type(box.value), 40);
+    waiting = setTimeout(() => live.type(box.value), 12);
   });
   return { element: el("label", { class: "typed" }, el("span", {}, "Type any text"), box), set: (value) => (box.value = value) };
 }

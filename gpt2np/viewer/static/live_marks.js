@@ -60,8 +60,9 @@ export class Marks {
     let moved = 0,
       size = 0;
     for (let i = 0; i < x.length; i++) {
-      moved += (y[i] - x[i]) ** 2;
-      size += x[i] ** 2;
+      const apart = y[i] - x[i];
+      moved += apart * apart;
+      size += x[i] * x[i];
     }
     return size ? Math.sqrt(moved / size) : moved ? Infinity : 0;
   }

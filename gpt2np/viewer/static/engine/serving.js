@@ -33,7 +33,8 @@ function pauses(stale) {
 export async function loadedModel(weights, facts) {
   const { config } = facts,
     tokenizer = new Tokenizer(facts.tokenizer);
-  return { facts, config, tokenizer, parameters: parametersOf(weightsOf(await unzipped(weights), facts.shapes), config) };
+  const parameters = parametersOf(weightsOf(await unzipped(weights), facts.shapes), config);
+  return { facts, config, tokenizer, parameters, neuronWords: new Map() };
 }
 
 /** The ids of a text; an error where there are none or too many. */
@@ -53,7 +54,7 @@ const ANSWERS = {
     return { ids, tokens: ids.map((id) => model.tokenizer.token(id)) };
   },
   decode: (model, { ids }) => model.tokenizer.decode(ids),
-  run: (model, { text, ids = idsOf(model, text), off }, pause, part) => runOf(model, { ids, off }, pause, part),
+  run: (model, { text, ids = idsOf(model, text), off, shown }, pause, part) => runOf(model, { ids, off, shown }, pause, part),
   /** Loss of each token in nats, with parts off; null for the first. */
   losses: async (model, { ids, off }, pause) => {
     const pass = new Pass(ids, { edit: editOf(off), pause, keep: false });
