@@ -309,26 +309,6 @@ def test_a_text_that_cannot_be_run_is_named_and_the_last_stays(chromium, live_pa
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_without_a_worker_it_runs_on_the_page(chromium, live_path, tiny):
-    context = chromium.new_context(viewport={"width": 390, "height": 844})
-    page = context.new_page()
-    said = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.add_init_script("delete window.Worker")
-    page.goto(live_path.as_uri())
-    page.wait_for_selector(".ribbon")
-    page.wait_for_timeout(500)
-    assert page.evaluate("() => gpt2np.place") == "page"
-    ids = page.evaluate("() => gpt2np.run.ids")
-    chances = page.evaluate("() => Array.from(gpt2np.run.at('next:p', gpt2np.run.T - 1))")
-    np.testing.assert_allclose(chances, [p for _, _, p in tiny.trace(ids).top(10)], atol=1e-5)
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
-    context.close()
-    assert said == []
-
-
-@pytest.mark.needs("playwright", "chromium")
 def test_a_worker_of_the_page_can_reach_no_network_either(chromium, live_path):
     """Why `worker-src blob:` is safe: the policy of the page holds in what it makes."""
     context = chromium.new_context()
@@ -347,22 +327,6 @@ def test_a_worker_of_the_page_can_reach_no_network_either(chromium, live_path):
         code,
     )
     assert blocked == "connect-src"
-    context.close()
-
-
-@pytest.mark.needs("playwright", "chromium")
-def test_it_runs_in_the_frame_of_a_notebook(chromium, tiny, tmp_path):
-    file = tmp_path / "notebook.html"
-    file.write_text(f"<!doctype html><body>{gpt2np.view(tiny)._repr_html_()}</body>", "utf-8")
-    context = chromium.new_context()
-    page = context.new_page()
-    page.goto(file.as_uri())
-    frame = page.frame_locator("iframe")
-    frame.locator(".ribbon").wait_for()
-    assert "forward pass" in frame.locator(".status").inner_text()
-    frame.locator("textarea").fill("It is a truth")
-    n = len(tiny.tokenizer.encode("It is a truth"))
-    frame.locator(".status", has_text=f"{n} tokens").wait_for()
     context.close()
 
 

@@ -10,6 +10,7 @@ import { changesPanel } from "./live_changes.js";
 import { Marks, buildLegend } from "./live_marks.js";
 import { buildSwitches } from "./live_switches.js";
 import { buildGenerate, buildSwap, buildTextBox, commandOf } from "./live_controls.js";
+import { generationRecord } from "./live_saving.js";
 
 const PAUSE = 1200; // milliseconds without a key, after which what is typed is compared with what was there
 const NOTHING = { heads: [], mlps: [], positions: [] };
@@ -85,14 +86,14 @@ class Live {
     return this.engine.ask("losses", { ids: this.run.ids, off });
   }
 
-  /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line. */
+  /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line, and as a record. */
   async generate(options, part) {
     const mine = ++this.turn,
       { ids, off } = this,
       prompt = await this.engine.ask("decode", { ids });
     if (ids.length > this.facts.config.n_positions) throw new Error("The context of this model is full.");
     const made = await this.working(this.engine.ask("generate", { ids, options, off }, part));
-    if (mine !== this.turn) return ""; // something else was typed meanwhile
+    if (mine !== this.turn) return null; // something else was typed meanwhile
     if (!made.ledger.length) throw new Error("Nothing was generated.");
     this.ids = made.ids;
     this.whole = null;
@@ -100,7 +101,10 @@ class Live {
     this.compare("generation", null);
     this.switches.draw(true);
     this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
-    return isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "";
+    return {
+      command: isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "",
+      record: await generationRecord(this.engine, this.facts, made, options),
+    };
   }
 
   stop() {

@@ -15,7 +15,8 @@ export function buildLegend(turned) {
 
   /** `live` has {before, why, run}. */
   function draw({ before, why, run }, { panel, pos }) {
-    element.hidden = !before || UNMARKED.includes(panel);
+    element.hidden = !before;
+    element.classList.toggle("only-on-paper", UNMARKED.includes(panel)); // a print has all panels
     const alone = run.marks?.was(pos) === null ? " The chosen position is new, and has nothing to be compared with." : "";
     told.replaceChildren(...(run.marks ? [el("span", { class: "mark-sign", "aria-hidden": "true" }), `${meaning(why)}${alone}`] : []));
   }

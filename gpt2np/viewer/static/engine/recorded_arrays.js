@@ -9,14 +9,20 @@ const BINS = 48,
   OUTLIERS = 6;
 
 /** All of them by name, from the recorded sites of a pass over `ids`. */
-export function recordedArrays(model, ids, sites) {
-  return {
-    ...vectors(model, ids, sites),
-    ...attentionTriangles(model.config, sites),
-    ...predictions(ids, sites.logits),
-    ...residual(model.config, ids, sites),
-    ...neurons(model.config, ids, sites),
-  };
+export async function recordedArrays(model, ids, sites, pause) {
+  const { config } = model,
+    found = {};
+  for (const part of [
+    () => vectors(model, sites),
+    () => attentionTriangles(config, sites),
+    () => predictions(ids, sites.logits),
+    () => residual(config, ids, sites),
+    () => neurons(config, ids, sites),
+  ]) {
+    Object.assign(found, part());
+    await pause();
+  }
+  return found;
 }
 
 /** Arrays of all layers as one: [layer, ...]. */
@@ -33,7 +39,7 @@ export function ofLayers(config, sites, name) {
 
 // -- the map --------------------------------------------------------------------------------------
 
-function vectors(model, ids, sites) {
+function vectors(model, sites) {
   const { config, parameters } = model,
     found = {};
   for (const name of ["wte", "wpe", "embed", "ln_f"]) found[name] = sites[name];

@@ -3,6 +3,7 @@
 import { Pass, forward } from "./forward.js";
 import { outputsOf, recordedArrays } from "./recorded_arrays.js";
 import { Lens, contributions, headsInTokens, neuronsInTokens } from "./read_out.js";
+import { asWritten } from "./readable.js";
 import { editOf, toldEdits } from "./switched_off.js";
 
 const LONGEST = 80; // characters of a token that a page shows
@@ -20,7 +21,7 @@ export async function runOf(model, { ids, off, generation = null, shown = {} }, 
   await forward(model.parameters, model.config, pass);
   const milliseconds = performance.now() - started;
   await pause();
-  const arrays = recordedArrays(model, ids, pass.sites),
+  const arrays = await recordedArrays(model, ids, pass.sites, pause),
     later = "is being computed";
   const header = { ...factsOf(model, ids, off, generation, arrays), milliseconds, missing: { lens: later, follow: later, push: later } };
   await pause();
@@ -72,12 +73,14 @@ function restOf(model, ids, sites, { header, arrays, lens, pause }) {
 
 function factsOf(model, ids, off, generation, arrays) {
   const { facts, tokenizer, config } = model,
-    axes = { pos: ids.length, query: ids.length, key: ids.length };
+    axes = { pos: ids.length, query: ids.length, key: ids.length },
+    names = ids.map((id) => tokenizer.token(id));
   const header = {
     ...facts.page,
     model: { ...facts.page.model, edits: toldEdits(off) },
     prompt: tokenizer.decode(ids),
-    tokens: ids.map((id) => tokenizer.token(id).slice(0, LONGEST)),
+    tokens: names.map((name) => name.slice(0, LONGEST)),
+    ...asWritten(tokenizer, ids, names, LONGEST),
     ids,
     parts: facts.page.parts.map((part) => ({ ...part, shape: part.axes.map((axis, i) => axes[axis] ?? part.shape[i]) })),
     generation,

@@ -65,7 +65,8 @@ const ANSWERS = {
     const made = await generate(model, ids, options, { edit: editOf(off), pause, told, wanted });
     const read = made.ids.slice(0, -1);
     const generation = generationFacts(model, ids.length, made, options);
-    return { ids: made.ids, ledger: made.ledger, run: await runOf(model, { ids: read, off, generation }, pause) };
+    const tokens = made.ledger.map((entry) => model.tokenizer.token(entry.token_id));
+    return { ids: made.ids, ledger: made.ledger, tokens, run: await runOf(model, { ids: read, off, generation }, pause) };
   },
   /** Every recorded array of a pass, by name. */
   sites: async (model, { ids, off = {} }, pause) => {
