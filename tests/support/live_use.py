@@ -7,7 +7,7 @@ TEXT = "Elizabeth was not sorry that Mr. Darcy was"  # what a page begins with
 
 def settle(page, script="true"):
     """Wait till nothing is computed any more, and a piece of JavaScript is true."""
-    page.until(f"() => gpt2np.idle && !gpt2np.run.missing.lens && ({script})")
+    page.until(f"() => gpt2np.idle && !gpt2np.run.missing.follow && ({script})")
 
 
 def type_in(page, text):

@@ -112,7 +112,7 @@ def use(page) -> Iterator[str]:
     act = page.page
 
     def settled(script: str = "true") -> None:
-        page.until(f"() => gpt2np.idle && !gpt2np.run.missing.lens && ({script})")
+        page.until(f"() => gpt2np.idle && !gpt2np.run.missing.follow && ({script})")
         act.wait_for_timeout(150)
 
     settled()

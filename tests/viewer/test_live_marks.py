@@ -1,4 +1,4 @@
-"""Marks of change on a live page: each panel marks what is not as before, by what NumPy says of both runs."""
+"""Marks of change on a live page: every panel marks what is not as before, as NumPy says of both runs."""
 
 import subprocess
 

@@ -237,6 +237,34 @@ def test_a_generation_is_shown_choice_by_choice_and_named_as_a_command(chromium,
         assert page.page.locator("textarea").input_value() == capsys.readouterr().out.rstrip("\n")
 
 
+@pytest.mark.needs("playwright", "chromium")
+def test_what_the_open_panel_needs_comes_first_and_its_time_is_measured(chromium, live_path, tiny):
+    first = """async given => {
+        const soon = [], tell = part => soon.push(part), all = await gpt2np.engine.ask("run", given, tell);
+        const known = soon[0].arrays["lens:id"].known.reduce((a, b) => a + b, 0);
+        return [soon.length, known, "push" in soon[0].arrays, Object.keys(soon[0].header.missing),
+            Object.keys(all.header.missing), all.arrays["lens:id"].known.length];
+    }"""
+    with visit(chromium, live_path) as page:
+        settle(page)
+        ids = tiny.tokenizer.encode(TEXT)
+        n = len(ids)
+        for panel, known, push, missing in (
+            ("map", 9, False, ["lens", "follow", "push"]),  # one position at every point
+            ("lens", 5 * n + 4, False, ["follow", "push"]),  # and every position after every layer
+            ("contributions", 9, True, ["lens", "follow"]),
+        ):
+            found = page.js(first, {"ids": ids, "off": {}, "shown": {"panel": panel, "pos": 3}})
+            assert found == [1, known, push, missing, [], 9 * n]
+        page.show(pos=2, panel="lens")
+        page.page.locator(".others button").first.click()
+        page.until("() => performance.getEntriesByName('drawn').length")
+        settle(page)
+        assert page.js("() => performance.getEntriesByName('drawn')[0].duration") < 10_000
+        page.page.get_by_label("also between attention and MLP").check()
+        assert page.page.locator("#panel-lens tbody tr").count() >= 9
+
+
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(1)</script>",
@@ -281,26 +309,6 @@ def test_a_text_that_cannot_be_run_is_named_and_the_last_stays(chromium, live_pa
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_without_a_worker_it_runs_on_the_page(chromium, live_path, tiny):
-    context = chromium.new_context(viewport={"width": 390, "height": 844})
-    page = context.new_page()
-    said = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.add_init_script("delete window.Worker")
-    page.goto(live_path.as_uri())
-    page.wait_for_selector(".ribbon")
-    page.wait_for_timeout(500)
-    assert page.evaluate("() => gpt2np.place") == "page"
-    ids = page.evaluate("() => gpt2np.run.ids")
-    chances = page.evaluate("() => Array.from(gpt2np.run.at('next:p', gpt2np.run.T - 1))")
-    np.testing.assert_allclose(chances, [p for _, _, p in tiny.trace(ids).top(10)], atol=1e-5)
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
-    context.close()
-    assert said == []
-
-
-@pytest.mark.needs("playwright", "chromium")
 def test_a_worker_of_the_page_can_reach_no_network_either(chromium, live_path):
     """Why `worker-src blob:` is safe: the policy of the page holds in what it makes."""
     context = chromium.new_context()
@@ -319,22 +327,6 @@ def test_a_worker_of_the_page_can_reach_no_network_either(chromium, live_path):
         code,
     )
     assert blocked == "connect-src"
-    context.close()
-
-
-@pytest.mark.needs("playwright", "chromium")
-def test_it_runs_in_the_frame_of_a_notebook(chromium, tiny, tmp_path):
-    file = tmp_path / "notebook.html"
-    file.write_text(f"<!doctype html><body>{gpt2np.view(tiny)._repr_html_()}</body>", "utf-8")
-    context = chromium.new_context()
-    page = context.new_page()
-    page.goto(file.as_uri())
-    frame = page.frame_locator("iframe")
-    frame.locator(".ribbon").wait_for()
-    assert "forward pass" in frame.locator(".status").inner_text()
-    frame.locator("textarea").fill("It is a truth")
-    n = len(tiny.tokenizer.encode("It is a truth"))
-    frame.locator(".status", has_text=f"{n} tokens").wait_for()
     context.close()
 
 

@@ -3,7 +3,7 @@
 import { el } from "./drawing.js";
 
 const NS = "http://www.w3.org/2000/svg";
-const SVG_STYLE = ["fill", "stroke", "stroke-width", "opacity", "font-size", "font-weight", "text-anchor"];
+const SVG_STYLE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight", "text-anchor"];
 const MARGIN = 12; // pixels around a figure
 const SHARP = 2; // pixels of a PNG for each pixel of the page
 

@@ -15,7 +15,8 @@ export function buildLegend(turned) {
 
   /** `live` has {before, why, run}. */
   function draw({ before, why, run }, { panel, pos }) {
-    element.hidden = !before || UNMARKED.includes(panel);
+    element.hidden = !before;
+    element.classList.toggle("only-on-paper", UNMARKED.includes(panel)); // a print has all panels
     const alone = run.marks?.was(pos) === null ? " The chosen position is new, and has nothing to be compared with." : "";
     told.replaceChildren(...(run.marks ? [el("span", { class: "mark-sign", "aria-hidden": "true" }), `${meaning(why)}${alone}`] : []));
   }
@@ -60,8 +61,9 @@ export class Marks {
     let moved = 0,
       size = 0;
     for (let i = 0; i < x.length; i++) {
-      moved += (y[i] - x[i]) ** 2;
-      size += x[i] ** 2;
+      const apart = y[i] - x[i];
+      moved += apart * apart;
+      size += x[i] * x[i];
     }
     return size ? Math.sqrt(moved / size) : moved ? Infinity : 0;
   }

@@ -21,7 +21,7 @@ const ON_PAPER = 11; // and in each block of a print
 
 export function lensPanel(run, focus) {
   const element = el("div", { class: "lens" });
-  if (!run.has("lens:id")) {
+  if (!run.has("lens:id") || run.missing.lens) {
     element.append(absent(run, "lens", "The logit lens is"));
     return { id: "lens", title: "Logit lens", element, empty: true, draw() {} };
   }
@@ -66,6 +66,7 @@ export function lensPanel(run, focus) {
     const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
       count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
+    box.disabled = Boolean(run.missing.follow); // a live page computes what is between last
     key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"), el("small", {}, " by the square root"));
     if (isPrinting()) {
       const blocks = Array.from({ length: Math.ceil(n / ON_PAPER) }, (_, i) =>
@@ -158,6 +159,7 @@ export function lensPanel(run, focus) {
   }
 
   function details(pos, row, state) {
+    if (!run.at("lens:id", 1, row)) return side.replaceChildren(el("p", { class: "absent" }, "Ranks are being computed."));
     const ids = run.at("lens:id", chosenPoint, row),
       chances = run.at("lens:p", chosenPoint, row);
     const followed = [...new Set(run.at("follow:id", row))],

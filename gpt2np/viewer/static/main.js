@@ -110,7 +110,17 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
   if (!signal) toStop();
   if (!performance.getEntriesByName("first-picture").length)
     requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
-  return { focus, stops: tour.titles };
+  /** More of the run is there: panels that had nothing to show, and those that are hidden, are made anew. */
+  function renew() {
+    panels.forEach((panel, i) => {
+      if (panel.id === focus.state.panel && !panel.empty) return;
+      panels[i] = made[panel.id](run, focus);
+      captions[i] = addFigures(panels[i], run, focus);
+      panel.element.replaceWith(panels[i].element);
+    });
+    draw();
+  }
+  return { focus, stops: tour.titles, renew };
 }
 
 function sectionOf(panel) {

@@ -182,10 +182,11 @@ export function mapPanel(run, focus) {
   // -- drawing ------------------------------------------------------------------------------------
 
   function paint(state) {
-    for (const made of rows) {
+    const widths = rows.map(({ button }) => button.clientWidth); // all of them before anything moves
+    rows.forEach((made, i) => {
       const { site, layer, button, canvas, height, note } = made;
-      const width = button.clientWidth;
-      if (!width) continue;
+      const width = widths[i];
+      if (!width) return;
       paintRow(run, sized(canvas, width, height), made, state, width);
       const named = ["attn.scores", "attn.pattern"].includes(site) ? "attn.z" : site; // they have no norm of their own
       const chosen = state.part === site && (layer === null || layer === state.layer);
@@ -193,7 +194,7 @@ export function mapPanel(run, focus) {
       button.setAttribute("aria-pressed", String(chosen));
       note.replaceChildren(...noteOf(run, made, state));
       marked(button.parentElement, run.marks?.row(site, layer ?? 0, state.pos));
-    }
+    });
     for (const button of flow.querySelectorAll("[data-head]")) {
       const head = Number(button.dataset.head);
       button.setAttribute("aria-pressed", String(head === state.head));

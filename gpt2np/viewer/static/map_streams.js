@@ -47,8 +47,9 @@ export function buildStreams(run, focus, levels) {
     context.fillRect(x(state.pos) - shown.width / 2, NAMES - 6, shown.width, bottom - NAMES + 12);
     spines(context, state, inks, bottom);
     carried(context, state, inks, rows);
+    const mark = marker(context);
     for (const pos of shown.positions) {
-      for (const row of rows) vector(context, state, row, pos);
+      for (const row of rows) vector(context, state, row, pos, mark);
       context.globalAlpha = pos > state.pos ? LATER : 1;
       name(context, pos, pos === state.pos ? inks.accent : inks.ink, pos === state.pos);
     }
@@ -101,7 +102,7 @@ export function buildStreams(run, focus, levels) {
   }
 
   /** One vector of one position: the stream over its line, everything else beside it. */
-  function vector(context, state, { site, layer, y }, pos) {
+  function vector(context, state, { site, layer, y }, pos, mark) {
     if (UNDRAWN.includes(site)) return;
     const cells = run.strip(site, layer, pos, state.head);
     if (!cells) return;
@@ -112,7 +113,7 @@ export function buildStreams(run, focus, levels) {
     const faint = pos > state.pos || (OWN.includes(site) && pos !== state.pos);
     context.globalAlpha = faint ? LATER : 1;
     paintStrip(context, cells, left, y - height / 2, right - left, height);
-    if (run.marks?.vector(site, layer, pos, state.head)) marker(context)(right, y - height / 2, 5);
+    if (run.marks?.vector(site, layer, pos, state.head)) mark(right, y - height / 2, 5);
     context.globalAlpha = 1;
   }
 
