@@ -1,6 +1,7 @@
 """Words that the glossary has: the first of each in a panel opens its entry where it is read."""
 
 import pytest
+from support import gemma2_checkpoint
 from support.viewer_browser import browser, visit
 
 import gpt2np
@@ -61,8 +62,9 @@ def test_a_word_opens_its_entry_by_keyboard_and_leads_to_the_glossary(chromium, 
         assert page.page.locator(".definition").is_hidden()
 
 
-def test_another_architecture_has_its_own_words(chromium, gemma, tmp_path):
+def test_another_architecture_has_its_own_words(chromium, tmp_path):
     path = tmp_path / "page.html"
+    gemma = gpt2np.load(gemma2_checkpoint.write(tmp_path / "gemma", "SF"))
     gpt2np.view(gemma.trace([1, 2, 3]), out=path)
     with visit(chromium, path, viewport={"width": 390, "height": 844}) as page:
         page.show(panel="lens")

@@ -19,8 +19,8 @@ export function buildTerms(run, focus) {
 
   function open(event, term) {
     const at = event.currentTarget.getBoundingClientRect();
-    if (!box.showPopover) return toGlossary(term);
-    if (box.matches(":popover-open")) box.hidePopover();
+    if (!box.showPopover) return toGlossary(term); // a browser before 2024
+    close();
     name.textContent = term;
     text.textContent = entries.get(term);
     more.onclick = () => toGlossary(term);
@@ -31,7 +31,12 @@ export function buildTerms(run, focus) {
     box.style.top = `${below ? at.bottom + 6 : at.top - height - 6}px`;
   }
 
+  function close() {
+    if (box.showPopover && box.matches(":popover-open")) box.hidePopover();
+  }
+
   function toGlossary(term) {
+    close();
     focus.set({ panel: "glossary" });
     const entry = document.querySelector(`[data-term="${CSS.escape(term)}"]`);
     entry?.focus({ preventScroll: true });
