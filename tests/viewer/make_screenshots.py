@@ -1,6 +1,6 @@
 """Pictures of the page in a fixed set of states, to be looked at by eyes.
 
-    python tests/viewer/make_screenshots.py FOLDER [--only map-390] [--gpt2]
+    python tests/viewer/make_screenshots.py FOLDER [--run 250] [--only 390-light-map] [--gpt2]
     python tests/viewer/make_screenshots.py --readme
 
 Every panel on a phone (390 pixels), a small screen (1024), a notebook (1280) and a projector (1920), light
@@ -40,8 +40,8 @@ COLUMN = 400  # pixels of a picture in a sheet
 SIZES = {"1280": (1280, 800), "390": (390, 844), "1024": (1024, 768), "1920": (1920, 1080)}
 
 
-def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
-    """The pages that are photographed, by name."""
+def pages(folder: Path, gpt2: bool, wanted: str | None) -> Iterator[tuple[str, Path]]:
+    """The pages that are photographed, by name; or the wanted one."""
     tiny = gpt2np.load("tiny")
     runs = {
         "text": lambda: tiny.trace(TEXT),
@@ -69,6 +69,8 @@ def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
         runs["gpt2-30"] = lambda: small.trace(ids[:30])
         runs["gpt2-300"] = lambda: small.trace(ids)
     for name, run in runs.items():
+        if wanted not in (None, name):
+            continue
         path = folder / f"{name}.html"
         gpt2np.view(run(), out=path)
         yield name, path
@@ -78,6 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "screenshots")
     parser.add_argument("--only", help="only pictures with this in their name")
+    parser.add_argument(
+        "--run", help="only this run: text, generated, 3, 30, 250, scripts, part, one, live, ..."
+    )
     parser.add_argument("--gpt2", action="store_true", help="also a random model of GPT-2 small's shape")
     parser.add_argument("--readme", action="store_true", help="the README's picture, beside this file")
     args = parser.parse_args()
@@ -87,9 +92,9 @@ def main() -> None:
     if args.readme:
         return readme(args.folder / "map.png")
     with browser() as chromium:
-        if args.only is None or args.only.startswith("live"):
+        if args.run in (None, "live") and (args.only is None or args.only.startswith("live")):
             alive(chromium, args.folder, args.only)
-        for name, path in pages(args.folder, args.gpt2):
+        for name, path in pages(args.folder, args.gpt2, args.run):
             for size in SIZES:
                 for scheme in ("light", "dark"):
                     stem = args.folder / f"{name}-{size}-{scheme}"
