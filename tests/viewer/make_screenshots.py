@@ -36,7 +36,8 @@ PAPERS = {
     "across": {"format": "A4", "landscape": True},
 }
 PRINTED = ("3", "30", "250", "generated", "gpt2-30")
-COLUMN = 400  # pixels of a picture in a sheet
+COLUMN = 460  # pixels of a picture in a sheet
+ACROSS = 5  # pictures in a row of it
 SIZES = {"1280": (1280, 800), "390": (390, 844), "1024": (1024, 768), "1920": (1920, 1080)}
 
 
@@ -166,12 +167,13 @@ def readme(picture: Path) -> None:
 def shoot(chromium, path: Path, stem: Path, size: str, scheme: str, only: str | None) -> list[Path]:
     """Every panel of a page at one size and in one scheme, whole."""
     width, height = SIZES[size]
-    made = []
+    pictures = {panel: stem.with_name(f"{stem.name}-{panel}.png") for panel in PANELS}
+    wanted = {panel: picture for panel, picture in pictures.items() if only is None or only in picture.name}
+    made: list[Path] = []
+    if not wanted:
+        return made
     with visit(chromium, path, viewport={"width": width, "height": height}, color_scheme=scheme) as page:
-        for panel in PANELS:
-            picture = stem.with_name(f"{stem.name}-{panel}.png")
-            if only is not None and only not in picture.name:
-                continue
+        for panel, picture in wanted.items():
             page.show(panel=panel)
             if page.focus["panel"] != panel:  # a text has no panel of choices
                 continue
@@ -184,12 +186,14 @@ def shoot(chromium, path: Path, stem: Path, size: str, scheme: str, only: str | 
 
 def sheet(chromium, pictures: list[Path], out: Path) -> None:
     """Pictures side by side, in one of them all."""
-    images = "".join(f'<img src="{picture.as_uri()}" width="{COLUMN}">' for picture in pictures)
+    images = "".join(
+        f'<img src="{picture.as_uri()}" width="{COLUMN}" style="align-self:start">' for picture in pictures
+    )
     source = out.with_suffix(".html")
     source.write_text(
-        f'<body style="margin:4px;display:flex;gap:8px;align-items:start;background:#888">{images}'
+        f'<body style="margin:4px;background:#888"><div style="display:flex;flex-wrap:wrap;gap:8px">{images}'
     )
-    page = chromium.new_page(viewport={"width": (COLUMN + 8) * len(pictures), "height": 600})
+    page = chromium.new_page(viewport={"width": (COLUMN + 8) * min(ACROSS, len(pictures)) + 8, "height": 600})
     page.goto(source.as_uri())
     page.screenshot(path=out, full_page=True)
     page.close()

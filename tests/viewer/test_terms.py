@@ -37,6 +37,7 @@ def test_the_first_of_each_word_in_a_panel_is_linked_and_no_token_is(chromium, p
             assert page.page.locator(".token .term, .word .term").count() == 0
         page.show(panel="map", part="attn.v")
         assert "What this position hands over to whoever attends to it." in page.js(READ)
+        assert page.js("() => getComputedStyle(document.querySelector('.card .text')).display") == "block"
         page.show(panel="glossary")
         assert page.js(LINKED) == []
 

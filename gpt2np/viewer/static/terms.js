@@ -19,7 +19,8 @@ export function buildTerms(run, focus) {
 
   function open(event, term) {
     const at = event.currentTarget.getBoundingClientRect();
-    if (!box.showPopover) return toGlossary(term); // a browser before 2024
+    if (!box.showPopover) return; // a browser before 2024: the link leads to the glossary
+    event.preventDefault();
     close();
     name.textContent = term;
     text.textContent = entries.get(term);
@@ -65,7 +66,7 @@ export function buildTerms(run, focus) {
         linked.add(term);
         const word = node.splitText(at);
         word.splitText(found[0].length);
-        const made = el("button", { type: "button", class: "term", "data-of": term, "aria-haspopup": "true" }, found[0]);
+        const made = el("a", { href: "#panel=glossary", class: "term", "data-of": term, "aria-haspopup": "true" }, found[0]);
         made.addEventListener("click", (event) => open(event, term));
         word.replaceWith(made);
         return;
