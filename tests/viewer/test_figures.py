@@ -122,11 +122,12 @@ def test_every_text_has_the_contrast_of_wcag_aa(chromium, path, scheme):
 
 
 def test_what_is_touched_on_a_phone_is_large_enough(chromium, path):
-    script = """() => [...document.querySelectorAll("button:not(.term), select, [role=tab]")].map((e) => {
+    script = """() => [...document.querySelectorAll("button:not(.said), select")].map((e) => {
       const after = getComputedStyle(e, "::after");
       const box = e.matches(".strip") ? e.parentElement.getBoundingClientRect() : e.getBoundingClientRect();
-      return [box.height, e.className, e.innerText];
-    }).filter(([height]) => height && height < 39.5)"""
+      const beside = after.content === "none" ? 0 : -parseFloat(after.left) - parseFloat(after.right);
+      return [box.height, box.width + beside, e.className, e.innerText];
+    }).filter(([height, width]) => height && (height < 39.5 || width < 39.5))"""
     with visit(chromium, path, viewport={"width": 390, "height": 844}) as page:
         for panel in PANELS:
             page.show(panel=panel)

@@ -1,6 +1,7 @@
 """Words that the glossary has: the first of each in a panel opens its entry where it is read."""
 
 import pytest
+from support import gemma2_checkpoint
 from support.viewer_browser import browser, visit
 
 import gpt2np
@@ -36,6 +37,7 @@ def test_the_first_of_each_word_in_a_panel_is_linked_and_no_token_is(chromium, p
             assert page.page.locator(".token .term, .word .term").count() == 0
         page.show(panel="map", part="attn.v")
         assert "What this position hands over to whoever attends to it." in page.js(READ)
+        assert page.js("() => getComputedStyle(document.querySelector('.card .text')).display") == "block"
         page.show(panel="glossary")
         assert page.js(LINKED) == []
 
@@ -61,8 +63,9 @@ def test_a_word_opens_its_entry_by_keyboard_and_leads_to_the_glossary(chromium, 
         assert page.page.locator(".definition").is_hidden()
 
 
-def test_another_architecture_has_its_own_words(chromium, gemma, tmp_path):
+def test_another_architecture_has_its_own_words(chromium, tmp_path):
     path = tmp_path / "page.html"
+    gemma = gpt2np.load(gemma2_checkpoint.write(tmp_path / "gemma", "SF"))
     gpt2np.view(gemma.trace([1, 2, 3]), out=path)
     with visit(chromium, path, viewport={"width": 390, "height": 844}) as page:
         page.show(panel="lens")

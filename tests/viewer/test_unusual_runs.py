@@ -98,7 +98,7 @@ def test_a_beam_search_and_a_saved_generation_say_what_they_cannot_show(chromium
         page.show(panel="generation", step=1)
         assert page.text(".generation .small") == "4 tokens chosen; num beams 3; stopped by length."
         assert "A beam search filters nothing" in page.text(".generation .lists")
-        assert page.text(".generation h4") == "What the model held likeliest"
+        assert page.text(".generation h4") == "What the model found likeliest"
     beams.trace.save(tmp_path / "g.safetensors")
     gpt2np.view(gpt2np.Trace.open(tmp_path / "g.safetensors"), out=tmp_path / "saved.html")
     with visit(chromium, tmp_path / "saved.html") as page:

@@ -115,7 +115,7 @@ export function generationPanel(run, focus) {
         el(
           "h4",
           {},
-          choice.removals ? "Candidates, as they were drawn from" : "What the model held likeliest",
+          choice.removals ? "Candidates, as they were drawn from" : "What the model found likeliest",
         ),
         rows.map(([id, p]) =>
           bar(tokenLabel(run.word(id)), p / most, percent(p), { kind: "chance", chosen: id === choice.id }),

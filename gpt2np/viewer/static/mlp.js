@@ -210,7 +210,7 @@ export function mlpPanel(run, focus) {
         el("b", {}, `Layer ${layer}`),
         " at ",
         tokenLabel(run.labels[pos]),
-        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${bend} curve. Dots: the ${ids.length} most active. Bars: how many neurons have such a value before it (right, square-root scale).`,
+        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${bend} curve. Dots: the ${ids.length} most active. Bars: how many neurons have each value before ${bend} (right, square-root scale).`,
       ),
       svg(
         "svg",

@@ -17,7 +17,7 @@ export function residualPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      "Length of the stream after every block, and how far it already points where it will end. One thin line for each position; the chosen one is thick.",
+      "Length of the stream after every block, and how nearly it already points where it will end up. One thin line for each position; the chosen one is thick.",
     ),
     told,
     charts,

@@ -19,8 +19,9 @@ export function buildTerms(run, focus) {
 
   function open(event, term) {
     const at = event.currentTarget.getBoundingClientRect();
-    if (!box.showPopover) return toGlossary(term);
-    if (box.matches(":popover-open")) box.hidePopover();
+    if (!box.showPopover) return; // a browser before 2024: the link leads to the glossary
+    event.preventDefault();
+    close();
     name.textContent = term;
     text.textContent = entries.get(term);
     more.onclick = () => toGlossary(term);
@@ -31,7 +32,12 @@ export function buildTerms(run, focus) {
     box.style.top = `${below ? at.bottom + 6 : at.top - height - 6}px`;
   }
 
+  function close() {
+    if (box.showPopover && box.matches(":popover-open")) box.hidePopover();
+  }
+
   function toGlossary(term) {
+    close();
     focus.set({ panel: "glossary" });
     const entry = document.querySelector(`[data-term="${CSS.escape(term)}"]`);
     entry?.focus({ preventScroll: true });
@@ -60,7 +66,7 @@ export function buildTerms(run, focus) {
         linked.add(term);
         const word = node.splitText(at);
         word.splitText(found[0].length);
-        const made = el("button", { type: "button", class: "term", "data-of": term, "aria-haspopup": "true" }, found[0]);
+        const made = el("a", { href: "#panel=glossary", class: "term", "data-of": term, "aria-haspopup": "true" }, found[0]);
         made.addEventListener("click", (event) => open(event, term));
         word.replaceWith(made);
         return;
