@@ -26,9 +26,9 @@ from gpt2np.viewer.page_data import Data, checked, sizes_of
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
     "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
-    "attention logit_lens contributions mlp residual weights two_runs two_streams two_predictions "
-    "two_patterns side_by_side penalties rival_beams generation figure_saving figures tour_stops tour tabs "
-    "main start"
+    "attention logit_lens contributions mlp residual nearest_rows weights two_runs two_streams "
+    "two_predictions two_patterns side_by_side penalties rival_beams generation figure_saving figures "
+    "tour_stops tour tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "side_by_side", "print")

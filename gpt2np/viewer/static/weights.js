@@ -1,6 +1,7 @@
 // The weights: where the parameters are, what two tokens are to a head, who reads, erases and strengthens whom.
 
-import { absent, bar, colour, darkOn, digits, el, place, signed, tokenLabel } from "./drawing.js";
+import { absent, bar, colour, darkOn, el, place, signed, tokenLabel } from "./drawing.js";
+import { nearestRows } from "./nearest_rows.js";
 
 const PARTS = ["token embedding", "position embedding", "attention", "mlp", "layer norms"]; // drawn in this order
 const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shares
@@ -8,7 +9,8 @@ const LARGEST_BOX = 150; // pixels of the longer side of the largest matrix
 
 export function weightsPanel(run, focus) {
   const element = el("div", { class: "weights" });
-  const circuits = el("div", { class: "circuits" });
+  const circuits = el("div", { class: "circuits" }),
+    nearest = nearestRows(run);
   const parts = [
     el(
       "p",
@@ -21,12 +23,13 @@ export function weightsPanel(run, focus) {
     run.circuits ? circuits : null,
     run.composition ? section("Which heads read what earlier heads write", composition(run, focus)) : null,
     run.memory ? section("Who takes back and who strengthens what another wrote", memory(run)) : null,
-    run.nearest ? section("The final vector beside the rows of the likeliest tokens", similarity(run)) : null,
+    nearest.element,
   ];
   element.append(...parts.filter(Boolean));
 
   function draw(state) {
     if (run.circuits) circuits.replaceChildren(...circuitsOf(run, state));
+    nearest.draw(state);
   }
   return { id: "weights", title: "Weights", element, draw };
 }
@@ -169,19 +172,4 @@ function told(component) {
   const [, layer, what] = component.match(/^h\.(\d+)\.(.+)$/) ?? [];
   if (layer === undefined) return { wte: "token embedding", wpe: "position embedding" }[component] ?? component;
   return `layer ${layer} ${what.replace("attn.head.", "head ").replace("attn.bias", "bias").replace("mlp", "MLP")}`;
-}
-
-function similarity(run) {
-  const rows = run.nearest.map(({ id, dot, norm, cosine }) =>
-    el("tr", {}, el("th", { scope: "row" }, tokenLabel(run.word(id))), [dot, norm, cosine].map((value) => el("td", {}, digits(value, 4)))),
-  );
-  return [
-    el("p", { class: "small" }, "A logit is a dot product: the cosine of two directions times both lengths. The last position, after the final norm."),
-    el(
-      "table",
-      { class: "plain" },
-      el("thead", {}, el("tr", {}, ["token", "dot product", "length of its row", "cosine"].map((name) => el("th", { scope: "col" }, name)))),
-      el("tbody", {}, rows),
-    ),
-  ];
 }
