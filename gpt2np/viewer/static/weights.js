@@ -8,9 +8,9 @@ const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shar
 const LARGEST_BOX = 150; // pixels of the longer side of the largest matrix
 
 export function weightsPanel(run, focus) {
+  const nearest = nearestRows(run);
   const element = el("div", { class: "weights" });
-  const circuits = el("div", { class: "circuits" }),
-    nearest = nearestRows(run);
+  const circuits = el("div", { class: "circuits" });
   const parts = [
     el(
       "p",
@@ -28,8 +28,8 @@ export function weightsPanel(run, focus) {
   element.append(...parts.filter(Boolean));
 
   function draw(state) {
-    if (run.circuits) circuits.replaceChildren(...circuitsOf(run, state));
     nearest.draw(state);
+    if (run.circuits) circuits.replaceChildren(...circuitsOf(run, state));
   }
   return { id: "weights", title: "Weights", element, draw };
 }
