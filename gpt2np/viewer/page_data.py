@@ -76,7 +76,8 @@ class Data:
         self._part("heads", self._heads)
         self._part("scores", self._scores)
         self._part("weights", self._weights)
-        self._part("near", lambda: self.add(near_arrays(trace, recent, self.arrays["next:id"])))
+        if "next:id" in self.arrays:  # of whose tokens the rows are
+            self._part("near", lambda: self.add(near_arrays(trace, recent, self.arrays["next:id"])))
         if self.other is not None:
             self._against(self.other)
 
