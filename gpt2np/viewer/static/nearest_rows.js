@@ -25,7 +25,7 @@ function besideRows(run, pos) {
     el(
       "p",
       { class: "small" },
-      `A logit is a dot product${run.model.capped ? ", before its cap" : ""}: the cosine of two directions times both lengths. The vector is that after the final norm${length ? `, of length ${digits(length, 4)}` : ""}; the rows are those with the largest dot product, as long as they are.`,
+      `A logit is a dot product${run.model.capped ? ", before its cap" : ""}: the cosine of two directions times both lengths. The vector is that after the final norm${length ? `, of length ${digits(length, 4)}` : ""}; the rows are those with the largest dot product.`,
     ),
     el(
       "div",
