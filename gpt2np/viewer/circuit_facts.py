@@ -11,14 +11,12 @@ from gpt2np.analysis.residual_stream import memory
 from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.lines import unembedding_table
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.packing import shrink
 
 WORDS = 10  # the last tokens of a text between which circuits are shown
 PAIRS = 12  # of those who erase, amplify, or read what another wrote
 GRID = 150  # heads of which the composition is drawn as a grid
-NEAREST = 5  # tokens that the final vector is compared with
 
 
 def parameter_facts(config: ModelConfig) -> list[dict[str, Any]]:
@@ -116,20 +114,6 @@ def memory_facts(trace: Trace) -> dict[str, Any]:
         name: _largest(found[name].array, found[name].labels["writer"])
         for name in ("opposition", "agreement")
     }
-
-
-def unembedding_facts(trace: Trace) -> list[dict[str, Any]]:
-    """The final vector of the last position beside the rows of the likeliest tokens: dot, length, cosine."""
-    parameters = trace.parameters("the unembedding")
-    final = trace["ln_f"][-1].astype(np.float64)
-    ids = [i for _, i, _ in trace.top(NEAREST)]
-    rows = unembedding_table(trace.config, parameters, ids).astype(np.float64)
-    dots, lengths = rows @ final, np.linalg.norm(rows, axis=1)
-    cosines = dots / np.maximum(lengths * np.linalg.norm(final), np.finfo(float).tiny)
-    return [
-        {"id": i, "dot": dot, "norm": length, "cosine": cosine}
-        for i, dot, length, cosine in zip(ids, dots.tolist(), lengths.tolist(), cosines.tolist(), strict=True)
-    ]
 
 
 def _largest(scores: Array, names: Any) -> list[tuple[str, str, float]]:

@@ -24,6 +24,7 @@ PAGE = 300_000  # room for everything but the arrays: code, style, and the heade
 TOP = 10  # predictions of each position
 BINS = 48  # of the histogram of a layer's neurons before GELU
 REACH = 6.0  # it goes from minus to plus this
+NEAREST = 5  # rows of the unembedding that a final vector is held beside
 OUTLIERS = 6  # dimensions named for each point of the residual stream
 OUTPUTS = "attn.heads"  # [pos, head, n_embd]
 OTHER = "other:"  # begins the names of the arrays of a second run
@@ -254,6 +255,7 @@ def _rest(sizes: Sizes, d: Detail) -> Layout:
         "follow:id": ("u4", (lens, d.followed)),
         "follow:rank": ("u4", (points, lens, d.followed)),
         "follow:p": ("f4", (points, lens, d.followed)),
+        "near": ("f4", (lens, min(NEAREST, sizes.tops), 3)),
         "push:id": ("u4", (lens, d.targets)),
         "push": ("f4", (lens, d.targets, sizes.components)),
         "neuron:id": ("u4", (layers, recent, neurons)),

@@ -23,7 +23,7 @@ from gpt2np.viewer import detail_levels as levels
 from gpt2np.viewer.attention_and_predictions import attention_arrays, chance_arrays, next_arrays
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.detail_levels import Detail, Sizes
-from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
+from gpt2np.viewer.lens_and_contributions import lens_arrays, near_arrays, push_arrays
 from gpt2np.viewer.matrix_maps import matrix_facts
 from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.other_run import columns_of, other_facts, other_parts
@@ -52,7 +52,6 @@ class Data:
             **as_written(trace),
             "parts": part_table(trace, self.sizes),
             "generation": None,
-            "against": None,
         }
         self._collect(run)
         self.state()
@@ -82,6 +81,8 @@ class Data:
         self._part("heads", self._heads)
         self._part("scores", self._scores)
         self._part("weights", self._weights)
+        if "next:id" in self.arrays:  # of whose tokens the rows are
+            self._part("near", lambda: self.add(near_arrays(trace, recent, self.arrays["next:id"])))
         if self.other is not None:
             self._against(self.other)
 
@@ -276,7 +277,6 @@ class Data:
             "circuits": circuit_facts.head_circuits,
             "composition": circuit_facts.composition_facts,
             "memory": circuit_facts.memory_facts,
-            "nearest": circuit_facts.unembedding_facts,
             "spread": lambda trace: circuit_facts.spread_facts(trace, self.detail.recent),
         }
         for name, of in asked.items():

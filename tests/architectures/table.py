@@ -895,6 +895,12 @@ FUNCTIONS = {
         lambda c, found: near(found.probability.array[-1, -1], chances(c.trace["logits"])[-1, NINE]),
         NINE,
     ),
+    **of(
+        "lens.nearest_rows",
+        lambda c, found: near(
+            found.array[0, 0], c.trace["logits_raw" if "logits_raw" in c.trace else "logits"][-1].max()
+        ),
+    ),
     **of("lens.attention_lens", lambda c, found: found.raised.array.shape[1] == c.config.n_head),
     **of(
         "neurons.neuron",

@@ -45,7 +45,7 @@ def test_what_a_page_cannot_run_is_refused_in_one_line(tiny, tmp_path, monkeypat
     out = tmp_path / "page.html"
     with pytest.raises(gpt2np.Gpt2npError, match="no tokenizer of GPT-2's own kind"):
         gpt2np.view(random_model(dtype="float32"), out=out)
-    with pytest.raises(gpt2np.Gpt2npError, match="neither compact nor model"):
+    with pytest.raises(gpt2np.Gpt2npError, match="neither compact, model nor against"):
         gpt2np.view(tiny, compact=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(shipped_folder() / name, tmp_path)

@@ -175,7 +175,8 @@ def test_it_prints(tiny, path, tmp_path):
             page.js("() => dispatchEvent(new Event('afterprint'))")
 
 
-def test_details_go_before_the_budget_does():
+@pytest.mark.timeout(500)
+def test_details_go_before_the_budget_does(runs):
     model = random_model(dtype="float32", n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=300)
     ids = np.random.default_rng(0).integers(0, 300, 30).tolist()
     trace, other = model.trace(ids), model.trace(ids[:10] + ids[12:])
@@ -185,10 +186,10 @@ def test_details_go_before_the_budget_does():
         sizes = sizes_of(trace, other)
         longer = type(sizes)(sizes.config, n, 12, other=n - 1, columns=n)
         assert page_bytes(longer, next(iter(levels_within(longer, budget(n))))) <= budget(n)
+    one, two = runs
     for level in (LEVELS[0], LEVELS[8], LEVELS[-1]):
-        data = Data(trace, trace, level, other)
-        expected = layout(sizes_of(trace, other), level)
-        assert data.arrays.keys() == expected.keys()
+        data = Data(one, one, level, two)
+        assert data.arrays.keys() == layout(sizes_of(one, two), level).keys()
 
 
 @needs_browser

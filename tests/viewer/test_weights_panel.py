@@ -8,6 +8,7 @@ import gpt2np
 from gpt2np.analysis.circuits import composition_scores, copying_scores, token_effects, token_scores
 from gpt2np.analysis.heads import reads_and_writes
 from gpt2np.analysis.layer_norms import norm_parameters
+from gpt2np.analysis.lens import nearest_rows
 from gpt2np.analysis.parameter_counts import parameter_shares
 from gpt2np.analysis.residual_stream import memory
 from gpt2np.viewer.commentary import notes
@@ -69,12 +70,13 @@ def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path
         shares = parameter_shares(tiny).array
         assert page.text(".parameters .value") == f"{int(shares[:, 0].sum()):,}"
         assert "124,439,808" in page.text(".parameter-bars")
-        final, rows = trace["ln_f"][-1].astype(np.float64), tiny.weights["wte.weight"].astype(np.float64)
-        for told in run["nearest"]:
-            row = rows[told["id"]]
-            assert told["dot"] == pytest.approx(row @ final, rel=1e-6)
-            assert told["cosine"] == pytest.approx(row @ final / np.linalg.norm(row) / np.linalg.norm(final))
-        assert told["dot"] == pytest.approx(float(trace["logits"][-1, told["id"]]), rel=1e-4)
+        for pos in (0, 5, len(trace.token_ids) - 1):
+            page.show(pos=pos)
+            shown = page.page.locator(".nearest td").all_inner_texts()
+            near = nearest_rows(trace, pos).array
+            numbers = [float(cell.replace("−", "-")) for cell in shown]
+            assert numbers == pytest.approx(near.ravel(), rel=6e-4)
+            assert f"({pos}) beside" in page.text(".nearest h3")
 
         page.show(panel="map", part="ln_1", layer=1)
         gamma = norm_parameters(tiny).array[2, 0]

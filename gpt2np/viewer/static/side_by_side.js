@@ -40,6 +40,7 @@ export function againstPanel(run, focus) {
       word.tabIndex = column === two.chosen ? 0 : -1;
     });
     const here = words[two.chosen];
+    if (texts.contains(document.activeElement)) here.focus({ preventScroll: true }); // the keyboard goes along
     texts.scrollTop = here.offsetTop - texts.offsetTop - here.offsetHeight; // in sight, with the row before it
     told.replaceChildren(...answer(two));
     for (const part of parts) part.draw(state);

@@ -2,12 +2,14 @@
 
 import { circuitsOf } from "./head_circuits.js";
 import { matrixMap } from "./matrix_map.js";
-import { absent, bar, colour, darkOn, digits, el, isDark, tokenLabel } from "./drawing.js";
+import { absent, bar, colour, darkOn, el, isDark } from "./drawing.js";
+import { nearestRows } from "./nearest_rows.js";
 
 const PARTS = ["token embedding", "position embedding", "attention", "mlp", "layer norms"]; // drawn in this order
 const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shares
 
 export function weightsPanel(run, focus) {
+  const nearest = nearestRows(run);
   const element = el("div", { class: "weights" });
   const circuits = el("div", { class: "circuits" });
   const matrices = run.matrices ? matrixMap(run, focus) : null;
@@ -25,12 +27,13 @@ export function weightsPanel(run, focus) {
     run.circuits ? circuits : null,
     run.composition ? section("Which heads read what earlier heads write", composition(run, focus), grids) : null,
     run.memory ? section("Who takes back and who strengthens what another wrote", memory(run)) : null,
-    run.nearest ? section("The final vector beside the rows of the likeliest tokens", similarity(run)) : null,
+    nearest.element,
   ];
   element.append(...parts.filter(Boolean));
   let dark = null; // how the page was when what does not follow the choice was painted
 
   function draw(state) {
+    nearest.draw(state);
     if (run.circuits) circuits.replaceChildren(...circuitsOf(run, state));
     matrices?.draw(state);
     if (dark === isDark()) return;
@@ -126,19 +129,4 @@ function told(component) {
   const [, layer, what] = component.match(/^h\.(\d+)\.(.+)$/) ?? [];
   if (layer === undefined) return { wte: "token embedding", wpe: "position embedding" }[component] ?? component;
   return `layer ${layer} ${what.replace("attn.head.", "head ").replace("attn.bias", "bias").replace("mlp", "MLP")}`;
-}
-
-function similarity(run) {
-  const rows = run.nearest.map(({ id, dot, norm, cosine }) =>
-    el("tr", {}, el("th", { scope: "row" }, tokenLabel(run.word(id))), [dot, norm, cosine].map((value) => el("td", {}, digits(value, 4)))),
-  );
-  return [
-    el("p", { class: "small" }, "A logit is a dot product: the cosine of two directions times both lengths. The last position, after the final norm."),
-    el(
-      "table",
-      { class: "plain" },
-      el("thead", {}, el("tr", {}, ["token", "dot product", "length of its row", "cosine"].map((name) => el("th", { scope: "col" }, name)))),
-      el("tbody", {}, rows),
-    ),
-  ];
 }
