@@ -25,9 +25,10 @@ from gpt2np.viewer.page_extras import fill
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
-    "attention logit_lens target_choice contributions neuron_pushes mlp residual matrix_map head_circuits "
-    "weights generation figure_saving figures tour_stops tour tabs main start"
+    "run_data drawing page_state header glossary map_card every_position map_rows map_streams map "
+    "head_grid every_head attention logit_lens target_choice head_paths contributions neuron_pushes mlp "
+    "residual matrix_map head_circuits weights generation figure_saving figures tour_stops tour tabs "
+    "main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "print")

@@ -13,6 +13,7 @@ import {
   signed,
   tokenLabel,
 } from "./drawing.js";
+import { pathsTo } from "./head_paths.js";
 import { targetButtons } from "./target_choice.js";
 
 const LISTED = 10;
@@ -30,7 +31,8 @@ export function contributionsPanel(run, focus) {
     told = el("p", { class: "answer" });
   const lists = el("div", { class: "lists" }),
     grid = el("div", { class: "grid components" }),
-    others = el("p", { class: "rest" });
+    others = el("p", { class: "rest" }),
+    paths = el("div", { class: "paths" });
   element.append(
     el(
       "p",
@@ -43,6 +45,7 @@ export function contributionsPanel(run, focus) {
     el("h3", {}, "All parts, layer by layer"),
     grid,
     others,
+    paths,
   );
 
   function draw(state) {
@@ -90,6 +93,7 @@ export function contributionsPanel(run, focus) {
       ),
     );
     table(values);
+    paths.replaceChildren(...(target === "difference" ? [] : pathsTo(run, row + first, target, label, (head) => focus.set(head))));
   }
 
   function named(ids) {
