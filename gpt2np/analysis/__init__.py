@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpt2np.analysis import neurons as neurons
     from gpt2np.analysis import parameter_counts as parameter_counts
     from gpt2np.analysis import patching as patching
+    from gpt2np.analysis import paths as paths
     from gpt2np.analysis import plot as plot
     from gpt2np.analysis import positions_and_tokens as positions_and_tokens
     from gpt2np.analysis import residual_stream as residual_stream
@@ -41,6 +42,7 @@ __all__ = [
     "neurons",
     "parameter_counts",
     "patching",
+    "paths",
     "plot",
     "positions_and_tokens",
     "residual_stream",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
+from gpt2np.analysis.circuits import check_head, several_heads, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.subjects import of_model, of_trace
 from gpt2np.errors import InputError, short, whole_number
@@ -231,8 +231,7 @@ def strongest_directions(
     """
     directions, k = whole_number("directions", directions, 1), whole_number("k", k, 1)
     strength, vectors = [], []
-    for head in heads:
-        w = folded_weights(model, layer, head)
+    for w in several_heads(model, layer, heads):
         for low_rank in (w.qk, w.ov):
             left, size, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]
             strength.append(size[:directions])

@@ -180,11 +180,7 @@ def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
     found: Layout = {}
 
     def vectors(name: str, shape: tuple[int, ...], n: int, most: int) -> None:
-        cells = -(-n // -(-n // most))
-        found[name] = ("f2" if d.floats else "i1", (*shape, cells))
-        if not d.floats:
-            found[f"{name}:scale"] = ("f4", shape)
-        found[f"{name}:stats"] = ("f4", (*shape, 1 if len(shape) > 2 else 3))  # of a head only the norm
+        found.update(strip_layout(name, shape, n, most, d.floats))
 
     for name in sizes.drawn.outside:
         vectors(name, (pos,), c.n_embd, d.cells)
@@ -198,6 +194,15 @@ def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
     for name in sizes.drawn.neurons:
         vectors(name, (layers, pos), c.d_mlp, d.mlp_cells)
     return found
+
+
+def strip_layout(name: str, shape: tuple[int, ...], n: int, most: int, floats: bool) -> Layout:
+    """The arrays of one site's vectors of n numbers, of which at most so many cells are shown."""
+    cells = -(-n // -(-n // most))
+    found: Layout = {name: ("f2" if floats else "i1", (*shape, cells))}
+    if not floats:
+        found[f"{name}:scale"] = ("f4", shape)
+    return found | {f"{name}:stats": ("f4", (*shape, 1 if len(shape) > 2 else 3))}  # of a head only the norm
 
 
 def attention_layout(sizes: Sizes, d: Detail) -> Layout:

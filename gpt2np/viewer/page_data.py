@@ -27,7 +27,7 @@ from gpt2np.viewer.lens_and_contributions import lens_arrays, near_arrays, push_
 from gpt2np.viewer.matrix_maps import matrix_facts
 from gpt2np.viewer.model_parts import part_table
 from gpt2np.viewer.other_run import columns_of, other_facts, other_parts
-from gpt2np.viewer.packing import factor_of, quantise, shrink
+from gpt2np.viewer.packing import factor_of, strip_of
 from gpt2np.viewer.page_facts import LONGEST, as_written, generation_facts, model_facts
 
 
@@ -133,15 +133,10 @@ class Data:
             self.add({name + key: array[0] if name in self.sizes.drawn.outside else array})
 
     def _strip(self, x: Array, cells: int, per_head: bool) -> dict[str, Array]:
-        small = shrink(x, cells)
         wide = x.astype(np.float64)
         norm = np.sqrt((wide * wide).sum(axis=-1))
         stats = [norm] if per_head else [norm, x.min(axis=-1), x.max(axis=-1)]
-        found = {":stats": np.stack(stats, axis=-1)}
-        if self.detail.floats:
-            return {"": np.clip(small, -65504, 65504).astype(np.float16)} | found
-        q, scale = quantise(small)
-        return {"": q, ":scale": scale} | found
+        return strip_of(x, cells, self.detail.floats) | {":stats": np.stack(stats, axis=-1)}
 
     # -- attention --------------------------------------------------------------------------------
 
@@ -297,6 +292,7 @@ class Data:
             "d_head": factor_of(c.d_head, d.head_cells),
             "d_mlp": factor_of(c.d_mlp, d.mlp_cells),
             "outputs": factor_of(c.n_embd, d.output_cells) if d.output_cells else 0,
+            "vocab": factor_of(c.vocab_size, d.cells),
         }
         return {
             "budget": levels.COMPACT if d.compact else levels.budget(self.sizes.longest),

@@ -12,9 +12,11 @@ from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.viewer.detail_levels import Layout
 from gpt2np.viewer.head_directions import can_look, direction_arrays, direction_layout
+from gpt2np.viewer.logit_strips import logit_layout, logit_strips
 from gpt2np.viewer.matrix_maps import matrix_arrays, matrix_layout
 from gpt2np.viewer.neuron_pushes import neuron_pushes, pushes_layout
 from gpt2np.viewer.page_data import Data
+from gpt2np.viewer.path_arrays import path_arrays, path_layout, path_positions
 
 MATRIX_CELLS = (64, 48, 32, 24, 16)  # of a side of a matrix, the most that fit
 DIRECTIONS = ((3, 5), (2, 4), (1, 3))  # of each circuit, and tokens of each: the most that fit
@@ -56,12 +58,17 @@ def fill(data: Data, spare: int) -> None:
 
 def _wanted(data: Data) -> Iterator[tuple[str, list[Extra]]]:
     """The parts by name, each in one or several versions, the largest first; in none that would take long."""
+    layout = logit_layout(data.sizes, data.detail)
+    yield "vector logits", [Extra(layout, lambda: logit_strips(data.trace, data.detail))]
     model = data.trace.model
     if model is None:
         return
     if "push:id" in data.arrays and "neuron:id" in data.arrays:
         yield "neuron pushes", [_neuron_pushes(data)]
-    if model.config.architecture.head_matrices is not None:
+    circuits = model.config.architecture.head_matrices is not None
+    if circuits and "push:id" in data.arrays:
+        yield "paths", _paths(data)
+    if circuits:
         yield "directions", [_directions(model, n, k) for n, k in DIRECTIONS if can_look(model.config, n)]
     yield "matrices", [_matrices(model, cells) for cells in MATRIX_CELLS]
 
@@ -73,6 +80,14 @@ def _neuron_pushes(data: Data) -> Extra:
     shape = (len(named), *targets.shape, named.shape[-1])
     layout = pushes_layout(shape, data.trace.config.d_mlp)
     return Extra(layout, lambda: neuron_pushes(data.trace, rows, targets, named))
+
+
+def _paths(data: Data) -> list[Extra]:
+    n, targets = data.sizes.tokens, data.arrays["push:id"]
+    count = path_positions(data.sizes, *targets.shape)
+    layout = path_layout(data.trace.config, count, targets.shape[1], data.sizes)
+    rows = list(range(n - count, n))
+    return [Extra(layout, lambda: path_arrays(data.trace, rows, targets[-count:]))] if count else []
 
 
 def _directions(model: Model, n: int, k: int) -> Extra:

@@ -16,8 +16,8 @@ from support.command_line import run
 from support.differences import relative_error
 
 import gpt2np
-from gpt2np.analysis import two_prompts
-from gpt2np.analysis.attribution import attribution, frozen_ln_f, head_grid
+from gpt2np.analysis import paths, two_prompts
+from gpt2np.analysis.attribution import attribution, components, frozen_ln_f, head_grid
 from gpt2np.analysis.circuits import through_ln_f
 from gpt2np.analysis.heads import nearest_tokens, tokens_read
 from gpt2np.analysis.interventions import project, zero
@@ -514,7 +514,8 @@ VERBS = {
 # -- Python ------------------------------------------------------------------------------------------
 
 ANALYSES = """attribution baseline_notebook circuits directions heads interventions layer_norms lens losses
-    matrices neurons parameter_counts patching residual_stream site_values statistics two_prompts""".split()
+    matrices neurons parameter_counts patching paths
+    residual_stream site_values statistics two_prompts""".split()
 OF_A_RUN = {"trace", "run", "model", "clean", "attributed", "generated", "traces"}
 
 
@@ -714,6 +715,18 @@ FUNCTIONS = {
     **of(
         "attribution.attribution", lambda c, found: near(found.array.sum(), linear_logits(c)[-1, NINE]), NINE
     ),
+    **of(
+        "paths.paths_through_heads",
+        lambda c, found: np.isnan(found.array).any() and np.isfinite(found.array).any(),
+        NINE,
+        of="trace",
+        **NO_CIRCUITS,
+    ),
+    "paths.every_path": Row(
+        lambda c: paths.every_path(c.trace, components(c.trace), np.eye(c.config.n_embd)[:2], c.n - 1),
+        true(lambda c, found: found.shape[0] == 2 and found.shape[2] == c.n),
+        NO_CIRCUITS,
+    ),
     **of("attribution.logit_direction", lambda c, found: found[0].shape == (c.config.n_embd,), NINE),
     "attribution.frozen_ln_f": Row(
         lambda c: frozen_ln_f(c.trace, last(c, "resid_post")[-1:], c.n - 1),
@@ -852,6 +865,7 @@ FUNCTIONS = {
     "heads.tokens_read": Row(
         lambda c: tokens_read(c.model, c.trace["embed"][-1])[0].id, true(lambda c, found: 0 <= found < 300)
     ),
+    **of("circuits.several_heads", lambda c, found: len(found) == 2, 1, [0, 1], of="model", **NO_CIRCUITS),
     **of(
         "heads.strongest_directions",
         lambda c, found: found.ids.shape == (2, 2, 1, 2, 3),

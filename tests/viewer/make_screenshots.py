@@ -139,7 +139,7 @@ def use(page) -> Iterator[str]:
     act.locator(".others button").first.click()
     settled("gpt2np.run.tokens[2] !== ' was'")
     yield "swapped"
-    act.locator("summary").click()
+    act.locator(".switch-board summary").click()
     act.get_by_role("button", name="layer 0 head 0", exact=True).click()
     settled("gpt2np.run.model.edits.length")
     act.get_by_role("button", name="Try each part").click()

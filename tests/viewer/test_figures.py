@@ -12,6 +12,7 @@ import gpt2np
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
+OPENED = {"map": ".every-position summary", "weights": ".boxed"}  # what is drawn only then
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
 
 # Contrast of every visible text with what is behind it, as WCAG 2 computes it; marks of spaces are no text.
@@ -86,7 +87,9 @@ def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, 
     with visit(chromium, path) as page:
         names = []
         for panel in PANELS[:-1]:
-            page.show(panel=panel, layer=2, head=1)
+            page.show(panel=panel, layer=2, head=1, part="resid_post")
+            if panel in OPENED:
+                page.page.locator(OPENED[panel]).first.click()
             buttons = page.page.locator(f"#panel-{panel} .save button:visible")
             labels = [button.get_attribute("aria-label") for button in buttons.all()]
             assert labels
@@ -99,6 +102,7 @@ def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, 
             said = " ".join(text for text in drawing.itertext() if text.strip())
             assert "tiny, 11 tokens; gpt2np." in said, name
             assert float(drawing.get("width")) > 100
+        assert {("weights", "matrix"), ("map", "strips"), ("mlp", "neuron-pushes")} <= set(names)
         for name, words in (("map", "LayerNorm(stream)"), ("logit-lens", "embedding")):
             assert words in (tmp_path / f"gpt2np-{name}.svg").read_text("utf-8")
         page.show(panel="contributions")
@@ -106,7 +110,7 @@ def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, 
         assert png.startswith(b"\x89PNG")
         assert len(png) > 5000
         page.page.locator("#tab-attention").click()
-        page.page.locator("summary").click()
+        page.page.locator(".all-heads summary").click()
         assert page.page.locator(".every-head canvas").is_visible()
 
 

@@ -14,6 +14,7 @@ import {
   signed,
   tokenLabel,
 } from "./drawing.js";
+import { pathsTo } from "./head_paths.js";
 import { targetButtons } from "./target_choice.js";
 
 const LISTED = 10;
@@ -31,7 +32,8 @@ export function contributionsPanel(run, focus) {
     told = el("p", { class: "answer" });
   const lists = el("div", { class: "lists" }),
     grid = el("div", { class: "grid components" }),
-    others = el("p", { class: "rest" });
+    others = el("p", { class: "rest" }),
+    paths = el("div", { class: "paths" });
   element.append(
     el(
       "p",
@@ -44,6 +46,7 @@ export function contributionsPanel(run, focus) {
     el("h3", {}, "All parts, layer by layer"),
     grid,
     others,
+    paths,
   );
 
   function draw(state) {
@@ -92,6 +95,7 @@ export function contributionsPanel(run, focus) {
       ),
     );
     table(values, moved);
+    paths.replaceChildren(...(target === "difference" ? [] : pathsTo(run, row + first, target, label, (head) => focus.set(head))));
   }
 
   function named(ids) {

@@ -1,6 +1,7 @@
 // The figures of the panels: a caption below each, that says of what run and place it is, and buttons that save it.
 
 import { el, quoted } from "./drawing.js";
+import { fullName } from "./map_card.js";
 import { download, pictureOf, pngOf } from "./figure_saving.js";
 
 const here = (run, { pos }) => `position ${pos} ${quoted(run.labels[pos])}`;
@@ -10,6 +11,7 @@ const head = (run, { layer, head }) => `${run.layerName(layer)}, head ${head}`;
 const FIGURES = {
   map: [
     [".map", "map", (run, s) => `The way of ${here(run, s)} through the model, ${run.layerName(s.layer)} drawn whole; every cell is a number of a vector.`],
+    [".strips", "strips", (run, s) => `${fullName(run, s.part, s.layer)} at several positions, one strip each, all on one scale.`],
   ],
   attention: [
     [".picture", "attention", (run, s) => `Attention of ${head(run, s)}: each row is a query, each column a key that it looks at.`],
@@ -23,6 +25,7 @@ const FIGURES = {
   ],
   contributions: [
     [".lists", "contributions", (run, s) => `What each part adds to a logit at ${here(run, s)}: the largest.`],
+    [".paths", "paths", (run, s) => `The strongest paths through a head to a logit at ${here(run, s)}.`],
     [".components", "all-contributions", (run, s) => `What each part adds to a logit at ${here(run, s)}, layer by layer.`],
   ],
   mlp: [
@@ -68,8 +71,14 @@ export function addFigures(panel, run, focus) {
     );
     const holder = el("div", { class: "figure-holder" });
     element.replaceWith(holder);
-    holder.append(element, el("p", { class: "caption" }, told, buttons));
-    return [() => (told.textContent = caption(run, focus.state))];
+    const below = el("p", { class: "caption" }, told, buttons);
+    holder.append(element, below);
+    return [
+      () => {
+        told.textContent = caption(run, focus.state);
+        below.hidden = element.hidden;
+      },
+    ];
   });
   return () => made.forEach((renew) => renew());
 }

@@ -2,6 +2,7 @@
 // The chosen layer is drawn whole, the others as what they write and what they leave.
 
 import { buildCard, stripText } from "./map_card.js";
+import { everyPosition } from "./every_position.js";
 import { bar, el, hideTip, marked, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
 import { putOnPaper } from "./map_paper.js";
@@ -14,12 +15,14 @@ export function mapPanel(run, focus) {
   const key = el("span", {});
   const card = buildCard(run, focus);
   const streams = buildStreams(run, focus, levels);
+  const every = everyPosition(run, focus);
   const element = el(
     "div",
     {},
     el("p", { class: "intro how" }, howToRead(run), key),
     streams.window,
     el("div", { class: "map" }, streams.element, el("div", { class: "flow-holder" }, flow), card.element),
+    every.element,
   );
   const foretold = el("div", { class: "foretold" });
   const line = el("div", { class: "decoding", role: "img" });
@@ -93,7 +96,8 @@ export function mapPanel(run, focus) {
       line,
       el("span", { class: "note" }, "from 0 to 1"),
     );
-    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next, decoding];
+    const logits = run.has("logits") ? [row({ site: "logits", name: "logits", height: 12, kind: "", open: true })] : [];
+    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), ...logits, next, decoding];
   }
 
   function row({ site, layer = null, name, height, kind, block = "", open }) {
@@ -255,6 +259,7 @@ export function mapPanel(run, focus) {
     streams.draw(state);
     putOnPaper(streams.element, flow);
     card.draw(state);
+    every.draw(state);
   }
   return { id: "map", title: "Map", element, draw };
 }
@@ -275,7 +280,7 @@ function howToRead(run) {
 /** Whether the run lacks vectors that the map has rows for. */
 function someNotKept(run) {
   return Object.entries(run.missing).some(([part, why]) => {
-    const hasRow = part.startsWith("vector") && (part !== "vector ln_f" || run.L === run.model.n_layer);
+    const hasRow = part.startsWith("vector") && part !== "vector logits" && (part !== "vector ln_f" || run.L === run.model.n_layer);
     return hasRow && !why.startsWith("left out"); // what was left out for size has no row
   });
 }

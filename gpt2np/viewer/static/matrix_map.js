@@ -67,7 +67,7 @@ export function matrixMap(run, focus) {
         title: PURPOSE[name] ?? `makes ${matrix.site}`,
         onclick: () => {
           chosen = chosen === matrix ? null : matrix;
-          draw(focus.state);
+          focus.told(new Set()); // the caption too is drawn anew
         },
       },
       box,
@@ -90,7 +90,8 @@ export function matrixMap(run, focus) {
     const { name, shape, layered } = chosen;
     title.textContent = `${name}${layered ? ` of layer ${layer}` : ""}`;
     const each = high * wide === 1 ? "Every cell is one weight" : `Every cell is the ${measure} of a block of ${high} × ${wide} weights`;
-    told.textContent = `${PURPOSE[name] ?? `makes ${chosen.site}`}. ${each}${high * wide === 1 && measure === MEASURES[0] ? ", without its sign" : ""}. `;
+    const purpose = PURPOSE[name] ?? `makes ${chosen.site}`;
+    told.textContent = `${purpose[0].toUpperCase()}${purpose.slice(1)}. ${each}${high * wide === 1 && measure === MEASURES[0] ? ", without its sign" : ""}. `;
     const scale = scaleOf(cells, measure);
     key.replaceChildren(scale.key);
     const room = Math.max(200, Math.min(LARGEST_MAP, map.clientWidth));

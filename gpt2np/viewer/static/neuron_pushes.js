@@ -10,7 +10,9 @@ export function neuronPushes(run, focus) {
     told = el("p", { class: "small" });
   const element = el("div", { class: "neuron-pushes" }, el("h3", {}, "What neurons add to a logit"), choose, told, lists);
   if (!run.has("neuron:push")) {
-    element.replaceChildren(absent(run, "neuron pushes", "What neurons add to a logit is"));
+    // a live page has none, and no reason
+    element.replaceChildren(...(run.missing["neuron pushes"] ? [absent(run, "neuron pushes", "What neurons add to a logit is")] : []));
+    element.hidden = !run.missing["neuron pushes"];
     return { element, draw() {} };
   }
 

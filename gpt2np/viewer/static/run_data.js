@@ -152,6 +152,7 @@ export class Run {
   factor(site) {
     const factors = this.detail.factors;
     if (site === "attn.heads") return factors.outputs;
+    if (site === "logits") return factors.vocab;
     return this.perHead(site) ? factors.d_head : this.ofNeurons(site) ? factors.d_mlp : factors.n_embd;
   }
 
