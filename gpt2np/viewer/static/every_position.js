@@ -1,6 +1,6 @@
 // One site's vectors at many positions, one below the other and all on one scale: what differs between tokens is seen.
 
-import { canvasFont, el, fullColour, hideTip, isPrinting, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, fullColour, hideTip, isPrinting, paintStrip, quoted, shortened, showTip, sized, visible } from "./drawing.js";
 import { fullName, stripTip } from "./map_card.js";
 
 const MOST_ROWS = 24; // positions; of longer texts those around the chosen one
@@ -69,8 +69,4 @@ export function everyPosition(run, focus) {
     };
   }
   return { element, draw };
-}
-
-function shortened(text, longest) {
-  return [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
 }
