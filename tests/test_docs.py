@@ -98,7 +98,8 @@ def test_pages_come_with_the_package():
 
 
 def test_functions_behind_the_page_of_a_run_exist():
-    table = (DOCS / "viewer.md").read_text("utf-8").partition("| on the page |")[2].partition("\n\n")[0]
+    text = (DOCS / "viewer.md").read_text("utf-8")
+    table = text.partition("| on the page |")[2].partition("| --- | --- |\n")[2].partition("\n\n")[0]
     names = re.findall(r"`(\w+)\.(\w+)`", table)
     assert len(names) >= 6
     for module, function in names:
