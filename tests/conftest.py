@@ -17,6 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 from support import needs
+from support.viewer_browser import browser
 
 
 def pytest_addoption(parser):
@@ -85,3 +86,20 @@ def tiny64():
     import gpt2np
 
     return gpt2np.load("tiny", dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser."""
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def live_path(tiny, tmp_path_factory):
+    """The live page of `tiny`."""
+    import gpt2np
+
+    path = tmp_path_factory.mktemp("live") / "live.html"
+    gpt2np.view(tiny, out=path)
+    return path

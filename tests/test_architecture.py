@@ -33,9 +33,9 @@ ORDER = {
         chat prompts texts_of_model prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
-    "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts circuits
-        directions heads attribution lens neurons residual_stream site_values statistics baseline_notebook
-        interventions losses two_prompts patching""",
+    "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts matrices
+        circuits directions heads attribution paths lens neurons residual_stream site_values statistics
+        baseline_notebook interventions losses pairs_of_rows two_prompts patching""",
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",
@@ -52,9 +52,10 @@ ORDER = {
         judgement comparison step_check report_text token_comparison fixture""",
     "reference/mistakes": """base prompts embedding norms heads weights scale masks softmax cache residual
         activations layers rms_norms rotation groups_and_caps recorded dropout""",
-    "viewer": """packing detail_levels commentary circuit_facts model_parts parts_of_gpt2
-        parts_of_gpt_neo parts_of_gemma2 lens_and_contributions page_facts page_data opening_place page
-        comparison_page poster_drawing poster_page live_model live_page""",
+    "viewer": """packing detail_levels commentary circuit_facts matrix_maps head_directions model_parts
+        parts_of_gpt2 parts_of_gpt_neo parts_of_gemma2 lens_and_contributions neuron_pushes path_arrays
+        logit_strips attention_and_predictions page_facts other_run page_data page_extras opening_place
+        page comparison_page poster_drawing poster_page live_model live_page""",
     "lessons": """time_limit verdict exercise models same pictures by_site by_output planted_mistakes
         attention_mistakes
         exercises showing learner_code checker percent_file notebook scripts exercise_functions shelf

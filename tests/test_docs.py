@@ -97,6 +97,15 @@ def test_pages_come_with_the_package():
     assert "exclude" not in project.split("[tool.hatch")[2]
 
 
+def test_functions_behind_the_page_of_a_run_exist():
+    text = (DOCS / "viewer.md").read_text("utf-8")
+    table = text.partition("| on the page |")[2].partition("| --- | --- |\n")[2].partition("\n\n")[0]
+    names = re.findall(r"`(\w+)\.(\w+)`", table)
+    assert len(names) >= 6
+    for module, function in names:
+        assert callable(getattr(getattr(gpt2np.analysis, module), function))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     assert broken_links(page, page.read_text("utf-8"), ROOT) == []

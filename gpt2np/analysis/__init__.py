@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from gpt2np.analysis import layer_norms as layer_norms
     from gpt2np.analysis import lens as lens
     from gpt2np.analysis import losses as losses
+    from gpt2np.analysis import matrices as matrices
     from gpt2np.analysis import named_array as named_array
     from gpt2np.analysis import neurons as neurons
     from gpt2np.analysis import parameter_counts as parameter_counts
     from gpt2np.analysis import patching as patching
+    from gpt2np.analysis import paths as paths
     from gpt2np.analysis import plot as plot
     from gpt2np.analysis import positions_and_tokens as positions_and_tokens
     from gpt2np.analysis import residual_stream as residual_stream
@@ -35,10 +37,12 @@ __all__ = [
     "layer_norms",
     "lens",
     "losses",
+    "matrices",
     "named_array",
     "neurons",
     "parameter_counts",
     "patching",
+    "paths",
     "plot",
     "positions_and_tokens",
     "residual_stream",

@@ -117,28 +117,36 @@ def attribution(trace: Trace, token: str | int | tuple[str | int, str | int], po
             edited, or there are no weights.
     """
     parameters = parameters_of_the_end(trace, "the attribution")
-    tokens = token if isinstance(token, tuple) else (token,)
-    if len(tokens) not in (1, 2):
-        raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
-    ids = [token_id(trace.model_for("the attribution"), t) for t in tokens]
-    table = unembedding_table(trace.config, parameters, ids)
-    direction = table[0].astype(np.float64)  # [n_embd]
-    if len(ids) == 2:
-        direction = direction - table[1]
+    direction, of_what = logit_direction(trace, token)
     row = row_of(trace, pos)
     parts = components(trace, pos=pos)
     written = frozen_ln_f(trace, parts.array[:, 0].astype(np.float64), row) @ direction  # [component]
     labels, bias = list(parts.labels["component"]), shift(final_norm(trace.config, parameters))
     if bias is not None:
         written, labels = np.append(written, bias @ direction), [*labels, "ln_f.bias"]
+    return NamedArray(written, ("component",), {"component": labels}, f"{of_what}, by component")
+
+
+@of_trace
+def logit_direction(trace: Trace, token: str | int | tuple[str | int, str | int]) -> tuple[Array, str]:
+    """Return what a token's logit, or the difference of two, is a dot product with, and how it is called.
+
+    The direction [n_embd] is that of the unembedding, behind ln_f, in double precision.
+
+    Raises:
+        InputError: no such token, or a model whose logits are not linear in ln_f.
+        TraceError: there are no weights.
+    """
+    tokens = token if isinstance(token, tuple) else (token,)
+    if len(tokens) not in (1, 2):
+        raise InputError(f"attribution is to one token or to a pair, not to {len(tokens)}")
+    ids = [token_id(trace.model_for("the attribution"), t) for t in tokens]
+    table = unembedding_table(trace.config, trace.parameters("the attribution"), ids).astype(np.float64)
     names = " - ".join(f"{quoted(trace.token(i), 14)} ({i})" for i in ids)
     before = " before the soft cap" if "logits_raw" in trace.config.architecture.sites else ""
-    return NamedArray(
-        written,
-        ("component",),
-        {"component": labels},
-        f"logit {'difference' if len(ids) == 2 else 'of'} {names}{before}, by component",
-    )
+    if len(ids) == 1:
+        return table[0], f"logit of {names}{before}"
+    return table[0] - table[1], f"logit difference {names}{before}"
 
 
 @np.errstate(under="ignore")

@@ -157,8 +157,20 @@ def folded_weights(model: "Model", layer: int, head: int) -> HeadWeights:
     Raises:
         InputError: no such layer or head.
     """
-    raw = head_weights(model, layer, head)
-    return _folded(raw, norms(model.config, model.parameters)[f"h.{layer}.ln_1"])
+    return several_heads(model, layer, [head])[0]
+
+
+@np.errstate(under="ignore")
+@of_model
+def several_heads(model: "Model", layer: int, heads: Sequence[int]) -> list[HeadWeights]:
+    """Return `folded_weights` of several heads of a layer.
+
+    Raises:
+        InputError: no such layer or head.
+    """
+    raw = [head_weights(model, layer, head) for head in heads]
+    norm = norms(model.config, model.parameters)[f"h.{layer}.ln_1"]
+    return [_folded(each, norm) for each in raw]
 
 
 def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:

@@ -1,17 +1,17 @@
 """What heads do: where they look on repeated random tokens, and what they read and write in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.circuits import check_head, folded_weights, through_ln_f
+from gpt2np.analysis.circuits import check_head, several_heads, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.subjects import of_model, of_trace
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.ops.narrow_weights import float_blocks, widened
-from gpt2np.tables import number, quoted
+from gpt2np.tables import by_shape, number, quoted
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import held_token_table, held_unembedding_table
 from gpt2np.tracing.trace import Trace
@@ -19,6 +19,7 @@ from gpt2np.tracing.trace import Trace
 if TYPE_CHECKING:
     from gpt2np.model import Model
 
+CIRCUITS = ("QK", "OV")
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
@@ -125,13 +126,21 @@ def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> li
         raise InputError(f"by must be 'dot' or 'cosine', not {short(by)}")
     dots = np.concatenate([rows @ vector for rows in float_blocks(table)])  # [vocab]
     if by == "dot":  # then only the lengths of a few are asked for, which take longer than all dot products
-        ids = top_k_tokens(dots, k).tolist()
-        found = dots[ids], _cosines(dots[ids], [widened(table[ids])], vector)
-    else:
-        cosines = _cosines(dots, float_blocks(table), vector)
-        ids = top_k_tokens(cosines, k).tolist()
-        found = dots[ids], cosines[ids]
-    return [Near(*near) for near in zip(model.tokens(ids), ids, *(x.tolist() for x in found), strict=True)]
+        ids = top_k_tokens(dots, k)
+        return _near(model, table, vector, ids, dots[ids])
+    cosines = _cosines(dots, float_blocks(table), vector)
+    ids = top_k_tokens(cosines, k)
+    return _told(model, ids, dots[ids], cosines[ids])
+
+
+def _near(model: "Model", table: Array, vector: Array, ids: Array, dots: Array) -> list[Near]:
+    """The rows of a table that are nearest to a vector, from their ids and dot products."""
+    return _told(model, ids, dots, _cosines(dots, [widened(table[ids])], vector))
+
+
+def _told(model: "Model", ids: Array, dots: Array, cosines: Array) -> list[Near]:
+    each = zip(model.tokens(ids.tolist()), ids.tolist(), dots.tolist(), cosines.tolist(), strict=True)
+    return [Near(*near) for near in each]
 
 
 def _cosines(dots: Array, blocks: Iterable[Array], vector: Array) -> Array:
@@ -175,17 +184,79 @@ def reads_and_writes(
         InputError: no such layer or head, or k or directions below 1.
     """
     layer, head = check_head(model.config, layer, head)
-    directions = whole_number("directions", directions, 1)
-    w, found = folded_weights(model, layer, head), []
-    for circuit, low_rank in (("QK", w.qk), ("OV", w.ov)):
-        left, strength, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]
-        for i in range(min(directions, len(strength))):
-            read, written = left[:, i], right[i]
-            ends = [tokens_read(model, sign * read, k) for sign in (1, -1)]
-            sign = 1 if np.mean([t.dot for t in ends[0]]) >= np.mean([t.dot for t in ends[1]]) else -1
-            if circuit == "QK":
-                writes = tokens_read(model, sign * written, k)
-            else:
-                writes = nearest_tokens(model, through_ln_f(model, sign * written), k)
-            found.append(Direction(circuit, float(strength[i]), ends[0 if sign == 1 else 1], writes))
-    return found
+    found = strongest_directions(model, layer, [head], directions, k)
+    sides = (
+        held_token_table(model.config, model.parameters),
+        held_unembedding_table(model.config, model.parameters),
+    )
+    told = []
+    for circuit, name in enumerate(CIRCUITS):
+        for i, strength in enumerate(found.strength[0, circuit].tolist()):
+            ends = []
+            for side in (0, 1):
+                table = sides[circuit * side]  # only what OV writes is held against the unembedding
+                at = 0, circuit, i, side
+                ends.append(_near(model, table, found.vectors[at], found.ids[at], found.dots[at]))
+            told.append(Direction(name, strength, *ends))
+    return told
+
+
+class HeadDirections(NamedTuple):
+    """The strongest directions of several heads' circuits: their strength [head, circuit, direction], and
+    for what is read and what is written [..., side] the vector [n_embd] and the nearest tokens [k] with
+    their dot products.
+    """
+
+    strength: Array
+    vectors: Array
+    ids: Array
+    dots: Array
+
+    def __repr__(self) -> str:
+        return by_shape(self)
+
+
+@np.errstate(under="ignore")
+@of_model
+def strongest_directions(
+    model: "Model", layer: int, heads: Sequence[int], directions: int = 3, k: int = 5
+) -> HeadDirections:
+    """Return what `reads_and_writes` tells of one head, for several heads of a layer at once, as arrays.
+
+    Circuits are QK and OV, sides what is read and what is written. What OV writes is a vector behind ln_f
+    without its scale, everything else one of the stream.
+
+    Raises:
+        InputError: no such layer or head, or k or directions below 1.
+    """
+    directions, k = whole_number("directions", directions, 1), whole_number("k", k, 1)
+    strength, vectors = [], []
+    for w in several_heads(model, layer, heads):
+        for low_rank in (w.qk, w.ov):
+            left, size, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]
+            strength.append(size[:directions])
+            vectors.append(np.stack([left.T[:directions], right[:directions]], axis=1))
+    shape = len(heads), len(CIRCUITS), len(strength[0])
+    both = np.stack(vectors).reshape(*shape, 2, -1)  # [head, circuit, direction, side, n_embd]
+    tokens = held_token_table(model.config, model.parameters)
+    read = both[..., 0, :]
+    ends = [_nearest_to_each(tokens, sign * read, k) for sign in (1, -1)]
+    upright = ends[0][1].mean(axis=-1) >= ends[1][1].mean(axis=-1)  # the end that lies nearer to its tokens
+    both = both * np.where(upright, 1, -1)[..., None, None].astype(both.dtype)
+    both[:, 1, :, 1] = through_ln_f(model, both[:, 1, :, 1])
+    unembedding = held_unembedding_table(model.config, model.parameters)
+    written = [_nearest_to_each(table, both[:, i, :, 1], k) for i, table in enumerate((tokens, unembedding))]
+    found = []
+    for part in (0, 1):
+        of_read = np.where(upright[..., None], ends[0][part], ends[1][part])
+        found.append(np.stack([of_read, np.stack([each[part] for each in written], axis=1)], axis=-2))
+    return HeadDirections(np.stack(strength).reshape(shape), both, *found)
+
+
+def _nearest_to_each(table: Array, vectors: Array, k: int) -> tuple[Array, Array]:
+    """Ids and dot products of the rows of a table that are nearest to each vector: [..., k] twice."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    dots = np.concatenate([rows @ flat.T for rows in float_blocks(table)]).T  # [vector, vocab]
+    ids = top_k_tokens(dots, k)
+    shape = (*vectors.shape[:-1], ids.shape[-1])
+    return ids.reshape(shape), np.take_along_axis(dots, ids, 1).reshape(shape)

@@ -25,13 +25,14 @@ from gpt2np.ops.narrow_weights import float_blocks
 from gpt2np.tables import first_lines, fitted, quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
-from gpt2np.tracing.lines import held_unembedding_table
+from gpt2np.tracing.lines import held_unembedding_table, unembedding_table
 from gpt2np.tracing.replay import read_out
 from gpt2np.tracing.trace import Trace
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
 ROWS_AT_ONCE = 96  # heads that are unembedded in one product: the table is read once for all of them
+SIMILARITY = ("dot product", "length of the row", "cosine")
 KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
 
@@ -191,6 +192,37 @@ def logit_lens(
         named(kl, "KL(final || here) (nats)"),
         {i: trace.token(i) for i in sorted({*top_ids.ravel().tolist(), *chosen})},
     )
+
+
+def similarities(vectors: Array, rows: Array) -> Array:
+    """Dot product, length of the row and cosine of a vector with each of its rows: [..., row, measure].
+
+    `vectors` are [..., n_embd], `rows` [..., row, n_embd].
+    """
+    x, table = vectors.astype(np.float64), rows.astype(np.float64)
+    dots, lengths = (table * x[..., None, :]).sum(axis=-1), np.linalg.norm(table, axis=-1)
+    both = lengths * np.linalg.norm(x, axis=-1)[..., None]
+    return np.stack([dots, lengths, dots / np.maximum(both, np.finfo(float).tiny)], axis=-1)
+
+
+@of_trace
+def nearest_rows(trace: Trace, pos: int = -1, k: int = 5) -> NamedArray:
+    """Return the final vector of a position beside the k nearest rows of the unembedding: [token, measure].
+
+    Nearest by dot product, which is the logit (before a soft cap, where there is one): the cosine of the two
+    directions times both lengths. So they are the rows of the likeliest tokens.
+
+    Raises:
+        InputError: no such position, k below 1, or a model whose logits are not linear in ln_f.
+        TraceError: `ln_f` was not kept, or there are no weights.
+    """
+    parameters = trace.parameters("the unembedding")
+    row = row_of(trace, pos)
+    ids = [i for _, i, _ in trace.top(k, pos)]
+    rows = unembedding_table(trace.config, parameters, ids)
+    labels = {"token": [trace.token(i) for i in ids], "measure": SIMILARITY}
+    title = f"the final vector beside its nearest rows, at position {pos_labels(trace, [row])[0]}"
+    return NamedArray(similarities(trace["ln_f"][row], rows), ("token", "measure"), labels, title)
 
 
 @dataclass(frozen=True)

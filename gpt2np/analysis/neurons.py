@@ -4,16 +4,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gpt2np.analysis.attribution import frozen_ln_f, logit_direction
 from gpt2np.analysis.circuits import check_index, through_ln_f
 from gpt2np.analysis.heads import Near, listed, nearest_tokens, tokens_read
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.analysis.positions_and_tokens import pos_labels, recorded, row_of, rows_of
+from gpt2np.analysis.positions_and_tokens import (
+    parameters_of_the_end,
+    pos_labels,
+    recorded,
+    row_of,
+    rows_of,
+)
 from gpt2np.analysis.subjects import of_model, of_trace
-from gpt2np.errors import InputError, short, whole_number
+from gpt2np.errors import InputError, TraceError, short, whole_number
 from gpt2np.html_tables import heat_table
-from gpt2np.ops import Array
-from gpt2np.ops.norms import folded, shift
-from gpt2np.tables import number, quoted, table
+from gpt2np.ops import Array, LayerNorm, Linear, Norm, RMSNorm
+from gpt2np.ops.norms import factor, folded, held, shift
+from gpt2np.tables import by_shape, number, quoted, table
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import lines, matrix_of, norm_of
 from gpt2np.tracing.trace import Trace
@@ -110,6 +117,70 @@ def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
     names = [f"{layer}.{i}" for layer, i in zip(*np.unravel_index(best, post.shape), strict=True)]
     title = f"most active neurons at {pos_labels(trace, [row])[0]}"
     return NamedArray(post.ravel()[best], ("neuron",), {"neuron": names}, title)
+
+
+class Behind(NamedTuple):
+    """A norm behind an MLP, and what it multiplied each row by before its weight: [pos, 1]."""
+
+    norm: Norm
+    by: Array
+
+    def __repr__(self) -> str:
+        return by_shape(self)
+
+
+@of_trace
+def written_by_mlp(trace: Trace, layer: int, rows: list[int]) -> tuple[Linear, Behind | None]:
+    """Return the matrix whose rows neurons write, and the norm behind it, where the model has one.
+
+    Raises:
+        InputError: an MLP that ends in neither a matrix nor a norm of what a matrix makes.
+        TraceError: what the norm is of was not kept, the MLP's output was edited, or there are no weights.
+    """
+    config, parameters, h = trace.config, trace.parameters("what neurons write"), f"h.{layer}"
+    every = lines(config, parameters)
+    last = every[f"{h}.mlp.out"]
+    behind = isinstance(last.inputs[-1], RMSNorm | LayerNorm) and last.reads[0]
+    for site in (f"{h}.mlp.out", behind):
+        if site in (trace.metadata.get("edits") or ()):
+            raise TraceError(f"{site} was edited in this run: it is not what the neurons wrote")
+    if not behind:
+        return matrix_of(config, f"{h}.mlp.out", every), None
+    norm = norm_of(last)
+    return matrix_of(config, behind, every), Behind(norm, factor(recorded(trace, behind, rows), norm))
+
+
+@np.errstate(under="ignore")
+@of_trace
+def neuron_attribution(
+    trace: Trace, token: str | int | tuple[str | int, str | int], layer: int, pos: int = -1
+) -> NamedArray:
+    """Return what each neuron of a layer adds to the logit of a token, or to the difference of two: [neuron].
+
+    A neuron's activation times the row of W_out that it writes, then as in `attribution`: the scale of ln_f
+    is held at what it was in the run (where a norm follows the MLP, its scale too), and the result is held
+    against the token's unembedding. Neurons and the bias of W_out, where it has one, add up to what
+    `attribution` says of `h.layer.mlp`.
+
+    Raises:
+        InputError: no such token, layer or position, or a model whose logits are not linear in ln_f.
+        TraceError: `mlp.post` or the last `resid_post` was not kept, the run stopped early, an end that this
+            needs was edited, or there are no weights.
+
+    Example:
+        >>> neuron_attribution(trace, " the", 2).largest()
+    """
+    parameters_of_the_end(trace, "the attribution")
+    layer = check_index("layer", layer, trace.config.n_layer)
+    direction, of_what = logit_direction(trace, token)
+    row = row_of(trace, pos)
+    writer, behind = written_by_mlp(trace, layer, [row])
+    post = recorded(trace, f"h.{layer}.mlp.post", [row])[0].astype(np.float64)
+    written = post[:, None] * writer.weight
+    if behind is not None:
+        written = held(written, behind.norm, behind.by)
+    pushes = frozen_ln_f(trace, written, row) @ direction
+    return NamedArray(pushes, ("neuron",), {}, f"{of_what}, by neuron of layer {layer}")
 
 
 @of_trace

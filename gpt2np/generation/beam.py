@@ -17,6 +17,7 @@ not, count the generated tokens of each beam.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,37 @@ class Hypothesis:
     score: float  # log-probability of the continuation / its length ** length_penalty
 
 
+class Continuation(NamedTuple):
+    """A beam with one token more."""
+
+    parent: int  # which of the beams before the step it continues
+    token_id: int
+    score: float  # log-probability so far; of a text that ended, its score as in `Hypothesis`
+
+
+@dataclass(frozen=True)
+class BeamStep:
+    """What a step made of the beams: those that go on, and those that ended, each best first."""
+
+    live: tuple[Continuation, ...]
+    ended: tuple[Continuation, ...]
+
+
+@dataclass(frozen=True)
+class Beams:
+    """A finished search: every step, and the texts that were left at its end, of which the first won."""
+
+    steps: tuple[BeamStep, ...]
+    hypotheses: tuple[Hypothesis, ...]
+
+    def __repr__(self) -> str:
+        return f"<Beams: {len(self.steps)} steps, {len(self.hypotheses)} texts at the end>"
+
+
 class BeamSearch:
     """The state of one search: `beams` to be continued, finished `hypotheses`, best first, and `done`.
+
+    `steps` has what became of the beams in every step so far.
 
     There is one beam, the prompt, before the first step, and `num_beams` after it (fewer only if the
     vocabulary has no more to offer). At most `num_beams` hypotheses are kept.
@@ -60,6 +90,7 @@ class BeamSearch:
         self.beams = [tuple(int(i) for i in prompt_ids)]
         self.scores = np.zeros(1, dtype=np.float32)  # [beam], best first: the log-probability so far
         self.hypotheses: list[Hypothesis] = []
+        self.steps: list[BeamStep] = []
         self.done = False
 
     def step(self, logits: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -80,10 +111,12 @@ class BeamSearch:
         ends = np.isin(tokens, list(self.eos)) | (length == self.max_new_tokens)
 
         # A text that ends is a hypothesis only if it is among the num_beams best of this step.
+        ended = []
         for i in np.flatnonzero(ends[:n_beams]):
             ids = (*self.beams[parents[i]], int(tokens[i]))
             score = totals[candidates[i]] / length**self.sampling.length_penalty
             self.hypotheses.append(Hypothesis(ids, float(score)))
+            ended.append(Continuation(int(parents[i]), int(tokens[i]), float(score)))
         self.hypotheses = sorted(self.hypotheses, key=lambda h: -h.score)[:n_beams]
 
         # The best of the others go on.
@@ -92,6 +125,8 @@ class BeamSearch:
             raise InputError("the penalties leave no token to choose in any beam")
         self.scores = totals[candidates[live]]
         self.beams = [(*self.beams[parents[i]], int(tokens[i])) for i in live]
+        going = zip(parents[live].tolist(), tokens[live].tolist(), self.scores.tolist(), strict=True)
+        self.steps.append(BeamStep(tuple(Continuation(*each) for each in going), tuple(ended)))
         self.done = live.size == 0 or self._is_settled(length)
         return parents[live], tokens[live]
 

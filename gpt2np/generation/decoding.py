@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.errors import InputError, short
-from gpt2np.generation.beam import BeamSearch
+from gpt2np.generation.beam import Beams, BeamSearch
 from gpt2np.generation.generated import Generated, Token
 from gpt2np.generation.options import Options
 from gpt2np.generation.sampling import LedgerEntry, choose, draws
@@ -61,6 +61,7 @@ class Row:
     stopped_by: str | None = None
     probabilities: list[float] = field(default_factory=list)
     ledger: list[LedgerEntry] = field(default_factory=list)
+    beams: Beams | None = None
 
     @property
     def context(self) -> NDArray[np.int64]:
@@ -299,6 +300,7 @@ class Generation(Generic[_Finished]):
                 parents, _ = search.step(logits)
                 caches = _continued(caches, parents.tolist(), past)
             best = search.hypotheses[0].token_ids
+            row.beams = Beams(tuple(search.steps), tuple(search.hypotheses))
             if row.plan is not None:  # the winner again, in one pass, recorded
                 sequence = self._sequence(
                     row, np.array(best[row.past : -1]), row.past, row.past, row.recording
@@ -325,6 +327,7 @@ class Generation(Generic[_Finished]):
             probabilities=row.probabilities,
             ledger=row.ledger,
             sampling=self.options.sampling,
+            beams=row.beams,
         )
 
     def _trace(self, row: Row, tokens: list[str]) -> Trace:

@@ -10,7 +10,7 @@ presence and frequency penalty come right after the repetition penalty, as in vL
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,30 @@ def penalties(sampling: Sampling, context: TokenIds, prompt_length: int) -> list
         n = s.no_repeat_ngram_size
         steps.append(("no_repeat_ngram_size", lambda x: ban_repeated_ngrams(x, context, n)))
     return steps
+
+
+class Penalized(NamedTuple):
+    """What one penalty changed: ids of tokens, their logits before and after it, the largest change first.
+
+    After it a logit is -inf where the token was removed.
+    """
+
+    name: str
+    token_ids: npt.NDArray[np.int64]
+    before: Logits
+    after: Logits
+
+
+def penalized(logits: Logits, sampling: Sampling, context: TokenIds, prompt_length: int) -> list[Penalized]:
+    """Return what each of `penalties` changed in the logits of one position, in order."""
+    found = []
+    for name, apply in penalties(sampling, context, prompt_length):
+        before, logits = logits, apply(logits)
+        ids = np.flatnonzero(before != logits)
+        change = np.abs(before[ids].astype(np.float64) - logits[ids])
+        ids = ids[np.argsort(-change, kind="stable")]
+        found.append(Penalized(name, ids, before[ids], logits[ids]))
+    return found
 
 
 def warpers(sampling: Sampling) -> list[Filter]:

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2np.errors import TraceError
-from gpt2np.generation.filters import penalties, probabilities, warpers
+from gpt2np.generation.beam import Beams
+from gpt2np.generation.filters import Penalized, penalized, penalties, probabilities, warpers
 from gpt2np.generation.options import Sampling
 from gpt2np.generation.sampling import LedgerEntry
 from gpt2np.html_tables import heat_table, shaded_text, text_block
 from gpt2np.ops import Array
 from gpt2np.tables import counted
 from gpt2np.tracing.cache import first_kept
+from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.trace import Trace
 
 
@@ -100,13 +102,31 @@ class Step(Rows):
         Raises:
             TraceError: the logits, or this position of them, were not kept.
         """
-        if self.positions[-1] not in _kept(self.trace).positions:
-            raise TraceError(f"position {self.positions[-1]}, which this step chose from, was not kept")
-        logits = self["logits"][-1].astype(np.float32)
-        context = np.asarray(self.context)
+        logits, context = self._logits(), np.asarray(self.context)
         for _, apply in penalties(self.sampling, context, self.prompt_length) + warpers(self.sampling):
             logits = apply(logits)
         return probabilities(logits)
+
+    @property
+    def penalized(self) -> list[Penalized]:
+        """Which logits the penalties changed, and by how much; in a beam search, which log-probabilities.
+
+        One for each penalty that is on, in order. What the other options remove is in the ledger.
+
+        Raises:
+            TraceError: the logits, or this position of them, were not kept.
+        """
+        logits = self._logits()
+        if self.sampling.num_beams > 1:
+            logits = log_probabilities(logits.astype(np.float64)).astype(np.float32)
+        return penalized(logits, self.sampling, np.asarray(self.context), self.prompt_length)
+
+    def _logits(self) -> NDArray[np.float32]:
+        """The logits that this step chose from, in the precision in which it chose."""
+        if self.positions[-1] not in _kept(self.trace).positions:
+            raise TraceError(f"position {self.positions[-1]}, which this step chose from, was not kept")
+        logits: NDArray[np.float32] = self["logits"][-1].astype(np.float32)
+        return logits
 
 
 @dataclass(frozen=True)
@@ -128,6 +148,7 @@ class Generated:
     probabilities: list[float]  # of each chosen token; NaN after beam search, which chooses whole texts
     ledger: list[LedgerEntry]  # empty unless asked for
     sampling: Sampling
+    beams: Beams | None = None  # of a beam search: every step, and the texts that lost; no file keeps them
 
     @property
     def prompt(self) -> Rows:

@@ -280,9 +280,10 @@ assert [percent[head][2] for head in ("1.0", "1.1", "1.3")] == [86, 78, 62]
 
 # %% [markdown]
 # Head 0.0 looks at the token before: 98 %. Heads 0.2 and 0.3 look at the token itself, 94 % and 96 %. In
-# layer 1, three heads look at `ber`: 86 %, 78 % and 62 %. In a notebook, `gpt2np.view(trace,
-# show="attention", layer=1, head=0, pos=-1)` shows all of these patterns; in a terminal, `gpt2np view` opens
-# the same page, and `gpt2np view --live` one in which you type other texts, and the patterns follow.
+# layer 1, three heads look at `ber`: 86 %, 78 % and 62 %. `gpt2np.view(trace, show="attention")` shows all.
+#
+# **Try it alive:** this page runs the model as you type; give it a name that nobody has. Where does 1.0 look?
+# `gpt2np view --live "Lord Tamber spoke; and then Lord Tam" --show attention --layer 1 --head 0`
 #
 # Here is an answer to our question, in two steps. In layer 0, head 0.0 tells every position which token
 # stands before it. So the stream at `ber` now says, among other things, "`am` is before me". In layer 1, the

@@ -223,8 +223,11 @@ lessons.check("next_word.filtered", filtered)
 # %% [markdown]
 # ## 8. The same dice
 # "Random" means here: a random number decides, and a **seed** decides the random numbers. Another seed,
-# another text. The same seed, the same text, on every machine. The page of `gpt2np view --live` throws the
-# same dice: press "Generate" there, and look at every choice: what was left to choose from, and the draw.
+# another text. The same seed, the same text, on every machine.
+#
+# **Try it alive:** `gpt2np view --live "Elizabeth was" --show lens` opens a page that throws the same dice.
+# Press "Generate", and look at every choice: what was left to choose from, and the draw. How low must the
+# temperature be, for two seeds to write the same text?
 
 # %%
 for seed in (0, 1, 2, 3, 3):

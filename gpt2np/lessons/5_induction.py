@@ -156,8 +156,11 @@ assert list(losses.values()) == [0.15, 0.06, 0.06, 3.9, 8.91]
 # is over.
 #
 # Remember this, if you ever read that a part of a network "does not matter" because hardly anything happened
-# when it was taken away. (On the page of `gpt2np view --live` you can try this without a line of code: say
-# something twice, and open "Switch parts off".)
+# when it was taken away.
+#
+# **Try it alive:** a page where you switch heads off without a line of code is written by
+# `gpt2np view --live "Lord Tamber spoke; and then Lord Tam" --show changes --layer 1 --head 0`.
+# Open "Switch parts off" there. Which two heads of layer 1 must go, until `ber` is no more the first guess?
 #
 # ## 6. A head that never looks at a copy
 # Now take away head 0.0. It looks at the token before, wherever it is. In the table of induction scores it

@@ -39,8 +39,11 @@ assert [round(x, 2) for x in (clean, corrupt)] == [-0.26, -2.33]
 # ## 1. One word apart
 # Two texts, and they differ in one word. After "Her father was so angry that" the model is undecided: the
 # logit of ` he` is 0.26 below that of ` she`. After "Her mother ..." it is 2.33 below. Somewhere in the
-# model, a father has become a reason to say "he". Where? (`gpt2np view --live "Her father was so angry that"`
-# opens a page that swaps the word for you; its panel "What changed" shows how far the difference gets.)
+# model, a father has become a reason to say "he". Where?
+#
+# **Try it alive:** `gpt2np view --live "Her father was so angry that" --show changes --pos 1` opens a page
+# that runs the model as you type. Swap ` father` for ` mother`: which positions move at all, and how far
+# does the last one move after each layer?
 #
 # Call the first run *clean*, and the second one *corrupt*. We run the corrupt text, and **patch** one thing
 # in from the clean run. If the margin goes from -2.33 up to -0.26, this thing carried the difference.

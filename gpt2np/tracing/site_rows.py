@@ -17,7 +17,7 @@ def position_embedding(**names: str) -> Site:
 
 def embedding_sum(**names: str) -> Site:
     """The start of the stream, where positions have a table."""
-    doc = "Their sum: the residual stream as it enters block 0."
+    doc = "Token plus position embedding: the residual stream as it enters block 0."
     return Site("embed", "pos n_embd", doc, names_of(**names), layered=False)
 
 
@@ -29,7 +29,7 @@ def ln_1(**names: str) -> Site:
 
 def ln_2(**names: str) -> Site:
     """What the MLP reads."""
-    doc = "The residual stream normalised again: what the MLP reads."
+    doc = "The residual stream after attention, normalised: what the MLP reads."
     return Site("ln_2", "pos n_embd", doc, names_of(**names))
 
 

@@ -1,4 +1,4 @@
-"""The weights of a page: their sizes, the norms' scales, and what circuits of weights do with this text."""
+"""The weights of a page: where the parameters are, the norms' scales, and what circuits do with this text."""
 
 from typing import Any
 
@@ -11,14 +11,12 @@ from gpt2np.analysis.residual_stream import memory
 from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.lines import unembedding_table
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.packing import shrink
 
 WORDS = 10  # the last tokens of a text between which circuits are shown
 PAIRS = 12  # of those who erase, amplify, or read what another wrote
 GRID = 150  # heads of which the composition is drawn as a grid
-NEAREST = 5  # tokens that the final vector is compared with
 
 
 def parameter_facts(config: ModelConfig) -> list[dict[str, Any]]:
@@ -34,17 +32,6 @@ def parameter_facts(config: ModelConfig) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def weight_facts(trace: Trace) -> list[dict[str, Any]]:
-    """Every weight of the first layer and of none, with its shape: those of other layers are as large."""
-    model = trace.model
-    assert model is not None
-    return [
-        {"name": name, "shape": list(weight.shape)}
-        for name, weight in model.weights.items()
-        if not name.startswith("h.") or name.startswith("h.0.")
-    ]
 
 
 def norm_facts(trace: Trace, cells: int) -> dict[str, Any]:
@@ -127,20 +114,6 @@ def memory_facts(trace: Trace) -> dict[str, Any]:
         name: _largest(found[name].array, found[name].labels["writer"])
         for name in ("opposition", "agreement")
     }
-
-
-def unembedding_facts(trace: Trace) -> list[dict[str, Any]]:
-    """The final vector of the last position beside the rows of the likeliest tokens: dot, length, cosine."""
-    parameters = trace.parameters("the unembedding")
-    final = trace["ln_f"][-1].astype(np.float64)
-    ids = [i for _, i, _ in trace.top(NEAREST)]
-    rows = unembedding_table(trace.config, parameters, ids).astype(np.float64)
-    dots, lengths = rows @ final, np.linalg.norm(rows, axis=1)
-    cosines = dots / np.maximum(lengths * np.linalg.norm(final), np.finfo(float).tiny)
-    return [
-        {"id": i, "dot": dot, "norm": length, "cosine": cosine}
-        for i, dot, length, cosine in zip(ids, dots.tolist(), lengths.tolist(), cosines.tolist(), strict=True)
-    ]
 
 
 def _largest(scores: Array, names: Any) -> list[tuple[str, str, float]]:

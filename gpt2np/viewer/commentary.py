@@ -119,8 +119,8 @@ def _attention(c: ModelConfig) -> tuple[Note, ...]:
             "Query, key and value",
             ("attn.q", "attn.k", "attn.v"),
             f"Three learned maps from {c.n_embd} to {c.d_head} numbers: each head reads three small "
-            "subspaces of the stream. Turn queries and keys both, and no score changes: by themselves they "
-            "mean little.",
+            "subspaces of the stream. Rotate queries and keys together and no score changes: by themselves "
+            "they mean little.",
             *FRAMEWORK,
         ),
         Note(
@@ -134,8 +134,8 @@ def _attention(c: ModelConfig) -> tuple[Note, ...]:
         Note(
             "Attention pattern",
             ("attn.pattern",),
-            "Softmax makes shares of the scores: each row adds up to 1, and says of what the average of the "
-            "values is taken. A head that finds nothing tends to rest on the first token.",
+            "Softmax turns the scores into shares: each row adds up to 1, and says how much each value "
+            "counts in the average. A head that finds nothing tends to rest on the first token.",
             *DOLAN,
         ),
         Note(
@@ -182,8 +182,8 @@ def _otherwise(c: ModelConfig) -> tuple[Note, ...]:
         Note(
             "Gates",
             ("mlp.up",),
-            "Each neuron has two halves: how far it is open, and what it would say. It says their product, "
-            "so that it may speak with either sign.",
+            "Each neuron has two halves: how far it is open, and what it would write. It writes their "
+            "product, which may have either sign.",
             *GATES,
         ),
     ]
@@ -191,13 +191,13 @@ def _otherwise(c: ModelConfig) -> tuple[Note, ...]:
     if windows:
         text = (
             f"{len(windows)} of {c.n_layer} layers look at the last {windows[0]:,} positions only; what lies "
-            "further back reaches them through the stream, by layers that look at all."
+            "further back reaches them through the stream, through layers that see everything."
         )
         made.append(Note("Window", ("attn.pattern",), text, *WINDOW))
     if c.n_kv_head < c.n_head:
         text = (
             f"{c.n_head} query heads share {c.n_kv_head} key and value heads, which makes the cache of a "
-            "generation as much smaller; each still looks its own way."
+            "generation as much smaller; each still decides for itself where to look."
         )
         made.append(Note("Groups", ("attn.k", "attn.v"), text, *GROUPS))
     if "logits_raw" in c.architecture.sites:
@@ -215,16 +215,16 @@ def _mlp(c: ModelConfig) -> tuple[Note, ...]:
         Note(
             "MLP",
             ("mlp.out",),
-            "Works on each position by itself: wider, bent, narrow again. MLPs hold about two thirds of the "
-            "blocks’ parameters, and have been found to hold facts, to combine features, and to amplify or "
-            "erase what is there.",
+            "Works on each position by itself: widens its vector, bends it, narrows it again. MLPs hold "
+            "about two thirds of the blocks’ parameters, and have been found to hold facts, to combine "
+            "features, and to amplify or erase what is there.",
             *DOLAN,
         ),
         Note(
             "Up projection",
             ("mlp.pre",),
-            f"From {c.n_embd} to {c.d_mlp:,} numbers: each column is a question to the vector, answered by a "
-            "dot product. Most neurons answer to several unrelated things.",
+            f"From {c.n_embd} to {c.d_mlp:,} numbers: each column asks a question of the vector, and a dot "
+            "product answers it. Most neurons respond to several unrelated things.",
             *TOY_MODELS,
         ),
         Note(
@@ -250,15 +250,15 @@ def _end(c: ModelConfig) -> tuple[Note, ...]:
             "Unembedding",
             ("logits",),
             f"Each of {c.vocab_size:,} logits is a dot product of the final vector with one token’s row: how "
-            "much the two are alike, by direction and length. To go on writing only the last position is "
-            "needed.",
+            "much the two are alike, by direction and length. To continue a text, only the last position "
+            "is needed.",
             *DOLAN,
         ),
         Note(
             "Tied weights",
             ("logits",),
-            "Where the table that reads out is the one that reads in, millions of parameters are saved, "
-            "though the two tasks are not the same one.",
+            "Where one table both embeds tokens and scores predictions, millions of parameters are saved, "
+            "though the two tasks are not the same.",
             *GLOSSARY,
         ),
         Note(

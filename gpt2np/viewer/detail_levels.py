@@ -20,12 +20,14 @@ BUDGET = (
     (1024, 20 * MB),
 )  # bytes of a page for so many tokens; between: a line
 COMPACT = MB // 2  # of a trace's own picture in a notebook
-PAGE = 260_000  # room for everything but the arrays: code, style, and the header
+PAGE = 350_000  # room for everything but the arrays: code, style, and the header
 TOP = 10  # predictions of each position
 BINS = 48  # of the histogram of a layer's neurons before GELU
 REACH = 6.0  # it goes from minus to plus this
+NEAREST = 5  # rows of the unembedding that a final vector is held beside
 OUTLIERS = 6  # dimensions named for each point of the residual stream
 OUTPUTS = "attn.heads"  # [pos, head, n_embd]
+OTHER = "other:"  # begins the names of the arrays of a second run
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -88,6 +90,18 @@ class Sizes:
     config: ModelConfig
     tokens: int
     layers: int
+    other: int = 0  # tokens of a second run beside it
+    columns: int = 0  # pairs of positions that are held side by side
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer run."""
+        return max(self.tokens, self.other)
+
+    @property
+    def tops(self) -> int:
+        """Predictions of each position."""
+        return min(TOP, self.config.vocab_size)
 
     @property
     def triangle(self) -> int:
@@ -151,12 +165,13 @@ def page_bytes(sizes: Sizes, detail: Detail) -> int:
     """The most that a page can have: its arrays as base64, uncompressed, and `PAGE`."""
     width = {"f4": 4, "u4": 4, "f2": 2, "u2": 2}
     arrays = sum(8 + width.get(kind, 1) * math.prod(shape) for kind, shape in layout(sizes, detail).values())
-    return arrays * 4 // 3 + PAGE + 60 * sizes.tokens
+    return arrays * 4 // 3 + PAGE + 60 * (sizes.tokens + sizes.other)
 
 
 def layout(sizes: Sizes, detail: Detail) -> Layout:
     """Name, kind and shape of every array of a page."""
-    return vectors_layout(sizes, detail) | attention_layout(sizes, detail) | _rest(sizes, detail)
+    found = vectors_layout(sizes, detail) | attention_layout(sizes, detail) | _rest(sizes, detail)
+    return found | (other_layout(sizes, detail) if sizes.other else {})
 
 
 def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
@@ -165,11 +180,7 @@ def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
     found: Layout = {}
 
     def vectors(name: str, shape: tuple[int, ...], n: int, most: int) -> None:
-        cells = -(-n // -(-n // most))
-        found[name] = ("f2" if d.floats else "i1", (*shape, cells))
-        if not d.floats:
-            found[f"{name}:scale"] = ("f4", shape)
-        found[f"{name}:stats"] = ("f4", (*shape, 1 if len(shape) > 2 else 3))  # of a head only the norm
+        found.update(strip_layout(name, shape, n, most, d.floats))
 
     for name in sizes.drawn.outside:
         vectors(name, (pos,), c.n_embd, d.cells)
@@ -185,6 +196,15 @@ def vectors_layout(sizes: Sizes, d: Detail) -> Layout:
     return found
 
 
+def strip_layout(name: str, shape: tuple[int, ...], n: int, most: int, floats: bool) -> Layout:
+    """The arrays of one site's vectors of n numbers, of which at most so many cells are shown."""
+    cells = -(-n // -(-n // most))
+    found: Layout = {name: ("f2" if floats else "i1", (*shape, cells))}
+    if not floats:
+        found[f"{name}:scale"] = ("f4", shape)
+    return found | {f"{name}:stats": ("f4", (*shape, 1 if len(shape) > 2 else 3))}  # of a head only the norm
+
+
 def attention_layout(sizes: Sizes, d: Detail) -> Layout:
     """Patterns and scores: triangles row by row, or the largest weights of each row and their keys."""
     shape = (sizes.layers, sizes.config.n_head)
@@ -195,14 +215,32 @@ def attention_layout(sizes: Sizes, d: Detail) -> Layout:
     return found | ({"scores": ("f4", (*shape, sizes.triangle))} if d.scores else {})
 
 
+def other_layout(sizes: Sizes, d: Detail) -> Layout:
+    """A second run's attention and predictions, and what the two differ by, column by column."""
+    second = replace(sizes, tokens=sizes.other)
+    of_it = attention_layout(second, replace(d, scores=False)) | _next(sizes.other, sizes.tops)
+    kept = min(sizes.columns, d.recent_lens)
+    return {OTHER + name: array for name, array in of_it.items()} | {
+        "apart:stream": ("f4", (sizes.layers + 2, sizes.columns, 4)),
+        "apart:id": ("u4", (kept, sizes.tops)),
+        "apart:p": ("f4", (kept, sizes.tops, 2)),
+        "apart:divergence": ("f4", (kept, 2)),
+        "apart:pair": ("u4", (kept, 2)),
+        "apart:logit": ("f4", (kept, sizes.points, 2)),
+    }
+
+
+def _next(tokens: int, k: int) -> Layout:
+    """What each position predicts, and how likely each token was."""
+    return {"next:id": ("u4", (tokens, k)), "next:p": ("f4", (tokens, k)), "token:p": ("f4", (tokens,))}
+
+
 def _rest(sizes: Sizes, d: Detail) -> Layout:
     c, t, layers, points = sizes.config, sizes.tokens, sizes.layers, sizes.points
     recent, lens = min(t, d.recent), min(t, d.recent_lens)
     k = min(d.lens, c.vocab_size)
     found: Layout = {
-        "next:id": ("u4", (t, min(TOP, c.vocab_size))),
-        "next:p": ("f4", (t, min(TOP, c.vocab_size))),
-        "token:p": ("f4", (t,)),
+        **_next(t, sizes.tops),
         "resid:norm": ("f4", (points, t)),
         "resid:cosine": ("f4", (points, t)),
     }
@@ -222,6 +260,7 @@ def _rest(sizes: Sizes, d: Detail) -> Layout:
         "follow:id": ("u4", (lens, d.followed)),
         "follow:rank": ("u4", (points, lens, d.followed)),
         "follow:p": ("f4", (points, lens, d.followed)),
+        "near": ("f4", (lens, min(NEAREST, sizes.tops), 3)),
         "push:id": ("u4", (lens, d.targets)),
         "push": ("f4", (lens, d.targets, sizes.components)),
         "neuron:id": ("u4", (layers, recent, neurons)),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpt2np.analysis.attribution import components, frozen_ln_f
-from gpt2np.analysis.lens import lens_logits
+from gpt2np.analysis.lens import lens_logits, similarities
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import recorded
 from gpt2np.errors import TraceError
@@ -17,6 +17,7 @@ from gpt2np.ops.norms import shift
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.lines import final_norm, unembedding_table
 from gpt2np.tracing.trace import Trace
+from gpt2np.viewer.detail_levels import NEAREST
 
 TOGETHER = 4  # positions whose streams are unembedded in one product
 AT_ONCE = 200_000_000  # bytes of components that are held
@@ -103,6 +104,13 @@ def push_arrays(trace: Trace, rows: list[int], targets: int) -> tuple[dict[str, 
         ids.append(chosen)
         pushed.append(directions @ written.T)
     return {"push:id": np.array(ids, np.uint32), "push": np.stack(pushed)}, labels
+
+
+def near_arrays(trace: Trace, rows: list[int], likeliest: Array) -> dict[str, Array]:
+    """The final vectors at `rows` beside those of the unembedding that are nearest, as in `nearest_rows`."""
+    ids = likeliest[rows, :NEAREST].astype(np.int64)  # [row, token]
+    table = unembedding_table(trace.config, trace.parameters("the unembedding"), ids.ravel())
+    return {"near": similarities(trace["ln_f"][rows], table.reshape(*ids.shape, -1))}
 
 
 def _parts_by_row(trace: Trace, rows: list[int]) -> Callable[[int], tuple[NamedArray, int]]:

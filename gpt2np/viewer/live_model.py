@@ -2,12 +2,14 @@
 
 import base64
 import gzip
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from gpt2np.analysis.heads import head_scores
 from gpt2np.errors import InputError
+from gpt2np.generation.options import Sampling
 from gpt2np.model import Model
 from gpt2np.ops.narrow_weights import widened
 from gpt2np.tracing.trace import Trace
@@ -77,6 +79,7 @@ def live_facts(model: Model, trace: Trace) -> dict[str, Any]:
             "eos_ids": list(model.checkpoint.eos_ids),
         },
         "tokenizer": tables._asdict(),
+        "sampling": asdict(Sampling()),
         "shapes": [[name, list(array.shape)] for name, array in model.weights.held.items()],
         "page": page,
         "ids": trace.token_ids,

@@ -15,10 +15,12 @@ from gpt2np.viewer.page import MODULES, STYLES, Page, bundle, digest, static
 
 # In the order in which they are joined: those of a run's page but for its start, then what is alive.
 ENGINE = (
-    "products elementwise attending weights forward switched_off tokenizer pcg64 sampling generating "
-    "recorded_arrays read_out run_facts serving"
+    "products elementwise attending weights forward switched_off tokenizer readable pcg64 sampling "
+    "generating recorded_arrays read_out run_facts serving"
 ).split()
-LIVE = "live_engine live_difference live_changes live_switches live_controls live".split()
+LIVE = (
+    "live_engine live_difference live_marks live_changes live_switches live_saving live_controls live"
+).split()
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 HEIGHT = 900  # of the frame in a notebook
 

@@ -6,9 +6,11 @@ from gpt2np.errors import InputError, nearest, short, whole_number
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.page_data import sizes_of
 
-PANELS = ("map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary")
+PANELS = tuple("map attention lens contributions mlp residual weights against generation glossary".split())
 COMPACT = ("map", "attention", "glossary")  # of a compact page
-LIVE_PANELS = (*(name for name in PANELS[:-1] if name != "weights"), "changes", PANELS[-1])  # of a live page
+LIVE_PANELS = tuple(
+    "map attention lens contributions mlp residual generation changes glossary".split()
+)  # of a live page
 
 
 def opening_place(

@@ -82,6 +82,15 @@ def quantise(x: Array) -> tuple[Array, Array]:
     return q.astype(np.int8), scale.astype(np.float32)
 
 
+def strip_of(x: Array, cells: int, floats: bool) -> dict[str, Array]:
+    """Vectors as cells: float16, or bytes and in `:scale` what one of them means."""
+    small = shrink(x, cells)
+    if floats:
+        return {"": np.clip(small, -65504, 65504).astype(np.float16)}
+    q, scale = quantise(small)
+    return {"": q, ":scale": scale}
+
+
 def restore(q: Array, scale: Array) -> Array:
     """What the page makes of `quantise`'s result."""
     relative = q.astype(np.float64) / 127

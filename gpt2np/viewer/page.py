@@ -19,17 +19,21 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
 from gpt2np.viewer.opening_place import COMPACT as COMPACT_PANELS
 from gpt2np.viewer.opening_place import PANELS, opening_place
+from gpt2np.viewer.other_run import check_other
 from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page_data import Data, checked, sizes_of
+from gpt2np.viewer.page_extras import fill
 
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
-    "run_data drawing page_state header glossary map_card map_rows map_streams map head_grid every_head "
-    "attention logit_lens contributions mlp residual weights generation figure_saving figures tour_stops "
-    "tour tabs main start"
+    "run_data drawing page_state position_window header glossary map_card every_position map_rows "
+    "map_columns map_streams map_paper map head_grid every_head attention logit_lens target_choice "
+    "head_paths contributions neuron_pushes mlp residual matrix_map head_circuits nearest_rows weights "
+    "two_runs two_streams two_predictions two_patterns side_by_side penalties rival_beams generation "
+    "figure_saving figures terms tour_stops tour tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
-STYLES = ("base", "panels", "print")
+STYLES = ("base", "panels", "side_by_side", "print")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z0-9_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
@@ -68,6 +72,7 @@ def view(
     out: str | Path | None = None,
     model: Model | None = None,
     *,
+    against: Trace | Generated | str | None = None,
     compact: bool = False,
     show: str | None = None,
     layer: int | None = None,
@@ -82,35 +87,57 @@ def view(
     What was not kept is left out, and so is what needs weights where there is no model. With `compact` it has
     the map and the attention only, in a smaller frame, for a notebook with many pages.
 
+    `against` is a second run of the same model, or a text that it shall run: the page then has a panel more,
+    in which the two are held side by side, and opens with it.
+
     `show` is the panel that the page opens with: map, attention, lens, contributions, mlp, residual,
-    weights, generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end if
-    negative. `big` is for a projector.
+    weights, against, generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end
+    if negative. `big` is for a projector.
 
     Raises:
-        InputError: this is none of them, a live page cannot run the model, there is no such panel, layer,
-            head or position, or `out` cannot be written, or is what the run was read from.
+        InputError: this is none of them, a live page cannot run the model, the two runs are of different
+            models, there is no such panel, layer, head or position, or `out` cannot be written, or is what
+            the run was read from.
         TraceError: some positions were not kept, or the trace is of another model.
 
     Example:
         >>> gpt2np.view(model.trace("Elizabeth was"), out="elizabeth.html")
         >>> gpt2np.view(model.trace("Elizabeth was"), show="attention", layer=1, head=0, pos=-1)
+        >>> gpt2np.view(model.trace("Elizabeth was"), against="Mr. Darcy was")
         >>> gpt2np.view(model, out="alive.html")
     """
     if isinstance(run, Model):
         from gpt2np.viewer.live_page import live_page
 
-        if compact or model is not None:
-            raise InputError("view: a model's live page takes neither compact nor model")
+        if compact or model is not None or against is not None:
+            raise InputError("view: a model's live page takes neither compact, model nor against")
         return live_page(run, out, show=show, layer=layer, head=head, pos=pos)
     trace, shown = with_model(run, model)
-    opens_at = opening_place(trace, COMPACT_PANELS if compact else PANELS, show, layer, head, pos, big)
+    if against is not None and compact:
+        raise InputError("view: a compact page has no room for a second run: leave out compact or against")
+    other = None if against is None else _second(against, trace)
+    panels = COMPACT_PANELS if compact else tuple(p for p in PANELS if p != "against" or other is not None)
+    if other is not None and show is None:
+        show = "against"
+    opens_at = opening_place(trace, panels, show, layer, head, pos, big)
     inputs = [*checked(run).source_files(), *trace.source_files()]
+    if other is not None:
+        inputs += other.source_files()
     if out is not None:
         check_not_read(out, inputs)
-    page = Page(rendered(trace, shown, compact, opens_at), COMPACT_HEIGHT if compact else HEIGHT, inputs)
+    text = rendered(trace, shown, compact, opens_at, other)
+    page = Page(text, COMPACT_HEIGHT if compact else HEIGHT, inputs)
     if out is not None:
         page.save(out)
     return page
+
+
+def _second(against: Trace | Generated | str, trace: Trace) -> Trace:
+    """The run that a first one is held against: as it is given, or a text that the first one's model runs."""
+    other = trace.model_for("view: against a text").trace(against) if isinstance(against, str) else against
+    other = checked(other)
+    check_other(trace, other)
+    return with_model(other, trace.model)[0]
 
 
 def with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trace | Generated]:
@@ -124,19 +151,36 @@ def with_model(run: Trace | Generated, model: Model | None) -> tuple[Trace, Trac
 
 
 @np.errstate(under="ignore")
-def rendered(trace: Trace, run: Trace | Generated, compact: bool = False, opens_at: str = "") -> str:
-    """The most detailed page within the budget; `opens_at` is what `opening_place` returns."""
+def rendered(
+    trace: Trace,
+    run: Trace | Generated,
+    compact: bool = False,
+    opens_at: str = "",
+    other: Trace | None = None,
+) -> str:
+    """The most detailed page within the budget; `opens_at` is what `opening_place` returns.
+
+    What is left of the budget is filled with what would be left out first.
+    """
     trace = checked(trace)
-    sizes = sizes_of(trace)
-    most = COMPACT if compact else budget(sizes.tokens)
+    sizes = sizes_of(trace, other)
+    most = COMPACT if compact else budget(sizes.longest)
+    titles = [joined(each.tokens)[:60] for each in (trace, other) if each is not None]
+    title = f"{' against '.join(titles)} · gpt2np view"
     page = ""
     for detail in levels_within(sizes, most, compact):
-        data = Data(trace, run, detail)
-        title = f"{joined(trace.tokens)[:60]} · gpt2np view"
-        page = document(title, pack(data.facts, data.arrays), opens_at=opens_at)
+        data = Data(trace, run, detail, other)
+        page = _written(data, title, opens_at)
         if len(page.encode("utf-8")) <= most:
             break
-    return page
+    if compact:
+        return page
+    fill(data, most - len(page.encode("utf-8")))
+    return _written(data, title, opens_at)
+
+
+def _written(data: Data, title: str, opens_at: str) -> str:
+    return document(title, pack(data.facts, data.arrays), opens_at=opens_at)
 
 
 def document(title: str, packed: str, modules: tuple[str, ...] | None = None, opens_at: str = "") -> str:

@@ -6,32 +6,40 @@ A part whose sites were not kept is left out, and the page says why.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gpt2np.analysis import heads, neurons, residual_stream, statistics
 from gpt2np.analysis import lens as logit_lens
+from gpt2np.analysis.two_prompts import alignment
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 from gpt2np.generation.generated import Generated
 from gpt2np.ops import Array
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer import circuit_facts
 from gpt2np.viewer import detail_levels as levels
+from gpt2np.viewer.attention_and_predictions import attention_arrays, chance_arrays, next_arrays
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.detail_levels import Detail, Sizes
-from gpt2np.viewer.lens_and_contributions import lens_arrays, push_arrays
+from gpt2np.viewer.lens_and_contributions import lens_arrays, near_arrays, push_arrays
+from gpt2np.viewer.matrix_maps import matrix_facts
 from gpt2np.viewer.model_parts import part_table
-from gpt2np.viewer.packing import factor_of, quantise, quantise_weights, shrink
+from gpt2np.viewer.other_run import columns_of, other_facts, other_parts
+from gpt2np.viewer.packing import factor_of, strip_of
 from gpt2np.viewer.page_facts import LONGEST, as_written, generation_facts, model_facts
 
 
 class Data:
     """The facts and arrays of one page, at one level of detail."""
 
-    def __init__(self, trace: Trace, run: Trace | Generated, detail: Detail) -> None:
-        self.trace, self.detail = trace, detail
-        self.sizes = sizes_of(trace)
+    def __init__(
+        self, trace: Trace, run: Trace | Generated, detail: Detail, other: Trace | None = None
+    ) -> None:
+        """With an `other` run it is held beside the first."""
+        self.trace, self.detail, self.other = trace, detail, other
+        self.sizes = sizes_of(trace, other)
         self.layout = levels.layout(self.sizes, detail)
         self.arrays: dict[str, Array] = {}
         self.missing: dict[str, str] = {}
@@ -46,10 +54,14 @@ class Data:
             "generation": None,
         }
         self._collect(run)
+        self.state()
+
+    def state(self) -> None:
+        """Say what is missing, at which level of detail all is, and how the tokens read that are named."""
         self.facts |= {
             "missing": self.missing,
             "detail": self._stated(),
-            "vocabulary": {str(i): trace.token(i)[:LONGEST] for i in sorted(self.ids)},
+            "vocabulary": {str(i): self.trace.token(i)[:LONGEST] for i in sorted(self.ids)},
         }
 
     def _collect(self, run: Trace | Generated) -> None:
@@ -69,6 +81,10 @@ class Data:
         self._part("heads", self._heads)
         self._part("scores", self._scores)
         self._part("weights", self._weights)
+        if "next:id" in self.arrays:  # of whose tokens the rows are
+            self._part("near", lambda: self.add(near_arrays(trace, recent, self.arrays["next:id"])))
+        if self.other is not None:
+            self._against(self.other)
 
     def _part(self, name: str, collect: Callable[[], Any]) -> None:
         """Collect a part; where the trace lacks what it needs, note what."""
@@ -117,42 +133,15 @@ class Data:
             self.add({name + key: array[0] if name in self.sizes.drawn.outside else array})
 
     def _strip(self, x: Array, cells: int, per_head: bool) -> dict[str, Array]:
-        small = shrink(x, cells)
         wide = x.astype(np.float64)
         norm = np.sqrt((wide * wide).sum(axis=-1))
         stats = [norm] if per_head else [norm, x.min(axis=-1), x.max(axis=-1)]
-        found = {":stats": np.stack(stats, axis=-1)}
-        if self.detail.floats:
-            return {"": np.clip(small, -65504, 65504).astype(np.float16)} | found
-        q, scale = quantise(small)
-        return {"": q, ":scale": scale} | found
+        return strip_of(x, cells, self.detail.floats) | {":stats": np.stack(stats, axis=-1)}
 
     # -- attention --------------------------------------------------------------------------------
 
     def _attention(self) -> None:
-        n = self.sizes.tokens
-        lower = np.tril_indices(n)
-        if self.detail.attention == "top":
-            self.add(self._top_weights())
-            return
-        layers = range(self.sizes.layers)
-        patterns = [self.trace[f"h.{i}.attn.pattern"][:, lower[0], lower[1]] for i in layers]
-        self.add({"pattern": quantise_weights(_stacked(patterns), self.detail.attention)})
-        if self.detail.scores:
-            scores = [self.trace[f"h.{i}.attn.scores"][:, lower[0], lower[1]] for i in layers]
-            self.add({"scores": _stacked(scores)})
-
-    def _top_weights(self) -> dict[str, Array]:
-        keys, kept = [], []
-        for i in range(self.sizes.layers):
-            pattern = self.trace[f"h.{i}.attn.pattern"]  # [head, query, key]
-            k = min(self.detail.top, pattern.shape[-1])
-            best = np.argpartition(-pattern, k - 1, axis=-1)[..., :k]
-            values = np.take_along_axis(pattern, best, -1)
-            order = np.argsort(-values, axis=-1, kind="stable")
-            keys.append(np.take_along_axis(best, order, -1).astype(np.uint16))
-            kept.append(quantise_weights(np.take_along_axis(values, order, -1), "u2"))
-        return {"pattern:key": np.stack(keys), "pattern:weight": np.stack(kept)}
+        self.add(attention_arrays(self.trace, self.sizes.layers, self.detail, self.detail.scores))
 
     def _scores(self) -> None:
         """What kind of head each is: in this text, and on random tokens said twice."""
@@ -175,13 +164,20 @@ class Data:
     # -- predictions and the residual stream ------------------------------------------------------
 
     def _next(self) -> None:
-        trace, n = self.trace, self.sizes.tokens
-        k = self.layout["next:id"][1][1]
-        tops = [trace.top(k, pos) for pos in range(n)]
-        ids = np.array([[i for _, i, _ in top] for top in tops], np.uint32)
-        self.add({"next:id": ids, "next:p": np.array([[p for _, _, p in top] for top in tops])}, ":id")
-        if "logits" in trace:
-            self.add({"token:p": np.exp(-np.append(np.nan, trace["loss"][:-1].astype(np.float64)))})
+        self.add(next_arrays(self.trace, self.sizes.tops), ":id")
+        self.add(chance_arrays(self.trace))
+
+    def _against(self, other: Trace) -> None:
+        """What the page has of a second run."""
+        columns = columns_of(self.trace, other)
+        first = len(columns) - min(len(columns), self.detail.recent_lens)
+        ends = columns != alignment(self.trace, other)
+        self.facts["against"] = other_facts(other, columns, ends, first)
+        self.ids |= set(other.token_ids)
+        for name, collect in other_parts(self.trace, other, columns, self.sizes, self.detail, first):
+            self._part(name, lambda collect=collect: self.add(collect(), ":id"))  # type: ignore[misc]
+        if "apart:pair" in self.arrays:
+            self.ids |= set(np.unique(self.arrays["apart:pair"]).tolist())
 
     def _residual(self) -> None:
         trace, layers = self.trace, range(self.sizes.layers)
@@ -270,13 +266,12 @@ class Data:
         facts["parameters"] = circuit_facts.parameter_facts(trace.config)
         if trace.model is None:
             raise TraceError("the trace was opened without its model")
-        facts["matrices"] = circuit_facts.weight_facts(trace)
+        facts["matrices"] = matrix_facts(trace.model)
         facts["norms"] = circuit_facts.norm_facts(trace, min(self.detail.cells, 128))
         asked: dict[str, Callable[[Trace], Any]] = {
             "circuits": circuit_facts.head_circuits,
             "composition": circuit_facts.composition_facts,
             "memory": circuit_facts.memory_facts,
-            "nearest": circuit_facts.unembedding_facts,
             "spread": lambda trace: circuit_facts.spread_facts(trace, self.detail.recent),
         }
         for name, of in asked.items():
@@ -297,9 +292,10 @@ class Data:
             "d_head": factor_of(c.d_head, d.head_cells),
             "d_mlp": factor_of(c.d_mlp, d.mlp_cells),
             "outputs": factor_of(c.n_embd, d.output_cells) if d.output_cells else 0,
+            "vocab": factor_of(c.vocab_size, d.cells),
         }
         return {
-            "budget": levels.COMPACT if d.compact else levels.budget(self.sizes.tokens),
+            "budget": levels.COMPACT if d.compact else levels.budget(self.sizes.longest),
             "factors": factors,
             "floats": d.floats,
             "attention": d.attention,
@@ -312,10 +308,13 @@ class Data:
         }
 
 
-def sizes_of(trace: Trace) -> Sizes:
-    """What the size of a page follows from."""
+def sizes_of(trace: Trace, other: Trace | None = None) -> Sizes:
+    """What the size of a page follows from; with an `other` run beside the first."""
     n_layer, stop = trace.config.n_layer, trace.plan.stop_at_layer
-    return Sizes(trace.config, len(trace.token_ids), n_layer if stop is None else stop)
+    sizes = Sizes(trace.config, len(trace.token_ids), n_layer if stop is None else stop)
+    if other is None:
+        return sizes
+    return replace(sizes, other=len(other.token_ids), columns=len(columns_of(trace, other)))
 
 
 def checked(run: object) -> Trace:
@@ -331,10 +330,6 @@ def checked(run: object) -> Trace:
     if not trace.token_ids or sizes_of(trace).layers < 1:
         raise TraceError("view: this trace ran no layer")
     return trace
-
-
-def _stacked(arrays: list[Array]) -> Array:
-    return np.stack([np.asarray(array, np.float32) for array in arrays])
 
 
 def _padded(array: Array, n: int) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 
 from gpt2np.characters import joined, readable
 from gpt2np.errors import TraceError
+from gpt2np.generation.beam import Beams
 from gpt2np.generation.generated import Generated, Step
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.edits import each_edit
@@ -16,7 +17,8 @@ from gpt2np.viewer.detail_levels import Sizes
 from gpt2np.viewer.model_parts import kinds_of_layers
 
 NAMES = {"gpt2": "GPT-2", "gpt_neo": "GPT-Neo", "gemma2": "Gemma-2"}  # of models without one of their own
-LISTED = 10  # candidates of a step
+LISTED = 10  # candidates of a step, and logits that a penalty changed
+MOST_BEAMS = 20_000  # beams of all steps together that a page has
 LONGEST = 80  # characters of a token that a page shows
 
 
@@ -69,14 +71,30 @@ def generation_facts(run: Trace | Generated, ids: set[int]) -> dict[str, Any] | 
         if len(run.token_ids) > len(run.probabilities):
             ids |= set(run.token_ids)
             told["last"] = {"id": run.token_ids[-1], "token": run.tokens[-1][:80]}
-        return told | {"steps": steps, "ledger": bool(run.ledger)}
+        beams = None if run.beams is None else _beams(run.beams, run.n_prompt, ids)
+        return told | {"steps": steps, "ledger": bool(run.ledger), "beams": beams}
     n_prompt = run.metadata.get("n_prompt")
     n = len(run.token_ids)
     if type(n_prompt) is not int or not 1 <= n_prompt <= n:
         return None
     steps = [_read(run, pos, ids) for pos in range(n_prompt - 1, n - 1)]
     told = {"n_prompt": n_prompt, "stopped_by": None, "sampling": None, "last": None}
-    return told | {"steps": steps, "ledger": False}
+    return told | {"steps": steps, "ledger": False, "beams": None}
+
+
+def _beams(beams: Beams, n_prompt: int, ids: set[int]) -> dict[str, Any]:
+    """Every step of a beam search and the texts at its end; without steps where they are too many."""
+    texts = [list(text.token_ids[n_prompt:]) for text in beams.hypotheses]
+    told: dict[str, Any] = {
+        "texts": [
+            {"ids": text, "score": each.score} for text, each in zip(texts, beams.hypotheses, strict=True)
+        ]
+    }
+    ids |= {i for text in texts for i in text}
+    if sum(len(step.live) + len(step.ended) for step in beams.steps) > MOST_BEAMS:
+        return told | {"steps": []}
+    ids |= {each.token_id for step in beams.steps for each in (*step.live, *step.ended)}
+    return told | {"steps": [{"live": step.live, "ended": step.ended} for step in beams.steps]}
 
 
 def _step(step: Step, ids: set[int]) -> dict[str, Any]:
@@ -87,6 +105,7 @@ def _step(step: Step, ids: set[int]) -> dict[str, Any]:
         "pos": step.positions[-1],
         "candidates": [],
         "removals": None,
+        "penalized": _penalized(step, ids),
     }
     entry = step.ledger
     if entry is None:
@@ -112,6 +131,21 @@ def _step(step: Step, ids: set[int]) -> dict[str, Any]:
         }
         ids |= {i for removal in entry.removals for i in removal.most_likely}
     ids |= {step.token_id, *(i for i, _ in told["candidates"])}
+    return told
+
+
+def _penalized(step: Step, ids: set[int]) -> list[dict[str, Any]]:
+    """What each penalty changed: how many logits, and the largest changes as (id, before, after)."""
+    try:
+        found = step.penalized
+    except TraceError:
+        return []
+    told = []
+    for name, token_ids, before, after in found:
+        changes = zip(token_ids.tolist(), before.tolist(), after.tolist(), strict=True)
+        largest = [(i, a, _finite(b)) for i, a, b in list(changes)[:LISTED]]
+        ids |= {i for i, _, _ in largest}
+        told.append({"name": name, "count": len(token_ids), "largest": largest})
     return told
 
 

@@ -37,9 +37,9 @@ def _beginning(c: Config) -> tuple[Part, ...]:
             "The residual stream begins",
             "√n_embd · wte",
             f"x = √{c.n_embd} · wte",
-            "The row, made longer: the table also reads out the end, where it is taken as it is. No word of "
-            "positions yet: only queries and keys will know where a token stands. This vector now travels "
-            "down through every block, and a block only ever adds to it.",
+            "The row of the token, made longer: the same table reads out predictions at the end, and is not "
+            "scaled there. Nothing says yet where the token stands: only queries and keys will. This vector "
+            "now travels down through every block, and a block only ever adds to it.",
         ),
         Part(
             "ln_1",
@@ -121,24 +121,24 @@ def _attention(c: Config) -> tuple[Part, ...]:
             "Attention pattern",
             "softmax(scores)",
             "pattern = softmax(scores)",
-            "The scores as shares that add up to 1: from where this head takes how much. A head with nothing "
-            "to do often rests on the first token, which a sliding layer soon sees no more.",
+            "The scores as shares that add up to 1: how much this head takes from each position. A head with "
+            "nothing to do often rests on the first token, which soon lies outside a sliding layer's window.",
         ),
         Part(
             "attn.z",
             "Result of each head",
             "Σ pattern · v",
             "z = Σ pattern[key] · v[key]",
-            "The average of the values, weighted by the pattern. Here, and only here, something of one "
-            "position comes to another.",
+            "The average of the values, weighted by the pattern. Here, and only here, something moves from "
+            "one position to another.",
         ),
         Part(
             "attn.proj",
             "All heads put together",
             "z · W_O",
             "proj = z · W_O",
-            "The heads' results side by side, brought to the width of the stream. It is not what goes into "
-            "the stream: a norm is still to come.",
+            "The heads' results side by side, brought to the width of the stream. They are not added to it "
+            "yet: a norm comes first.",
         ),
         Part(
             "attn.heads",
@@ -146,7 +146,7 @@ def _attention(c: Config) -> tuple[Part, ...]:
             "z · W_O, by head, normalised",
             "head output = z[head] · W_O[head] / √(mean of proj² + ε) · γ",
             "Each head's share of what attention writes: its result by its own slice of the output matrix, "
-            "the norm behind them taken with the scale that it had for all heads together. They add up.",
+            "normalised at the scale that all heads had together. The shares add up to attn.out.",
             "attn.proj",
         ),
         Part(
@@ -162,7 +162,7 @@ def _attention(c: Config) -> tuple[Part, ...]:
             "The stream after attention",
             "stream + out",
             "x = x + RMSNorm(attention(ln_1(x)))",
-            "The same stream with what the heads brought from other positions.",
+            "The stream plus what the heads brought from other positions.",
         ),
     )
 
@@ -175,7 +175,7 @@ def _mlp(c: Config) -> tuple[Part, ...]:
             "RMSNorm: what the MLP reads",
             "RMSNorm(stream)",
             f"ln_2 = {_RMS}",
-            "The third norm: another copy, with a learned scale of its own.",
+            "The third norm of the block: the stream after attention, normalised, with a learned scale.",
         ),
         Part(
             "mlp.pre",
@@ -197,7 +197,7 @@ def _mlp(c: Config) -> tuple[Part, ...]:
             "What neurons would say",
             "ln_2 · W_up",
             "up = ln_2 · W_up",
-            "What each neuron would say if its gate were open, and with which sign.",
+            "What each neuron would write if its gate were open, and with which sign.",
         ),
         Part(
             "mlp.post",
@@ -209,19 +209,19 @@ def _mlp(c: Config) -> tuple[Part, ...]:
         ),
         Part(
             "mlp.proj",
-            "The neurons' answer",
+            "What the neurons add up to",
             "post · W_down",
             "proj = post · W_down",
-            "Every neuron adds its own direction, as strongly as it spoke. Positions do not meet here: this "
-            "is thinking, not looking.",
+            "Every neuron adds its own direction, as strongly as it fired. Positions do not meet here: the "
+            "MLP works on what attention has already brought.",
         ),
         Part(
             "mlp.out",
             "What the MLP writes",
             "RMSNorm(proj)",
             f"out = {_RMS},  x = proj",
-            "The fourth norm of the block: the answer is brought to a learned size before it goes into the "
-            "stream.",
+            "The fourth norm of the block: what the neurons add up to is brought to a learned size before "
+            "it goes into the stream.",
         ),
     )
 
@@ -232,8 +232,8 @@ def _end(c: Config) -> tuple[Part, ...]:
     if cap is not None:
         logits = f"{_number(cap)} · tanh({logits} / {_number(cap)})"
         bent = (
-            f" The tanh bends them, so that none passes {_number(cap)}: contributions add up to what is "
-            "before it."
+            f" The tanh bends them, so that none passes {_number(cap)}: contributions add up to the "
+            "logits before the cap."
         )
     return (
         Part(
@@ -256,7 +256,7 @@ def _end(c: Config) -> tuple[Part, ...]:
             "Unembedding and prediction",
             logits,
             f"logits = {logits},  probabilities = softmax(logits)",
-            f"One dot product with each token's row: how near is this vector to each?{bent} Softmax makes "
-            "probabilities of them. Only the last position's prediction is needed to go on writing.",
+            f"One dot product with each token's row: how near is this vector to each?{bent} Softmax turns "
+            "the scores into probabilities. To continue the text, only the last position is needed.",
         ),
     )

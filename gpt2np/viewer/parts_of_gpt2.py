@@ -73,16 +73,16 @@ PARTS = (
         "Attention pattern",
         "softmax(q · kᵀ / √d)",
         "pattern = softmax(scores)",
-        "The scores as shares that add up to 1: from where this head takes how much. A head with nothing to "
-        "do often rests on the first token.",
+        "The scores as shares that add up to 1: how much this head takes from each position. A head with "
+        "nothing to do often rests on the first token.",
     ),
     Part(
         "attn.z",
         "Result of each head",
         "Σ pattern · v",
         "z = Σ pattern[key] · v[key]",
-        "The average of the values, weighted by the pattern. Here, and only here, something of one position "
-        "comes to another.",
+        "The average of the values, weighted by the pattern. Here, and only here, something moves from one "
+        "position to another.",
     ),
     Part(
         "attn.heads",
@@ -90,7 +90,7 @@ PARTS = (
         "z · W_O, by head",
         "head output = z[head] · W_O[head]",
         "Each head's result, brought back to the width of the stream by its own slice of the output matrix. "
-        "The program multiplies all heads at once, which gives the same sum: no head needs another.",
+        "The program multiplies all heads at once, which gives the same sum: heads are independent.",
         "attn.out",
     ),
     Part(
@@ -105,14 +105,14 @@ PARTS = (
         "The stream after attention",
         "stream + out",
         "x = x + attention(ln_1(x))",
-        "The same stream with what the heads brought from other positions.",
+        "The stream plus what the heads brought from other positions.",
     ),
     Part(
         "ln_2",
         "LayerNorm: what the MLP reads",
         "LayerNorm(stream)",
         "ln_2 = (x − mean) / √(variance + ε) · γ + β",
-        "A second normalised copy, with weights of its own.",
+        "The stream after attention, normalised in the same way, with a scale and shift of its own.",
     ),
     Part(
         "mlp.pre",
@@ -136,7 +136,7 @@ PARTS = (
         "post · W_out + b_out",
         "out = post · W_out + b_out",
         "Every active neuron adds its own fixed direction, as strongly as it fired. Positions do not meet "
-        "here: this is thinking, not looking.",
+        "here: the MLP works on what attention has already brought.",
     ),
     Part(
         "resid_post",
@@ -158,8 +158,8 @@ PARTS = (
         "Unembedding and prediction",
         "ln_f · W_Uᵀ",
         "logits = ln_f · W_Uᵀ,  probabilities = softmax(logits)",
-        "One dot product with the embedding of every token: how near is this vector to each? Softmax makes "
-        "probabilities of it. Only the last position's prediction is needed to go on writing.",
+        "One dot product with the embedding of every token: how near is this vector to each? Softmax turns "
+        "the scores into probabilities. To continue the text, only the last position is needed.",
     ),
 )
 

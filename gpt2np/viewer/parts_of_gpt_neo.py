@@ -43,8 +43,8 @@ _OWN = {
         "Attention pattern",
         "softmax(q · kᵀ)",
         "pattern = softmax(scores)",
-        "The scores as shares that add up to 1: from where this head takes how much. A head with nothing to "
-        "do often rests on the first token, which a local layer soon sees no more.",
+        "The scores as shares that add up to 1: how much this head takes from each position. A head with "
+        "nothing to do often rests on the first token, which soon lies outside a local layer's window.",
     ),
 }
 

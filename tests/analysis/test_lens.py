@@ -7,7 +7,15 @@ from support.random_model import random_model
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution, head_grid
-from gpt2np.analysis.lens import KEEP, KEEP_HEADS, attention_lens, lens_logits, logit_lens, predictions
+from gpt2np.analysis.lens import (
+    KEEP,
+    KEEP_HEADS,
+    attention_lens,
+    lens_logits,
+    logit_lens,
+    nearest_rows,
+    predictions,
+)
 from gpt2np.errors import InputError, TraceError
 from gpt2np.tables import strict_json
 
@@ -242,3 +250,19 @@ def test_an_edited_end_is_refused(tiny):
         for lens in (logit_lens, attention_lens, predictions):
             with pytest.raises(TraceError, match=f"{site} was edited"):
                 lens(trace)
+
+
+@pytest.mark.parametrize("pos", [-1, 2])
+def test_a_logit_is_a_cosine_times_two_lengths(trace, pos):
+    found = nearest_rows(trace, pos, 4)
+    logits, final = trace["logits"][pos], trace["ln_f"][pos]
+    best = np.argsort(-logits, kind="stable")[:4]
+    assert found.labels["token"] == [trace.token(int(i)) for i in best]
+    dot, length, cosine = found.array.T
+    np.testing.assert_allclose(dot, logits[best], rtol=1e-9)
+    rows = trace.model.parameters.lm_head[best]
+    np.testing.assert_allclose(length, np.sqrt((rows**2).sum(1)), rtol=1e-12)
+    np.testing.assert_allclose(cosine * length * np.sqrt((final**2).sum()), dot, rtol=1e-9)
+    assert found.array.shape == (4, 3)
+    with pytest.raises(InputError, match="position 7"):
+        nearest_rows(trace, 7)

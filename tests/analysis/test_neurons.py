@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.random_model import random_model
 
+import gpt2np
 from gpt2np.analysis import neurons, parameter_counts, residual_stream
-from gpt2np.analysis.attribution import components
+from gpt2np.analysis.attribution import attribution, components, frozen_ln_f, logit_direction
+from gpt2np.analysis.matrices import matrix
 from gpt2np.architectures.gpt2.config import RELEASED
 from gpt2np.errors import InputError, TraceError
 
@@ -78,6 +81,44 @@ def test_a_neuron_in_tokens(model):
     assert [t.id for t in found.inhibited_by] == read[:4].tolist()
     assert [t.id for t in found.raises] == written[::-1][:4].tolist()
     assert [t.id for t in found.lowers] == written[:4].tolist()
+
+
+def test_neurons_add_up_to_what_attribution_says_of_their_mlp(model, trace):
+    for layer, token, pos in ((0, 7, -1), (2, (3, 9), 1)):
+        found = neurons.neuron_attribution(trace, token, layer, pos)
+        assert found.axes == ("neuron",)
+        whole = attribution(trace, token, pos)
+        of_mlp = whole.array[list(whole.labels["component"]).index(f"h.{layer}.mlp")]
+        direction, _ = logit_direction(trace, token)
+        bias = model.weights[f"h.{layer}.mlp.c_proj.bias"]
+        of_bias = frozen_ln_f(trace, bias, range(5)[pos]) @ direction
+        assert found.array.sum() + of_bias == pytest.approx(of_mlp, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "write", [gemma2_checkpoint.write, gpt_neo_checkpoint.write], ids=["gemma2", "gpt_neo"]
+)
+def test_neurons_of_other_architectures_add_up_too(write, tmp_path):
+    model = gpt2np.load(
+        write(tmp_path / "m", "SF" if write is gemma2_checkpoint.write else "GL"), dtype="float64"
+    )
+    trace = model.trace([3, 17, 5, 8])
+    for layer in (0, 1):
+        found = neurons.neuron_attribution(trace, 6, layer).array.sum()
+        bias = matrix(model, "W_out", layer).bias
+        if bias is not None:
+            found += frozen_ln_f(trace, bias, 3) @ logit_direction(trace, 6)[0]
+        whole = attribution(trace, 6)
+        assert found == pytest.approx(whole.array[list(whole.labels["component"]).index(f"h.{layer}.mlp")])
+
+
+def test_neurons_of_an_edited_mlp_wrote_something_else(model):
+    edited = model.trace([5, 9, 2], edits={"h.1.mlp.out": lambda x: x * 2})
+    with pytest.raises(TraceError, match=r"h\.1\.mlp\.out was edited"):
+        neurons.neuron_attribution(edited, 3, 1)
+    assert neurons.neuron_attribution(edited, 3, 0).array.shape == (model.config.d_mlp,)
+    with pytest.raises(InputError, match="layer 9 is not one of"):
+        neurons.neuron_attribution(edited, 3, 9)
 
 
 def test_activations_and_the_most_active(tiny):

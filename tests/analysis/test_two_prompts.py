@@ -7,9 +7,12 @@ import pytest
 from support.command_line import run
 
 import gpt2np
+from gpt2np.analysis.lens import lens_logits
 from gpt2np.analysis.two_prompts import (
+    alignment,
     attention_difference,
     divergence,
+    lens_difference,
     prediction_difference,
     stream_distance,
 )
@@ -82,14 +85,61 @@ def test_predictions(traces):
 
 
 def test_attention(traces):
-    one, other, longer = traces
+    one, other, _ = traces
     found = attention_difference(one, other, pos=2).array
     for layer in range(4):
         for head in range(4):
             a, b = (run[f"h.{layer}.attn.pattern"][head, 2] for run in (one, other))
             assert found[layer, head] == pytest.approx(np.maximum(a - b, 0).sum(), abs=1e-5)
-    with pytest.raises(InputError, match="the same length, not of 4 and 5"):
-        attention_difference(one, longer)
+
+
+def test_attention_of_prompts_of_different_lengths(traces):
+    one, _, longer = traces  # "Elizabeth was not" and "Mr. Darcy was not"
+    columns = alignment(one, longer)
+    found = attention_difference(one, longer).array
+    for layer, head in ((0, 0), (2, 1), (3, 3)):
+        a, b = (run[f"h.{layer}.attn.pattern"][head, -1].astype(float) for run in (one, longer))
+        same = sum(min(a[i], b[j]) for i, j in columns if i is not None and j is not None)
+        assert found[layer, head] == pytest.approx(1 - same, abs=1e-5)
+
+
+ALIGNED = [
+    ([1, 2, 3], [7, 8, 9], [(0, 0), (1, 1), (2, 2)]),  # of the same length: position by position
+    ([1, 2, 3], [9, 1, 2, 3], [(None, 0), (0, 1), (1, 2), (2, 3)]),
+    ([1, 2, 3, 4], [1, 8, 4], [(0, 0), (1, None), (2, 1), (3, 2)]),  # the last of what differs
+    ([1, 2, 3], [1, 2], [(0, 0), (1, 1), (2, None)]),
+    ([5], [6, 7, 8], [(None, 0), (None, 1), (0, 2)]),
+]
+
+
+@pytest.mark.parametrize(("here", "there", "columns"), ALIGNED)
+def test_which_tokens_stand_for_one_another(tiny, here, there, columns):
+    one, two = tiny.trace(here), tiny.trace(there)
+    assert alignment(one, two) == columns
+    assert [(a, b) for b, a in alignment(two, one)] == columns or len(here) != len(there)
+
+
+def test_another_position_of_the_other_prompt(traces):
+    one, _, longer = traces
+    found = stream_distance(one, longer, 3, 4)
+    assert found.array == pytest.approx(stream_distance(one, longer).array)
+    assert "at positions 3 | not| and 4 | not|" in str(found)
+    assert divergence(one, longer, 3, 4) == divergence(one, longer)
+    shown = [prediction_difference(one, longer, *at).array for at in ((-1, 3), (3, 3, 4))]
+    np.testing.assert_array_equal(*shown)
+
+
+@pytest.mark.parametrize("pos", [(-1, None), (2, 4)])
+def test_a_logit_difference_is_that_of_the_logit_lens(traces, tiny, pos):
+    one, _, longer = traces
+    found = lens_difference(one, longer, (" the", 17), *pos)
+    first = tiny.find_id(" the")
+    for column, (trace, row) in enumerate(((one, pos[0]), (longer, pos[0] if pos[1] is None else pos[1]))):
+        for site, value in zip(found.labels["site"], found.array[:, column], strict=True):
+            logits = lens_logits(trace[site][row][None], tiny.parameters, tiny.config)[0]
+            assert value == pytest.approx(float(logits[first]) - float(logits[17]), abs=1e-4)
+    logits = one["logits"][pos[0]]
+    assert found.array[-1, 0] == pytest.approx(float(logits[first] - logits[17]), abs=1e-4)
 
 
 def test_what_cannot_be_compared(tiny, traces, tmp_path):
@@ -115,7 +165,7 @@ def test_on_the_command_line(capsys, tiny, other):
     np.testing.assert_allclose(facts["stream"]["values"], stream_distance(*pair).array, rtol=1e-3, atol=1e-4)
     assert facts["other_tokens"] == pair[1].tokens
     assert len(facts["predictions"]["values"]) == 4
-    assert ("attention" in facts) == (len(pair[0].tokens) == len(pair[1].tokens))
+    np.testing.assert_allclose(facts["attention"]["values"], attention_difference(*pair).array, atol=1e-3)
     code, out, _ = run(capsys, "trace", ONE, "--against", other)
     assert code == 0
     assert "divergence of the predictions" in out

@@ -16,8 +16,8 @@ from support.command_line import run
 from support.differences import relative_error
 
 import gpt2np
-from gpt2np.analysis import two_prompts
-from gpt2np.analysis.attribution import attribution, frozen_ln_f, head_grid
+from gpt2np.analysis import paths, two_prompts
+from gpt2np.analysis.attribution import attribution, components, frozen_ln_f, head_grid
 from gpt2np.analysis.circuits import through_ln_f
 from gpt2np.analysis.heads import nearest_tokens, tokens_read
 from gpt2np.analysis.interventions import project, zero
@@ -514,7 +514,8 @@ VERBS = {
 # -- Python ------------------------------------------------------------------------------------------
 
 ANALYSES = """attribution baseline_notebook circuits directions heads interventions layer_norms lens losses
-    neurons parameter_counts patching residual_stream site_values statistics two_prompts""".split()
+    matrices neurons parameter_counts patching paths
+    residual_stream site_values statistics two_prompts""".split()
 OF_A_RUN = {"trace", "run", "model", "clean", "attributed", "generated", "traces"}
 
 
@@ -714,6 +715,19 @@ FUNCTIONS = {
     **of(
         "attribution.attribution", lambda c, found: near(found.array.sum(), linear_logits(c)[-1, NINE]), NINE
     ),
+    **of(
+        "paths.paths_through_heads",
+        lambda c, found: np.isnan(found.array).any() and np.isfinite(found.array).any(),
+        NINE,
+        of="trace",
+        **NO_CIRCUITS,
+    ),
+    "paths.every_path": Row(
+        lambda c: paths.every_path(c.trace, components(c.trace), np.eye(c.config.n_embd)[:2], c.n - 1),
+        true(lambda c, found: found.shape[0] == 2 and found.shape[2] == c.n),
+        NO_CIRCUITS,
+    ),
+    **of("attribution.logit_direction", lambda c, found: found[0].shape == (c.config.n_embd,), NINE),
     "attribution.frozen_ln_f": Row(
         lambda c: frozen_ln_f(c.trace, last(c, "resid_post")[-1:], c.n - 1),
         true(lambda c, found: near(frozen_ln_f(c.trace, 2 * last(c, "resid_post")[-1:], c.n - 1), 2 * found)),
@@ -821,6 +835,15 @@ FUNCTIONS = {
         lambda c: two_prompts.prediction_difference(*runs(c), k=1).array[0, 2],
         true(lambda c, found: 0 < abs(found) < 1),
     ),
+    "two_prompts.alignment": Row(
+        lambda c: two_prompts.alignment(*runs(c)), true(lambda c, found: (0, 0) in found)
+    ),
+    "two_prompts.lens_difference": Row(
+        lambda c: two_prompts.lens_difference(*runs(c), (1, 2)).array[-1, 0],
+        equal(
+            lambda c: np.subtract(*c.trace["logits_raw" if "logits_raw" in c.trace else "logits"][-1, [1, 2]])
+        ),
+    ),
     "two_prompts.divergence": Row(
         lambda c: two_prompts.divergence(*runs(c)), true(lambda c, found: found > 0)
     ),
@@ -842,6 +865,17 @@ FUNCTIONS = {
     "heads.tokens_read": Row(
         lambda c: tokens_read(c.model, c.trace["embed"][-1])[0].id, true(lambda c, found: 0 <= found < 300)
     ),
+    **of("circuits.several_heads", lambda c, found: len(found) == 2, 1, [0, 1], of="model", **NO_CIRCUITS),
+    **of(
+        "heads.strongest_directions",
+        lambda c, found: found.ids.shape == (2, 2, 1, 2, 3),
+        1,
+        [0, 1],
+        1,
+        3,
+        of="model",
+        **NO_CIRCUITS,
+    ),
     **of("heads.reads_and_writes", lambda c, found: len(found) == 2, 1, 1, 1, of="model", **NO_CIRCUITS),
     "interventions.mean": Row(
         _zeroed(lambda made, other: made.mean(other)),
@@ -856,6 +890,17 @@ FUNCTIONS = {
         lambda c: project(c.trace, np.eye(c.config.n_embd)[2]).array,
         equal(lambda c: c.trace.stack("resid_post")[:, :, 2]),
     ),
+    **of(
+        "matrices.matrix",
+        lambda c, found: near(
+            c.trace["h.1.ln_1"] @ found.weight + (0 if found.bias is None else found.bias),
+            c.trace["h.1.attn.v"].reshape(c.n, -1),
+        ),
+        "W_V",
+        1,
+        of="model",
+    ),
+    **of("matrices.every_matrix", lambda c, found: len(found) > 6 * c.config.n_layer, of="model"),
     **of("layer_norms.norm_parameters", lambda c, found: found.array.size, of="model"),
     **of("layer_norms.norm_statistics", lambda c, found: np.isfinite(found.array).any(), of="model"),
     **of("lens.predictions", lambda c, found: found[-1][1][0][1] == c.trace["logits"][-1].argmax()),
@@ -863,6 +908,12 @@ FUNCTIONS = {
         "lens.logit_lens",
         lambda c, found: near(found.probability.array[-1, -1], chances(c.trace["logits"])[-1, NINE]),
         NINE,
+    ),
+    **of(
+        "lens.nearest_rows",
+        lambda c, found: near(
+            found.array[0, 0], c.trace["logits_raw" if "logits_raw" in c.trace else "logits"][-1].max()
+        ),
     ),
     **of("lens.attention_lens", lambda c, found: found.raised.array.shape[1] == c.config.n_head),
     **of(
@@ -878,6 +929,18 @@ FUNCTIONS = {
     ),
     **of(
         "neurons.most_active", lambda c, found: near(found.array[0], c.trace.stack("mlp.post")[:, -1].max())
+    ),
+    **of(
+        "neurons.neuron_attribution",
+        lambda c, found: found.array.shape == (c.config.d_mlp,) and np.isfinite(found.array).all(),
+        NINE,
+        1,
+    ),
+    **of(
+        "neurons.written_by_mlp",
+        lambda c, found: found[0].weight.shape == (c.config.d_mlp, c.config.n_embd),
+        1,
+        [0],
     ),
     **of("neurons.sparsity", lambda c, found: found.array.shape[0] == c.config.n_layer),
     **of(

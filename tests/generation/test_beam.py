@@ -233,3 +233,28 @@ def test_no_token_left_and_a_search_that_is_done():
     assert search.done
     with pytest.raises(InputError, match="done"):
         search.step(np.zeros((2, 4)))
+
+
+def test_the_steps_tell_what_became_of_every_beam():
+    search = BeamSearch([0], Sampling(num_beams=3), max_new_tokens=5, eos=1)
+    rng, before, ended = np.random.default_rng(3), [(0,)], []
+    while not search.done:
+        parents, tokens = search.step(rng.normal(size=(len(before), 6)))
+        step = search.steps[-1]
+        assert [(each.parent, each.token_id) for each in step.live] == list(
+            zip(parents.tolist(), tokens.tolist(), strict=True)
+        )
+        assert [each.score for each in step.live] == search.scores.tolist()
+        ended += [((*before[each.parent], each.token_id), each.score) for each in step.ended]
+        assert [(*before[each.parent], each.token_id) for each in step.live] == search.beams
+        before = search.beams
+    assert {(text.token_ids, text.score) for text in search.hypotheses} <= set(ended)
+
+
+def test_a_finished_generation_has_its_beams(tiny):
+    done = tiny.generate("Elizabeth was", max_new_tokens=6, num_beams=3, eos=None).finish()
+    assert repr(done.beams) == "<Beams: 6 steps, 3 texts at the end>"
+    assert list(done.beams.hypotheses[0].token_ids) == done.token_ids
+    scores = [text.score for text in done.beams.hypotheses]
+    assert scores == sorted(scores, reverse=True)
+    assert tiny.generate("Elizabeth was", max_new_tokens=2).finish().beams is None

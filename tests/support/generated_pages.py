@@ -29,10 +29,11 @@ DOCS = PACKAGE / "docs"
 MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep tracing.edits tracing.verify
     text.tokenizer generation.options generation.generated generation.saved_generation generation.sampling
     generation.scoring
-    analysis.named_array analysis.lens analysis.attribution analysis.circuits analysis.directions
-    analysis.heads analysis.neurons analysis.layer_norms analysis.residual_stream analysis.parameter_counts
-    analysis.statistics analysis.baseline_notebook analysis.site_values analysis.losses analysis.two_prompts
-    analysis.interventions analysis.patching analysis.plot
+    analysis.named_array analysis.lens analysis.attribution analysis.paths analysis.circuits
+    analysis.directions
+    analysis.heads analysis.neurons analysis.layer_norms analysis.matrices analysis.residual_stream
+    analysis.parameter_counts analysis.statistics analysis.baseline_notebook analysis.site_values
+    analysis.losses analysis.two_prompts analysis.interventions analysis.patching analysis.plot
     viewer viewer.comparison_page reference.comparison reference.step_check reference.fixture
     lessons.checker lessons.verdict lessons.showing lessons.pictures lessons.models
     export.dialects.dialect export.dialects.batch export.dialects.reading export.dialects.writing

@@ -1,14 +1,22 @@
 """A browser for the viewer's tests: one a module, no network, every message of the console kept."""
 
+import re
 import time
 from contextlib import contextmanager
 
 from support import needs
 
+from gpt2np.viewer import packing
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run --disable-quic"
 ).split()
+
+
+def data_of(html):
+    """Header and arrays of a page."""
+    return packing.unpack(re.search(r'id="data">([^<]*)<', html)[1])
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Pictures of the page in a fixed set of states, to be looked at by eyes.
 
-    python tests/viewer/make_screenshots.py FOLDER [--only map] [--gpt2]
+    python tests/viewer/make_screenshots.py FOLDER [--run 250] [--only 390-light-map] [--gpt2]
     python tests/viewer/make_screenshots.py --readme
 
-Every panel at 1280 pixels in light and dark, on a phone (390), a small screen (1024), a projector (1920)
-and printed; runs of 3, 30 and 250 tokens and in other scripts; pages that are unusual: a generation, a run
-without most of its sites; and the live page in use. `--gpt2` adds a random model of GPT-2 small's shape.
+Every panel on a phone (390 pixels), a small screen (1024), a notebook (1280) and a projector (1920), light
+and dark, and printed on A4, Letter and A4 across: of runs of 3, 30 and 250 tokens, in other scripts, of a
+generation, of one token, and of a run without most of its sites; and the live page in use. `--gpt2` adds a
+random model of GPT-2 small's shape. Each run's panels at one size stand side by side in `sheet-*.png`.
 Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
 """
 
@@ -29,11 +30,19 @@ import gpt2np
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary"]
+PAPERS = {
+    "A4": {"format": "A4"},
+    "Letter": {"format": "Letter"},
+    "across": {"format": "A4", "landscape": True},
+}
+PRINTED = ("3", "30", "250", "generated", "gpt2-30")
+COLUMN = 460  # pixels of a picture in a sheet
+ACROSS = 5  # pictures in a row of it
 SIZES = {"1280": (1280, 800), "390": (390, 844), "1024": (1024, 768), "1920": (1920, 1080)}
 
 
-def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
-    """The pages that are photographed, by name."""
+def pages(folder: Path, gpt2: bool, wanted: str | None) -> Iterator[tuple[str, Path]]:
+    """The pages that are photographed, by name; or the wanted one."""
     tiny = gpt2np.load("tiny")
     runs = {
         "text": lambda: tiny.trace(TEXT),
@@ -61,6 +70,8 @@ def pages(folder: Path, gpt2: bool) -> Iterator[tuple[str, Path]]:
         runs["gpt2-30"] = lambda: small.trace(ids[:30])
         runs["gpt2-300"] = lambda: small.trace(ids)
     for name, run in runs.items():
+        if wanted not in (None, name):
+            continue
         path = folder / f"{name}.html"
         gpt2np.view(run(), out=path)
         yield name, path
@@ -70,6 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "screenshots")
     parser.add_argument("--only", help="only pictures with this in their name")
+    parser.add_argument(
+        "--run", help="only this run: text, generated, 3, 30, 250, scripts, part, one, live, ..."
+    )
     parser.add_argument("--gpt2", action="store_true", help="also a random model of GPT-2 small's shape")
     parser.add_argument("--readme", action="store_true", help="the README's picture, beside this file")
     args = parser.parse_args()
@@ -79,18 +93,18 @@ def main() -> None:
     if args.readme:
         return readme(args.folder / "map.png")
     with browser() as chromium:
-        if args.only is None or args.only.startswith("live"):
+        if args.run in (None, "live") and (args.only is None or args.only.startswith("live")):
             alive(chromium, args.folder, args.only)
-        for name, path in pages(args.folder, args.gpt2):
-            for size, scheme, whole in views(name):
-                for panel in PANELS:
-                    picture = f"{name}-{panel}-{size}-{scheme}{'-whole' if whole else ''}.png"
-                    if args.only is None or args.only in picture:
-                        shoot(chromium, path, args.folder / picture, panel, size, scheme, whole)
-            if name in ("text", "250", "generated", "gpt2-30") and (
-                args.only is None or args.only in "print"
-            ):
-                printed(chromium, path, args.folder / f"{name}-print")
+        for name, path in pages(args.folder, args.gpt2, args.run):
+            for size in SIZES:
+                for scheme in ("light", "dark"):
+                    stem = args.folder / f"{name}-{size}-{scheme}"
+                    made = shoot(chromium, path, stem, size, scheme, args.only)
+                    if len(made) > 1:
+                        sheet(chromium, made, stem.with_name(f"sheet-{stem.name}.png"))
+            for paper in PAPERS if name in PRINTED else ():
+                if args.only is None or args.only in f"{name}-print-{paper}":
+                    printed(chromium, path, args.folder / f"{name}-print-{paper}", paper)
 
 
 def alive(chromium, folder: Path, only: str | None) -> None:
@@ -112,7 +126,7 @@ def use(page) -> Iterator[str]:
     act = page.page
 
     def settled(script: str = "true") -> None:
-        page.until(f"() => gpt2np.idle && !gpt2np.run.missing.lens && ({script})")
+        page.until(f"() => gpt2np.idle && !gpt2np.run.missing.follow && ({script})")
         act.wait_for_timeout(150)
 
     settled()
@@ -125,7 +139,7 @@ def use(page) -> Iterator[str]:
     act.locator(".others button").first.click()
     settled("gpt2np.run.tokens[2] !== ' was'")
     yield "swapped"
-    act.locator("summary").click()
+    act.locator(".switch-board summary").click()
     act.get_by_role("button", name="layer 0 head 0", exact=True).click()
     settled("gpt2np.run.model.edits.length")
     act.get_by_role("button", name="Try each part").click()
@@ -150,41 +164,53 @@ def readme(picture: Path) -> None:
     print(picture)
 
 
-def views(name: str) -> Iterator[tuple[str, str, bool]]:
-    """Size, colours, and whether all of the page or the first screen, of one page's pictures."""
-    yield "1280", "light", True
-    if name == "text":
-        yield "1280", "light", False
-        yield "1280", "dark", True
-        yield "390", "dark", True
-        yield "1920", "light", False
-    if name in ("30", "250", "scripts"):
-        yield "390", "dark", True
-        yield "1024", "light", False
-        yield "1920", "dark", False
-    if name in ("text", "gpt2-30"):
-        yield "390", "light", True
-
-
-def shoot(chromium, path: Path, picture: Path, panel: str, size: str, scheme: str, whole: bool) -> None:
+def shoot(chromium, path: Path, stem: Path, size: str, scheme: str, only: str | None) -> list[Path]:
+    """Every panel of a page at one size and in one scheme, whole."""
     width, height = SIZES[size]
-    options = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
-    with visit(chromium, path, **options) as page:
-        page.show(panel=panel)
-        if page.focus["panel"] != panel:  # a text has no panel of choices
-            return
-        page.page.wait_for_timeout(150)
-        page.page.screenshot(path=picture, full_page=whole)
-    print(picture)
+    pictures = {panel: stem.with_name(f"{stem.name}-{panel}.png") for panel in PANELS}
+    wanted = {panel: picture for panel, picture in pictures.items() if only is None or only in picture.name}
+    made: list[Path] = []
+    if not wanted:
+        return made
+    with visit(chromium, path, viewport={"width": width, "height": height}, color_scheme=scheme) as page:
+        for panel, picture in wanted.items():
+            page.show(panel=panel)
+            if page.focus["panel"] != panel:  # a text has no panel of choices
+                continue
+            page.page.wait_for_timeout(150)
+            page.page.screenshot(path=picture, full_page=True)
+            print(picture)
+            made.append(picture)
+    return made
 
 
-def printed(chromium, path: Path, stem: Path) -> None:
+def sheet(chromium, pictures: list[Path], out: Path) -> None:
+    """Pictures side by side, in one of them all."""
+    images = "".join(
+        f'<img src="{picture.as_uri()}" width="{COLUMN}" style="align-self:start">' for picture in pictures
+    )
+    source = out.with_suffix(".html")
+    source.write_text(
+        f'<body style="margin:4px;background:#888"><div style="display:flex;flex-wrap:wrap;gap:8px">{images}'
+    )
+    page = chromium.new_page(viewport={"width": (COLUMN + 8) * min(ACROSS, len(pictures)) + 8, "height": 600})
+    page.goto(source.as_uri())
+    page.screenshot(path=out, full_page=True)
+    page.close()
+    source.unlink()
+
+
+def printed(chromium, path: Path, stem: Path, paper: str) -> None:
+    """The print of a page as PDF, each sheet of paper as PNG, and all of them side by side."""
+    pdf = stem.with_suffix(".pdf")
     with visit(chromium, path) as page:
-        page.page.pdf(path=stem.with_suffix(".pdf"), format="A4", print_background=True)
+        page.page.pdf(path=pdf, print_background=True, **PAPERS[paper])
     if shutil.which("pdftoppm"):
         with contextlib.suppress(subprocess.CalledProcessError):
-            subprocess.run(["pdftoppm", "-r", "60", "-png", stem.with_suffix(".pdf"), stem], check=True)
-    print(stem.with_suffix(".pdf"))
+            subprocess.run(["pdftoppm", "-r", "60", "-png", pdf, stem], check=True)
+        if pictures := sorted(stem.parent.glob(f"{stem.name}-*.png")):
+            sheet(chromium, pictures, stem.with_name(f"sheet-{stem.name}.png"))
+    print(pdf)
 
 
 if __name__ == "__main__":

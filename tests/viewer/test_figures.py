@@ -12,6 +12,7 @@ import gpt2np
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
+OPENED = {"map": ".every-position summary", "weights": ".boxed"}  # what is drawn only then
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]
 
 # Contrast of every visible text with what is behind it, as WCAG 2 computes it; marks of spaces are no text.
@@ -86,7 +87,9 @@ def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, 
     with visit(chromium, path) as page:
         names = []
         for panel in PANELS[:-1]:
-            page.show(panel=panel, layer=2, head=1)
+            page.show(panel=panel, layer=2, head=1, part="resid_post")
+            if panel in OPENED:
+                page.page.locator(OPENED[panel]).first.click()
             buttons = page.page.locator(f"#panel-{panel} .save button:visible")
             labels = [button.get_attribute("aria-label") for button in buttons.all()]
             assert labels
@@ -99,6 +102,7 @@ def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, 
             said = " ".join(text for text in drawing.itertext() if text.strip())
             assert "tiny, 11 tokens; gpt2np." in said, name
             assert float(drawing.get("width")) > 100
+        assert {("weights", "matrix"), ("map", "strips"), ("mlp", "neuron-pushes")} <= set(names)
         for name, words in (("map", "LayerNorm(stream)"), ("logit-lens", "embedding")):
             assert words in (tmp_path / f"gpt2np-{name}.svg").read_text("utf-8")
         page.show(panel="contributions")
@@ -106,7 +110,7 @@ def test_every_figure_has_a_caption_and_is_saved_as_svg_and_png(chromium, path, 
         assert png.startswith(b"\x89PNG")
         assert len(png) > 5000
         page.page.locator("#tab-attention").click()
-        page.page.locator("summary").click()
+        page.page.locator(".all-heads summary").click()
         assert page.page.locator(".every-head canvas").is_visible()
 
 
@@ -122,11 +126,12 @@ def test_every_text_has_the_contrast_of_wcag_aa(chromium, path, scheme):
 
 
 def test_what_is_touched_on_a_phone_is_large_enough(chromium, path):
-    script = """() => [...document.querySelectorAll("button, select, [role=tab]")].map((e) => {
+    script = """() => [...document.querySelectorAll("button:not(.said), select")].map((e) => {
       const after = getComputedStyle(e, "::after");
       const box = e.matches(".strip") ? e.parentElement.getBoundingClientRect() : e.getBoundingClientRect();
-      return [box.height, e.className, e.innerText];
-    }).filter(([height]) => height && height < 39.5)"""
+      const beside = after.content === "none" ? 0 : -parseFloat(after.left) - parseFloat(after.right);
+      return [box.height, box.width + beside, e.className, e.innerText];
+    }).filter(([height, width]) => height && (height < 39.5 || width < 39.5))"""
     with visit(chromium, path, viewport={"width": 390, "height": 844}) as page:
         for panel in PANELS:
             page.show(panel=panel)
@@ -137,11 +142,11 @@ def test_a_window_of_a_long_text_says_so_and_moves(chromium, long):
     trace, path = long
     with visit(chromium, path) as page:
         page.show(panel="attention", layer=1, head=2)
-        assert page.text(".window").startswith(
+        assert page.text(".attention .window").startswith(
             "Positions 154 to 249 of 250; the first column is the first token."
         )
-        page.page.locator(".window input").fill("40")
-        assert page.text(".window").startswith("Positions 40 to 135 of 250")
+        page.page.locator(".attention .window input").fill("40")
+        assert page.text(".attention .window").startswith("Positions 40 to 135 of 250")
         assert page.focus["pos"] == 249
         canvas = page.page.locator(".picture canvas")
         canvas.hover(position={"x": 42, "y": canvas.bounding_box()["height"] - 6})  # first column, last row
@@ -152,7 +157,50 @@ def test_a_window_of_a_long_text_says_so_and_moves(chromium, long):
         percent = float(re.search(r"attention ≈? ?([\d.]+) %", told)[1])
         np.testing.assert_allclose(percent, 100 * weight, atol=1)
         page.show(pos=200)
-        assert page.text(".window").startswith("Positions 128 to 223 of 250")
+        assert page.text(".attention .window").startswith("Positions 128 to 223 of 250")
+
+
+def test_the_left_of_the_map_is_a_window_with_the_first_and_the_chosen_token(chromium, long):
+    trace, path = long
+    told = r"Left: positions (\d+) to (\d+) of 250, with the first one"
+    with visit(chromium, path) as page:
+        page.show(panel="map", layer=2, head=0)
+        first, last = map(int, re.match(told, page.text("#panel-map .window")).groups())
+        assert first > 200
+        assert last == 249
+        page.page.locator("#panel-map .window input").fill("40")
+        first, last = map(
+            int, re.match(told + " and the chosen one", page.text("#panel-map .window")).groups()
+        )
+        assert first == 40
+        assert last > 50
+        canvas, row = (
+            page.page.locator(at) for at in (".streams canvas", '.open [data-site="attn.pattern"]')
+        )
+        row.scroll_into_view_if_needed()
+        left, middle = canvas.bounding_box(), row.bounding_box()
+        for x in range(3, 60, 3):
+            page.page.mouse.move(left["x"] + x, middle["y"] + middle["height"] / 2)
+            if page.js("() => document.querySelector('.tip')?.innerText.includes('positions 1 to 39')"):
+                break
+        percent = float(re.search(r"takes ≈? ?([\d.]+) % from them", page.text(".tip"))[1])
+        weights = trace["h.2.attn.pattern"][0, 249, 1:40]
+        np.testing.assert_allclose(percent, 100 * weights.sum(), atol=1)
+        assert "with the first one and the chosen one. tiny" in saved(
+            page, "map", "SVG", path.parent
+        ).read_text("utf-8")
+        page.show(pos=60)
+        assert "chosen" not in page.text("#panel-map .window")
+        page.show(pos=100)  # outside of the window: it follows
+        assert re.match(told, page.text("#panel-map .window"))[2] == "102"
+
+
+def test_a_saved_figure_has_no_empty_side(chromium, path, tmp_path):
+    with visit(chromium, path) as page:
+        page.show(panel="map")
+        drawing = ElementTree.parse(saved(page, "map", "SVG", tmp_path)).getroot()
+        rows, card = (page.page.locator(at).bounding_box() for at in (".flow", ".card"))
+        assert rows["width"] < float(drawing.get("width")) < card["x"]
 
 
 def test_big_is_for_a_projector(chromium, trace, tmp_path):

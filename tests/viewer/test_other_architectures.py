@@ -1,17 +1,17 @@
 """The page of an architecture that is not GPT-2's: its own parts, groups of heads, windows, no positions."""
 
 import inspect
-import re
 
 import numpy as np
 import pytest
 from support import gemma2_checkpoint, gpt_neo_checkpoint, made_up
-from support.viewer_browser import browser, visit
+from support.viewer_browser import browser, data_of, visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
-from gpt2np.viewer import packing, parts_of_gpt2
+from gpt2np.analysis.neurons import neuron_attribution
+from gpt2np.viewer import parts_of_gpt2
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.comparison_page import comparison_page
 from gpt2np.viewer.poster_page import poster_svg
@@ -28,10 +28,6 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def generated(model):
     return model.generate(IDS, max_new_tokens=4, keep="*", ledger=True, temperature=1.0, seed=1).finish()
-
-
-def data_of(html):
-    return packing.unpack(re.search(r'id="data">([^<]*)<', html)[1])
 
 
 def test_parts_come_from_the_table(model):
@@ -222,6 +218,10 @@ def test_the_parts_of_gemma(gemma):
     )
     assert (facts["model"]["windows"], facts["model"]["kinds"]) == ([4, None], ["sliding", "full"])
     assert facts["missing"] == {}
+    of_neurons = neuron_attribution(gemma.trace(IDS), int(arrays["push:id"][6, 1]), 1, 6).array
+    np.testing.assert_allclose(
+        arrays["neuron:push"][1, 6, 1], of_neurons[arrays["neuron:id"][1, 6]], rtol=2e-3, atol=1e-4
+    )
     pushes = attribution(gemma.trace(IDS), int(arrays["push:id"][9, 0]), 9)
     np.testing.assert_allclose(arrays["push"][9, 0].sum(), pushes.array.sum(), rtol=1e-4)
 

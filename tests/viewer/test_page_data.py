@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from support.random_model import random_model_with_text
+from support.viewer_browser import data_of
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
 from gpt2np.analysis.lens import logit_lens
+from gpt2np.analysis.neurons import neuron_attribution
+from gpt2np.analysis.paths import paths_through_heads
 from gpt2np.architectures.gpt2.config import RELEASED, Config
 from gpt2np.errors import InputError, TraceError
 from gpt2np.viewer import packing, page
@@ -34,11 +37,6 @@ from gpt2np.viewer.page_data import Data, sizes_of
 from gpt2np.viewer.parts_of_gpt2 import PARTS
 
 STATIC = Path(page.__file__).parent / "static"
-
-
-def data_of(html):
-    """Header and arrays of a page."""
-    return packing.unpack(re.search(r'id="data">([^<]*)<', html)[1])
 
 
 # -- packing --------------------------------------------------------------------------------------
@@ -212,6 +210,45 @@ def test_attention_and_neurons_are_the_traces(trace, packed):
         arrays["neuron:pre"][1, 5], trace["h.1.mlp.pre"][5][arrays["neuron:id"][1, 5]]
     )
     assert arrays["neuron:bins"][1, 5].sum() == trace.config.d_mlp
+
+
+def test_pushes_of_neurons_are_those_of_neuron_attribution(trace, packed):
+    _, arrays = packed
+    for layer, pos, i in ((0, 10, 0), (3, 4, 2)):
+        token = int(arrays["push:id"][pos, i])
+        expected = neuron_attribution(trace, token, layer, pos).array
+        found = arrays["neuron:push"][layer, pos, i]
+        np.testing.assert_allclose(found, expected[arrays["neuron:id"][layer, pos]], rtol=2e-3, atol=1e-4)
+    pos, i = 7, 1
+    token = int(arrays["push:id"][pos, i])
+    every = np.stack([neuron_attribution(trace, token, layer, pos).array for layer in range(4)])
+    layers, ids, pushes = (arrays[f"pusher:{name}"][pos, i] for name in ("layer", "id", "push"))
+    np.testing.assert_allclose(pushes, every[layers, ids], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(pushes[:10], np.sort(every, axis=None)[::-1][:10], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(pushes[10:], np.sort(every, axis=None)[:10], rtol=1e-4, atol=1e-6)
+
+
+def test_paths_are_those_of_paths_through_heads(trace, packed):
+    facts, arrays = packed
+    for pos, i in ((10, 0), (4, 2)):
+        every = paths_through_heads(trace, int(arrays["push:id"][pos, i]), pos).array
+        assert every.shape[0] == len(facts["components"]) - 1  # ln_f's bias takes no path
+        at = tuple(arrays[f"path:{name}"][pos, i].astype(int) for name in ("writer", "pos", "head"))
+        np.testing.assert_allclose(arrays["path:push"][pos, i], every[at], rtol=1e-4, atol=1e-6)
+        largest = np.sort(np.abs(np.nan_to_num(every)), axis=None)[::-1][:12]
+        np.testing.assert_allclose(np.abs(arrays["path:push"][pos, i]), largest, rtol=1e-4, atol=1e-6)
+
+
+def test_the_logits_are_strips_less_their_mean(trace, packed):
+    facts, arrays = packed
+    logits = trace["logits"].astype(np.float64)
+    wide = logits - logits.mean(axis=1, keepdims=True)
+    cells = arrays["logits"].shape[1]
+    assert facts["detail"]["factors"]["vocab"] == packing.factor_of(2048, cells)
+    np.testing.assert_allclose(arrays["logits"], packing.shrink(wide, cells), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(arrays["logits:stats"][:, 1:], np.stack([logits.min(1), logits.max(1)], 1))
+    broken = trace.model.trace("Elizabeth was", keep=["attn.*", "embed"])
+    assert "logits" in data_of(gpt2np.view(broken).html)[0]["missing"]["vector logits"]
 
 
 def test_statistics_of_vectors_are_exact(trace, packed):

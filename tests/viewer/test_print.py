@@ -1,5 +1,6 @@
 """The page on paper: nothing is cut off, every token is there, labels can be read, no heading is alone."""
 
+import itertools
 import re
 import subprocess
 
@@ -125,3 +126,19 @@ def test_labels_can_be_read_and_nothing_is_wider_than_the_paper(chromium, pages,
         assert size * POINT >= SMALLEST, text
         assert page.js(WIDEST) <= 801
         page.js("() => dispatchEvent(new Event('afterprint'))")
+
+
+def test_each_row_of_the_map_takes_its_piece_of_the_columns_along(chromium, pages):
+    pieces = """() => [...document.querySelectorAll(".beside")].map((piece) => piece.getBoundingClientRect())
+      .map(({ top, bottom }) => [top, bottom])"""
+    with visit(chromium, pages[0] / "250.html") as page:
+        whole = page.js("() => document.querySelector('.streams canvas').getBoundingClientRect().height")
+        page.js("() => dispatchEvent(new Event('beforeprint'))")
+        found = page.js(pieces)
+        assert len(found) > 20
+        assert all(abs(above[1] - below[0]) < 0.1 for above, below in itertools.pairwise(found))
+        assert found[-1][1] - found[0][0] > 0.8 * whole
+        assert page.page.locator(".streams canvas").is_hidden()
+        page.js("() => dispatchEvent(new Event('afterprint'))")
+        assert page.js(pieces) == []
+        assert page.page.locator(".streams canvas").is_visible()

@@ -91,14 +91,14 @@ def test_traces_without_parts_and_with_broken_numbers_are_shown(chromium, tiny, 
                 assert "was not kept" in page.text("#panel-lens .absent")
 
 
-def test_a_beam_search_and_a_saved_generation_say_what_they_cannot_show(chromium, tiny, tmp_path):
+def test_a_beam_search_says_who_lost_and_a_saved_generation_what_it_cannot_show(chromium, tiny, tmp_path):
     beams = tiny.generate("Elizabeth was", max_new_tokens=4, num_beams=3, keep="*").finish()
     gpt2np.view(beams, out=tmp_path / "beams.html")
     with visit(chromium, tmp_path / "beams.html") as page:
         page.show(panel="generation", step=1)
         assert page.text(".generation .small") == "4 tokens chosen; num beams 3; stopped by length."
-        assert "A beam search filters nothing" in page.text(".generation .lists")
-        assert page.text(".generation h4") == "What the model held likeliest"
+        assert "The 3 best texts at the end" in page.text(".generation .lists")
+        assert page.text(".generation h4") == "What the model found likeliest"
     beams.trace.save(tmp_path / "g.safetensors")
     gpt2np.view(gpt2np.Trace.open(tmp_path / "g.safetensors"), out=tmp_path / "saved.html")
     with visit(chromium, tmp_path / "saved.html") as page:

@@ -5,8 +5,10 @@ import pytest
 from support.viewer_browser import browser, visit
 
 import gpt2np
-from gpt2np.analysis.circuits import composition_scores, token_effects, token_scores
+from gpt2np.analysis.circuits import composition_scores, copying_scores, token_effects, token_scores
+from gpt2np.analysis.heads import reads_and_writes
 from gpt2np.analysis.layer_norms import norm_parameters
+from gpt2np.analysis.lens import nearest_rows
 from gpt2np.analysis.parameter_counts import parameter_shares
 from gpt2np.analysis.residual_stream import memory
 from gpt2np.viewer.commentary import notes
@@ -68,12 +70,13 @@ def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path
         shares = parameter_shares(tiny).array
         assert page.text(".parameters .value") == f"{int(shares[:, 0].sum()):,}"
         assert "124,439,808" in page.text(".parameter-bars")
-        final, rows = trace["ln_f"][-1].astype(np.float64), tiny.weights["wte.weight"].astype(np.float64)
-        for told in run["nearest"]:
-            row = rows[told["id"]]
-            assert told["dot"] == pytest.approx(row @ final, rel=1e-6)
-            assert told["cosine"] == pytest.approx(row @ final / np.linalg.norm(row) / np.linalg.norm(final))
-        assert told["dot"] == pytest.approx(float(trace["logits"][-1, told["id"]]), rel=1e-4)
+        for pos in (0, 5, len(trace.token_ids) - 1):
+            page.show(pos=pos)
+            shown = page.page.locator(".nearest td").all_inner_texts()
+            near = nearest_rows(trace, pos).array
+            numbers = [float(cell.replace("−", "-")) for cell in shown]
+            assert numbers == pytest.approx(near.ravel(), rel=6e-4)
+            assert f"({pos}) beside" in page.text(".nearest h3")
 
         page.show(panel="map", part="ln_1", layer=1)
         gamma = norm_parameters(tiny).array[2, 0]
@@ -89,6 +92,25 @@ def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path
         assert source.get_attribute("href") == "https://arxiv.org/abs/1607.06450"
         page.show(part="wte")
         assert f"W_E[{trace.token_ids[-1]}]" in page.text(".card .site")
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_directions_and_copying_of_the_chosen_head(trace, tiny, tmp_path):
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        for layer, head in ((2, 1), (0, 3)):
+            page.show(panel="weights", layer=layer, head=head)
+            rows = page.page.locator("table.directions tbody tr").all()
+            told = reads_and_writes(tiny, layer, head, 3, 5)
+            assert len(rows) == len(told) == 6
+            for row, direction in zip(rows, told, strict=True):
+                strength, reads, writes = row.locator("td").all()
+                assert float(strength.inner_text()) == pytest.approx(direction.strength, rel=6e-3)
+                for cell, near in ((reads, direction.reads), (writes, direction.writes)):
+                    words = [word.replace("·", " ") for word in cell.locator(".token").all_inner_texts()]
+                    assert words == [token.token for token in near]
+            copying = float(page.text(".copying b").replace("−", "-"))
+            assert copying == pytest.approx(copying_scores(tiny).array[layer, head], abs=0.006)
 
 
 @pytest.mark.needs("playwright", "chromium")

@@ -24,11 +24,11 @@ WIDE, HEADS, GROUPS, NEURONS = "pos n_embd", "pos head d_head", "pos kv_head d_h
 
 SITES = SiteTable(
     (
-        Site("wte", WIDE, "The token's row of the table, before it is scaled.", layered=False),
+        Site("wte", WIDE, "Token embedding: the token's row of the table, not yet scaled.", layered=False),
         Site(
             "embed",
             WIDE,
-            "The same times the root of n_embd: the residual stream as it enters block 0.",
+            "wte times the root of n_embd: the residual stream as it enters block 0.",
             names_of(hf="model.embed_tokens", tl="hook_embed"),
             layered=False,
         ),
@@ -57,20 +57,20 @@ SITES = SiteTable(
             derived=True,
             unseen=float("-inf"),
         ),
-        site_rows.scores("The same after the soft cap, before softmax; -inf where the query does not look."),
+        site_rows.scores("Scaled dot products after the soft cap, before softmax; -inf where not seen."),
         site_rows.pattern(),
         site_rows.z(),
         Site(
             "attn.proj",
             WIDE,
-            "All heads put together, before the norm behind them.",
+            "All heads' results together, brought to the width of the stream, before the norm that follows.",
             names_of(hf=f"{_L}.self_attn {_L}.self_attn.o_proj"),
         ),
         *site_rows.rms_norm_rows("ln_1_post", "attn.proj", f"{_TL}.ln1_post.hook_normalized"),
         Site(
             "attn.heads",
             "pos head n_embd",
-            "Each head's share of attn.out, the scale of its norm being that of the run: they sum to it.",
+            "Each head's share of attn.out, the norm's scale held as in the run; they sum to attn.out.",
             derived=True,
         ),
         site_rows.attention_out(
@@ -89,27 +89,27 @@ SITES = SiteTable(
         Site(
             "mlp.act",
             NEURONS,
-            "The gates after it: how far each neuron is open.",
+            "The gates of the MLP's neurons after their activation function: how far each is open.",
             names_of(hf=f"{_L}.mlp.act_fn"),
             captures=("mlp/gelu",),
         ),
         Site(
             "mlp.up",
             NEURONS,
-            "What each neuron would say if its gate were open.",
+            "What each neuron of the MLP would write if its gate were open.",
             names_of(hf=f"{_L}.mlp.up_proj", tl=f"{_TL}.mlp.hook_pre_linear"),
             captures=("mlp/up_proj",),
         ),
         Site(
             "mlp.post",
             NEURONS,
-            "Gate times up: which features are active, and how much.",
+            "The MLP's neurons, gate times up: which features are active, and how much.",
             names_of(tl=f"{_TL}.mlp.hook_post"),
         ),
         Site(
             "mlp.proj",
             WIDE,
-            "The neurons' answer, before the norm behind them.",
+            "What all neurons of the MLP add up to, before the norm that follows.",
             names_of(hf=f"{_L}.mlp {_L}.mlp.down_proj"),
             captures=("mlp/down_proj",),
         ),

@@ -8,7 +8,7 @@ _shtab_gpt2np_subparsers=(trace generate view tokenize score learn lens heads ci
 
 _shtab_gpt2np_trace_option_strings=(-h --help --tokens --special --chat --trace --model --revision --local-files-only --threads --widen --dtype --json --keep --out --top --show --against --head --pos --zero-head --png --force)
 _shtab_gpt2np_generate_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --keep --out --ledger --force --show-choices --zero-head)
-_shtab_gpt2np_view_option_strings=(-h --help --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --trace --generation --live --poster --no-open --show --layer --head --pos --big --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
+_shtab_gpt2np_view_option_strings=(-h --help --tokens --special --chat --against --model --revision --local-files-only --threads --widen --dtype --json --trace --generation --live --poster --no-open --show --layer --head --pos --big --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram-size --num-beams --length-penalty --early-stopping --seed --eos --stop --stop-tokens --lookup --on-overflow --out --ledger --force)
 _shtab_gpt2np_tokenize_option_strings=(-h --help --tokens --special --chat --merges --model --revision --local-files-only --threads --widen --json)
 _shtab_gpt2np_score_option_strings=(-h --help --stride --without-positions --hold-norms --tokens --special --chat --model --revision --local-files-only --threads --widen --dtype --json --zero-head --force)
 _shtab_gpt2np_learn_option_strings=(-h --help --nearer --yes-i-have-tried --model --ipynb --html --handout --json --force)
@@ -370,7 +370,7 @@ _gpt2np_sets() {
 }
 
 _gpt2np_panels() {
-  compgen -W "map attention lens contributions mlp residual weights generation glossary" -- "$1"
+  compgen -W "map attention lens contributions mlp residual weights against generation glossary" -- "$1"
 }
 
 _gpt2np_lessons() {

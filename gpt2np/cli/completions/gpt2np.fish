@@ -38,7 +38,7 @@ function _gpt2np_sets
 end
 
 function _gpt2np_panels
-  printf '%s\n' map attention lens contributions mlp residual weights generation glossary
+  printf '%s\n' map attention lens contributions mlp residual weights against generation glossary
 end
 
 function _gpt2np_lessons
@@ -164,6 +164,7 @@ complete -c gpt2np -n '_shtab_gpt2np_using view' -s h -l help -d 'show this help
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l tokens -x -d 'token ids instead of a text: 464,3139,286'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l special -d 'read <|endoftext|> in a text as one token'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l chat -d 'the text is a user'"'"'s message, put into the model'"'"'s turns; a .json file holds a whole conversation'
+complete -c gpt2np -n '_shtab_gpt2np_using view' -l against -x -d 'beside it the run of another text, token by token'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l model -xka "(_gpt2np_models)" -d 'folder or Hub id (default $GPT2NP_MODEL, else tiny)'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l revision -x -d 'branch, tag or commit on the Hub'
 complete -c gpt2np -n '_shtab_gpt2np_using view' -l local-files-only -d 'do not contact the Hub'

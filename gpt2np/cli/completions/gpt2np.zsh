@@ -573,6 +573,7 @@ _shtab_gpt2np_view_options=(
   "--tokens[token ids instead of a text\: 464,3139,286]:IDS:"
   "--special[read \<\|endoftext\|\> in a text as one token]"
   "--chat[the text is a user\'s message, put into the model\'s turns\; a .json file holds a whole conversation]"
+  "--against[beside it the run of another text, token by token]:OTHER:"
   "--model[folder or Hub id (default \$GPT2NP_MODEL, else tiny)]:M:_gpt2np_models"
   "--revision[branch, tag or commit on the Hub]:REV:"
   "--local-files-only[do not contact the Hub]"
@@ -722,7 +723,7 @@ _gpt2np_sets() {
 }
 
 _gpt2np_panels() {
-  compadd map attention lens contributions mlp residual weights generation glossary
+  compadd map attention lens contributions mlp residual weights against generation glossary
 }
 
 _gpt2np_lessons() {

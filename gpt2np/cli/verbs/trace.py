@@ -162,9 +162,8 @@ def against(args: argparse.Namespace, model: Any, prompt: Any) -> int:
     parts = {
         "stream": two_prompts.stream_distance(trace, other, pos),
         "predictions": two_prompts.prediction_difference(trace, other, pos, args.top or 5),
+        "attention": two_prompts.attention_difference(trace, other, pos),
     }
-    if len(trace.token_ids) == len(other.token_ids):
-        parts["attention"] = two_prompts.attention_difference(trace, other, pos)
     apart = [two_prompts.divergence(trace, other, pos), two_prompts.divergence(other, trace, pos)]
     if args.json:
         facts = {"model": model.name, "tokens": trace.tokens, "other_tokens": other.tokens}

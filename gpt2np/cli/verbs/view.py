@@ -22,6 +22,7 @@ from gpt2np.cli.arguments import (
 )
 from gpt2np.cli.parser import add_note, add_verb
 from gpt2np.cli.terminal import doing, tell
+from gpt2np.cli.texts import a_text
 from gpt2np.errors import InputError
 
 NAME = "gpt2np-view.html"
@@ -35,6 +36,7 @@ def register(verbs: Any) -> None:
         view,
         "view 'Elizabeth was'",
         "view 'Elizabeth was' --show attention --layer 1 --head 0 --pos -1",
+        "view 'Elizabeth was' --against 'Mr. Darcy was'",
         "view 'Elizabeth was' --max-new-tokens 20 --out page.html --no-open",
         "view --live --out alive.html",
         "view 'Elizabeth was' --poster poster.html --no-open",
@@ -45,6 +47,9 @@ def register(verbs: Any) -> None:
         "--max-new-tokens a generation is made and shown. --generation takes what `generate --out` wrote.",
     )
     add_prompt(verb)
+    group(verb, "prompt").add_argument(
+        "--against", type=a_text, metavar="OTHER", help="beside it the run of another text, token by token"
+    )
     add_model(verb)
     add_trace(verb)
     verb.add_argument(
@@ -116,16 +121,17 @@ def _still(args: argparse.Namespace) -> Any:
     """The page of a run."""
     from gpt2np.viewer import view as make
 
-    run = _run(args)
+    run, other = _run(args)
     doing("making the page")
-    return make(run, show=args.show, layer=args.layer, head=args.head, pos=args.pos, big=args.big)
+    place = {"show": args.show, "layer": args.layer, "head": args.head, "pos": args.pos, "big": args.big}
+    return make(run, against=other, **place)
 
 
 def _live(args: argparse.Namespace) -> Any:
     """The page that runs a model."""
     from gpt2np.viewer.live_page import live_page
 
-    others = ("trace", "generation", "ledger", "max_new_tokens", "chat", "special", "big")
+    others = ("trace", "generation", "ledger", "max_new_tokens", "chat", "special", "big", "against")
     if given := [name for name in others if getattr(args, name)]:
         raise InputError(f"--{given[0].replace('_', '-')} is not for --live")
     _check(args, _sampling(args))
@@ -147,7 +153,9 @@ def _poster(args: argparse.Namespace) -> int:
         raise InputError(
             "--show, --layer, --head, --pos and --big say where a page opens: a poster shows all"
         )
-    run = _run(args)
+    if args.against is not None:
+        raise InputError("--poster shows one run: leave out --against")
+    run, _ = _run(args)
     doing("drawing the poster")
     out = poster(run, args.poster)
     return _opened(args, out)
@@ -160,20 +168,32 @@ def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     return {f.name: getattr(args, f.name) for f in fields(Sampling) if getattr(args, f.name) is not None}
 
 
-def _run(args: argparse.Namespace) -> Any:
-    """The Trace or the Generated that the options ask for."""
+def _run(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The Trace or the Generated that the options ask for, and with --against that of the other text."""
     chosen = _sampling(args)
     _check(args, chosen)
     saved = args.trace or args.generation
     if saved is not None:
-        return _saved(args, saved)
+        return _saved(args, saved), None
     prompt = read_prompt(args)
-    model = load_model(args, prompt)
+    model = load_model(args, prompt, args.against)
+    run = _made(args, chosen, model, prompt)
+    if args.against is None:
+        return run, None
+    try:
+        return run, _made(args, chosen, model, args.against)
+    except InputError as error:
+        raise InputError(f"--against: {error}") from None
+
+
+def _made(args: argparse.Namespace, chosen: dict[str, Any], model: Any, prompt: Any) -> Any:
+    """The run of one prompt: read, or with --max-new-tokens continued."""
     prompt = as_run(args, model, prompt)
     if args.max_new_tokens is None:
         return model.trace(prompt, special=args.special)
+    options = dict(chosen)
     if "early_stopping" in chosen:
-        chosen["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
+        options["early_stopping"] = {"true": True, "false": False}.get(args.early_stopping, "never")
     return model.generate(
         prompt,
         max_new_tokens=args.max_new_tokens,
@@ -186,7 +206,7 @@ def _run(args: argparse.Namespace) -> Any:
         lookup=args.lookup,
         on_overflow=args.on_overflow,
         special=args.special,
-        **chosen,
+        **options,
     ).finish()
 
 
@@ -195,6 +215,8 @@ def _check(args: argparse.Namespace, chosen: dict[str, Any]) -> None:
     given = [name for name in ("text", "tokens", "trace", "generation") if getattr(args, name) is not None]
     if len(given) > 1:
         raise InputError("view shows one thing: a TEXT, --tokens, --trace FILE or --generation FILE")
+    if args.against is not None and {"trace", "generation"} & set(given):
+        raise InputError("--against needs a prompt to run: it goes with neither --trace nor --generation")
     if args.keep:
         raise InputError("--keep has no use here: view keeps every site")
     if args.ledger and not args.generation:

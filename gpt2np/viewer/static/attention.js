@@ -11,14 +11,18 @@ import {
   el,
   hideTip,
   isPrinting,
+  marked,
+  marker,
   place,
   quoted,
   scaleKey,
+  shortened,
   showTip,
   sized,
   tokenLabel,
   visible,
 } from "./drawing.js";
+import { positionWindow } from "./position_window.js";
 
 const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
 
@@ -55,19 +59,7 @@ export function attentionPanel(run, focus) {
   );
   const finder = headFinder(run, focus),
     every = everyHead(run, focus);
-  let chosenFirst = null; // where the window begins, if it was moved by hand
-  const windowSaid = el("span", {}),
-    slider = el("input", {
-      type: "range",
-      min: 0,
-      max: Math.max(0, run.T - MOST),
-      "aria-label": "first position of the window",
-      oninput: () => {
-        chosenFirst = Number(slider.value);
-        draw(focus.state);
-      },
-    }),
-    windowBar = el("p", { class: "window", hidden: run.T <= MOST }, windowSaid, slider);
+  const stretch = positionWindow(run, () => draw(focus.state));
   const key = el("span", {});
   element.append(
     el(
@@ -89,7 +81,7 @@ export function attentionPanel(run, focus) {
           title,
           el("div", { class: "toggle", role: "group", "aria-label": "pattern or scores" }, toggle),
         ),
-        windowBar,
+        stretch.element,
         big,
         says,
       ),
@@ -100,25 +92,14 @@ export function attentionPanel(run, focus) {
   );
 
   function windowOf(pos) {
-    const count = Math.min(run.T, MOST),
-      first = Math.min(Math.max(0, chosenFirst ?? pos - Math.floor(count * 0.75)), run.T - count);
-    return { first, count };
+    const count = Math.min(run.T, MOST);
+    return { first: stretch.begin(count, pos - Math.floor(count * 0.75)), count };
   }
 
   /** The key of a column: where the window begins later, the first column is the first token, where heads rest. */
   function keyAt(column, first) {
     return column === 0 && first > 0 ? 0 : first + column;
   }
-
-  /** A moved window is given up when another position is chosen that lies outside of it. */
-  function keepWindow(pos) {
-    if (chosenFirst !== null && pos !== lastPos && (pos < chosenFirst || pos >= chosenFirst + MOST)) chosenFirst = null;
-    lastPos = pos;
-    const { first, count } = windowOf(pos);
-    slider.value = first;
-    windowSaid.textContent = `Positions ${first} to ${first + count - 1} of ${run.T}${first ? "; the first column is the first token" : ""}. `;
-  }
-  let lastPos = focus.state.pos;
 
   function draw(state) {
     const { layer, head, pos } = state;
@@ -129,7 +110,10 @@ export function attentionPanel(run, focus) {
       scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
       el("small", {}, scores ? " of this head’s largest score" : " by the square root, so that small shares show"),
     );
-    keepWindow(pos);
+    stretch.follow(pos, MOST);
+    const { first, count } = windowOf(pos);
+    const also = first ? "; the first column is the first token" : "";
+    stretch.tell(`Positions ${first} to ${first + count - 1} of ${run.T}${also}.`, first, count);
     picture(state);
     words(state);
     multiples(layer, head, pos);
@@ -144,8 +128,10 @@ export function attentionPanel(run, focus) {
       gap = cell > 6 ? 1 : 0;
     context.textAlign = "center";
     context.font = canvasFont(cell >= 64 ? 0.9 : 0.75);
+    const mark = marker(context);
     for (let q = first; q < first + count; q++) {
-      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q);
+      const values = scores ? run.scores(layer, head, q) : run.weights(layer, head, q),
+        moved = run.marks?.lookedAt(layer, head, q);
       for (let column = 0; column <= q - first; column++) {
         const k = keyAt(column, first);
         if (k < run.firstSeen(layer, q)) continue;
@@ -153,6 +139,7 @@ export function attentionPanel(run, focus) {
           [x, y] = [left + column * cell, top + (q - first) * cell];
         context.fillStyle = colour(scale, t);
         context.fillRect(x, y, cell - gap, cell - gap);
+        if (moved?.[k]) mark(x + cell - gap, y, Math.min(12, cell / 2));
         if (cell < 40) continue;
         context.fillStyle = darkOn(scale, t) ? "#fff" : "#000";
         const number = scores ? values[k].toFixed(1).replace("-", "−") : String(Math.round(100 * values[k]));
@@ -163,17 +150,18 @@ export function attentionPanel(run, focus) {
 
   // Names or numbers of the queries and keys, and which side is which.
   function sides(context, { first, count, left, top, cell, named, room }, pos, style) {
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
     const every = Math.ceil((14 * count) / room / 2.5) * 5;
     context.font = canvasFont(0.75);
     for (let i = 0; i < count; i++) {
       const query = first + i,
         key = keyAt(i, first),
-        label = (t) => (named ? cut(visible(run.labels[t])) : String(t)),
+        label = (t) => (named ? shortened(visible(run.labels[t]), 12) : String(t)),
         inked = (t) => (t === pos ? style.getPropertyValue("--accent") : style.color);
       context.fillStyle = inked(query);
       context.textAlign = "right";
       if (named || query % every === 0) context.fillText(label(query), left - 6, top + (i + 0.5) * cell + 4);
-      if (!named && key % every) continue;
+      if (!named && (key % every || (first && i && i * cell < 28 * rem))) continue; // beside the first token's
       context.fillStyle = inked(key);
       context.save();
       context.translate(left + (i + 0.5) * cell + 3, top - 6);
@@ -281,7 +269,7 @@ export function attentionPanel(run, focus) {
     for (let q = at; q < run.T && run.firstSeen(layer, q) <= at; q++)
       seen.push([q, run.weights(layer, head, q)[at]]);
     seen.sort((a, b) => b[1] - a[1]);
-    const list = (heading, pairs) =>
+    const list = (heading, pairs, moved) =>
       el(
         "div",
         {},
@@ -290,6 +278,7 @@ export function attentionPanel(run, focus) {
           bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], w, run.weightText(w), {
             kind: "share",
             onclick: () => focus.set({ pos: t }),
+            moved: moved(t),
           }),
         ),
       );
@@ -297,10 +286,11 @@ export function attentionPanel(run, focus) {
       list(
         [tokenLabel(run.labels[at]), ` (${at}) looks at`],
         looks.map((k) => [k, weights[k]]),
+        (key) => run.marks?.lookedAt(layer, head, at)?.[key],
       ),
-      list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8)),
+      list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8), (query) => run.marks?.lookedAt(layer, head, query)?.[at]),
     );
-    const { first, count } = windowOf(at);
+    const { first, count } = windowOf(pos);
     text.replaceChildren(
       ...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
         const t = first + i,
@@ -340,13 +330,9 @@ export function attentionPanel(run, focus) {
         }
       }
       button.setAttribute("aria-pressed", String(head === chosen));
+      marked(button, run.marks?.head(layer, head));
       button.setAttribute("aria-label", `head ${head}. ${sentence(layer, head, pos)}`);
     });
   }
   return { id: "attention", title: "Attention", element, draw };
-}
-
-/** A label for the side of a picture. */
-function cut(text) {
-  return [...text].length > 12 ? `${[...text].slice(0, 11).join("")}…` : text;
 }

@@ -8,12 +8,14 @@ import {
   el,
   fullColour,
   hideTip,
-  percent,
+  marked,
   place,
   showTip,
   signed,
   tokenLabel,
 } from "./drawing.js";
+import { pathsTo } from "./head_paths.js";
+import { targetButtons } from "./target_choice.js";
 
 const LISTED = 10;
 
@@ -30,7 +32,8 @@ export function contributionsPanel(run, focus) {
     told = el("p", { class: "answer" });
   const lists = el("div", { class: "lists" }),
     grid = el("div", { class: "grid components" }),
-    others = el("p", { class: "rest" });
+    others = el("p", { class: "rest" }),
+    paths = el("div", { class: "paths" });
   element.append(
     el(
       "p",
@@ -43,6 +46,7 @@ export function contributionsPanel(run, focus) {
     el("h3", {}, "All parts, layer by layer"),
     grid,
     others,
+    paths,
   );
 
   function draw(state) {
@@ -51,27 +55,16 @@ export function contributionsPanel(run, focus) {
       pairs = ids.length > 1 ? [...ids.keys(), "difference"] : [0];
     if (!pairs.includes(target)) target = 0;
     choose.replaceChildren(
-      ...pairs.map((pair) =>
-        el(
-          "button",
-          {
-            type: "button",
-            "aria-pressed": String(pair === target),
-            onclick: () => {
-              target = pair;
-              draw(focus.state);
-            },
-          },
-          ...(pair === "difference"
-            ? [tokenLabel(run.word(ids[0])), " minus ", tokenLabel(run.word(ids[1]))]
-            : [tokenLabel(run.word(ids[pair])), chance(ids[pair], row + first)]),
-        ),
-      ),
+      ...targetButtons(run, row + first, ids, pairs, target, (chosen) => {
+        target = chosen;
+        draw(focus.state);
+      }),
     );
     const values = valuesOf(row),
       sum = values.reduce((a, b) => a + b, 0),
       order = [...values.keys()].sort((a, b) => values[b] - values[a]);
     const most = Math.max(...values.map(Math.abs)),
+      moved = movedParts(row, ids, values, most),
       best = order[0];
     told.replaceChildren(
       "At ",
@@ -88,7 +81,7 @@ export function contributionsPanel(run, focus) {
         {},
         el("h4", {}, heading),
         which.map((i) =>
-          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i) }),
+          bar(label(i), values[i] / most, signed(values[i]), { kind: "push", onclick: () => go(i), moved: moved?.[i] }),
         ),
       );
     lists.replaceChildren(
@@ -101,7 +94,8 @@ export function contributionsPanel(run, focus) {
           .slice(0, LISTED),
       ),
     );
-    table(values);
+    table(values, moved);
+    paths.replaceChildren(...(target === "difference" ? [] : pathsTo(run, row + first, target, label, (head) => focus.set(head))));
   }
 
   function named(ids) {
@@ -116,13 +110,16 @@ export function contributionsPanel(run, focus) {
     return Array.from(a, (x, i) => x - b[i]);
   }
 
-  function chance(id, pos) {
-    const i = [...(run.at("next:id", pos) ?? [])].indexOf(id);
-    return i < 0 ? el("small", {}, " comes next") : el("small", {}, ` ${percent(run.at("next:p", pos)[i])}`);
+  /** Of each part, whether its push has moved; null where the token was not among those that were pushed before. */
+  function movedParts(row, ids, values, most) {
+    const of = (id) => run.marks?.pushes(row + first, id) ?? null,
+      [a, b] = target === "difference" ? [of(ids[0]), of(ids[1])] : [of(ids[target]), null];
+    if (!a || (target === "difference" && !b)) return null;
+    return values.map((value, i) => run.marks.number(b ? a[i] - b[i] : a[i], value, most));
   }
 
   // Layers down; heads, bias and MLP across. Above them the embeddings, below ln_f's bias.
-  function table(values) {
+  function table(values, moved) {
     const full = Math.max(fullColour(values), Math.max(...values.map(Math.abs)) * 0.5),
       cells = [];
     const of = new Map(names.map((name, i) => [name, i])),
@@ -139,7 +136,7 @@ export function contributionsPanel(run, focus) {
     );
     for (let layer = 0; layer < run.L; layer++) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
-      for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full));
+      for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full, moved));
     }
     const rest = names
       .map((name, i) => [name, i])
@@ -147,13 +144,13 @@ export function contributionsPanel(run, focus) {
     grid.replaceChildren(...cells);
     others.replaceChildren(
       ...rest.flatMap(([name, i]) => [
-        el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))),
+        marked(el("span", { class: "one" }, `${label(i)} `, el("b", {}, signed(values[i]))), moved?.[i]),
         " ",
       ]),
     );
   }
 
-  function square(i, values, full) {
+  function square(i, values, full, moved) {
     if (i === undefined) return el("span", {});
     const t = place(values[i], full),
       cell = el(
@@ -169,7 +166,7 @@ export function contributionsPanel(run, focus) {
         run.H <= 12 ? signed(values[i], 1) : "",
       );
     cell.style.background = colour("diverging", t);
-    return cell;
+    return marked(cell, moved?.[i]);
   }
 
   function go(i) {

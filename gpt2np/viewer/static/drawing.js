@@ -52,9 +52,12 @@ export function visible(token) {
 
 /** A token as an element of its own direction, its marks paler than its letters. */
 export function tokenLabel(token, longest = 24) {
-  const text = visible(token),
-    cut = [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
-  return markedLabel(cut);
+  return markedLabel(shortened(visible(token), longest));
+}
+
+/** A text of at most so many characters. */
+export function shortened(text, longest) {
+  return [...text].length > longest ? `${[...text].slice(0, longest - 1).join("")}…` : text;
 }
 
 /** A text in which marks are shown already, as an element: the marks are paler than the letters. */
@@ -306,8 +309,32 @@ export function hideTip() {
   if (tip) tip.hidden = true;
 }
 
-/** A labelled bar: label, bar from 0, number. `share` is its length, from -1 to 1. */
-export function bar(label, share, text, { chosen = false, onclick = null, kind = "" } = {}) {
+/** Mark an element as changed, by its corner, and by a word for those who do not see that; or take the mark away. */
+export function marked(element, changed) {
+  element.classList.toggle("marked", Boolean(changed));
+  if (changed) element.setAttribute("aria-description", "changed");
+  else element.removeAttribute("aria-description");
+  return element;
+}
+
+/** What paints the same mark on a canvas: a corner of so many pixels at the top right of a box. */
+export function marker(context) {
+  const style = getComputedStyle(context.canvas),
+    [ink, paper] = ["--ink", "--paper"].map((name) => style.getPropertyValue(name));
+  return (right, top, side) => {
+    context.beginPath();
+    context.moveTo(right - side, top);
+    context.lineTo(right, top);
+    context.lineTo(right, top + side);
+    context.closePath();
+    Object.assign(context, { fillStyle: ink, strokeStyle: paper, lineWidth: 0.8 });
+    context.fill();
+    context.stroke();
+  };
+}
+
+/** A labelled bar: label, bar from 0, number. `share` is its length, from -1 to 1; `moved` marks it as changed. */
+export function bar(label, share, text, { chosen = false, onclick = null, kind = "", moved = false } = {}) {
   const fill = el("span", { class: `fill ${kind} ${share < 0 ? "negative" : ""}` });
   fill.style.width = `${100 * Math.min(1, Math.abs(share))}%`;
   const parts = [
@@ -316,9 +343,10 @@ export function bar(label, share, text, { chosen = false, onclick = null, kind =
     el("span", { class: "value" }, text),
   ];
   const shape = `bar${chosen ? " chosen" : ""}`;
-  return onclick
+  const made = onclick
     ? el("button", { class: shape, type: "button", onclick, "aria-pressed": String(chosen) }, parts)
     : el("div", { class: shape }, parts);
+  return marked(made, moved);
 }
 
 /** A paragraph that says why something is not there. */

@@ -1,12 +1,12 @@
 // All heads of all layers in one picture: layers down, heads across, each a small map of who looks at whom.
 
-import { canvasFont, colour, el, hideTip, showTip, sized } from "./drawing.js";
+import { canvasFont, colour, el, hideTip, marker, showTip, sized } from "./drawing.js";
 
 const LEFT = 64; // pixels for the names of layers
 const TOP = 20; // and of heads
 const SPACE = 4; // between two maps
 const LARGEST = 96; // pixels of a map's side
-const PIXELS = 96; // and how many of the last positions it has
+export const PIXELS = 96; // and how many positions it has, by itself the last ones
 
 export function everyHead(run, focus) {
   const canvas = el("canvas", { role: "img", "aria-label": "attention patterns of all heads of all layers" });
@@ -37,6 +37,7 @@ export function everyHead(run, focus) {
         context.drawImage(patternOf(run, layer, head), x, y, side, side);
         context.fillStyle = style.color;
         if (!layer && (side >= 20 || head % 2 === 0)) context.fillText(String(head), x + side / 2 - 4, TOP - 6);
+        if (run.marks?.head(layer, head)) marker(context)(x + side, y, Math.min(12, side / 2));
         if (layer === state.layer && head === state.head) {
           context.strokeStyle = style.getPropertyValue("--accent");
           context.lineWidth = 2.5;
@@ -68,13 +69,12 @@ export function everyHead(run, focus) {
   return { element, draw };
 }
 
-/** A head's pattern with a pixel for each pair of positions, to be drawn at any size. */
-function patternOf(run, layer, head) {
-  const first = Math.max(0, run.T - PIXELS);
-  const count = run.T - first;
+/** A head's pattern with a pixel for each pair of so many positions from `first` on, to be drawn at any size. */
+export function patternOf(run, layer, head, first = Math.max(0, run.T - PIXELS)) {
+  const count = Math.min(run.T - first, PIXELS);
   const canvas = el("canvas", { width: count, height: count });
   const context = canvas.getContext("2d");
-  for (let query = first; query < run.T; query++) {
+  for (let query = first; query < first + count; query++) {
     const weights = run.weights(layer, head, query);
     for (let key = Math.max(first, run.firstSeen(layer, query)); key <= query; key++) {
       context.fillStyle = colour("share", Math.sqrt(weights[key]));

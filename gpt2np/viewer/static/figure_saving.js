@@ -3,7 +3,7 @@
 import { el } from "./drawing.js";
 
 const NS = "http://www.w3.org/2000/svg";
-const SVG_STYLE = ["fill", "stroke", "stroke-width", "opacity", "font-size", "font-weight", "text-anchor"];
+const SVG_STYLE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight", "text-anchor"];
 const MARGIN = 12; // pixels around a figure
 const SHARP = 2; // pixels of a PNG for each pixel of the page
 
@@ -11,19 +11,28 @@ const SHARP = 2; // pixels of a PNG for each pixel of the page
 export function pictureOf(element, caption, skip = ".save") {
   const box = element.getBoundingClientRect();
   const style = getComputedStyle(document.body);
-  const lines = wrapped(caption, Math.max(30, Math.floor(box.width / 7)));
-  const size = { width: box.width + 2 * MARGIN, height: box.height + 2 * MARGIN + 20 * lines.length };
-  const root = node("svg", { xmlns: NS, ...size, viewBox: `0 0 ${size.width} ${size.height}` });
+  const root = node("svg", { xmlns: NS });
   root.style.fontFamily = style.fontFamily;
-  root.append(node("rect", { ...size, fill: style.backgroundColor }));
-  const sheet = { root, left: box.left - MARGIN, top: box.top - MARGIN, skip };
+  const paper = root.appendChild(node("rect", { fill: style.backgroundColor }));
+  const sheet = { root, left: box.left - MARGIN, top: box.top - MARGIN, skip, right: 0, bottom: 0 };
   drawElement(sheet, element);
+  const lines = wrapped(caption, Math.max(30, Math.floor((sheet.right - MARGIN) / 7)));
+  const width = Math.max(sheet.right + MARGIN, ...lines.map((line) => 7 * line.length + 2 * MARGIN));
+  const size = { width, height: sheet.bottom + MARGIN + 20 * lines.length };
+  for (const [name, value] of Object.entries({ ...size, viewBox: `0 0 ${size.width} ${size.height}` }))
+    root.setAttribute(name, value);
+  for (const [name, value] of Object.entries(size)) paper.setAttribute(name, value);
   lines.forEach((line, i) =>
-    root.append(
-      node("text", { x: MARGIN, y: box.height + 2 * MARGIN + 13 + 20 * i, "font-size": 13, fill: style.color }, line),
-    ),
+    root.append(node("text", { x: MARGIN, y: sheet.bottom + 22 + 20 * i, "font-size": 13, fill: style.color }, line)),
   );
   return { text: new XMLSerializer().serializeToString(root), ...size };
+}
+
+/** Put something on the sheet, which grows with it: what is left out leaves no empty space. */
+function put(sheet, made, { x, y, width, height }) {
+  sheet.root.append(made);
+  sheet.right = Math.max(sheet.right, x + width);
+  sheet.bottom = Math.max(sheet.bottom, y + height);
 }
 
 function node(tag, attributes, text = null) {
@@ -51,8 +60,8 @@ function drawElement(sheet, element) {
   const at = { x: box.left - sheet.left, y: box.top - sheet.top, width: box.width, height: box.height };
   drawBox(sheet, style, at);
   for (const which of ["::before", "::after"]) drawPseudo(sheet, element, which, at);
-  if (element instanceof HTMLCanvasElement) sheet.root.append(node("image", { ...at, href: element.toDataURL() }));
-  else if (element instanceof SVGSVGElement) sheet.root.append(copied(element, at));
+  if (element instanceof HTMLCanvasElement) put(sheet, node("image", { ...at, href: element.toDataURL() }), at);
+  else if (element instanceof SVGSVGElement) put(sheet, copied(element, at), at);
   else
     for (const child of element.childNodes) {
       if (child.nodeType === Node.TEXT_NODE) drawText(sheet, child, style);
@@ -66,14 +75,13 @@ function drawBox(sheet, style, at) {
   const around = border && parseFloat(style.borderTopWidth);
   if (!seen(style.backgroundColor) && !border) return;
   const radius = Math.min(parseFloat(style.borderTopLeftRadius) || 0, at.height / 2);
-  sheet.root.append(
-    node("rect", {
-      ...at,
-      rx: style.borderTopLeftRadius.endsWith("%") ? at.height / 2 : radius,
-      fill: seen(style.backgroundColor) ? style.backgroundColor : "none",
-      ...(around ? { stroke: style.borderBottomColor, "stroke-width": style.borderBottomWidth } : {}),
-    }),
-  );
+  const shape = {
+    ...at,
+    rx: style.borderTopLeftRadius.endsWith("%") ? at.height / 2 : radius,
+    fill: seen(style.backgroundColor) ? style.backgroundColor : "none",
+    ...(around ? { stroke: style.borderBottomColor, "stroke-width": style.borderBottomWidth } : {}),
+  };
+  put(sheet, node("rect", shape), at);
   if (border && !around) {
     const height = parseFloat(style.borderBottomWidth);
     sheet.root.append(
@@ -117,7 +125,7 @@ function drawText(sheet, text, style) {
       : { transform: `translate(${x + box.width / 2 + size * 0.36} ${y + box.height}) rotate(-90)` };
     const made = node("text", { ...attributes, ...place }, words);
     if (style.fontFamily.includes("mono")) made.setAttribute("font-family", style.fontFamily);
-    sheet.root.append(made);
+    put(sheet, made, { x, y, width: box.width, height: box.height });
   }
 }
 

@@ -1,16 +1,8 @@
 // A generation, choice by choice: what there was to choose from, what the filters took away, what was drawn.
 
 import { bar, colour, el, percent, quoted, tokenLabel } from "./drawing.js";
-
-const OPTIONS = {
-  temperature: "temperature",
-  top_k: "top-k",
-  top_p: "top-p",
-  min_p: "min-p",
-  repetition_penalty: "repetition penalty",
-  presence_and_frequency_penalty: "presence and frequency penalty",
-  no_repeat_ngram_size: "no repeated n-grams",
-};
+import { OPTIONS, penaltyTables } from "./penalties.js";
+import { rivalBeams } from "./rival_beams.js";
 
 export function generationPanel(run, focus) {
   const told = run.generation,
@@ -38,6 +30,7 @@ export function generationPanel(run, focus) {
     head = el("h3", {}),
     lists = el("div", { class: "lists" }),
     draw1 = el("div", { class: "draw" }),
+    penalized = el("div", { class: "lists penalized" }),
     how = el("p", { class: "small" });
   const back = el(
       "button",
@@ -61,9 +54,11 @@ export function generationPanel(run, focus) {
     head,
     lists,
     draw1,
+    penalized,
     everyStep(run),
   );
-  const beams = told.sampling?.num_beams > 1; // whole texts are compared, nothing is drawn or filtered
+  const beams = told.sampling?.num_beams > 1, // whole texts are compared, nothing is drawn or filtered
+    rivals = rivalBeams(run);
   how.textContent = howChosen(told, beams);
 
   /** Choose a step: the position that it was chosen at comes with it. */
@@ -120,15 +115,17 @@ export function generationPanel(run, focus) {
         el(
           "h4",
           {},
-          choice.removals ? "Candidates, as they were drawn from" : "What the model held likeliest",
+          choice.removals ? "Candidates, as they were drawn from" : "What the model found likeliest",
         ),
         rows.map(([id, p]) =>
           bar(tokenLabel(run.word(id)), p / most, percent(p), { kind: "chance", chosen: id === choice.id }),
         ),
       ),
-      funnel(choice),
+      rivals?.element ?? funnel(choice),
     );
+    rivals?.draw(step);
     draw1.replaceChildren(...drawn(choice));
+    penalized.replaceChildren(...penaltyTables(run, choice, beams ? ["log-probability", "log-probabilities"] : ["logit", "logits"]));
   }
 
   // What each option took out, in order.
@@ -142,7 +139,7 @@ export function generationPanel(run, focus) {
           "p",
           { class: "absent" },
           beams
-            ? "A beam search filters nothing: it goes on with the likeliest whole texts."
+            ? "A beam search filters nothing: it goes on with the likeliest whole texts. A file does not keep those that lost."
             : "Not recorded: generate(..., ledger=True), or --ledger FILE beside a saved trace.",
         ),
       );
@@ -155,7 +152,7 @@ export function generationPanel(run, focus) {
           ? " sharpens or flattens, and removes none"
           : count
             ? ` removed ${count.toLocaleString("en")} tokens with ${percent(mass)} of the probability: `
-            : " removed none",
+            : ` removed none${changes(choice, name)}`,
         el(
           "span",
           { class: "gone" },
@@ -174,6 +171,12 @@ export function generationPanel(run, focus) {
         `${choice.survivors === 1 ? "1 token was" : `${choice.survivors.toLocaleString("en")} tokens were`} left, with an entropy of ${choice.entropy.toFixed(2)} nats. The chosen one was number ${choice.rank + 1} of the model’s own ranking, logit ${choice.logit?.toFixed(2) ?? "−∞"}.`,
       ),
     );
+  }
+
+  /** How many logits a penalty changed that removed no token. */
+  function changes(choice, name) {
+    const { count } = choice.penalized?.find((penalty) => penalty.name === name) ?? {};
+    return count ? `, and changed ${count.toLocaleString("en")} logit${count === 1 ? "" : "s"}: see below` : "";
   }
 
   // The number drawn, and the stretch of the chosen token between 0 and 1.

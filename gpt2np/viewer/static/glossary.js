@@ -32,7 +32,7 @@ const TERMS = [
   ["d_head", "Width of a head's query, key and value: n_embd divided by the number of heads."],
   ["d_mlp", "Number of neurons in a layer's MLP; four times n_embd in the released models."],
   ["n_ctx (n_positions)", "How many positions the model has embeddings for: the longest text that it takes."],
-  ["query, key, value", "What a position looks for; what it can be found by; what it hands over."],
+  ["query, key, value", "What a position looks for, what it can be found by, and what it hands over."],
   ["score, pattern", "How well a key answers a query; the scores of one query as shares that add up to 1."],
   ["QK circuit", "Queries and keys together: they decide where a head looks."],
   ["OV circuit", "Values and output matrix together: they decide what is moved, and how it is written."],
@@ -43,7 +43,7 @@ const TERMS = [
     "One entry of an MLP's wide inner vector: it reads one direction of the stream and writes another.",
   ],
   ["GELU", "The activation function of the MLP: lets large positive numbers through, nearly silences negative ones."],
-  ["logit", "The score of one token to come next; softmax makes probabilities of all of them."],
+  ["logit", "The score of one token as the next; softmax turns the scores of all tokens into probabilities."],
   [
     "unembedding",
     "The table that scores a vector against every token. In GPT-2 it is the token embedding itself.",
@@ -86,7 +86,7 @@ const OTHERWISE = {
 const GROUPED = {
   head: "One of several attentions that work side by side in a layer, each with queries of its own.",
   "query, key, value":
-    "What a position looks for; what it can be found by; what it hands over. Heads of a group share the last two.",
+    "What a position looks for, what it can be found by, and what it hands over. Heads of a group share the last two.",
 };
 
 // What only some models have, by a test of the run.
@@ -99,17 +99,17 @@ const ONLY_SOME = [
   [
     (run) => run.model.n_kv_head < run.H,
     "group",
-    "Query heads that share one key and value head; each still looks its own way, by its own queries.",
+    "Query heads that share one key and value head; each still decides by its own queries where to look.",
   ],
   [
     (run) => run.model.windows.some(Boolean),
     "window",
-    "How many keys a query of some layers sees, its own included; what lies before is as blank as the future.",
+    "How many keys a query of some layers sees, its own included; earlier keys are as invisible as the future.",
   ],
   [
     (run) => run.part("mlp.up"),
     "gate, up",
-    "The two halves of a neuron: how far it is open, and what it would say; it says their product.",
+    "The two halves of a neuron: how far it is open, and what it would write; it writes their product.",
   ],
   [
     (run) => run.model.capped,
@@ -122,7 +122,7 @@ const CAPPED =
 const RMS = "Brings a vector to mean square 1, then multiplies it by a learned scale.";
 
 /** The words for the model at hand: of GPT-2 all; of another those that hold for any, and its own norm. */
-function termsOf(run) {
+export function termsOf(run) {
   const { model } = run;
   if (model.type === "gpt2") return TERMS;
   const bends = model.activation.startsWith("gelu");
@@ -190,7 +190,7 @@ export function glossaryPanel(run) {
       { class: "terms" },
       [...termsOf(run)]
         .sort(([a], [b]) => a.localeCompare(b, "en"))
-        .map(([term, text]) => el("div", {}, el("dt", {}, term), el("dd", {}, text))),
+        .map(([term, text]) => el("div", {}, el("dt", { "data-term": term, tabindex: "-1" }, term), el("dd", {}, text))),
     ),
     run.commentary ? el("h3", {}, "What is known, and where it is from") : null,
     run.commentary

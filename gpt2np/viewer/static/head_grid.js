@@ -1,6 +1,6 @@
 // Which head is what: layers down, heads across, coloured by a score; and what a head pushes.
 
-import { colour, darkOn, el, hideTip, showTip, signed, tokenLabel } from "./drawing.js";
+import { colour, darkOn, el, hideTip, marked, showTip, signed, tokenLabel } from "./drawing.js";
 
 const MEANING = {
   previous: "mean attention to the token before: a previous-token head",
@@ -87,7 +87,7 @@ export function headFinder(run, focus) {
             run.H <= 16 ? value.toFixed(2).replace(/^0/, "") : "",
           );
           cell.style.background = colour("share", share);
-          return cell;
+          return marked(cell, run.marks?.head(layer, head));
         }),
       ]),
     );

@@ -111,7 +111,7 @@ function written(run) {
 function lastChosen(run) {
   const id = run.generation?.steps.find((step) => step.pos === run.T - 1)?.id;
   if (id === undefined) return null;
-  return el("span", { class: "word last", title: "chosen last, and not read any more" }, tokenLabel(run.word(id), 30));
+  return el("span", { class: "word last", title: "chosen last; the model has not read it" }, tokenLabel(run.word(id), 30));
 }
 
 /** A model's name; of a folder its last part. */

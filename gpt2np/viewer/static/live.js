@@ -7,11 +7,12 @@ import { PANELS } from "./tabs.js";
 import { EngineClient } from "./live_engine.js";
 import { aligned, changedTokens, meanLossOf } from "./live_difference.js";
 import { changesPanel } from "./live_changes.js";
+import { Marks, buildLegend } from "./live_marks.js";
 import { buildSwitches } from "./live_switches.js";
 import { buildGenerate, buildSwap, buildTextBox, commandOf } from "./live_controls.js";
+import { generationRecord } from "./live_saving.js";
 
 const PAUSE = 1200; // milliseconds without a key, after which what is typed is compared with what was there
-const SLOW = ["lens", "contributions", "mlp"]; // panels that wait for what takes longest
 const NOTHING = { heads: [], mlps: [], positions: [] };
 
 /** Whether nothing is off. */
@@ -36,6 +37,7 @@ class Live {
     this.text = buildTextBox(facts.text, this);
     this.swapping = buildSwap(this);
     this.switches = buildSwitches(facts.config, this);
+    this.legend = buildLegend(() => this.mark(true));
     this.status = el("p", { class: "small status", role: "status" }, "Unpacking the model …");
     this.holder = el("div", { class: "alive" });
     const { glossary, weights, ...others } = PANELS; // the weights stay as they are
@@ -45,6 +47,11 @@ class Live {
   }
 
   // -- what is asked for -----------------------------------------------------------------------------
+
+  /** A key was pressed: what is measured begins here. */
+  asked() {
+    asked();
+  }
 
   /** Another text. */
   type(text) {
@@ -64,6 +71,7 @@ class Live {
   async swapFor(pos, id) {
     const ids = this.ids.slice();
     ids[pos] = id;
+    asked();
     this.text.set(await this.engine.ask("decode", { ids }));
     return this.read({ ids }, "swap");
   }
@@ -78,14 +86,14 @@ class Live {
     return this.engine.ask("losses", { ids: this.run.ids, off });
   }
 
-  /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line. */
+  /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line, and as a record. */
   async generate(options, part) {
     const mine = ++this.turn,
       { ids, off } = this,
       prompt = await this.engine.ask("decode", { ids });
     if (ids.length > this.facts.config.n_positions) throw new Error("The context of this model is full.");
     const made = await this.working(this.engine.ask("generate", { ids, options, off }, part));
-    if (mine !== this.turn) return ""; // something else was typed meanwhile
+    if (mine !== this.turn) return null; // something else was typed meanwhile
     if (!made.ledger.length) throw new Error("Nothing was generated.");
     this.ids = made.ids;
     this.whole = null;
@@ -93,7 +101,10 @@ class Live {
     this.compare("generation", null);
     this.switches.draw(true);
     this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
-    return isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "";
+    return {
+      command: isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "",
+      record: await generationRecord(this.engine, this.facts, made, options),
+    };
   }
 
   stop() {
@@ -108,7 +119,9 @@ class Live {
     const mine = ++this.turn,
       off = request.text === undefined ? this.off : (this.off = { ...this.off, positions: [] }),
       isOff = !isWhole(off);
-    const ask = (given, parts, part) => this.working(this.engine.ask("run", { ...given, off: parts, series: "run" }, part));
+    const shown = this.run ? { panel: this.focus.state.panel, pos: this.isAtEnd() ? null : this.focus.state.pos } : {};
+    const ask = (given, parts, part) => this.working(this.engine.ask("run", { ...given, off: parts, shown, series: "run" }, part));
+    asked();
     try {
       let whole = this.whole;
       if (isOff && (request.text !== undefined || !whole || String(whole.ids) !== String(request.ids))) {
@@ -116,20 +129,23 @@ class Live {
         if (!found || mine !== this.turn) return;
         whole = new Run(found);
       }
-      let compared = false;
-      const show = (result) => {
-        if (!compared) this.compare(why, isOff ? whole : null);
-        compared = true;
-        this.show(result);
+      let mineShown = null;
+      const soon = (part) => {
+        if (mine !== this.turn) return;
+        this.compare(why, isOff ? whole : null);
+        this.show(part);
+        mineShown = this.run;
       };
-      const soon = (part) => mine === this.turn && !(this.run && SLOW.includes(this.focus.state.panel)) && show(part);
       const result = await ask(isOff && request.text !== undefined ? { ids: whole.ids } : request, off, soon);
-      if (!result || mine !== this.turn) return;
+      if (!result || this.run !== mineShown) return;
+      this.run.take(result);
+      this.renew();
+      if (mine !== this.turn) return;
       this.ids = result.header.ids;
-      show(result);
       this.whole = isOff ? whole : this.run;
       this.switches.draw(why !== "switch");
     } catch (error) {
+      performance.clearMarks("asked");
       if (mine !== this.turn) return;
       this.status.textContent = error.message;
       this.element.classList.add("wrong");
@@ -160,26 +176,37 @@ class Live {
   show(result, change = {}) {
     const last = this.run,
       scrolled = scrollY,
+      atEnd = last && this.isAtEnd(),
       state = last ? { ...this.focus.state } : {};
     this.run = new Run(result);
-    if (last && state.pos === last.T - 1) state.pos = this.run.T - 1; // the end stays the end
+    this.mark();
+    if (last && atEnd) state.pos = this.run.T - 1; // the end stays the end
     this.listening?.abort();
     this.listening = new AbortController();
     this.holder.style.minHeight = `${this.holder.offsetHeight}px`; // no jump while it is built anew
-    const { focus } = build(this.run, this.holder, { made: this.panels, before: { ...state, ...change }, signal: this.listening.signal });
+    const { focus, renew } = build(this.run, this.holder, { made: this.panels, before: { ...state, ...change }, signal: this.listening.signal });
     this.holder.style.minHeight = "";
     if (last) scrollTo(scrollX, scrolled);
     this.focus = focus;
+    this.renew = renew;
     const note = el("p", { class: "small then" }),
       follow = (now) => {
         this.swapping.draw(this.run, now);
         note.replaceChildren(...this.nextBefore(now.pos));
+        this.legend.draw(this, now);
+        this.frame();
       };
     this.holder.querySelector(".text").append(note);
+    this.holder.querySelector("main").prepend(this.legend.element);
     focus.on(follow);
     follow(focus.state);
-    this.mark();
     this.tell();
+    drawn();
+  }
+
+  /** Whether the last position is chosen. */
+  isAtEnd() {
+    return this.focus.state.pos === this.run.T - 1;
   }
 
   /** What the run before held likeliest after the same token. */
@@ -192,10 +219,16 @@ class Live {
     return [`${why}: `, tokenLabel(before.word(id)), ` ${percent(before.at("next:p", was)[0])}`];
   }
 
-  /** Mark the tokens that are new or different. */
-  mark() {
-    if (!this.before) return;
-    for (const pos of changedTokens(this.before, this.run)) this.holder.querySelector(`.word[data-pos="${pos}"]`)?.classList.add("changed");
+  /** Let the panels mark what changed, if that is wanted; `again` draws what is shown. */
+  mark(again = false) {
+    this.run.marks = this.before && this.legend.wanted() ? new Marks(this.before, this.run) : null;
+    if (again) this.focus.told(new Set());
+  }
+
+  /** Frame the tokens that are new or different. */
+  frame() {
+    const changed = this.run.marks ? changedTokens(this.before, this.run) : [];
+    for (const word of this.holder.querySelectorAll(".word[data-pos]")) word.classList.toggle("changed", changed.includes(Number(word.dataset.pos)));
   }
 
   tell() {
@@ -216,6 +249,22 @@ class Live {
   }
 }
 
+/** Note when something was asked for, by a key or a click; what waits already was asked before. */
+function asked() {
+  if (!performance.getEntriesByName("asked").length) performance.mark("asked");
+}
+
+/** Note how long it took from what was asked to what is on the screen, as the measure "drawn". */
+function drawn() {
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      performance.clearMeasures("drawn");
+      if (performance.getEntriesByName("asked").length) performance.measure("drawn", "asked");
+      performance.clearMarks("asked");
+    }),
+  );
+}
+
 /** For tests, and for whoever wants to look: the numbers, the choice, and the engine. */
 function offerLive(live) {
   const offered = {
@@ -232,6 +281,7 @@ function offerLive(live) {
       return live.engine.place;
     },
     show: (change) => live.focus.set(change),
+    engine: live.engine,
     ask: (kind, request) => live.engine.ask(kind, request),
   };
   Object.defineProperty(window, "gpt2np", { value: Object.freeze(offered) });

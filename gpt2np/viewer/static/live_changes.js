@@ -59,7 +59,7 @@ function nextBeside(before, run, places, pos) {
   ids.sort((a, b) => most(b) - most(a));
   const text = (map, id) => (map.has(id) ? percent(map.get(id)) : map.size ? "small" : "–");
   return [
-    el("h3", {}, "After ", tokenLabel(run.tokens[pos]), ` (${pos}), before and now`),
+    el("h3", {}, "After ", tokenLabel(run.labels[pos]), ` (${pos}), before and now`),
     was === null ? el("p", { class: "small" }, "This token was not there before.") : null,
     ...ids.slice(0, SHOWN).map((id) =>
       el(
@@ -87,7 +87,7 @@ function lossesBeside(before, run, places, focus, state) {
   return [
     el("h3", {}, "Tokens that became easier or harder to foresee"),
     ...both.slice(0, 2 * SHOWN).map(([pos, a, b]) =>
-      bar([tokenLabel(run.tokens[pos], 14), el("small", {}, ` ${pos}`)], (b - a) / most, `${a.toFixed(2)} → ${b.toFixed(2)}`, {
+      bar([tokenLabel(run.labels[pos], 14), el("small", {}, ` ${pos}`)], (b - a) / most, `${a.toFixed(2)} → ${b.toFixed(2)}`, {
         kind: "push",
         chosen: pos === state.pos,
         onclick: () => focus.set({ pos }),
@@ -120,7 +120,7 @@ function streamGrid(run, moved, focus, state) {
     ...moved.flatMap((row, i) => [
       el("span", { class: "side" }, i ? `layer ${i - 1}` : "embed"),
       ...row.map((value, pos) => {
-        const where = `${i ? `after layer ${i - 1}` : "embedding"}, ${quoted(run.tokens[pos])} (${pos})`;
+        const where = `${i ? `after layer ${i - 1}` : "embedding"}, ${quoted(run.labels[pos])} (${pos})`;
         const title = value === null ? `${where}: new` : `${where}: moved by ${digits(100 * value, 3)} % of its length`;
         return cellOf(value, title, i > 0 && i - 1 === state.layer && pos === state.pos, () => focus.set({ pos, ...(i ? { layer: i - 1 } : {}) }));
       }),

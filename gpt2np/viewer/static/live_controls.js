@@ -1,6 +1,7 @@
 // What is typed and pressed on a live page: the text, a token to swap, a generation.
 
 import { el, percent, tokenLabel } from "./drawing.js";
+import { saveRecord } from "./live_saving.js";
 
 const FIELDS = {
   most: { name: "tokens", value: "20", read: (x) => whole(x, 1, 10000) },
@@ -26,8 +27,9 @@ export function buildTextBox(text, live) {
   box.value = text;
   let waiting = 0;
   box.addEventListener("input", () => {
+    live.asked();
     clearTimeout(waiting);
-    waiting = setTimeout(() => live.type(box.value), 40);
+    waiting = setTimeout(() => live.type(box.value), 12);
   });
   return { element: el("label", { class: "typed" }, el("span", {}, "Type any text"), box), set: (value) => (box.value = value) };
 }
@@ -49,7 +51,7 @@ export function buildSwap(live) {
   );
 
   function draw(run, { pos }) {
-    what.replaceChildren(tokenLabel(run.tokens[pos]), ` (${pos})`);
+    what.replaceChildren(tokenLabel(run.labels[pos]), ` (${pos})`);
     const likely = pos ? [...run.at("next:id", pos - 1)].map((id, i) => [id, run.at("next:p", pos - 1)[i]]) : [];
     others.replaceChildren(
       ...likely
@@ -71,10 +73,12 @@ export function buildGenerate(live) {
   const go = el("button", { type: "button", class: "action strong", onclick: press }, "Generate"),
     told = el("span", { class: "small", role: "status" }),
     story = el("p", { class: "growing", dir: "auto", hidden: true }),
-    command = el("code", { class: "command" });
-  let running = false;
+    command = el("code", { class: "command" }),
+    save = el("button", { type: "button", class: "action", hidden: true, onclick: () => saveRecord(record) }, "Save every choice as JSON");
+  let running = false,
+    record = null; // of the last generation
   const fields = Object.entries(FIELDS).map(([key, { name }]) => el("label", {}, name, inputs[key]));
-  const element = el("div", { class: "generating" }, el("div", { class: "actions" }, go, fields, told), story, command);
+  const element = el("div", { class: "generating" }, el("div", { class: "actions" }, go, fields, save, told), story, command);
 
   function options() {
     const read = Object.entries(FIELDS).map(([key, field]) => [key, field.read(inputs[key].value)]);
@@ -92,7 +96,10 @@ export function buildGenerate(live) {
       go.textContent = "Stop";
       story.hidden = false;
       story.replaceChildren(el("span", { class: "aside" }, "…"));
-      command.textContent = await live.generate(chosen, grow);
+      const made = await live.generate(chosen, grow);
+      command.textContent = made?.command ?? "";
+      record = made?.record ?? null;
+      save.hidden = !record;
     } catch (error) {
       told.textContent = error.message;
     }

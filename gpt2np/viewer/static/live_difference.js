@@ -32,8 +32,9 @@ export function movedStream(before, after) {
       let moved = 0,
         size = 0;
       for (let i = 0; i < x.length; i++) {
-        moved += (y[i] - x[i]) ** 2;
-        size += x[i] ** 2;
+        const apart = y[i] - x[i];
+        moved += apart * apart;
+        size += x[i] * x[i];
       }
       return Math.sqrt(moved / (size || 1));
     }),

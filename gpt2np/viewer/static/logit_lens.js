@@ -8,6 +8,7 @@ import {
   digits,
   el,
   isPrinting,
+  marked,
   percent,
   quoted,
   scaleKey,
@@ -20,7 +21,7 @@ const ON_PAPER = 11; // and in each block of a print
 
 export function lensPanel(run, focus) {
   const element = el("div", { class: "lens" });
-  if (!run.has("lens:id")) {
+  if (!run.has("lens:id") || run.missing.lens) {
     element.append(absent(run, "lens", "The logit lens is"));
     return { id: "lens", title: "Logit lens", element, empty: true, draw() {} };
   }
@@ -65,6 +66,7 @@ export function lensPanel(run, focus) {
     const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
       count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
+    box.disabled = Boolean(run.missing.follow); // a live page computes what is between last
     key.replaceChildren(scaleKey("chance", "0 %", "25 %", "100 %"), el("small", {}, " by the square root"));
     if (isPrinting()) {
       const blocks = Array.from({ length: Math.ceil(n / ON_PAPER) }, (_, i) =>
@@ -92,7 +94,7 @@ export function lensPanel(run, focus) {
       {},
       el("th", { scope: "col" }, "after"),
       tokens.map((t) =>
-        el("th", { scope: "col", class: t === pos ? "chosen" : "" }, tokenLabel(run.labels[t], 10)),
+        el("th", { scope: "col", class: `${t === pos ? "chosen" : ""} ${run.marks?.isNew(t) ? "changed" : ""}` }, tokenLabel(run.labels[t], 10)),
       ),
     );
     const body = points.map((point) =>
@@ -129,7 +131,7 @@ export function lensPanel(run, focus) {
       tokenLabel(run.word(id), isPrinting() ? 7 : 9),
     );
     button.style.background = colour("chance", t);
-    return el("td", { class: here ? "chosen" : "" }, button);
+    return el("td", { class: here ? "chosen" : "" }, marked(button, run.marks?.first(point, row + first)));
   }
 
   // The sentence that a reader looks for: from where on is the final word the first choice?
@@ -157,6 +159,7 @@ export function lensPanel(run, focus) {
   }
 
   function details(pos, row, state) {
+    if (!run.at("lens:id", 1, row)) return side.replaceChildren(el("p", { class: "absent" }, "Ranks are being computed."));
     const ids = run.at("lens:id", chosenPoint, row),
       chances = run.at("lens:p", chosenPoint, row);
     const followed = [...new Set(run.at("follow:id", row))],
@@ -171,6 +174,7 @@ export function lensPanel(run, focus) {
             kind: "chance",
             chosen: id === token,
             onclick: followed.includes(id) ? () => focus.set({ token: id }) : null,
+            moved: run.marks?.lens(chosenPoint, pos, id, chances[i]),
           }),
         ),
         el(
@@ -221,7 +225,9 @@ export function lensPanel(run, focus) {
       bottom = 34,
       right = 28;
     const ranks = Array.from({ length: points }, (_, point) => run.at("follow:rank", point, row)[i] + 1),
-      most = Math.max(10, ...ranks);
+      before = run.marks?.ranks(pos, token)?.map((rank) => rank + 1) ?? null,
+      most = Math.max(10, ...ranks, ...(before ?? []));
+    const line = (some) => some.map((rank, point) => `${x(point)},${y(rank)}`).join(" ");
     const x = (point) => left + (point * (width - left - right)) / Math.max(1, points - 1);
     const y = (rank) => top + (Math.log10(rank) / Math.log10(most)) * (height - top - bottom);
     const roomy = x(1) - x(0) >= 50, // for a name below each point
@@ -240,12 +246,8 @@ export function lensPanel(run, focus) {
         under(2 * layer + 2, roomy ? `layer ${layer}` : String(layer)),
       );
     parts.push(under(0, "embed"));
-    parts.push(
-      svg("polyline", {
-        points: ranks.map((rank, point) => `${x(point)},${y(rank)}`).join(" "),
-        class: "path",
-      }),
-    );
+    if (before) parts.push(svg("polyline", { points: line(before), class: "path before" }, svg("title", {}, `before: ${before.join(", ")}`)));
+    parts.push(svg("polyline", { points: line(ranks), class: "path" }));
     ranks.forEach((rank, point) =>
       parts.push(
         svg(

@@ -4,6 +4,7 @@ import { el, hideTip, isDark } from "./drawing.js";
 import { Focus } from "./page_state.js";
 import { buildHeader } from "./header.js";
 import { addFigures } from "./figures.js";
+import { buildTerms } from "./terms.js";
 import { buildTour } from "./tour.js";
 import { PANELS, buildBar, panelsOf } from "./tabs.js";
 
@@ -16,11 +17,12 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
   focus.state = focus.legal({ ...focus.state, ...before });
   const panels = focus.panels.map((id) => made[id](run, focus));
   const captions = panels.map((panel) => addFigures(panel, run, focus));
+  const terms = buildTerms(run, focus);
   const tour = buildTour(run, focus, (id) => draw(id));
   const header = buildHeader(run, focus, swapTheme, () => tour.go(0));
   const bar = buildBar(run, focus, panels);
   const sections = panels.map(sectionOf);
-  holder.replaceChildren(header.element, bar.element, el("main", {}, sections, tour.handout), tour.bar);
+  holder.replaceChildren(header.element, bar.element, el("main", {}, sections, tour.handout), tour.bar, terms.box);
   const listening = signal ? { signal } : {};
   let printing = false;
 
@@ -35,6 +37,7 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
       if (sections[i].hidden) return;
       panel.draw(state);
       captions[i]();
+      if (panel.id !== "glossary") terms.link(panel.element);
     });
   }
 
@@ -107,7 +110,17 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
   if (!signal) toStop();
   if (!performance.getEntriesByName("first-picture").length)
     requestAnimationFrame(() => setTimeout(() => performance.mark("first-picture"))); // when it is on the screen
-  return { focus, stops: tour.titles };
+  /** More of the run is there: panels that had nothing to show, and those that are hidden, are made anew. */
+  function renew() {
+    panels.forEach((panel, i) => {
+      if (panel.id === focus.state.panel && !panel.empty) return;
+      panels[i] = made[panel.id](run, focus);
+      captions[i] = addFigures(panels[i], run, focus);
+      panel.element.replaceWith(panels[i].element);
+    });
+    draw();
+  }
+  return { focus, stops: tour.titles, renew };
 }
 
 function sectionOf(panel) {

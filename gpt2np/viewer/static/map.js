@@ -2,8 +2,10 @@
 // The chosen layer is drawn whole, the others as what they write and what they leave.
 
 import { buildCard, stripText } from "./map_card.js";
-import { bar, el, hideTip, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
+import { everyPosition } from "./every_position.js";
+import { bar, el, hideTip, marked, percent, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { CLOSED, OPEN, hasHeads, headUnder, heightOf, noteOf, paintRow, tipLines } from "./map_rows.js";
+import { putOnPaper } from "./map_paper.js";
 import { buildStreams } from "./map_streams.js";
 
 const SOURCES = { wte: "token", wpe: "+ position" }; // rows that have another name than their site
@@ -13,11 +15,14 @@ export function mapPanel(run, focus) {
   const key = el("span", {});
   const card = buildCard(run, focus);
   const streams = buildStreams(run, focus, levels);
+  const every = everyPosition(run, focus);
   const element = el(
     "div",
     {},
     el("p", { class: "intro how" }, howToRead(run), key),
+    streams.window,
     el("div", { class: "map" }, streams.element, el("div", { class: "flow-holder" }, flow), card.element),
+    every.element,
   );
   const foretold = el("div", { class: "foretold" });
   const line = el("div", { class: "decoding", role: "img" });
@@ -89,9 +94,10 @@ export function mapPanel(run, focus) {
       el("span", { class: "label" }, "draw"),
       el("span", { class: "gutter" }),
       line,
-      el("span", { class: "note" }, "probabilities from 0 to 1"),
+      el("span", { class: "note" }, "from 0 to 1"),
     );
-    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), next, decoding];
+    const logits = run.has("logits") ? [row({ site: "logits", name: "logits", height: 12, kind: "", open: true })] : [];
+    return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), ...logits, next, decoding];
   }
 
   function row({ site, layer = null, name, height, kind, block = "", open }) {
@@ -180,24 +186,31 @@ export function mapPanel(run, focus) {
   // -- drawing ------------------------------------------------------------------------------------
 
   function paint(state) {
-    for (const made of rows) {
+    const widths = rows.map(({ button }) => button.clientWidth); // all of them before anything moves
+    rows.forEach((made, i) => {
       const { site, layer, button, canvas, height, note } = made;
-      const width = button.clientWidth;
-      if (!width) continue;
+      const width = widths[i];
+      if (!width) return;
       paintRow(run, sized(canvas, width, height), made, state, width);
       const named = ["attn.scores", "attn.pattern"].includes(site) ? "attn.z" : site; // they have no norm of their own
       const chosen = state.part === site && (layer === null || layer === state.layer);
       button.setAttribute("aria-label", stripText(run, named, layer ?? 0, state.pos, state.head));
       button.setAttribute("aria-pressed", String(chosen));
       note.replaceChildren(...noteOf(run, made, state));
-    }
+      marked(button.parentElement, run.marks?.row(site, layer ?? 0, state.pos));
+    });
     for (const button of flow.querySelectorAll("[data-head]")) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.head) === state.head));
+      const head = Number(button.dataset.head);
+      button.setAttribute("aria-pressed", String(head === state.head));
+      marked(button, run.marks?.looks(state.layer, head, state.pos));
     }
     const ids = [...(run.at("next:id", state.pos) ?? [])].slice(0, 5);
     const chances = run.at("next:p", state.pos);
     const bars = ids.map((id, i) =>
-      bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), { kind: "chance" }),
+      bar(tokenLabel(run.word(id)), chances[i], percent(chances[i]), {
+        kind: "chance",
+        moved: run.marks?.next(state.pos, id, chances[i]),
+      }),
     );
     foretold.replaceChildren(...bars);
     decode(state);
@@ -244,7 +257,9 @@ export function mapPanel(run, focus) {
     paint(state);
     stretchSpine();
     streams.draw(state);
+    putOnPaper(streams.element, flow);
     card.draw(state);
+    every.draw(state);
   }
   return { id: "map", title: "Map", element, draw };
 }
@@ -265,7 +280,7 @@ function howToRead(run) {
 /** Whether the run lacks vectors that the map has rows for. */
 function someNotKept(run) {
   return Object.entries(run.missing).some(([part, why]) => {
-    const hasRow = part.startsWith("vector") && (part !== "vector ln_f" || run.L === run.model.n_layer);
+    const hasRow = part.startsWith("vector") && part !== "vector logits" && (part !== "vector ln_f" || run.L === run.model.n_layer);
     return hasRow && !why.startsWith("left out"); // what was left out for size has no row
   });
 }

@@ -47,6 +47,10 @@ export function shapeText(part) {
 export function stripTip(run, site, cells, fraction) {
   const factor = run.factor(site),
     i = Math.min(cells.length - 1, Math.floor(fraction * cells.length));
+  if (site === "logits") {
+    const side = cells[i] < 0 ? "below" : "above";
+    return `tokens ${i * factor} to ${(i + 1) * factor - 1}: the one furthest from the mean of all is ≈ ${digits(Math.abs(cells[i]), 2)} ${side} it`;
+  }
   const where =
     factor === 1 ? `component ${i}` : `components ${i * factor} to ${(i + 1) * factor - 1}, the largest`;
   return `${where}: ${run.detail.floats ? digits(cells[i], 3) : `≈ ${digits(cells[i], 2)}`}`;
@@ -85,8 +89,10 @@ export function buildCard(run, focus) {
               stats.min === undefined
                 ? `norm ${digits(stats.norm, 4)}`
                 : `norm ${digits(stats.norm, 4)} · from ${digits(stats.min)} to ${digits(stats.max)}`,
+              movedBy(part.site, layer, pos, head),
             )
           : null,
+        part.site === "logits" && cells ? el("p", { class: "small" }, "The strip is less the mean of all logits, which softmax does not see.") : null,
         el("p", { class: "text" }, part.text),
         el(
           "dl",
@@ -104,6 +110,12 @@ export function buildCard(run, focus) {
       ].filter(Boolean),
     );
     paintLater();
+  }
+
+  /** How far it has moved from what it is compared with. */
+  function movedBy(site, layer, pos, head) {
+    const share = run.marks?.distance(site, layer, pos, head) ?? null;
+    return share === null ? "" : ` · moved by ${Number.isFinite(share) ? `${digits(100 * share, 2)} % of its length` : "all of it"}`;
   }
 
   /** The number of a token, where its row is what is shown: "W_E[340]". */

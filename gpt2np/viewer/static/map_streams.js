@@ -1,12 +1,12 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, isPrinting, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, hideTip, marker, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { fitColumns } from "./map_columns.js";
 import { shareColour } from "./map_rows.js";
+import { positionWindow } from "./position_window.js";
 
 const NAMES = 84; // pixels above the first vector, for the tokens' names
-const NARROWEST = 11; // and
-const WIDEST = 40; // the widths of a column, in pixels
 const NUMBERED = 18; // the width of a column from which on shares of attention are written, in pixels
 const LATER = 0.3; // opacity of positions after the chosen one, which it cannot see
 const BRANCH = 4; // pixels that vectors beside the stream are set in
@@ -18,34 +18,25 @@ const OWN = ["attn.q", "attn.q_rot", "attn.z", "attn.heads"]; // of the other po
 export function buildStreams(run, focus, levels) {
   const canvas = el("canvas", { role: "img" });
   const element = el("div", { class: "streams" }, canvas);
-  let shown = { first: 0, count: 0, width: 0, left: 0 };
+  const stretch = positionWindow(run, () => draw(focus.state));
+  let shown = { positions: [], x: new Map(), gaps: [], width: 0 };
 
   /** The middle of a position's column. */
   function x(pos) {
-    return shown.left + (pos - shown.first + 0.5) * shown.width;
-  }
-
-  /** Which positions there is room for: up to the chosen one and a little beyond. */
-  function fit(width, pos) {
-    const side = width < 150 ? 10 : 34; // to the right of the last column, where the last name leans over
-    const each = Math.max(NARROWEST, Math.min(WIDEST, (width - side) / run.T));
-    const count = Math.max(1, Math.min(run.T, Math.floor((width - side) / each)));
-    const beyond = Math.min(2, run.T - 1 - pos);
-    const first = Math.min(Math.max(0, pos - count + 1 + beyond), run.T - count);
-    return { first, count, width: each, left: Math.max(2, (width - side - each * count) / 2) };
+    return shown.x.get(pos);
   }
 
   function draw(state) {
     const width = element.clientWidth;
     const rows = levels();
     if (!width || !rows.length) return;
-    shown = fit(width, state.pos);
+    shown = fitColumns(run, stretch, width, state.pos);
     const bottom = rows[rows.length - 1].y + 12;
     const context = sized(canvas, width, bottom + 20);
-    const last = shown.first + shown.count - 1;
+    const many = shown.positions.length;
     canvas.setAttribute(
       "aria-label",
-      `The residual streams of positions ${shown.first} to ${last}; ` +
+      `The residual streams of ${many === run.T ? "all" : many} positions; ` +
         `layer ${state.layer} head ${state.head} drawn between them`,
     );
     const style = getComputedStyle(element);
@@ -56,36 +47,27 @@ export function buildStreams(run, focus, levels) {
     context.fillRect(x(state.pos) - shown.width / 2, NAMES - 6, shown.width, bottom - NAMES + 12);
     spines(context, state, inks, bottom);
     carried(context, state, inks, rows);
-    for (let pos = shown.first; pos <= last; pos++) {
-      for (const row of rows) vector(context, state, row, pos);
+    const mark = marker(context);
+    for (const pos of shown.positions) {
+      for (const row of rows) vector(context, state, row, pos, mark);
       context.globalAlpha = pos > state.pos ? LATER : 1;
       name(context, pos, pos === state.pos ? inks.accent : inks.ink, pos === state.pos);
     }
     context.globalAlpha = 1;
+    between(context, inks, bottom);
     const open = rows.find((row) => row.site === "attn.pattern");
     if (open) pattern(context, state, open, inks);
     const [above, below] = ["ln_1", "attn.q"].map((site) => rows.find((row) => row.site === site));
     if (above && below) {
       context.font = canvasFont(0.75);
       context.fillStyle = inks.soft;
-      context.fillText(`head ${state.head}`, spine(shown.first) + BRANCH + 2, (above.y + below.y) / 2 + 4);
+      context.fillText(`head ${state.head}`, spine(shown.positions[0]) + BRANCH + 2, (above.y + below.y) / 2 + 4);
     }
-    onPaper(width, bottom + 20);
-  }
-
-  // A canvas never breaks between two pages; a background does.
-  function onPaper(width, height) {
-    const printing = isPrinting();
-    canvas.hidden = printing;
-    element.style.height = printing ? `${height}px` : "";
-    element.style.background = printing
-      ? `url(${canvas.toDataURL()}) 0 0 / ${width}px ${height}px no-repeat`
-      : "";
   }
 
   /** The stream of each position: a line down the left of its column. */
   function spines(context, state, { line, accent }, bottom) {
-    for (let pos = shown.first; pos < shown.first + shown.count; pos++) {
+    for (const pos of shown.positions) {
       const chosen = pos === state.pos;
       context.globalAlpha = pos > state.pos ? LATER : 1;
       context.strokeStyle = chosen ? accent : line;
@@ -102,8 +84,25 @@ export function buildStreams(run, focus, levels) {
     return x(pos) - shown.width * 0.4;
   }
 
+  /** Dots where positions are left out. */
+  function between(context, { soft }, bottom) {
+    context.fillStyle = soft;
+    for (const gap of shown.gaps)
+      for (const y of [NAMES - 12, bottom])
+        for (const dx of [-3, 0, 3]) context.fillRect(gap.x + dx - 0.75, y, 1.5, 1.5);
+  }
+
+  /** What a query takes: [x, share] of each position that is shown, and of those in each gap together. */
+  function sharesOf(weights, pos, least = 0) {
+    const alone = shown.positions.filter((key) => key <= pos && key >= least).map((key) => [x(key), weights[key]]);
+    const together = shown.gaps
+      .filter(({ from, to }) => from <= pos && to >= least)
+      .map((gap) => [gap.x, shareOf(weights, gap)]);
+    return [...alone, ...together];
+  }
+
   /** One vector of one position: the stream over its line, everything else beside it. */
-  function vector(context, state, { site, layer, y }, pos) {
+  function vector(context, state, { site, layer, y }, pos, mark) {
     if (UNDRAWN.includes(site)) return;
     const cells = run.strip(site, layer, pos, state.head);
     if (!cells) return;
@@ -114,6 +113,7 @@ export function buildStreams(run, focus, levels) {
     const faint = pos > state.pos || (OWN.includes(site) && pos !== state.pos);
     context.globalAlpha = faint ? LATER : 1;
     paintStrip(context, cells, left, y - height / 2, right - left, height);
+    if (run.marks?.vector(site, layer, pos, state.head)) mark(right, y - height / 2, 5);
     context.globalAlpha = 1;
   }
 
@@ -128,23 +128,23 @@ export function buildStreams(run, focus, levels) {
     if (shown.width >= NUMBERED)
       context.fillText(
         "share of attention, in %",
-        x(shown.first) - shown.width * 0.4 + BRANCH,
+        spine(shown.positions[0]) + BRANCH,
         y - height / 2 - 4,
       );
     context.textAlign = "center";
-    const begins = Math.max(shown.first, run.firstSeen(layer, state.pos));
-    for (let key = begins; key <= Math.min(state.pos, shown.first + shown.count - 1); key++) {
-      const tall = weights[key] * room + 1;
-      const left = x(key) - shown.width * 0.4 + Math.min(BRANCH, shown.width * 0.2);
-      const right = x(key) + shown.width * 0.4;
-      context.fillStyle = shareColour(weights[key]);
-      context.fillRect(left, foot - tall, right - left, tall);
+    const wide = shown.width * 0.8 - Math.min(BRANCH, shown.width * 0.2);
+    for (const [middle, share] of sharesOf(weights, state.pos, run.firstSeen(layer, state.pos))) {
+      const tall = share * room + 1;
+      const right = middle + shown.width * 0.4;
+      context.fillStyle = shareColour(share);
+      context.fillRect(right - wide, foot - tall, wide, tall);
       context.fillStyle = soft;
       if (shown.width >= NUMBERED)
-        context.fillText(`${Math.round(100 * weights[key])}`, (left + right) / 2, foot - tall - 3);
+        context.fillText(`${Math.round(100 * share)}`, right - wide / 2, foot - tall - 3);
     }
+    const [begin, end] = [shown.positions[0], shown.positions.at(-1)];
     context.fillStyle = line;
-    context.fillRect(x(shown.first) - shown.width / 2, foot, shown.width * shown.count, 1);
+    context.fillRect(x(begin) - shown.width / 2, foot, x(end) - x(begin) + shown.width, 1);
     context.textAlign = "left";
   }
 
@@ -170,7 +170,8 @@ export function buildStreams(run, focus, levels) {
     context.globalAlpha = 0.5;
     context.strokeStyle = ink;
     context.lineWidth = 0.7;
-    for (let key = Math.max(shown.first, run.firstSeen(layer, pos)); key <= pos; key++) {
+    for (const key of shown.positions) {
+      if (!run.sees(layer, pos, key)) continue;
       context.beginPath();
       context.moveTo(x(pos), from);
       context.lineTo(x(key), to);
@@ -184,14 +185,13 @@ export function buildStreams(run, focus, levels) {
     if (!weights) return;
     const bend = (bottom - top) * 0.55;
     context.strokeStyle = ink;
-    for (let key = shown.first; key <= pos; key++) {
-      const w = weights[key];
+    for (const [from, w] of sharesOf(weights, pos)) {
       if (w < 0.03) continue;
       context.globalAlpha = strength * (0.3 + 0.7 * w);
       context.lineWidth = 0.8 + 5 * w;
       context.beginPath();
-      context.moveTo(x(key), top);
-      context.bezierCurveTo(x(key), top + bend, x(pos), bottom - bend, x(pos), bottom);
+      context.moveTo(from, top);
+      context.bezierCurveTo(from, top + bend, x(pos), bottom - bend, x(pos), bottom);
       context.stroke();
     }
     context.globalAlpha = 1;
@@ -204,46 +204,50 @@ export function buildStreams(run, focus, levels) {
     return means.get(key);
   }
 
+  /** A token's name, slanted: as much of it as there is room for above the columns. */
   function name(context, pos, ink, bold) {
-    const text = [...visible(run.labels[pos])];
+    const slant = shown.width < 17 ? Math.PI / 2.5 : Math.PI / 3.2;
     context.save();
     context.translate(x(pos), NAMES - 12);
-    context.rotate(shown.width < 16 ? -Math.PI / 2.5 : -Math.PI / 3.2);
+    context.rotate(-slant);
     context.fillStyle = ink;
     context.font = canvasFont(0.75, bold);
-    context.fillText(text.length > 11 ? `${text.slice(0, 10).join("")}…` : text.join(""), 0, 4);
+    context.fillText(fitted(context, visible(run.labels[pos]), (NAMES - 18) / Math.sin(slant)), 0, 4);
     context.restore();
   }
 
-  /** Position and row under the pointer. */
+  /** Row under the pointer, and the position or the gap. */
   function under(event) {
-    const pos = shown.first + Math.floor((event.offsetX - shown.left) / shown.width);
     const distance = (row) => Math.abs(row.y - event.offsetY);
     const near = levels().reduce((a, b) => (distance(b) < distance(a) ? b : a));
-    return pos >= shown.first && pos < shown.first + shown.count ? { pos, near } : null;
+    const isOver = (middle) => Math.abs(middle - event.offsetX) <= shown.width / 2;
+    const pos = shown.positions.find((each) => isOver(x(each)));
+    const gap = shown.gaps.find((each) => isOver(each.x));
+    return pos === undefined && !gap ? null : { pos, gap, near };
   }
   canvas.onmousemove = (event) => {
     const hit = under(event);
     if (!hit) return hideTip();
-    const { site, layer } = hit.near;
-    const lines = [
-      `${quoted(run.labels[hit.pos])}, position ${hit.pos}`,
-      site === "embed" ? site : `h.${layer}.${site}`,
-    ];
-    const weights = site.startsWith("attn.") ? run.weights(layer, focus.state.head, focus.state.pos) : null;
-    if (hit.pos < weights?.length && hit.near.open && run.sees(layer, focus.state.pos, hit.pos)) {
-      lines.push(`head ${focus.state.head} takes ${run.weightText(weights[hit.pos])} from here`);
-    }
+    const { pos, gap, near } = hit;
+    const { layer, site } = near;
+    const { head, pos: query } = focus.state;
+    const lines =
+      pos === undefined
+        ? [`positions ${gap.from} to ${gap.to} are not drawn`]
+        : [`${quoted(run.labels[pos])}, position ${pos}`, site === "embed" ? site : `h.${layer}.${site}`];
+    const weights = near.open && site.startsWith("attn.") ? run.weights(layer, head, query) : null;
+    if (weights && pos === undefined) lines.push(`head ${head} takes ${run.weightText(shareOf(weights, gap))} from them`);
+    else if (weights && run.sees(layer, query, pos)) lines.push(`head ${head} takes ${run.weightText(weights[pos])} from here`);
     showTip(event, ...lines);
   };
   canvas.onmouseleave = hideTip;
   canvas.onclick = (event) => {
     const hit = under(event);
-    if (!hit) return;
+    if (hit?.pos === undefined) return;
     const { site, layer } = hit.near;
     focus.set({ pos: hit.pos, part: site, layer: site === "embed" ? focus.state.layer : layer });
   };
-  return { element, draw, head: NAMES };
+  return { element, window: stretch.element, draw, head: NAMES };
 }
 
 /** Attention of a query in a layer, the mean of its heads; null where the page does not have it. */
@@ -257,4 +261,17 @@ function meanOfHeads(run, layer, pos) {
     });
   }
   return sum;
+}
+
+/** What is taken from the positions of a gap together. */
+function shareOf(weights, { from, to }) {
+  return weights.slice(from, to + 1).reduce((sum, w) => sum + w, 0);
+}
+
+/** A text, cut where it gets wider than there is room. */
+function fitted(context, text, room) {
+  if (context.measureText(text).width <= room) return text;
+  const letters = [...text];
+  while (letters.length && context.measureText(`${letters.join("")}…`).width > room) letters.pop();
+  return `${letters.join("")}…`;
 }

@@ -1,6 +1,7 @@
 // The MLP: which neurons fire at a position, on the curve that decides it, and how few they are.
 
 import { absent, bar, digits, el, percent, signed, svg, tokenLabel } from "./drawing.js";
+import { neuronPushes } from "./neuron_pushes.js";
 
 /** GELU in the tanh form that GPT-2 has. */
 export function gelu(x) {
@@ -22,6 +23,7 @@ export function mlpPanel(run, focus) {
     curve = el("div", { class: "chart" }),
     lists = el("div", { class: "lists" }),
     more = el("div", { class: "neuron" }),
+    pushes = neuronPushes(run, focus),
     quiet = el("div", { class: "quiet" });
   element.append(
     el(
@@ -34,6 +36,7 @@ export function mlpPanel(run, focus) {
     told,
     el("div", { class: "two" }, curve, lists),
     more,
+    pushes.element,
     el("h3", {}, "How many are active"),
     quiet,
   );
@@ -86,6 +89,7 @@ export function mlpPanel(run, focus) {
             kind: "share",
             chosen: state.neuron === `${layer}.${id}`,
             onclick: () => focus.set({ neuron: `${layer}.${id}` }),
+            moved: run.marks?.neuron(layer, pos, id, post[i], post[0]),
           }),
         ),
       ),
@@ -102,6 +106,7 @@ export function mlpPanel(run, focus) {
               kind: "share",
               chosen: state.neuron === `${layers[i]}.${id}`,
               onclick: () => focus.set({ layer: layers[i], neuron: `${layers[i]}.${id}` }),
+              moved: run.marks?.neuron(layers[i], pos, id, strength[i], strength[0]),
             },
           ),
         ),
@@ -109,6 +114,7 @@ export function mlpPanel(run, focus) {
     );
     curve.replaceChildren(picture(layer, row, ids, pre, opened, state, pos));
     one(state);
+    pushes.draw(state);
   }
 
   // The curve, how many neurons lie where before it, and the most active ones on it.
@@ -204,7 +210,7 @@ export function mlpPanel(run, focus) {
         el("b", {}, `Layer ${layer}`),
         " at ",
         tokenLabel(run.labels[pos]),
-        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${bend} curve. Dots: the ${ids.length} most active. Bars: how many neurons have such a value before it (right, square-root scale).`,
+        `: ${run.model.d_mlp.toLocaleString("en")} neurons on the ${bend} curve. Dots: the ${ids.length} most active. Bars: how many neurons have each value before ${bend} (right, square-root scale).`,
       ),
       svg(
         "svg",
@@ -241,6 +247,7 @@ export function mlpPanel(run, focus) {
           bar([tokenLabel(run.labels[t], 14), el("small", {}, ` ${t}`)], v / most, signed(v), {
             kind: "push",
             onclick: () => focus.set({ pos: t }),
+            moved: run.marks?.neuron(found.layer, t, found.id, v, most),
           }),
         ),
       ),

@@ -17,7 +17,7 @@ export function residualPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      "Length of the stream after every block, and how far it already points where it will end. One thin line for each position; the chosen one is thick.",
+      "Length of the stream after every block, and how nearly it already points where it will end up. One thin line for each position; the chosen one is thick.",
     ),
     told,
     charts,
@@ -52,6 +52,7 @@ export function residualPanel(run, focus) {
             kind: "share",
             chosen: layer === state.layer,
             onclick: () => focus.set({ layer, part }),
+            moved: run.marks?.norm(part, layer, pos, v, most),
           }),
         ),
       );
@@ -93,16 +94,15 @@ export function residualPanel(run, focus) {
         svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, String(v).replace("-", "−")),
       );
     const step = Math.max(1, Math.ceil(run.T / 120)),
-      path = (pos) =>
-        Array.from(
-          { length: points },
-          (_, p) => `${x(p).toFixed(1)},${y(run.at(name, p)[pos]).toFixed(1)}`,
-        ).join(" ");
+      line = (values) => values.map((v, p) => `${x(p).toFixed(1)},${y(v).toFixed(1)}`).join(" "),
+      path = (pos) => line(Array.from({ length: points }, (_, p) => run.at(name, p)[pos])),
+      before = run.marks?.curve(name, chosen);
     for (let pos = 0; pos < run.T; pos += step)
       if (pos !== chosen)
         parts.push(
           svg("polyline", { points: path(pos), class: "thin" }, svg("title", {}, `position ${pos}`)),
         );
+    if (before) parts.push(svg("polyline", { points: line(before), class: "path before" }, svg("title", {}, "before")));
     parts.push(svg("polyline", { points: path(chosen), class: "path" }));
     for (let p = 0; p < points; p++)
       parts.push(

@@ -57,7 +57,12 @@ function pieceText(token, shown) {
 
 /** One run. Layers, heads and positions count from 0, as in Python. */
 export class Run {
-  constructor({ header, arrays }) {
+  constructor(packed) {
+    this.take(packed);
+  }
+
+  /** Be the run of these facts and arrays. */
+  take({ header, arrays }) {
     Object.assign(this, header);
     this.arrays = arrays;
     this.T = header.tokens.length;
@@ -71,10 +76,10 @@ export class Run {
     return name in this.arrays;
   }
 
-  /** Row of an array at the given leading indices; null where the page does not have it. */
+  /** Row of an array at the given leading indices; null where the page does not have it, or not yet. */
   at(name, ...indices) {
     const array = this.arrays[name];
-    if (!array) return null;
+    if (!array || (array.known && indices.length > 1 && !array.known[indices[0] * array.shape[1] + indices[1]])) return null;
     let offset = 0,
       rest = array.shape;
     for (const index of indices) {
@@ -147,6 +152,7 @@ export class Run {
   factor(site) {
     const factors = this.detail.factors;
     if (site === "attn.heads") return factors.outputs;
+    if (site === "logits") return factors.vocab;
     return this.perHead(site) ? factors.d_head : this.ofNeurons(site) ? factors.d_mlp : factors.n_embd;
   }
 

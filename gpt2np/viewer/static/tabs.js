@@ -9,6 +9,7 @@ import { contributionsPanel } from "./contributions.js";
 import { mlpPanel } from "./mlp.js";
 import { residualPanel } from "./residual.js";
 import { weightsPanel } from "./weights.js";
+import { againstPanel } from "./side_by_side.js";
 import { generationPanel } from "./generation.js";
 
 export const PANELS = {
@@ -19,15 +20,17 @@ export const PANELS = {
   mlp: mlpPanel,
   residual: residualPanel,
   weights: weightsPanel,
+  against: againstPanel,
   generation: generationPanel,
   glossary: glossaryPanel,
 };
 export const COMPACT = ["map", "attention", "glossary"]; // in a notebook
 
-/** The panels of a page, by name: what chose nothing has no panel of choices. */
+/** The panels of a page, by name: what chose nothing has no panel of choices, one run none of two. */
 export function panelsOf(run, made) {
   const names = run.detail.compact ? COMPACT : Object.keys(made);
-  return names.filter((id) => id !== "generation" || run.generation?.steps.length || run.missing.generation);
+  const needs = { generation: run.generation?.steps.length || run.missing.generation, against: run.against };
+  return names.filter((id) => !(id in needs) || needs[id]);
 }
 
 /** Tabs for the panels, and steppers for position, layer and head. */

@@ -17,7 +17,10 @@ export function layer_norm_statistics(data, start, n, epsilon) {
     squares = 0;
   for (let i = start; i < start + n; i++) sum += data[i];
   const mean = sum / n;
-  for (let i = start; i < start + n; i++) squares += (data[i] - mean) ** 2;
+  for (let i = start; i < start + n; i++) {
+    const apart = data[i] - mean;
+    squares += apart * apart; // `** 2` is many times slower
+  }
   return [mean, 1 / Math.sqrt(squares / n + epsilon)];
 }
 

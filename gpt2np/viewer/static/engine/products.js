@@ -63,8 +63,9 @@ function lastRow(a, i, nIn, panels, start, y, at, nOut) {
 /** `x @ weight + bias`: [pos, n_in] -> [pos, n_out]. */
 export function linear(x, p, out) {
   multiply(x, p.columns, out);
-  const n = p.bias.length;
-  for (let i = 0; i < out.data.length; i++) out.data[i] += p.bias[i % n];
+  const { data } = out,
+    { bias } = p;
+  for (let start = 0; start < data.length; start += bias.length) for (let i = 0; i < bias.length; i++) data[start + i] += bias[i];
 }
 
 /** Dot product of each row with every row of the table: [pos, n_embd] -> [pos, vocab]. */

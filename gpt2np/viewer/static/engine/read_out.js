@@ -1,67 +1,140 @@
 // What needs the unembedding besides the logits: the logit lens, contributions, heads and neurons in tokens.
 // The same numbers as gpt2np.analysis has, as lens_and_contributions.py and page_data.py collect them.
 
-import { array } from "./products.js";
+import { array, multiply } from "./products.js";
 import { layer_norm, layer_norm_statistics } from "./elementwise.js";
 import { points, product } from "./recorded_arrays.js";
-import { largestOf, likeliest, probabilities } from "./sampling.js";
+import { largestOf } from "./sampling.js";
 
 const LENS = 10,
   FOLLOWED = 24,
-  TARGETS = 4;
+  TARGETS = 4,
+  TOGETHER = 4; // positions of the lens that are read at once
 
-/** The arrays of the logit lens: at every point and position the likeliest tokens, and the ranks of some. */
-export async function lensArrays({ config, parameters }, ids, sites, pause) {
-  const streams = points(config, sites),
-    [n, pos, d] = [streams.length, ids.length, config.n_embd],
-    k = Math.min(LENS, config.vocab);
-  const whole = (...shape) => ({ data: new Uint32Array(shape.reduce((a, b) => a * b, 1)), shape });
-  const found = {
-    "lens:id": whole(n, pos, k),
-    "lens:p": array(n, pos, k),
-    "lens:entropy": array(n, pos),
-    "lens:kl": array(n, pos),
-    "follow:id": whole(pos, FOLLOWED),
-    "follow:rank": whole(n, pos, FOLLOWED),
-    "follow:p": array(n, pos, FOLLOWED),
-  };
-  const x = array(n, d),
-    normed = array(n, d);
-  for (let row = 0; row < pos; row++) {
-    streams.forEach(({ data }, point) => x.data.set(data.subarray(row * d, (row + 1) * d), point * d));
-    layer_norm(x, parameters.ln_f, normed);
-    const logits = product(normed, parameters.lm_head);
-    readRow(found, Array.from({ length: n }, (_, i) => logits.data.subarray(i * config.vocab, (i + 1) * config.vocab)), row, pos, k);
-    await pause();
+/** The logit lens of a pass: at every point and position the likeliest tokens, and the ranks of some; row by row. */
+export class Lens {
+  constructor({ config, parameters }, ids, sites) {
+    this.parameters = parameters;
+    this.streams = points(config, sites);
+    this.final = sites.logits;
+    const [n, pos, d] = [this.streams.length, ids.length, config.n_embd],
+      k = Math.min(LENS, config.vocab),
+      known = new Uint8Array(n * pos); // which points and positions have been read
+    const whole = (...shape) => ({ data: new Uint32Array(shape.reduce((a, b) => a * b, 1)), shape });
+    this.sizes = { n, pos, d, k, vocab: config.vocab };
+    this.arrays = {
+      "lens:id": { ...whole(n, pos, k), known },
+      "lens:p": { ...array(n, pos, k), known },
+      "lens:entropy": array(n, pos),
+      "lens:kl": array(n, pos),
+      "follow:id": whole(pos, FOLLOWED),
+      "follow:rank": whole(n, pos, FOLLOWED),
+      "follow:p": array(n, pos, FOLLOWED),
+    };
+    const rows = TOGETHER * (n - 1);
+    this.room = { x: array(rows, d), normed: array(rows, d), logits: array(rows, config.vocab), weights: new Float64Array(config.vocab) };
   }
-  return found;
+
+  /** Logits of some positions at some points, [position][point]; the last point's are those of the pass itself. */
+  logitsOf(rows, chosen) {
+    const { n, d, vocab } = this.sizes,
+      before = chosen.filter((point) => point < n - 1),
+      count = rows.length * before.length;
+    const [x, normed, logits] = ["x", "normed", "logits"].map((name) => {
+      const { data, shape } = this.room[name];
+      return { data: data.subarray(0, count * shape[1]), shape: [count, shape[1]] };
+    });
+    rows.forEach((row, i) =>
+      before.forEach((point, j) => x.data.set(this.streams[point].data.subarray(row * d, (row + 1) * d), (i * before.length + j) * d)),
+    );
+    layer_norm(x, this.parameters.ln_f, normed);
+    multiply(normed, this.parameters.lm_head, logits);
+    const part = ({ data }, at) => data.subarray(at * vocab, (at + 1) * vocab);
+    return rows.map((row, i) => chosen.map((point, j) => (point < n - 1 ? part(logits, i * before.length + j) : part(this.final, row))));
+  }
+
+  /** The same for all positions that are not yet known at these points, some at a time, for `take(row, logits)`. */
+  async each(chosen, take, pause) {
+    const { pos } = this.sizes,
+      { known } = this.arrays["lens:id"],
+      rows = Array.from({ length: pos }, (_, row) => row).filter((row) => chosen.some((point) => !known[point * pos + row]));
+    for (let start = 0; start < rows.length; start += TOGETHER) {
+      const some = rows.slice(start, start + TOGETHER);
+      this.logitsOf(some, chosen).forEach((logits, i) => take(some[i], logits));
+      await pause();
+    }
+  }
+
+  /** All that there is to know of one position. */
+  read(row) {
+    this.note(this.logitsOf([row], this.every())[0], row);
+  }
+
+  readAll(pause) {
+    return this.each(this.every(), (row, logits) => this.note(logits, row), pause);
+  }
+
+  /** Only the likeliest tokens, and only after whole layers. */
+  glance(pause) {
+    const whole = this.every().filter((point) => point % 2 === 0);
+    const take = (row, logits) => logits.forEach((some, i) => this.best(whole[i], row, largestOf(some, this.sizes.k), spread(some, this.room.weights)));
+    return this.each(whole, take, pause);
+  }
+
+  every() {
+    return Array.from({ length: this.sizes.n }, (_, point) => point);
+  }
+
+  /** The likeliest tokens of one point and position. */
+  best(point, row, top, { weights, sum }) {
+    const { pos, k } = this.sizes,
+      { "lens:id": ids, "lens:p": chances } = this.arrays,
+      at = point * pos + row;
+    for (let i = 0; i < k; i++) {
+      ids.data[at * k + i] = top[i];
+      chances.data[at * k + i] = weights[top[i]] / sum;
+    }
+    ids.known[at] = 1;
+  }
+
+  /** Note what there is to know of one position, from its logits at every point. */
+  note(logits, row) {
+    const { pos, k } = this.sizes,
+      found = this.arrays,
+      tops = logits.map((some) => largestOf(some, k)),
+      followed = highest(tops, FOLLOWED),
+      last = logits.length - 1,
+      end = spread(logits[last], new Float64Array(logits[last].length));
+    found["follow:id"].data.set(followed, row * FOLLOWED);
+    for (let point = last; point >= 0; point--) {
+      const some = logits[point],
+        at = point * pos + row,
+        { weights, sum, log, entropy } = point === last ? end : spread(some, this.room.weights);
+      this.best(point, row, tops[point], { weights, sum });
+      found["lens:entropy"].data[at] = entropy;
+      found["lens:kl"].data[at] = point === last ? 0 : log - dotAt(some, 0, end.weights) / end.sum - end.entropy;
+      for (let i = 0; i < FOLLOWED; i++) {
+        const rank = tops[point].indexOf(followed[i]);
+        found["follow:rank"].data[at * FOLLOWED + i] = rank < 0 ? rankOf(some, followed[i]) : rank;
+        found["follow:p"].data[at * FOLLOWED + i] = weights[followed[i]] / sum;
+      }
+    }
+  }
 }
 
-/** One position, from its logits at every point. */
-function readRow(found, logits, row, pos, k) {
-  const chances = logits.map(probabilities),
-    last = chances[chances.length - 1],
-    tops = chances.map((p) => largestOf(p, k));
-  const chosen = highest(tops, FOLLOWED);
-  found["follow:id"].data.set(chosen, row * FOLLOWED);
-  chances.forEach((p, point) => {
-    const at = point * pos + row;
-    found["lens:id"].data.set(tops[point], at * k);
-    found["lens:p"].data.set(tops[point].map((id) => p[id]), at * k);
-    let entropy = 0,
-      lost = 0;
-    for (let i = 0; i < p.length; i++) {
-      const log = p[i] > 0 ? Math.log(p[i]) : -745;
-      entropy -= p[i] * log;
-      if (last[i] > 0) lost += last[i] * (Math.log(last[i]) - log);
-    }
-    found["lens:entropy"].data[at] = entropy;
-    found["lens:kl"].data[at] = lost;
-    chosen.forEach((id, i) => {
-      found["follow:rank"].data[at * FOLLOWED + i] = rankOf(logits[point], id);
-      found["follow:p"].data[at * FOLLOWED + i] = p[id];
-    });
-  });
+/** Of logits: `weights`, which over `sum` are probabilities; log p is a logit less `log`; the entropy in nats. */
+function spread(logits, weights) {
+  let most = -Infinity,
+    sum = 0,
+    held = 0;
+  for (let i = 0; i < logits.length; i++) if (logits[i] > most) most = logits[i];
+  for (let i = 0; i < logits.length; i++) {
+    weights[i] = Math.exp(logits[i] - most);
+    sum += weights[i];
+    held += weights[i] * logits[i];
+  }
+  const log = most + Math.log(sum);
+  return { weights, sum, log, entropy: Math.abs(log - held / sum) };
 }
 
 /** How many tokens are likelier; of equals the lower id comes first. */
@@ -88,8 +161,11 @@ function highest(tops, n) {
   return Array.from({ length: n }, (_, i) => chosen[i % chosen.length]);
 }
 
-/** What every component adds to the logits of the likeliest tokens at each position, and the components' names. */
-export function contributions({ config, parameters }, ids, sites, outputs) {
+/**
+ * What every component adds to the logits of the likeliest tokens at each position, and the components' names; `next` are
+ * the likeliest tokens and their probabilities.
+ */
+export function contributions({ config, parameters }, ids, sites, outputs, next) {
   const { n_embd: d, n_layer, n_head } = config,
     targets = Math.min(TARGETS, config.vocab),
     labels = ["wte", "wpe"];
@@ -110,10 +186,11 @@ export function contributions({ config, parameters }, ids, sites, outputs) {
     pushed = array(ids.length, targets, labels.length),
     named = { data: new Uint32Array(ids.length * targets), shape: [ids.length, targets] };
   const { weight, bias, epsilon } = parameters.ln_f,
-    vocab = config.vocab;
+    [likely, chances] = next,
+    k = likely.shape[1];
   for (let row = 0; row < ids.length; row++) {
     const rstd = layer_norm_statistics(last, row * d, d, epsilon)[1],
-      chosen = likeliest(probabilities(sites.logits.data.subarray(row * vocab, (row + 1) * vocab)), targets);
+      chosen = [...likely.data.subarray(row * k, row * k + targets)].filter((_, i) => chances.data[row * k + i] > 0);
     if (row + 1 < ids.length && targets > 1 && !chosen.includes(ids[row + 1])) chosen[targets - 1] = ids[row + 1];
     chosen.forEach((id, i) => {
       const direction = parameters.head.data.subarray(id * d, (id + 1) * d),
@@ -169,28 +246,37 @@ function centred(x, weight, by = 1) {
 
 /** The neurons that are most active at the last position: how active at every other, and what they are for. */
 export function neuronsInTokens(model, ids, sites, active) {
-  const { config, parameters, tokenizer } = model,
-    { n_embd: d, d_mlp } = config,
+  const { d_mlp } = model.config,
     k = active["active:id"].shape[1],
     start = (ids.length - 1) * k;
-  const words = (table, vector, sign) => {
-    const dots = Float64Array.from({ length: config.vocab }, (_, id) => sign * dotAt(table, id * d, vector));
-    return largestOf(dots, Math.min(6, config.vocab)).map((id) => tokenizer.token(id));
-  };
-  return Array.from({ length: k }, (_, i) => {
-    const layer = active["active:layer"].data[start + i],
-      id = active["active:id"].data[start + i],
-      { ln_2, mlp } = parameters.h[layer],
-      column = Float64Array.from({ length: d }, (_, j) => mlp.c_fc.weight[j * d_mlp + id]),
-      reads = held(column, ln_2.weight),
-      writes = centred(mlp.c_proj.weight.subarray(id * d, (id + 1) * d), parameters.ln_f.weight);
-    return {
-      layer,
-      id,
-      active: ids.map((_, row) => sites[`h.${layer}.mlp.post`].data[row * d_mlp + id]),
-      excited_by: words(parameters.wte.data, reads, 1),
-      raises: words(parameters.head.data, writes, 1),
-      lowers: words(parameters.head.data, writes, -1),
-    };
+  const chosen = Array.from({ length: k }, (_, i) => ({
+    layer: active["active:layer"].data[start + i],
+    id: active["active:id"].data[start + i],
+  }));
+  learnWords(model, chosen);
+  return chosen.map(({ layer, id }) => ({
+    layer,
+    id,
+    active: ids.map((_, row) => sites[`h.${layer}.mlp.post`].data[row * d_mlp + id]),
+    ...model.neuronWords.get(`${layer}.${id}`),
+  }));
+}
+
+/** Which tokens neurons read, raise and lower, by the weights alone: of those that the model does not know yet. */
+function learnWords({ config, parameters, tokenizer, neuronWords }, neurons) {
+  const { n_embd: d, d_mlp, vocab } = config,
+    fresh = neurons.filter(({ layer, id }) => !neuronWords.has(`${layer}.${id}`)),
+    [reads, writes] = [array(fresh.length, d), array(fresh.length, d)];
+  fresh.forEach(({ layer, id }, i) => {
+    const { ln_2, mlp } = parameters.h[layer],
+      column = Float64Array.from({ length: d }, (_, j) => mlp.c_fc.weight[j * d_mlp + id]);
+    reads.data.set(held(column, ln_2.weight), i * d);
+    writes.data.set(centred(mlp.c_proj.weight.subarray(id * d, (id + 1) * d), parameters.ln_f.weight), i * d);
+  });
+  const [read, written] = [product(reads, parameters.read_by), product(writes, parameters.lm_head)];
+  fresh.forEach(({ layer, id }, i) => {
+    const words = ({ data }, sign) =>
+      largestOf(data.subarray(i * vocab, (i + 1) * vocab), Math.min(6, vocab), sign).map((token) => tokenizer.token(token));
+    neuronWords.set(`${layer}.${id}`, { excited_by: words(read, 1), raises: words(written, 1), lowers: words(written, -1) });
   });
 }

@@ -9,14 +9,20 @@ const BINS = 48,
   OUTLIERS = 6;
 
 /** All of them by name, from the recorded sites of a pass over `ids`. */
-export function recordedArrays(model, ids, sites) {
-  return {
-    ...vectors(model, ids, sites),
-    ...attentionTriangles(model.config, sites),
-    ...predictions(ids, sites.logits),
-    ...residual(model.config, ids, sites),
-    ...neurons(model.config, ids, sites),
-  };
+export async function recordedArrays(model, ids, sites, pause) {
+  const { config } = model,
+    found = {};
+  for (const part of [
+    () => vectors(model, sites),
+    () => attentionTriangles(config, sites),
+    () => predictions(ids, sites.logits),
+    () => residual(config, ids, sites),
+    () => neurons(config, ids, sites),
+  ]) {
+    Object.assign(found, part());
+    await pause();
+  }
+  return found;
 }
 
 /** Arrays of all layers as one: [layer, ...]. */
@@ -33,33 +39,31 @@ export function ofLayers(config, sites, name) {
 
 // -- the map --------------------------------------------------------------------------------------
 
-function vectors(model, ids, sites) {
+function vectors(model, sites) {
   const { config, parameters } = model,
     found = {};
   for (const name of ["wte", "wpe", "embed", "ln_f"]) found[name] = sites[name];
   for (const name of "ln_1 attn.q attn.k attn.v attn.z attn.out resid_mid ln_2 mlp.pre mlp.post mlp.out resid_post".split(" "))
     found[name] = stacked(ofLayers(config, sites, name));
   found["attn.heads"] = stacked(
-    ofLayers(config, sites, "attn.z").map((z, i) => headOutputs(z, parameters.h[i].attn.c_proj.weight, config.n_embd)),
+    ofLayers(config, sites, "attn.z").map((z, i) => headOutputs(z, parameters.h[i].attn.c_proj.heads, config.n_embd)),
   );
   for (const [name, x] of Object.entries({ ...found })) found[`${name}:stats`] = statistics(x, x.shape.length > 3);
   return found;
 }
 
 /** Each head's result times its slice of c_proj: [pos, head, d_head] -> [pos, head, n_embd]. */
-function headOutputs(z, weight, n_embd) {
+function headOutputs(z, slices, n_embd) {
   const [pos, heads, size] = z.shape,
     out = array(pos, heads, n_embd),
-    row = new Float64Array(n_embd);
-  for (let i = 0; i < pos * heads; i++) {
-    row.fill(0);
-    for (let j = 0; j < size; j++) {
-      const share = z.data[i * size + j],
-        start = ((i % heads) * size + j) * n_embd;
-      for (let k = 0; k < n_embd; k++) row[k] += share * weight[start + k];
-    }
-    out.data.set(row, i * n_embd);
-  }
+    x = array(pos, size),
+    one = array(pos, n_embd);
+  slices.forEach((slice, head) => {
+    const at = (row) => row * heads + head;
+    for (let row = 0; row < pos; row++) x.data.set(z.data.subarray(at(row) * size, (at(row) + 1) * size), row * size);
+    multiply(x, slice, one);
+    for (let row = 0; row < pos; row++) out.data.set(one.data.subarray(row * n_embd, (row + 1) * n_embd), at(row) * n_embd);
+  });
   return out;
 }
 
@@ -73,9 +77,10 @@ function statistics(x, perHead) {
       least = Infinity,
       most = -Infinity;
     for (let j = i * n; j < (i + 1) * n; j++) {
-      squares += x.data[j] ** 2;
-      least = Math.min(least, x.data[j]);
-      most = Math.max(most, x.data[j]);
+      const value = x.data[j];
+      squares += value * value;
+      if (value < least) least = value;
+      if (value > most) most = value;
     }
     out.data.set([Math.sqrt(squares), least, most].slice(0, width), i * width);
   }
@@ -140,8 +145,8 @@ function residual(config, ids, sites) {
         final = 0,
         both = 0;
       for (let i = row * n_embd; i < (row + 1) * n_embd; i++) {
-        own += data[i] ** 2;
-        final += last[i] ** 2;
+        own += data[i] * data[i];
+        final += last[i] * last[i];
         both += data[i] * last[i];
       }
       norm.data[point * pos + row] = Math.sqrt(own);
@@ -160,16 +165,19 @@ function outliers(streams, pos, n_embd) {
   streams.forEach(({ data }, point) => {
     const size = new Float64Array(n_embd);
     let total = 0;
-    for (let row = 0; row < pos; row++) {
-      const x = data.subarray(row * n_embd, (row + 1) * n_embd),
-        mean = x.reduce((a, b) => a + b, 0) / n_embd;
-      let second = 0,
+    for (let start = 0; start < pos * n_embd; start += n_embd) {
+      let sum = 0,
+        second = 0,
         fourth = 0;
-      x.forEach((value, i) => {
-        size[i] += Math.abs(value) / pos;
-        second += (value - mean) ** 2;
-        fourth += (value - mean) ** 4;
-      });
+      for (let i = 0; i < n_embd; i++) sum += data[start + i];
+      const mean = sum / n_embd;
+      for (let i = 0; i < n_embd; i++) {
+        const apart = data[start + i] - mean,
+          squared = apart * apart;
+        size[i] += Math.abs(data[start + i]) / pos;
+        second += squared;
+        fourth += squared * squared;
+      }
       total += (fourth * n_embd) / Math.max(second * second, Number.MIN_VALUE);
     }
     kurtosis.data[point] = total / pos;

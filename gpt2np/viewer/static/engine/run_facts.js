@@ -2,56 +2,91 @@
 
 import { Pass, forward } from "./forward.js";
 import { outputsOf, recordedArrays } from "./recorded_arrays.js";
-import { contributions, headsInTokens, lensArrays, neuronsInTokens } from "./read_out.js";
+import { Lens, contributions, headsInTokens, neuronsInTokens } from "./read_out.js";
+import { asWritten } from "./readable.js";
 import { editOf, toldEdits } from "./switched_off.js";
 
 const LONGEST = 80; // characters of a token that a page shows
 
+const NEEDS = { lens: "glance", contributions: "push", attention: "heads", mlp: "neurons" }; // what a panel waits for
+
 /**
- * A pass over `ids` with some parts off, for the panels. `first` hears of it before what takes longest is there: the lens,
- * contributions, and heads and neurons in tokens. `generation` are the facts of one, if the tokens were chosen.
+ * A pass over `ids` with some parts off, for the panels. `first` hears of it as soon as what is `shown` is there: a panel and a
+ * position, null for the last; then come the rest of lens, contributions, and heads and neurons in tokens. `generation` are
+ * the facts of one, if the tokens were chosen.
  */
-export async function runOf(model, { ids, off, generation = null }, pause, first = () => {}) {
+export async function runOf(model, { ids, off, generation = null, shown = {} }, pause, first = () => {}) {
   const pass = new Pass(ids, { edit: editOf(off), pause });
   const started = performance.now();
   await forward(model.parameters, model.config, pass);
   const milliseconds = performance.now() - started;
   await pause();
-  const arrays = recordedArrays(model, ids, pass.sites),
-    header = { ...factsOf(model, ids, off, generation, arrays), milliseconds };
-  const later = "is being computed";
-  first({ header: { ...header, missing: { lens: later, push: later } }, arrays });
+  const arrays = await recordedArrays(model, ids, pass.sites, pause),
+    later = "is being computed";
+  const header = { ...factsOf(model, ids, off, generation, arrays), milliseconds, missing: { lens: later, follow: later, push: later } };
   await pause();
-  const outputs = outputsOf(arrays["attn.heads"]),
-    pushed = contributions(model, ids, pass.sites, outputs);
-  Object.assign(arrays, pushed.arrays, await lensArrays(model, ids, pass.sites, pause));
-  const tokens = headsInTokens(model, ids, pass.sites, outputs);
-  Object.assign(header, {
-    components: pushed.labels,
-    "heads raised": tokens.raised,
-    "heads lowered": tokens.lowered,
-    neurons: neuronsInTokens(model, ids, pass.sites, arrays),
-  });
+  const lens = new Lens(model, ids, pass.sites),
+    rest = restOf(model, ids, pass.sites, { header, arrays, lens, pause });
+  Object.assign(arrays, lens.arrays);
+  lens.read(Math.min(shown.pos ?? ids.length - 1, ids.length - 1));
+  const soon = NEEDS[shown.panel];
+  if (soon) await (soon === "glance" ? glance(lens, header, pause) : rest[soon]());
+  first({ header: { ...header, vocabulary: vocabularyOf(model, header, arrays), missing: { ...header.missing } }, arrays: { ...arrays } });
+  for (const name of Object.keys(rest).filter((each) => each !== soon)) {
+    await pause();
+    await rest[name]();
+  }
   header.vocabulary = vocabularyOf(model, header, arrays);
   return { header, arrays };
 }
 
+/** What the table of the lens shows; ranks and the like follow. */
+async function glance(lens, header, pause) {
+  await lens.glance(pause);
+  delete header.missing.lens;
+}
+
+/** What takes longest, by name: functions that add it to the header and the arrays of a run. */
+function restOf(model, ids, sites, { header, arrays, lens, pause }) {
+  const outputs = outputsOf(arrays["attn.heads"]);
+  return {
+    push: () => {
+      const pushed = contributions(model, ids, sites, outputs, [arrays["next:id"], arrays["next:p"]]);
+      Object.assign(arrays, pushed.arrays);
+      header.components = pushed.labels;
+      delete header.missing.push;
+    },
+    lens: async () => {
+      await lens.readAll(pause);
+      delete header.missing.lens;
+      delete header.missing.follow;
+    },
+    heads: () => {
+      const { raised, lowered } = headsInTokens(model, ids, sites, outputs);
+      Object.assign(header, { "heads raised": raised, "heads lowered": lowered });
+    },
+    neurons: () => {
+      header.neurons = neuronsInTokens(model, ids, sites, arrays);
+    },
+  };
+}
+
 function factsOf(model, ids, off, generation, arrays) {
   const { facts, tokenizer, config } = model,
-    axes = { pos: ids.length, query: ids.length, key: ids.length };
+    axes = { pos: ids.length, query: ids.length, key: ids.length },
+    names = ids.map((id) => tokenizer.token(id));
   const header = {
     ...facts.page,
     model: { ...facts.page.model, edits: toldEdits(off) },
     prompt: tokenizer.decode(ids),
-    tokens: ids.map((id) => tokenizer.token(id).slice(0, LONGEST)),
+    tokens: names.map((name) => name.slice(0, LONGEST)),
+    ...asWritten(tokenizer, ids, names, LONGEST),
     ids,
     parts: facts.page.parts.map((part) => ({ ...part, shape: part.axes.map((axis, i) => axes[axis] ?? part.shape[i]) })),
     generation,
     neurons: [],
-    missing: {},
     ...headFacts(config, ids.length, arrays.pattern, facts.page["head scores"]),
   };
-  header.vocabulary = vocabularyOf(model, header, arrays);
   return header;
 }
 

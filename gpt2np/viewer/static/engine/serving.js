@@ -33,7 +33,8 @@ function pauses(stale) {
 export async function loadedModel(weights, facts) {
   const { config } = facts,
     tokenizer = new Tokenizer(facts.tokenizer);
-  return { facts, config, tokenizer, parameters: parametersOf(weightsOf(await unzipped(weights), facts.shapes), config) };
+  const parameters = parametersOf(weightsOf(await unzipped(weights), facts.shapes), config);
+  return { facts, config, tokenizer, parameters, neuronWords: new Map() };
 }
 
 /** The ids of a text; an error where there are none or too many. */
@@ -53,7 +54,7 @@ const ANSWERS = {
     return { ids, tokens: ids.map((id) => model.tokenizer.token(id)) };
   },
   decode: (model, { ids }) => model.tokenizer.decode(ids),
-  run: (model, { text, ids = idsOf(model, text), off }, pause, part) => runOf(model, { ids, off }, pause, part),
+  run: (model, { text, ids = idsOf(model, text), off, shown }, pause, part) => runOf(model, { ids, off, shown }, pause, part),
   /** Loss of each token in nats, with parts off; null for the first. */
   losses: async (model, { ids, off }, pause) => {
     const pass = new Pass(ids, { edit: editOf(off), pause, keep: false });
@@ -64,7 +65,8 @@ const ANSWERS = {
     const made = await generate(model, ids, options, { edit: editOf(off), pause, told, wanted });
     const read = made.ids.slice(0, -1);
     const generation = generationFacts(model, ids.length, made, options);
-    return { ids: made.ids, ledger: made.ledger, run: await runOf(model, { ids: read, off, generation }, pause) };
+    const tokens = made.ledger.map((entry) => model.tokenizer.token(entry.token_id));
+    return { ids: made.ids, ledger: made.ledger, tokens, run: await runOf(model, { ids: read, off, generation }, pause) };
   },
   /** Every recorded array of a pass, by name. */
   sites: async (model, { ids, off = {} }, pause) => {

@@ -87,22 +87,25 @@ export class Tokenizer {
 
 /** Bytes that are not all whole characters: what is whole as text, the rest in hexadecimal. */
 function incomplete(bytes) {
-  const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   let text = "";
   for (let i = 0; i < bytes.length; ) {
-    let n = 4;
-    for (; n > 0; n--) {
-      try {
-        const part = i + n <= bytes.length ? strict.decode(bytes.subarray(i, i + n)) : "";
-        if ([...part].length !== 1) continue;
-        text += part;
-        break;
-      } catch {
-        /* not a character: try fewer bytes */
-      }
-    }
-    if (!n) text += `\\x${bytes[i].toString(16).padStart(2, "0")}`;
-    i += Math.max(1, n);
+    const character = characterAt(bytes, i);
+    text += character || `\\x${bytes[i].toString(16).padStart(2, "0")}`;
+    i += character ? new TextEncoder().encode(character).length : 1;
   }
   return text;
+}
+
+/** The character that begins at a byte; empty where none does. */
+export function characterAt(bytes, start) {
+  const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  for (let n = Math.min(4, bytes.length - start); n > 0; n--) {
+    try {
+      const text = strict.decode(bytes.subarray(start, start + n));
+      if ([...text].length === 1) return text;
+    } catch {
+      /* not a character: try fewer bytes */
+    }
+  }
+  return "";
 }

@@ -62,18 +62,27 @@ export function parametersOf(weights, config) {
   });
   const h = Array.from({ length: config.n_layer }, (_, i) => ({
     ln_1: normAt(`h.${i}.ln_1`),
-    attn: { c_attn: linearAt(`h.${i}.attn.c_attn`), c_proj: linearAt(`h.${i}.attn.c_proj`) },
+    attn: { c_attn: linearAt(`h.${i}.attn.c_attn`), c_proj: byHead(linearAt(`h.${i}.attn.c_proj`), config) },
     ln_2: normAt(`h.${i}.ln_2`),
     mlp: { c_fc: linearAt(`h.${i}.mlp.c_fc`), c_proj: linearAt(`h.${i}.mlp.c_proj`) },
   }));
   const wte = weights["wte.weight"],
-    head = weights["lm_head.weight"] ?? wte;
+    head = weights["lm_head.weight"] ?? wte,
+    lm_head = laidOut(head.data, head.shape[1], head.shape[0], true);
   return {
     wte,
     wpe: weights["wpe.weight"],
     h,
     ln_f: normAt("ln_f"),
     head, // [vocab, n_embd]
-    lm_head: laidOut(head.data, head.shape[1], head.shape[0], true),
+    lm_head,
+    read_by: head === wte ? lm_head : laidOut(wte.data, wte.shape[1], wte.shape[0], true), // the embedding held against vectors
   };
+}
+
+/** A matrix that reads the results of all heads, and the part of it that reads each head's. */
+function byHead(p, { n_embd, n_head }) {
+  const size = p.weight.length / n_head,
+    part = (head) => laidOut(p.weight.subarray(head * size, (head + 1) * size), n_embd / n_head, n_embd);
+  return { ...p, heads: Array.from({ length: n_head }, (_, head) => part(head)) };
 }
