@@ -99,7 +99,7 @@ def test_pages_come_with_the_package():
 
 def test_functions_behind_the_page_of_a_run_exist():
     table = (DOCS / "viewer.md").read_text("utf-8").partition("| on the page |")[2].partition("\n\n")[0]
-    names = re.findall(r"`(\w+)\.(\w+)`", table)
+    names = [n for n in re.findall(r"`(\w+)\.(\w+)`", table) if n != ("gpt2np", "analysis")]
     assert len(names) >= 6
     for module, function in names:
         assert callable(getattr(getattr(gpt2np.analysis, module), function))
