@@ -12,6 +12,7 @@ from gpt2np.errors import InputError, short, whole_number
 from gpt2np.ops import Array
 from gpt2np.ops.narrow_weights import float_blocks, widened
 from gpt2np.tables import by_shape, number, quoted
+from gpt2np.threads import using
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import held_token_table, held_unembedding_table
 from gpt2np.tracing.trace import Trace
@@ -233,7 +234,8 @@ def strongest_directions(
     strength, vectors = [], []
     for w in several_heads(model, layer, heads):
         for low_rank in (w.qk, w.ov):
-            left, size, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]
+            with using(1, 1):  # small products
+                left, size, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]
             strength.append(size[:directions])
             vectors.append(np.stack([left.T[:directions], right[:directions]], axis=1))
     shape = len(heads), len(CIRCUITS), len(strength[0])

@@ -9,12 +9,13 @@ from gpt2np.analysis.attribution import components
 from gpt2np.analysis.paths import every_path
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import unembedding_table
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import Layout, Sizes
 
 LISTED = 12  # paths of each token
-MOST_WORK = 8e9  # multiplications: a second or less
+MOST_WORK = 4e9  # multiplications: a second or two
 MOST_BYTES = 200_000_000  # of components that are held
 
 
@@ -50,7 +51,7 @@ def path_arrays(trace: Trace, rows: list[int], targets: Array) -> dict[str, Arra
         directions = unembedding_table(trace.config, trace.parameters("the paths"), ids).astype(np.float64)
         paths = every_path(trace, parts, directions, row)  # [target, writer, pos, head]
         flat = np.nan_to_num(paths.reshape(len(paths), -1))
-        best = np.argsort(-np.abs(flat), axis=-1, kind="stable")[:, :n]
+        best = top_k_tokens(np.abs(flat), n)
         best = np.pad(best, [(0, 0), (0, n - best.shape[1])], mode="edge")  # few paths of the first positions
         places = np.unravel_index(best, paths.shape[1:])
         for name, place in zip(("writer", "pos", "head"), places, strict=True):
