@@ -19,6 +19,7 @@ from gpt2np.ops import Array, Norm, linear
 from gpt2np.ops.norms import factor, folded, held, normed, shift
 from gpt2np.tables import by_shape
 from gpt2np.text.prompts import Prompt
+from gpt2np.threads import using
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.lines import (
     final_norm,
@@ -98,6 +99,11 @@ class LowRank:
 def _triangle(tall: Array) -> Array:
     """What QR leaves of a tall matrix when its orthonormal part is taken away: [n, rank] -> [rank, rank]."""
     return np.asarray(np.linalg.qr(tall, mode="r"))
+
+
+def _norms(x: Array, axes: tuple[int, ...]) -> Array:
+    """Frobenius norms along some axes."""
+    return np.asarray(np.sqrt(np.square(x).sum(axes)))
 
 
 class HeadWeights(NamedTuple):
@@ -297,16 +303,15 @@ def composition_scores(model: "Model", kind: str) -> NamedArray:
         raise InputError(f"composition is of q, k or v, not {short(kind)}")
     c, heads = model.config, every_head(model)
     parts = {"q": lambda w: w.qk, "k": lambda w: w.qk.T, "v": lambda w: w.ov}
-    written = [[_triangle(w.ov.left) @ w.ov.right for w in layer] for layer in heads]  # each [d_head, n_embd]
-    read = [[m.left @ _triangle(m.right.T).T for m in map(parts[kind], layer)] for layer in heads]
+    with using(1, 1):  # two threads of BLAS would mostly wait for each other
+        written = [[_triangle(w.ov.left) @ w.ov.right for w in layer] for layer in heads]
+        read = [[m.left @ _triangle(m.right.T).T for m in map(parts[kind], layer)] for layer in heads]
+    n_written, n_read = ([_norms(np.stack(layer), (1, 2)) for layer in part] for part in (written, read))
     scores = np.full((c.n_layer, c.n_head, c.n_layer, c.n_head), np.nan)
     for writer, reader in zip(*np.triu_indices(c.n_layer, 1), strict=True):
-        a, b = (
-            np.stack(written[writer]),
-            np.stack(read[reader]),
-        )  # [head, d_head, n_embd], [head, n_embd, d_head]
-        together = np.linalg.norm(a[:, None] @ b[None], axis=(2, 3))  # [head, head]
-        apart = np.outer(np.linalg.norm(a, axis=(1, 2)), np.linalg.norm(b, axis=(1, 2)))
+        product = np.concatenate(written[writer]) @ np.hstack(read[reader])  # [head*d_head, head*d_head]
+        together = _norms(product.reshape(c.n_head, c.d_head, c.n_head, c.d_head), (1, 3))
+        apart = np.outer(n_written[writer], n_read[reader])
         scores[writer, :, reader, :] = together / np.maximum(apart, np.finfo(float).tiny)
     names = head_labels(c)
     title = f"{kind.upper()} composition; independent directions give {c.n_embd**-0.5:.3g}"

@@ -241,13 +241,14 @@ def strongest_directions(
     shape = len(heads), len(CIRCUITS), len(strength[0])
     both = np.stack(vectors).reshape(*shape, 2, -1)  # [head, circuit, direction, side, n_embd]
     tokens = held_token_table(model.config, model.parameters)
-    read = both[..., 0, :]
-    ends = [_nearest_to_each(tokens, sign * read, k) for sign in (1, -1)]
+    dots = _dot_products(tokens, both[..., 0, :])
+    ends = [_largest(sign * dots, k) for sign in (1, -1)]
     upright = ends[0][1].mean(axis=-1) >= ends[1][1].mean(axis=-1)  # the end that lies nearer to its tokens
     both = both * np.where(upright, 1, -1)[..., None, None].astype(both.dtype)
     both[:, 1, :, 1] = through_ln_f(model, both[:, 1, :, 1])
     unembedding = held_unembedding_table(model.config, model.parameters)
-    written = [_nearest_to_each(table, both[:, i, :, 1], k) for i, table in enumerate((tokens, unembedding))]
+    tables = enumerate((tokens, unembedding))
+    written = [_largest(_dot_products(table, both[:, i, :, 1]), k) for i, table in tables]
     found = []
     for part in (0, 1):
         of_read = np.where(upright[..., None], ends[0][part], ends[1][part])
@@ -255,10 +256,14 @@ def strongest_directions(
     return HeadDirections(np.stack(strength).reshape(shape), both, *found)
 
 
-def _nearest_to_each(table: Array, vectors: Array, k: int) -> tuple[Array, Array]:
-    """Ids and dot products of the rows of a table that are nearest to each vector: [..., k] twice."""
+def _dot_products(table: Array, vectors: Array) -> Array:
+    """Of each vector with every row of a table: [..., n_embd] -> [..., vocab]."""
     flat = vectors.reshape(-1, vectors.shape[-1])
-    dots = np.concatenate([rows @ flat.T for rows in float_blocks(table)]).T  # [vector, vocab]
+    dots = np.concatenate([rows @ flat.T for rows in float_blocks(table)]).T
+    return dots.reshape(*vectors.shape[:-1], -1)
+
+
+def _largest(dots: Array, k: int) -> tuple[Array, Array]:
+    """Ids and values of the k largest of each row: [..., k] twice."""
     ids = top_k_tokens(dots, k)
-    shape = (*vectors.shape[:-1], ids.shape[-1])
-    return ids.reshape(shape), np.take_along_axis(dots, ids, 1).reshape(shape)
+    return ids, np.take_along_axis(dots, ids, -1)

@@ -9,7 +9,7 @@ from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.viewer.detail_levels import Layout
 
-MOST_WORK = 5e10  # multiplications with the tables of tokens: some seconds
+MOST_WORK = 3e10  # multiplications with the tables of tokens: a second or two
 
 
 def can_look(config: ModelConfig, directions: int) -> bool:
