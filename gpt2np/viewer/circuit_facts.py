@@ -108,7 +108,7 @@ def composition_facts(trace: Trace) -> dict[str, Any]:
 
 
 def memory_facts(trace: Trace) -> dict[str, Any]:
-    """Who takes back and who strengthens what another wrote, by the cosine of both."""
+    """Which parts erase or amplify what another wrote, by the cosine of the two."""
     found = memory(trace)
     return {
         name: _largest(found[name].array, found[name].labels["writer"])

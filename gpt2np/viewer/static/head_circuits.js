@@ -6,12 +6,12 @@ import { absent, colour, darkOn, digits, el, place, signed, tokenLabel } from ".
 export function circuitsOf(run, { layer, head }) {
   const { ids, scores, effects } = run.circuits;
   return [
-    el("h3", {}, `What two tokens are to layer ${layer}, head ${head}`),
+    el("h3", {}, `What layer ${layer}, head ${head} makes of two tokens`),
     el(
       "p",
       { class: "small" },
-      "By the weights alone, of the tokens’ embeddings, without positions and without what other layers add. Queries and keys turned both " +
-        "the same way, or values and outputs, give the same numbers: only their products count.",
+      "By the weights alone, of the tokens’ embeddings, without positions and without what other layers add. Turn queries and keys by the same " +
+        "rotation, or values and outputs, and every number here stays the same: only the products W_Q W_Kᵀ and W_V W_O count.",
     ),
     el(
       "div",

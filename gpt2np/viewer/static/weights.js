@@ -23,10 +23,10 @@ export function weightsPanel(run, focus) {
         "Only the last two sections are about this run.",
     ),
     run.parameters ? section("Where the parameters are", bars) : null,
-    matrices ? section("Every matrix of a layer, and those outside of layers", matrices.element) : absent(run, "weights", "Weights are"),
+    matrices ? section("The matrices of a layer, and the tables of tokens and positions", matrices.element) : absent(run, "weights", "Weights are"),
     run.circuits ? circuits : null,
     run.composition ? section("Which heads read what earlier heads write", composition(run, focus), grids) : null,
-    run.memory ? section("Who takes back and who strengthens what another wrote", memory(run)) : null,
+    run.memory ? section("Which parts erase or amplify what another wrote", memory(run)) : null,
     nearest.element,
   ];
   element.append(...parts.filter(Boolean));
@@ -120,8 +120,8 @@ function memory(run) {
   return el(
     "div",
     { class: "lists long-names" },
-    list("Erased: minus the cosine of both", run.memory.opposition.slice(0, 8), "push negative"),
-    list("Strengthened: the cosine of both", run.memory.agreement.slice(0, 8), "push"),
+    list("Erased: minus the cosine of the two", run.memory.opposition.slice(0, 8), "push negative"),
+    list("Amplified: the cosine of the two", run.memory.agreement.slice(0, 8), "push"),
   );
 }
 
