@@ -17,7 +17,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 from support import needs
-from support.viewer_browser import browser
 
 
 def pytest_addoption(parser):
@@ -91,6 +90,8 @@ def tiny64():
 @pytest.fixture(scope="module")
 def chromium():
     """A browser."""
+    from support.viewer_browser import browser
+
     with browser() as running:
         yield running
 

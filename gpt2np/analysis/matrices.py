@@ -19,21 +19,18 @@ if TYPE_CHECKING:
 
 MEASURES = ("mean", "rms")
 
-# By the site that a matrix makes: the names of the matrices that lie side by side in it.
+# By the site that a matrix makes, where its architecture has no other names for it.
 _NAMES = {
-    "wte": ("W_E",),
-    "wpe": ("W_P",),
-    "attn.qkv": ("W_Q", "W_K", "W_V"),
-    "attn.q": ("W_Q",),
-    "attn.k": ("W_K",),
-    "attn.v": ("W_V",),
-    "attn.out": ("W_O",),
-    "attn.proj": ("W_O",),
-    "mlp.pre": ("W_in",),
-    "mlp.up": ("W_up",),
-    "mlp.out": ("W_out",),
-    "mlp.proj": ("W_out",),
-    "logits": ("W_U",),
+    "wte": "W_E",
+    "attn.q": "W_Q",
+    "attn.k": "W_K",
+    "attn.v": "W_V",
+    "attn.out": "W_O",
+    "attn.proj": "W_O",
+    "mlp.pre": "W_in",
+    "mlp.out": "W_out",
+    "mlp.proj": "W_out",
+    "logits": "W_U",
 }
 
 
@@ -85,14 +82,14 @@ def every_matrix(model: "Model") -> list[Matrix]:
 
 
 def _every(model: "Model") -> Iterator[Matrix]:
-    config, sites = model.config, model.config.architecture.sites
+    config = model.config
     for full_name, line in lines(config, model.parameters).items():
         held = _weight(line)
         if held is None or (full_name == "logits" and np.may_share_memory(held, _tokens(model))):
             continue
         layer = int(full_name.split(".")[1]) if full_name.startswith("h.") else None
         site = full_name if layer is None else full_name.split(".", 2)[2]
-        names = ("W_gate",) if site == "mlp.pre" and "mlp.up" in sites else _NAMES.get(site, (site,))
+        names = config.architecture.matrices.get(site) or (_NAMES.get(site, site),)
         bias = readable(line.inputs[1]).bias if line.op is linear else None
         width = held.shape[1] // len(names)
         for i, name in enumerate(names):

@@ -202,6 +202,8 @@ class Architecture:
     head_matrices: Callable[[Any, Any, int, int], tuple[Array, ...]] | None = None
     released: Mapping[str, ModelConfig] = field(default_factory=dict)  # sizes that are known by a Hub id
     positional: tuple[str, ...] = ()  # sites that depend on positions alone, whatever the tokens
+    # by site, what papers call the matrices side by side that make it, where `analysis.matrices` cannot know
+    matrices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # more that must hold of a site: statement, the stored sites it is about, and what must be equal
     holds: "Callable[[Trace, str, str, int | None], Iterator[Identity]] | None" = None
     begin: str | None = None  # the token that every text begins with, unless the tokenizer's files deny it

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from support import command_line
 
 import gpt2np
@@ -673,11 +675,11 @@ def test_a_folder_with_somebody_elses_files_is_left_alone(capsys, content):
 
 def test_another_model_in_the_same_folder_is_refused(capsys, tiny, tmp_path):
     run(capsys, "dataset", "--prompts", "one", "--output-dir", "d")
-    copied = tmp_path / "copied"
-    copied.mkdir()
-    for path in tiny.checkpoint.folder.iterdir():
-        (copied / path.name).write_bytes(path.read_bytes())
-    code, _, err = run(capsys, "dataset", "--prompts", "one", "--output-dir", "d", "--model", copied)
+    other = shutil.copytree(tiny.checkpoint.folder, tmp_path / "other")
+    weights = {name: np.array(array) for name, array in tiny.weights.items()}
+    weights["ln_f.bias"] += 1
+    safetensors.numpy.save_file(weights, next(other.glob("*.safetensors")))
+    code, _, err = run(capsys, "dataset", "--prompts", "one", "--output-dir", "d", "--model", other)
     assert code == 2
     assert "model is 'tiny'" in err
 

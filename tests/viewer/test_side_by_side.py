@@ -25,7 +25,6 @@ from gpt2np.viewer.page_data import Data, sizes_of
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 SAME, OTHER = "Elizabeth was not happy that Mr. Darcy was", "I was not at all sorry that Mr. Collins"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> {{style}}"
-needs_browser = pytest.mark.needs("playwright", "chromium")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_what_the_page_has_are_the_functions_numbers(tiny, runs, other):
         np.testing.assert_allclose(arrays["apart:logit"][column], expected, rtol=1e-4, atol=1e-4)
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_what_is_read_are_the_functions_numbers(runs, path, tmp_path):
     trace, other = runs
     with browser() as chromium, visit(chromium, path) as page:
@@ -114,7 +113,7 @@ def test_what_is_read_are_the_functions_numbers(runs, path, tmp_path):
         assert page.focus["pos"] == 4
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 @pytest.mark.parametrize("size", [(390, 844), (1280, 900)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hostile_and_long_texts_stay_text_and_in_the_page(tiny, tmp_path, size, scheme):
@@ -137,7 +136,7 @@ def test_hostile_and_long_texts_stay_text_and_in_the_page(tiny, tmp_path, size, 
             assert min(page.js(small)) >= 40
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 @pytest.mark.parametrize("kind", ["gpt_neo", "gemma2"])
 def test_other_architectures(kind, tmp_path):
     support = {"gpt_neo": gpt_neo_checkpoint, "gemma2": gemma2_checkpoint}[kind]
@@ -155,7 +154,7 @@ def test_other_architectures(kind, tmp_path):
         assert f"first {one}, second {two}" in page.text("#panel-against figcaption")
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 @pytest.mark.needs("pdftotext")
 def test_it_prints(tiny, path, tmp_path):
     from viewer.test_print import WIDEST, printed
@@ -192,7 +191,7 @@ def test_details_go_before_the_budget_does(runs):
         assert data.arrays.keys() == layout(sizes_of(one, two), level).keys()
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_without_its_model_the_page_has_what_it_can(runs, tmp_path):
     for name, trace in zip("ab", runs, strict=True):
         trace.save(tmp_path / f"{name}.safetensors")
@@ -203,7 +202,7 @@ def test_without_its_model_the_page_has_what_it_can(runs, tmp_path):
         assert "needs the model's weights" in page.text("#panel-against .absent")
 
 
-@needs_browser
+@pytest.mark.needs("playwright", "chromium")
 def test_an_edited_run_and_a_generation(tiny, tmp_path):
     edited = tiny.trace(TEXT, edits={"h.1.attn.z": lambda z: z * 0})
     gpt2np.view(tiny.trace(TEXT), against=edited, out=tmp_path / "p.html")

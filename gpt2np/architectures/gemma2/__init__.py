@@ -31,6 +31,7 @@ ARCHITECTURE = Architecture(
     embed=embed,
     unembed=unembed,
     released=RELEASED,
+    matrices={"mlp.pre": ("W_gate",), "mlp.up": ("W_up",)},
     holds=holds,
     cache_drops=True,
     stored="bfloat16",

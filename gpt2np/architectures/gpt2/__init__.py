@@ -23,5 +23,6 @@ ARCHITECTURE = Architecture(
     one_row=for_one_row,
     released=RELEASED,
     positional=("wpe",),
+    matrices={"wpe": ("W_P",), "attn.qkv": ("W_Q", "W_K", "W_V")},
     keys=None,
 )

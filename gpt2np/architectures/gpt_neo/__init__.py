@@ -22,4 +22,5 @@ ARCHITECTURE = Architecture(
     head_matrices=head_matrices,
     released=RELEASED,
     positional=("wpe",),
+    matrices={"wpe": ("W_P",)},
 )
