@@ -204,7 +204,8 @@ def _same_in_its_pack(captured: "Captured", model: Model, prompt: int) -> bool:
         name: np.zeros(shape, dtype) for name, dtype, shape in layout(entries, lengths, kept, 0, "").arrays
     }
     flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
-    run = ShardRun(model, prompts, kept, plan, Destinations(entries, arrays, flat, row_offsets(kept)))
+    to = Destinations(entries, arrays, flat, row_offsets(kept), first)
+    run = ShardRun(model, prompts, kept, plan, to)
     for pack in _passes_of(plan, number):
         run.run(pack)
     rows = shard.rows_of(prompt)

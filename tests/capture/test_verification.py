@@ -237,5 +237,5 @@ def test_hashes_are_told_where_the_model_is_not_found(tiny, capsys, tmp_path):
 
 @pytest.mark.parametrize("wrong", [0, "tiny", []])
 def test_what_is_no_model_is_refused(folder, wrong):
-    with pytest.raises(InputError, match="^model=.*: must be a model, as gpt2np.load returns it$"):
+    with pytest.raises(InputError, match=r"^model=.*: must be a model, as gpt2np\.load returns it$"):
         open_capture(folder).verify(wrong)

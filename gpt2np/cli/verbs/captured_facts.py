@@ -126,7 +126,7 @@ def _model_of(args: argparse.Namespace, captured: "Captured") -> "Model":
         args.model, args.revision = name, args.revision or captured.model.get("commit")
     args.dtype = captured.model.get("dtype", "float32")
     try:
-        model = load_model(args)
+        model: Model = load_model(args)
     except (CheckpointError, HubError, ConfigError) as error:
         if given:
             raise
