@@ -207,9 +207,11 @@ class Model(TextsOfModel):
             UnknownSiteError: `keep` names no site.
             TraceError: a shard cannot be written.
         """
-        from gpt2np.capture.capture_plan import plan_capture
+        from gpt2np.capture.capture_plan import CaptureOptions, plan_capture
         from gpt2np.capture.many import capture_many
 
+        if unknown := sorted(options.keys() - CaptureOptions.__annotations__.keys()):
+            raise TypeError(f"Model.capture() got an unexpected keyword argument {unknown[0]!r}")
         plan = plan_capture(self, texts, keep=keep, positions=positions, store=store, **options)
         return capture_many(plan, folder, workers=workers, executor=executor, force=force)
 

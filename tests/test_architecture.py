@@ -41,8 +41,8 @@ ORDER = {
         reading dialect batch writing""",
     "capture": """workers worker_model cluster capture_files after_attention formats manifest prompt_set
         prompt_files runs texts prompt_tokens shared_prefixes shard_plan shard_layout captured_manifest
-        packed_rows shard_making capture_folder capture_plan many shard_reading row_arrays row_batches
-        captured verification""",
+        packed_rows shard_making capture_folder capture_plan shards_of_plan many shard_reading row_arrays
+        row_batches captured verification""",
     "kv": "queries reading extraction resume dataset_prompts dataset_packs datasets examples",
     "kv/examples": "basic_usage",
     "reference": """dump_formats raw_files decoding_steps dumps program_names dump_names axis_layouts

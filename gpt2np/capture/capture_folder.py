@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from gpt2np.capture.captured_manifest import (
+    CURE,
     FINISHED,
     MANIFEST,
     MOST,
+    DamagedManifest,
     is_captured,
     manifest_fields,
     read_finished,
@@ -28,6 +30,7 @@ from gpt2np.capture.worker_model import is_same_model
 from gpt2np.errors import InputError, TraceError, short
 from gpt2np.files import read_bytes, sha256_of
 from gpt2np.outputs import PathLike, remove_leftovers, whole_binary_file
+from gpt2np.tables import counted
 
 try:
     import fcntl
@@ -35,23 +38,26 @@ except ImportError:  # Windows has no such locks: there, nothing stops a second 
     fcntl = None  # type: ignore[assignment]
 
 LOG = "run.log"
+WhyNot = Callable[[Path], str | None]  # why the shards of a folder are not known to be of a capture
 
 
 class CaptureFolder:
     """A capture's folder, open for adding shards; as a context manager, closed at the end of the block.
 
-    While it is open, no other run can open it.
+    While it is open, no other run can open it. `anew`: it has shards, and had lost its manifest.
     """
 
-    def __init__(self, folder: PathLike, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: PathLike, manifest: dict[str, Any], why_not: WhyNot | None = None) -> None:
         """Open the folder of the capture that a manifest describes: a new one, or one to go on with.
+
+        `why_not` tells why shards there are not known to be of this capture, where the manifest is lost.
 
         Raises:
             InputError: it has another capture, or other files, cannot be written, or another run has it open.
             TraceError: its manifest is damaged.
         """
         self.path = Path(folder)
-        self.manifest = manifest_there(self.path, lambda: manifest) or manifest  # before anything is touched
+        manifest_there(self.path, lambda: manifest, why_not)  # before anything is touched
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -63,8 +69,10 @@ class CaptureFolder:
                 fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
             remove_leftovers(self.path)
             # another run may have begun one meanwhile
-            self.manifest = manifest_there(self.path, lambda: manifest) or manifest
-            if not (self.path / MANIFEST).exists():
+            found = manifest_there(self.path, lambda: manifest, why_not)
+            self.manifest = found or manifest
+            self.anew = found is None and bool(shards_in(self.path))
+            if found is None:
                 with whole_binary_file(self.path / MANIFEST) as file:
                     file.write(_bytes(self.manifest))
         except BaseException as error:
@@ -79,7 +87,13 @@ class CaptureFolder:
         What was listed, and is not whole, is no longer listed afterwards.
         """
         listed, malformed = read_finished(self.path, _sizes(shards))
-        wrong = [f"{text}; its shard is made again" for text in malformed]
+        lost = any(shard.file not in listed for shard in shards)
+        then = "its shard is made again" if lost else "it is left out, and all shards are listed without it"
+        wrong = [f"{text}; {then}" for text in malformed]
+        if not os.path.lexists(self.path / FINISHED) and (there := shards_in(self.path)):
+            why = "without the hashes in it nobody knows whether they are whole"
+            what = f"{counted(len(there), 'shard')} that {'is' if len(there) == 1 else 'are'} there"
+            wrong.append(f"{self.path / FINISHED}: is missing; {what}, made again: {why}")
         good = dict[str, str]()
         for shard in shards:
             if shard.file not in listed:
@@ -131,7 +145,7 @@ class CaptureFolder:
         """Have exactly these listed, in the order of the shards."""
         content = b"".join(_line(s.file, s.bytes, listed[s.file]) for s in shards if s.file in listed)
         path = self.path / FINISHED
-        if (read_bytes(path, most=MOST) if path.exists() else b"") != content:
+        if not path.exists() or read_bytes(path, most=MOST) != content:
             with whole_binary_file(path) as file:
                 file.write(content)
 
@@ -152,27 +166,70 @@ class CaptureFolder:
         self.close()
 
 
-def manifest_there(folder: Path, wanted: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the manifest that a folder has, of the capture of the manifest `wanted`; None: it has none yet.
+def manifest_there(
+    folder: Path, wanted: Callable[[], dict[str, Any]], why_not: WhyNot | None = None
+) -> dict[str, Any] | None:
+    """Return the manifest that a folder has, of the capture of the manifest `wanted`.
+
+    None: it is to be written. It is not there yet, or of a capture of which nothing is finished, or it is
+    lost and the shards are of this capture, which `why_not` says.
 
     Raises:
         InputError: it is of another capture, or other files are there, or it is no folder.
-        TraceError: the manifest is damaged.
+        TraceError: the manifest is damaged, and cannot be written anew.
     """
+    try:
+        found = _manifest_in(folder)
+    except (InputError, DamagedManifest) as error:
+        if not shards_in(folder):
+            if isinstance(error, DamagedManifest) and not _is_begun(folder):
+                return None
+            raise
+        reason = "nothing says that the shards are of this capture" if why_not is None else why_not(folder)
+        if reason is None:
+            return None
+        said = str(error).removesuffix(f": {CURE}").removesuffix(": choose another folder")
+        cure = "put back a copy of it, or choose another folder"
+        raise type(error)(f"{said}; it cannot be written anew, as {reason}: {cure}") from None
+    if found is None:
+        return None
+    what = difference(found, json.loads(_bytes(wanted())))
+    if what is None:
+        return found
+    if not _is_begun(folder):
+        return None
+    raise InputError(f"{folder}: holds another capture ({what}): choose another folder")
+
+
+def _manifest_in(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, whatever it is of; None: the folder is empty, or not there."""
     there = folder / MANIFEST
     if not there.exists():
         _check_free(folder)
         return None
     if not is_captured(folder):
         raise InputError(f"{there}: is not the manifest of a capture: choose another folder")
-    found = manifest_fields(there)
-    what = difference(found, json.loads(_bytes(wanted())))
-    if what is not None:
-        raise InputError(f"{folder}: holds another capture ({what}): choose another folder")
-    return found
+    return manifest_fields(there)
 
 
-def shards_there(folder: PathLike, wanted: Callable[[], dict[str, Any]], shards: Sequence[Shard]) -> set[str]:
+def shards_in(folder: Path) -> list[str]:
+    """Return the names of the files in a folder that are shards by their names."""
+    with contextlib.suppress(OSError, ValueError):
+        return sorted(path.name for path in folder.glob("shard_*.safetensors"))
+    return []
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a capture has anything that would be lost."""
+    return bool(shards_in(folder)) or _size(folder / FINISHED) > 0
+
+
+def shards_there(
+    folder: PathLike,
+    wanted: Callable[[], dict[str, Any]],
+    shards: Sequence[Shard],
+    why_not: WhyNot | None = None,
+) -> set[str]:
     """Return the files of the shards that a folder has already, by its list and their sizes.
 
     Nothing is written, and no hash is looked at: this is for a plan.
@@ -181,8 +238,7 @@ def shards_there(folder: PathLike, wanted: Callable[[], dict[str, Any]], shards:
         InputError, TraceError: as `manifest_there`.
     """
     place = Path(folder)
-    if manifest_there(place, wanted) is None:
-        return set()
+    manifest_there(place, wanted, why_not)
     listed, _ = read_finished(place, _sizes(shards))
     return {s.file for s in shards if s.file in listed and _size(place / s.file) == s.bytes}
 

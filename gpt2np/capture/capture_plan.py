@@ -4,6 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
@@ -29,7 +30,7 @@ from gpt2np.capture.worker_model import LENGTH_OF_FINGERPRINT, fingerprint_of, o
 from gpt2np.errors import InputError, short, whole_number
 from gpt2np.model import Model
 from gpt2np.ops import Array
-from gpt2np.text.prompts import Prompts
+from gpt2np.text.prompts import Prompts, is_mapping
 from gpt2np.tracing.keep import Keep, KeepLike
 
 PROBE_SECONDS = 2.0
@@ -212,13 +213,16 @@ def _tokens(
     if isinstance(texts, os.PathLike):
         texts = read_texts(os.fspath(texts), window is not None)
     if not isinstance(texts, Texts):
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        no_list = isinstance(texts, str | bytes | AbstractSet) or is_mapping(texts)
+        if no_list or not isinstance(texts, Iterable):
             raise InputError(
                 f"a capture takes a list of texts, or a Path of a file of them: not {short(texts)}"
             )
         if window is None:
             return tokens_of(model, texts, special=special, chat=chat, skip_bad=skip_bad)
         texts = Texts([str(text) for text in texts], "text {}".format, whole=True)
+    if not texts.texts:
+        raise InputError(f"{texts.source}there is no prompt to capture")
     if not texts.whole:
         found = tokens_of(model, texts.texts, texts.where, special=special, chat=chat, skip_bad=skip_bad)
     elif chat:

@@ -318,6 +318,7 @@ def open_capture(folder: str | os.PathLike[str]) -> Captured:
 
     Raises:
         TraceError: there is no such folder, or its manifest is damaged.
+        InputError: `folder` is no path.
     """
     captured = Captured(folder)
     if captured.unfinished:

@@ -30,7 +30,11 @@ from gpt2np.tracing.contract import ModelConfig, parse_config
 MANIFEST = "manifest.json"
 FINISHED = "shards.jsonl"
 MOST = 1 << 32  # bytes of a manifest
-_CURE = "put back a copy of it, or capture again into another folder"
+CURE = "run the capture again, which can write it anew, or put back a copy of it"
+
+
+class DamagedManifest(TraceError):
+    """Raised for a manifest that is malformed; its text ends with what to do, `CURE`."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ def read_captured(folder: str | os.PathLike[str]) -> CapturedManifest:
 
     Raises:
         TraceError: there is none, or it is malformed; names the field.
+        InputError: `folder` is no path.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"a capture is opened by the path of its folder, not {short(folder)}")
     path = Path(folder, MANIFEST)
     if not os.path.isdir(folder):
         what = "is no folder of captured prompts" if os.path.exists(folder) else "no such folder"
@@ -153,7 +160,7 @@ def _curable() -> Iterator[None]:
     try:
         yield
     except TraceError as error:
-        raise TraceError(f"{error}: {_CURE}") from None
+        raise DamagedManifest(f"{error}: {CURE}") from None
 
 
 def read_finished(folder: Path, planned: Mapping[str, int]) -> tuple[dict[str, str], list[str]]:

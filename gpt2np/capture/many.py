@@ -1,5 +1,6 @@
 """A capture of many prompts run into a folder of shards, or gone on with."""
 
+import functools
 import os
 import platform
 import time
@@ -13,9 +14,11 @@ import numpy as np
 from gpt2np import __version__
 from gpt2np.capture.capture_folder import CaptureFolder, free_bytes
 from gpt2np.capture.capture_plan import CapturePlan
+from gpt2np.capture.captured_manifest import MANIFEST
 from gpt2np.capture.prompt_tokens import Skipped
 from gpt2np.capture.shard_making import MadeShard, ShardSpec, make_shard
 from gpt2np.capture.shard_plan import Shard
+from gpt2np.capture.shards_of_plan import why_not_of
 from gpt2np.capture.worker_model import ModelSource, executor_for, given_to, seconds_a_token
 from gpt2np.capture.workers import Submits, results, usable_cores
 from gpt2np.errors import InputError, short
@@ -64,6 +67,8 @@ def capture_many(
         InputError, TraceError: as `Model.capture`.
     """
     watch = watch or Watch()
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"folder={short(folder)}: must be a path")
     if executor is not None and workers is not None:
         raise InputError("give workers or an executor, not both")
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -76,7 +81,12 @@ def capture_many(
         given = given_to(executor, plan.model)
         if not force:
             check_disk(plan, folder)
-        place = closing.enter_context(CaptureFolder(folder, plan.manifest()))
+        why_not = functools.partial(why_not_of, plan)
+        place = closing.enter_context(CaptureFolder(folder, plan.manifest(), why_not))
+        if place.anew:
+            known = "tokens, positions, sites and weights of the shards are those of this capture"
+            tell = "whether the rest is the same, info --verify tells"
+            watch.note(f"{place.path / MANIFEST}: was lost, and is written anew: {known}; {tell}")
         if isinstance(given, ModelSource):
             given = replace(given, weights=place.manifest["model"]["fingerprint"])
         if (begun := place.manifest.get("gpt2np")) != __version__:

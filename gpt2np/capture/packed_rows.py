@@ -33,13 +33,14 @@ class Destinations(NamedTuple):
     """Where rows go: the arrays of a shard by site.
 
     Of the flat ones, `flat` has the kept [query, head, key] of each prompt. `first_rows` says where the rows
-    of each prompt begin.
+    of each prompt begin. The prompts are those from `first_prompt` on, for messages.
     """
 
     entries: Sequence[Entry]
     arrays: Mapping[str, Array]
     flat: Mapping[str, Sequence[Array]]
     first_rows: Array
+    first_prompt: int = 0
 
 
 class PackTaker:
@@ -121,7 +122,7 @@ class PackTaker:
                 places = slice(number + chosen[0], number + chosen[-1] + 1)
                 local = [part.positions[i] - here.start for i in chosen]
                 rows = self._to.flat[name][part.prompt][places, heads]
-                self._copy(entry, rows[..., keys], out[:, local].swapaxes(0, 1))
+                self._copy(entry, rows[..., keys], out[:, local].swapaxes(0, 1), part)
                 fill_beside(rows, keys, unseen)
 
     def finish(self) -> None:
@@ -155,14 +156,28 @@ class PackTaker:
         self._copy(entry, converted, values)
         array[self._target] = converted[self._again]
 
-    def _copy(self, entry: Entry, target: Array, values: Array) -> None:
-        """Copy values, unless they are too large for a smaller precision; infinities stay infinities."""
+    def _prompt_of(self, row: int) -> int:
+        """The prompt of a kept row; of one that several prompts have, the first."""
+        if not isinstance(self._again, slice):
+            row = int(np.flatnonzero(self._again == row)[0])
+        ends = np.cumsum([len(part.positions) for part in self._kept])
+        return self._kept[int(np.searchsorted(ends, row, side="right"))].prompt
+
+    def _copy(self, entry: Entry, target: Array, values: Array, part: Kept | None = None) -> None:
+        """Copy values, of one prompt or of all kept rows; infinities stay infinities.
+
+        Raises:
+            TraceError: one is too large for a smaller precision; names the prompt.
+        """
         try:
             with np.errstate(all="ignore", over="raise"):
                 target[...] = values
         except FloatingPointError:
+            with np.errstate(all="ignore"):
+                row = int(np.argwhere(np.isinf(values.astype(target.dtype)) & np.isfinite(values))[0][0])
+            which = self._to.first_prompt + (self._prompt_of(row) if part is None else part.prompt)
             raise TraceError(
-                f"{entry.name} has values that {target.dtype.name} cannot hold: keep it in "
+                f"{entry.name} of prompt {which} has values that {target.dtype.name} cannot hold: keep it in "
                 f"{values.dtype.name} (store={values.dtype.name!r})"
             ) from None
 

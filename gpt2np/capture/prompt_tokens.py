@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from gpt2np.capture.texts import Unread
 from gpt2np.errors import InputError, TokenizerError, short
 from gpt2np.ops import Array
 from gpt2np.text.prompts import Prompt, of_prompt
@@ -133,6 +134,8 @@ def _collected(
     ids, offsets, refused = array("i"), array("q", [0]), []
     for number, prompt in enumerate(prompts):
         try:
+            if isinstance(prompt, Unread):
+                raise InputError(prompt.reason)
             ids.extend(ids_of(prompt))
             offsets.append(len(ids))
         except (InputError, TokenizerError) as error:
@@ -141,9 +144,12 @@ def _collected(
                 raise  # the vocabulary cannot be used at all
     if refused and not skip_bad:
         number, first = refused[0]
-        which = f"prompt {number}" if where is None else f"{where(number)} (prompt {number})"
+        which = f"prompt {number}"
+        if where is not None:
+            which = where(number) if where(number).endswith(which) else f"{where(number)} ({which})"
         named = of_prompt(which, first)
-        others = f"; {len(refused) - 1:,} more are bad" if len(refused) > 1 else ""
+        more = len(refused) - 1
+        others = f"; {more:,} more {'is' if more == 1 else 'are'} bad" if more else ""
         raise type(named)(f"{named}{others}; skip_bad=True leaves them out")
     if len(offsets) == 1:
         raise InputError("there is no prompt to capture" + (": all are bad" if refused else ""))

@@ -82,7 +82,7 @@ def make_shard(spec: ShardSpec) -> MadeShard:
         arrays[POSITIONS][...] = np.concatenate([np.array(k, np.int32) for k in kept])
         flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
         plan = schedule(prompts, kept, choice.pack_tokens, choice.share)
-        to = Destinations(entries, arrays, flat, rows)
+        to = Destinations(entries, arrays, flat, rows, spec.first_prompt)
         run = ShardRun(model, prompts, kept, plan, to, spec.first_prompt)
         for pack in plan.packs:
             run.run(pack)

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from gpt2np.capture.prompt_set import SHIPPED, load_prompt_set
 from gpt2np.errors import InputError, short
@@ -15,6 +15,18 @@ from gpt2np.text.prompt_lists import lines_of
 MOST = 1 << 34  # bytes of a file of prompts: it is read into memory, as its tokens are
 ENDING = ".txt"  # of the files in a folder
 _NO_WINDOW = "a window cuts the texts of a folder, or a file of one text; these are prompts"
+
+
+class Unread(str):
+    """Stands among texts for one that cannot be read, as the empty text; `reason` begins "the prompt "."""
+
+    reason: str
+
+    def __new__(cls, reason: str) -> Self:
+        """Make one for this reason."""
+        made = super().__new__(cls)
+        made.reason = reason
+        return made
 
 
 class Texts(NamedTuple):
@@ -54,7 +66,7 @@ def read_texts(path: str, window: bool = False) -> Texts:
         if window:
             raise InputError(f"{path}: {_NO_WINDOW}")
         texts = [prompt.text for prompt in load_prompt_set(path).prompts]
-        return Texts(texts, _nth("prompt"), f"{path}: ")
+        return Texts(texts, _prompt, f"{path}: ")
     content = decoded(read_bytes(path, most=MOST, pipes=True), path).removeprefix("\ufeff")
     return texts_in(content, path, window)
 
@@ -75,20 +87,25 @@ def texts_in(content: str, path: str, window: bool = False) -> Texts:
         listed = listed.get("prompts") if isinstance(listed, dict) else listed
         if not isinstance(listed, list):
             raise InputError(f'{path}: must hold a list of texts, or {{"prompts": [{{"text": "..."}}, ...]}}')
-        texts = [_text(item, f"{path}: prompt {i}") for i, item in enumerate(listed, 1)]
-        return Texts(texts, _nth("prompt"), f"{path}: ")
+        texts = [_text(item, f"{path}: {_prompt(i)}") for i, item in enumerate(listed)]
+        return Texts(texts, _prompt, f"{path}: ")
     lines = lines_of(content)
     if lines and not lines[-1]:
         lines.pop()  # behind the end of the last line
     if ending == ".jsonl":
         texts = [_of_line(line, path, i) for i, line in enumerate(lines, 1)]
-        return Texts(texts, _nth("line"), f"{path}: ")
-    return Texts(lines, _nth("line"), f"{path}: ")
+        return Texts(texts, _line, f"{path}: ")
+    return Texts(lines, _line, f"{path}: ")
 
 
-def _nth(what: str) -> Callable[[int], str]:
-    """Names of lines or prompts, which people count from 1."""
-    return lambda number: f"{what} {number + 1}"
+def _line(number: int) -> str:
+    """What to call a line, which people count from 1."""
+    return f"line {number + 1}"
+
+
+def _prompt(number: int) -> str:
+    """What to call a prompt: those of a capture are numbered from 0."""
+    return f"prompt {number}"
 
 
 def _of_line(line: str, path: str, number: int) -> str:
@@ -112,12 +129,26 @@ def _text(item: Any, where: str) -> str:
 
 
 def _of_folder(folder: Path) -> Texts:
-    """The `.txt` files of a folder and of those in it, in the order of their names; no hidden ones."""
-    found = sorted(path for path in folder.rglob(f"*{ENDING}") if path.is_file())
+    """The `.txt` files of a folder and of those in it, in the order of their names; no hidden ones.
+
+    Links to files are followed, those to folders are not; a link that leads nowhere is a text unread.
+    """
+    found = sorted(path for path in folder.rglob(f"*{ENDING}") if path.is_file() or _leads_nowhere(path))
     names = [path.relative_to(folder) for path in found]
     names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
         raise InputError(f"{folder}: has no {ENDING} files{', but for hidden ones' if found else ''}")
     paths = [folder / name for name in names]
-    texts = [decoded(read_bytes(path, most=MOST), str(path)).removeprefix("\ufeff") for path in paths]
+    texts = [_of_file(path) for path in paths]
     return Texts(texts, lambda i: names[i].as_posix(), f"{folder}{os.sep}", whole=True)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _of_file(path: Path) -> str:
+    """The text of a file in a folder."""
+    if _leads_nowhere(path):
+        return Unread("the prompt is a link to a file that is not there")
+    return decoded(read_bytes(path, most=MOST), str(path)).removeprefix("\ufeff")

@@ -74,11 +74,31 @@ def verify_capture(
     sample = whole_number("sample", sample, 0)
     if model is not None:
         check_model(captured, model)
+    check_hashes(captured, advance)
+    return run_again(captured, model, sample, advance)
+
+
+def check_hashes(captured: "Captured", advance: Callable[[], object] | None = None) -> None:
+    """Hold every finished shard against its hash.
+
+    Raises:
+        VerificationError: names the shards that are damaged.
+    """
     damaged = list(_damaged(captured, advance))
     if damaged:
         more = f"; and {counted(len(damaged) - 1, 'more shard')}" if len(damaged) > 1 else ""
         others = ", ".join(name for name, _ in damaged[1:9])
         raise VerificationError(f"{damaged[0][1]}{more}{others and ': ' + others}")
+
+
+def run_again(
+    captured: "Captured", model: Model | None, sample: int, advance: Callable[[], object] | None = None
+) -> CaptureCheck:
+    """Run a sample of the prompts of a capture whose hashes are right.
+
+    Raises:
+        VerificationError, InputError, CheckpointError, HubError: as `verify_capture`.
+    """
     there = captured.prompts
     chosen = sorted({there[int(i)] for i in np.linspace(0, len(there) - 1, min(sample, len(there)))})
     if not chosen:
@@ -102,6 +122,8 @@ def check_model(captured: "Captured", model: Model) -> None:
     Raises:
         InputError: says which model it was.
     """
+    if not isinstance(model, Model):
+        raise InputError(f"model={short(model)}: must be a model, as gpt2np.load returns it")
     theirs = captured.model.get("name")
     if model.config.to_dict() != captured.config.to_dict():
         what = f"was captured from {short(theirs)} of another config than {model.name} has"
@@ -182,7 +204,8 @@ def _same_in_its_pack(captured: "Captured", model: Model, prompt: int) -> bool:
         name: np.zeros(shape, dtype) for name, dtype, shape in layout(entries, lengths, kept, 0, "").arrays
     }
     flat = {e.name: by_prompt(arrays[e.name], e, lengths, kept) for e in entries if e.site.quadratic}
-    run = ShardRun(model, prompts, kept, plan, Destinations(entries, arrays, flat, row_offsets(kept)))
+    to = Destinations(entries, arrays, flat, row_offsets(kept), first)
+    run = ShardRun(model, prompts, kept, plan, to)
     for pack in _passes_of(plan, number):
         run.run(pack)
     rows = shard.rows_of(prompt)

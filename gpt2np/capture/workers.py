@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Protocol, Self, TypeVar
 
-from gpt2np.errors import Gpt2npError, TraceError, whole_number
+from gpt2np.errors import Gpt2npError, InputError, TraceError, short, whole_number
 
 T = TypeVar("T")
 MOST = 256  # processes that may be asked for
@@ -250,6 +250,7 @@ def results(
 
     Raises:
         TraceError: the worker of a task died at every attempt.
+        InputError: the executor returns no futures.
     """
     waiting, done = iter(tasks), queue.SimpleQueue[Any]()
     most = 2 * executor.n if isinstance(executor, Workers) else getattr(executor, "n", _AT_ONCE)
@@ -258,6 +259,9 @@ def results(
     def start(key: str, args: tuple[Any, ...], attempt: int, number: int) -> None:
         named = _named(executor, key if attempt == 1 else f"{key}-{attempt}")
         future = executor.submit(function, *args, **named)
+        if not callable(getattr(future, "add_done_callback", None)):
+            what = f"its submit must return a future, not {short(future)}"
+            raise InputError(f"executor={short(executor)}: {what}")
         running[number] = future, key, args, attempt
         future.add_done_callback(lambda _: done.put(number))
 

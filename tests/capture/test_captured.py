@@ -51,6 +51,12 @@ def copy(folder, tmp_path):
     return target
 
 
+def test_what_is_no_path_is_refused():
+    for wrong in (5, None, {}, []):
+        with pytest.raises(InputError, match=r"^a capture is opened by the path of its folder, not "):
+            open_capture(wrong)
+
+
 def test_it_says_what_it_is(folder, tiny):
     captured = open_capture(folder)
     assert captured.n_prompts == len(captured.prompts) == len(TEXTS)
@@ -402,7 +408,7 @@ def test_a_damaged_manifest_is_refused_by_a_line(copy, path, value, says):
         ("manifest.json", b"{", "is not JSON"),
         ("manifest.json", b"[]", "schema is"),
         ("manifest.json", b"\xff", "not UTF-8"),
-        ("manifest.json", b"{", "put back a copy of it, or capture again into another folder"),
+        ("manifest.json", b"{", "run the capture again, which can write it anew, or put back a copy of it"),
         ("shards.jsonl", b"x\n", "line 1: is not JSON"),
         ("shards.jsonl", b"x\n", "run the capture again, and it makes the shard anew, or delete the line"),
         ("shards.jsonl", b'{"file": "x", "bytes": 1, "sha256": ""}\n', "'x' is no shard of the manifest"),

@@ -4,17 +4,20 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from support.captured_folder import bytes_of
 
 import gpt2np
 from gpt2np.capture import many, open_capture
+from gpt2np.capture.capture_folder import CaptureFolder, shards_there
 from gpt2np.capture.capture_plan import plan_capture
 from gpt2np.capture.many import Watch, capture_many
+from gpt2np.capture.shards_of_plan import why_not_of
 from gpt2np.capture.worker_model import ModelSource, fingerprint_of
 from gpt2np.cli.verbs.captured_facts import captured_facts
-from gpt2np.errors import CheckpointError, TraceError
+from gpt2np.errors import CheckpointError, InputError, TraceError
 
 TEXTS = [f"Elizabeth was not the only {n} in town" for n in ("one", "sister", "daughter", "man") * 5]
 OPTIONS = {"keep": "embed", "shard_bytes": 20_000}
@@ -71,7 +74,20 @@ def test_a_malformed_line_costs_its_shard(tiny, folder, whole, line, says):
 def test_a_list_that_is_gone_costs_all_of_them(tiny, folder, whole):
     (folder / "shards.jsonl").unlink()
     made, notes = gone_on(tiny, folder)
-    assert (len(made), notes) == (len(list(whole.glob("shard_*"))), [])
+    n = len(list(whole.glob("shard_*")))
+    says = f"is missing; {n} shards that are there, made again: without the hashes in it nobody knows"
+    assert (len(made), len(notes)) == (n, 1)
+    assert notes[0].startswith(f"{folder / 'shards.jsonl'}: {says} whether they are whole")
+    assert bytes_of(folder) == bytes_of(whole)
+
+
+@pytest.mark.parametrize("line", [b"null", b'{"file": "../x", "bytes": 7, "sha256": ""}'])
+def test_a_foreign_line_costs_nothing(tiny, folder, whole, line):
+    path = folder / "shards.jsonl"
+    path.write_bytes(line + b"\n" + path.read_bytes())
+    made, notes = gone_on(tiny, folder)
+    assert (made, len(notes)) == ([], 1)
+    assert notes[0].endswith("; it is left out, and all shards are listed without it")
     assert bytes_of(folder) == bytes_of(whole)
 
 
@@ -90,15 +106,69 @@ def test_a_malformed_manifest_is_one_line(tiny, folder, changes, says):
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
     path.write_bytes(changes if isinstance(changes, bytes) else json.dumps(content | changes).encode())
+    for shard in folder.glob("shard_*"):  # by which the manifest could be known
+        shard.unlink()
     before = bytes_of(folder)
     for read in (lambda: gone_on(tiny, folder), lambda: open_capture(folder)):
         with pytest.raises(TraceError, match=says) as told:
             read()
         assert str(told.value).startswith(str(path))
         assert "\n" not in str(told.value)
-        cure = ": put back a copy of it, or capture again into another folder"
+        cure = ": run the capture again, which can write it anew, or put back a copy of it"
         assert str(told.value).endswith(cure) == ("captured/9" not in str(told.value))
     assert bytes_of(folder) == before
+
+
+@pytest.mark.parametrize("left", [None, b"", b"{}", b'{"schema": "gpt2np.captured/1", "sites"'])
+def test_a_lost_manifest_is_written_anew_where_the_shards_are_of_this_capture(tiny, folder, whole, left):
+    path = folder / "manifest.json"
+    path.unlink() if left is None else path.write_bytes(left)
+    shard = folder / "shard_00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    plan = plan_capture(tiny, TEXTS, **OPTIONS)
+    there = shards_there(folder, plan.manifest, plan.shards, partial(why_not_of, plan))
+    assert there == {s.file for s in plan.shards} - {shard.name}
+    made, notes = gone_on(tiny, folder)
+    assert made == [shard.name]
+    assert notes[0].startswith(f"{path}: was lost, and is written anew: ")
+    assert bytes_of(folder) == bytes_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("lost", "options", "says"),
+    [
+        ("manifest.json", {"positions": "last", "shard_bytes": 2_000}, "shards.jsonl: line 1: "),
+        ("manifest.json", {"keep": "h.0.resid_pre"}, "shard_00000.safetensors is of another capture"),
+        ("manifest.json", {"texts": TEXTS[::-1]}, "shard_00000.safetensors is of another capture"),
+        ("manifest.json", {"texts": TEXTS[:3]}, " is no shard of this capture"),
+        ("both", {}, "shards.jsonl lists no shard that is there"),
+    ],
+)
+def test_a_lost_manifest_that_cannot_be_known_is_not_written(tiny, folder, lost, options, says):
+    for name in ("manifest.json", "shards.jsonl"):
+        if lost in (name, "both"):
+            (folder / name).unlink()
+    before, options = bytes_of(folder), {"texts": TEXTS} | OPTIONS | options
+    with pytest.raises(InputError) as told:
+        tiny.capture(options.pop("texts"), folder, **options)
+    assert "no manifest.json; it cannot be written anew, as " in str(told.value)
+    assert says in str(told.value)
+    assert str(told.value).endswith(": put back a copy of it, or choose another folder")
+    assert "\n" not in str(told.value)
+    assert bytes_of(folder) == before
+
+
+def test_another_capture_may_begin_where_nothing_was_finished(tiny, tmp_path):
+    folder, plan = tmp_path / "caps", plan_capture(tiny, TEXTS, **OPTIONS)
+    with CaptureFolder(folder, plan.manifest()) as place:
+        place.finished(plan.shards)
+        with pytest.raises(InputError, match="another capture is writing to this folder"):
+            tiny.capture(TEXTS, folder, keep="ln_1")
+    assert sorted(bytes_of(folder)) == ["manifest.json", "shards.jsonl"]
+    tiny.capture(TEXTS, folder, keep="ln_1")
+    assert "h.0.ln_1" in open_capture(folder).names
+    with pytest.raises(InputError, match="holds another capture"):
+        tiny.capture(TEXTS, folder, **OPTIONS)
 
 
 def test_another_version_goes_on_and_says_so(tiny, folder, whole, monkeypatch):

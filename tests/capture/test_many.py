@@ -226,10 +226,13 @@ def test_another_model_is_refused(tiny, some, small, tmp_path):
         edited.capture(some, small, **KB250)
     with pytest.raises(InputError, match="in float32, not float64"):
         gpt2np.load(tiny.checkpoint.folder, dtype="float64").capture(some, small, **KB250)
-    for wrong in ({"executor": 3}, {"share": "no"}, {"texts": None}):
+    wrongs = [{"executor": 3}, {"share": "no"}, {"texts": None}, {"texts": {"a": 1}}, {"texts": {"a", "b"}}]
+    for wrong in [*wrongs, {"folder": None}]:
         (name,) = wrong
         with pytest.raises(InputError, match=f"{name}=|{name} must be|takes a list of texts"):
             tiny.capture(**({"texts": some, "folder": tmp_path / "new"} | wrong))
+    with pytest.raises(TypeError, match=r"^Model\.capture\(\) got an unexpected keyword argument 'foo'$"):
+        tiny.capture(some, tmp_path / "new", foo=1)
     with pytest.raises(InputError, match="with_weights has replaced are in no file"):
         edited.capture(some, tmp_path / "new", workers=2, **KB250)
     assert not (tmp_path / "new").exists()
@@ -356,6 +359,15 @@ def test_bad_prompts_are_named_by_number_or_left_out(tiny, tmp_path):
     assert "has 5000 tokens" in listed[1]["reason"]
     with pytest.raises(InputError, match="no prompt to capture: all are bad"):
         tiny.capture(["", ""], tmp_path / "other", skip_bad=True)
+
+
+def test_an_executor_must_return_futures(tiny, tmp_path):
+    class Calls:
+        def submit(self, function, *args):
+            return None
+
+    with pytest.raises(InputError, match=r"^executor=<.*Calls.*: its submit must return a future, not None$"):
+        tiny.capture(["Elizabeth"], tmp_path / "capture", executor=Calls())
 
 
 def test_ids_may_be_arrays(tiny, tmp_path):

@@ -164,9 +164,27 @@ def test_half_precision_is_rounded_once_and_refuses_what_it_cannot_hold(models, 
             assert rows.dtype == np.float16
             np.testing.assert_array_equal(rows, whole[name].astype(np.float16))
     large = model.with_weights({"wpe.weight": np.full_like(model.weights["wpe.weight"], 1e5)})
-    with pytest.raises(TraceError, match="embed has values that float16 cannot hold: keep it in float32"):
+    named = "of prompt 0 has values that float16 cannot hold: keep it in float32"
+    with pytest.raises(TraceError, match=f"embed {named}"):
         large.capture([[1, 2]], tmp_path / "large", keep="embed")
-    assert not list((tmp_path / "large").glob("shard*"))
+    assert not list((tmp_path / "large").glob("shard_*"))
+    scaled = {"h.0.attn.c_attn.weight": model.weights["h.0.attn.c_attn.weight"] * 1000}
+    with pytest.raises(TraceError, match=f"h.0.attn.scores {named}"):
+        model.with_weights(scaled).capture([[1, 2]], tmp_path / "scores", keep="attn.scores")
+
+
+@pytest.mark.parametrize("keep", ["embed", "resid_pre", "resid_mid"])
+@pytest.mark.parametrize("beginning", [0, 12])
+def test_the_prompt_of_what_is_too_large_is_named(models, tmp_path, keep, beginning):
+    model = models["gpt2"]
+    table = model.weights["wte.weight"].copy()
+    table[7] = 1e5
+    large = model.with_weights({"wte.weight": table})
+    ids = [[*range(20, 20 + beginning), i, i + 1] for i in range(100, 140)]
+    ids[25] = [*ids[25][:-1], 7]
+    with pytest.raises(TraceError) as told:
+        large.capture(ids, tmp_path / "caps", keep=keep, shard_bytes=40_000, workers=1)
+    assert "of prompt 25 has values that float16 cannot hold" in str(told.value)
 
 
 def test_a_model_in_double_precision(models, tmp_path):

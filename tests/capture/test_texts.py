@@ -45,7 +45,7 @@ def test_files(tmp_path, name, content, texts):
         ("a.jsonl", '"x"\n{"text"', "line 2"),
         ("a.jsonl", "[" * 100_000, "line 1"),
         ("a.json", '{"text": "x"}', "must hold a list of texts"),
-        ("a.json", '["x", 4]', "prompt 2 must be a text"),
+        ("a.json", '["x", 4]', "prompt 1 must be a text"),
         ("a.json", "[", "a.json"),
         ("a.txt", b"x\n\xff", "byte 0xff at 2 is not UTF-8"),
     ],

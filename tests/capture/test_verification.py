@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from support.captured_folder import write_captured
 from support.command_line import run
 from support.random_model import random_model
 
+import gpt2np
 from gpt2np.capture import open_capture, verification
 from gpt2np.errors import InputError, VerificationError
 
@@ -212,3 +214,28 @@ def test_a_damaged_manifest_on_the_command_line(capsys, folder):
         code, _, err = run(capsys, "info", str(folder), *arguments)
         assert (code, err.count("\n")) == (2, 1)
         assert "manifest.json" in err
+
+
+def test_hashes_are_told_where_the_model_is_not_found(tiny, capsys, tmp_path):
+    copy = shutil.copytree(tiny.checkpoint.folder, tmp_path / "copy")
+    gpt2np.load(copy).capture(TEXTS, tmp_path / "caps", workers=1)
+    copy.rename(tmp_path / "moved")
+    code, out, err = run(capsys, "info", tmp_path / "caps", "--verify")
+    assert code == 2
+    assert out.endswith("\n\n1 shard: every hash is right; no prompt was run again\n")
+    what = f"the model was a folder, '{copy}', and cannot be loaded from there; say where it is with --model"
+    assert err == f"gpt2np: {tmp_path / 'caps'}: {what}\n"
+    code, out, _ = run(capsys, "info", tmp_path / "caps", "--verify", "--json")
+    assert (code, json.loads(out)["check"]["verified"]) == (2, None)
+    assert run(capsys, "info", tmp_path / "caps", "--verify", "--model", tmp_path / "moved")[0] == 0
+    path = tmp_path / "caps" / "shard_00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    code, out, err = run(capsys, "info", tmp_path / "caps", "--verify")
+    assert (code, err) == (1, "")
+    assert "is damaged: its SHA-256 is not that of the capture" in out
+
+
+@pytest.mark.parametrize("wrong", [0, "tiny", []])
+def test_what_is_no_model_is_refused(folder, wrong):
+    with pytest.raises(InputError, match=r"^model=.*: must be a model, as gpt2np\.load returns it$"):
+        open_capture(folder).verify(wrong)

@@ -91,7 +91,7 @@ def test_skip_bad_lists_what_it_left_out(capsys, file, tmp_path):
     argv = ["capture", "--text", file, "--out", tmp_path / "a"]
     told = refused(run(capsys, *argv))
     assert told.startswith(f"{file}: line 4 (prompt 3) is empty")
-    assert told.endswith("1 more are bad; --skip-bad leaves them out")
+    assert told.endswith("1 more is bad; --skip-bad leaves them out")
     code, out, err = run(capsys, *argv, "--skip-bad")
     assert code == 0
     assert "4 prompts, 2 left out" in out
@@ -128,7 +128,7 @@ def test_plan_looks_at_what_is_there(capsys, file, tmp_path):
     assert facts["shards_there"] == facts["shards"] - 2 > 2
     assert 0 < facts["bytes"] - facts["bytes_there"] <= 2_000_000
     code, out, _ = run(capsys, *argv, "--plan")
-    assert f"there   {facts['shards_there']} shards, " in out
+    assert f"there   {facts['shards_there']} shards by size, " in out
     assert "time    about 1 s: 1 worker" in out
     told = refused(run(capsys, *argv, "--positions", "last", "--plan"))
     assert told == refused(run(capsys, *argv, "--positions", "last"))
@@ -149,6 +149,7 @@ def test_plan_looks_at_what_is_there(capsys, file, tmp_path):
         (["--layer-internals"], "--layer-internals does not go with --text"),
         (["--chat"], "gpt2 has no chat template"),
         (["--threads", "2"], "--threads does not go with --text"),
+        (["--positions", ""], "--positions '': must be first, last, all, or A:B:C"),
         (["--positions", "middle"], "--positions middle: must be first, last, all, or A:B:C"),
         (["--keep", "resid_pots"], "--keep: "),
         (["--workers", "0"], "argument --workers"),
@@ -183,6 +184,40 @@ def test_wrong_options(capsys, file, tmp_path, options, says, monkeypatch):
 def test_wrong_commands(capsys, file, argv, says):
     argv = [word.format(file=file) for word in argv]
     assert refused(run(capsys, "capture", *argv)).startswith(says)
+
+
+def test_prompts_are_numbered_from_0_and_lines_from_1(capsys, tmp_path):
+    def told_of(name, content):
+        (tmp_path / name).write_text(content)
+        return refused(run(capsys, "capture", "--text", tmp_path / name, "--out", tmp_path / "caps"))
+
+    assert told_of("a.json", '["fine", "", "also fine"]').startswith(
+        f"{tmp_path / 'a.json'}: prompt 1 is empty"
+    )
+    assert told_of("a.json", '["fine", 5]').startswith(f"{tmp_path / 'a.json'}: prompt 1 must be a text")
+    assert told_of("a.txt", "fine\n\n").startswith(f"{tmp_path / 'a.txt'}: line 2 (prompt 1) is empty")
+    for name, content in (("b.txt", ""), ("b.json", "[]"), ("b.jsonl", "")):
+        assert told_of(name, content) == f"{tmp_path / name}: there is no prompt to capture"
+    (tmp_path / "a.json").write_text('["fine", ""]')
+    argv = ["capture", "--text", tmp_path / "a.json", "--out", tmp_path / "caps", "--skip-bad"]
+    assert "note: left out prompt 1: the prompt is empty" in run(capsys, *argv)[2]
+    assert json.loads(run(capsys, *argv, "--json")[1])["skipped"][0]["where"] == "prompt 1"
+
+
+def test_a_link_that_leads_nowhere_is_named(capsys, tmp_path):
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text("Elizabeth was")
+    (tmp_path / "texts" / "more" / "gone.txt").symlink_to("nowhere.txt")
+    (tmp_path / "texts" / "same.txt").symlink_to("a.txt")
+    (tmp_path / "texts" / "circle").symlink_to("more")
+    argv = ["capture", "--text", tmp_path / "texts", "--out", tmp_path / "caps"]
+    told = refused(run(capsys, *argv))
+    gone = f"{tmp_path / 'texts' / 'more' / 'gone.txt'} (prompt 1)"
+    assert told == f"{gone} is a link to a file that is not there; --skip-bad leaves them out"
+    code, out, err = run(capsys, *argv, "--skip-bad")
+    assert code == 0
+    assert "2 prompts, 1 left out" in out
+    assert "note: left out more/gone.txt: the prompt is a link to a file that is not there" in err
 
 
 @pytest.mark.parametrize(

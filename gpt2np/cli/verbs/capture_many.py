@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -84,7 +85,7 @@ def capture_texts(args: argparse.Namespace) -> int:
         model,
         texts,
         keep=args.keep or "resid_post",
-        positions=args.positions or "all",
+        positions="all" if args.positions is None else args.positions,
         store=args.store or "float16",
         window=args.window,
         special=args.special,
@@ -99,11 +100,16 @@ def _print_plan(args: argparse.Namespace, plan: "CapturePlan") -> int:
     """`--plan`."""
     from gpt2np.capture.capture_folder import free_bytes, shards_there
     from gpt2np.capture.many import check_disk
+    from gpt2np.capture.shards_of_plan import why_not_of
     from gpt2np.capture.worker_model import n_workers
     from gpt2np.tables import counted, fitted, strict_json
     from gpt2np.tracing.plan import human_bytes
 
-    there = set() if args.out is None else shards_there(args.out, plan.manifest, plan.shards)
+    there = (
+        set()
+        if args.out is None
+        else shards_there(args.out, plan.manifest, plan.shards, functools.partial(why_not_of, plan))
+    )
     missing = [shard for shard in plan.shards if shard.file not in there]
     bytes_there = plan.nbytes - sum(shard.bytes for shard in missing)
     doing("measuring the rate")
@@ -134,7 +140,7 @@ def _print_plan(args: argparse.Namespace, plan: "CapturePlan") -> int:
                     ["shards", f"{len(plan.shards):,}"],
                     ["bytes", f"{plan.nbytes:,} ({human_bytes(plan.nbytes)})"],
                     *(
-                        [["there", f"{counted(len(there), 'shard')}, {human_bytes(bytes_there)}"]]
+                        [["there", f"{counted(len(there), 'shard')} by size, {human_bytes(bytes_there)}"]]
                         if there
                         else []
                     ),

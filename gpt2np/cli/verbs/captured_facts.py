@@ -9,10 +9,20 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gpt2np.cli.arguments import load_model
-from gpt2np.errors import InputError, TraceError, VerificationError
+from gpt2np.errors import (
+    CheckpointError,
+    ConfigError,
+    HubError,
+    InputError,
+    TraceError,
+    VerificationError,
+    short,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from gpt2np.capture.captured import Captured
+    from gpt2np.model import Model
 
 SAMPLE = 8  # prompts that `--verify` runs again
 
@@ -67,37 +77,66 @@ def _array(captured: "Captured", name: str) -> dict[str, Any]:
     return {"name": name, "dtype": site.dtype.name, "shape": shape, "bytes": n_bytes}
 
 
-def check_captured(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """`gpt2np info FOLDER --verify`: what the check found, and whether all is right.
+def check_captured(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """`gpt2np info FOLDER --verify`: what the check found, and the exit code.
+
+    Where the model that the manifest names cannot be loaded, the hashes are checked, and `unchecked` says
+    why no prompt ran again.
 
     Raises:
-        InputError: no such folder of captured prompts, or the model is another one.
+        InputError: no such folder of captured prompts, or the model that was given is another one.
     """
     from gpt2np.capture.captured import Captured
-    from gpt2np.capture.verification import check_model, verify_capture
+    from gpt2np.capture.verification import run_again, verify_capture
 
     captured = Captured(args.file)
-    sample = SAMPLE if args.sample is None else args.sample
-    model = None
-    if sample != 0:
-        name = captured.model.get("name")
-        if args.model is None and not isinstance(name, str):
-            raise InputError(f"{args.file}: its manifest does not name the model: give --model")
-        if args.model is None:
-            args.model = name
-            args.revision = args.revision or captured.model.get("commit")
-        args.dtype = captured.model.get("dtype", "float32")
-        model = load_model(args)
-        check_model(captured, model)
+    sample = whole_number("sample", SAMPLE if args.sample is None else args.sample, 0)
+    model = _model_of(args, captured) if sample and args.model is not None else None
     try:
-        with _progress(len(captured.shards) + min(sample, len(captured.prompts))) as advance:
-            found = verify_capture(captured, model, sample, advance)
+        with _progress(len(captured.shards)) as advance:
+            found = verify_capture(captured, None, 0, advance)
+        if sample and captured.prompts:
+            try:
+                model = model or _model_of(args, captured)
+            except (CheckpointError, HubError, ConfigError, InputError) as error:
+                return {"verified": None, "found": str(found), "unchecked": str(error)}, 2
+            with _progress(min(sample, len(captured.prompts))) as advance:
+                found = run_again(captured, model, sample, advance)
     except VerificationError as error:
-        return {"verified": False, "found": str(error)}, False
+        return {"verified": False, "found": str(error)}, 1
     facts = {"verified": True, "found": str(found), "prompts_run_again": list(found.prompts)}
     if found.prompts:
         facts |= {"same_bytes": found.identical, "largest_difference": found.difference}
-    return facts, True
+    return facts, 0
+
+
+def _model_of(args: argparse.Namespace, captured: "Captured") -> "Model":
+    """The model of a capture, as the command gives it or else as the manifest names it.
+
+    Raises:
+        InputError: it is another one, or was a folder that is not there, or has no name.
+        CheckpointError, HubError: it cannot be loaded.
+    """
+    from gpt2np.capture.verification import check_model
+
+    name, given = captured.model.get("name"), args.model is not None
+    if not given:
+        if not isinstance(name, str):
+            raise InputError(f"{args.file}: its manifest does not name the model: give --model")
+        args.model, args.revision = name, args.revision or captured.model.get("commit")
+    args.dtype = captured.model.get("dtype", "float32")
+    try:
+        model: Model = load_model(args)
+    except (CheckpointError, HubError, ConfigError) as error:
+        if given:
+            raise
+        if captured.model.get("commit") is None:
+            what = f"the model was a folder, {short(name)}, and cannot be loaded from there"
+        else:
+            what = f"the model was {short(name)}, which cannot be loaded ({error})"
+        raise InputError(f"{args.file}: {what}; say where it is with --model") from None
+    check_model(captured, model)
+    return model
 
 
 @contextlib.contextmanager
