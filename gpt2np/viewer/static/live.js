@@ -88,6 +88,7 @@ class Live {
 
   /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line, and as a record. */
   async generate(options, part) {
+    if (this.element.classList.contains("wrong")) throw new Error("This text cannot be run: see above.");
     const mine = ++this.turn,
       { ids, off } = this,
       prompt = await this.engine.ask("decode", { ids });
@@ -102,7 +103,7 @@ class Live {
     this.switches.draw(true);
     this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
     return {
-      command: isWhole(off) ? commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name) : "",
+      command: commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name, off),
       record: await generationRecord(this.engine, this.facts, made, options),
     };
   }

@@ -4,11 +4,11 @@ import { el, percent, tokenLabel } from "./drawing.js";
 import { saveRecord } from "./live_saving.js";
 
 const FIELDS = {
-  most: { name: "tokens", value: "20", read: (x) => whole(x, 1, 10000) },
-  temperature: { name: "temperature", value: "0.8", read: (x) => number(x, 0, 100) },
-  top_k: { name: "top-k", value: "40", read: (x) => whole(x, 0, 1e9) },
-  top_p: { name: "top-p", value: "0.95", read: (x) => number(x, 1e-9, 1) },
-  seed: { name: "seed", value: "1", read: (x) => (/^\d{1,40}$/.test(x.trim()) ? x.trim() : null) },
+  most: { name: "tokens", value: "20", limits: "a whole number from 1 to 10000", read: (x) => whole(x, 1, 10000) },
+  temperature: { name: "temperature", value: "0.8", limits: "0, or from 1e-30 to 1e30", read: (x) => (Number(x) === 0 ? number(x, 0, 0) : number(x, 1e-30, 1e30)) },
+  top_k: { name: "top-k", value: "40", limits: "a whole number; 0 is all", read: (x) => whole(x, 0, 1e9) },
+  top_p: { name: "top-p", value: "0.95", limits: "above 0, at most 1", read: (x) => number(x, 1e-9, 1) },
+  seed: { name: "seed", value: "1", limits: "a whole number from 0 on", read: (x) => (/^\d{1,40}$/.test(x.trim()) ? x.trim() : null) },
 };
 
 function number(text, low, high) {
@@ -83,13 +83,14 @@ export function buildGenerate(live) {
   function options() {
     const read = Object.entries(FIELDS).map(([key, field]) => [key, field.read(inputs[key].value)]);
     const wrong = read.find(([, value]) => value === null);
-    if (wrong) throw new Error(`${FIELDS[wrong[0]].name}: “${inputs[wrong[0]].value}” is not possible`);
+    if (wrong) throw new Error(`${FIELDS[wrong[0]].name}: “${inputs[wrong[0]].value}” is not possible (${FIELDS[wrong[0]].limits})`);
     return Object.fromEntries(read);
   }
 
   async function press() {
     if (running) return live.stop();
-    told.textContent = "";
+    told.textContent = command.textContent = "";
+    save.hidden = true;
     try {
       const chosen = options();
       running = true;
@@ -118,11 +119,14 @@ export function buildGenerate(live) {
   return { element };
 }
 
-/** The command line that generates the same; only a text without hidden characters can be typed there. */
-export function commandOf(text, options, model) {
+/** The command line that generates the same; only a text without hidden characters can be typed there, and no parts but heads can be off. */
+export function commandOf(text, options, model, off) {
+  if (off.mlps?.length || off.positions?.length) return "";
   if (/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/.test(text)) return "";
   const inQuotes = (words) => `'${words.replaceAll("'", "'\\''")}'`,
     { most, temperature, top_k, top_p, seed } = options;
-  const sampled = temperature ? ` --top-k ${top_k} --top-p ${top_p} --seed ${seed}` : "";
-  return `gpt2np generate ${inQuotes(text)} --max-new-tokens ${most} --temperature ${temperature}${sampled} --model ${/^[\w./-]+$/.test(model) ? model : inQuotes(model)}`;
+  const sampled = temperature ? ` --top-k ${top_k} --top-p ${top_p} --seed ${seed}` : "",
+    heads = (off.heads ?? []).map(([layer, head]) => ` --zero-head ${layer}.${head}`).join(""),
+    prompt = text.startsWith("-") ? ` -- ${inQuotes(text)}` : "";
+  return `gpt2np generate${prompt ? "" : ` ${inQuotes(text)}`} --max-new-tokens ${most} --temperature ${temperature}${sampled}${heads} --model ${/^[\w./-]+$/.test(model) ? model : inQuotes(model)}${prompt}`;
 }
