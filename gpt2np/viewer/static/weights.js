@@ -59,7 +59,7 @@ function parameterBars(run) {
       if (!share) return [];
       const i = Math.min(PARTS.indexOf(part), PAINT.length - 1);
       const at = i < 0 ? PAINT.length - 1 : i;
-      const piece = el("span", { title: `${part}: ${(100 * share).toFixed(1)} %` }, share > 0.12 ? `${part} ${Math.round(100 * share)} %` : "");
+      const piece = el("span", { title: `${part}: ${(100 * share).toFixed(1)} %` }, share > 0.04 ? `${Math.round(100 * share)} % ${part}` : "");
       piece.style.width = `${100 * share}%`;
       piece.style.background = colour("share", PAINT[at]);
       piece.style.color = ink(at);
@@ -90,7 +90,11 @@ function composition(run, focus) {
     }),
   );
   return [
-    el("p", { class: "small" }, `1: they share one direction; heads that have nothing to do with one another reach ${chance.toFixed(3)}.`),
+    el(
+      "p",
+      { class: "small" },
+      `1: the two share a single direction; unrelated heads reach ${chance.toFixed(3)}. In the grids heads stand layer by layer, from layer 0 head 0 at the upper left; the darkest cell is ${most.toFixed(3)}, and a pair without a colour has its reader in no later layer.`,
+    ),
     el("div", { class: "long-names" }, list),
   ];
 }
