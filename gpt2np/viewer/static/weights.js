@@ -93,7 +93,7 @@ function composition(run, focus) {
     el(
       "p",
       { class: "small" },
-      `1: the two share a single direction; unrelated heads reach ${chance.toFixed(3)}. In the grids heads stand layer by layer, from layer 0 head 0 at the upper left; the darkest cell is ${most.toFixed(3)}, and a pair without a colour has its reader in no later layer.`,
+      `1: the two share a single direction; unrelated heads reach ${chance.toFixed(3)}. In the grids heads stand layer by layer, from layer 0 head 0 at the upper left; full colour is ${most.toFixed(3)}, and a pair without a colour has its reader in no later layer.`,
     ),
     el("div", { class: "long-names" }, list),
   ];
