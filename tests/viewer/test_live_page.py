@@ -199,7 +199,17 @@ def test_trying_each_part_names_those_that_are_missed_most(chromium, live_path, 
         best = sorted(parts, key=lambda name: -losses[name][8])[:5]
         said = page.text(".switch-board [role=status]")
         assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
+        page.page.get_by_label("loss of").select_option("rest")
+        assert page.text(".switch-board [role=status]") == ""  # what was said is of another loss
+        page.page.get_by_role("button", name="Try each part").click()
+        page.until(
+            "() => /from 9 on/.test(document.querySelector('.switch-board [role=status]').textContent)"
+        )
+        best = sorted(parts, key=lambda name: -losses[name][8:].mean())[:5]
+        said = page.text(".switch-board [role=status]")
+        assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
 
+        page.page.get_by_label("loss of").select_option("token")
         page.page.get_by_role("button", name="layer 1 head 0", exact=True).click()
         page.until("() => gpt2np.run.model.edits.length === 1")
         page.page.get_by_role("button", name="Try each part").click()

@@ -2,13 +2,26 @@
 
 import { colour, darkOn, el, hideTip, showTip, signed } from "./drawing.js";
 
+const mean = (losses) => losses.reduce((a, b) => a + b, 0) / losses.length;
+
+// What the loss of a run can be that a part is missed by: of the losses of all its tokens, and the chosen position.
+const COSTS = {
+  text: { name: "the whole text", said: () => "the text", of: (losses) => mean(losses.slice(1)) },
+  rest: { name: "the text from the chosen token on", said: (pos) => `positions from ${pos} on`, of: (losses, pos) => mean(losses.slice(pos)) },
+  token: { name: "the chosen token", said: (pos) => `position ${pos}`, of: (losses, pos) => losses[pos] },
+};
+
 /** The switches of a model; `live` has `off`, `switchOff(off)`, `run`, `chosen()` and `lossesWith(off)`. */
 export function buildSwitches(config, live) {
   const cells = new Map(), // "1.0" of a head, "1.mlp" of an MLP: its button
     grid = el("div", { class: "grid switches", role: "group", "aria-label": "heads and MLPs" }),
     hidden = el("span", {}),
     told = el("p", { class: "small", role: "status" }),
-    of = el("select", { "aria-label": "loss of" }, el("option", { value: "text" }, "the whole text"), el("option", { value: "token" }, "the chosen token"));
+    of = el(
+      "select",
+      { "aria-label": "loss of", onchange: () => draw(true) },
+      Object.entries(COSTS).map(([value, { name }]) => el("option", { value }, name)),
+    );
   let effects = new Map();
   grid.style.setProperty("--columns", config.n_head + 1);
   for (let layer = 0; layer < config.n_layer; layer++) {
@@ -28,7 +41,8 @@ export function buildSwitches(config, live) {
       { class: "small" },
       "A head that is off gives nothing, nor does an MLP; a position that is hidden is seen by itself only. The panel ",
       el("b", {}, "What changed"),
-      " compares with the whole model.",
+      " compares with the whole model. A part that is missed need not be the one that does the work, and heads stand in for one another: " +
+        "switch one off, and try each of the others again.",
     ),
     grid,
     el("div", { class: "actions" }, each, el("label", {}, "and measure the loss of", of), hide, all, hidden),
@@ -50,10 +64,9 @@ export function buildSwitches(config, live) {
       already = off.heads.length + off.mlps.length + off.positions.length,
       { pos } = live.chosen(),
       isSame = () => String(live.run.ids) === String(run.ids),
-      byToken = of.value === "token",
-      text = (some) => some.slice(1).reduce((a, b) => a + b, 0) / (some.length - 1),
-      measured = async (parts) => ((some) => (byToken ? some[pos] : text(some)))(await live.lossesWith(parts));
-    if (run.T < 2 || (byToken && !pos)) return void (told.textContent = "What comes first was not foreseen, and has no loss.");
+      measure = COSTS[of.value],
+      measured = async (parts) => measure.of(await live.lossesWith(parts), pos);
+    if (run.T < 2 || (of.value !== "text" && !pos)) return void (told.textContent = "What comes first was not foreseen, and has no loss.");
     each.disabled = true;
     const now = await measured(off);
     effects = new Map();
@@ -67,7 +80,7 @@ export function buildSwitches(config, live) {
     const worst = [...effects].sort((a, b) => b[1] - a[1]).slice(0, 5);
     const named = ([key, cost]) => `layer ${key.replace(".mlp", " MLP").replace(".", " head ")} (${signed(cost, 2)} nats)`;
     const besides = already ? `, beside the ${already} off before` : "";
-    told.textContent = worst.length ? `Missed most, for ${byToken ? `position ${pos}` : "the text"}${besides}: ${worst.map(named).join(", ")}.` : "";
+    told.textContent = worst.length ? `Missed most, for ${measure.said(pos)}${besides}: ${worst.map(named).join(", ")}.` : "";
     each.disabled = false;
     draw();
   }
