@@ -26,6 +26,8 @@ def joined(tokens: Sequence[str]) -> str:
 def readable(tokens: Sequence[str]) -> list[str]:
     r"""Each token of a text as it is shown: of a part of a character, the character and which part it is.
 
+    A character that cannot be seen is named, as in `\u200d 1/3`.
+
     >>> readable([" ", "\\xe6", "\\x97", "\\xa5", "\\xe6"])
     [' ', '日 1/3', '日 2/3', '日 3/3', '\\xe6']
     """
@@ -43,10 +45,15 @@ def readable(tokens: Sequence[str]) -> list[str]:
             last += 1
         holders = [i for i in range(first, last + 1) if pieces[i]]
         for number, i in enumerate(holders, 1):
-            parts[i].append(character if len(holders) == 1 else f"{character} {number}/{len(holders)}")
+            whole = len(holders) == 1
+            parts[i].append(character if whole else f"{_named(character)} {number}/{len(holders)}")
         at = end
     shown = ["".join(found) for found in parts]
     return [
         text if text.isprintable() and "\\x" in token else token
         for token, text in zip(tokens, shown, strict=True)
     ]
+
+
+def _named(character: str) -> str:
+    return character if character.isprintable() else f"\\u{ord(character):04x}"

@@ -18,7 +18,8 @@ CASES = {
                                                  ["日 1/2", "日 2/2本 1/2", "本 2/2"]),
     "a character that is cut": (["a", "\\xe6", "\\x97"], ["a", "\\xe6", "\\x97"]),
     "a stray byte before a character": (["\\xa5", "\\xc3", "\\xaf"], ["\\xa5", "ï 1/2", "ï 2/2"]),
-    "a control character in bytes": (["\\xc2", "\\x85"], ["\\xc2", "\\x85"]),
+    "one that cannot be seen": (["\\xe2", "\\x80", "\\x8d"], [f"\\u200d {i}/3" for i in (1, 2, 3)]),
+    "a control character in bytes": (["\\xc2", "\\x85"], ["\\u0085 1/2", "\\u0085 2/2"]),
     "tokens without text": (["", "\\xc3", "", "\\xaf", ""], ["", "ï 1/2", "", "ï 2/2", ""]),
     "nothing": ([], []),
 }  # fmt: skip

@@ -62,7 +62,7 @@ export function shortened(text, longest) {
 
 /** A text in which marks are shown already, as an element: the marks are paler than the letters. */
 export function markedLabel(text) {
-  const parts = text.split(/([·⏎␍⇥]+|\P{M}\p{M}*[¹²³⁴⁵⁶⁷⁸⁹]⁄[₁₂₃₄₅₆₇₈₉])/u).filter(Boolean);
+  const parts = text.split(/([·⏎␍⇥]+|(?:\\u[0-9a-f]{4,5}|\P{M}\p{M}*)[¹²³⁴⁵⁶⁷⁸⁹]⁄[₁₂₃₄₅₆₇₈₉])/u).filter(Boolean);
   const dimmed = (part) =>
     /^[·⏎␍⇥]/.test(part)
       ? el("span", { class: "mark" }, part)

@@ -3,6 +3,7 @@
 import { characterAt } from "./tokenizer.js";
 
 const MOST = 2000; // characters of the text that a page shows above its tokens
+const UNSEEN = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u; // a text with a character that cannot be seen
 
 /** {shown, written} of a text in which tokens are parts of characters, nothing of any other; names have `longest` characters. */
 export function asWritten({ bytes }, ids, tokens, longest) {
@@ -23,11 +24,15 @@ function readable(pieces, tokens) {
       end = at + (character ? new TextEncoder().encode(character).length : 1),
       holders = [...new Set(holder.slice(at, end))];
     holders.forEach((i, n) => {
-      parts[i] += holders.length === 1 ? character || "\ufffd" : `${character} ${n + 1}/${holders.length}`;
+      parts[i] += holders.length === 1 ? character || "\ufffd" : `${named(character)} ${n + 1}/${holders.length}`;
     });
     written += character || `\\x${all[at].toString(16).padStart(2, "0")}`;
     at = end;
   }
-  const better = (text, token) => token.includes("\\x") && !/\ufffd|[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u.test(text);
+  const better = (text, token) => token.includes("\\x") && !text.includes("\ufffd") && !UNSEEN.test(text);
   return { shown: tokens.map((token, i) => (better(parts[i], token) ? parts[i] : token)), written };
+}
+
+function named(character) {
+  return UNSEEN.test(character) ? `\\u${character.codePointAt(0).toString(16).padStart(4, "0")}` : character;
 }
