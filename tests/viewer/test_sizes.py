@@ -49,7 +49,9 @@ def test_a_page_opens_and_everything_follows_what_is_chosen(shown):
         page.show(layer=3, head=5, pos=n - 2)
         for panel in PANELS:
             page.show(panel=panel)
-            assert page.page.locator(f"#panel-{panel} .absent").count() == 0
+            absent = page.page.locator(f"#panel-{panel} .absent").all_inner_texts()
+            assert all(": left out" in text for text in absent), absent
+            assert len(absent) <= (panel in ("contributions", "weights")), absent  # paths, directions
         page.show(panel="attention", layer=7, head=11, pos=n - 1)
         weights = trace["h.7.attn.pattern"][11, -1]
         best = int(weights.argmax())
