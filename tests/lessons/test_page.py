@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from support import needs
 from support.command_line import run
-from support.viewer_browser import browser
 
 from gpt2np.lessons.code_colours import by_line, highlighted
 from gpt2np.lessons.handout import SHEETS, handout
@@ -341,12 +340,6 @@ def test_a_page_with_a_name_is_written_and_not_opened(tmp_path, monkeypatch, cap
 
 
 # -- in a browser -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 class Opened:

@@ -1,7 +1,7 @@
 """The head of the page: long texts, every script, what was chosen, names that are paths."""
 
 import pytest
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.characters import joined, readable
@@ -9,12 +9,6 @@ from gpt2np.characters import joined, readable
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
 SCRIPTS = "日本語 🙂 naïve مرحبا e\u0301x"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 def page_of(run, folder):

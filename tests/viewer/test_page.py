@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
@@ -16,12 +16,6 @@ from gpt2np.viewer.comparison_page import comparison_page
 pytestmark = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]  # of a text
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 
@@ -39,12 +39,6 @@ SIZES = """() => {
 }"""
 WIDEST = """() => Math.max(...[...document.querySelectorAll("#page *")].map(
   (e) => e.getBoundingClientRect().right - document.getElementById("page").getBoundingClientRect().left))"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 from support import gemma2_checkpoint
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 
@@ -11,12 +11,6 @@ pytestmark = pytest.mark.needs("playwright", "chromium")
 LINKED = "() => [...document.querySelectorAll('section:not([hidden]) .term')].map((e) => e.dataset.of)"
 READ = """() => [...document.querySelectorAll("section:not([hidden]) :is(.intro, .card .text)")]
   .map((e) => e.innerText).join(" ")"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
@@ -15,12 +15,6 @@ from gpt2np.analysis.neurons import most_active
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from support.random_model import random_model
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 
@@ -19,12 +19,6 @@ HARD = {
     "rtl": "שלום עולם مرحبا \u202eabc\u202c",
     "lines": "one\ntwo\r\n\tthree  \u00a0four\u2028five",
 }
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as running:
-        yield running
 
 
 @pytest.mark.parametrize("name", sorted(HARD))
