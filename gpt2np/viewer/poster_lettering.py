@@ -1,0 +1,90 @@
+"""How wide words are on a poster, and how they are cut into lines: for letters as wide as Arial's."""
+
+import unicodedata
+
+FAMILY = "Arial, Liberation Sans, Arimo, Helvetica, sans-serif"  # all of them have the same widths
+_WIDTHS = {  # thousandths of the size
+    191: "'",
+    222: "ijl",
+    260: "|",
+    278: " !,./:;I[\\]ft·",
+    333: "()-`r",
+    334: "{}",
+    355: '"',
+    389: "*",
+    469: "^",
+    500: "Jcksvxyz",
+    556: "#$0123456789?L_abdeghnopqu–",
+    584: "+<=>~−×",
+    611: "FTZ",
+    667: "&ABEKPSVXY",
+    722: "CDHNRUw",
+    778: "GOQ",
+    833: "Mm",
+    889: "%",
+    944: "W",
+    1000: "…—→",
+    1015: "@",
+}
+_WIDTH = {letter: width / 1000 for width, letters in _WIDTHS.items() for letter in letters}
+_OTHER, _FULL, _BOLD = 0.66, 1.15, 1.08
+_DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def clean(words: str) -> str:
+    """The words as a file of XML may have them: what cannot be seen, or turns what follows around, is named."""
+    return "".join(
+        c if c.isprintable() or (unicodedata.category(c) == "Cf" and c not in _DIRECTIONS) else _named(c)
+        for c in words
+    )
+
+
+def _named(c: str) -> str:
+    return {"\n": "↵", "\t": "⇥"}.get(c, "\ufffd")
+
+
+def width(words: str, size: float, weight: int = 400) -> float:
+    """About how wide words are."""
+    return sum(map(_letter, words)) * size * (_BOLD if weight > 500 else 1)
+
+
+def _letter(c: str) -> float:
+    known = _WIDTH.get(c)
+    if known is not None:
+        return known
+    if unicodedata.combining(c) or unicodedata.category(c) == "Cf":
+        return 0
+    return _FULL if unicodedata.east_asian_width(c) in "WF" or ord(c) >= 0x1F000 else _OTHER
+
+
+def cut(words: str, most: float, size: float, weight: int = 400) -> str:
+    """The words, or as many letters of them as have room, and dots."""
+    if width(words, size, weight) <= most:
+        return words
+    while words and width(words, size, weight) > most - size:
+        words = words[:-1]
+    return words + "…"
+
+
+def lines(words: str, most: float, size: float, weight: int = 400) -> list[str]:
+    """The words in lines that are at most so wide; a longer word is cut, an address behind a slash."""
+    found, line = [], ""
+    for word in words.split(" "):
+        for piece in _pieces(word, most, size, weight):
+            longer = f"{line} {piece}" if line else piece
+            if line and width(longer, size, weight) > most:
+                found.append(line)
+                longer = piece
+            line = longer
+    return [*found, line] if line else found
+
+
+def _pieces(word: str, most: float, size: float, weight: int) -> list[str]:
+    pieces = []
+    while width(word, size, weight) > most:
+        end = next(i for i in range(1, len(word) + 1) if width(word[: i + 1], size, weight) > most)
+        slash = word.rfind("/", 1, end) + 1
+        end = slash if slash > end // 2 else end
+        pieces.append(word[:end])
+        word = word[end:]
+    return [*pieces, word]

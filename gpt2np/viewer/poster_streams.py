@@ -1,0 +1,203 @@
+"""Vectors on a poster: the residual streams running down, and each position's vectors as strips beside them."""
+
+import numpy as np
+
+from gpt2np.ops import Array
+from gpt2np.viewer.poster_drawing import ACCENT, INK, LINE, SMALLEST, SOFT, Drawing, full_colour, strip_colours
+from gpt2np.viewer.poster_facts import Facts
+from gpt2np.viewer.poster_layout import (
+    LABELS,
+    NAMES,
+    NEURONS,
+    NORMS,
+    ROOM,
+    STREAMS,
+    TOKENS,
+    WEIGHTS,
+    Layout,
+    Row,
+    captioned,
+    folds,
+    formula,
+)
+from gpt2np.viewer.poster_lettering import cut, width
+
+QK, OV, MLP = "#12666f", "#7a3b96", "#6a5a14"
+CIRCUITS = (  # what reads or writes what, over the rows from one site to another
+    ("QK circuit: where from", QK, ("attn.q", "attn.k", "attn.q_rot", "attn.k_rot", "attn.scores", "attn.pattern")),
+    ("OV circuit: what", OV, ("attn.v", "attn.z", "attn.proj", "attn.heads")),
+    ("MLP: each position alone", MLP, ("ln_2", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", "mlp.out")),
+)
+
+
+def draw_streams(drawing: Drawing, layout: Layout) -> None:
+    """A line down for each position, behind everything else, and what the rows beside it belong to."""
+    rows = [row for row in layout.rows if row.kind in ("strip", "heads")]
+    first, last = next(row for row in rows if row.site == "embed"), rows[-1]
+    with drawing.group("streams"):
+        for i in range(round(ROOM / layout.step)):
+            x = layout.left(i) - 14
+            drawing.line((x, first.y), (x, last.y + strip_height(last) / 2))
+    for words, ink, sites in CIRCUITS:
+        held = [row for row in layout.rows if row.large and row.layer is not None and row.site in sites]
+        if held:
+            _bracket(drawing, words, ink, held[0].y, held[-1].y + held[-1].height)
+
+
+def _bracket(drawing: Drawing, words: str, ink: str, top: float, bottom: float) -> None:
+    x = TOKENS - 22
+    drawing.line((x + 10, top), (x, top), (x, bottom), (x + 10, bottom), ink=ink, width=6)
+    size = min(34.0, (bottom - top) / width(words, 1, 600))
+    if size >= SMALLEST:
+        drawing.text(x - 10, bottom - (bottom - top - width(words, size, 600)) / 2, words, size, ink, 600, turn=-90)
+
+
+def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
+    """The head of each column: the token, its position and id, and whether the model chose it itself."""
+    drawing.text(LABELS, row.y + 44, "Tokens", 40, INK, 700)
+    drawing.text(LABELS, row.y + 80, "pieces of the text, as ids", 29, SOFT)
+    for i, pos in enumerate(facts.positions):
+        x, room = layout.left(i) - 14, layout.step - 30
+        ink = SOFT if facts.in_parts[pos] else ACCENT
+        drawing.box(x - 8, row.y, room + 16, 62, "#fbf3ea", ink, 10)
+        drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14, 44, 600), 44, ink, 600)
+        number = f"id {facts.trace.token_ids[pos]:,}"
+        told = [f"position {pos}, {number}", f"pos. {pos}, {number}"]
+        told = [words for words in told if width(words, 26) <= room] or [f"pos. {pos}", number]
+        for k, words in enumerate(told[:1] if width(told[0], 26) > room / 2 and len(told) < 2 else told[:2]):
+            if k == 0 or words == number:
+                drawing.text(x, row.y + 94 + 30 * k, words, 26, SOFT)
+        if pos >= facts.n_prompt and room > 330:
+            drawing.text(x + room, row.y + 94, "chosen by the model", 25, ACCENT, anchor="end")
+    return TOKENS + ROOM
+
+
+def strip_height(row: Row) -> float:
+    """How high a row's strips are: what its captions leave."""
+    return row.height - 32 * (row.large and captioned(row.site))
+
+
+def draw_strips(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
+    """The vector of each position, all on one scale, and how it belongs to the stream."""
+    vectors = facts.vectors(row.site, row.layer)
+    full, height = full_colour(vectors), strip_height(row)
+    rows = min(folds(vectors.shape[1], layout.wide), max(1, int(height / 4)))
+    _label(drawing, facts, row, full)
+    stream, faint = row.site in STREAMS, row.site == "ln_f"
+    for i in range(len(facts.positions)):
+        x = layout.left(i)
+        _tap(drawing, row, x - 14, x, row.y + height / 2)
+        drawing.strip(x, row.y, layout.wide, height, vectors[i], rows, full)
+        if stream:
+            drawing.box(x - 3, row.y - 3, layout.wide + 6, height + 6, line=ACCENT, ink=6)
+        if faint and i < len(facts.positions) - 1:
+            drawing.parts.append(
+                f'<rect x="{x:.1f}" y="{row.y:.1f}" width="{layout.wide:.1f}" height="{height:.1f}" '
+                'fill="#fff" opacity="0.6"/>'
+            )
+        if row.large and captioned(row.site):
+            words = cut(_caption(facts, row, i, layout.wide), layout.wide + 20, SMALLEST)
+            drawing.text(x, row.y + height + 26, words, SMALLEST, SOFT)
+    return TOKENS + ROOM
+
+
+def _tap(drawing: Drawing, row: Row, stream: float, strip: float, y: float) -> None:
+    """What reads the stream has an arrow from it, what writes is added to it."""
+    if row.site in NORMS:
+        drawing.line((stream, y), (strip, y), width=6)
+    elif row.site in ("attn.out", "mlp.out"):
+        size = 13 if row.large else 10
+        drawing.line((stream, y), (strip, y), width=6)
+        drawing.dot(stream, y, size, "#fff", ACCENT)
+        drawing.line((stream - size + 4, y), (stream + size - 4, y), width=5)
+        drawing.line((stream, y - size + 4), (stream, y + size - 4), width=5)
+
+
+def _label(drawing: Drawing, facts: Facts, row: Row, full: float) -> None:
+    ink = next((ink for _, ink, sites in CIRCUITS[:2] if row.site in sites), INK)
+    if not row.large:
+        size = 27
+        drawing.text(LABELS, row.y + min(row.height, 60) / 2 + 9, row.site, size, ink, 600)
+        return
+    y = row.y + 32
+    drawing.text(LABELS, y, row.site, 40, ink, 700)
+    for line in formula(facts, row.site):
+        y += 33
+        drawing.text(LABELS, y, line, 29, "#33373d")
+    drawing.text(LABELS, y + 32, _shape(facts, row, full), 27, SOFT)
+
+
+def _shape(facts: Facts, row: Row, full: float) -> str:
+    names = facts.config.architecture.sites[row.site].axis_names
+    sizes = [len(facts.trace.token_ids), *(facts.config.dims[axis] for axis in names[1:])]
+    return f"{' × '.join(f'{n:,}' for n in sizes)}, ±{full:.2g}"
+
+
+def _caption(facts: Facts, row: Row, column: int, room: float) -> str:
+    """Numbers of one vector: its row, its mean and deviation, or its strongest neuron."""
+    pos = facts.positions[column]
+    if row.site == "wte":
+        return f"W_E[{facts.trace.token_ids[pos]}]"
+    if row.site == "wpe":
+        return f"W_P[{pos}]"
+    name = row.site if row.layer is None else f"h.{row.layer}.{row.site}"
+    if row.site in NEURONS:
+        values = facts.vectors(row.site, row.layer)[column]
+        best = np.argsort(-np.abs(values), kind="stable")[: max(1, min(3, int(room / 200)))]
+        return "strongest " * (room > 320) + ", ".join(f"n{i}: {values[i]:.2f}" for i in best)
+    derived = facts.config.architecture.derived
+    one_over = facts.trace[f"{name}.rstd"][pos].item()
+    size = 1 / one_over if one_over else float("inf")
+    if f"{row.site}.mean" in derived:
+        return f"mean {facts.trace[f'{name}.mean'][pos].item():.2f}, σ {size:.2f}"
+    return f"root mean square {size:.2f}" if room > 320 else f"rms {size:.2f}"
+
+
+def draw_heads(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
+    """Each head's vector, one below the other."""
+    vectors = facts.vectors(row.site, row.layer)
+    full = full_colour(vectors)
+    _label(drawing, facts, row, full)
+    for i in range(len(facts.positions)):
+        drawing.pixels(layout.left(i), row.y, layout.wide, row.height, head_rows(vectors[i], full, row.height))
+    return TOKENS + ROOM
+
+
+def head_rows(vectors: Array, full: float, height: float) -> Array:
+    """Colours of vectors one below the other, thin white lines between them where they are high enough."""
+    colours = strip_colours(np.nan_to_num(vectors.astype(np.float64)), full)
+    fine = 8
+    if height / len(vectors) < 7:
+        return colours
+    tall = np.repeat(colours, fine, axis=0)
+    tall[fine - 1 :: fine] = 255
+    return np.asarray(tall[:-1])
+
+
+def draw_elided(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
+    """What each layer that is not drawn whole leaves in the stream, and what it would say there."""
+    each = row.height / len(layout.elided)
+    every = max(1, round(26 / each + 0.49))
+    for k, layer in enumerate(layout.elided):
+        y = row.y + k * each
+        vectors = facts.vectors("resid_post", layer)
+        full = full_colour(vectors)
+        for i in range(len(facts.positions)):
+            drawing.pixels(
+                layout.left(i), y, layout.wide, each - 4, strip_colours(vectors[i][None].astype(np.float64), full)
+            )
+        if k % every == 0:
+            drawing.text(LABELS, y + each / 2 + 8, f"after layer {layer}", SMALLEST, SOFT)
+            said = facts.lens.get(f"h.{layer}.resid_post")
+            if said:
+                told = f"would say {said[0][0]} {100 * said[0][1]:.0f} %"
+                drawing.text(WEIGHTS - 34, y + each / 2 + 8, cut(told, 360, SMALLEST), SMALLEST, SOFT)
+    drawing.box(LABELS, row.y + row.height + 8, 0, 0, line=LINE)
+    return TOKENS + ROOM
+
+
+def draw_heading(drawing: Drawing, row: Row) -> float:
+    """What the rows below it are."""
+    words = cut(row.words, WEIGHTS + 300 - LABELS, 46, 700)
+    drawing.text(LABELS, row.y + 48, words, 46, ACCENT, 700, halo=True)
+    return TOKENS + ROOM
