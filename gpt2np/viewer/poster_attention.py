@@ -37,7 +37,18 @@ def draw_panels(drawing: Drawing, facts: Facts, row: Row) -> float:
     _plate(drawing, row)
     for head in range(heads):
         x = TOKENS + (head % across) * wide
-        _panel(drawing, facts, x, row.y + (head // across) * high, wide, high, values[head], (low, top), f"head {head}", 32)
+        _panel(
+            drawing,
+            facts,
+            x,
+            row.y + (head // across) * high,
+            wide,
+            high,
+            values[head],
+            (low, top),
+            f"head {head}",
+            32,
+        )
     _named(drawing, facts, row)
     _scale(drawing, row, shares, low, top)
     return WEIGHTS + BOXES
@@ -55,6 +66,7 @@ def draw_small_panels(drawing: Drawing, facts: Facts, row: Row) -> float:
         drawing.text(LABELS, row.y + 30 + 32 * k, site + "," * (k == 0), 27, QK, 600)
     told = "side by side for each head; rows read, columns are read"
     drawing.paragraph(LABELS, row.y + 94, told, NAMES, SMALLEST, SOFT)
+    assert row.layer is not None
     found = {site: _values(facts, site, row.layer) for site in sites}
     for k, (site, head) in enumerate(panels):
         x, y = TOKENS + (k % across) * wide, row.y + (k // across) * high
@@ -85,7 +97,7 @@ def _named(drawing: Drawing, facts: Facts, row: Row) -> None:
 
 
 def _values(facts: Facts, site: str, layer: int) -> tuple[bool, Array, float, float]:
-    """Whether they are shares, the numbers [head, query, key] (unseen keys none), and the ends of their scale.
+    """Whether they are shares, the numbers [head, query, key] (of unseen keys none), and the scale's ends.
 
     Of a text with positions that have no column, patterns have a column more: what is read there.
     """
@@ -137,7 +149,7 @@ def _panel(
     drawing.pixels(grid_x, grid_y, cell_x * keys, cell_y * queries, _colours(values, ends))
     drawing.box(grid_x, grid_y, cell_x * keys, cell_y * queries, line=LINE)
     if names_in:
-        size = min(26.0, cell_x, cell_y)
+        size = max(SMALLEST, min(26.0, cell_x, cell_y))
         for i, name in enumerate(names):
             middle = grid_y + cell_y * (i + 0.5) + size * 0.35
             drawing.text(grid_x - 6, middle, cut(name, left, size), size, SOFT, anchor="end")
@@ -149,7 +161,13 @@ def _panel(
 
 
 def _numbers(
-    drawing: Drawing, x: float, y: float, cell_x: float, cell_y: float, values: Array, ends: tuple[float, float]
+    drawing: Drawing,
+    x: float,
+    y: float,
+    cell_x: float,
+    cell_y: float,
+    values: Array,
+    ends: tuple[float, float],
 ) -> None:
     colours = _colours(values, ends).astype(float) @ [0.299, 0.587, 0.114]
     size = min(30.0, cell_x / 2.3, cell_y * 0.8)
@@ -178,12 +196,14 @@ def _bar(drawing: Drawing, y: float, low: float, top: float) -> None:
     x, wide = WEIGHTS, BOXES - 10
     drawing.pixels(x, y, wide, 28, ramp(SHARE, np.sqrt(np.linspace(0, 1, 64)))[None])
     drawing.box(x, y, wide, 28, line=LINE)
-    for at, anchor, value in zip((0, 0.5, 1), ("start", "middle", "end"), (low, (low + top) / 2, top), strict=True):
+    for at, anchor, value in zip(
+        (0, 0.5, 1), ("start", "middle", "end"), (low, (low + top) / 2, top), strict=True
+    ):
         drawing.text(x + at * wide, y + 56, f"{value:.3g}".replace("-", "−"), 26, SOFT, anchor=anchor)
 
 
 def draw_flow(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
-    """From where to where one head moves something: lines from values down to results, as thick as the share."""
+    """From where to where one head moves something: lines from values to results, as thick as the share."""
     assert row.layer is not None
     pattern = facts.read("attn.pattern", row.layer)[row.head]
     ink = HEADS[facts.busiest[row.layer].index(row.head) % len(HEADS)]
@@ -191,7 +211,9 @@ def draw_flow(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float
     drawing.text(LABELS, row.y + 34, f"head {row.head} reads", 36 if row.large else 27, ink, 700)
     if first:
         told = "from where (above) to where; numbers: what the last position reads"
-        drawing.paragraph(LABELS, row.y + 66, told if row.large else "numbers: last position", NAMES, SMALLEST, SOFT)
+        drawing.paragraph(
+            LABELS, row.y + 66, told if row.large else "numbers: last position", NAMES, SMALLEST, SOFT
+        )
     last, middle = len(pattern) - 1, layout.wide / 2
     top, bottom, thick = row.y - 4, row.y + row.height + 4, 26 if row.large else 18
     for query, key in sorted(np.ndindex(*pattern.shape), key=lambda at: at[0]):

@@ -1,4 +1,4 @@
-"""Drawing a poster: texts, boxes, lines, and vectors as strips of pixels, in one SVG that needs nothing else."""
+"""Drawing a poster: texts, boxes, lines, vectors as strips of pixels, in one SVG that needs nothing else."""
 
 import base64
 import html

@@ -9,7 +9,16 @@ from gpt2np.errors import Gpt2npError
 from gpt2np.generation.filters import keep_top_k, keep_top_p, probabilities, scale_temperature
 from gpt2np.ops import Array
 from gpt2np.tracing.lines import unembedding_table
-from gpt2np.viewer.poster_drawing import ACCENT, INK, LINE, SMALLEST, SOFT, Drawing, full_colour, strip_colours
+from gpt2np.viewer.poster_drawing import (
+    ACCENT,
+    INK,
+    LINE,
+    SMALLEST,
+    SOFT,
+    Drawing,
+    full_colour,
+    strip_colours,
+)
 from gpt2np.viewer.poster_facts import Facts, marked
 from gpt2np.viewer.poster_layout import BOXES, LABELS, LIKELIEST, NAMES, ROOM, TOKENS, WEIGHTS, Row, formula
 from gpt2np.viewer.poster_lettering import cut
@@ -37,14 +46,18 @@ def draw_logits(drawing: Drawing, facts: Facts, row: Row) -> float:
         drawing.text(LABELS, y, line, 29, "#33373d")
     drawing.text(LABELS, y + 32, f"1 × {len(values):,}, ±{full:.2g}", 27, SOFT)
     drawing.strip(TOKENS, row.y, ROOM, row.height - 34, values, rows, full)
-    where = "each cell a token, by id from the upper left, line by line" if rows > 1 else "each cell a token, by id"
+    where = (
+        "each cell a token, by id from the upper left, line by line"
+        if rows > 1
+        else "each cell a token, by id"
+    )
     told = f"of the last position, less their mean {np.nanmean(logits):.2f}: {where}"
     drawing.text(TOKENS, row.y + row.height - 6, told, 26, SOFT)
     return TOKENS + ROOM
 
 
 def draw_prediction(drawing: Drawing, facts: Facts, row: Row) -> float:
-    """The likeliest tokens with logit and probability, what decoding makes of them, and the rows they come from."""
+    """The likeliest tokens with logit and probability, what decoding makes of them, and their rows."""
     top = facts.trace.top(min(LIKELIEST, facts.config.vocab_size))
     logits = facts.trace["logits"][-1]
     ways = [(name, probabilities(change(logits))) for name, change in DECODINGS]
@@ -55,7 +68,9 @@ def draw_prediction(drawing: Drawing, facts: Facts, row: Row) -> float:
     step = (row.height - 56) / len(top)
     drawing.text(LABELS, row.y + 32, "prediction", 40, INK, 700)
     drawing.paragraph(LABELS, row.y + 64, f"the {len(top)} likeliest of {len(logits):,} tokens", NAMES, 29)
-    for x, words in zip([TOKENS + first - 20, *columns], ["logit", *(f"{name}, %" for name, _ in ways)], strict=True):
+    for x, words in zip(
+        [TOKENS + first - 20, *columns], ["logit", *(f"{name}, %" for name, _ in ways)], strict=True
+    ):
         drawing.text(x, row.y + 26, words, 27, SOFT, 600, anchor="end")
     for k, ((_, i, _), name) in enumerate(zip(top, names, strict=True)):
         y = row.y + 40 + step * k
@@ -81,7 +96,9 @@ def _rows(drawing: Drawing, facts: Facts, row: Row, x: float) -> float:
     except Gpt2npError:  # without a model
         return TOKENS + ROOM
     wide, each = WEIGHTS + BOXES - 20 - x, (row.height - 40) / (1 + len(found.array))
-    drawing.text(x, row.y + 26, "Unembedding as likeness: the final vector, and the nearest rows of W_U", 27, SOFT, 600)
+    drawing.text(
+        x, row.y + 26, "Unembedding as likeness: the final vector, and the nearest rows of W_U", 27, SOFT, 600
+    )
     vectors = [facts.trace["ln_f"][-1], *_unembedding_rows(facts, found)]
     told = ["final vector", *(marked(name) for name in found.labels["token"])]
     for k, (vector, name) in enumerate(zip(vectors, told, strict=True)):

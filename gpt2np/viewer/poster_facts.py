@@ -1,4 +1,4 @@
-"""What a poster shows of a run: which tokens have columns, how they are called, and the numbers beside them."""
+"""What a poster shows of a run: which tokens have columns, what they are called, and their numbers."""
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -28,7 +28,7 @@ READ = ("head", "query", "key")  # the axes of scores and patterns
 
 @dataclass(frozen=True)
 class Facts:
-    """A run as a poster shows it. `chosen` is the token that a generation chose last, which has no position."""
+    """A run as a poster shows it. `chosen` is the token that a generation chose last: it has no position."""
 
     trace: Trace
     positions: tuple[int, ...]
@@ -73,8 +73,9 @@ class Facts:
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """The sites of a layer in the order of the sheet: a value is not needed before it is known from where."""
+        """A layer's sites in the order of the sheet: values are not needed before it is known from where."""
         found = [s for s in self.config.architecture.sites if s.layered and s.name in self.parts]
+        found = [s for s in found if not s.derived or s.full_name(0) in self.trace]
         names = [site.name for site in found]
         if {"attn.v", "attn.pattern"} <= set(names) and names.index("attn.v") < names.index("attn.pattern"):
             found.insert(names.index("attn.pattern"), found.pop(names.index("attn.v")))
@@ -98,7 +99,7 @@ class Facts:
 
     @cached_property
     def lens(self) -> dict[str, list[tuple[str, float]]]:
-        """What the stream of the last position would say at each point of it: the likeliest tokens, and how."""
+        """What the last position's stream would say at each point: the likeliest tokens, and how likely."""
         if self.trace.model is None or not self.to_the_end:
             return {}
         try:
@@ -123,7 +124,7 @@ class Facts:
 
     @cached_property
     def busiest(self) -> list[list[int]]:
-        """The heads of each layer, first those that read most from other positions than their own and the first."""
+        """The heads of each layer, first those that read least from their own position and the first."""
         at, found = np.arange(len(self.positions)), []
         for layer in range(self.layers):
             pattern = self.read("attn.pattern", layer)

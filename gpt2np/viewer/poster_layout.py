@@ -1,4 +1,4 @@
-"""Where everything on a poster goes: rows from the text down to the prediction, as high as the sheet lets them be.
+"""Where everything on a poster goes: rows from the text to the prediction, as high as the sheet lets them be.
 
 As many layers are drawn whole as have room; the first one is large, and has the notes beside it.
 """
@@ -28,12 +28,12 @@ NEURONS = ("mlp.post", "mlp.act")
 CELL = 1.6  # width of a component, if it can be had
 LIKELIEST = 10
 FLOWS = 3  # heads whose reading is drawn as lines in the large layer
-PER_LINE = 6  # heads side by side
+PER_LINE = 6  # heads side by side; more stand in two lines
 
 
 @dataclass
 class Row:
-    """One row: what kind of picture it is, of which site and layer, how high at least, how much it may grow."""
+    """One row: its kind of picture, of which site and layer, how high at least, how much it may grow."""
 
     kind: str
     low: float
@@ -138,7 +138,7 @@ def _layer(facts: Facts, step: float, layer: int, large: bool) -> Iterator[Row]:
                 yield _small_panels(facts, site.name, layer, 2 * heads)
         elif axes[1] in ("head", "kv_head"):
             size = facts.config.dims[axes[1]]
-            low = max(72 if large else 32, size * (9.0 if large else 4.0))
+            low = max(66 if large else 30, size * (9.0 if large else 4.0))
             yield _row(facts, "heads", low, site.name, layer, large)
         else:
             yield _strip(facts, step, site.name, layer, large, facts.config.dims[axes[1]])
@@ -155,13 +155,13 @@ def folds(wide: int, room: float) -> int:
 
 
 def _strip(facts: Facts, step: float, site: str, layer: int | None, large: bool, wide: int) -> Row:
-    low = max(34.0 if not large else 56.0, 5.0 * folds(wide, step - 48))
+    low = max(30.0 if not large else 56.0, 5.0 * folds(wide, step - 48))
     return _row(facts, "strip", min(low, 110 if large else 60), site, layer, large)
 
 
 def _row(facts: Facts, kind: str, low: float, site: str, layer: int | None, large: bool) -> Row:
     if not large:
-        return Row(kind, low, 7, 0.35, site, layer, large=False)
+        return Row(kind, low, 6, 0.35, site, layer, large=False)
     told = captioned(site)
     low = max(low + 32 * told, 38 + 33 * len(formula(facts, site)) + 32, 126 if site in NORMS else 0)
     return Row(kind, low, 18, 1, site, layer)
@@ -181,20 +181,20 @@ def formula(facts: Facts, site: str) -> list[str]:
 def _panels(facts: Facts, site: str, layer: int, heads: int) -> Row:
     down, _, cell = large_panels(facts, heads)
     n = len(facts.positions)
-    least = min(cell, 70 if n > 1 else 110)
+    least = min(cell, max(28.0, min(70.0, 420 / down / n)) if n > 1 else 110)
     return Row("panels", down * (n * least + 130), 26, 1.6 * down, site, layer)
 
 
 def large_panels(facts: Facts, heads: int) -> tuple[int, int, float]:
     """Lines of panels, panels in a line, and the width of a cell."""
-    across = heads if heads <= PER_LINE else max(PER_LINE, math.ceil(heads / 2))
+    across = heads if heads <= PER_LINE else math.ceil(heads / 2)
     columns = len(facts.positions) + (len(facts.positions) < len(facts.trace.token_ids))
     return math.ceil(heads / across), across, (ROOM / across - 130) / columns
 
 
 def _small_panels(facts: Facts, site: str, layer: int, panels: int) -> Row:
     across = ROOM / min(panels, 24)
-    low = math.ceil(panels / 24) * (min(across - 60, 210) + 88 if panels <= 12 else across + 28)
+    low = math.ceil(panels / 24) * (min(across - 60, 170) + 88 if panels <= 12 else across + 28)
     return Row("small_panels", low, 10, 0.5, site, layer, large=False)
 
 

@@ -32,7 +32,7 @@ _DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(words: str) -> str:
-    """The words as a file of XML may have them: what cannot be seen, or turns what follows around, is named."""
+    """The words as XML may have them: what cannot be seen, or turns around what follows, is replaced."""
     return "".join(
         c if c.isprintable() or (unicodedata.category(c) == "Cf" and c not in _DIRECTIONS) else _named(c)
         for c in words

@@ -1,4 +1,4 @@
-"""A poster of a run on one sheet of A1: tokens' vectors whole, from their rows to the prediction, and notes."""
+"""A poster of a run on one sheet of A1: tokens' vectors, from their rows to the prediction, and notes."""
 
 import re
 from pathlib import Path
@@ -114,14 +114,17 @@ def _with_weights(drawing: Drawing, facts: Facts, row: Row, end: float) -> float
 def _head(drawing: Drawing, facts: Facts) -> float:
     """Title, the text as it was written, what is shown of it, and the scales of colours."""
     c, room = facts.config, WIDTH - 2 * MARGIN
-    drawing.text(MARGIN, MARGIN + 105, "A text on its way through a transformer, vector by vector", 128, INK, 700)
+    drawing.text(
+        MARGIN, MARGIN + 105, "A text on its way through a transformer, vector by vector", 128, INK, 700
+    )
     told = (
-        f"{facts.name}: {counted(c.n_layer, 'layer')}, {counted(c.n_head, 'head')} in each, vectors of {c.n_embd:,} "
-        f"numbers, {c.n_parameters:,} parameters. Every number here is of this run. {_shown(facts)}"
+        f"{facts.name}: {counted(c.n_layer, 'layer')}, {counted(c.n_head, 'head')} in each, vectors of "
+        f"{c.n_embd:,} numbers, {c.n_parameters:,} parameters. Every number here is of this run. "
+        f"{_shown(facts)}"
     )
     y = drawing.paragraph(MARGIN, MARGIN + 185, told, room - 1500, 44, SOFT)
     text = clean(joined(facts.trace.tokens))
-    found = lines(text, room - 1500, 58)
+    found = lines(text, room - 1580, 58, 600)
     if len(found) > TEXT_LINES:
         found = [*found[: TEXT_LINES - 1], found[TEXT_LINES - 1] + " …"]
     for k, line in enumerate(found):
@@ -138,8 +141,10 @@ def _shown(facts: Facts) -> str:
     if facts.n_prompt < n or facts.chosen is not None:
         options = ", ".join(f"{name} {value}" for name, value in facts.options.items())
         made = n - facts.n_prompt + (facts.chosen is not None)
-        shown += f" The first {facts.n_prompt} are the prompt; the model chose {counted(made, 'token')}"
-        shown += f" ({options or 'greedy'})." if facts.chosen is not None else "."
+        shown += (
+            f" The first {facts.n_prompt} are the prompt; the model chose {counted(made, 'token')} (green)"
+        )
+        shown += f", {options or 'greedy'}." if facts.chosen is not None else "."
     return shown
 
 
@@ -161,8 +166,8 @@ def _scales(drawing: Drawing, x: float, y: float) -> None:
 def _foot(drawing: Drawing, facts: Facts) -> None:
     version = facts.trace.metadata.get("gpt2np")
     told = (
-        "After Jeremy Dolan, A Vector-Level View of GPT-2 (2024), in words of our own, with the numbers of this run. "
-        f"Made by gpt2np{'' if version is None else f' {version}'}, {facts.trace.plan.dtype.name}."
+        "After Jeremy Dolan, A Vector-Level View of GPT-2 (2024), in words of our own, with the numbers of "
+        f"this run. Made by gpt2np{'' if version is None else f' {version}'}, {facts.trace.plan.dtype.name}."
     )
     drawing.text(MARGIN, HEIGHT - MARGIN + 10, told, 30, SOFT)
 

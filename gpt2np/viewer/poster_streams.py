@@ -1,13 +1,21 @@
-"""Vectors on a poster: the residual streams running down, and each position's vectors as strips beside them."""
+"""Vectors on a poster: the residual streams, and each position's vectors as strips beside them."""
 
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.viewer.poster_drawing import ACCENT, INK, LINE, SMALLEST, SOFT, Drawing, full_colour, strip_colours
+from gpt2np.viewer.poster_drawing import (
+    ACCENT,
+    INK,
+    LINE,
+    SMALLEST,
+    SOFT,
+    Drawing,
+    full_colour,
+    strip_colours,
+)
 from gpt2np.viewer.poster_facts import Facts
 from gpt2np.viewer.poster_layout import (
     LABELS,
-    NAMES,
     NEURONS,
     NORMS,
     ROOM,
@@ -22,11 +30,20 @@ from gpt2np.viewer.poster_layout import (
 )
 from gpt2np.viewer.poster_lettering import cut, width
 
+CHOSEN = "#12666f"  # of tokens that the model chose itself
 QK, OV, MLP = "#12666f", "#7a3b96", "#6a5a14"
 CIRCUITS = (  # what reads or writes what, over the rows from one site to another
-    ("QK circuit: where from", QK, ("attn.q", "attn.k", "attn.q_rot", "attn.k_rot", "attn.scores", "attn.pattern")),
+    (
+        "QK circuit: where from",
+        QK,
+        ("attn.q", "attn.k", "attn.q_rot", "attn.k_rot", "attn.scores", "attn.pattern"),
+    ),
     ("OV circuit: what", OV, ("attn.v", "attn.z", "attn.proj", "attn.heads")),
-    ("MLP: each position alone", MLP, ("ln_2", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", "mlp.out")),
+    (
+        "MLP: each position alone",
+        MLP,
+        ("ln_2", "mlp.pre", "mlp.act", "mlp.up", "mlp.post", "mlp.proj", "mlp.out"),
+    ),
 )
 
 
@@ -49,7 +66,9 @@ def _bracket(drawing: Drawing, words: str, ink: str, top: float, bottom: float) 
     drawing.line((x + 10, top), (x, top), (x, bottom), (x + 10, bottom), ink=ink, width=6)
     size = min(34.0, (bottom - top) / width(words, 1, 600))
     if size >= SMALLEST:
-        drawing.text(x - 10, bottom - (bottom - top - width(words, size, 600)) / 2, words, size, ink, 600, turn=-90)
+        drawing.text(
+            x - 10, bottom - (bottom - top - width(words, size, 600)) / 2, words, size, ink, 600, turn=-90
+        )
 
 
 def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
@@ -58,8 +77,10 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
     drawing.text(LABELS, row.y + 80, "pieces of the text, as ids", 29, SOFT)
     for i, pos in enumerate(facts.positions):
         x, room = layout.left(i) - 14, layout.step - 30
-        ink = SOFT if facts.in_parts[pos] else ACCENT
-        drawing.box(x - 8, row.y, room + 16, 62, "#fbf3ea", ink, 10)
+        chosen = pos >= facts.n_prompt
+        ink, paper = (CHOSEN, "#e3f1f0") if chosen else (ACCENT, "#fbf3ea")
+        ink = SOFT if facts.in_parts[pos] else ink
+        drawing.box(x - 8, row.y, room + 16, 62, paper, ink, 10)
         drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14, 44, 600), 44, ink, 600)
         number = f"id {facts.trace.token_ids[pos]:,}"
         told = [f"position {pos}, {number}", f"pos. {pos}, {number}"]
@@ -67,8 +88,10 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
         for k, words in enumerate(told[:1] if width(told[0], 26) > room / 2 and len(told) < 2 else told[:2]):
             if k == 0 or words == number:
                 drawing.text(x, row.y + 94 + 30 * k, words, 26, SOFT)
-        if pos >= facts.n_prompt and room > 330:
-            drawing.text(x + room, row.y + 94, "chosen by the model", 25, ACCENT, anchor="end")
+        if i and pos != facts.positions[i - 1] + 1:
+            drawing.text(x - 22, row.y + 40, "…", 40, SOFT, 700, anchor="middle")
+        if chosen and room > 260 + 100 * (pos > 99):
+            drawing.text(x + room, row.y + 94, "chosen", 26, CHOSEN, 600, anchor="end")
     return TOKENS + ROOM
 
 
@@ -145,12 +168,17 @@ def _caption(facts: Facts, row: Row, column: int, room: float) -> str:
         values = facts.vectors(row.site, row.layer)[column]
         best = np.argsort(-np.abs(values), kind="stable")[: max(1, min(3, int(room / 200)))]
         return "strongest " * (room > 320) + ", ".join(f"n{i}: {values[i]:.2f}" for i in best)
-    derived = facts.config.architecture.derived
-    one_over = facts.trace[f"{name}.rstd"][pos].item()
-    size = 1 / one_over if one_over else float("inf")
-    if f"{row.site}.mean" in derived:
-        return f"mean {facts.trace[f'{name}.mean'][pos].item():.2f}, σ {size:.2f}"
-    return f"root mean square {size:.2f}" if room > 320 else f"rms {size:.2f}"
+    derived, told = facts.config.architecture.derived, []
+    for kind, words in (
+        ("mean", "mean"),
+        ("rstd", "σ"),
+        ("rms", "root mean square" if room > 320 else "rms"),
+    ):
+        if f"{row.site}.{kind}" in derived:
+            value = facts.trace[f"{name}.{kind}"][pos].item()
+            value = 1 / value if kind == "rstd" and value else value
+            told.append(f"{words} {value:.2f}".replace("-", "−"))
+    return ", ".join(told)
 
 
 def draw_heads(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
@@ -159,7 +187,9 @@ def draw_heads(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> floa
     full = full_colour(vectors)
     _label(drawing, facts, row, full)
     for i in range(len(facts.positions)):
-        drawing.pixels(layout.left(i), row.y, layout.wide, row.height, head_rows(vectors[i], full, row.height))
+        drawing.pixels(
+            layout.left(i), row.y, layout.wide, row.height, head_rows(vectors[i], full, row.height)
+        )
     return TOKENS + ROOM
 
 
@@ -184,7 +214,11 @@ def draw_elided(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
         full = full_colour(vectors)
         for i in range(len(facts.positions)):
             drawing.pixels(
-                layout.left(i), y, layout.wide, each - 4, strip_colours(vectors[i][None].astype(np.float64), full)
+                layout.left(i),
+                y,
+                layout.wide,
+                each - 4,
+                strip_colours(vectors[i][None].astype(np.float64), full),
             )
         if k % every == 0:
             drawing.text(LABELS, y + each / 2 + 8, f"after layer {layer}", SMALLEST, SOFT)

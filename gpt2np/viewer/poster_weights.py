@@ -1,11 +1,21 @@
-"""Weights on a poster: matrices as boxes of their blocks with sizes, norms' scales, and the activation's curve."""
+"""Weights on a poster: matrices as boxes with sizes, norms' scales, and the activation's curve."""
 
 import numpy as np
 
 from gpt2np.analysis.matrices import Matrix, block_statistics
 from gpt2np.ops import ACTIVATIONS, Array
 from gpt2np.viewer.circuit_facts import parameter_facts
-from gpt2np.viewer.poster_drawing import ACCENT, DIVERGING, INK, LINE, SMALLEST, SOFT, Drawing, full_colour, ramp
+from gpt2np.viewer.poster_drawing import (
+    ACCENT,
+    DIVERGING,
+    INK,
+    LINE,
+    SMALLEST,
+    SOFT,
+    Drawing,
+    full_colour,
+    ramp,
+)
 from gpt2np.viewer.poster_facts import Facts
 from gpt2np.viewer.poster_layout import BOXES, NORMS, ROOM, TOKENS, WEIGHTS, Row
 from gpt2np.viewer.poster_lettering import width
@@ -16,14 +26,16 @@ SHARES = ("#b3470b", "#e0923f", "#12666f", "#63b1b5", "#8a8f98", "#c9c6bd")
 
 
 def draw_weights(drawing: Drawing, facts: Facts, row: Row) -> float | None:
-    """What stands right of a row: its matrices, its norm's scale and shift, or its curve; returns their end."""
+    """Draw a row's matrices, its norm's scale and shift, or its curve, right of it; returns their end."""
     if row.site in NORMS:
         return _norm(drawing, facts, row)
     found = facts.matrices.get((row.site, row.layer), [])
     if row.site == "logits" and not found:
         found = [each._replace(name="W_U = W_E") for each in facts.matrices.get(("wte", None), [])]
     for k, each in enumerate(found):
-        _matrix(drawing, facts, each, row.y + k * (row.height / len(found)), row.height / len(found), row.site)
+        _matrix(
+            drawing, facts, each, row.y + k * (row.height / len(found)), row.height / len(found), row.site
+        )
     if found:
         return WEIGHTS + BOXES - 8
     if row.site in ("mlp.post", "mlp.act") and (row.site == "mlp.act") == ("mlp.act" in facts.parts):
@@ -40,9 +52,7 @@ def _matrix(drawing: Drawing, facts: Facts, each: Matrix, y: float, room: float,
     blocks = block_statistics(each.weight, BLOCKS, BLOCKS).array[0]
     full = full_colour(blocks)
     drawing.line((TOKENS + ROOM + 4, y + high / 2), (WEIGHTS, y + high / 2), ink=LINE, width=6)
-    drawing.pixels(
-        WEIGHTS, y, wide, high, ramp(DIVERGING, 0.5 + 0.5 * np.clip(blocks / full, -1, 1))
-    )
+    drawing.pixels(WEIGHTS, y, wide, high, ramp(DIVERGING, 0.5 + 0.5 * np.clip(blocks / full, -1, 1)))
     drawing.box(WEIGHTS, y, wide, high, line=INK)
     x = WEIGHTS + wide + 12
     drawing.text(x, y + 28, each.name, 30, INK, 700)
@@ -104,7 +114,7 @@ def _curve(drawing: Drawing, facts: Facts, row: Row) -> float:
 
 
 def parameter_bars(drawing: Drawing, facts: Facts, x: float, y: float, wide: float) -> float:
-    """Where the parameters are, of this model and of the released sizes: a bar each; returns where they end."""
+    """Where the parameters are, of this model and the released sizes, as bars; returns where they end."""
     found = parameter_facts(facts.config)
     names = list(dict.fromkeys(name for each in found for name in each["shares"]))
     left, room = x + 250, wide - 250 - 140

@@ -1,0 +1,162 @@
+"""The texts beside a poster's picture: all commentary, and what this run's layers and numbers say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2np.viewer.commentary import DOLAN, notes
+from gpt2np.viewer.poster_drawing import Drawing
+from gpt2np.viewer.poster_facts import Facts
+from gpt2np.viewer.poster_layout import HEIGHT, Layout, Row
+from gpt2np.viewer.poster_weights import parameter_bars
+
+PLACE = {"Tokenizer": "tokens", "Decoding": "decoding"}  # where notes without sites lead to, by kind of row
+
+
+Picture = Callable[[Drawing, float, float, float], float]  # draws at x, y, so wide; returns where it ends
+
+
+@dataclass(frozen=True)
+class Item:
+    """One text beside the picture: what it is about, and how far down it wants to be."""
+
+    title: str
+    texts: tuple[str, ...]
+    row: Row | None
+    at: float
+    source: str = ""
+    address: str = ""
+    side: int | None = None
+    picture: Picture | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the drawing."""
+        return "note-" + "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+def items_of(facts: Facts, layout: Layout, top: float, bottom: float) -> list[Item]:
+    """Every text beside a picture between `top` and `bottom`."""
+    return [
+        *_commentary(facts, layout),
+        *_of_layers(facts, layout),
+        *_of_run(facts, layout),
+        *_always(facts, top, bottom),
+    ]
+
+
+def _commentary(facts: Facts, layout: Layout) -> list[Item]:
+    """The notes on the model's parts, each at the first row that it is about."""
+    found, row = [], None
+    for note in notes(facts.config):
+        kind = PLACE.get(note.title)
+        rows = [row for row in layout.rows if row.kind == kind] if kind else []
+        rows += [each for site in note.sites if (each := layout.find(site))]
+        row = (
+            rows[0] if rows else row
+        )  # what needs weights has none without a model: beside the one before it
+        at = HEIGHT if row is None else row.y
+        found.append(Item(note.title, (note.text,), row, at, note.source, note.address))
+    return found
+
+
+def _of_layers(facts: Facts, layout: Layout) -> list[Item]:
+    """Beside each further whole layer what it does: what the last position reads, and what it would say."""
+    found = []
+    for row in layout.rows:
+        if row.kind == "heading" and row.layer:
+            name = facts.tokens[-1]
+            found += [
+                Item(f"Layer {row.layer}: what it adds", _added(facts, row.layer), row, row.y, side=0),
+                Item(
+                    f"Layer {row.layer}: what the last position, {name}, reads",
+                    _read(facts, row.layer),
+                    row,
+                    row.y,
+                    side=1,
+                ),
+            ]
+    return found
+
+
+def _read(facts: Facts, layer: int) -> tuple[str, ...]:
+    """Of each head the two positions that it reads most."""
+    pattern, told = facts.trace[f"h.{layer}.attn.pattern"][:, -1], []
+    shown = range(len(pattern)) if len(pattern) <= 16 else sorted(facts.busiest[layer][:16])
+    for head in shown:
+        best = np.argsort(-pattern[head], kind="stable")[:3]
+        read = [
+            f"{facts.tokens[key]} ({key}) {pattern[head, key]:.2f}"
+            for key in best
+            if pattern[head, key] >= 0.01
+        ]
+        told.append(f"head {head}: {', '.join(read)}")
+    return tuple(told)
+
+
+def _added(facts: Facts, layer: int) -> tuple[str, ...]:
+    """How long what attention and MLP add is beside the stream, and what the stream would say then."""
+    stream = facts.vectors("resid_mid", layer)[-1]
+    told = []
+    for part, site, after in (("Attention", "attn.out", "resid_mid"), ("The MLP", "mlp.out", "resid_post")):
+        added, stream = (facts.vectors(name, layer)[-1].astype(np.float64) for name in (site, after))
+        length, of = np.linalg.norm(added), np.linalg.norm(stream)
+        words = (
+            f"{part} adds a vector of length {length:.2f} to the last position; its stream then has {of:.2f}."
+        )
+        said = facts.lens.get(f"h.{layer}.{after}")
+        if said:
+            words += (
+                " Read out there, it would say " + ", ".join(f"{t} {100 * p:.0f} %" for t, p in said) + "."
+            )
+        told.append(words)
+    return tuple(told)
+
+
+def _of_run(facts: Facts, layout: Layout) -> list[Item]:
+    """Why only one position goes on, and what has no room."""
+    found = []
+    if (final := layout.find("ln_f")) is not None:
+        text = (
+            "Of all positions only the last is unembedded here: the others’ predictions are not needed to "
+            "continue the text, and what has been computed for them never changes."
+        )
+        found.append(Item("Only the last position", (text,), final, final.y, *DOLAN))
+    for row in layout.rows:
+        if row.kind == "elided":
+            text = (
+                f"{len(layout.elided)} of {facts.layers} layers have no room on this sheet. Each has the "
+                "parts that layer 0 has, in the same order, and weights of its own."
+            )
+            found.append(Item("What is left out", (text,), row, row.y, *DOLAN))
+    return found
+
+
+def _always(facts: Facts, top: float, bottom: float) -> list[Item]:
+    """How to read the sheet, the words that are used, and where the parameters are."""
+    c = facts.config
+    reading = (
+        "Every strip is one vector, every cell of it one number: blue below 0, orange above. All strips of "
+        "a row have one scale, given as ± beside it: what has full colour. Nothing is left out of a vector; "
+        "a long one is folded into lines.",
+        "Each token has a column. Its residual stream runs straight down; blocks read it, and add (+) to "
+        "it. Everything happens to each position by itself, but for attention. Heads are not put side by "
+        "side and multiplied at once, as programs do: each has its own output.",
+    )
+    words = (
+        "token: one of the pieces that a text is cut into; inside the model there are vectors only.",
+        "position: the place of a token in the text, from 0, and its vector in the stream.",
+        f"n_embd (d_model): {c.n_embd:,}, the width of the stream. d_head: {c.d_head:,}, of a head’s query, "
+        f"key and value. d_mlp: {c.d_mlp:,}, the neurons of an MLP.",
+        "layer: one attention and one MLP, each added to the stream once; counted from 0.",
+    )
+
+    def bars(drawing: Drawing, x: float, y: float, wide: float) -> float:
+        return parameter_bars(drawing, facts, x, y, wide)
+
+    return [
+        Item("How to read this sheet", reading, None, top, *DOLAN, side=0),
+        Item("Words", words, None, bottom, *DOLAN, side=0),
+        Item("Where the parameters are", (), None, bottom, side=1, picture=bars),
+    ]
