@@ -115,8 +115,10 @@ def _added(facts: Facts, layer: int) -> tuple[str, ...]:
 
 
 def _of_run(facts: Facts, layout: Layout) -> list[Item]:
-    """Why only one position goes on, and what has no room."""
+    """What goes into the stream, why only one position goes on, and what has no room."""
     found = []
+    if (begins := layout.find("embed")) is not None and "embed" in facts.parts:
+        found.append(Item("Input embeddings", (facts.parts["embed"].text,), begins, begins.y, *DOLAN))
     if (final := layout.find("ln_f")) is not None:
         text = (
             "Of all positions only the last is unembedded here: the others’ predictions are not needed to "

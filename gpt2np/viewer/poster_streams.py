@@ -50,11 +50,11 @@ CIRCUITS = (  # what reads or writes what, over the rows from one site to anothe
 def draw_streams(drawing: Drawing, layout: Layout) -> None:
     """A line down for each position, behind everything else, and what the rows beside it belong to."""
     rows = [row for row in layout.rows if row.kind in ("strip", "heads")]
-    first, last = next(row for row in rows if row.site == "embed"), rows[-1]
+    first, last = rows[0], rows[-1]
     with drawing.group("streams"):
         for i in range(round(ROOM / layout.step)):
             x = layout.left(i) - 14
-            drawing.line((x, first.y), (x, last.y + strip_height(last) / 2))
+            drawing.line((x, first.y + strip_height(first) / 2), (x, last.y + strip_height(last) / 2))
     for words, ink, sites in CIRCUITS:
         held = [row for row in layout.rows if row.large and row.layer is not None and row.site in sites]
         if held:
@@ -125,10 +125,10 @@ def draw_strips(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
 
 
 def _tap(drawing: Drawing, row: Row, stream: float, strip: float, y: float) -> None:
-    """What reads the stream has an arrow from it, what writes is added to it."""
-    if row.site in NORMS:
+    """What reads the stream has a line from it, what writes is added to it."""
+    if row.site in (*NORMS, "wte"):
         drawing.line((stream, y), (strip, y), width=6)
-    elif row.site in ("attn.out", "mlp.out"):
+    elif row.site in ("wpe", "attn.out", "mlp.out"):
         size = 13 if row.large else 10
         drawing.line((stream, y), (strip, y), width=6)
         drawing.dot(stream, y, size, "#fff", ACCENT)

@@ -158,7 +158,7 @@ def test_as_many_layers_as_have_room_are_whole(tiny):
         for layer in range(4):
             for site in ("ln_1", "attn.out", "resid_mid", "mlp.pre", "mlp.post", "mlp.out", "resid_post"):
                 assert group(svg, f"h.{layer}.{site}") is not None
-        assert "left out" not in words_of(svg)
+        assert "What is left out" not in words_of(svg)
     svg = poster_svg(of_layers(12, 12))
     found = re.search(r"Layers (\d+) to (\d+) are left out: built as layer 0", words_of(svg))
     first, last = map(int, found.groups())
