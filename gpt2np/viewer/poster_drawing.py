@@ -76,6 +76,8 @@ class Drawing:
         halo: bool = False,
     ) -> None:
         """A line of text; whatever it says stays text. A halo sets it off from what is behind it."""
+        if not words:
+            return
         more = f' font-weight="{weight}"' if weight != 400 else ""
         more += f' text-anchor="{anchor}"' if anchor != "start" else ""
         more += f' transform="rotate({turn} {x:.0f} {y:.0f})"' if turn else ""

@@ -1,5 +1,6 @@
 """What a poster shows of a run: which tokens have columns, what they are called, and their numbers."""
 
+import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from gpt2np.viewer.page_facts import model_facts
 
 MOST = 12  # tokens with columns of their own
 MADE = {"W_Q": "attn.q", "W_K": "attn.k", "W_V": "attn.v"}  # what a matrix makes, where several make one site
+_SPACE = re.compile(r" (?!\d+/\d+)")  # not the one between a character and which part of it a token is
 READ = ("head", "query", "key")  # the axes of scores and patterns
 
 
@@ -151,5 +153,5 @@ def facts_of(run: Trace | Generated, trace: Trace) -> Facts:
 
 
 def marked(token: str) -> str:
-    """A token whose spaces can be seen."""
-    return token.replace(" ", "·") or "∅"
+    """A token, as `readable` has it, whose own spaces can be seen."""
+    return _SPACE.sub("·", token) or "∅"

@@ -11,6 +11,7 @@ from gpt2np.viewer.poster_facts import Facts
 from gpt2np.viewer.poster_layout import HEIGHT, Layout, Row
 from gpt2np.viewer.poster_weights import parameter_bars
 
+LISTED = 16  # heads of whose reading there is a line
 PLACE = {"Tokenizer": "tokens", "Decoding": "decoding"}  # where notes without sites lead to, by kind of row
 
 
@@ -47,15 +48,19 @@ def items_of(facts: Facts, layout: Layout, top: float, bottom: float) -> list[It
 
 
 def _commentary(facts: Facts, layout: Layout) -> list[Item]:
-    """The notes on the model's parts, each at the first row that it is about."""
-    found, row = [], None
+    """The notes on the model's parts, each at the first row that it is about.
+
+    What has no row, because it needs weights and there are none, stands beside the one before it; what a run
+    did not come to is left out.
+    """
+    found: list[Item] = []
     for note in notes(facts.config):
         kind = PLACE.get(note.title)
         rows = [row for row in layout.rows if row.kind == kind] if kind else []
-        rows += [each for site in note.sites if (each := layout.find(site))]
-        row = (
-            rows[0] if rows else row
-        )  # what needs weights has none without a model: beside the one before it
+        rows += [row for site in note.sites if (row := layout.find(site))]
+        if not rows and not facts.to_the_end and (kind or "logits" in note.sites):
+            continue
+        row = rows[0] if rows else next((each.row for each in reversed(found)), None)
         at = HEIGHT if row is None else row.y
         found.append(Item(note.title, (note.text,), row, at, note.source, note.address))
     return found
@@ -66,51 +71,35 @@ def _of_layers(facts: Facts, layout: Layout) -> list[Item]:
     found = []
     for row in layout.rows:
         if row.kind == "heading" and row.layer:
-            name = facts.tokens[-1]
-            found += [
-                Item(f"Layer {row.layer}: what it adds", _added(facts, row.layer), row, row.y, side=0),
-                Item(
-                    f"Layer {row.layer}: what the last position, {name}, reads",
-                    _read(facts, row.layer),
-                    row,
-                    row.y,
-                    side=1,
-                ),
-            ]
+            what = f"Layer {row.layer}: what it adds"
+            found.append(Item(what, _added(facts, row.layer), row, row.y, side=0))
+            what = f"Layer {row.layer}: what the last position, {facts.tokens[-1]}, reads"
+            found.append(Item(what, _read(facts, row.layer), row, row.y, side=1))
     return found
 
 
 def _read(facts: Facts, layer: int) -> tuple[str, ...]:
-    """Of each head the two positions that it reads most."""
+    """Of each head the three positions that it reads most; of many heads those that look about."""
     pattern, told = facts.trace[f"h.{layer}.attn.pattern"][:, -1], []
-    shown = range(len(pattern)) if len(pattern) <= 16 else sorted(facts.busiest[layer][:16])
-    for head in shown:
-        best = np.argsort(-pattern[head], kind="stable")[:3]
-        read = [
-            f"{facts.tokens[key]} ({key}) {pattern[head, key]:.2f}"
-            for key in best
-            if pattern[head, key] >= 0.01
-        ]
-        told.append(f"head {head}: {', '.join(read)}")
+    for head in sorted(facts.busiest[layer][:LISTED]):
+        shares = pattern[head]
+        best = [key for key in np.argsort(-shares, kind="stable")[:3].tolist() if shares[key] >= 0.01]
+        told.append(f"head {head}: " + ", ".join(f"{facts.tokens[k]} ({k}) {shares[k]:.2f}" for k in best))
     return tuple(told)
 
 
 def _added(facts: Facts, layer: int) -> tuple[str, ...]:
     """How long what attention and MLP add is beside the stream, and what the stream would say then."""
-    stream = facts.vectors("resid_mid", layer)[-1]
     told = []
     for part, site, after in (("Attention", "attn.out", "resid_mid"), ("The MLP", "mlp.out", "resid_post")):
-        added, stream = (facts.vectors(name, layer)[-1].astype(np.float64) for name in (site, after))
-        length, of = np.linalg.norm(added), np.linalg.norm(stream)
-        words = (
+        vectors = (facts.vectors(name, layer)[-1].astype(np.float64) for name in (site, after))
+        length, of = map(np.linalg.norm, vectors)
+        told.append(
             f"{part} adds a vector of length {length:.2f} to the last position; its stream then has {of:.2f}."
         )
-        said = facts.lens.get(f"h.{layer}.{after}")
-        if said:
-            words += (
-                " Read out there, it would say " + ", ".join(f"{t} {100 * p:.0f} %" for t, p in said) + "."
-            )
-        told.append(words)
+        if said := facts.lens.get(f"h.{layer}.{after}"):
+            likeliest = ", ".join(f"“{token}” {100 * p:.0f} %" for token, p in said)
+            told[-1] += f" Read out there, it would say {likeliest}."
     return tuple(told)
 
 

@@ -224,7 +224,7 @@ def draw_elided(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
             drawing.text(LABELS, y + each / 2 + 8, f"after layer {layer}", SMALLEST, SOFT)
             said = facts.lens.get(f"h.{layer}.resid_post")
             if said:
-                told = f"would say {said[0][0]} {100 * said[0][1]:.0f} %"
+                told = f"would say “{said[0][0]}” {100 * said[0][1]:.0f} %"
                 drawing.text(WEIGHTS - 34, y + each / 2 + 8, cut(told, 360, SMALLEST), SMALLEST, SOFT)
     drawing.box(LABELS, row.y + row.height + 8, 0, 0, line=LINE)
     return TOKENS + ROOM

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from support.random_model import random_model
-from support.viewer_browser import browser
 
 import gpt2np
 from gpt2np.analysis.layer_norms import norm_parameters
@@ -43,6 +42,7 @@ SCRIPTS = "日本語 🙂 Elizabeth مرحبا e\u0301 👩\u200d👩\u200d👧 
 HOSTILE = '</text><script>x</script> & <b> "\u202e\x07\n'
 STATIC = Path(page.__file__).parent / "static"
 SVG = "{http://www.w3.org/2000/svg}"
+LATE = ("Unembedding", "Tied weights", "Decoding")  # what a stopped run did not come to
 POINT = 25.4 / 72 * 10  # in tenths of a millimetre
 
 
@@ -110,7 +110,7 @@ def test_every_note_and_its_source_are_on_it(sheet):
     svg, trace = sheet
     everything = said(svg)
     for note in notes(trace.config):
-        if "logits" in note.sites and trace.plan.stop_at_layer is not None:
+        if trace.plan.stop_at_layer is not None and note.title in LATE:
             continue
         for words in (note.title, note.text, f"{note.source}: {note.address}"):
             assert re.sub(r"\s", "", words) in everything, note.title
@@ -123,6 +123,8 @@ def test_lines_join_each_note_with_its_thing(sheet):
     rows = {row.name: row for row in layout_of(facts, 0).rows}
     groups = {part.get("id"): part for part in tree(svg).iter(f"{SVG}g")}
     for note in notes(trace.config):
+        if trace.plan.stop_at_layer is not None and note.title in LATE:
+            continue
         part = groups["note-" + "".join(c if c.isalnum() else "-" for c in note.title.lower())]
         sites = [site for site in note.sites if f"h.0.{site}" in rows or site in rows]
         line, dot = part.find(f"{SVG}polyline"), part.find(f"{SVG}circle")
@@ -278,7 +280,7 @@ def test_the_prediction(tiny):
     site = lens.top_ids.labels["site"].index("h.2.resid_mid")
     i, p = lens.top_ids.array[site, 0, 0], lens.top_probabilities.array[site, 0, 0]
     told = words_of(group(svg, "note-layer-2--what-it-adds"))
-    assert f"it would say {trace.token(i).replace(' ', '·')} {100 * p:.0f} %" in told
+    assert f"it would say “{trace.token(i).replace(' ', '·')}” {100 * p:.0f} %" in told
     length = np.linalg.norm(trace["h.2.attn.out"][-1].astype(np.float64))
     assert f"a vector of length {length:.2f}" in told
     parts = list(group(svg, "decoding").iter(f"{SVG}rect"))[:-1]
@@ -435,19 +437,18 @@ def test_no_text_lies_upon_another_or_outside_or_is_too_small(sheet, chromium, t
         assert bottom < HEIGHT - 50, words
         assert size >= 6.5 * POINT, words
     assert SMALLEST >= 6.5 * POINT
-    assert np.median([size for *_, size in boxes]) >= 24
+    assert np.mean([size > 6.8 * POINT for *_, size in boxes]) > 0.6
 
 
 @pytest.mark.needs("playwright", "chromium", "pdftotext")
 @pytest.mark.parametrize("text", [TEXT, LONG])
-def test_it_prints_on_exactly_one_page_of_a1_with_every_note(tiny, tmp_path, text):
+def test_it_prints_on_exactly_one_page_of_a1_with_every_note(tiny, chromium, tmp_path, text):
     poster(tiny.trace(text), tmp_path / "p.html")
-    with browser() as chromium:
-        shown = chromium.new_page()
-        messages = []
-        shown.on("console", lambda message: messages.append(message.text))
-        shown.goto((tmp_path / "p.html").as_uri())
-        shown.pdf(path=tmp_path / "p.pdf", prefer_css_page_size=True, print_background=True)
+    shown, messages = chromium.new_page(), []
+    shown.on("console", lambda message: messages.append(message.text))
+    shown.goto((tmp_path / "p.html").as_uri())
+    shown.pdf(path=tmp_path / "p.pdf", prefer_css_page_size=True, print_background=True)
+    shown.close()
     assert messages == []
     told = subprocess.run(["pdfinfo", tmp_path / "p.pdf"], capture_output=True, text=True, check=True).stdout
     assert re.search(r"Pages:\s+1\n", told)
