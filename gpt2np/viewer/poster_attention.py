@@ -140,7 +140,7 @@ def _panel(
     columns = names + ["other"] * (keys - queries)
     drawing.text(x + 10, y + size, title, size, INK, 600)
     above, most = size + 6, 92.0 if size > SMALLEST else 60.0
-    names_in = (high - above - most) / queries >= SMALLEST and (wide - 30 - most) / keys >= SMALLEST
+    names_in = (high - above - most) / queries >= SMALLEST and (wide - 20 - most) / keys >= SMALLEST
     left = top = name_room(facts, 26, most) if names_in else 0.0
     if keys > queries and names_in:
         top = max(top, 74.0)

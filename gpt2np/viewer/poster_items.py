@@ -84,7 +84,9 @@ def _read(facts: Facts, layer: int) -> tuple[str, ...]:
     for head in sorted(facts.busiest[layer][:LISTED]):
         shares = pattern[head]
         best = [key for key in np.argsort(-shares, kind="stable")[:3].tolist() if shares[key] >= 0.01]
-        told.append(f"head {head}: " + ", ".join(f"{facts.tokens[k]} ({k}) {shares[k]:.2f}" for k in best))
+        told.append(
+            f"head {head}: " + ", ".join(f"{facts.tokens[k][:12]} ({k}) {shares[k]:.2f}" for k in best)
+        )
     return tuple(told)
 
 

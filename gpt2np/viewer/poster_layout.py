@@ -25,6 +25,7 @@ FOOT = 60  # for the line at the foot
 STREAMS = ("embed", "resid_pre", "resid_mid", "resid_post")
 NORMS = ("ln_1", "ln_2", "ln_f")
 NEURONS = ("mlp.post", "mlp.act")
+CAPTION = 30  # height of a line of numbers below a strip
 CELL = 1.6  # width of a component, if it can be had
 LIKELIEST = 10
 FLOWS = 3  # heads whose reading is drawn as lines in the large layer
@@ -44,6 +45,7 @@ class Row:
     large: bool = True
     words: str = ""
     head: int = 0
+    captions: int = 0  # lines of numbers below each strip
     y: float = 0
     height: float = 0
 
@@ -156,20 +158,23 @@ def folds(wide: int, room: float) -> int:
 
 def _strip(facts: Facts, step: float, site: str, layer: int | None, large: bool, wide: int) -> Row:
     low = max(30.0 if not large else 56.0, 5.0 * folds(wide, step - 48))
-    return _row(facts, "strip", min(low, 110 if large else 60), site, layer, large)
+    return _row(facts, "strip", min(low, 110 if large else 60), site, layer, large, captions(site, step))
 
 
-def _row(facts: Facts, kind: str, low: float, site: str, layer: int | None, large: bool) -> Row:
+def _row(
+    facts: Facts, kind: str, low: float, site: str, layer: int | None, large: bool, below: int = 0
+) -> Row:
     if not large:
         return Row(kind, low, 6, 0.35, site, layer, large=False)
-    told = captioned(site)
-    low = max(low + 32 * told, 38 + 33 * len(formula(facts, site)) + 32, 126 if site in NORMS else 0)
-    return Row(kind, low, 18, 1, site, layer)
+    low = max(low + CAPTION * below, 38 + 33 * len(formula(facts, site)) + 32, 126 if site in NORMS else 0)
+    return Row(kind, low, 18, 1, site, layer, captions=below)
 
 
-def captioned(site: str) -> bool:
-    """Whether there is a line of numbers below each strip of a site."""
-    return site in ("wte", "wpe", *NORMS, *NEURONS)
+def captions(site: str, step: float) -> int:
+    """How many lines of numbers there are below each strip of a site."""
+    if site in NORMS:
+        return 1 if step > 260 else 2
+    return int(site in ("wte", "wpe", *NEURONS))
 
 
 def formula(facts: Facts, site: str) -> list[str]:
@@ -182,14 +187,14 @@ def _panels(facts: Facts, site: str, layer: int, heads: int) -> Row:
     down, _, cell = large_panels(facts, heads)
     n = len(facts.positions)
     least = min(cell, max(28.0, min(70.0, 420 / down / n)) if n > 1 else 110)
-    return Row("panels", down * (n * least + 130), 26, 1.6 * down, site, layer)
+    return Row("panels", down * (n * least + 130), 26, 1.6, site, layer)
 
 
 def large_panels(facts: Facts, heads: int) -> tuple[int, int, float]:
     """Lines of panels, panels in a line, and the width of a cell."""
     across = heads if heads <= PER_LINE else math.ceil(heads / 2)
     columns = len(facts.positions) + (len(facts.positions) < len(facts.trace.token_ids))
-    return math.ceil(heads / across), across, (ROOM / across - 130) / columns
+    return math.ceil(heads / across), across, (ROOM / across - 112) / columns
 
 
 def _small_panels(facts: Facts, site: str, layer: int, panels: int) -> Row:

@@ -15,6 +15,7 @@ from gpt2np.viewer.poster_drawing import (
 )
 from gpt2np.viewer.poster_facts import Facts
 from gpt2np.viewer.poster_layout import (
+    CAPTION,
     LABELS,
     NEURONS,
     NORMS,
@@ -24,7 +25,6 @@ from gpt2np.viewer.poster_layout import (
     WEIGHTS,
     Layout,
     Row,
-    captioned,
     folds,
     formula,
 )
@@ -97,7 +97,7 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
 
 def strip_height(row: Row) -> float:
     """How high a row's strips are: what its captions leave."""
-    return row.height - 32 * (row.large and captioned(row.site))
+    return row.height - CAPTION * row.captions
 
 
 def draw_strips(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
@@ -118,9 +118,10 @@ def draw_strips(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
                 f'<rect x="{x:.1f}" y="{row.y:.1f}" width="{layout.wide:.1f}" height="{height:.1f}" '
                 'fill="#fff" opacity="0.6"/>'
             )
-        if row.large and captioned(row.site):
-            words = cut(_caption(facts, row, i, layout.wide), layout.wide + 20, SMALLEST)
-            drawing.text(x, row.y + height + 26, words, SMALLEST, SOFT)
+        told = _caption(facts, row, i, layout.wide) if row.captions else []
+        for k, words in enumerate(told if row.captions > 1 else [", ".join(told)]):
+            line = cut(words, layout.wide + 20, SMALLEST)
+            drawing.text(x, row.y + height + 26 + 28 * k, line, SMALLEST, SOFT)
     return TOKENS + ROOM
 
 
@@ -156,19 +157,20 @@ def _shape(facts: Facts, row: Row, full: float) -> str:
     return f"{' × '.join(f'{n:,}' for n in sizes)}, ±{full:.2g}"
 
 
-def _caption(facts: Facts, row: Row, column: int, room: float) -> str:
+def _caption(facts: Facts, row: Row, column: int, room: float) -> list[str]:
     """Numbers of one vector: its row, its mean and deviation, or its strongest neuron."""
     pos = facts.positions[column]
     if row.site == "wte":
-        return f"W_E[{facts.trace.token_ids[pos]}]"
+        return [f"W_E[{facts.trace.token_ids[pos]}]"]
     if row.site == "wpe":
-        return f"W_P[{pos}]"
+        return [f"W_P[{pos}]"]
     name = row.site if row.layer is None else f"h.{row.layer}.{row.site}"
     if row.site in NEURONS:
         values = facts.vectors(row.site, row.layer)[column]
         best = np.argsort(-np.abs(values), kind="stable")[: max(1, min(3, int(room / 200)))]
-        return "strongest " * (room > 320) + ", ".join(f"n{i}: {values[i]:.2f}" for i in best)
-    derived, told = facts.config.architecture.derived, []
+        told = [f"n{i}: {values[i]:.2f}" for i in best]
+        return [f"strongest {told[0]}", *told[1:]] if room > 320 else told
+    derived, told = facts.config.architecture.derived, list[str]()
     for kind, words in (
         ("mean", "mean"),
         ("rstd", "σ"),
@@ -178,7 +180,7 @@ def _caption(facts: Facts, row: Row, column: int, room: float) -> str:
             value = facts.trace[f"{name}.{kind}"][pos].item()
             value = 1 / value if kind == "rstd" and value else value
             told.append(f"{words} {value:.2f}".replace("-", "−"))
-    return ", ".join(told)
+    return told
 
 
 def draw_heads(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
