@@ -64,7 +64,7 @@ def draw_small_panels(drawing: Drawing, facts: Facts, row: Row) -> float:
     _plate(drawing, row)
     for k, site in enumerate(sites):
         drawing.text(LABELS, row.y + 30 + 32 * k, site + "," * (k == 0), 27, QK, 600)
-    told = "side by side for each head; rows read, columns are read"
+    told = "side by side for each head; rows read, columns are read, in the order of the tokens"
     drawing.paragraph(LABELS, row.y + 94, told, NAMES, SMALLEST, SOFT)
     assert row.layer is not None
     found = {site: _values(facts, site, row.layer) for site in sites}
@@ -199,7 +199,8 @@ def _bar(drawing: Drawing, y: float, low: float, top: float) -> None:
     for at, anchor, value in zip(
         (0, 0.5, 1), ("start", "middle", "end"), (low, (low + top) / 2, top), strict=True
     ):
-        drawing.text(x + at * wide, y + 56, f"{value:.3g}".replace("-", "−"), 26, SOFT, anchor=anchor)
+        told = f"{value:.3g}" if abs(value) > (top - low) / 1000 else "0"
+        drawing.text(x + at * wide, y + 56, told.replace("-", "−"), 26, SOFT, anchor=anchor)
 
 
 def draw_flow(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:

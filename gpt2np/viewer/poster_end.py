@@ -51,7 +51,7 @@ def draw_logits(drawing: Drawing, facts: Facts, row: Row) -> float:
         if rows > 1
         else "each cell a token, by id"
     )
-    told = f"of the last position, less their mean {np.nanmean(logits):.2f}: {where}"
+    told = f"of the last position, less their mean {np.nanmean(logits):.2f}: {where}".replace("-", "−")
     drawing.text(TOKENS, row.y + row.height - 6, told, 26, SOFT)
     return TOKENS + ROOM
 
@@ -123,7 +123,7 @@ def draw_decoding(drawing: Drawing, facts: Facts, row: Row) -> float:
     chances = probabilities(facts.trace["logits"][-1])
     top = facts.trace.top(min(LIKELIEST, len(chances)))
     drawing.text(LABELS, row.y + 34, "decoding", 40, INK, 700)
-    drawing.text(LABELS, row.y + 64, "a draw from 0 to 1", 29, SOFT)
+    drawing.text(LABELS, row.y + 70, "a draw from 0 to 1", 29, SOFT)
     x = float(TOKENS)
     for k, (token, _, p) in enumerate(top):
         drawing.box(x, row.y, ROOM * p, 56, BARS[k % 2])

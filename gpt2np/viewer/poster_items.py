@@ -100,7 +100,7 @@ def _added(facts: Facts, layer: int) -> tuple[str, ...]:
             f"{part} adds a vector of length {length:.2f} to the last position; its stream then has {of:.2f}."
         )
         if said := facts.lens.get(f"h.{layer}.{after}"):
-            likeliest = ", ".join(f"“{token}” {100 * p:.0f} %" for token, p in said)
+            likeliest = ", ".join(f"“{token}” {100 * p:.0f}\u00a0%" for token, p in said)
             told[-1] += f" Read out there, it would say {likeliest}."
     return tuple(told)
 

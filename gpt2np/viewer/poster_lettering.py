@@ -7,7 +7,7 @@ _WIDTHS = {  # thousandths of the size
     191: "'",
     222: "ijl",
     260: "|",
-    278: " !,./:;I[\\]ft·",
+    278: " \u00a0!,./:;I[\\]ft·",
     333: "()-`r",
     334: "{}",
     355: '"',
@@ -28,13 +28,14 @@ _WIDTHS = {  # thousandths of the size
 }
 _WIDTH = {letter: width / 1000 for width, letters in _WIDTHS.items() for letter in letters}
 _OTHER, _FULL, _BOLD = 0.66, 1.15, 1.08
+_KEPT = ("Cf", "Zs")  # joiners and marks of direction, spaces of any width
 _DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(words: str) -> str:
     """The words as XML may have them: what cannot be seen, or turns around what follows, is replaced."""
     return "".join(
-        c if c.isprintable() or (unicodedata.category(c) == "Cf" and c not in _DIRECTIONS) else _named(c)
+        c if c.isprintable() or (unicodedata.category(c) in _KEPT and c not in _DIRECTIONS) else _named(c)
         for c in words
     )
 

@@ -82,16 +82,16 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
         ink = SOFT if facts.in_parts[pos] else ink
         drawing.box(x - 8, row.y, room + 16, 62, paper, ink, 10)
         drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14, 44, 600), 44, ink, 600)
-        number = f"id {facts.trace.token_ids[pos]:,}"
-        told = [f"position {pos}, {number}", f"pos. {pos}, {number}"]
-        told = [words for words in told if width(words, 26) <= room] or [f"pos. {pos}", number]
-        for k, words in enumerate(told[:1] if width(told[0], 26) > room / 2 and len(told) < 2 else told[:2]):
-            if k == 0 or words == number:
-                drawing.text(x, row.y + 94 + 30 * k, words, 26, SOFT)
+        where, number = f"position {pos}", f"id {facts.trace.token_ids[pos]:,}"
+        told = [f"{where}, {number}"]
+        if width(told[0], 26) > room:
+            told = [where if width(where, 26) <= room else f"pos. {pos}", number]
+        if chosen and len(told) == 1:
+            told.append("chosen")
+        for k, words in enumerate(told):
+            drawing.text(x, row.y + 94 + 30 * k, words, 26, CHOSEN if words == "chosen" else SOFT)
         if i and pos != facts.positions[i - 1] + 1:
             drawing.text(x - 22, row.y + 40, "…", 40, SOFT, 700, anchor="middle")
-        if chosen and room > 260 + 100 * (pos > 99):
-            drawing.text(x + room, row.y + 94, "chosen", 26, CHOSEN, 600, anchor="end")
     return TOKENS + ROOM
 
 

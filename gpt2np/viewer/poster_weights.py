@@ -17,7 +17,7 @@ from gpt2np.viewer.poster_drawing import (
     ramp,
 )
 from gpt2np.viewer.poster_facts import Facts
-from gpt2np.viewer.poster_layout import BOXES, NORMS, ROOM, TOKENS, WEIGHTS, Row
+from gpt2np.viewer.poster_layout import BOXES, ROOM, TOKENS, WEIGHTS, Row
 from gpt2np.viewer.poster_lettering import width
 
 BLOCKS = 40  # of a matrix to a side
@@ -27,8 +27,8 @@ SHARES = ("#b3470b", "#e0923f", "#12666f", "#63b1b5", "#8a8f98", "#c9c6bd")
 
 def draw_weights(drawing: Drawing, facts: Facts, row: Row) -> float | None:
     """Draw a row's matrices, its norm's scale and shift, or its curve, right of it; returns their end."""
-    if row.site in NORMS:
-        return _norm(drawing, facts, row)
+    if (norm := _norm(drawing, facts, row)) is not None:
+        return norm
     found = facts.matrices.get((row.site, row.layer), [])
     if row.site == "logits" and not found:
         found = [each._replace(name="W_U = W_E") for each in facts.matrices.get(("wte", None), [])]
@@ -75,7 +75,7 @@ def _matrix(drawing: Drawing, facts: Facts, each: Matrix, y: float, room: float,
 
 
 def _norm(drawing: Drawing, facts: Facts, row: Row) -> float | None:
-    """The learned scale and shift of a norm."""
+    """The learned scale and shift of the norm that makes a row."""
     found = facts.norms.get(row.site if row.layer is None else f"h.{row.layer}.{row.site}")
     if found is None:
         return None

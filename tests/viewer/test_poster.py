@@ -5,12 +5,14 @@ import html
 import re
 import struct
 import subprocess
+import time
 import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.random_model import random_model
 
 import gpt2np
@@ -41,6 +43,7 @@ LONG = "It is a truth universally acknowledged, that a single man must be in wan
 SCRIPTS = "日本語 🙂 Elizabeth مرحبا e\u0301 👩\u200d👩\u200d👧 was"
 HOSTILE = '</text><script>x</script> & <b> "\u202e\x07\n'
 STATIC = Path(page.__file__).parent / "static"
+IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
 SVG = "{http://www.w3.org/2000/svg}"
 LATE = ("Unembedding", "Tied weights", "Decoding")  # what a stopped run did not come to
 POINT = 25.4 / 72 * 10  # in tenths of a millimetre
@@ -87,23 +90,26 @@ def of_layers(layers, heads=4, tokens=9, **sizes):
 
 
 SHEETS = {
-    "one token": lambda tiny: tiny.trace("E"),
-    "three tokens": lambda tiny: tiny.trace("Elizabeth was"),
-    "eleven tokens": lambda tiny: tiny.trace(TEXT),
-    "long": lambda tiny: tiny.trace(LONG),
-    "scripts": lambda tiny: tiny.trace(SCRIPTS),
-    "shape of GPT-2": lambda tiny: of_layers(12, 12),
-    "shape of GPT-2 XL": lambda tiny: of_layers(48, 25, 12),
-    "the smallest": lambda tiny: of_layers(1, 1, 1, vocab_size=8),
-    "not to the end": lambda tiny: tiny.trace(TEXT, stop_at_layer=2),
+    "one token": lambda tiny, _: tiny.trace("E"),
+    "three tokens": lambda tiny, _: tiny.trace("Elizabeth was"),
+    "eleven tokens": lambda tiny, _: tiny.trace(TEXT),
+    "long": lambda tiny, _: tiny.trace(LONG),
+    "scripts": lambda tiny, _: tiny.trace(SCRIPTS),
+    "shape of GPT-2": lambda *_: of_layers(12, 12),
+    "shape of GPT-2 XL": lambda *_: of_layers(48, 25, 12),
+    "the smallest": lambda *_: of_layers(1, 1, 1, vocab_size=8),
+    "not to the end": lambda tiny, _: tiny.trace(TEXT, stop_at_layer=2),
+    "generation": lambda tiny, _: tiny.generate("Elizabeth was", max_new_tokens=6, keep="*").finish(),
+    "Gemma-2": lambda *_: gemma2_checkpoint.in_memory("SF" * 13, num_attention_heads=8).trace(IDS),
+    "GPT-Neo": lambda _, folder: gpt2np.load(gpt_neo_checkpoint.write(folder, "GL" * 6)).trace(IDS),
 }
 
 
 @pytest.fixture(scope="module", params=SHEETS)
-def sheet(request, tiny):
+def sheet(request, tiny, tmp_path_factory):
     """A poster, and its run."""
-    trace = SHEETS[request.param](tiny)
-    return poster_svg(trace), trace
+    run = SHEETS[request.param](tiny, tmp_path_factory.mktemp("sheet") / "model")
+    return poster_svg(run), getattr(run, "trace", run)
 
 
 def test_every_note_and_its_source_are_on_it(sheet):
@@ -290,6 +296,23 @@ def test_the_prediction(tiny):
     )
 
 
+def test_norms_before_a_write_have_their_scale():
+    model = gemma2_checkpoint.in_memory("SF")
+    svg = poster_svg(model.trace(IDS))
+    found = norm_parameters(model)
+    for site in ("attn.out", "mlp.out"):
+        scale = found.array[list(found.labels["norm"]).index(f"h.0.{site}"), 0]
+        told = f"scale, {scale.min():.2f} to {scale.max():.2f}".replace("-", "−")
+        assert told in texts(group(svg, f"h.0.{site}"))
+
+
+def test_it_takes_less_than_a_second(tiny):
+    trace = tiny.trace(TEXT)
+    before = time.process_time()
+    poster_svg(trace)
+    assert time.process_time() - before < 1
+
+
 def test_a_generation_says_what_was_chosen(tiny):
     run = tiny.generate("Elizabeth was", max_new_tokens=5, temperature=0.8, seed=1, keep="*").finish()
     svg = poster_svg(run)
@@ -349,7 +372,7 @@ def test_lettering():
     told = lines("as it is https://example.org/a/rather/long/address/that/has/no/spaces at all", 300, 30)
     assert all(width(line, 30) <= 300 for line in told)
     assert "".join(told).replace(" ", "").startswith("asitishttps://example.org/a/rather/long")
-    assert clean("a\nb\x00\ud800\u200d") == "a↵b\ufffd\ufffd\u200d"
+    assert clean("a\nb\x00\ud800\u200d\u3000") == "a↵b\ufffd\ufffd\u200d\u3000"
 
 
 def test_a_strip_has_the_colours_of_its_vector():
