@@ -75,23 +75,27 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
     """The head of each column: the token, its position and id, and whether the model chose it itself."""
     drawing.text(LABELS, row.y + 44, "Tokens", 40, INK, 700)
     drawing.text(LABELS, row.y + 80, "pieces of the text, as ids", 29, SOFT)
+    room = layout.step - 30
+    most = max(width(f"position {pos}, id {facts.trace.token_ids[pos]:,}", 26) for pos in facts.positions)
+    short = most <= room
     for i, pos in enumerate(facts.positions):
-        x, room = layout.left(i) - 14, layout.step - 30
+        x = layout.left(i) - 14
         chosen = pos >= facts.n_prompt
         ink, paper = (CHOSEN, "#e3f1f0") if chosen else (ACCENT, "#fbf3ea")
         ink = SOFT if facts.in_parts[pos] else ink
-        drawing.box(x - 8, row.y, room + 16, 62, paper, ink, 10)
-        drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14, 44, 600), 44, ink, 600)
-        where, number = f"position {pos}", f"id {facts.trace.token_ids[pos]:,}"
-        told = [f"{where}, {number}"]
-        if width(told[0], 26) > room:
-            told = [where if width(where, 26) <= room else f"pos. {pos}", number]
-        if chosen and len(told) == 1:
+        gap = 44 if i + 1 < len(facts.positions) and facts.positions[i + 1] != pos + 1 else 0
+        drawing.box(x - 8, row.y, room + 16 - gap, 62, paper, ink, 10)
+        fits = 0.99 * (room - 14 - gap) / width(facts.tokens[pos], 1, 600)
+        size = min(44.0, max(28.0, fits))
+        drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14 - gap, size, 600), size, ink, 600)
+        if gap:
+            drawing.text(x + room - 12, row.y + 46, "…", 40, SOFT, 700, anchor="middle")
+        number = f"id {facts.trace.token_ids[pos]:,}"
+        told = [f"position {pos}, {number}"] if short else [f"pos. {pos}", number]
+        if chosen and short:
             told.append("chosen")
         for k, words in enumerate(told):
             drawing.text(x, row.y + 94 + 30 * k, words, 26, CHOSEN if words == "chosen" else SOFT)
-        if i and pos != facts.positions[i - 1] + 1:
-            drawing.text(x - 22, row.y + 40, "…", 40, SOFT, 700, anchor="middle")
     return TOKENS + ROOM
 
 
