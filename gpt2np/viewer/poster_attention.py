@@ -16,12 +16,11 @@ from gpt2np.viewer.poster_layout import (
     WEIGHTS,
     Layout,
     Row,
-    formula,
     large_panels,
     name_room,
 )
 from gpt2np.viewer.poster_lettering import cut
-from gpt2np.viewer.poster_streams import QK
+from gpt2np.viewer.poster_streams import QK, draw_name
 
 HEADS = ("#b3470b", "#12666f", "#7a3b96", "#6a5a14")
 LEAST = 0.02  # of what a position reads, for a line
@@ -85,15 +84,10 @@ def _plate(drawing: Drawing, row: Row) -> None:
 
 
 def _named(drawing: Drawing, facts: Facts, row: Row) -> None:
-    y = row.y + 32
-    drawing.text(LABELS, y, row.site, 40, QK, 700)
-    for line in formula(facts, row.site):
-        y += 33
-        drawing.text(LABELS, y, line, 29, "#33373d")
     n = len(facts.trace.token_ids)
-    drawing.text(LABELS, y + 32, f"{facts.config.n_head} × {n} × {n}", 27, SOFT)
+    y = draw_name(drawing, facts, row, QK, f"{facts.config.n_head} × {n} × {n}")
     told = "Each row is a position that reads, each column one that is read."
-    drawing.paragraph(LABELS, y + 72, told, NAMES, 27, SOFT)
+    drawing.paragraph(LABELS, y + 40, told, NAMES, 27, SOFT)
 
 
 def _values(facts: Facts, site: str, layer: int) -> tuple[bool, Array, float, float]:

@@ -20,8 +20,9 @@ from gpt2np.viewer.poster_drawing import (
     strip_colours,
 )
 from gpt2np.viewer.poster_facts import Facts, marked
-from gpt2np.viewer.poster_layout import BOXES, LABELS, LIKELIEST, NAMES, ROOM, TOKENS, WEIGHTS, Row, formula
+from gpt2np.viewer.poster_layout import BOXES, LABELS, LIKELIEST, NAMES, ROOM, TOKENS, WEIGHTS, Row
 from gpt2np.viewer.poster_lettering import cut
+from gpt2np.viewer.poster_streams import draw_name
 
 BARS = ("#12666f", "#63b1b5")
 DECODINGS = (  # how a token may be chosen: the heading of its column, and what it does to the logits
@@ -39,12 +40,7 @@ def draw_logits(drawing: Drawing, facts: Facts, row: Row) -> float:
     values = np.nan_to_num(logits - logits[np.isfinite(logits)].mean())
     rows = max(1, min(int(row.height - 34) // 4, -(-len(values) // int(ROOM / 3))))
     full = full_colour(values)
-    drawing.text(LABELS, row.y + 32, "logits", 40, INK, 700)
-    y = row.y + 32
-    for line in formula(facts, "logits"):
-        y += 33
-        drawing.text(LABELS, y, line, 29, "#33373d")
-    drawing.text(LABELS, y + 32, f"1 × {len(values):,}, ±{full:.2g}", 27, SOFT)
+    draw_name(drawing, facts, row, INK, f"1 × {len(values):,}, ±{full:.2g}")
     drawing.strip(TOKENS, row.y, ROOM, row.height - 34, values, rows, full)
     where = (
         "each cell a token, by id from the upper left, line by line"

@@ -85,7 +85,7 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
         ink = SOFT if facts.in_parts[pos] else ink
         gap = 44 if i + 1 < len(facts.positions) and facts.positions[i + 1] != pos + 1 else 0
         drawing.box(x - 8, row.y, room + 16 - gap, 62, paper, ink, 10)
-        fits = 0.99 * (room - 14 - gap) / width(facts.tokens[pos], 1, 600)
+        fits = 0.99 * (room - 14 - gap) / max(0.1, width(facts.tokens[pos], 1, 600))
         size = min(44.0, max(28.0, fits))
         drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14 - gap, size, 600), size, ink, 600)
         if gap:
@@ -147,12 +147,18 @@ def _label(drawing: Drawing, facts: Facts, row: Row, full: float) -> None:
         size = 27
         drawing.text(LABELS, row.y + min(row.height, 60) / 2 + 9, row.site, size, ink, 600)
         return
+    draw_name(drawing, facts, row, ink, _shape(facts, row, full))
+
+
+def draw_name(drawing: Drawing, facts: Facts, row: Row, ink: str, shape: str) -> float:
+    """The name of a large row's site, how it is computed, and its shape; returns where they end."""
     y = row.y + 32
     drawing.text(LABELS, y, row.site, 40, ink, 700)
     for line in formula(facts, row.site):
         y += 33
         drawing.text(LABELS, y, line, 29, "#33373d")
-    drawing.text(LABELS, y + 32, _shape(facts, row, full), 27, SOFT)
+    drawing.text(LABELS, y + 32, shape, 27, SOFT)
+    return y + 32
 
 
 def _shape(facts: Facts, row: Row, full: float) -> str:
