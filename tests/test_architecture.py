@@ -55,9 +55,8 @@ ORDER = {
     "viewer": """packing detail_levels commentary circuit_facts matrix_maps head_directions model_parts
         parts_of_gpt2 parts_of_gpt_neo parts_of_gemma2 lens_and_contributions neuron_pushes path_arrays
         logit_strips attention_and_predictions page_facts other_run page_data page_extras opening_place
-        page comparison_page poster_lettering poster_drawing poster_facts poster_layout poster_streams
-        poster_attention poster_weights poster_end poster_items poster_notes poster_page live_model
-        live_page""",
+        page comparison_page posters live_model live_page""",
+    "viewer/posters": "lettering drawing facts layout streams attention weights end items notes page",
     "lessons": """time_limit verdict exercise models same pictures by_site by_output planted_mistakes
         attention_mistakes
         exercises showing learner_code checker percent_file notebook scripts exercise_functions shelf

@@ -14,7 +14,7 @@ from gpt2np.analysis.neurons import neuron_attribution
 from gpt2np.viewer import parts_of_gpt2
 from gpt2np.viewer.commentary import notes
 from gpt2np.viewer.comparison_page import comparison_page
-from gpt2np.viewer.poster_page import poster_svg
+from gpt2np.viewer.posters.page import poster_svg
 
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42]
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "glossary"]

@@ -17,15 +17,15 @@ from gpt2np.cli import main
 from gpt2np.errors import InputError, TraceError
 from gpt2np.viewer import page
 from gpt2np.viewer.commentary import notes
-from gpt2np.viewer.poster_drawing import (
+from gpt2np.viewer.posters.drawing import (
     DIVERGING,
     SHARE,
     SMALLEST,
 )
-from gpt2np.viewer.poster_facts import facts_of
-from gpt2np.viewer.poster_layout import HEIGHT, MARGIN, WIDTH, layout_of
-from gpt2np.viewer.poster_lettering import clean, cut, lines, width
-from gpt2np.viewer.poster_page import poster, poster_svg
+from gpt2np.viewer.posters.facts import facts_of
+from gpt2np.viewer.posters.layout import HEIGHT, MARGIN, WIDTH, layout_of
+from gpt2np.viewer.posters.lettering import clean, cut, lines, width
+from gpt2np.viewer.posters.page import poster, poster_svg
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 LONG = "It is a truth universally acknowledged, that a single man must be in want of a wife. " * 7

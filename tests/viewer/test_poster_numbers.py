@@ -9,7 +9,7 @@ from support.poster_reader import SVG, group, pixels, texts, tree, words_of
 from gpt2np.analysis.layer_norms import norm_parameters
 from gpt2np.analysis.lens import logit_lens, nearest_rows
 from gpt2np.generation.filters import keep_top_p, probabilities, scale_temperature
-from gpt2np.viewer.poster_drawing import (
+from gpt2np.viewer.posters.drawing import (
     DIVERGING,
     SHARE,
     Drawing,
@@ -18,7 +18,7 @@ from gpt2np.viewer.poster_drawing import (
     ramp,
     strip_colours,
 )
-from gpt2np.viewer.poster_page import poster_svg
+from gpt2np.viewer.posters.page import poster_svg
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 LONG = "It is a truth universally acknowledged, that a single man must be in want of a wife. " * 7

@@ -143,7 +143,7 @@ def _live(args: argparse.Namespace) -> Any:
 
 def _poster(args: argparse.Namespace) -> int:
     """`gpt2np view --poster FILE`."""
-    from gpt2np.viewer.poster_page import poster
+    from gpt2np.viewer.posters.page import poster
 
     check_ending(args.poster, ".html", ".svg", needed=True)
     if args.out is not None or args.live:

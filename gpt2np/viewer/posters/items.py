@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpt2np.viewer.commentary import DOLAN, notes
-from gpt2np.viewer.poster_drawing import Drawing
-from gpt2np.viewer.poster_facts import Facts
-from gpt2np.viewer.poster_layout import HEIGHT, Layout, Row
-from gpt2np.viewer.poster_weights import parameter_bars
+from gpt2np.viewer.posters.drawing import Drawing
+from gpt2np.viewer.posters.facts import Facts
+from gpt2np.viewer.posters.layout import HEIGHT, Layout, Row
+from gpt2np.viewer.posters.weights import parameter_bars
 
 LISTED = 16  # heads of whose reading there is a line
 PLACE = {"Tokenizer": "tokens", "Decoding": "decoding"}  # where notes without sites lead to, by kind of row

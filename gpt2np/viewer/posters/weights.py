@@ -5,7 +5,7 @@ import numpy as np
 from gpt2np.analysis.matrices import Matrix, block_statistics
 from gpt2np.ops import ACTIVATIONS, Array
 from gpt2np.viewer.circuit_facts import parameter_facts
-from gpt2np.viewer.poster_drawing import (
+from gpt2np.viewer.posters.drawing import (
     ACCENT,
     DIVERGING,
     INK,
@@ -16,9 +16,9 @@ from gpt2np.viewer.poster_drawing import (
     full_colour,
     ramp,
 )
-from gpt2np.viewer.poster_facts import Facts
-from gpt2np.viewer.poster_layout import BOXES, ROOM, TOKENS, WEIGHTS, Row
-from gpt2np.viewer.poster_lettering import width
+from gpt2np.viewer.posters.facts import Facts
+from gpt2np.viewer.posters.layout import BOXES, ROOM, TOKENS, WEIGHTS, Row
+from gpt2np.viewer.posters.lettering import width
 
 BLOCKS = 40  # of a matrix to a side
 SIDE = 170  # of the longer side of a box

@@ -1,10 +1,10 @@
 """The notes beside the picture of a poster: placed in two columns, with a line from each to its thing."""
 
-from gpt2np.viewer.poster_drawing import ACCENT, LEADING, SMALLEST, Drawing
-from gpt2np.viewer.poster_facts import Facts
-from gpt2np.viewer.poster_items import Item, items_of
-from gpt2np.viewer.poster_layout import FOOT, GUTTER, HEIGHT, LABELS, MARGIN, NOTES, RIGHT, Layout, Row
-from gpt2np.viewer.poster_lettering import lines
+from gpt2np.viewer.posters.drawing import ACCENT, LEADING, SMALLEST, Drawing
+from gpt2np.viewer.posters.facts import Facts
+from gpt2np.viewer.posters.items import Item, items_of
+from gpt2np.viewer.posters.layout import FOOT, GUTTER, HEIGHT, LABELS, MARGIN, NOTES, RIGHT, Layout, Row
+from gpt2np.viewer.posters.lettering import lines
 
 SIZES = (50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28)  # of the letters of notes, the first that fits
 FULL = 0.9  # of a column may be notes

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.viewer.poster_drawing import INK, LINE, SHARE, SMALLEST, SOFT, Drawing, ramp
-from gpt2np.viewer.poster_facts import READ, Facts
-from gpt2np.viewer.poster_layout import (
+from gpt2np.viewer.posters.drawing import INK, LINE, SHARE, SMALLEST, SOFT, Drawing, ramp
+from gpt2np.viewer.posters.facts import READ, Facts
+from gpt2np.viewer.posters.layout import (
     BOXES,
     LABELS,
     NAMES,
@@ -19,8 +19,8 @@ from gpt2np.viewer.poster_layout import (
     large_panels,
     name_room,
 )
-from gpt2np.viewer.poster_lettering import cut
-from gpt2np.viewer.poster_streams import QK, draw_name
+from gpt2np.viewer.posters.lettering import cut
+from gpt2np.viewer.posters.streams import QK, draw_name
 
 HEADS = ("#b3470b", "#12666f", "#7a3b96", "#6a5a14")
 LEAST = 0.02  # of what a position reads, for a line

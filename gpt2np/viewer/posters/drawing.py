@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.viewer.poster_lettering import FAMILY, clean, lines
+from gpt2np.viewer.posters.lettering import FAMILY, clean, lines
 
 # The page's scales on paper (static/drawing.js has the same, and those of the dark).
 DIVERGING = (

@@ -9,7 +9,7 @@ from gpt2np.errors import Gpt2npError
 from gpt2np.generation.filters import keep_top_k, keep_top_p, probabilities, scale_temperature
 from gpt2np.ops import Array
 from gpt2np.tracing.lines import unembedding_table
-from gpt2np.viewer.poster_drawing import (
+from gpt2np.viewer.posters.drawing import (
     ACCENT,
     INK,
     LINE,
@@ -19,10 +19,10 @@ from gpt2np.viewer.poster_drawing import (
     full_colour,
     strip_colours,
 )
-from gpt2np.viewer.poster_facts import Facts, marked
-from gpt2np.viewer.poster_layout import BOXES, LABELS, LIKELIEST, NAMES, ROOM, TOKENS, WEIGHTS, Row
-from gpt2np.viewer.poster_lettering import cut
-from gpt2np.viewer.poster_streams import draw_name
+from gpt2np.viewer.posters.facts import Facts, marked
+from gpt2np.viewer.posters.layout import BOXES, LABELS, LIKELIEST, NAMES, ROOM, TOKENS, WEIGHTS, Row
+from gpt2np.viewer.posters.lettering import cut
+from gpt2np.viewer.posters.streams import draw_name
 
 BARS = ("#12666f", "#63b1b5")
 DECODINGS = (  # how a token may be chosen: the heading of its column, and what it does to the logits

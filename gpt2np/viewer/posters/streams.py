@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.viewer.poster_drawing import (
+from gpt2np.viewer.posters.drawing import (
     ACCENT,
     INK,
     LINE,
@@ -13,8 +13,8 @@ from gpt2np.viewer.poster_drawing import (
     full_colour,
     strip_colours,
 )
-from gpt2np.viewer.poster_facts import Facts
-from gpt2np.viewer.poster_layout import (
+from gpt2np.viewer.posters.facts import Facts
+from gpt2np.viewer.posters.layout import (
     CAPTION,
     LABELS,
     NEURONS,
@@ -28,7 +28,7 @@ from gpt2np.viewer.poster_layout import (
     folds,
     formula,
 )
-from gpt2np.viewer.poster_lettering import cut, width
+from gpt2np.viewer.posters.lettering import cut, width
 
 CHOSEN = "#12666f"  # of tokens that the model chose itself
 QK, OV, MLP = "#12666f", "#7a3b96", "#6a5a14"

@@ -14,14 +14,14 @@ from gpt2np.tables import counted
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.page import digest, with_model
 from gpt2np.viewer.page_data import checked
-from gpt2np.viewer.poster_attention import draw_flow, draw_panels, draw_small_panels
-from gpt2np.viewer.poster_drawing import DIVERGING, INK, LEADING, LINE, SHARE, SOFT, Drawing, ramp
-from gpt2np.viewer.poster_end import draw_decoding, draw_logits, draw_prediction
-from gpt2np.viewer.poster_facts import Facts, facts_of
-from gpt2np.viewer.poster_layout import HEIGHT, MARGIN, WIDTH, Layout, Row, layout_of
-from gpt2np.viewer.poster_lettering import clean, lines
-from gpt2np.viewer.poster_notes import draw_notes
-from gpt2np.viewer.poster_streams import (
+from gpt2np.viewer.posters.attention import draw_flow, draw_panels, draw_small_panels
+from gpt2np.viewer.posters.drawing import DIVERGING, INK, LEADING, LINE, SHARE, SOFT, Drawing, ramp
+from gpt2np.viewer.posters.end import draw_decoding, draw_logits, draw_prediction
+from gpt2np.viewer.posters.facts import Facts, facts_of
+from gpt2np.viewer.posters.layout import HEIGHT, MARGIN, WIDTH, Layout, Row, layout_of
+from gpt2np.viewer.posters.lettering import clean, lines
+from gpt2np.viewer.posters.notes import draw_notes
+from gpt2np.viewer.posters.streams import (
     draw_elided,
     draw_heading,
     draw_heads,
@@ -29,7 +29,7 @@ from gpt2np.viewer.poster_streams import (
     draw_strips,
     draw_tokens,
 )
-from gpt2np.viewer.poster_weights import draw_weights
+from gpt2np.viewer.posters.weights import draw_weights
 
 STYLE = (
     "@page{size:594mm 841mm;margin:0}html,body{margin:0;background:#fff}"

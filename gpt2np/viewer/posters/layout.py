@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gpt2np.viewer.poster_facts import READ, Facts
-from gpt2np.viewer.poster_lettering import lines, width
+from gpt2np.viewer.posters.facts import READ, Facts
+from gpt2np.viewer.posters.lettering import lines, width
 
 WIDTH, HEIGHT = 5940, 8410  # A1 upright, in tenths of a millimetre
 MARGIN = 110
