@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 MEASURES = ("mean", "rms")
+_SUMMED = 16  # rows that are added up in their own precision: so few lose nothing that shows
 
 # By the site that a matrix makes, where its architecture has no other names for it.
 _NAMES = {
@@ -132,10 +133,11 @@ def block_statistics(weight: Array, rows: int = 64, columns: int = 64) -> NamedA
     tops, lefts = np.arange(0, weight.shape[0], high), np.arange(0, weight.shape[1], wide)
     found = np.empty((2, len(tops), len(lefts)))
     for i, top in enumerate(tops.tolist()):
-        block = widened(weight[top : top + high])
-        sums = block.sum(axis=0, dtype=np.float64), np.einsum("ij,ij->j", block, block, dtype=np.float64)
-        size = len(block) * np.diff(lefts, append=block.shape[1])
-        found[:, i] = [np.add.reduceat(each, lefts) / size for each in sums]
+        sums, size = np.zeros((2, weight.shape[1])), min(high, weight.shape[0] - top)
+        for start in range(top, top + size, _SUMMED):
+            block = widened(weight[start : min(start + _SUMMED, top + size)])
+            sums += [block.sum(axis=0), np.einsum("ij,ij->j", block, block)]
+        found[:, i] = np.add.reduceat(sums, lefts, axis=1) / (size * np.diff(lefts, append=sums.shape[1]))
     found[1] = np.sqrt(found[1])
     title = f"blocks of {high} x {wide} weights: their mean and root mean square"
     return NamedArray(found, ("measure", "row", "column"), {"measure": MEASURES}, title)
