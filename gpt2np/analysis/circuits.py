@@ -118,10 +118,24 @@ def _folded(raw: HeadWeights, norm: Norm) -> HeadWeights:
 @of_model
 def every_head(model: "Model") -> list[list[HeadWeights]]:
     """Return `folded_weights` of all heads: [layer][head]."""
-    return [
-        [_folded(head_weights(model, layer, head), norm) for head in range(model.config.n_head)]
-        for layer, norm in enumerate(_first_norms(model))
-    ]
+    stacked, n = stacked_heads(model), model.config.n_head
+    each = [HeadWeights(*parts) for parts in zip(*stacked, strict=True)]
+    return [each[start : start + n] for start in range(0, len(each), n)]
+
+
+@np.errstate(under="ignore")
+@of_model
+def stacked_heads(model: "Model") -> HeadWeights:
+    """Return `folded_weights` of all heads, layer by layer, each kind as one array: [head, ...]."""
+    c, read = model.config, _first_norms(model)
+    n = c.n_layer * c.n_head
+    first = _folded(head_weights(model, 0, 0), read[0])
+    found = HeadWeights(*(np.empty((n, *part.shape), part.dtype) for part in first))
+    for i in range(n):
+        layer, head = divmod(i, c.n_head)
+        for whole, own in zip(found, _folded(head_weights(model, layer, head), read[layer]), strict=True):
+            whole[i] = own
+    return found
 
 
 def _first_norms(model: "Model") -> list[Norm]:
@@ -243,8 +257,7 @@ def composition_scores(model: "Model", kind: str) -> NamedArray:
 @of_model
 def compositions(model: "Model", kinds: str = "qkv") -> dict[str, NamedArray]:
     """Return `composition_scores` of several kinds, by kind: faster than one after the other."""
-    c, heads = model.config, [w for layer in every_head(model) for w in layer]
-    w_q, w_k, w_v, w_o = (np.stack([w[i] for w in heads]) for i in range(4))
+    c, (w_q, w_k, w_v, w_o, *_) = model.config, stacked_heads(model)
     sides = {"q": (w_q, w_k.swapaxes(1, 2)), "k": (w_k, w_q.swapaxes(1, 2)), "v": (w_v, w_o)}
     found = composed((w_v, w_o), [sides[kind] for kind in kinds], c.n_head)
     names, chance = head_labels(c), f"independent directions give {c.n_embd**-0.5:.3g}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.circuits import HeadWeights, check_head, every_head, several_heads, through_ln_f
+from gpt2np.analysis.circuits import HeadWeights, check_head, several_heads, stacked_heads, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.products_of_heads import strongest
 from gpt2np.analysis.subjects import of_model, of_trace
@@ -246,7 +246,8 @@ def strongest_directions(
     Raises:
         InputError: no such layer or head, or k or directions below 1.
     """
-    return _directions(model, several_heads(model, layer, heads), directions, k)
+    each = several_heads(model, layer, heads)
+    return _directions(model, HeadWeights(*map(np.stack, zip(*each, strict=True))), directions, k)
 
 
 @np.errstate(under="ignore")
@@ -257,24 +258,22 @@ def every_direction(model: "Model", directions: int = 3, k: int = 5) -> HeadDire
     Raises:
         InputError: k or directions below 1.
     """
-    heads, c = [w for layer in every_head(model) for w in layer], model.config
+    w, c = stacked_heads(model), model.config
     at_once = max(1, ROWS_AT_ONCE // (len(CIRCUITS) * max(1, directions)))
     parts = [
-        _directions(model, heads[start : start + at_once], directions, k)
-        for start in range(0, len(heads), at_once)
+        _directions(model, HeadWeights(*(part[start : start + at_once] for part in w)), directions, k)
+        for start in range(0, len(w.W_Q), at_once)
     ]
     whole = (np.concatenate(part) for part in zip(*parts, strict=True))
     return HeadDirections(*(part.reshape(c.n_layer, c.n_head, *part.shape[1:]) for part in whole))
 
 
-def _directions(model: "Model", heads: Sequence[HeadWeights], directions: int, k: int) -> HeadDirections:
+def _directions(model: "Model", w: HeadWeights, directions: int, k: int) -> HeadDirections:
+    """The directions of heads whose weights are stacked: [head, ...]."""
     directions, k = whole_number("directions", directions, 1), whole_number("k", k, 1)
-    circuits = [(w.qk, w.ov) for w in heads]
-    left, right = (
-        np.stack([[getattr(circuit, side) for circuit in both] for both in circuits])
-        for side in ("left", "right")
-    )
-    u, strength, v = strongest(left, right, directions)
+    factors = (w.W_Q, w.W_K.swapaxes(1, 2)), (w.W_V, w.W_O)
+    of_circuits = zip(*(strongest(*each, directions) for each in factors), strict=True)
+    u, strength, v = (np.stack(part, axis=1) for part in of_circuits)
     both = np.stack([u.swapaxes(-2, -1), v], axis=-2)  # [head, circuit, direction, side, n_embd]
     tokens = held_token_table(model.config, model.parameters)
     dots = dot_products(tokens, both[..., 0, :])

@@ -133,11 +133,14 @@ def block_statistics(weight: Array, rows: int = 64, columns: int = 64) -> NamedA
     tops, lefts = np.arange(0, weight.shape[0], high), np.arange(0, weight.shape[1], wide)
     found = np.empty((2, len(tops), len(lefts)))
     for i, top in enumerate(tops.tolist()):
-        sums, size = np.zeros((2, weight.shape[1])), min(high, weight.shape[0] - top)
-        for start in range(top, top + size, _SUMMED):
-            block = widened(weight[start : min(start + _SUMMED, top + size)])
-            sums += [block.sum(axis=0), np.einsum("ij,ij->j", block, block)]
-        found[:, i] = np.add.reduceat(sums, lefts, axis=1) / (size * np.diff(lefts, append=sums.shape[1]))
+        block = widened(weight[top : top + high])
+        even = len(block) // _SUMMED * _SUMMED
+        sums = np.zeros((2, block.shape[1]))
+        for rows in (block[:even].reshape(-1, _SUMMED, block.shape[1]), block[None, even:]):
+            several = rows.sum(axis=1), np.einsum("bij,bij->bj", rows, rows)
+            sums += [each.sum(axis=0, dtype=np.float64) for each in several]
+        size = len(block) * np.diff(lefts, append=block.shape[1])
+        found[:, i] = np.add.reduceat(sums, lefts, axis=1) / size
     found[1] = np.sqrt(found[1])
     title = f"blocks of {high} x {wide} weights: their mean and root mean square"
     return NamedArray(found, ("measure", "row", "column"), {"measure": MEASURES}, title)

@@ -14,7 +14,6 @@ from gpt2np.tables import by_shape
 
 _TILE = 64  # rows and columns of every matrix that are multiplied out at a time: they fit into a cache
 _LAYERS = 4  # whose writers are multiplied together, as small products are slow
-_NUMBERS = 1 << 25  # in a factor of all heads: of larger ones there is one kind of reading at a time
 
 Factors = tuple[Array, Array]  # of every head, [head, n_embd, rank] and [head, rank, n_embd]
 
@@ -53,45 +52,41 @@ def composed(write: Factors, reads: Sequence[Factors], n_head: int) -> Array:
 
     The square of `|W R|` is the inner product of `W^T W` and `R R^T`.
     """
-    near, far = (x.swapaxes(1, 2) for x in write)
-    written, n = squares(far, near), len(near)
+    n = len(write[0])
     scores = np.full((len(reads), n, n), np.nan)
-    at_once = max(1, _NUMBERS // near.size)  # kinds
-    for first in range(0, len(reads), at_once):
-        some = reads[first : first + at_once]
-        read = squares(*(np.concatenate(side) for side in zip(*some, strict=True)))
-        blocks = [
-            (slice(start, start + _LAYERS * n_head), slice(i * n + start + n_head, (i + 1) * n))
-            for i in range(len(some))
-            for start in range(0, n - n_head, _LAYERS * n_head)
-        ]
-        together = np.sqrt(np.maximum(inner_products(written, read, blocks), 0))
-        apart = np.sqrt(np.outer(written.traces(), np.maximum(read.traces(), 0)).clip(0))
-        found = (together / np.maximum(apart, np.finfo(float).tiny)).reshape(n, len(some), n)
-        scores[first : first + at_once] = np.moveaxis(found, 1, 0)
+    if n == n_head:
+        return scores
+    near, far = (x[:-n_head].swapaxes(1, 2) for x in write)  # nothing is behind the last layer
+    written, read = squares(far, near), [squares(x[n_head:], y[n_head:]) for x, y in reads]
+    starts = range(0, n - n_head, _LAYERS * n_head)
+    blocks = [(slice(start, start + _LAYERS * n_head), slice(start, None)) for start in starts]
+    together = np.sqrt(np.maximum(inner_products(written, read, blocks), 0))
+    apart = np.maximum(written.traces()[:, None] * np.stack([x.traces() for x in read])[:, None], 0)
+    scores[:, :-n_head, n_head:] = together / np.maximum(np.sqrt(apart), np.finfo(float).tiny)
     layers = np.arange(n) // n_head
     scores[:, layers[:, None] >= layers] = np.nan
     return scores
 
 
-def inner_products(one: Squares, other: Squares, blocks: Sequence[tuple[slice, slice]]) -> Array:
-    """The sums of the products of their entries, for blocks of pairs: [matrix of one, matrix of other].
+def inner_products(one: Squares, others: Sequence[Squares], blocks: Sequence[tuple[slice, slice]]) -> Array:
+    """The sums of the products of their entries, for blocks of pairs: [kind of other, one, other].
 
-    What is in no block is 0. Both are multiplied out in tiles; as they are symmetric, tiles right of the
+    What is in no block is 0. All are multiplied out in tiles; as they are symmetric, tiles right of the
     diagonal count twice, and those left of it are not computed.
     """
-    found = np.zeros((len(one.near), len(other.near)))
-    starts, kind = range(0, one.near.shape[1], _TILE), np.result_type(one.near, other.near)
-    memory = [np.empty(len(x.near) * _TILE**2, kind) for x in (one, other)]  # new memory takes time
+    every, starts = (one, *others), range(0, one.near.shape[1], _TILE)
+    found = np.zeros((len(others), len(one.near), len(others[0].near)))
+    memory = [np.empty(len(x.near) * _TILE**2, x.near.dtype) for x in every]  # new memory takes time
     for right in starts:
-        halves = [x.small @ x.near[:, right : right + _TILE].swapaxes(1, 2) for x in (one, other)]
+        halves = [x.small @ x.near[:, right : right + _TILE].swapaxes(1, 2) for x in every]
         for above in starts[: starts.index(right) + 1]:
-            a, b = (
+            a, *of_kinds = (
                 _tile(x.near[:, above : above + _TILE], half, own)
-                for x, half, own in zip((one, other), halves, memory, strict=True)
+                for x, half, own in zip(every, halves, memory, strict=True)
             )
-            for these, those in blocks:
-                found[these, those] += (1 if above == right else 2) * (a[these] @ b[those].T)
+            for kind, b in enumerate(of_kinds):
+                for these, those in blocks:
+                    found[kind, these, those] += (1 if above == right else 2) * (a[these] @ b[those].T)
     return found
 
 
@@ -118,7 +113,7 @@ def strongest(left: Array, right: Array, k: int) -> tuple[Array, Array, Array]:
     values, vectors = np.linalg.eigh(small)  # the smallest first
     top = lower @ vectors[..., : -k - 1 : -1]  # [..., rank, k]
     squared = np.maximum(values[..., : -k - 1 : -1], 0)
-    u = a @ top / np.sqrt(np.maximum(squared, tiny))[..., None, :]
-    v = (of_left @ top / np.maximum(squared, tiny)[..., None, :]).swapaxes(-1, -2) @ b
+    of_u = top / np.sqrt(np.maximum(squared, tiny))[..., None, :]
+    of_v = (of_left @ top / np.maximum(squared, tiny)[..., None, :]).swapaxes(-1, -2)
     kind = np.result_type(left, right)
-    return u.astype(kind), np.sqrt(squared).astype(kind), v.astype(kind)
+    return left @ of_u.astype(kind), np.sqrt(squared).astype(kind), of_v.astype(kind) @ right

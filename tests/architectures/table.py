@@ -779,6 +779,12 @@ FUNCTIONS = {
         of="model",
         **NO_CIRCUITS,
     ),
+    **of(
+        "circuits.stacked_heads",
+        lambda c, found: len(found.W_Q) == c.config.n_layer * c.config.n_head,
+        of="model",
+        **NO_CIRCUITS,
+    ),
     **of("circuits.every_head", lambda c, found: len(found) == c.config.n_layer, of="model", **NO_CIRCUITS),
     **of(
         "circuits.compositions",
