@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 CIRCUITS = ("QK", "OV")
-ROWS_AT_ONCE = 96  # vectors that are held against every token in one product: the table is read once for all
+BYTES_AT_ONCE = 1 << 26  # of dot products with every token: the more vectors at once, the faster
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
@@ -259,7 +259,7 @@ def every_direction(model: "Model", directions: int = 3, k: int = 5) -> HeadDire
         InputError: k or directions below 1.
     """
     w, c = stacked_heads(model), model.config
-    at_once = max(1, ROWS_AT_ONCE // (len(CIRCUITS) * max(1, directions)))
+    at_once = max(1, vectors_at_once(c.vocab_size) // (len(CIRCUITS) * max(1, directions)))
     parts = [
         _directions(model, HeadWeights(*(part[start : start + at_once] for part in w)), directions, k)
         for start in range(0, len(w.W_Q), at_once)
@@ -277,7 +277,7 @@ def _directions(model: "Model", w: HeadWeights, directions: int, k: int) -> Head
     both = np.stack([u.swapaxes(-2, -1), v], axis=-2)  # [head, circuit, direction, side, n_embd]
     tokens = held_token_table(model.config, model.parameters)
     dots = dot_products(tokens, both[..., 0, :])
-    ends = [_largest(dots, k), _largest(-dots, k)]
+    ends = [_largest(dots, k), _largest(np.negative(dots, out=dots), k)]
     upright = ends[0][1].mean(axis=-1) >= ends[1][1].mean(axis=-1)  # the end that lies nearer to its tokens
     both = both * np.where(upright, 1, -1)[..., None, None].astype(both.dtype)
     both[:, 1, :, 1] = through_ln_f(model, both[:, 1, :, 1])
@@ -289,6 +289,11 @@ def _directions(model: "Model", w: HeadWeights, directions: int, k: int) -> Head
         of_read = np.where(upright[..., None], ends[0][part], ends[1][part])
         found.append(np.stack([of_read, np.stack([each[part] for each in written], axis=1)], axis=-2))
     return HeadDirections(strength, both, *found)
+
+
+def vectors_at_once(vocab_size: int) -> int:
+    """Return how many vectors are best held against every token in one product."""
+    return max(16, BYTES_AT_ONCE // (4 * vocab_size))
 
 
 def dot_products(table: Array, vectors: Array) -> Array:

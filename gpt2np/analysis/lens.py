@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2np.analysis.attribution import frozen_ln_f
-from gpt2np.analysis.heads import ROWS_AT_ONCE, dot_products
+from gpt2np.analysis.heads import dot_products, vectors_at_once
 from gpt2np.analysis.named_array import FEW_POSITIONS, NamedArray
 from gpt2np.analysis.positions_and_tokens import (
     heads_of,
@@ -321,7 +321,7 @@ def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int
     layers = list(range(n_layer)) if layer is None else [whole_number("layer", layer, 0, n_layer - 1)]
     row, found, table = row_of(trace, pos), [], held_unembedding_table(trace.config, parameters)
     each = [heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0] for i in layers]
-    at_once = max(1, ROWS_AT_ONCE // trace.config.n_head)
+    at_once = max(1, vectors_at_once(trace.config.vocab_size) // trace.config.n_head)
     for start in range(0, len(layers), at_once):
         heads = frozen_ln_f(trace, np.stack(each[start : start + at_once]), row)  # [layer, head, n_embd]
         logits = dot_products(table, heads)  # [layer, head, vocab]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpt2np.analysis.attribution import components, frozen_ln_f
+from gpt2np.analysis.heads import vectors_at_once
 from gpt2np.analysis.lens import lens_logits, likelier, similarities, spread_of
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import recorded
@@ -19,7 +20,6 @@ from gpt2np.tracing.lines import final_norm, unembedding_table
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import NEAREST
 
-TOGETHER = 4  # positions whose streams are unembedded in one product
 AT_ONCE = 200_000_000  # bytes of components that are held
 
 
@@ -33,8 +33,9 @@ def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[st
     blocks = range(trace.config.n_layer)
     points = ["embed", *(f"h.{i}.{at}" for i in blocks for at in ("resid_mid", "resid_post"))]
     found: dict[str, list[Array]] = {}
-    for start in range(0, len(rows), TOGETHER):
-        some = rows[start : start + TOGETHER]
+    together = max(1, vectors_at_once(trace.config.vocab_size) // len(points))
+    for start in range(0, len(rows), together):
+        some = rows[start : start + together]
         x = np.stack([recorded(trace, point, some) for point in points], axis=1)  # [row, point, n_embd]
         for logits in lens_logits(x, parameters, trace.config):  # [point, vocab]
             for name, array in _at_row(logits, k, followed).items():
