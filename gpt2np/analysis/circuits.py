@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.low_rank import LowRank
+from gpt2np.analysis.low_rank import LowRank as LowRank  # who uses circuits finds it here
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.products_of_heads import composed
 from gpt2np.analysis.subjects import of_model
