@@ -104,16 +104,22 @@ def strongest(left: Array, right: Array, k: int) -> tuple[Array, Array, Array]:
     [..., n, rank] and [..., rank, m] -> [..., n, k], [..., k], [..., k, m]. They come from the eigenvalues of
     a square matrix as small as the rank, in double precision.
     """
+    each = zip(left.reshape(-1, *left.shape[-2:]), right.reshape(-1, *right.shape[-2:]), strict=True)
+    parts = zip(*(_strongest(*factors, k) for factors in each), strict=True)
+    u, size, v = (np.stack(part).reshape(*left.shape[:-2], *part[0].shape) for part in parts)
+    return u, size, v
+
+
+def _strongest(left: Array, right: Array, k: int) -> tuple[Array, Array, Array]:
+    """Those of one matrix: its numbers stay in a cache."""
     a, b = left.astype(np.float64), right.astype(np.float64)
-    of_left, of_right = a.swapaxes(-1, -2) @ a, b @ b.swapaxes(-1, -2)
-    rank, k, tiny = a.shape[-1], min(k, *left.shape[-2:], right.shape[-1]), np.finfo(float).tiny
-    least = np.trace(of_right, axis1=-2, axis2=-1)[..., None, None] * np.finfo(float).eps * rank
-    lower = np.linalg.cholesky(of_right + np.maximum(least, tiny) * np.eye(rank))
-    small = lower.swapaxes(-1, -2) @ of_left @ lower  # right = lower @ rows at right angles
-    values, vectors = np.linalg.eigh(small)  # the smallest first
-    top = lower @ vectors[..., : -k - 1 : -1]  # [..., rank, k]
-    squared = np.maximum(values[..., : -k - 1 : -1], 0)
-    of_u = top / np.sqrt(np.maximum(squared, tiny))[..., None, :]
-    of_v = (of_left @ top / np.maximum(squared, tiny)[..., None, :]).swapaxes(-1, -2)
+    of_left, of_right = a.T @ a, b @ b.T
+    rank, k, tiny = len(of_left), min(k, *left.shape, right.shape[1]), np.finfo(float).tiny
+    least = max(np.trace(of_right) * np.finfo(float).eps * rank, tiny)
+    lower = np.linalg.cholesky(of_right + least * np.eye(rank))
+    values, vectors = np.linalg.eigh(lower.T @ of_left @ lower)  # right = lower @ rows at right angles
+    top, squared = lower @ vectors[:, : -k - 1 : -1], np.maximum(values[: -k - 1 : -1], 0)  # the largest
+    of_u = top / np.sqrt(np.maximum(squared, tiny))
+    of_v = (of_left @ top / np.maximum(squared, tiny)).T
     kind = np.result_type(left, right)
     return left @ of_u.astype(kind), np.sqrt(squared).astype(kind), of_v.astype(kind) @ right
