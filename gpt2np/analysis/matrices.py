@@ -136,8 +136,8 @@ def block_statistics(weight: Array, rows: int = 64, columns: int = 64) -> NamedA
         block = widened(weight[top : top + high])
         even = len(block) // _SUMMED * _SUMMED
         sums = np.zeros((2, block.shape[1]))
-        for rows in (block[:even].reshape(-1, _SUMMED, block.shape[1]), block[None, even:]):
-            several = rows.sum(axis=1), np.einsum("bij,bij->bj", rows, rows)
+        for few in (block[:even].reshape(-1, _SUMMED, block.shape[1]), block[None, even:]):
+            several = few.sum(axis=1), np.einsum("bij,bij->bj", few, few)
             sums += [each.sum(axis=0, dtype=np.float64) for each in several]
         size = len(block) * np.diff(lefts, append=block.shape[1])
         found[:, i] = np.add.reduceat(sums, lefts, axis=1) / size
