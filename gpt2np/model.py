@@ -62,7 +62,7 @@ class Model(TextsOfModel):
         Those that are held as bfloat16 or float16 become float32 one by one, when they are looked at.
         """
         self.checkpoint.check_unchanged()
-        return readable(self._parameters)
+        return readable(self._parameters) if self._narrow else self._parameters
 
     @property
     def weights(self) -> Weights:

@@ -125,7 +125,10 @@ def strict_json(value: Any, indent: int | None = 1) -> str:
 
     So every terminal and pipe can be given it, and it is read back exactly.
     """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # some number is not finite, which is rare: looking at all of them takes long
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def stream_of_bars() -> Any:

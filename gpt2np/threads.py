@@ -172,9 +172,13 @@ def has_small_kernels() -> bool:
     return any(getattr(library, "architecture", None) in _WITH_SMALL_KERNELS for library in libraries)
 
 
-def using_those_of(subject: Any) -> AbstractContextManager[None]:
-    """Compute what is made of a model, or of a trace, on as many threads as a short pass of it."""
-    return using(getattr(subject, "threads", None), n_rows=1, small=is_small(subject.config))
+def using_those_of(subject: Any, own: bool = False) -> AbstractContextManager[None]:
+    """Compute what is made of a model, or of a trace, on as many threads as a short pass of it.
+
+    `own`: with threads of our own, which sleep between products: for what is mostly not BLAS' work.
+    """
+    small = is_small(subject.config)
+    return using(getattr(subject, "threads", None), n_rows=1, own=own and not small, small=small)
 
 
 def keep_one() -> None:

@@ -34,8 +34,8 @@ ORDER = {
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
         ledger_file decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts matrices
-        circuits directions heads attribution paths lens neurons residual_stream site_values statistics
-        baseline_notebook interventions losses pairs_of_rows two_prompts patching""",
+        low_rank products_of_heads circuits directions heads attribution paths lens neurons residual_stream
+        site_values statistics baseline_notebook interventions losses pairs_of_rows two_prompts patching""",
     "export": "decimal_text dialect_names dialects typescript llmc",
     "export/dialects": """naming own_names extraction_guide huggingface transformer_lens llmc registry
         reading dialect batch writing""",

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.circuits import check_head, several_heads, through_ln_f
+from gpt2np.analysis.circuits import HeadWeights, check_head, several_heads, stacked_heads, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
+from gpt2np.analysis.products_of_heads import strongest
 from gpt2np.analysis.subjects import of_model, of_trace
 from gpt2np.errors import InputError, short, whole_number
-from gpt2np.ops import Array
-from gpt2np.ops.narrow_weights import float_blocks, widened
+from gpt2np.ops import Array, unembedding
+from gpt2np.ops.narrow_weights import float_blocks, is_narrow, widened
 from gpt2np.tables import by_shape, number, quoted
-from gpt2np.threads import using
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import held_token_table, held_unembedding_table
 from gpt2np.tracing.trace import Trace
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 CIRCUITS = ("QK", "OV")
+BYTES_AT_ONCE = 1 << 26  # of dot products with every token: the more vectors at once, the faster
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
@@ -120,18 +121,33 @@ def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> li
     vector = np.asarray(vector)
     if vector.shape != table.shape[1:]:
         raise InputError(f"a vector of the residual stream is [{table.shape[1]}], not {list(vector.shape)}")
-    if not np.isfinite(vector).all():
-        raise InputError("a vector of the residual stream must be finite")
-    k = whole_number("k", k, 1)
     if by not in ("dot", "cosine"):
         raise InputError(f"by must be 'dot' or 'cosine', not {short(by)}")
-    dots = np.concatenate([rows @ vector for rows in float_blocks(table)])  # [vocab]
     if by == "dot":  # then only the lengths of a few are asked for, which take longer than all dot products
-        ids = top_k_tokens(dots, k)
-        return _near(model, table, vector, ids, dots[ids])
+        return nearest_of_each(model, table, vector[None], k)[0]
+    k = _checked(vector, k)
+    dots = dot_products(table, vector)
     cosines = _cosines(dots, float_blocks(table), vector)
     ids = top_k_tokens(cosines, k)
     return _told(model, ids, dots[ids], cosines[ids])
+
+
+def nearest_of_each(model: "Model", table: Array, vectors: Array, k: int) -> list[list[Near]]:
+    """Return for each vector [vector, n_embd] the k tokens whose rows of a table are nearest, by dot product.
+
+    Raises:
+        InputError: they are not finite, or k is below 1.
+    """
+    k = _checked(vectors, k)
+    dots = dot_products(table, vectors)
+    each = zip(vectors, dots, top_k_tokens(dots, k), strict=True)
+    return [_near(model, table, vector, ids, own[ids]) for vector, own, ids in each]
+
+
+def _checked(vectors: Array, k: int) -> int:
+    if not np.isfinite(vectors).all():
+        raise InputError("a vector of the residual stream must be finite")
+    return whole_number("k", k, 1)
 
 
 def _near(model: "Model", table: Array, vector: Array, ids: Array, dots: Array) -> list[Near]:
@@ -230,36 +246,62 @@ def strongest_directions(
     Raises:
         InputError: no such layer or head, or k or directions below 1.
     """
+    each = several_heads(model, layer, heads)
+    return _directions(model, HeadWeights(*map(np.stack, zip(*each, strict=True))), directions, k)
+
+
+@np.errstate(under="ignore")
+@of_model
+def every_direction(model: "Model", directions: int = 3, k: int = 5) -> HeadDirections:
+    """Return `strongest_directions` of all heads, with axes [layer, head] in place of [head].
+
+    Raises:
+        InputError: k or directions below 1.
+    """
+    w, c = stacked_heads(model), model.config
+    at_once = max(1, vectors_at_once(c.vocab_size) // (len(CIRCUITS) * max(1, directions)))
+    parts = [
+        _directions(model, HeadWeights(*(part[start : start + at_once] for part in w)), directions, k)
+        for start in range(0, len(w.W_Q), at_once)
+    ]
+    whole = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return HeadDirections(*(part.reshape(c.n_layer, c.n_head, *part.shape[1:]) for part in whole))
+
+
+def _directions(model: "Model", w: HeadWeights, directions: int, k: int) -> HeadDirections:
+    """The directions of heads whose weights are stacked: [head, ...]."""
     directions, k = whole_number("directions", directions, 1), whole_number("k", k, 1)
-    strength, vectors = [], []
-    for w in several_heads(model, layer, heads):
-        for low_rank in (w.qk, w.ov):
-            with using(1, 1):  # small products
-                left, size, right = low_rank.svd()  # [n_embd, rank], [rank], [rank, n_embd]
-            strength.append(size[:directions])
-            vectors.append(np.stack([left.T[:directions], right[:directions]], axis=1))
-    shape = len(heads), len(CIRCUITS), len(strength[0])
-    both = np.stack(vectors).reshape(*shape, 2, -1)  # [head, circuit, direction, side, n_embd]
+    factors = (w.W_Q, w.W_K.swapaxes(1, 2)), (w.W_V, w.W_O)
+    of_circuits = zip(*(strongest(*each, directions) for each in factors), strict=True)
+    u, strength, v = (np.stack(part, axis=1) for part in of_circuits)
+    both = np.stack([u.swapaxes(-2, -1), v], axis=-2)  # [head, circuit, direction, side, n_embd]
     tokens = held_token_table(model.config, model.parameters)
-    dots = _dot_products(tokens, both[..., 0, :])
-    ends = [_largest(sign * dots, k) for sign in (1, -1)]
+    dots = dot_products(tokens, both[..., 0, :])
+    ends = [_largest(dots, k), _largest(np.negative(dots, out=dots), k)]
     upright = ends[0][1].mean(axis=-1) >= ends[1][1].mean(axis=-1)  # the end that lies nearer to its tokens
     both = both * np.where(upright, 1, -1)[..., None, None].astype(both.dtype)
     both[:, 1, :, 1] = through_ln_f(model, both[:, 1, :, 1])
-    unembedding = held_unembedding_table(model.config, model.parameters)
-    tables = enumerate((tokens, unembedding))
-    written = [_largest(_dot_products(table, both[:, i, :, 1]), k) for i, table in tables]
+    unembedding_rows = held_unembedding_table(model.config, model.parameters)
+    tables = enumerate((tokens, unembedding_rows))
+    written = [_largest(dot_products(table, both[:, i, :, 1]), k) for i, table in tables]
     found = []
     for part in (0, 1):
         of_read = np.where(upright[..., None], ends[0][part], ends[1][part])
         found.append(np.stack([of_read, np.stack([each[part] for each in written], axis=1)], axis=-2))
-    return HeadDirections(np.stack(strength).reshape(shape), both, *found)
+    return HeadDirections(strength, both, *found)
 
 
-def _dot_products(table: Array, vectors: Array) -> Array:
-    """Of each vector with every row of a table: [..., n_embd] -> [..., vocab]."""
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    dots = np.concatenate([rows @ flat.T for rows in float_blocks(table)]).T
+def vectors_at_once(vocab_size: int) -> int:
+    """Return how many vectors are best held against every token in one product."""
+    return max(16, BYTES_AT_ONCE // (4 * vocab_size))
+
+
+def dot_products(table: Array, vectors: Array) -> Array:
+    """Return those of each vector with every row of a table: [..., n_embd] -> [..., vocab]."""
+    flat = np.ascontiguousarray(vectors.reshape(-1, vectors.shape[-1]))
+    kind = flat.dtype if is_narrow(table) else np.result_type(flat, table)
+    dots = np.empty((len(flat), len(table)), kind)
+    unembedding(flat, table, out=dots)
     return dots.reshape(*vectors.shape[:-1], -1)
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2np.analysis.attribution import frozen_ln_f
+from gpt2np.analysis.heads import dot_products, vectors_at_once
 from gpt2np.analysis.named_array import FEW_POSITIONS, NamedArray
 from gpt2np.analysis.positions_and_tokens import (
     heads_of,
@@ -21,8 +22,7 @@ from gpt2np.analysis.subjects import of_trace
 from gpt2np.errors import whole_number
 from gpt2np.html_tables import heat_table
 from gpt2np.ops import Array
-from gpt2np.ops.narrow_weights import float_blocks
-from gpt2np.tables import first_lines, fitted, quoted
+from gpt2np.tables import by_shape, first_lines, fitted, quoted
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import log_probabilities, top_k_tokens
 from gpt2np.tracing.lines import held_unembedding_table, unembedding_table
@@ -31,7 +31,6 @@ from gpt2np.tracing.trace import Trace
 
 RESIDUALS = ["embed", "resid_post"]  # the sites that `predictions` reads
 KEEP = ["embed", "resid_mid", "resid_post"]  # those that `logit_lens` reads
-ROWS_AT_ONCE = 96  # heads that are unembedded in one product: the table is read once for all of them
 SIMILARITY = ("dot product", "length of the row", "cosine")
 KEEP_HEADS = ["attn.z", "resid_post"]  # those that `attention_lens` reads
 
@@ -163,16 +162,11 @@ def logit_lens(
         len(rows)
     ):  # one position after another: [site, vocab] is small, [site, pos, vocab] is not
         logits = lens_logits(residuals[:, i], parameters, trace.config, capped)  # [site, vocab]
-        log_p = log_probabilities(logits.astype(np.float64))
-        p = np.exp(log_p)
-        ids = top_k_tokens(logits, k)  # [site, k]
+        spread, ids = spread_of(logits), top_k_tokens(logits, k)  # [site, k]
         chosen.append(int(top_k_tokens(logits[-1], 1)[0]) if wanted is None else wanted)
-        mine = logits[:, chosen[-1]]  # [site]
-        rank = 1 + (logits > mine[:, None]).sum(axis=1)
-        rank += (logits[:, : chosen[-1]] == mine[:, None]).sum(axis=1)  # of equals the lower id comes first
-        entropy = np.abs((p * log_p).sum(axis=1))  # abs: a certain token has 0, not -0
-        kl = (p[-1] * (log_p[-1] - log_p)).sum(axis=1)
-        found.append((ids, np.take_along_axis(p, ids, 1), p[:, chosen[-1]], rank, entropy, kl))
+        mine = spread.probabilities(logits, np.full((len(logits), 1), chosen[-1]))[:, 0]
+        rank = 1 + likelier(logits, chosen[-1])
+        found.append((ids, spread.probabilities(logits, ids), mine, rank, spread.entropy, spread.kl))
     top_ids, top_p, probability, rank, entropy, kl = (
         np.stack(each, axis=1) for each in zip(*found, strict=True)
     )
@@ -191,6 +185,55 @@ def logit_lens(
         named(entropy, "entropy of the prediction (nats)"),
         named(kl, "KL(final || here) (nats)"),
         {i: trace.token(i) for i in sorted({*top_ids.ravel().tolist(), *chosen})},
+    )
+
+
+class Spread(NamedTuple):
+    """How probability is spread at each of several points of a run, of which the last is the final one.
+
+    `log_total` [point] is what the logarithm of a probability is less than its logit, `entropy` [point] is in
+    nats, and `kl` [point] is KL(final || here).
+    """
+
+    log_total: Array
+    entropy: Array
+    kl: Array
+
+    def __repr__(self) -> str:
+        return by_shape(self)
+
+    def probabilities(self, logits: Array, ids: Array) -> Array:
+        """Those of some tokens at every point, [point, vocab] and [point, k] -> [point, k]."""
+        return np.exp(np.take_along_axis(logits, ids, 1).astype(np.float64) - self.log_total[:, None])
+
+
+@np.errstate(under="ignore")
+def spread_of(logits: Array) -> Spread:
+    """Return how probability is spread at every point, in double precision: [point, vocab].
+
+    Example:
+        >>> spread_of(np.array([[0.0, 0.0]])).entropy
+        array([0.69314718])
+    """
+    largest = logits.max(axis=-1).astype(np.float64)
+    found, final = [], None
+    for row, most in zip(logits[::-1], largest[::-1], strict=True):  # a row at a time stays in a cache
+        x = row - most
+        weights = np.exp(x)
+        total = weights.sum()
+        log_total = np.log(total)
+        if final is None:
+            final = weights / total, x, log_total
+        apart = final[0] @ (final[1] - x) + (log_total - final[2])
+        entropy = max(log_total - weights @ x / total, 0.0)
+        found.append((most + log_total, entropy, apart))
+    return Spread(*np.array(found[::-1]).T)
+
+
+def likelier(logits: Array, token: int) -> Array:
+    """Return how many tokens are likelier than one at each point, or as likely with a lower id: [point]."""
+    return np.array(
+        [np.count_nonzero(row > row[token]) + np.count_nonzero(row[:token] == row[token]) for row in logits]
     )
 
 
@@ -278,12 +321,10 @@ def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int
     layers = list(range(n_layer)) if layer is None else [whole_number("layer", layer, 0, n_layer - 1)]
     row, found, table = row_of(trace, pos), [], held_unembedding_table(trace.config, parameters)
     each = [heads_of(trace.config, parameters, i, recorded(trace, f"h.{i}.attn.z", [row]))[0] for i in layers]
-    at_once = max(1, ROWS_AT_ONCE // trace.config.n_head)
+    at_once = max(1, vectors_at_once(trace.config.vocab_size) // trace.config.n_head)
     for start in range(0, len(layers), at_once):
         heads = frozen_ln_f(trace, np.stack(each[start : start + at_once]), row)  # [layer, head, n_embd]
-        flat = heads.reshape(-1, heads.shape[-1])
-        logits = np.concatenate([flat @ rows.T for rows in float_blocks(table)], axis=1)
-        logits = logits.reshape(*heads.shape[:2], -1)  # [layer, head, vocab]
+        logits = dot_products(table, heads)  # [layer, head, vocab]
         up, down = top_k_tokens(logits, k), top_k_tokens(-logits, k)
         found.append((up, np.take_along_axis(logits, up, -1), down, np.take_along_axis(logits, down, -1)))
     labels = {"layer": [str(i) for i in layers]}

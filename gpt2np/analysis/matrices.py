@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 MEASURES = ("mean", "rms")
+_SUMMED = 16  # rows that are added up in their own precision: so few lose nothing that shows
 
 # By the site that a matrix makes, where its architecture has no other names for it.
 _NAMES = {
@@ -133,9 +134,13 @@ def block_statistics(weight: Array, rows: int = 64, columns: int = 64) -> NamedA
     found = np.empty((2, len(tops), len(lefts)))
     for i, top in enumerate(tops.tolist()):
         block = widened(weight[top : top + high])
-        sums = block.sum(axis=0, dtype=np.float64), np.einsum("ij,ij->j", block, block, dtype=np.float64)
+        even = len(block) // _SUMMED * _SUMMED
+        sums = np.zeros((2, block.shape[1]))
+        for few in (block[:even].reshape(-1, _SUMMED, block.shape[1]), block[None, even:]):
+            several = few.sum(axis=1), np.einsum("bij,bij->bj", few, few)
+            sums += [each.sum(axis=0, dtype=np.float64) for each in several]
         size = len(block) * np.diff(lefts, append=block.shape[1])
-        found[:, i] = [np.add.reduceat(each, lefts) / size for each in sums]
+        found[:, i] = np.add.reduceat(sums, lefts, axis=1) / size
     found[1] = np.sqrt(found[1])
     title = f"blocks of {high} x {wide} weights: their mean and root mean square"
     return NamedArray(found, ("measure", "row", "column"), {"measure": MEASURES}, title)

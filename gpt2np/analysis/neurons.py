@@ -1,12 +1,13 @@
 """What neurons are for: the tokens that excite them, what they write, and how few of them fire."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gpt2np.analysis.attribution import frozen_ln_f, logit_direction
 from gpt2np.analysis.circuits import check_index, through_ln_f
-from gpt2np.analysis.heads import Near, listed, nearest_tokens, tokens_read
+from gpt2np.analysis.heads import Near, listed, nearest_of_each
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import (
     parameters_of_the_end,
@@ -22,7 +23,13 @@ from gpt2np.ops import Array, LayerNorm, Linear, Norm, RMSNorm
 from gpt2np.ops.norms import factor, folded, held, shift
 from gpt2np.tables import by_shape, number, quoted, table
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.lines import lines, matrix_of, norm_of
+from gpt2np.tracing.lines import (
+    held_token_table,
+    held_unembedding_table,
+    lines,
+    matrix_of,
+    norm_of,
+)
 from gpt2np.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -73,19 +80,34 @@ def neuron(model: "Model", layer: int, i: int, k: int = 5) -> Neuron:
     Raises:
         InputError: no such layer or neuron, k below 1, or an MLP that is not matrix, function, matrix.
     """
-    config = model.config
-    layer, i = _check_neuron(config, layer, i)
+    return several_neurons(model, [(layer, i)], k)[0]
+
+
+@np.errstate(under="ignore")
+@of_model
+def several_neurons(model: "Model", which: Sequence[tuple[int, int]], k: int = 5) -> list[Neuron]:
+    """Return `neuron` of several (layer, i), which is faster than one after the other.
+
+    Raises:
+        InputError: as `neuron`.
+    """
+    config, found = model.config, []
     every = lines(config, model.parameters)
-    norm = norm_of(every[f"h.{layer}.ln_2"])
-    reader, writer = (matrix_of(config, f"h.{layer}.mlp.{at}", every) for at in ("pre", "out"))
-    reads = folded(norm, reader.weight[:, i : i + 1])[:, 0]
-    offset = shift(norm)
-    bias = float(reader.bias[i] + (0.0 if offset is None else offset @ reader.weight[:, i]))
-    writes = writer.weight[i]
-    through = through_ln_f(model, writes)
-    both = [tokens_read(model, sign * reads, k) for sign in (1, -1)]
-    both += [nearest_tokens(model, sign * through, k) for sign in (1, -1)]
-    return Neuron(reads, writes, bias, *both)
+    for layer, i in (_check_neuron(config, *each) for each in which):
+        norm = norm_of(every[f"h.{layer}.ln_2"])
+        reader, writer = (matrix_of(config, f"h.{layer}.mlp.{at}", every) for at in ("pre", "out"))
+        offset, column = shift(norm), reader.weight[:, i]
+        bias = float(reader.bias[i] + (0.0 if offset is None else offset @ column))
+        found.append((folded(norm, column[:, None])[:, 0], writer.weight[i], bias))
+    if not found:
+        return []
+    reads, writes = (np.stack(part) for part in list(zip(*found, strict=True))[:2])
+    sides = (
+        (held_token_table(config, model.parameters), reads),
+        (held_unembedding_table(config, model.parameters), through_ln_f(model, writes)),
+    )
+    lists = [nearest_of_each(model, table, sign * x, k) for table, x in sides for sign in (1, -1)]
+    return [Neuron(*each, *near) for each, *near in zip(found, *lists, strict=True)]
 
 
 @of_trace

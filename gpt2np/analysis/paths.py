@@ -67,6 +67,22 @@ def every_path(trace: Trace, parts: NamedArray, directions: Array, row: int) -> 
         InputError: a model whose heads' matrices are not known.
         TraceError: as `paths_through_heads`.
     """
+    n_head, n_layer = trace.config.n_head, trace.config.n_layer
+    found = np.full((len(directions), len(parts.array), row + 1, n_layer * n_head), np.nan)
+    for layer, carried in enumerate(paths_of_layers(trace, parts, directions, row)):
+        found[:, : carried.shape[1], :, layer * n_head : (layer + 1) * n_head] = carried
+    return found
+
+
+@np.errstate(under="ignore")
+@of_trace
+def paths_of_layers(trace: Trace, parts: NamedArray, directions: Array, row: int) -> list[Array]:
+    """Return these for the heads of each layer, of the writers before it: [direction, writer, pos, head].
+
+    Raises:
+        InputError: a model whose heads' matrices are not known.
+        TraceError: as `paths_through_heads`.
+    """
     config, parameters = trace.config, parameters_of_the_end(trace, "the paths")
     if trace.metadata.get("edits"):
         raise TraceError("this run was edited: what its heads wrote is not a sum of what they read")
@@ -75,21 +91,19 @@ def every_path(trace: Trace, parts: NamedArray, directions: Array, row: int) -> 
     model, n_head, rows = trace.model_for("the paths"), config.n_head, list(range(row + 1))
     norm, every = final_norm(config, parameters), norms(config, parameters)
     final = recorded(trace, f"h.{config.n_layer - 1}.resid_post", [row])
-    reader = folded(norm, directions.T) * factor(final, norm)[0, 0]  # [n_embd, direction]
-    before = np.array([_layer(name) for name in parts.labels["component"]])
-    found = np.full((len(directions), len(before), len(rows), config.n_layer * n_head), np.nan)
+    reader = (folded(norm, directions.T) * factor(final, norm)[0, 0]).astype(parts.array.dtype)
+    before, found = np.array([_layer(name) for name in parts.labels["component"]]), []
     for layer in range(config.n_layer):
         ln_1 = every[f"h.{layer}.ln_1"]
         heads = [head_weights(model, layer, head) for head in range(n_head)]
-        readers = np.stack(
-            [folded(ln_1, w.W_V @ (w.W_O @ reader)) for w in heads]
-        )  # [head, n_embd, direction]
+        readers = np.stack([folded(ln_1, w.W_V @ (w.W_O @ reader)) for w in heads], axis=1)
         scale = factor(recorded(trace, f"h.{layer}.resid_pre", rows), ln_1)  # [pos, 1]
         looks = trace[f"h.{layer}.attn.pattern"][:, row, : row + 1].T * scale  # [pos, head]
-        written = parts.array[before < layer, : row + 1]  # [writer, pos, n_embd]
-        flat = np.moveaxis(readers, 1, 0).reshape(config.n_embd, -1).astype(written.dtype)
-        carried = (written @ flat).reshape(*written.shape[:2], n_head, -1) * looks[:, :, None]
-        found[:, before < layer, :, layer * n_head : (layer + 1) * n_head] = np.moveaxis(carried, -1, 0)
+        n = np.count_nonzero(before < layer)  # which come first
+        written, flat = parts.array[:n, : row + 1], readers.reshape(config.n_embd, -1)
+        carried = written.reshape(-1, config.n_embd) @ flat.astype(written.dtype, copy=False)
+        carried = carried.reshape(n, row + 1, n_head, -1) * looks[:, :, None]
+        found.append(np.moveaxis(carried, -1, 0))
     return found
 
 

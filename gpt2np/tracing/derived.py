@@ -3,6 +3,7 @@
 An architecture maps its derived sites to a `Derived` each; the functions here make those that several share.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +12,8 @@ import numpy as np
 from gpt2np.ops import Array, layer_norm_statistics, root_mean_square, softmax
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.sites import TOP_K
+
+_LEAST_GROUP = 4  # of columns of which only the largest is looked at first
 
 Place = Callable[[int | None, int], str]  # (layer, n_layer) -> full name of a stored site
 
@@ -111,14 +114,27 @@ def top_k_tokens(logits: Array, k: int = TOP_K) -> Array:
     """Ids of the k largest logits of each row, largest first, lower ids first among equals: [pos, k]."""
     k = min(k, logits.shape[-1])
     rows = logits.reshape(-1, logits.shape[-1])
-    nearly = np.argpartition(-rows, k - 1, axis=-1)[:, :k]
-    smallest = np.take_along_axis(rows, nearly, -1).min(axis=-1, keepdims=True)
-    n_taken = np.count_nonzero(np.take_along_axis(rows, nearly, -1) == smallest, axis=-1)
-    for row in np.flatnonzero(np.count_nonzero(rows == smallest, axis=-1) > n_taken):
-        nearly[row] = np.argsort(-rows[row], kind="stable")[:k]  # a partition takes any of its equals
-    nearly.sort(axis=-1)
-    order = np.argsort(-np.take_along_axis(rows, nearly, -1), axis=-1, kind="stable")
-    return np.take_along_axis(nearly, order, -1).reshape(*logits.shape[:-1], k)
+    bounds = _not_below_the_largest(rows, k)
+    found = np.empty((len(rows), k), np.intp)
+    for i, row in enumerate(rows):
+        ids = np.arange(len(row)) if bounds is None else np.flatnonzero(row >= bounds[i])
+        if len(ids) < k:  # the bound is no number
+            ids = np.arange(len(row))
+        found[i] = ids[np.argsort(-row[ids], kind="stable")[:k]]
+    return found.reshape(*logits.shape[:-1], k)
+
+
+def _not_below_the_largest(rows: Array, k: int) -> Array | None:
+    """For each row a number that its k largest reach, and few others; None where rows are short.
+
+    It is the k-th largest of the maxima of k or more groups of columns.
+    """
+    size = math.isqrt(rows.shape[-1] // k)
+    if size < _LEAST_GROUP:
+        return None
+    n = rows.shape[-1] // size
+    maxima = np.maximum.reduce(rows[:, : size * n].reshape(len(rows), size, n), axis=1)
+    return np.asarray(np.partition(maxima, n - k, axis=-1)[:, n - k])
 
 
 def next_token_loss(logits: Array, token_ids: Sequence[int], positions: range) -> Array:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2np.analysis.circuits import composition_scores, token_effects, token_scores
+from gpt2np.analysis.circuits import compositions, token_circuits
 from gpt2np.analysis.layer_norms import norm_parameters
 from gpt2np.analysis.parameter_counts import parameter_shares
 from gpt2np.analysis.residual_stream import memory
@@ -82,20 +82,16 @@ def head_circuits(trace: Trace) -> dict[str, Any]:
     """Scores and effects between the last tokens: [layer][head][query or source][key or logit]."""
     model = trace.model
     assert model is not None
-    c, ids = trace.config, list(dict.fromkeys(trace.token_ids))[-WORDS:]
-    heads = [[(layer, head) for head in range(c.n_head)] for layer in range(c.n_layer)]
-    return {
-        "ids": ids,
-        "scores": [[_rounded(token_scores(model, *at, ids).array) for at in row] for row in heads],
-        "effects": [[_rounded(token_effects(model, *at, ids).array) for at in row] for row in heads],
-    }
+    ids = list(dict.fromkeys(trace.token_ids))[-WORDS:]
+    scores, effects = token_circuits(model, ids).array
+    return {"ids": ids, "scores": _rounded(scores), "effects": _rounded(effects)}
 
 
 def composition_facts(trace: Trace) -> dict[str, Any]:
     """How much later heads read of what earlier ones write: the strongest pairs; of few heads all."""
     model = trace.model
     assert model is not None
-    scored = {kind: composition_scores(model, kind) for kind in "qkv"}
+    scored = compositions(model)
     pairs = [
         (kind, *pair)
         for kind, found in scored.items()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpt2np.analysis.circuits import copying_scores
-from gpt2np.analysis.heads import strongest_directions
+from gpt2np.analysis.heads import every_direction
 from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
@@ -35,11 +35,9 @@ def direction_arrays(model: Model, directions: int, k: int) -> dict[str, Array]:
     Raises:
         InputError: this model has no circuits.
     """
-    c = model.config
-    copying = copying_scores(model).array
-    found = [strongest_directions(model, layer, range(c.n_head), directions, k) for layer in range(c.n_layer)]
+    copying, found = copying_scores(model).array, every_direction(model, directions, k)
     return {
-        "direction:strength": np.stack([of_layer.strength for of_layer in found]),
-        "direction:id": np.stack([of_layer.ids for of_layer in found]).astype(np.uint32),
+        "direction:strength": found.strength,
+        "direction:id": found.ids.astype(np.uint32),
         "copying": copying,
     }

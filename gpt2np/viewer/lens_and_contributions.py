@@ -8,18 +8,18 @@ from collections.abc import Callable
 import numpy as np
 
 from gpt2np.analysis.attribution import components, frozen_ln_f
-from gpt2np.analysis.lens import lens_logits, similarities
+from gpt2np.analysis.heads import vectors_at_once
+from gpt2np.analysis.lens import lens_logits, likelier, similarities, spread_of
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.positions_and_tokens import recorded
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array
 from gpt2np.ops.norms import shift
-from gpt2np.tracing.derived import log_probabilities, top_k_tokens
+from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import final_norm, unembedding_table
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import NEAREST
 
-TOGETHER = 4  # positions whose streams are unembedded in one product
 AT_ONCE = 200_000_000  # bytes of components that are held
 
 
@@ -33,8 +33,9 @@ def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[st
     blocks = range(trace.config.n_layer)
     points = ["embed", *(f"h.{i}.{at}" for i in blocks for at in ("resid_mid", "resid_post"))]
     found: dict[str, list[Array]] = {}
-    for start in range(0, len(rows), TOGETHER):
-        some = rows[start : start + TOGETHER]
+    together = max(1, vectors_at_once(trace.config.vocab_size) // len(points))
+    for start in range(0, len(rows), together):
+        some = rows[start : start + together]
         x = np.stack([recorded(trace, point, some) for point in points], axis=1)  # [row, point, n_embd]
         for logits in lens_logits(x, parameters, trace.config):  # [point, vocab]
             for name, array in _at_row(logits, k, followed).items():
@@ -44,25 +45,18 @@ def lens_arrays(trace: Trace, rows: list[int], k: int, followed: int) -> dict[st
 
 def _at_row(logits: Array, k: int, followed: int) -> dict[str, Array]:
     """The arrays of one position, from its logits at every point [point, vocab]."""
-    log_p = log_probabilities(logits.astype(np.float64))
-    p = np.exp(log_p)
     ids = top_k_tokens(logits, k)
     chosen = _highest(ids, followed)
+    spread = spread_of(logits)
     return {
         "lens:id": ids.astype(np.uint32),
-        "lens:p": np.take_along_axis(p, ids, 1),
-        "lens:entropy": -(p * log_p).sum(axis=1),
-        "lens:kl": (p[-1] * (log_p[-1] - log_p)).sum(axis=1),
+        "lens:p": spread.probabilities(logits, ids),
+        "lens:entropy": spread.entropy,
+        "lens:kl": spread.kl,
         "follow:id": chosen.astype(np.uint32),
-        "follow:rank": np.stack([_rank(logits, i) for i in chosen.tolist()], axis=-1).astype(np.uint32),
-        "follow:p": p[:, chosen],
+        "follow:rank": np.stack([likelier(logits, i) for i in chosen.tolist()], axis=-1).astype(np.uint32),
+        "follow:p": spread.probabilities(logits, np.tile(chosen, (len(logits), 1))),
     }
-
-
-def _rank(logits: Array, token: int) -> Array:
-    """How many tokens are likelier at each point; of equals the lower id comes first."""
-    mine = logits[:, token : token + 1]
-    return np.asarray((logits > mine).sum(axis=1) + (logits[:, :token] == mine).sum(axis=1))
 
 
 def _highest(ids: Array, n: int) -> Array:

@@ -12,6 +12,7 @@ from gpt2np.analysis.neurons import written_by_mlp
 from gpt2np.analysis.positions_and_tokens import parameters_of_the_end, recorded
 from gpt2np.ops import Array
 from gpt2np.ops.norms import factor, folded
+from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import final_norm, unembedding_table
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import Layout
@@ -41,8 +42,7 @@ def neuron_pushes(trace: Trace, rows: list[int], targets: Array, named: Array) -
         at = np.repeat(named[layer][:, None], targets.shape[1], axis=1).astype(np.int64)
         named_pushes.append(np.clip(np.take_along_axis(pushes, at, -1), -65504, 65504).astype(np.float16))
         n = min(STRONGEST, pushes.shape[-1])
-        order = np.argsort(-pushes, axis=-1, kind="stable")
-        ids = np.concatenate([order[..., :n], order[..., -n:]], axis=-1)
+        ids = np.concatenate([top_k_tokens(pushes, n), top_k_tokens(-pushes, n)], axis=-1)
         candidates.append((np.full(ids.shape, layer), ids, np.take_along_axis(pushes, ids, -1)))
     layers, ids, pushes = (np.concatenate(part, axis=-1) for part in zip(*candidates, strict=True))
     order = np.argsort(-pushes, axis=-1, kind="stable")
@@ -61,12 +61,13 @@ def _of_layers(trace: Trace, rows: list[int], targets: Array) -> Iterator[Any]:
     config, parameters = trace.config, parameters_of_the_end(trace, "the attribution")
     norm = final_norm(config, parameters)
     final = recorded(trace, f"h.{config.n_layer - 1}.resid_post", rows)
-    by_row = np.repeat(factor(final, norm)[:, 0], targets.shape[1])
-    readers = folded(norm, unembedding_table(config, parameters, targets.ravel()).T) * by_row
+    by_row = factor(final, norm)[:, 0]
+    ids, places = np.unique(targets, return_inverse=True)  # several positions have targets in common
+    readers = folded(norm, unembedding_table(config, parameters, ids).T)
     for layer in range(config.n_layer):
         writer, behind = written_by_mlp(trace, layer, rows)
-        read = readers
+        by, read = by_row, readers
         if behind is not None:
-            read = folded(behind.norm, readers) * np.repeat(behind.by[:, 0], targets.shape[1])
-        through = (writer.weight @ read).T.reshape(*targets.shape, -1)  # [row, target, d_mlp]
-        yield recorded(trace, f"h.{layer}.mlp.post", rows)[:, None] * through
+            by, read = by * behind.by[:, 0], folded(behind.norm, readers)
+        through = (read.T @ writer.weight.T)[places.reshape(targets.shape)]  # [row, target, d_mlp]
+        yield (recorded(trace, f"h.{layer}.mlp.post", rows) * by[:, None])[:, None] * through

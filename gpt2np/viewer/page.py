@@ -15,6 +15,7 @@ from gpt2np.errors import InputError
 from gpt2np.generation.generated import Generated
 from gpt2np.model import Model
 from gpt2np.outputs import check_not_read, whole_file
+from gpt2np.threads import using_those_of
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
 from gpt2np.viewer.opening_place import COMPACT as COMPACT_PANELS
@@ -163,6 +164,11 @@ def rendered(
     What is left of the budget is filled with what would be left out first.
     """
     trace = checked(trace)
+    with using_those_of(trace if trace.model is None else trace.model, own=True):
+        return _rendered(trace, run, compact, opens_at, other)
+
+
+def _rendered(trace: Trace, run: Trace | Generated, compact: bool, opens_at: str, other: Trace | None) -> str:
     sizes = sizes_of(trace, other)
     most = COMPACT if compact else budget(sizes.longest)
     titles = [joined(each.tokens)[:60] for each in (trace, other) if each is not None]

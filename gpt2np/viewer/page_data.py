@@ -5,6 +5,7 @@ A part whose sites were not kept is left out, and the page says why.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -241,14 +242,15 @@ class Data:
         self.facts["neurons"] = list(self._explained(names[-1]))
 
     def _explained(self, names: list[list[str]]) -> Iterator[dict[str, Any]]:
-        for layer, i in names:
-            facts: dict[str, Any] = {"layer": int(layer), "id": int(i)}
-            facts["active"] = neurons.neuron_activations(self.trace, int(layer), int(i)).array.tolist()
-            if self.trace.model is not None and self.trace.model.usable_tokenizer is not None:
-                with contextlib.suppress(InputError):  # a gated neuron reads and writes no single direction
-                    told = neurons.neuron(self.trace.model, int(layer), int(i), 6)
-                    for kind in ("excited_by", "raises", "lowers"):
-                        facts[kind] = [near.token[:LONGEST] for near in getattr(told, kind)]
+        which, told = [(int(layer), int(i)) for layer, i in names], list[neurons.Neuron]()
+        if self.trace.model is not None and self.trace.model.usable_tokenizer is not None:
+            with contextlib.suppress(InputError):  # a gated neuron reads and writes no single direction
+                told = neurons.several_neurons(self.trace.model, which, 6)
+        for (layer, i), neuron in itertools.zip_longest(which, told):
+            facts: dict[str, Any] = {"layer": layer, "id": i}
+            facts["active"] = neurons.neuron_activations(self.trace, layer, i).array.tolist()
+            for kind in ("excited_by", "raises", "lowers") if neuron else ():
+                facts[kind] = [near.token[:LONGEST] for near in getattr(neuron, kind)]
             yield facts
 
     def _heads(self) -> None:

@@ -6,7 +6,7 @@
 import numpy as np
 
 from gpt2np.analysis.attribution import components
-from gpt2np.analysis.paths import every_path
+from gpt2np.analysis.paths import paths_of_layers
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import top_k_tokens
@@ -49,14 +49,28 @@ def path_arrays(trace: Trace, rows: list[int], targets: Array) -> dict[str, Arra
     found: dict[str, list[Array]] = {"writer": [], "pos": [], "head": [], "push": []}
     for row, ids in zip(rows, targets, strict=True):
         directions = unembedding_table(trace.config, trace.parameters("the paths"), ids).astype(np.float64)
-        paths = every_path(trace, parts, directions, row)  # [target, writer, pos, head]
-        flat = np.nan_to_num(paths.reshape(len(paths), -1))
-        best = top_k_tokens(np.abs(flat), n)
-        best = np.pad(best, [(0, 0), (0, n - best.shape[1])], mode="edge")  # few paths of the first positions
-        places = np.unravel_index(best, paths.shape[1:])
-        for name, place in zip(("writer", "pos", "head"), places, strict=True):
-            found[name].append(place.astype(np.uint16))
-        pushes = np.take_along_axis(flat, best, -1)
-        repeated = np.arange(n) >= flat.shape[1]
-        found["push"].append(np.where(repeated, 0, pushes))
+        for name, array in _strongest(paths_of_layers(trace, parts, directions, row), n).items():
+            found[name].append(array)
     return {f"path:{name}": np.stack(each) for name, each in found.items()}
+
+
+def _strongest(layers: list[Array], n: int) -> dict[str, Array]:
+    """Of paths [target, writer, pos, head] through each layer the n of the largest magnitude: [target, n].
+
+    Where there are fewer, as at the first positions, the last is repeated with a push of 0.
+    """
+    best: list[tuple[Array, ...]] = []  # of each layer: push, writer, pos, head
+    for layer, paths in enumerate(layers):
+        flat = np.nan_to_num(paths.reshape(len(paths), -1))
+        chosen = top_k_tokens(np.abs(flat), n)
+        *place, head = np.unravel_index(chosen, paths.shape[1:])
+        best.append((np.take_along_axis(flat, chosen, -1), *place, head + layer * paths.shape[-1]))
+    push, *places = (np.concatenate(part, axis=-1) for part in zip(*best, strict=True))
+    order = np.lexsort((*places[::-1], -np.abs(push)), axis=-1)[:, :n]
+    missing = [(0, 0), (0, n - order.shape[1])]
+    names = zip(("writer", "pos", "head"), places, strict=True)
+    found = {
+        name: np.pad(np.take_along_axis(place, order, -1), missing, mode="edge").astype(np.uint16)
+        for name, place in names
+    }
+    return found | {"push": np.pad(np.take_along_axis(push, order, -1), missing)}

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.differences import relative_error
 from support.random_model import random_model
 
@@ -12,9 +14,11 @@ from gpt2np.analysis.lens import (
     KEEP_HEADS,
     attention_lens,
     lens_logits,
+    likelier,
     logit_lens,
     nearest_rows,
     predictions,
+    spread_of,
 )
 from gpt2np.errors import InputError, TraceError
 from gpt2np.tables import strict_json
@@ -266,3 +270,24 @@ def test_a_logit_is_a_cosine_times_two_lengths(trace, pos):
     assert found.array.shape == (4, 3)
     with pytest.raises(InputError, match="position 7"):
         nearest_rows(trace, 7)
+
+
+# -- how probability is spread ------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(points=st.integers(1, 5), vocab=st.integers(1, 300), seed=st.integers(0, 99))
+def test_spread_by_its_definition(points, vocab, seed):
+    logits = np.random.default_rng(seed).normal(0, 5, (points, vocab)).astype(np.float32)
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(axis=1, keepdims=True)
+    found, ids = spread_of(logits), np.zeros((points, 1), int)
+    np.testing.assert_allclose(found.probabilities(logits, ids), p[:, :1], rtol=1e-12)
+    np.testing.assert_allclose(found.entropy, -(p * np.log(p)).sum(axis=1), atol=1e-12)
+    np.testing.assert_allclose(found.kl, (p[-1] * np.log(p[-1] / p)).sum(axis=1), atol=1e-11)
+    assert found.kl[-1] == 0
+
+
+def test_of_equally_likely_tokens_the_lower_id_stands_first():
+    logits = np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    assert [likelier(logits, i).tolist() for i in range(4)] == [[3, 0], [0, 1], [1, 2], [2, 3]]

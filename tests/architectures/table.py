@@ -19,9 +19,10 @@ import gpt2np
 from gpt2np.analysis import paths, two_prompts
 from gpt2np.analysis.attribution import attribution, components, frozen_ln_f, head_grid
 from gpt2np.analysis.circuits import through_ln_f
-from gpt2np.analysis.heads import nearest_tokens, tokens_read
+from gpt2np.analysis.heads import nearest_of_each, nearest_tokens, tokens_read
 from gpt2np.analysis.interventions import project, zero
 from gpt2np.capture import open_capture
+from gpt2np.tracing.lines import held_token_table
 from gpt2np.tracing.step import Pass, Sequence
 
 TEXT, OTHER = "the on in er", "the in on er"  # as many tokens, in the vocabulary of `tiny_checkpoint`
@@ -727,6 +728,11 @@ FUNCTIONS = {
         true(lambda c, found: found.shape[0] == 2 and found.shape[2] == c.n),
         NO_CIRCUITS,
     ),
+    "paths.paths_of_layers": Row(
+        lambda c: paths.paths_of_layers(c.trace, components(c.trace), np.eye(c.config.n_embd)[:2], c.n - 1),
+        true(lambda c, found: len(found) == c.config.n_layer),
+        NO_CIRCUITS,
+    ),
     **of("attribution.logit_direction", lambda c, found: found[0].shape == (c.config.n_embd,), NINE),
     "attribution.frozen_ln_f": Row(
         lambda c: frozen_ln_f(c.trace, last(c, "resid_post")[-1:], c.n - 1),
@@ -773,7 +779,26 @@ FUNCTIONS = {
         of="model",
         **NO_CIRCUITS,
     ),
+    **of(
+        "circuits.stacked_heads",
+        lambda c, found: len(found.W_Q) == c.config.n_layer * c.config.n_head,
+        of="model",
+        **NO_CIRCUITS,
+    ),
     **of("circuits.every_head", lambda c, found: len(found) == c.config.n_layer, of="model", **NO_CIRCUITS),
+    **of(
+        "circuits.compositions",
+        lambda c, found: [*found] == ["q", "k", "v"],
+        of="model",
+        **NO_CIRCUITS,
+    ),
+    **of(
+        "circuits.token_circuits",
+        lambda c, found: found.array.shape == (2, c.config.n_layer, c.config.n_head, c.n, c.n),
+        TEXT,
+        of="model",
+        **NO_CIRCUITS,
+    ),
     **of(
         "circuits.token_scores",
         lambda c, found: len(found.array) == c.n,
@@ -876,6 +901,20 @@ FUNCTIONS = {
         of="model",
         **NO_CIRCUITS,
     ),
+    **of(
+        "heads.every_direction",
+        lambda c, found: found.ids.shape == (c.config.n_layer, c.config.n_head, 2, 1, 2, 3),
+        1,
+        3,
+        of="model",
+        **NO_CIRCUITS,
+    ),
+    "heads.nearest_of_each": Row(
+        lambda c: nearest_of_each(
+            c.model, held_token_table(c.config, c.model.parameters), c.trace["embed"], 1
+        ),
+        true(lambda c, found: len(found) == c.n),
+    ),
     **of("heads.reads_and_writes", lambda c, found: len(found) == 2, 1, 1, 1, of="model", **NO_CIRCUITS),
     "interventions.mean": Row(
         _zeroed(lambda made, other: made.mean(other)),
@@ -921,6 +960,13 @@ FUNCTIONS = {
         lambda c, found: found.writes.shape == (c.config.n_embd,),
         1,
         3,
+        of="model",
+        **GATED,
+    ),
+    **of(
+        "neurons.several_neurons",
+        lambda c, found: len(found) == 2,
+        [(0, 1), (1, 3)],
         of="model",
         **GATED,
     ),

@@ -30,7 +30,7 @@ MODULES = """loading model tracing.trace tracing.plan tracing.sites tracing.keep
     text.tokenizer generation.options generation.generated generation.saved_generation generation.sampling
     generation.scoring
     analysis.named_array analysis.lens analysis.attribution analysis.paths analysis.circuits
-    analysis.directions
+    analysis.low_rank analysis.directions
     analysis.heads analysis.neurons analysis.layer_norms analysis.matrices analysis.residual_stream
     analysis.parameter_counts analysis.statistics analysis.baseline_notebook analysis.site_values
     analysis.losses analysis.two_prompts analysis.interventions analysis.patching analysis.plot
