@@ -10,6 +10,7 @@ import {
   hideTip,
   marked,
   place,
+  scaleKey,
   showTip,
   signed,
   tokenLabel,
@@ -43,10 +44,7 @@ export function contributionsPanel(run, focus) {
     choose,
     told,
     lists,
-    el("h3", {}, "All parts, layer by layer"),
-    grid,
-    others,
-    paths,
+    el("div", { class: "two" }, el("div", {}, el("h3", {}, "All parts, layer by layer"), grid, others), paths),
   );
 
   function draw(state) {
@@ -57,7 +55,7 @@ export function contributionsPanel(run, focus) {
     choose.replaceChildren(
       ...targetButtons(run, row + first, ids, pairs, target, (chosen) => {
         target = chosen;
-        draw(focus.state);
+        focus.told(new Set()); // captions name it
       }),
     );
     const values = valuesOf(row),
@@ -138,6 +136,9 @@ export function contributionsPanel(run, focus) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
       for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full, moved));
     }
+    cells.push(
+      el("span", { class: "grid-key" }, scaleKey("diverging", signed(-full, 1), signed(full, 1)), el("small", {}, " logits")),
+    );
     const rest = names
       .map((name, i) => [name, i])
       .filter(([name]) => !/^h\.\d+\.(attn\.(head\.\d+|bias)|mlp)$/.test(name));

@@ -27,6 +27,8 @@ export function everyHead(run, focus) {
     const context = sized(canvas, LEFT + run.H * (side + SPACE), TOP + run.L * (side + SPACE));
     const style = getComputedStyle(element);
     context.font = canvasFont(0.75);
+    context.fillStyle = style.color;
+    context.fillText("head", 0, TOP - 6);
     for (let layer = 0; layer < run.L; layer++) {
       context.fillStyle = style.color;
       context.fillText(`layer ${layer}`, 0, place(0, layer).y + side / 2 + 4);
@@ -34,7 +36,7 @@ export function everyHead(run, focus) {
         const { x, y } = place(head, layer);
         context.fillStyle = style.getPropertyValue("--wash");
         context.fillRect(x, y, side, side);
-        context.drawImage(patternOf(run, layer, head), x, y, side, side);
+        paintPattern(context, run, { layer, head }, { x, y, side });
         context.fillStyle = style.color;
         if (!layer && (side >= 20 || head % 2 === 0)) context.fillText(String(head), x + side / 2 - 4, TOP - 6);
         if (run.marks?.head(layer, head)) marker(context)(x + side, y, Math.min(12, side / 2));
@@ -69,8 +71,15 @@ export function everyHead(run, focus) {
   return { element, draw };
 }
 
-/** A head's pattern with a pixel for each pair of so many positions from `first` on, to be drawn at any size. */
-export function patternOf(run, layer, head, first = Math.max(0, run.T - PIXELS)) {
+/** Paint a head's pattern of so many positions from `first` on into a square of that side; its squares stay squares. */
+export function paintPattern(context, run, { layer, head }, { x, y, side, first }) {
+  const pattern = patternOf(run, layer, head, first);
+  context.imageSmoothingEnabled = pattern.width > side;
+  context.drawImage(pattern, x, y, side, side);
+}
+
+// A pixel for each pair of positions.
+function patternOf(run, layer, head, first = Math.max(0, run.T - PIXELS)) {
   const count = Math.min(run.T - first, PIXELS);
   const canvas = el("canvas", { width: count, height: count });
   const context = canvas.getContext("2d");
