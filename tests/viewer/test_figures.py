@@ -265,3 +265,15 @@ def test_a_card_that_is_cut_says_so(chromium, path):
         assert page.js("() => document.querySelector('.card').scrollTop") == 0
     with visit(chromium, path, viewport={"width": 1280, "height": 2600}) as page:
         assert not page.page.locator(".card .more").is_visible()
+
+
+def test_a_table_wider_than_its_place_says_what_is_beside_it(chromium, path, long):
+    with visit(chromium, long[1]) as page:
+        page.show(panel="lens")
+        said = page.text(".beside-table")
+        assert re.match(r"← \d\d more; of 250 positions 202 to 249 are here", said)
+        page.page.get_by_role("button", name="scroll to earlier positions").click()
+        page.until("() => /more →/.test(document.querySelector('.beside-table').innerText)")
+    with visit(chromium, path, viewport={"width": 1920, "height": 1080}) as page:
+        page.show(panel="lens")
+        assert not page.page.locator(".beside-table").is_visible()

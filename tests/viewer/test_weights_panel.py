@@ -155,6 +155,6 @@ def test_parts_of_the_parameter_bars_are_named_in_a_legend(trace, tmp_path):
     with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="weights")
         legend = page.page.locator(".legend > span").all_inner_texts()
-        assert legend == ["token embedding", "position embedding", "attention", "mlp", "layer norms"]
+        assert legend == ["token embedding", "position embedding", "attention", "mlp", "norms"]
         cut = "[...document.querySelectorAll('.stack span')].filter(e => e.scrollWidth > e.clientWidth + 1)"
         assert page.js(f"() => {cut}.map(e => e.textContent)") == []

@@ -126,8 +126,10 @@ function axes(run, count, each) {
 // The chosen head: its row as one that writes, its column as one that reads.
 function frames(run, { layer, head }, count, each) {
   const chosen = layer * run.H + head,
-    wide = count * each;
-  const frame = (box) => svg("rect", { ...box, class: "chosen-pair" });
+    wide = count * each,
+    around = each < 8 ? 1.5 : 0; // a frame of small squares stands around them, not on them
+  const frame = ({ x, y, width, height }) =>
+    svg("rect", { x: x - around, y: y - around, width: width + 2 * around, height: height + 2 * around, class: "chosen-pair", "stroke-width": around ? 1 : 1.6 });
   return [
     ...(chosen < count ? [frame({ x: BESIDE, y: ABOVE + chosen * each, width: wide, height: each })] : []),
     ...(chosen >= run.H ? [frame({ x: BESIDE + (chosen - run.H) * each, y: ABOVE, width: each, height: wide })] : []),

@@ -122,14 +122,14 @@ export function contributionsPanel(run, focus) {
       cells = [];
     const of = new Map(names.map((name, i) => [name, i])),
       columns = [
-        ...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, h ? `${h}` : "head 0"]),
+        ...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, String(h)]),
         ["attn.bias", "bias"],
         ["mlp", "MLP"],
       ].filter(([column]) => names.includes(`h.0.${column}`));
     grid.style.setProperty("--columns", columns.length);
     grid.classList.toggle("many", run.H > 12); // no numbers in the cells
     cells.push(
-      el("span", { class: "side" }, ""),
+      el("span", { class: "side" }, "head"),
       ...columns.map(([, name]) => el("span", { class: "over" }, name)),
     );
     for (let layer = 0; layer < run.L; layer++) {

@@ -2,8 +2,8 @@
 
 import { canvasFont, colour, el, hideTip, marker, showTip, sized } from "./drawing.js";
 
-const LEFT = 64; // pixels for the names of layers
-const TOP = 20; // and of heads
+const NAMES_LEFT = 4; // rem for the names of layers
+const TOP = 20; // pixels for those of heads
 const SPACE = 4; // between two maps
 const LARGEST = 96; // pixels of a map's side
 export const PIXELS = 96; // and how many positions it has, by itself the last ones
@@ -17,14 +17,16 @@ export function everyHead(run, focus) {
     el("summary", {}, `All ${run.L * run.H} heads of all layers`),
     holder,
   );
-  let side = 0;
+  let side = 0,
+    left = 0; // pixels to the left of the first map
 
   function draw(state) {
     if (!element.open) return;
     const width = holder.clientWidth;
     if (!width) return;
-    side = Math.max(10, Math.min(LARGEST, (width - LEFT) / run.H - SPACE));
-    const context = sized(canvas, LEFT + run.H * (side + SPACE), TOP + run.L * (side + SPACE));
+    left = NAMES_LEFT * parseFloat(getComputedStyle(document.documentElement).fontSize);
+    side = Math.max(10, Math.min(LARGEST, (width - left) / run.H - SPACE));
+    const context = sized(canvas, left + run.H * (side + SPACE), TOP + run.L * (side + SPACE));
     const style = getComputedStyle(element);
     context.font = canvasFont(0.75);
     context.fillStyle = style.color;
@@ -50,11 +52,11 @@ export function everyHead(run, focus) {
   }
 
   function place(head, layer) {
-    return { x: LEFT + head * (side + SPACE), y: TOP + layer * (side + SPACE) };
+    return { x: left + head * (side + SPACE), y: TOP + layer * (side + SPACE) };
   }
 
   function under(event) {
-    const head = Math.floor((event.offsetX - LEFT) / (side + SPACE));
+    const head = Math.floor((event.offsetX - left) / (side + SPACE));
     const layer = Math.floor((event.offsetY - TOP) / (side + SPACE));
     return head >= 0 && head < run.H && layer >= 0 && layer < run.L ? { layer, head } : null;
   }

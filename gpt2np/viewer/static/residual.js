@@ -144,9 +144,8 @@ export function residualPanel(run, focus) {
     const every = Math.ceil(run.L / 12);
     parts.push(svg("text", { x: x(0), y: height - 20, "text-anchor": "middle" }, "embed"));
     for (let layer = 0; layer < run.L; layer += every)
-      parts.push(
-        svg("text", { x: x(2 * layer + 2), y: height - 20, "text-anchor": "middle" }, String(layer)),
-      );
+      if (x(2 * layer + 2) - x(0) >= 30)
+        parts.push(svg("text", { x: x(2 * layer + 2), y: height - 20, "text-anchor": "middle" }, String(layer)));
     parts.push(svg("text", { x: (left + width) / 2, y: height - 3, "text-anchor": "middle" }, "after layer"));
     return el(
       "figure",

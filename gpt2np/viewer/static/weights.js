@@ -26,6 +26,9 @@ export function weightsPanel(run, focus) {
     run.parameters ? section("Where the parameters are", bars) : null,
     matrices ? section("The matrices of a layer, and the tables of tokens and positions", matrices.element) : absent(run, "weights", "Weights are"),
     run.circuits ? circuits : null,
+    matrices && !run.circuits
+      ? el("p", { class: "small" }, "Scores and effects between tokens, and what heads read of one another, are left out: they are defined for attention as in GPT-2 only.")
+      : null,
     composition ? section("Which heads read what earlier heads write", composition.content) : null,
     run.memory ? section("Which parts erase or amplify what another wrote", memory(run)) : null,
     nearest.element,
@@ -74,10 +77,11 @@ function parameterBars(run) {
     );
   });
   const shown = names.filter((part) => run.parameters.some(({ shares }) => shares[part]));
-  const legend = shown.map((part) => {
+  const colours = new Map(shown.map((part) => [part.replace("layer norms", "norms"), paint(part)])); // one colour has one name
+  const legend = [...colours].map(([name, place]) => {
     const swatch = el("span", { class: "swatch" });
-    swatch.style.background = colour("share", paint(part));
-    return el("span", {}, swatch, part);
+    swatch.style.background = colour("share", place);
+    return el("span", {}, swatch, name);
   });
   return [...bars, el("p", { class: "legend" }, legend)];
 }
