@@ -28,10 +28,11 @@ from gpt2np.viewer.page_extras import fill
 # In the order in which they are joined: a module imports only from those before it.
 MODULES = (
     "run_data drawing page_state position_window header glossary map_card every_position map_rows "
-    "map_columns map_streams map_paper map head_grid every_head attention logit_lens target_choice "
-    "head_paths contributions neuron_pushes mlp residual matrix_map head_circuits nearest_rows weights "
-    "two_runs two_streams two_predictions two_patterns side_by_side penalties rival_beams generation "
-    "figure_saving figures terms tour_stops tour tabs main start"
+    "map_columns map_streams map_paper map head_grid every_head shaded_text attention logit_lens "
+    "target_choice head_paths contributions neuron_pushes mlp residual matrix_map head_circuits "
+    "nearest_rows composition weights two_runs two_streams two_predictions two_patterns side_by_side "
+    "penalties rival_beams generation figure_saving captions figures terms tour_stops tour tabs main "
+    "start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "side_by_side", "print")

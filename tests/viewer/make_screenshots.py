@@ -4,9 +4,11 @@
     python tests/viewer/make_screenshots.py --readme
 
 Every panel on a phone (390 pixels), a small screen (1024), a notebook (1280) and a projector (1920), light
-and dark, and printed on A4, Letter and A4 across: of runs of 3, 30 and 250 tokens, in other scripts, of a
-generation, of one token, and of a run without most of its sites; and the live page in use. `--gpt2` adds a
-random model of GPT-2 small's shape. Each run's panels at one size stand side by side in `sheet-*.png`.
+and dark, with what a click opens in it, and printed on A4, Letter and A4 across: of runs of 3, 30 and 250
+tokens, in other scripts, of a generation, of one token, of a run without most of its sites, beside a second
+text, at the size for a projector, of random models of GPT-Neo's and Gemma 2's shape; and the live page in
+use. `--gpt2` adds a random model of GPT-2 small's shape; `--sizes 1280 1920` takes these only, and prints
+nothing. Each run's panels at one size stand side by side in `sheet-*.png`.
 Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
 """
 
@@ -22,14 +24,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from support import needs
+from support import gemma2_checkpoint, gpt_neo_checkpoint, needs
 from support.random_model import random_model
 from support.viewer_browser import browser, visit
 
 import gpt2np
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
-PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary"]
+PANELS = [
+    *["map", "attention", "lens", "contributions", "mlp", "residual", "weights"],
+    *["against", "generation", "glossary"],
+]
+OPENED = {  # what is drawn only when it is clicked
+    "map": ".every-position summary",
+    "attention": ".all-heads summary",
+    "weights": ".boxed:nth-last-child(2)",
+}
+IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42, 17, 30]
+GEMMA2 = {"head_dim": 16, "hidden_size": 64, "intermediate_size": 160}
 PAPERS = {
     "A4": {"format": "A4"},
     "Letter": {"format": "Letter"},
@@ -62,7 +74,12 @@ def pages(folder: Path, gpt2: bool, wanted: str | None) -> Iterator[tuple[str, P
         "scripts": lambda: tiny.trace("日本語 🙂 naïve “quotes” مرحبا e\u0301"),
         "part": lambda: tiny.trace(TEXT, keep="attn.*"),
         "one": lambda: tiny.trace([5]),
+        "against": lambda: tiny.trace(TEXT),
+        "big": lambda: tiny.trace(TEXT),
+        "neo": lambda: neo(folder).trace(IDS),
+        "gemma2": lambda: gemma2_checkpoint.in_memory("SFSF", **GEMMA2).trace(IDS),
     }
+    options = {"against": {"against": "Elizabeth was not sorry that Mr. Bingley was"}, "big": {"big": True}}
     if gpt2:
         shape = {"n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
         small = random_model(dtype="float32", n_layer=12, **shape)
@@ -73,8 +90,14 @@ def pages(folder: Path, gpt2: bool, wanted: str | None) -> Iterator[tuple[str, P
         if wanted not in (None, name):
             continue
         path = folder / f"{name}.html"
-        gpt2np.view(run(), out=path)
+        gpt2np.view(run(), out=path, **options.get(name, {}))
         yield name, path
+
+
+def neo(folder: Path) -> gpt2np.Model:
+    """A random model of GPT-Neo's kind, with windows in every second layer."""
+    shape = {"num_heads": 4, "hidden_size": 64, "window_size": 5}
+    return gpt2np.load(gpt_neo_checkpoint.write(folder / "neo", "GLGL", **shape))
 
 
 def main() -> None:
@@ -82,8 +105,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "screenshots")
     parser.add_argument("--only", help="only pictures with this in their name")
     parser.add_argument(
-        "--run", help="only this run: text, generated, 3, 30, 250, scripts, part, one, live, ..."
+        "--run", help="only this run: text, generated, 3, 30, 250, scripts, part, one, against, live, ..."
     )
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, help="only these widths, and no print")
     parser.add_argument("--gpt2", action="store_true", help="also a random model of GPT-2 small's shape")
     parser.add_argument("--readme", action="store_true", help="the README's picture, beside this file")
     args = parser.parse_args()
@@ -96,13 +120,13 @@ def main() -> None:
         if args.run in (None, "live") and (args.only is None or args.only.startswith("live")):
             alive(chromium, args.folder, args.only)
         for name, path in pages(args.folder, args.gpt2, args.run):
-            for size in SIZES:
+            for size in args.sizes or SIZES:
                 for scheme in ("light", "dark"):
                     stem = args.folder / f"{name}-{size}-{scheme}"
                     made = shoot(chromium, path, stem, size, scheme, args.only)
                     if len(made) > 1:
                         sheet(chromium, made, stem.with_name(f"sheet-{stem.name}.png"))
-            for paper in PAPERS if name in PRINTED else ():
+            for paper in PAPERS if name in PRINTED and not args.sizes else ():
                 if args.only is None or args.only in f"{name}-print-{paper}":
                     printed(chromium, path, args.folder / f"{name}-print-{paper}", paper)
 
@@ -177,6 +201,9 @@ def shoot(chromium, path: Path, stem: Path, size: str, scheme: str, only: str | 
             page.show(panel=panel)
             if page.focus["panel"] != panel:  # a text has no panel of choices
                 continue
+            if panel in OPENED and page.page.locator(OPENED[panel]).count():
+                page.page.locator(OPENED[panel]).first.click()
+                page.js("() => scrollTo(0, 0)")
             page.page.wait_for_timeout(150)
             page.page.screenshot(path=picture, full_page=True)
             print(picture)

@@ -1,5 +1,6 @@
 """Figures: each can be saved, is as wide as the screen lets it be, and its text can be read."""
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -148,7 +149,7 @@ def test_a_window_of_a_long_text_says_so_and_moves(chromium, long):
         told = page.text(".tip")
         weight = trace["h.1.attn.pattern"][2, 135, 0]
         assert re.search(r"\(135\) looks at .* \(0\)", told)
-        percent = float(re.search(r"attention ≈? ?([\d.]+) %", told)[1])
+        percent = float(re.search(r"attention [≈<]? ?([\d.]+) %", told)[1])
         np.testing.assert_allclose(percent, 100 * weight, atol=1)
         page.show(pos=200)
         assert page.text(".attention .window").startswith("Positions 128 to 223 of 250")
@@ -177,12 +178,11 @@ def test_the_left_of_the_map_is_a_window_with_the_first_and_the_chosen_token(chr
             page.page.mouse.move(left["x"] + x, middle["y"] + middle["height"] / 2)
             if page.js("() => document.querySelector('.tip')?.innerText.includes('positions 1 to 39')"):
                 break
-        percent = float(re.search(r"takes ≈? ?([\d.]+) % from them", page.text(".tip"))[1])
+        percent = float(re.search(r"takes [≈<]? ?([\d.]+) % from them", page.text(".tip"))[1])
         weights = trace["h.2.attn.pattern"][0, 249, 1:40]
         np.testing.assert_allclose(percent, 100 * weights.sum(), atol=1)
-        assert "with the first one and the chosen one. tiny" in saved(
-            page, "map", "SVG", path.parent
-        ).read_text("utf-8")
+        drawing = ElementTree.parse(saved(page, "map", "SVG", path.parent))
+        assert "with the first one and the chosen one. tiny" in " ".join(drawing.getroot().itertext())
         page.show(pos=60)
         assert "chosen" not in page.text("#panel-map .window")
         page.show(pos=100)  # outside of the window: it follows
@@ -217,3 +217,63 @@ def test_a_wide_screen_is_used(chromium, path):
         assert page.page.locator(".picture canvas").bounding_box()["width"] > 700
         page.show(panel="lens")
         assert page.page.locator(".lens .chart svg").bounding_box()["width"] > 700
+
+
+def test_captions_can_be_read_alone(chromium, path):
+    with visit(chromium, path) as page:
+        page.show(panel="attention", layer=2, head=1)
+        caption = "#panel-attention .caption"
+        assert "share of the query’s attention in percent" in page.text(caption)
+        page.page.get_by_role("button", name="scores", exact=True).click()
+        assert "score before softmax" in page.text(caption)
+        page.page.locator(".finder select").select_option(index=1)
+        chosen = page.page.locator(".finder select option").nth(1).inner_text()
+        assert f"Each head by {chosen}" in page.page.locator(caption).last.inner_text()
+        page.show(panel="contributions")
+        page.page.locator(".contributions .toggle button").nth(1).click()
+        token = page.text('.contributions .toggle [aria-pressed="true"] .token')
+        assert f"the logit of ‘{token}’" in page.text("#panel-contributions .caption").translate(
+            {0x2068: None, 0x2069: None}
+        )
+
+
+def test_lines_of_the_residual_stream_are_named_without_touching(chromium, path, long):
+    for file, least in ((path, 3), (long[1], 3)):
+        with visit(chromium, file) as page:
+            page.show(panel="residual", pos=2)
+            for i in (0, 1):
+                chart = page.page.locator(".residual .two svg").nth(i)
+                names = chart.locator("text:not(.far)").filter(has_text=re.compile(r"^\S.* \d+$"))
+                assert names.count() >= (least if i == 0 else 1)
+                assert chart.locator(".name-chosen").text_content().endswith(" 2")
+                boxes = sorted((name.bounding_box() for name in names.all()), key=lambda box: box["y"])
+                for above, below in itertools.pairwise(boxes):
+                    assert above["y"] + 0.7 * above["height"] <= below["y"] + 1
+
+
+def test_a_card_that_is_cut_says_so(chromium, path):
+    with visit(chromium, path, viewport={"width": 1280, "height": 600}) as page:
+        page.show(panel="map", part="attn.pattern")
+        more = page.page.locator(".card .more")
+        assert more.is_visible()
+        for _ in range(6):
+            if more.is_visible():
+                more.click()
+                page.page.wait_for_timeout(400)
+        assert not more.is_visible()
+        page.show(part="attn.q")
+        assert page.js("() => document.querySelector('.card').scrollTop") == 0
+    with visit(chromium, path, viewport={"width": 1280, "height": 2600}) as page:
+        assert not page.page.locator(".card .more").is_visible()
+
+
+def test_a_table_wider_than_its_place_says_what_is_beside_it(chromium, path, long):
+    with visit(chromium, long[1]) as page:
+        page.show(panel="lens")
+        said = page.text(".beside-table")
+        assert re.match(r"← \d\d more; of 250 positions 202 to 249 are here", said)
+        page.page.get_by_role("button", name="scroll to earlier positions").click()
+        page.until("() => /more →/.test(document.querySelector('.beside-table').innerText)")
+    with visit(chromium, path, viewport={"width": 1920, "height": 1080}) as page:
+        page.show(panel="lens")
+        assert not page.page.locator(".beside-table").is_visible()

@@ -83,8 +83,8 @@ def test_a_matrix_is_drawn_when_its_box_is_clicked(trace, tiny, tmp_path):
 def test_colours_of_the_panel_follow_the_theme(trace, tmp_path):
     gpt2np.view(trace, out=tmp_path / "page.html")
     painted = (
-        "() => ['.stack span', '.compositions span[style]'].map("
-        "which => getComputedStyle(document.querySelector(which)).backgroundColor)"
+        "() => [getComputedStyle(document.querySelector('.stack span')).backgroundColor, "
+        "document.querySelector('.composed image').getAttribute('href')]"
     )
     with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="weights")

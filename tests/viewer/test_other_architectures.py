@@ -165,7 +165,7 @@ def test_the_window_in_a_browser(neo, tmp_path):
         assert page.page.locator("#panel-attention .lists > div").first.locator(".bar").count() == 4
         shaded = page.js(
             "() => [...document.querySelectorAll('#panel-attention .shaded-text span')]"
-            ".filter((span) => span.style.boxShadow).length"
+            ".filter((span) => span.style.backgroundImage).length"
         )
         assert shaded == 4
         for layer in range(3):

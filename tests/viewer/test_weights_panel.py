@@ -121,3 +121,40 @@ def test_without_its_model_the_page_says_what_is_missing(trace, tmp_path):
         page.show(panel="weights")
         assert "opened without its model" in page.text("#panel-weights .absent")
         assert "124,439,808" in page.text(".parameter-bars")
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_maps_of_composition_name_their_sides_and_their_scale(trace, tiny, tmp_path):
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        page.show(panel="weights", layer=2, head=1)
+        most = max(float(np.nanmax(composition_scores(tiny, kind).array)) for kind in "qkv")
+        assert f"{most:.3f}" in page.text(".composition-key")
+        for kind, name in zip("qkv", ("queries", "keys", "values"), strict=True):
+            drawn = page.page.locator(".composed").filter(has_text=f"through {name}")
+            said = drawn.locator("text").all_text_contents()
+            assert {"reads: a head of", "writes: a head of", "layer 0", "layer 3"} <= set(said)
+            assert [text for text in said if text.isdigit()][:4] == ["0", "0", "1", "1"]
+            assert drawn.locator(".chosen-pair").count() == 2
+            drawn.scroll_into_view_if_needed()
+            box = drawn.locator("image").bounding_box()
+            each = box["width"] / 12
+            page.page.mouse.move(box["x"] + 7.5 * each, box["y"] + 1.5 * each)  # writer 0.1, reader 2.3
+            score = composition_scores(tiny, kind).array[1, 11]
+            assert page.text(".tip").split("\n") == [
+                f"layer 0 head 1 → {name} of layer 2 head 3",
+                f"{score:.3f}",
+            ]
+        page.page.mouse.click(box["x"] + 7.5 * each, box["y"] + 1.5 * each)
+        assert (page.focus["layer"], page.focus["head"]) == (2, 3)
+
+
+@pytest.mark.needs("playwright", "chromium")
+def test_parts_of_the_parameter_bars_are_named_in_a_legend(trace, tmp_path):
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+        page.show(panel="weights")
+        legend = page.page.locator(".legend > span").all_inner_texts()
+        assert legend == ["token embedding", "position embedding", "attention", "mlp", "norms"]
+        cut = "[...document.querySelectorAll('.stack span')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        assert page.js(f"() => {cut}.map(e => e.textContent)") == []

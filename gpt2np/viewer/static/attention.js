@@ -21,8 +21,10 @@ import {
   sized,
   tokenLabel,
   visible,
+  wholePercent,
 } from "./drawing.js";
 import { positionWindow } from "./position_window.js";
+import { shadedText } from "./shaded_text.js";
 
 const MOST = 96; // queries and keys that one picture shows; of longer texts a window around the position
 
@@ -39,7 +41,8 @@ export function attentionPanel(run, focus) {
     big = el("canvas", { role: "img" }),
     rowsOf = el("div", { class: "lists" });
   const many = el("div", { class: "multiples" }),
-    text = el("p", { class: "shaded-text" });
+    text = el("p", { class: "shaded-text" }),
+    textTitle = el("h4", {});
   const toggle = ["pattern", "scores"].map((kind) =>
     el(
       "button",
@@ -51,7 +54,7 @@ export function attentionPanel(run, focus) {
         onclick: (event) => {
           scores = kind === "scores";
           for (const b of toggle) b.setAttribute("aria-pressed", String(b === event.currentTarget));
-          draw(focus.state);
+          focus.told(new Set()); // the caption too is drawn anew
         },
       },
       kind,
@@ -60,14 +63,13 @@ export function attentionPanel(run, focus) {
   const finder = headFinder(run, focus),
     every = everyHead(run, focus);
   const stretch = positionWindow(run, () => draw(focus.state));
-  const key = el("span", {});
+  const key = el("p", { class: "picture-key" });
   element.append(
     el(
       "p",
       { class: "intro how" },
       "Every row is one token looking back: the colour of a square says which share of its attention goes to the " +
-        "token of that column. A row adds up to 100 %. Point at a token to see where it looks and who looks at it. ",
-      key,
+        "token of that column. A row adds up to 100 %. Point at a token to see where it looks and who looks at it.",
     ),
     el(
       "div",
@@ -83,9 +85,10 @@ export function attentionPanel(run, focus) {
         ),
         stretch.element,
         big,
+        key,
         says,
       ),
-      el("div", {}, rowsOf, text, el("h3", { class: "many-title" }), many),
+      el("div", {}, rowsOf, textTitle, text, el("h3", { class: "many-title" }), many),
     ),
     every.element,
     finder.element,
@@ -108,7 +111,7 @@ export function attentionPanel(run, focus) {
     element.querySelector(".many-title").textContent = `All heads of ${run.layerName(layer)}`;
     key.replaceChildren(
       scores ? scaleKey("diverging", "low score", "high") : scaleKey("share", "0 %", "25 %", "100 %"),
-      el("small", {}, scores ? " of this head’s largest score" : " by the square root, so that small shares show"),
+      el("small", {}, scores ? " full colour: this head’s largest score" : " share of attention, by the square root"),
     );
     stretch.follow(pos, MOST);
     const { first, count } = windowOf(pos);
@@ -140,9 +143,9 @@ export function attentionPanel(run, focus) {
         context.fillStyle = colour(scale, t);
         context.fillRect(x, y, cell - gap, cell - gap);
         if (moved?.[k]) mark(x + cell - gap, y, Math.min(12, cell / 2));
-        if (cell < 40) continue;
+        if (cell < 28) continue;
         context.fillStyle = darkOn(scale, t) ? "#fff" : "#000";
-        const number = scores ? values[k].toFixed(1).replace("-", "−") : String(Math.round(100 * values[k]));
+        const number = scores ? values[k].toFixed(1).replace("-", "−") : wholePercent(values[k], "");
         context.fillText(number, x + cell / 2, y + cell / 2 + 5);
       }
     }
@@ -291,16 +294,10 @@ export function attentionPanel(run, focus) {
       list([tokenLabel(run.labels[at]), ` (${at}) is looked at by`], seen.slice(0, 8), (query) => run.marks?.lookedAt(layer, head, query)?.[at]),
     );
     const { first, count } = windowOf(pos);
-    text.replaceChildren(
-      ...Array.from({ length: count }, (_, i) => i).flatMap((i) => {
-        const t = first + i,
-          sees = run.sees(layer, at, t),
-          w = sees ? weights[t] : 0,
-          span = el("span", { class: t === at ? "self" : "" }, tokenLabel(run.labels[t], 40));
-        span.style.boxShadow = sees ? `inset 0 -0.45em ${colour("share", Math.sqrt(w) * 0.85)}` : "";
-        return [el("wbr"), span];
-      }),
-    );
+    const shareOf = (t) => (run.sees(layer, at, t) ? weights[t] : null);
+    const told = (t) => (run.sees(layer, at, t) ? `: ${run.weightText(weights[t])}` : "");
+    textTitle.replaceChildren("The text, underlined by the share that ", tokenLabel(run.labels[at]), ` (${at}) gives`);
+    text.replaceChildren(...shadedText(run, { first, count, at, shareOf, told }));
   }
 
   // Every head of the layer as a small square; a button each.

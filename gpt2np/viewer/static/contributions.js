@@ -10,6 +10,7 @@ import {
   hideTip,
   marked,
   place,
+  scaleKey,
   showTip,
   signed,
   tokenLabel,
@@ -43,10 +44,7 @@ export function contributionsPanel(run, focus) {
     choose,
     told,
     lists,
-    el("h3", {}, "All parts, layer by layer"),
-    grid,
-    others,
-    paths,
+    el("div", { class: "two" }, el("div", {}, el("h3", {}, "All parts, layer by layer"), grid, others), paths),
   );
 
   function draw(state) {
@@ -57,7 +55,7 @@ export function contributionsPanel(run, focus) {
     choose.replaceChildren(
       ...targetButtons(run, row + first, ids, pairs, target, (chosen) => {
         target = chosen;
-        draw(focus.state);
+        focus.told(new Set()); // captions name it
       }),
     );
     const values = valuesOf(row),
@@ -124,20 +122,23 @@ export function contributionsPanel(run, focus) {
       cells = [];
     const of = new Map(names.map((name, i) => [name, i])),
       columns = [
-        ...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, h ? `${h}` : "head 0"]),
+        ...Array.from({ length: run.H }, (_, h) => [`attn.head.${h}`, String(h)]),
         ["attn.bias", "bias"],
         ["mlp", "MLP"],
       ].filter(([column]) => names.includes(`h.0.${column}`));
     grid.style.setProperty("--columns", columns.length);
     grid.classList.toggle("many", run.H > 12); // no numbers in the cells
     cells.push(
-      el("span", { class: "side" }, ""),
+      el("span", { class: "side" }, "head"),
       ...columns.map(([, name]) => el("span", { class: "over" }, name)),
     );
     for (let layer = 0; layer < run.L; layer++) {
       cells.push(el("span", { class: "side" }, `layer ${layer}`));
       for (const [name] of columns) cells.push(square(of.get(`h.${layer}.${name}`), values, full, moved));
     }
+    cells.push(
+      el("span", { class: "grid-key" }, scaleKey("diverging", signed(-full, 1), signed(full, 1)), el("small", {}, " logits")),
+    );
     const rest = names
       .map((name, i) => [name, i])
       .filter(([name]) => !/^h\.\d+\.(attn\.(head\.\d+|bias)|mlp)$/.test(name));

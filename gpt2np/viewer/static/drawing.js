@@ -82,13 +82,16 @@ export function digits(x, n = 3) {
   if (x == null || Number.isNaN(x)) return "–";
   if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
   const size = Math.abs(x);
-  const text =
-    size !== 0 && (size < 0.001 || size >= 1e5)
-      ? x.toExponential(n - 1)
-      : Number(x.toPrecision(n)).toFixed(
-          size === 0 ? 0 : Math.max(0, n - 1 - Math.floor(Math.log10(Number(size.toPrecision(n))))),
-        );
-  return text.replace("-", "−");
+  if (size !== 0 && (size < 0.001 || size >= 1e5)) return powerOfTen(x.toExponential(n - 1));
+  const places = size === 0 ? 0 : Math.max(0, n - 1 - Math.floor(Math.log10(Number(size.toPrecision(n)))));
+  return Number(x.toPrecision(n)).toFixed(places).replace("-", "−");
+}
+
+/** "1.2e-4" as it is written by hand: 1.2·10⁻⁴. */
+function powerOfTen(text) {
+  const [mantissa, exponent] = text.split("e");
+  const raised = [...exponent.replace("+", "")].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
+  return `${mantissa.replace("-", "−")}·10${raised.join("")}`;
 }
 
 /** A number with its sign. */
@@ -97,12 +100,19 @@ export function signed(x, places = 2) {
   return Number(text) === 0 ? text : `${x < 0 ? "−" : "+"}${text}`;
 }
 
-/** A probability in percent, two places; tiny ones as a power of ten. */
+/** A probability in percent, two places; what these would write as none or all says that it is not quite that. */
 export function percent(p) {
   if (p == null || Number.isNaN(p)) return "–";
-  if (!(p > 0 && p < 0.00005)) return `${(100 * p).toFixed(2)} %`;
-  const [mantissa, exponent] = (100 * p).toExponential(0).split("e-");
-  return `${mantissa}·10⁻${[...exponent].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")} %`;
+  if (p > 0 && p < 0.00005) return "< 0.01 %";
+  if (p < 1 && p >= 0.99995) return "> 99.99 %";
+  return `${(100 * p).toFixed(2)} %`;
+}
+
+/** The same without places, and without the sign where there is no room for it. */
+export function wholePercent(p, sign = " %") {
+  if (Number.isNaN(p)) return "–";
+  if (p > 0 && p < 0.005) return `<${sign && " "}1${sign}`;
+  return p < 1 && p >= 0.995 ? `>${sign && " "}99${sign}` : `${Math.round(100 * p)}${sign}`;
 }
 
 // -- colours --------------------------------------------------------------------------------------

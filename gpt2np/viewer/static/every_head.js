@@ -2,8 +2,8 @@
 
 import { canvasFont, colour, el, hideTip, marker, showTip, sized } from "./drawing.js";
 
-const LEFT = 64; // pixels for the names of layers
-const TOP = 20; // and of heads
+const NAMES_LEFT = 4; // rem for the names of layers
+const TOP = 20; // pixels for those of heads
 const SPACE = 4; // between two maps
 const LARGEST = 96; // pixels of a map's side
 export const PIXELS = 96; // and how many positions it has, by itself the last ones
@@ -17,16 +17,20 @@ export function everyHead(run, focus) {
     el("summary", {}, `All ${run.L * run.H} heads of all layers`),
     holder,
   );
-  let side = 0;
+  let side = 0,
+    left = 0; // pixels to the left of the first map
 
   function draw(state) {
     if (!element.open) return;
     const width = holder.clientWidth;
     if (!width) return;
-    side = Math.max(10, Math.min(LARGEST, (width - LEFT) / run.H - SPACE));
-    const context = sized(canvas, LEFT + run.H * (side + SPACE), TOP + run.L * (side + SPACE));
+    left = NAMES_LEFT * parseFloat(getComputedStyle(document.documentElement).fontSize);
+    side = Math.max(10, Math.min(LARGEST, (width - left) / run.H - SPACE));
+    const context = sized(canvas, left + run.H * (side + SPACE), TOP + run.L * (side + SPACE));
     const style = getComputedStyle(element);
     context.font = canvasFont(0.75);
+    context.fillStyle = style.color;
+    context.fillText("head", 0, TOP - 6);
     for (let layer = 0; layer < run.L; layer++) {
       context.fillStyle = style.color;
       context.fillText(`layer ${layer}`, 0, place(0, layer).y + side / 2 + 4);
@@ -34,7 +38,7 @@ export function everyHead(run, focus) {
         const { x, y } = place(head, layer);
         context.fillStyle = style.getPropertyValue("--wash");
         context.fillRect(x, y, side, side);
-        context.drawImage(patternOf(run, layer, head), x, y, side, side);
+        paintPattern(context, run, { layer, head }, { x, y, side });
         context.fillStyle = style.color;
         if (!layer && (side >= 20 || head % 2 === 0)) context.fillText(String(head), x + side / 2 - 4, TOP - 6);
         if (run.marks?.head(layer, head)) marker(context)(x + side, y, Math.min(12, side / 2));
@@ -48,11 +52,11 @@ export function everyHead(run, focus) {
   }
 
   function place(head, layer) {
-    return { x: LEFT + head * (side + SPACE), y: TOP + layer * (side + SPACE) };
+    return { x: left + head * (side + SPACE), y: TOP + layer * (side + SPACE) };
   }
 
   function under(event) {
-    const head = Math.floor((event.offsetX - LEFT) / (side + SPACE));
+    const head = Math.floor((event.offsetX - left) / (side + SPACE));
     const layer = Math.floor((event.offsetY - TOP) / (side + SPACE));
     return head >= 0 && head < run.H && layer >= 0 && layer < run.L ? { layer, head } : null;
   }
@@ -69,8 +73,15 @@ export function everyHead(run, focus) {
   return { element, draw };
 }
 
-/** A head's pattern with a pixel for each pair of so many positions from `first` on, to be drawn at any size. */
-export function patternOf(run, layer, head, first = Math.max(0, run.T - PIXELS)) {
+/** Paint a head's pattern of so many positions from `first` on into a square of that side; its squares stay squares. */
+export function paintPattern(context, run, { layer, head }, { x, y, side, first }) {
+  const pattern = patternOf(run, layer, head, first);
+  context.imageSmoothingEnabled = pattern.width > side;
+  context.drawImage(pattern, x, y, side, side);
+}
+
+// A pixel for each pair of positions.
+function patternOf(run, layer, head, first = Math.max(0, run.T - PIXELS)) {
   const count = Math.min(run.T - first, PIXELS);
   const canvas = el("canvas", { width: count, height: count });
   const context = canvas.getContext("2d");

@@ -1,6 +1,6 @@
 // Which head is what: layers down, heads across, coloured by a score; and what a head pushes.
 
-import { colour, darkOn, el, hideTip, marked, showTip, signed, tokenLabel } from "./drawing.js";
+import { colour, darkOn, digits, el, hideTip, marked, scaleKey, showTip, signed, tokenLabel } from "./drawing.js";
 
 const MEANING = {
   previous: "mean attention to the token before: a previous-token head",
@@ -41,7 +41,7 @@ export function headFinder(run, focus) {
       "aria-label": "score",
       onchange: (event) => {
         chosen = Number(event.target.value);
-        draw(focus.state);
+        focus.told(new Set()); // the caption too is drawn anew
       },
     },
     kinds.map((kind, i) => el("option", { value: i, selected: i === chosen }, kind.title)),
@@ -66,7 +66,10 @@ export function headFinder(run, focus) {
       flat = kind.values.flat().map((value) => value ?? 0),
       most = kind.most ?? Math.max(...flat, 1e-9);
     told.textContent = kind.text;
+    const number = (x) => (most > 1 ? digits(x, 2) : x.toFixed(2));
     grid.replaceChildren(
+      el("span", { class: "side" }, "head"),
+      ...kind.values[0].map((_, head) => el("span", { class: "over" }, run.H <= 16 || head % 2 === 0 ? String(head) : "")),
       ...kind.values.flatMap((row, layer) => [
         el("span", { class: "side" }, `layer ${layer}`),
         ...row.map((given, head) => {
@@ -90,6 +93,7 @@ export function headFinder(run, focus) {
           return marked(cell, run.marks?.head(layer, head));
         }),
       ]),
+      el("span", { class: "grid-key" }, scaleKey("share", "0", number(most / 4), number(most)), el("small", {}, " by the square root")),
     );
     const order = flat
       .map((value, i) => [value, Math.floor(i / run.H), i % run.H])

@@ -28,14 +28,20 @@ export function lensPanel(run, focus) {
   const n = run.at("lens:id", 0).length / run.at("lens:id", 0, 0).length,
     first = run.detail.firstLens;
   let between = false,
-    chosenPoint = 2 * run.L;
+    chosenPoint = 2 * run.L,
+    shownFirst = 0; // the position of the table's first column
   const told = el("p", { class: "answer" }),
     table = el("table", {}),
     scroll = el(
       "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": "predictions by layer and position" },
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "predictions by layer and position", onscroll: sayWhatIsBeside },
       table,
     );
+  const aside = (side) =>
+    el("button", { type: "button", class: "link", "aria-label": side < 0 ? "scroll to earlier positions" : "scroll to later positions", onclick: () => scroll.scrollBy({ left: 0.7 * side * scroll.clientWidth, behavior: "smooth" }) });
+  const before = aside(-1),
+    after = aside(1),
+    beside = el("p", { class: "beside-table on-screen" }, before, after);
   const side = el("div", { class: "lists" }),
     chart = el("div", { class: "chart" });
   const box = el("input", {
@@ -56,8 +62,8 @@ export function lensPanel(run, focus) {
     ),
     told,
     el("label", { class: "small on-screen" }, box, " also between attention and MLP"),
-    scroll,
-    side,
+    beside,
+    el("div", { class: "table-and-details" }, scroll, side),
   );
 
   function draw(state) {
@@ -78,9 +84,26 @@ export function lensPanel(run, focus) {
       scroll.replaceChildren(table);
     }
     const chosen = table.querySelector("td.chosen");
+    shownFirst = first + start;
     if (chosen)
       scroll.scrollLeft = Math.max(0, chosen.offsetLeft - scroll.clientWidth + chosen.offsetWidth + 90);
+    sayWhatIsBeside();
     details(pos, row, state);
+  }
+
+  /** What a table that is wider than its place has on either side, and of long texts what it does not have. */
+  function sayWhatIsBeside() {
+    const names = [...table.querySelectorAll("thead th")].slice(1);
+    if (!names.length || !scroll.clientWidth) return;
+    const hidden = (box) => Math.max(0, Math.min(names.length, Math.round(box / names[0].offsetWidth)));
+    const left = hidden(scroll.scrollLeft),
+      right = hidden(scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft);
+    const last = shownFirst + names.length - 1;
+    const all = names.length < run.T - first ? `; of ${run.T} positions ${shownFirst} to ${last} are here, choose another to see those around it` : "";
+    before.textContent = left ? `← ${left} more${all}` : all.slice(2);
+    after.textContent = right ? `${right} more →` : "";
+    for (const button of [before, after]) button.hidden = !button.textContent;
+    beside.hidden = !left && !right && !all;
   }
 
   /** Head and body of the table: so many columns from a row of the page's arrays on. */
@@ -180,7 +203,7 @@ export function lensPanel(run, focus) {
         el(
           "p",
           { class: "small" },
-          `entropy ${digits(run.at("lens:entropy", chosenPoint)[row])} nats; stopping here would lose ${digits(run.at("lens:kl", chosenPoint)[row])} nats`,
+          `Entropy ${digits(run.at("lens:entropy", chosenPoint)[row])} nats: how undecided it is, 0 where it is sure. Stopping here would lose ${digits(run.at("lens:kl", chosenPoint)[row])} nats against the final prediction.`,
         ),
       ),
       el("div", {}, chart, rankTable(row, token, run.at("follow:id", row).indexOf(token))),

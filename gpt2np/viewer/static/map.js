@@ -94,7 +94,7 @@ export function mapPanel(run, focus) {
       el("span", { class: "label" }, "draw"),
       el("span", { class: "gutter" }),
       line,
-      el("span", { class: "note" }, "from 0 to 1"),
+      el("span", { class: "note" }, el("span", { class: "brief" }, "likeliest, end to end"), el("span", { class: "second" }, "where a draw falls")),
     );
     const logits = run.has("logits") ? [row({ site: "logits", name: "logits", height: 12, kind: "", open: true })] : [];
     return [row({ site: "ln_f", name: "ln_f", height: 12, kind: "read", open: true }), ...logits, next, decoding];

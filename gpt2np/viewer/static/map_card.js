@@ -58,12 +58,26 @@ export function stripTip(run, site, cells, fraction) {
 
 export function buildCard(run, focus) {
   const body = el("div", { class: "card-body" });
+  const more = el(
+    "button",
+    { class: "more", type: "button", tabindex: "-1", onclick: () => element.scrollBy({ top: element.clientHeight - 60, behavior: "smooth" }) },
+    "more below ↓",
+  );
   const element = el(
     "aside",
-    { class: "card", "aria-live": "polite", "aria-label": "The chosen part" },
+    { class: "card", "aria-live": "polite", "aria-label": "The chosen part", onscroll: sayWhetherCut },
     body,
+    more,
   );
+  let shownLast = ""; // the part that was shown before
   let paintLater = () => {}; // a strip knows its width only when it is on the page
+
+  /** A card that is higher than the window scrolls: say so while there is more below. */
+  function sayWhetherCut() {
+    const scrolls = getComputedStyle(element).overflowY === "auto" && element.clientHeight > 0;
+    more.hidden = !scrolls || element.scrollHeight - element.scrollTop - element.clientHeight < 20;
+  }
+
   function draw(state) {
     paintLater = () => {};
     const { layer, head, pos } = state,
@@ -110,6 +124,9 @@ export function buildCard(run, focus) {
       ].filter(Boolean),
     );
     paintLater();
+    if (shownLast !== name) element.scrollTop = 0;
+    shownLast = name;
+    sayWhetherCut();
   }
 
   /** How far it has moved from what it is compared with. */

@@ -1,7 +1,7 @@
 // The rows of the map: which vectors of one position are drawn, how each is painted, what stands beside it.
 
 import { fullName, partOf, shapeText, stripTip } from "./map_card.js";
-import { colour, digits, el, fullColour, paintStrip, place, quoted, tokenLabel } from "./drawing.js";
+import { colour, digits, el, fullColour, paintStrip, place, quoted, tokenLabel, wholePercent } from "./drawing.js";
 
 /** Rows of the open layer: site, name, height in pixels, place at the spine (read, write, stream), block. */
 export const OPEN = [
@@ -208,8 +208,7 @@ function prediction(run, point, pos) {
   const row = pos - run.detail.firstLens;
   const ids = run.at("lens:id", point, row);
   if (!ids) return null;
-  const chance = 100 * run.at("lens:p", point, row)[0];
-  const words = [el("b", {}, tokenLabel(run.word(ids[0]), 9)), ` ${chance.toFixed(0)} %`];
+  const words = [el("b", {}, tokenLabel(run.word(ids[0]), 9)), ` ${wholePercent(run.at("lens:p", point, row)[0])}`];
   return [el("span", { class: "says", title: "what the model would predict if it stopped here" }, words)];
 }
 

@@ -1,7 +1,7 @@
 // The left of the map: every position as a column, its stream running down, and what attention carries
 // from one to another. In the open layer each column has what the chosen head and the MLP make of it.
 
-import { canvasFont, el, hideTip, marker, paintStrip, quoted, showTip, sized, visible } from "./drawing.js";
+import { canvasFont, el, hideTip, marker, paintStrip, quoted, showTip, sized, visible, wholePercent } from "./drawing.js";
 import { fitColumns } from "./map_columns.js";
 import { shareColour } from "./map_rows.js";
 import { positionWindow } from "./position_window.js";
@@ -61,7 +61,7 @@ export function buildStreams(run, focus, levels) {
     if (above && below) {
       context.font = canvasFont(0.75);
       context.fillStyle = inks.soft;
-      context.fillText(`head ${state.head}`, spine(shown.positions[0]) + BRANCH + 2, (above.y + below.y) / 2 + 4);
+      onPaper(context, `head ${state.head}`, spine(shown.positions[0]) + BRANCH + 2, (above.y + below.y) / 2 + 4, inks.paper);
     }
   }
 
@@ -118,29 +118,27 @@ export function buildStreams(run, focus, levels) {
   }
 
   /** Shares of attention of the chosen head: a bar for each key, all standing on one line. */
-  function pattern(context, state, { layer, y, height }, { soft, line }) {
+  function pattern(context, state, { layer, y, height }, { soft, line, paper }) {
     const weights = run.weights(layer, state.head, state.pos);
     if (!weights) return;
     const foot = y + height / 2;
     const room = height - 12;
     context.font = canvasFont(0.65);
     context.fillStyle = soft;
-    if (shown.width >= NUMBERED)
-      context.fillText(
-        "share of attention, in %",
-        spine(shown.positions[0]) + BRANCH,
-        y - height / 2 - 4,
-      );
+    const numbered = shown.width >= NUMBERED,
+      shares = sharesOf(weights, state.pos, run.firstSeen(layer, state.pos)),
+      largest = wholePercent(Math.max(...shares.map(([, share]) => share)));
+    onPaper(context, numbered ? "share of attention, in %" : `share of attention, at most ${largest}`, spine(shown.positions[0]) + BRANCH, y - height / 2 - 4, paper);
     context.textAlign = "center";
     const wide = shown.width * 0.8 - Math.min(BRANCH, shown.width * 0.2);
-    for (const [middle, share] of sharesOf(weights, state.pos, run.firstSeen(layer, state.pos))) {
+    for (const [middle, share] of shares) {
       const tall = share * room + 1;
       const right = middle + shown.width * 0.4;
       context.fillStyle = shareColour(share);
       context.fillRect(right - wide, foot - tall, wide, tall);
       context.fillStyle = soft;
-      if (shown.width >= NUMBERED)
-        context.fillText(`${Math.round(100 * share)}`, right - wide / 2, foot - tall - 3);
+      if (numbered)
+        context.fillText(wholePercent(share, ""), right - wide / 2, foot - tall - 3);
     }
     const [begin, end] = [shown.positions[0], shown.positions.at(-1)];
     context.fillStyle = line;
@@ -266,6 +264,15 @@ function meanOfHeads(run, layer, pos) {
 /** What is taken from the positions of a gap together. */
 function shareOf(weights, { from, to }) {
   return weights.slice(from, to + 1).reduce((sum, w) => sum + w, 0);
+}
+
+/** A text on a piece of paper of its own: no line runs through it. */
+function onPaper(context, text, left, foot, paper) {
+  const [ink, size] = [context.fillStyle, parseFloat(context.font.match(/([\d.]+)px/)[1])];
+  context.fillStyle = paper;
+  context.fillRect(left - 2, foot - size, context.measureText(text).width + 4, size * 1.35);
+  context.fillStyle = ink;
+  context.fillText(text, left, foot);
 }
 
 /** A text, cut where it gets wider than there is room. */

@@ -69,7 +69,7 @@ export function mlpPanel(run, focus) {
     const howMuch = (i) =>
       gated
         ? `${digits(opened[i], 2)} × ${digits(post[i] / opened[i], 2)}`
-        : `${digits(pre[i])} → ${digits(post[i])}`;
+        : beforeAfter(pre[i], post[i]);
     told.replaceChildren(
       "At ",
       tokenLabel(run.labels[pos]),
@@ -82,7 +82,7 @@ export function mlpPanel(run, focus) {
     lists.replaceChildren(
       el(
         "div",
-        {},
+        { class: "before-after" },
         el("h4", {}, gated ? `Layer ${layer}: ${bend}(gate) × up` : `Layer ${layer}: before → after ${bend}`),
         ids.slice(0, 12).map((id, i) =>
           bar(`neuron ${id}`, post[i] / Math.max(post[0], 1e-9), howMuch(i), {
@@ -177,7 +177,7 @@ export function mlpPanel(run, focus) {
             class: state.neuron === `${layer}.${id}` ? "dot chosen" : "dot",
             onclick: () => focus.set({ neuron: `${layer}.${id}` }),
           },
-          svg("title", {}, `neuron ${layer}.${id}: ${digits(pre[i])} → ${digits(post[i])}`),
+          svg("title", {}, `neuron ${layer}.${id}: ${beforeAfter(pre[i], post[i])}`),
         ),
       ),
     );
@@ -262,6 +262,12 @@ export function mlpPanel(run, focus) {
       );
   }
   return { id: "mlp", title: "MLP", element, draw };
+}
+
+/** "2.13 → 2.09", or of what the curve leaves as it is, as far as digits say: "5.39 → same". */
+export function beforeAfter(before, after) {
+  const [a, b] = [digits(before), digits(after)];
+  return `${a} → ${a === b ? "same" : b}`;
 }
 
 // The scale of the bars, on the right of the chart: round numbers of neurons, none nearer than a line of text.

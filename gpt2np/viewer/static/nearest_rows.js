@@ -47,6 +47,7 @@ function besideRows(run, pos) {
       el(
         "div",
         { class: "columns" },
+        el("h4", {}, "cosine"),
         rows.map(([id, , , cosine]) => bar(tokenLabel(run.word(id)), cosine, digits(cosine, 3), { kind: cosine < 0 ? "push" : "share" })),
       ),
     ),

@@ -24,7 +24,7 @@ export function neuronPushes(run, focus) {
     choose.replaceChildren(
       ...targetButtons(run, pos, ids, [...ids.keys()], target, (chosen) => {
         target = chosen;
-        draw(focus.state);
+        focus.told(new Set()); // captions name it
       }),
     );
     told.replaceChildren(

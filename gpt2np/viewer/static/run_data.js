@@ -209,12 +209,14 @@ export class Run {
     return all && all.subarray(start, start + query + 1);
   }
 
-  /** Attention as text: as many digits as are stored. */
+  /** Attention as text: as many digits as are stored. No softmax gives nothing: that is less than can be written. */
   weightText(w) {
     const kind = this.detail.attention;
-    if (kind === "f4")
-      return w < 0.0995 ? `${(100 * w).toPrecision(2).replace(/e.*/, "")} %` : `${(100 * w).toFixed(1)} %`;
+    if (Number.isNaN(w)) return "–";
     if (kind === "top" && w === 0) return "small";
+    const least = { f4: 0.01, u1: 1 }[kind] ?? 0.1; // in percent
+    if (100 * w < (kind === "f4" ? 1 : 0.5) * least) return `< ${least} %`;
+    if (kind === "f4") return `${w < 0.0995 ? (100 * w).toPrecision(2) : (100 * w).toFixed(1)} %`;
     return kind === "u1" ? `≈ ${(100 * w).toFixed(0)} %` : `${(100 * w).toFixed(1)} %`;
   }
 

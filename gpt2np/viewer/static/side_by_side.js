@@ -15,7 +15,7 @@ export function againstPanel(run, focus) {
   const words = two.columns.map((_, column) => columnButton(two, column, () => choose(column))),
     texts = el("div", { class: "both-texts", role: "toolbar", "aria-label": "the two texts, token under token" }, words);
   const predictions = twoPredictions(two),
-    streams = twoStreams(two, choose),
+    streams = twoStreams(two, choose, () => focus.told(new Set())),
     patterns = twoPatterns(two, focus);
   const parts = [predictions, streams, patterns];
   element.append(

@@ -1,7 +1,7 @@
 // Attention of two runs: every head by how differently it looks back from the chosen column, and the chosen head in both.
 
 import { absent, bar, colour, darkOn, digits, el, hideTip, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
-import { PIXELS, patternOf } from "./every_head.js";
+import { PIXELS, paintPattern } from "./every_head.js";
 import { WHICH } from "./two_runs.js";
 
 const PATTERN_SIDE = 300; // pixels of a pattern, at most
@@ -110,7 +110,7 @@ export function twoPatterns(two, focus) {
     context.fillStyle = style.getPropertyValue("--wash");
     context.fillRect(0, 0, side, side);
     context.imageSmoothingEnabled = false;
-    context.drawImage(patternOf(shown, layer, head, first), 0, 0, side, side);
+    paintPattern(context, shown, { layer, head }, { x: 0, y: 0, side, first });
     if (two.pair[i] !== null) {
       context.strokeStyle = style.getPropertyValue("--accent");
       context.lineWidth = 2;

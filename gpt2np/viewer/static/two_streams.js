@@ -8,7 +8,8 @@ const APART_BY = ["cosine", "distance"]; // in the order of the array; then both
 const GRID = { left: 62, tokens: 78, numbers: 18, widest: 52, named: 15, narrow: 7, row: 17 };
 const MANY = 160; // columns that still have names
 
-export function twoStreams(two, choose) {
+/** `choose` is told a column and more that is clicked; `redraw` draws the page anew, for captions name the measure. */
+export function twoStreams(two, choose, redraw) {
   const [run] = two.runs;
   if (!run.has("apart:stream"))
     return { element: absent(run, "against stream", "How far apart the streams are is"), draw() {} };
@@ -40,7 +41,7 @@ export function twoStreams(two, choose) {
   function measureBy(name, { currentTarget }) {
     measure = APART_BY.indexOf(name);
     for (const button of toggle) button.setAttribute("aria-pressed", String(button === currentTarget));
-    draw();
+    redraw();
   }
 
   const value = (point, column) => run.at("apart:stream", point, column)[measure];
@@ -76,6 +77,9 @@ export function twoStreams(two, choose) {
       context.fillStyle = style.getPropertyValue("--soft");
       const top = (start / each) * high + head;
       points.forEach((name, i) => context.fillText(name, 0, top + (i + 0.5) * GRID.row + 4));
+      context.strokeStyle = style.getPropertyValue("--line"); // cells of what is the same are as pale as the paper
+      context.lineWidth = 1;
+      context.strokeRect(GRID.left - 0.5, top - 0.5, Math.min(each, n - start) * width, GRID.row * points.length);
     }
     canvas.setAttribute("aria-label", `how far apart the two streams are. ${sentence().map((part) => part.textContent ?? part).join("")}`);
   }

@@ -1,5 +1,6 @@
 // The weights: where the parameters are, what two tokens are to a head, who reads, erases and strengthens whom.
 
+import { compositionOf } from "./composition.js";
 import { circuitsOf } from "./head_circuits.js";
 import { matrixMap } from "./matrix_map.js";
 import { absent, bar, colour, darkOn, el, isDark } from "./drawing.js";
@@ -13,8 +14,8 @@ export function weightsPanel(run, focus) {
   const element = el("div", { class: "weights" });
   const circuits = el("div", { class: "circuits" });
   const matrices = run.matrices ? matrixMap(run, focus) : null;
-  const bars = el("div", { class: "parameter-bars" }),
-    grids = el("div", { class: "grids" });
+  const bars = el("div", { class: "parameter-bars" });
+  const composition = run.composition ? compositionOf(run, focus) : null;
   const parts = [
     el(
       "p",
@@ -25,7 +26,10 @@ export function weightsPanel(run, focus) {
     run.parameters ? section("Where the parameters are", bars) : null,
     matrices ? section("The matrices of a layer, and the tables of tokens and positions", matrices.element) : absent(run, "weights", "Weights are"),
     run.circuits ? circuits : null,
-    run.composition ? section("Which heads read what earlier heads write", composition(run, focus), grids) : null,
+    matrices && !run.circuits
+      ? el("p", { class: "small" }, "Scores and effects between tokens, and what heads read of one another, are left out: they are defined for attention as in GPT-2 only.")
+      : null,
+    composition ? section("Which heads read what earlier heads write", composition.content) : null,
     run.memory ? section("Which parts erase or amplify what another wrote", memory(run)) : null,
     nearest.element,
   ];
@@ -36,10 +40,10 @@ export function weightsPanel(run, focus) {
     nearest.draw(state);
     if (run.circuits) circuits.replaceChildren(...circuitsOf(run, state));
     matrices?.draw(state);
+    composition?.draw(state);
     if (dark === isDark()) return;
     dark = isDark();
     if (run.parameters) bars.replaceChildren(...parameterBars(run));
-    if (run.composition) grids.replaceChildren(...compositionGrids(run));
   }
   return { id: "weights", title: "Weights", element, draw };
 }
@@ -51,20 +55,19 @@ function section(title, ...content) {
 // -- parameters -------------------------------------------------------------------------------------
 
 function parameterBars(run) {
-  const ink = (i) => (darkOn("share", PAINT[i]) ? "#fff" : "#000");
-  return run.parameters.map(({ name, total, shares }) => {
-    const names = [...PARTS, ...Object.keys(shares).filter((part) => !PARTS.includes(part))];
-    const pieces = names.flatMap((part) => {
-      const share = shares[part];
-      if (!share) return [];
-      const i = Math.min(PARTS.indexOf(part), PAINT.length - 1);
-      const at = i < 0 ? PAINT.length - 1 : i;
-      const piece = el("span", { title: `${part}: ${(100 * share).toFixed(1)} %` }, share > 0.04 ? `${Math.round(100 * share)} % ${part}` : "");
-      piece.style.width = `${100 * share}%`;
-      piece.style.background = colour("share", PAINT[at]);
-      piece.style.color = ink(at);
-      return [piece];
-    });
+  const names = [...new Set([...PARTS, ...run.parameters.flatMap(({ shares }) => Object.keys(shares))])];
+  const paint = (name) => PAINT[Math.min(names.indexOf(name), PAINT.length - 1)];
+  const bars = run.parameters.map(({ name, total, shares }) => {
+    const pieces = names
+      .filter((part) => shares[part])
+      .map((part) => {
+        const inPercent = 100 * shares[part];
+        const piece = el("span", { title: `${part}: ${inPercent.toFixed(1)} %` }, textInBar(part, inPercent));
+        piece.style.width = `${inPercent}%`;
+        piece.style.background = colour("share", paint(part));
+        piece.style.color = darkOn("share", paint(part)) ? "#fff" : "#000";
+        return piece;
+      });
     return el(
       "div",
       { class: "parameters" },
@@ -73,47 +76,20 @@ function parameterBars(run) {
       el("span", { class: "value" }, total.toLocaleString("en")),
     );
   });
-}
-
-// -- composition ------------------------------------------------------------------------------------
-
-const headName = (head) => `layer ${head.split(".")[0]} head ${head.split(".")[1]}`;
-const WORDS = { q: "queries", k: "keys", v: "values" };
-
-function composition(run, focus) {
-  const { pairs: best, chance } = run.composition;
-  const most = best[0]?.[3] ?? 1;
-  const list = best.map(([kind, writer, reader, score]) =>
-    bar(`${headName(writer)} → ${WORDS[kind]} of ${headName(reader)}`, score / most, score.toFixed(3), {
-      kind: "share",
-      onclick: () => focus.set({ layer: Number(reader.split(".")[0]), head: Number(reader.split(".")[1]) }),
-    }),
-  );
-  return [
-    el(
-      "p",
-      { class: "small" },
-      `1: the two share a single direction; unrelated heads reach ${chance.toFixed(3)}. In the grids heads stand layer by layer, from layer 0 head 0 at the upper left; full colour is ${most.toFixed(3)}, and a pair without a colour has its reader in no later layer.`,
-    ),
-    el("div", { class: "long-names" }, list),
-  ];
-}
-
-function compositionGrids(run) {
-  const { heads, pairs: best, grids } = run.composition;
-  const most = best[0]?.[3] ?? 1;
-  return Object.entries(grids).map(([kind, grid]) => {
-    const cells = grid.flatMap((row, writer) =>
-      row.map((score, reader) => {
-        const made = el("span", { title: score === null ? "not earlier" : `${headName(heads[writer])} → ${headName(heads[reader])}: ${score}` });
-        if (score !== null) made.style.background = colour("share", Math.sqrt(score / most));
-        return made;
-      }),
-    );
-    const drawn = el("div", { class: "compositions", role: "img", "aria-label": `${kind} composition of all pairs of heads` }, cells);
-    drawn.style.setProperty("--heads", heads.length);
-    return el("div", {}, el("h4", {}, `through ${WORDS[kind]}: writers down, readers across`), drawn);
+  const shown = names.filter((part) => run.parameters.some(({ shares }) => shares[part]));
+  const colours = new Map(shown.map((part) => [part.replace("layer norms", "norms"), paint(part)])); // one colour has one name
+  const legend = [...colours].map(([name, place]) => {
+    const swatch = el("span", { class: "swatch" });
+    swatch.style.background = colour("share", place);
+    return el("span", {}, swatch, name);
   });
+  return [...bars, el("p", { class: "legend" }, legend)];
+}
+
+// What a piece of so many percent has room for: its name too, the share alone, or nothing.
+function textInBar(part, inPercent) {
+  if (inPercent < 4) return "";
+  return inPercent > 4 + 0.8 * part.length ? `${Math.round(inPercent)} % ${part}` : `${Math.round(inPercent)} %`;
 }
 
 // -- this run ---------------------------------------------------------------------------------------
@@ -123,9 +99,9 @@ function memory(run) {
     el("div", {}, el("h4", {}, title), rows.map(([writer, later, cosine]) => bar(`${told(writer)} by ${told(later)}`, cosine, cosine.toFixed(2), { kind })));
   return el(
     "div",
-    { class: "lists long-names" },
-    list("Erased: minus the cosine of the two", run.memory.opposition.slice(0, 8), "push negative"),
-    list("Amplified: the cosine of the two", run.memory.agreement.slice(0, 8), "push"),
+    { class: "lists long-names memory" },
+    list("Erased by a later part: minus the cosine of the two", run.memory.opposition.slice(0, 8), "push negative"),
+    list("Amplified by a later part: the cosine of the two", run.memory.agreement.slice(0, 8), "push"),
   );
 }
 
