@@ -7,6 +7,7 @@ import {
   bar,
   canvasFont,
   colour,
+  directionOf,
   darkOn,
   el,
   hideTip,
@@ -39,7 +40,7 @@ export function attentionPanel(run, focus) {
     big = el("canvas", { role: "img" }),
     rowsOf = el("div", { class: "lists" });
   const many = el("div", { class: "multiples" }),
-    text = el("p", { class: "shaded-text" });
+    text = el("p", { class: "shaded-text", dir: directionOf(run.text) });
   const toggle = ["pattern", "scores"].map((kind) =>
     el(
       "button",

@@ -46,7 +46,10 @@ const FIGURES = {
     [".chart", "logits-apart", () => "One logit above another in two texts, layer by layer."],
     [".two-patterns", "attention-of-two", (run, s) => `Attention of ${head(run, s)} in two texts.`],
   ],
-  generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and ${run.generation.beams ? "the beams" : "what filters removed"}.`]],
+  generation: [
+    [".steps-box", "steps", (run) => `All ${run.generation.steps.length} steps of a generation.`],
+    [".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and ${run.generation.beams ? "the beams" : "what filters removed"}.`],
+  ],
 };
 
 /** Put captions and buttons below the figures of a panel; returns what renews the captions. */

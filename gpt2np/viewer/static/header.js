@@ -38,6 +38,7 @@ export function buildHeader(run, focus, swap, tour) {
 
   /** Whole rows of words only: three, on a narrow screen two; a button has the rest. */
   function fold() {
+    const { scrollTop } = ribbon; // which is lost where all of it has room for a moment
     ribbon.style.maxHeight = "none";
     const row = words[0].getBoundingClientRect().height + ROW_GAP;
     const rows = Math.round((ribbon.scrollHeight - ROW_GAP) / row);
@@ -45,6 +46,7 @@ export function buildHeader(run, focus, swap, tour) {
     all.hidden = rows <= most;
     all.textContent = whole ? "show fewer rows" : `${run.T} tokens, show all`;
     if (rows > most && !whole) ribbon.style.maxHeight = `${most * row}px`;
+    ribbon.scrollTop = scrollTop;
   }
 
   function draw(state) {
@@ -59,7 +61,7 @@ export function buildHeader(run, focus, swap, tour) {
     if (!likeliest) return next.replaceChildren();
     const step = run.generation?.steps.find((each) => each.pos === state.pos);
     const chosen = step && step.id !== likeliest[0] ? ["chosen: ", step.id, step.p] : null;
-    const first = ["next token: ", likeliest[0], run.at("next:p", state.pos)[0]];
+    const first = [["next", el("span", { class: "on-wide" }, " token"), ": "], likeliest[0], run.at("next:p", state.pos)[0]];
     next.replaceChildren(
       ...[chosen, chosen ? ["likeliest: ", ...first.slice(1)] : first].filter(Boolean).map(([name, id, p], i) =>
         el(

@@ -45,12 +45,12 @@ export function buildTour(run, focus, drawPanel) {
     focus.told(new Set());
   }
 
-  /** What a key does in the tour; whether it did anything. */
-  function press(key) {
+  /** What a key does in the tour, and whether it did anything; `onButton` presses the button by Enter. */
+  function press(key, onButton) {
     if (at === null) return false;
     if (key === "Escape") leave();
-    else if (key === "n" || key === "Enter") go(at + 1);
-    else if (key === "p" || key === "Backspace") go(at - 1);
+    else if (key === "n" || (key === "Enter" && !onButton)) go(at + 1);
+    else if (key === "p" || (key === "Backspace" && !onButton)) go(at - 1);
     else return false;
     return true;
   }
