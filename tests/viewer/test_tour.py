@@ -15,6 +15,15 @@ from gpt2np.analysis.neurons import most_active
 
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
+# What a stop is about: not above the window, nor below the bar.
+IN_SIGHT = """() => {
+  const panel = document.querySelector(".panel:not([hidden])");
+  const shown = panel.querySelector(".strip[aria-pressed=true]") ??
+    panel.querySelector("canvas, svg, .scroll table, .lists");
+  const { top, bottom } = shown.getBoundingClientRect();
+  const bar = document.querySelector(".tour").getBoundingClientRect();
+  return top >= 0 && Math.min(bottom, top + 40) <= bar.top ? [] : [top, bottom, bar.top];
+}"""
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 
 
@@ -84,6 +93,7 @@ def test_its_keys_work_where_its_buttons_were_pressed(chromium, path, width):
     with visit(chromium, path, viewport={"width": width, "height": 844}) as page:
         page.page.get_by_role("button", name="Tour").click()
         for stop in range(2, 9):
+            assert page.js(IN_SIGHT) == [], stop
             page.page.keyboard.press("n")
             assert page.text(".tour .aside") == f"Stop {stop} of 8"
         page.page.get_by_role("button", name="back").click()

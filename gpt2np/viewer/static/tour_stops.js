@@ -37,7 +37,7 @@ function stream(run, pos) {
   if (!run.has("embed")) return null;
   const added = run.has("wpe")
     ? `The vector of position ${pos}, of length ${norm(run, "wpe", 0, pos)}, is added to it. The result`
-    : "No position is added here: queries and keys are turned by it later. The row, made longer for the way through the model";
+    : "No position is added here: queries and keys are turned by it later. The row is only made longer, and this vector";
   return {
     title: "The residual stream begins",
     state: { panel: "map", part: "embed", layer: 0 },
@@ -111,8 +111,8 @@ function grows(run, pos) {
     state: { panel: "residual", layer: run.L - 1, part: "resid_post" },
     figure: ".residual .two figure",
     text:
-      `From length ${digits(first, 3)} to ${digits(last, 3)} after ${run.L} layers. It also turns: the cosine of beginning and end is ` +
-      `${run.at("resid:cosine", 0)[pos].toFixed(2).replace("-", "−")}.`,
+      `From length ${digits(first, 3)} to ${digits(last, 3)} after ${run.L} layers. The cosine of beginning and end is ` +
+      `${run.at("resid:cosine", 0)[pos].toFixed(2).replace("-", "−")}; 1 would be the same direction.`,
   };
 }
 
