@@ -10,7 +10,7 @@ from gpt2np.outputs import check_not_read
 from gpt2np.tables import strict_json
 from gpt2np.text.prompts import Prompt
 from gpt2np.viewer.live_model import MOST, checked_live, is_rounded, live_facts, packed_weights, too_large
-from gpt2np.viewer.opening_place import LIVE_PANELS, opening_place
+from gpt2np.viewer.opening_place import LIVE_LACKS, LIVE_PANELS, opening_place
 from gpt2np.viewer.page import MODULES, STYLES, Page, bundle, digest, static
 
 # In the order in which they are joined: those of a run's page but for its start, then what is alive.
@@ -46,7 +46,7 @@ def live_page(
     if out is not None:
         check_not_read(out, files)
     trace = model.trace(TEXT if prompt is None else prompt)
-    opens_at = opening_place(trace, LIVE_PANELS, show, layer, head, pos)
+    opens_at = opening_place(trace, LIVE_PANELS, show, layer, head, pos, lacks=LIVE_LACKS)
     facts = live_facts(model, trace)
     facts["page"]["model"]["rounded"] = is_rounded(model)
     written = _document(strict_json(facts, indent=None), packed_weights(model), opens_at, model.name)

@@ -18,8 +18,7 @@ from gpt2np.outputs import check_not_read, whole_file
 from gpt2np.threads import using_those_of
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
-from gpt2np.viewer.opening_place import COMPACT as COMPACT_PANELS
-from gpt2np.viewer.opening_place import PANELS, opening_place
+from gpt2np.viewer.opening_place import opening_place, panels_of
 from gpt2np.viewer.other_run import check_other
 from gpt2np.viewer.packing import pack
 from gpt2np.viewer.page_data import Data, checked, sizes_of
@@ -31,8 +30,8 @@ MODULES = (
     "map_columns map_streams map_paper map head_grid every_head shaded_text attention logit_lens "
     "target_choice head_paths contributions neuron_pushes mlp residual matrix_map head_circuits "
     "nearest_rows composition weights two_runs two_streams two_predictions two_patterns side_by_side "
-    "penalties rival_beams generation figure_saving captions figures terms tour_stops tour tabs main "
-    "start"
+    "penalties rival_beams generation_steps generation figure_saving captions figures terms tour_stops "
+    "tour tabs main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "side_by_side", "print")
@@ -93,8 +92,8 @@ def view(
     in which the two are held side by side, and opens with it.
 
     `show` is the panel that the page opens with: map, attention, lens, contributions, mlp, residual,
-    weights, against, generation or glossary; `layer`, `head` and `pos` are what is chosen there, from the end
-    if negative. `big` is for a projector.
+    weights, against (with a second run), generation (if something was generated) or glossary; `layer`, `head`
+    and `pos` are what is chosen there, from the end if negative. `big` is for a projector.
 
     Raises:
         InputError: this is none of them, a live page cannot run the model, the two runs are of different
@@ -118,7 +117,7 @@ def view(
     if against is not None and compact:
         raise InputError("view: a compact page has no room for a second run: leave out compact or against")
     other = None if against is None else _second(against, trace)
-    panels = COMPACT_PANELS if compact else tuple(p for p in PANELS if p != "against" or other is not None)
+    panels = panels_of(shown, compact, two=other is not None)
     if other is not None and show is None:
         show = "against"
     opens_at = opening_place(trace, panels, show, layer, head, pos, big)

@@ -8,6 +8,7 @@ import numpy as np
 from gpt2np.characters import joined, readable
 from gpt2np.errors import TraceError
 from gpt2np.generation.beam import Beams
+from gpt2np.generation.filters import probabilities
 from gpt2np.generation.generated import Generated, Step
 from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.edits import each_edit
@@ -59,6 +60,14 @@ def as_written(trace: Trace) -> dict[str, Any]:
     return {"shown": [token[:LONGEST] for token in shown], "written": joined(tokens)[:2000]}
 
 
+def has_choices(run: Trace | Generated) -> bool:
+    """Whether tokens were generated in a run: only then its page has a panel of choices."""
+    if isinstance(run, Generated):
+        return bool(run.probabilities)
+    n_prompt = run.metadata.get("n_prompt")
+    return type(n_prompt) is int and 1 <= n_prompt < len(run.token_ids)
+
+
 def generation_facts(run: Trace | Generated, ids: set[int]) -> dict[str, Any] | None:
     """The steps of a generation: what was chosen from what; None where a text was only read.
 
@@ -73,11 +82,10 @@ def generation_facts(run: Trace | Generated, ids: set[int]) -> dict[str, Any] | 
             told["last"] = {"id": run.token_ids[-1], "token": run.tokens[-1][:80]}
         beams = None if run.beams is None else _beams(run.beams, run.n_prompt, ids)
         return told | {"steps": steps, "ledger": bool(run.ledger), "beams": beams}
-    n_prompt = run.metadata.get("n_prompt")
-    n = len(run.token_ids)
-    if type(n_prompt) is not int or not 1 <= n_prompt <= n:
+    if not has_choices(run):
         return None
-    steps = [_read(run, pos, ids) for pos in range(n_prompt - 1, n - 1)]
+    n_prompt = run.metadata["n_prompt"]
+    steps = [_read(run, pos, ids) for pos in range(n_prompt - 1, len(run.token_ids) - 1)]
     told = {"n_prompt": n_prompt, "stopped_by": None, "sampling": None, "last": None}
     return told | {"steps": steps, "ledger": False, "beams": None}
 
@@ -102,6 +110,7 @@ def _step(step: Step, ids: set[int]) -> dict[str, Any]:
     told: dict[str, Any] = {
         "id": step.token_id,
         "p": _finite(step.probability),
+        "own": _own_chance(step),
         "pos": step.positions[-1],
         "candidates": [],
         "removals": None,
@@ -134,6 +143,15 @@ def _step(step: Step, ids: set[int]) -> dict[str, Any]:
     return told
 
 
+def _own_chance(step: Step) -> float | None:
+    """The probability that the model gave to the chosen token, before any option; None without logits."""
+    try:
+        logits = step["logits"][-1]
+    except TraceError:
+        return None
+    return float(probabilities(logits.astype(np.float32))[step.token_id])
+
+
 def _penalized(step: Step, ids: set[int]) -> list[dict[str, Any]]:
     """What each penalty changed: how many logits, and the largest changes as (id, before, after)."""
     try:
@@ -155,7 +173,8 @@ def _read(trace: Trace, pos: int, ids: set[int]) -> dict[str, Any]:
     top = trace.top(min(LISTED, trace.config.vocab_size), pos)
     p = float(np.exp(-trace["loss"][pos])) if "logits" in trace else None
     ids |= {chosen, *(i for _, i, _ in top)}
-    return {"id": chosen, "p": p, "pos": pos, "candidates": [[i, p] for _, i, p in top], "removals": None}
+    candidates = [[i, p] for _, i, p in top]
+    return {"id": chosen, "p": p, "own": p, "pos": pos, "candidates": candidates, "removals": None}
 
 
 def _matters(name: str, value: Any) -> bool:

@@ -9,6 +9,12 @@ from gpt2np.characters import joined, readable
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
 SCRIPTS = "日本語 🙂 naïve مرحبا e\u0301x"
+BESIDE = """() => {
+  const [list, steppers] = ["[role=tablist]", ".steppers"].map((name) => document.querySelector(name));
+  const [a, b] = [list, steppers].map((element) => element.getBoundingClientRect());
+  const level = Math.abs(a.top + a.bottom - b.top - b.bottom) < 8;
+  return level && b.left >= a.right && list.scrollWidth <= list.clientWidth;
+}"""
 
 
 def page_of(run, folder):
@@ -35,10 +41,13 @@ def test_a_long_text_has_whole_rows_and_a_button_for_the_rest(chromium, tiny, tm
         for pos in (249, 0, 120):
             page.show(pos=pos)
             page.page.wait_for_timeout(30)
+            page.page.keyboard.press("ArrowUp")  # what is drawn anew leaves the text where it is
             assert page.js(cut) == 0
             chosen = page.page.locator(".word[aria-pressed=true]").bounding_box()
             ribbon = page.page.locator(".ribbon").bounding_box()
             assert ribbon["y"] <= chosen["y"] <= ribbon["y"] + ribbon["height"]
+        if width > 390:
+            assert page.js(BESIDE)
         head = page.js("() => document.querySelector('nav.panels').getBoundingClientRect().bottom")
         assert head <= 0.4 * 844
         page.page.get_by_role("button", name="250 tokens, show all").click()
@@ -97,3 +106,20 @@ def test_a_folder_is_called_by_its_last_part(chromium, tiny, tmp_path, name, sho
     with visit(chromium, page_of(trace, tmp_path)) as page:
         assert page.text("h1") == short
         assert page.page.locator("h1").get_attribute("title") == name
+
+
+@pytest.mark.parametrize("width", [1024, 1280, 1920])
+def test_ten_tabs_and_the_steppers_are_in_one_row(chromium, tiny, tmp_path, width):
+    options = {"max_new_tokens": 100, "temperature": 0.9, "seed": 1, "keep": "*", "ledger": True}
+    done = tiny.generate("Elizabeth was", **options).finish()
+    gpt2np.view(done, out=tmp_path / "page.html", against="Mr. Darcy was")
+    with visit(chromium, tmp_path / "page.html", viewport={"width": width, "height": 800}) as page:
+        assert page.page.locator("[role=tab]").count() == 10
+        for tab in page.page.locator("[role=tab]").all():
+            tab.click()
+            assert page.js(BESIDE), tab.inner_text()
+        page.page.get_by_role("tab", name="Contributions").click()  # by its whole name, however short it is
+        assert page.focus["panel"] == "contributions"
+        page.page.set_viewport_size({"width": 1920, "height": 800})
+        page.page.wait_for_timeout(100)
+        assert page.page.get_by_text("Contributions", exact=True).first.is_visible()

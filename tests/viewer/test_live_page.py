@@ -1,7 +1,6 @@
 """A live page in a real browser: what is typed, swapped, switched off, generated, and what it is made of."""
 
 import re
-import shlex
 import shutil
 
 import numpy as np
@@ -223,28 +222,6 @@ def test_trying_each_part_names_those_that_are_missed_most(chromium, live_path, 
         best = sorted(parts, key=lambda name: -losses[name])[:5]
         said = page.text(".switch-board [role=status]")
         assert re.findall(r"layer \d+ (?:MLP|head \d+)", said) == best
-
-
-@pytest.mark.needs("playwright", "chromium")
-def test_a_generation_is_shown_choice_by_choice_and_named_as_a_command(chromium, live_path, capsys):
-    with visit(chromium, live_path) as page:
-        settle(page)
-        page.page.get_by_label("tokens", exact=True).fill("6")
-        page.page.get_by_label("seed").fill("-1")
-        page.page.get_by_role("button", name="Generate").click()
-        page.until("() => /seed: .* is not possible/.test(document.querySelector('.generating').textContent)")
-        page.page.get_by_label("seed").fill("3")
-        page.page.get_by_role("button", name="Generate").click()
-        page.until("() => Boolean(gpt2np.run.generation)")
-        settle(page, "document.querySelector('.command').textContent")
-        assert page.focus["panel"] == "generation"
-        assert page.js("() => gpt2np.run.generation.steps.length") == 6
-        command = page.text(".command")
-        assert command.startswith(f"gpt2np generate '{TEXT}' --max-new-tokens 6 --temperature 0.8")
-        assert "top-k" in page.text(".generation .funnel")
-        capsys.readouterr()
-        assert main(shlex.split(command)[1:]) == 0
-        assert page.page.locator("textarea").input_value() == capsys.readouterr().out.rstrip("\n")
 
 
 @pytest.mark.needs("playwright", "chromium")

@@ -42,6 +42,12 @@ WRONG = [
     ({"pos": 5}, "pos=5: must be a whole number from -5 to 4"),
     ({"pos": "last"}, "pos='last': must be a whole number"),
     ({"show": "lens", "compact": True}, "there are map, attention, glossary"),
+    (
+        {"show": "generation"},
+        "nothing was generated, which generate(..., max_new_tokens=30) does; there are map",
+    ),
+    ({"show": "against"}, "there is no second run, which against=OTHER adds"),
+    ({"show": "changes"}, "the live page has it, `gpt2np view --live`"),
 ]
 
 
@@ -57,6 +63,21 @@ def test_a_place_that_is_none_is_refused(trace, tmp_path, given, said):
         gpt2np.view(trace, out=tmp_path / "x.html", **given)
     assert said in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_panels_that_this_page_has_are_listed(tiny, trace):
+    with pytest.raises(InputError) as error:
+        gpt2np.view(trace, show="qqq")
+    assert str(error.value).endswith("residual, weights, glossary")
+    done = tiny.generate(TEXT, max_new_tokens=2, keep="*").finish()
+    with pytest.raises(InputError) as error:
+        gpt2np.view(done, show="qqq", against=TEXT)
+    assert str(error.value).endswith("weights, against, generation, glossary")
+    for each in (done, done.trace):
+        assert "panel=generation" in gpt2np.view(each, show="generation").html
+    for panel in ("generation", "weights", "against"):
+        with pytest.raises(InputError, match=f"show='{panel}': this page has no such panel: "):
+            gpt2np.view(tiny, show=panel)
 
 
 @pytest.mark.needs("playwright", "chromium")
@@ -90,6 +111,12 @@ def test_the_page_opens_there_and_an_address_goes_elsewhere(trace, tmp_path):
     [
         (["--show", "attention", "--layer", "1", "--pos", "-1"], ""),
         (["--show", "atention"], "--show atention: this page has no such panel; did you mean 'attention'?"),
+        (
+            ["--show", "generation"],
+            "--show generation: this page has no such panel: nothing was generated, which --max-new-tokens ",
+        ),
+        (["--show", "against"], "there is no second run, which --against OTHER adds; there are map, "),
+        (["--live", "--show", "generation"], "by its button Generate; there are map, attention"),
         (["--layer", "4"], "--layer 4: must be a whole number from -4 to 3"),
         (["--head", "x"], "--head"),
         (["--panel", "lens"], "did you mean --show?"),

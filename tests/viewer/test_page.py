@@ -285,7 +285,7 @@ def test_the_scrubber_moves_through_a_generation(chromium, generated_path, done)
         page.page.locator(".scrubber input").fill("3")
         step, entry = done.steps[3], done.ledger[3]
         assert (page.focus["step"], page.focus["pos"]) == (3, step.positions[-1])
-        assert f"Step 3: {step.token.replace(' ', '·')}" in page.text(".generation h3")
+        assert f"Step 3: {step.token.replace(' ', '·')}" in page.text(".choice h3")
         values = page.page.locator(".generation .lists .bar .value").all_inner_texts()
         assert values == [f"{100 * p:.2f} %" for _, p in entry.top]
         told = page.text(".funnel")

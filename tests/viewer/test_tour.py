@@ -5,6 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from support import gemma2_checkpoint
 from support.viewer_browser import visit
 
 import gpt2np
@@ -14,6 +15,15 @@ from gpt2np.analysis.neurons import most_active
 
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
+# What a stop is about: not above the window, nor below the bar.
+IN_SIGHT = """() => {
+  const panel = document.querySelector(".panel:not([hidden])");
+  const shown = panel.querySelector(".strip[aria-pressed=true]") ??
+    panel.querySelector("canvas, svg, .scroll table, .lists");
+  const { top, bottom } = shown.getBoundingClientRect();
+  const bar = document.querySelector(".tour").getBoundingClientRect();
+  return top >= 0 && Math.min(bottom, top + 40) <= bar.top ? [] : [top, bottom, bar.top];
+}"""
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 
 
@@ -76,6 +86,40 @@ def test_it_starts_by_its_address_and_goes_by_keys(chromium, path):
         assert page.focus["pos"] == len(page.js("() => gpt2np.run.tokens")) - 2
         page.page.keyboard.press("Escape")
         assert page.page.locator(".tour").is_hidden()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_its_keys_work_where_its_buttons_were_pressed(chromium, path, width):
+    with visit(chromium, path, viewport={"width": width, "height": 844}) as page:
+        page.page.get_by_role("button", name="Tour").click()
+        for stop in range(2, 9):
+            assert page.js(IN_SIGHT) == [], stop
+            page.page.keyboard.press("n")
+            assert page.text(".tour .aside") == f"Stop {stop} of 8"
+        page.page.get_by_role("button", name="back").click()
+        page.page.keyboard.press("Enter")  # a button is pressed once, by itself
+        assert page.text(".tour .aside") == "Stop 6 of 8"
+        page.page.keyboard.press("p")
+        assert page.text(".tour .aside") == "Stop 5 of 8"
+        page.page.keyboard.press("Escape")
+        assert page.page.locator(".tour").is_hidden()
+
+
+def test_it_says_of_another_architecture_what_is_so_there(chromium, tmp_path):
+    model = gpt2np.load(gemma2_checkpoint.write(tmp_path / "m"))
+    trace = model.trace([3, 17, 17, 30, 0, 8])
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    said = []
+    with visit(chromium, tmp_path / "page.html") as page:
+        page.js("() => { location.hash = '#tour' }")
+        page.page.locator(".tour").wait_for()
+        for _ in range(8):
+            said.append(page.text(".tour p"))
+            page.page.keyboard.press("n")
+        assert page.text(".tour .aside") == "Stop 8 of 8"
+    assert "No position is added here" in said[1]
+    assert f"{np.linalg.norm(trace['embed'][-1]):.3g}, is the residual stream" in said[1]
+    assert "before the cap on it" in said[7]
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -100,4 +100,30 @@ def test_a_beam_search_says_who_lost_and_a_saved_generation_what_it_cannot_show(
         assert "A saved trace does not say how" in page.text(".generation .small")
         assert page.page.locator(".said").count() == 3  # the last one that was chosen was never read
         p = float(np.exp(-beams.trace["loss"][4]))
-        assert f"{100 * p:.2f} %" in page.text(".generation h3")
+        assert f"{100 * p:.2f} %" in page.text(".choice h3")
+
+
+def test_cells_of_many_heads_lie_side_by_side_on_a_phone(chromium, tmp_path):
+    trace = random_model(n_head=12, n_embd=48).trace(list(range(20)))
+    gpt2np.view(trace, out=tmp_path / "page.html")
+    overlaps = """() => [...document.querySelectorAll(".panel:not([hidden]) .grid")].map((grid) => {
+      const boxes = [...grid.querySelectorAll("button")].map((cell) => cell.getBoundingClientRect());
+      return boxes.filter(({ top, left }, i) => i && top === boxes[i - 1].top && left < boxes[i - 1].right);
+    }).flat().length"""
+    with visit(chromium, tmp_path / "page.html", viewport={"width": 390, "height": 844}) as page:
+        for panel in ("attention", "contributions"):
+            page.show(panel=panel)
+            assert page.js(overlaps) == 0
+            assert page.js("() => document.documentElement.scrollWidth") == 390
+
+
+def test_a_text_from_right_to_left_is_read_so(chromium, tiny, tmp_path):
+    for text, way in ((HARD["rtl"], "rtl"), ("Elizabeth مرحبا", "ltr")):
+        done = tiny.generate(text, max_new_tokens=3, keep="*").finish()
+        gpt2np.view(done, out=tmp_path / "page.html")
+        with visit(chromium, tmp_path / "page.html") as page:
+            for panel, selector in (("attention", ".shaded-text"), ("generation", ".story")):
+                page.show(panel=panel)
+                assert (
+                    page.js(f"() => getComputedStyle(document.querySelector('{selector}')).direction") == way
+                )

@@ -7,6 +7,7 @@ import {
   bar,
   canvasFont,
   colour,
+  directionOf,
   darkOn,
   el,
   hideTip,
@@ -41,7 +42,7 @@ export function attentionPanel(run, focus) {
     big = el("canvas", { role: "img" }),
     rowsOf = el("div", { class: "lists" });
   const many = el("div", { class: "multiples" }),
-    text = el("p", { class: "shaded-text" }),
+    text = el("p", { class: "shaded-text", dir: directionOf(run.text) }),
     textTitle = el("h4", {});
   const toggle = ["pattern", "scores"].map((kind) =>
     el(

@@ -114,7 +114,10 @@ export const CAPTIONS = {
     [".chart", "logits-apart", () => "One logit minus another in two texts, up, in logits; across: from the embedding through the layers. Circles: the first text; squares and dashes: the second."],
     [".two-patterns", "attention-of-two", (run, s) => `Attention of ${headOf(run, s)} in two texts: rows are queries, columns keys, from the upper left on; colour: share of attention, ${shares()}.`],
   ],
-  generation: [[".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and ${run.generation.beams ? "the beams" : "what filters removed"}.`]],
+  generation: [
+    [".steps-box", "steps", (run) => `All ${run.generation.steps.length} steps of a generation, a row each.`],
+    [".lists", "choice", (run, s) => `Step ${s.step}: the candidates, and ${run.generation.beams ? "the beams" : "what filters removed"}.`],
+  ],
 };
 
 /** The score by which the heads are coloured, in its own words. */

@@ -77,6 +77,13 @@ export function quoted(token) {
   return `‘\u2068${visible(token)}\u2069’`;
 }
 
+const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+
+/** The direction in which a text is read: that of its first letter. Tokens are isolated, so that `dir="auto"` finds none in them. */
+export function directionOf(text) {
+  return RIGHT_TO_LEFT.test(text.match(/\p{L}/u)?.[0] ?? "") ? "rtl" : "ltr";
+}
+
 /** A number with so many significant digits. */
 export function digits(x, n = 3) {
   if (x == null || Number.isNaN(x)) return "–";

@@ -52,7 +52,7 @@ export function everyPosition(run, focus) {
     context.textAlign = "right";
     rows.forEach(({ at, cells }, i) => {
       context.fillStyle = at === pos ? style.getPropertyValue("--accent") : style.color;
-      context.fillText(`${shortened(visible(run.labels[at]), left / rem < 100 ? 6 : 11)} ${at}`, left - 6, i * each + each / 2 + 3);
+      context.fillText(`\u2068${shortened(visible(run.labels[at]), left / rem < 100 ? 6 : 11)}\u2069 ${at}`, left - 6, i * each + each / 2 + 3);
       paintStrip(context, cells, left, i * each, width, each - ROW_SPACE, full);
     });
     canvas.setAttribute("aria-label", `${name}: a strip for each of the positions ${rows[0].at} to ${rows.at(-1).at}`);

@@ -9,6 +9,8 @@ const SHARP = 2; // pixels of a PNG for each pixel of the page
 
 /** An SVG that shows an element as it is now, with a caption below it; `skip` is a selector of what is left out. */
 export function pictureOf(element, caption, skip = ".save") {
+  const { scrollLeft, scrollTop } = element;
+  element.scrollTo(0, 0); // what scrolls is drawn from its beginning
   const box = element.getBoundingClientRect();
   const style = getComputedStyle(document.body);
   const root = node("svg", { xmlns: NS });
@@ -16,6 +18,7 @@ export function pictureOf(element, caption, skip = ".save") {
   const paper = root.appendChild(node("rect", { fill: style.backgroundColor }));
   const sheet = { root, left: box.left - MARGIN, top: box.top - MARGIN, skip, right: 0, bottom: 0 };
   drawElement(sheet, element);
+  element.scrollTo(scrollLeft, scrollTop);
   const lines = wrapped(caption, Math.max(30, Math.floor((sheet.right - MARGIN) / 7)));
   const width = Math.max(sheet.right + MARGIN, ...lines.map((line) => 7 * line.length + 2 * MARGIN));
   const size = { width, height: sheet.bottom + MARGIN + 20 * lines.length };

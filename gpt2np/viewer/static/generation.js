@@ -1,7 +1,8 @@
 // A generation, choice by choice: what there was to choose from, what the filters took away, what was drawn.
 
-import { bar, colour, el, percent, quoted, tokenLabel } from "./drawing.js";
+import { bar, colour, directionOf, el, percent, quoted, tokenLabel } from "./drawing.js";
 import { OPTIONS, penaltyTables } from "./penalties.js";
+import { stepTable } from "./generation_steps.js";
 import { rivalBeams } from "./rival_beams.js";
 
 export function generationPanel(run, focus) {
@@ -26,12 +27,13 @@ export function generationPanel(run, focus) {
     "aria-label": "step",
     oninput: () => go(Number(slider.value)),
   });
-  const text = el("p", { class: "story", dir: "auto" }),
+  const text = el("p", { class: "story", dir: directionOf(run.text) }),
     head = el("h3", {}),
     lists = el("div", { class: "lists" }),
     draw1 = el("div", { class: "draw" }),
     penalized = el("div", { class: "lists penalized" }),
-    how = el("p", { class: "small" });
+    how = el("p", { class: "small" }),
+    every = stepTable(run, go);
   const back = el(
       "button",
       { type: "button", "aria-label": "step before", onclick: () => go(focus.state.step - 1) },
@@ -51,11 +53,7 @@ export function generationPanel(run, focus) {
     how,
     text,
     el("div", { class: "scrubber" }, back, slider, on),
-    head,
-    lists,
-    draw1,
-    penalized,
-    everyStep(run),
+    el("div", { class: "choices" }, every.element, el("div", { class: "choice" }, head, lists, draw1, penalized)),
   );
   const beams = told.sampling?.num_beams > 1, // whole texts are compared, nothing is drawn or filtered
     rivals = rivalBeams(run);
@@ -124,6 +122,7 @@ export function generationPanel(run, focus) {
       rivals?.element ?? funnel(choice),
     );
     rivals?.draw(step);
+    every.draw(step);
     draw1.replaceChildren(...drawn(choice));
     penalized.replaceChildren(...penaltyTables(run, choice, beams ? ["log-probability", "log-probabilities"] : ["logit", "logits"]));
   }
@@ -215,41 +214,6 @@ export function generationPanel(run, focus) {
   return { id: "generation", title: "Generation", element, draw, go };
 }
 
-/** Every choice in a line of its own, for the print: a screen has the scrubber. */
-function everyStep(run) {
-  const { steps } = run.generation;
-  const removed = ({ removals }) => removals?.reduce((sum, { count }) => sum + count, 0);
-  const others = ({ id, candidates }) => candidates.filter(([other]) => other !== id).slice(0, 3);
-  const rows = steps.map((step, i) =>
-    el(
-      "tr",
-      {},
-      el("th", { scope: "row" }, String(i)),
-      el("td", {}, tokenLabel(run.word(step.id))),
-      el("td", {}, percent(step.p)),
-      el(
-        "td",
-        {},
-        others(step).flatMap(([id, p]) => [tokenLabel(run.word(id), 12), ` ${percent(p)}  `]),
-      ),
-      el("td", {}, step.removals ? removed(step).toLocaleString("en") : "–"),
-      el("td", {}, step.interval ? step.uniform.toFixed(4) : "–"),
-    ),
-  );
-  const names = ["step", "chosen", "probability", "likeliest others", "removed", "drawn"];
-  return el(
-    "div",
-    { class: "print-only every-step" },
-    el("h3", {}, "Every step"),
-    el(
-      "table",
-      { class: "plain" },
-      el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name)))),
-      el("tbody", {}, rows),
-    ),
-  );
-}
-
 /** How the tokens were chosen, in a sentence. */
 function howChosen({ steps, sampling, stopped_by: stoppedBy }, beams) {
   if (!sampling)
@@ -257,6 +221,6 @@ function howChosen({ steps, sampling, stopped_by: stoppedBy }, beams) {
   const greedy = (name, value) => name === "temperature" && value === 0;
   const options = Object.entries(sampling)
     .filter(([name, value]) => !(beams && greedy(name, value)))
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${greedy(name, value) ? "0 (greedy)" : value}`);
+    .map(([name, value]) => `${OPTIONS[name] ?? name.replaceAll("_", " ")} ${greedy(name, value) ? "0 (greedy)" : value}`);
   return `${steps.length} tokens chosen; ${options.join(", ")}; stopped by ${stoppedBy}.`;
 }

@@ -38,6 +38,8 @@ export function buildHeader(run, focus, swap, tour) {
 
   /** Whole rows of words only: three, on a narrow screen two; a button has the rest. */
   function fold() {
+    const { scrollTop } = ribbon, // which is lost where all of it has room for a moment
+      folded = isFolded();
     ribbon.style.maxHeight = "none";
     const row = words[0].getBoundingClientRect().height + ROW_GAP;
     const rows = Math.round((ribbon.scrollHeight - ROW_GAP) / row);
@@ -45,21 +47,32 @@ export function buildHeader(run, focus, swap, tour) {
     all.hidden = rows <= most;
     all.textContent = whole ? "show fewer rows" : `${run.T} tokens, show all`;
     if (rows > most && !whole) ribbon.style.maxHeight = `${most * row}px`;
+    ribbon.scrollTop = scrollTop;
+    if (isFolded() && !folded) reveal(focus.state.pos);
+  }
+
+  function isFolded() {
+    return ribbon.style.maxHeight.endsWith("px");
   }
 
   function draw(state) {
-    fold();
     words.forEach((word, pos) => {
       const p = chanceOf(run, pos);
       word.setAttribute("aria-pressed", String(pos === state.pos));
       word.tabIndex = pos === state.pos ? 0 : -1;
       word.style.setProperty("--chance", p > 0 ? colour("chance", Math.sqrt(p)) : "transparent");
     });
+    foretell(state);
+    fold(); // once it is known how much room is left
+  }
+
+  /** What comes next, and what was chosen where that is another token. */
+  function foretell(state) {
     const likeliest = run.at("next:id", state.pos);
     if (!likeliest) return next.replaceChildren();
     const step = run.generation?.steps.find((each) => each.pos === state.pos);
     const chosen = step && step.id !== likeliest[0] ? ["chosen: ", step.id, step.p] : null;
-    const first = ["next token: ", likeliest[0], run.at("next:p", state.pos)[0]];
+    const first = [["next", el("span", { class: "on-wide" }, " token"), ": "], likeliest[0], run.at("next:p", state.pos)[0]];
     next.replaceChildren(
       ...[chosen, chosen ? ["likeliest: ", ...first.slice(1)] : first].filter(Boolean).map(([name, id, p], i) =>
         el(

@@ -28,6 +28,7 @@ class Live {
     this.ids = facts.ids;
     this.turn = 0;
     this.busy = 0;
+    this.generating = null; // what is being generated, as a promise
     this.run = null; // what is shown
     this.typedAt = -Infinity;
     this.paused = null; // what was shown before the typing began
@@ -76,39 +77,57 @@ class Live {
     return this.read({ ids }, "swap");
   }
 
-  switchOff(off) {
+  /** Other parts off. What is being generated ends there, and its tokens stay. */
+  async switchOff(off) {
     this.off = off;
     this.switches.draw();
-    return this.read({ ids: this.run.ids }, "switch");
+    this.stop("a part was switched");
+    await this.generating;
+    return this.read({ ids: this.ids }, "switch");
   }
 
   lossesWith(off) {
     return this.engine.ask("losses", { ids: this.run.ids, off });
   }
 
-  /** Tokens after the text; the page then shows the run over all of them. Returns the same as a command line, and as a record. */
-  async generate(options, part) {
+  /** Tokens after the text, and then the run over all of them. Returns {command, record, said}: the same as a command line, as a record, and why it ended. */
+  generate(options, part) {
+    const made = this.generated(options, part);
+    this.generating = made.catch(() => null).finally(() => (this.generating = null));
+    return made;
+  }
+
+  async generated(options, part) {
     if (this.element.classList.contains("wrong")) throw new Error("This text cannot be run: see above.");
     const mine = ++this.turn,
       { ids, off } = this,
-      prompt = await this.engine.ask("decode", { ids });
-    if (ids.length > this.facts.config.n_positions) throw new Error("The context of this model is full.");
-    const made = await this.working(this.engine.ask("generate", { ids, options, off }, part));
-    if (mine !== this.turn) return null; // something else was typed meanwhile
-    if (!made.ledger.length) throw new Error("Nothing was generated.");
+      room = this.facts.config.n_positions - ids.length,
+      most = Math.min(options.most, room);
+    this.ended = "";
+    if (room <= 0) throw new Error(`The context of this model is full: ${ids.length} tokens.`);
+    const prompt = await this.engine.ask("decode", { ids });
+    const made = await this.working(this.engine.ask("generate", { ids, options: { ...options, most }, off }, part)),
+      n = made.ledger.length,
+      chosen = `${n} ${n === 1 ? "token" : "tokens"}`;
+    if (mine !== this.turn) return { command: "", record: null, said: `Stopped: the text was changed, and the ${chosen} generated so far are gone.` };
+    if (!n) throw new Error(this.ended ? `Stopped, for ${this.ended}: nothing was generated yet.` : "Nothing was generated.");
     this.ids = made.ids;
     this.whole = null;
     this.text.set(await this.engine.ask("decode", { ids: made.ids }));
     this.compare("generation", null);
     this.switches.draw(true);
     this.show(made.run, { panel: "generation", pos: ids.length - 1, step: 0 });
+    const full = n === room && n < options.most;
     return {
-      command: commandOf(prompt, { ...options, most: made.ledger.length }, this.facts.page.model.name, off),
+      command: commandOf(prompt, { ...options, most: n }, this.facts.page.model.name, off),
       record: await generationRecord(this.engine, this.facts, made, options),
+      said: this.ended ? `Stopped after ${chosen}, which stay: ${this.ended}.` : full ? `The context of this model is full: ${chosen} were the most.` : "",
     };
   }
 
-  stop() {
+  /** End a generation after the token that it is at; `why` is told. */
+  stop(why = "") {
+    this.ended = why;
     this.engine.stop();
   }
 
@@ -135,6 +154,7 @@ class Live {
         if (mine !== this.turn) return;
         this.compare(why, isOff ? whole : null);
         this.show(part);
+        this.ids = part.header.ids;
         mineShown = this.run;
       };
       const result = await ask(isOff && request.text !== undefined ? { ids: whole.ids } : request, off, soon);
@@ -142,7 +162,6 @@ class Live {
       this.run.take(result);
       this.renew();
       if (mine !== this.turn) return;
-      this.ids = result.header.ids;
       this.whole = isOff ? whole : this.run;
       this.switches.draw(why !== "switch");
     } catch (error) {

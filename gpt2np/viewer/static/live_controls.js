@@ -1,6 +1,6 @@
 // What is typed and pressed on a live page: the text, a token to swap, a generation.
 
-import { el, percent, tokenLabel } from "./drawing.js";
+import { directionOf, el, percent, tokenLabel } from "./drawing.js";
 import { saveRecord } from "./live_saving.js";
 
 const FIELDS = {
@@ -72,7 +72,7 @@ export function buildGenerate(live) {
   );
   const go = el("button", { type: "button", class: "action strong", onclick: press }, "Generate"),
     told = el("span", { class: "small", role: "status" }),
-    story = el("p", { class: "growing", dir: "auto", hidden: true }),
+    story = el("p", { class: "growing", hidden: true }),
     command = el("code", { class: "command" }),
     save = el("button", { type: "button", class: "action", hidden: true, onclick: () => saveRecord(record) }, "Save every choice as JSON");
   let running = false,
@@ -96,10 +96,12 @@ export function buildGenerate(live) {
       running = true;
       go.textContent = "Stop";
       story.hidden = false;
+      story.dir = directionOf(live.run.text);
       story.replaceChildren(el("span", { class: "aside" }, "…"));
       const made = await live.generate(chosen, grow);
-      command.textContent = made?.command ?? "";
-      record = made?.record ?? null;
+      told.textContent = made.said;
+      command.textContent = made.command;
+      record = made.record;
       save.hidden = !record;
     } catch (error) {
       told.textContent = error.message;

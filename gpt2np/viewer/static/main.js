@@ -66,7 +66,10 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
   let waiting = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(() => draw());
+    waiting = requestAnimationFrame(() => {
+      draw();
+      header.reveal(focus.state.pos);
+    });
   }, listening);
 
   // Canvases are drawn before the printer lays the page out: so the layout of the print, which has a width
@@ -94,8 +97,8 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
 
   addEventListener("keydown", (event) => {
     const { ctrlKey, metaKey, altKey, key, target } = event;
-    const plain = !(ctrlKey || metaKey || altKey || target.matches("input, select, textarea, button"));
-    if (plain && tour.press(key)) event.preventDefault();
+    const plain = !(ctrlKey || metaKey || altKey || target.matches("input, select, textarea"));
+    if (plain && tour.press(key, target.matches("button, summary, a"))) event.preventDefault();
     else if (press(event, focus, panels, bar.tabs, { t: swapTheme, b: swapSize })) event.preventDefault();
   }, listening);
 

@@ -13,7 +13,6 @@ import {
   showTip,
   sized,
   tokenLabel,
-  visible,
 } from "./drawing.js";
 
 const ATTENTION = [
@@ -296,5 +295,5 @@ export function buildCard(run, focus) {
 /** A sentence for those who do not see the strip. */
 export function stripText(run, site, layer, pos, head) {
   const stats = run.stats(site, layer, pos, head);
-  return `${fullName(run, site, layer)} at position ${pos} ${visible(run.labels[pos])}${stats ? `, norm ${digits(stats.norm)}` : ""}`;
+  return `${fullName(run, site, layer)} at position ${pos} ${quoted(run.labels[pos])}${stats ? `, norm ${digits(stats.norm)}` : ""}`;
 }

@@ -67,6 +67,7 @@ export class Run {
     this.arrays = arrays;
     this.T = header.tokens.length;
     this.labels = header.tokens.map((token, pos) => pieceText(token, header.shown?.[pos] ?? token));
+    this.text = header.written ?? this.labels.join(""); // as it is read
     this.L = header.model.ran;
     this.H = header.model.n_head;
   }

@@ -25,6 +25,13 @@ export const PANELS = {
   glossary: glossaryPanel,
 };
 export const COMPACT = ["map", "attention", "glossary"]; // in a notebook
+// Words where there is little room.
+const SHORT_WORDS = { lens: "Lens", contributions: "Contrib.", against: "Two texts", changes: "Changes", position: "pos" };
+
+const SPARE = 20; // pixels between tabs and steppers, and for letters that are bold once they are chosen
+
+// What is left out of the bar, one after another, until tabs and steppers have room beside each other.
+const SAVINGS = ["one-range", "no-ranges", "no-numbers", "small-letters", "short-words"];
 
 /** The panels of a page, by name: what chose nothing has no panel of choices, one run none of two. */
 export function panelsOf(run, made) {
@@ -43,10 +50,12 @@ export function buildBar(run, focus, panels) {
         role: "tab",
         id: `tab-${panel.id}`,
         "aria-controls": `panel-${panel.id}`,
+        "aria-label": panel.title,
+        title: i < 9 ? `${panel.title}: key ${i + 1}` : panel.title,
         onclick: () => focus.set({ panel: panel.id }),
       },
       el("span", { class: "number", "aria-hidden": "true" }, String(i + 1)),
-      panel.title,
+      wordOf(panel.id, panel.title),
     ),
   );
   const list = el("div", { role: "tablist", "aria-label": "panels" }, tabs);
@@ -55,29 +64,46 @@ export function buildBar(run, focus, panels) {
     stepper(focus, "layer", "layer", run.L - 1),
     stepper(focus, "head", "head", run.H - 1),
   ];
-  const element = el(
-    "nav",
-    { class: "panels" },
-    list,
-    el(
-      "div",
-      { class: "steppers" },
-      steppers.map((each) => each.element),
-    ),
+  const beside = el(
+    "div",
+    { class: "steppers" },
+    steppers.map((each) => each.element),
   );
+  const element = el("nav", { class: "panels" }, list, beside);
+  let fitted = ""; // the width that the bar was fitted to
+
+  /** Leave out what there is no room for: first ranges of numbers, then numbers of tabs, then letters. */
+  function fit() {
+    const width = `${element.clientWidth} ${getComputedStyle(element).fontSize}`;
+    if (!element.clientWidth || width === fitted) return;
+    fitted = width;
+    const needed = () => list.scrollWidth + beside.scrollWidth + SPARE;
+    for (let n = 0; n <= SAVINGS.length; n++) {
+      element.className = ["panels", "measured", ...SAVINGS.slice(0, n)].join(" ");
+      if (needed() <= element.clientWidth) break;
+    }
+    element.classList.remove("measured");
+  }
 
   function draw(state) {
+    for (const { key, value } of steppers) value.textContent = String(state[key]);
     panels.forEach((panel, i) => {
       const chosen = panel.id === state.panel;
       tabs[i].setAttribute("aria-selected", String(chosen));
       tabs[i].tabIndex = chosen ? 0 : -1;
-      if (chosen && list.scrollWidth > list.clientWidth) {
-        list.scrollLeft = tabs[i].offsetLeft - list.offsetLeft - 40;
-      }
     });
-    for (const { key, value } of steppers) value.textContent = String(state[key]);
+    fit();
+    if (list.scrollWidth > list.clientWidth) {
+      const tab = tabs[panels.findIndex((panel) => panel.id === state.panel)];
+      list.scrollLeft = tab.offsetLeft - list.offsetLeft - 40;
+    }
   }
   return { element, draw, tabs };
+}
+
+/** A word, and a shorter one for where there is little room. */
+function wordOf(id, word) {
+  return [el("span", { class: "word-whole" }, word), el("span", { class: "word-short" }, SHORT_WORDS[id] ?? word)];
 }
 
 function stepper(focus, name, key, most) {
@@ -92,7 +118,8 @@ function stepper(focus, name, key, most) {
       },
       mark,
     );
-  const text = el("span", {}, `${name} `, value, el("small", {}, ` of 0–${most}`));
+  const text = el("span", {}, wordOf(name, name), " ", value, el("small", {}, ` of 0–${most}`));
+  value.style.minWidth = `${String(most).length}ch`; // the bar does not move with it
   return {
     key,
     value,

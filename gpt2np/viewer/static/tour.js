@@ -35,6 +35,18 @@ export function buildTour(run, focus, drawPanel) {
     on.disabled = at === stops.length - 1;
     document.documentElement.style.setProperty("--tour", `${bar.offsetHeight + 16}px`);
     focus.set(shown.state);
+    bringIntoSight(shown.figure);
+  }
+
+  /** What a stop is about stands above the bar: in the map the row of the chosen part, else its figure. */
+  function bringIntoSight(figure) {
+    const panel = document.getElementById(`panel-${focus.state.panel}`),
+      target = panel?.querySelector('.strip[aria-pressed="true"]')?.closest(".row") ?? panel?.querySelector(figure);
+    if (!target) return;
+    const { top, height } = target.getBoundingClientRect(),
+      bars = document.querySelector("nav.panels").getBoundingClientRect(),
+      above = Math.max(0, Math.min(bars.bottom, bars.height)); // the tabs may stay at the top
+    if (top < above || top + Math.min(height, 200) > bar.getBoundingClientRect().top) scrollBy(0, top - above - 16);
   }
 
   function leave() {
@@ -45,12 +57,12 @@ export function buildTour(run, focus, drawPanel) {
     focus.told(new Set());
   }
 
-  /** What a key does in the tour; whether it did anything. */
-  function press(key) {
+  /** What a key does in the tour, and whether it did anything; `onButton` presses the button by Enter. */
+  function press(key, onButton) {
     if (at === null) return false;
     if (key === "Escape") leave();
-    else if (key === "n" || key === "Enter") go(at + 1);
-    else if (key === "p" || key === "Backspace") go(at - 1);
+    else if (key === "n" || (key === "Enter" && !onButton)) go(at + 1);
+    else if (key === "p" || (key === "Backspace" && !onButton)) go(at - 1);
     else return false;
     return true;
   }

@@ -36,13 +36,13 @@ function token(run, pos) {
 function stream(run, pos) {
   if (!run.has("embed")) return null;
   const added = run.has("wpe")
-    ? `The vector of position ${pos}, of length ${norm(run, "wpe", 0, pos)}, is added to it. `
-    : "No position is added here: queries and keys are turned by it later. ";
+    ? `The vector of position ${pos}, of length ${norm(run, "wpe", 0, pos)}, is added to it. The result`
+    : "No position is added here: queries and keys are turned by it later. The row is only made longer, and this vector";
   return {
     title: "The residual stream begins",
     state: { panel: "map", part: "embed", layer: 0 },
     figure: strip,
-    text: `${added}The result, of length ${norm(run, "embed", 0, pos)}, is the residual stream: every block reads it, and adds to it.`,
+    text: `${added}, of length ${norm(run, "embed", 0, pos)}, is the residual stream: every block reads it, and adds to it.`,
   };
 }
 
@@ -95,7 +95,7 @@ function fires(run, pos) {
   const near = run.at("sparsity", layer)?.[0];
   const silent = near === undefined ? "" : `; in this layer ${percent(near)} of all activations in the text are within 0.01 of 0`;
   return {
-    title: "The MLP thinks, position by position",
+    title: "The MLP works on each position alone",
     state: { panel: "mlp", layer, neuron: `${layer}.${ids[0]}`, part: "mlp.post" },
     figure: ".mlp .chart svg",
     text:
@@ -107,12 +107,12 @@ function grows(run, pos) {
   if (!run.has("resid:norm")) return null;
   const [first, last] = [run.at("resid:norm", 0)[pos], run.at("resid:norm", 2 * run.L)[pos]];
   return {
-    title: "Layer by layer the stream grows",
+    title: last > first ? "Layer by layer the stream grows" : "Layer by layer the stream changes",
     state: { panel: "residual", layer: run.L - 1, part: "resid_post" },
     figure: ".residual .two figure",
     text:
-      `From length ${digits(first, 3)} to ${digits(last, 3)} after ${run.L} layers. It also turns: the cosine of beginning and end is ` +
-      `${run.at("resid:cosine", 0)[pos].toFixed(2).replace("-", "−")}.`,
+      `From length ${digits(first, 3)} to ${digits(last, 3)} after ${run.L} layers. The cosine of beginning and end is ` +
+      `${run.at("resid:cosine", 0)[pos].toFixed(2).replace("-", "−")}; 1 would be the same direction.`,
   };
 }
 
@@ -120,15 +120,21 @@ function decides(run, pos) {
   const row = pos - run.detail.firstLens;
   if (!run.at("lens:id", 0, row)) return null;
   const tops = Array.from({ length: run.L }, (_, layer) => run.at("lens:id", 2 * layer + 2, row)[0]);
-  const at = tops.indexOf(tops.at(-1));
-  const start = run.at("lens:id", 0, row)[0];
+  const answer = tops.at(-1),
+    start = run.at("lens:id", 0, row)[0],
+    at = tops.indexOf(answer),
+    stays = tops.slice(at).every((id) => id === answer),
+    word = quoted(run.word(answer)),
+    p = percent(run.at("lens:p", 2 * at + 2, row)[0]);
+  const said =
+    start === answer
+      ? `already says ${word}, which is the answer at the end too${at === 0 && stays ? "; no layer changes that" : ", though not after every layer between"}.`
+      : `would say ${quoted(run.word(start))}. After layer ${at} it says ${word} for the first time, with ${p}${stays ? "" : "; later layers turn away from it and come back"}.`;
   return {
     title: "When the answer appears",
     state: { panel: "lens", layer: at, part: "resid_post" },
     figure: ".lens .scroll table:last-child",
-    text:
-      `Read out right after the embedding, the stream would say ${quoted(run.word(start))}. ` +
-      `After layer ${at} it says ${quoted(run.word(tops[at]))} for the first time, with ${percent(run.at("lens:p", 2 * at + 2, row)[0])}.`,
+    text: `Read out right after the embedding, the stream ${said}`,
   };
 }
 
@@ -140,19 +146,21 @@ function adds(run, pos) {
   if (!pushed) return { title: "The next token", state: { panel: "map", part: "logits", layer: run.L - 1 }, figure: strip, text: said };
   const best = Math.max(0, pushed.indexOf(Math.max(...pushed)));
   const sum = pushed.reduce((a, b) => a + b, 0);
+  const share = sum > pushed[best] ? ` of ${signed(sum)}` : `; all parts together give ${signed(sum)}`;
   return {
     title: "The next token",
     state: { panel: "contributions", layer: run.L - 1 },
     figure: ".contributions .lists",
-    text: `${said} Its logit is a sum: ${partName(run.components[best])} adds most, ${signed(pushed[best])} of ${signed(sum)}.`,
+    text: `${said} Its logit${run.model.capped ? ", before the cap on it," : ""} is a sum: ${partName(run, run.components[best])} adds most, ${signed(pushed[best])}${share}.`,
   };
 }
 
-function partName(name) {
+function partName(run, name) {
   const [, layer, what] = name.match(/^h\.(\d+)\.(.+)$/) ?? [];
-  if (layer === undefined) return name;
+  const outside = { wte: "the token’s embedding", wpe: "the position’s vector", embed: "the embedding", "ln_f.bias": `the bias of the last ${run.model.norm}` };
+  if (layer === undefined) return outside[name] ?? name;
   const head = what.match(/^attn\.head\.(\d+)$/);
-  return `layer ${layer}’s ${head ? `head ${head[1]}` : what === "mlp" ? "MLP" : "attention bias"}`;
+  return `layer ${layer}’s ${head ? `head ${head[1]}` : what === "mlp" ? "MLP" : what === "attn.bias" ? "attention bias" : what}`;
 }
 
 function capital(text) {

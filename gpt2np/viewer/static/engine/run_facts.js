@@ -143,9 +143,10 @@ export function generationFacts(model, n_prompt, made, options) {
   const { temperature, top_k, top_p } = options,
     sampling = { temperature, ...(top_k ? { top_k } : {}), ...(top_p && top_p < 1 ? { top_p } : {}), seed: options.seed };
   const last = made.ids[made.ids.length - 1],
-    steps = made.ledger.map((entry) => ({
+    steps = made.ledger.map((entry, i) => ({
       id: entry.token_id,
       p: entry.probability,
+      own: made.own[i],
       pos: n_prompt - 1 + entry.step,
       candidates: entry.top,
       removals: entry.removals.map(({ name, count, mass, most_likely }) => ({ name, count, mass, ids: most_likely })),
