@@ -30,7 +30,7 @@ MODULES = (
     "map_columns map_streams map_paper map head_grid every_head attention logit_lens target_choice "
     "head_paths contributions neuron_pushes mlp residual matrix_map head_circuits nearest_rows weights "
     "two_runs two_streams two_predictions two_patterns side_by_side penalties rival_beams generation "
-    "figure_saving figures terms tour_stops tour tabs main start"
+    "figure_saving figures terms tour_stops tour tabs printing main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "side_by_side", "print")

@@ -4,9 +4,10 @@
     python tests/viewer/make_screenshots.py --readme
 
 Every panel on a phone (390 pixels), a small screen (1024), a notebook (1280) and a projector (1920), light
-and dark, and printed on A4, Letter and A4 across: of runs of 3, 30 and 250 tokens, in other scripts, of a
-generation, of one token, and of a run without most of its sites; and the live page in use. `--gpt2` adds a
-random model of GPT-2 small's shape. Each run's panels at one size stand side by side in `sheet-*.png`.
+and dark, and printed on A4 and Letter, upright and across: of runs of 3, 30 and 250 tokens, in other
+scripts, of a generation, of one token, and of a run without most of its sites; and the live page in use.
+`--gpt2` adds a random model of GPT-2 small's shape. Each run's panels at one size stand side by side in
+`sheet-*.png`.
 Needs what the browser's tests need; pages of the print are PNG where pdftoppm is there.
 """
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from support import needs
+from support.paper import PAPERS
 from support.random_model import random_model
 from support.viewer_browser import browser, visit
 
@@ -30,11 +32,6 @@ import gpt2np
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "weights", "generation", "glossary"]
-PAPERS = {
-    "A4": {"format": "A4"},
-    "Letter": {"format": "Letter"},
-    "across": {"format": "A4", "landscape": True},
-}
 PRINTED = ("3", "30", "250", "generated", "gpt2-30")
 COLUMN = 460  # pixels of a picture in a sheet
 ACROSS = 5  # pictures in a row of it

@@ -3,6 +3,8 @@
 import { el } from "./drawing.js";
 import { tourStops } from "./tour_stops.js";
 
+const HANDOUT_ROWS = 13; // of a table in the handout
+
 /** `drawPanel(id)` draws one panel alone, for the pictures of the handout. */
 export function buildTour(run, focus, drawPanel) {
   const stops = tourStops(run);
@@ -66,7 +68,7 @@ export function buildTour(run, focus, drawPanel) {
         "article",
         { class: "stop" },
         el("div", {}, el("h3", {}, `${i + 1}. ${stop.title}`), el("p", {}, stop.text)),
-        el("div", { class: "stop-picture" }, copyOf(panel.querySelector(stop.figure))),
+        el("div", { class: `stop-picture ${focus.state.panel}` }, copyOf(panel.querySelector(stop.figure))),
       );
     });
     focus.state = kept;
@@ -81,12 +83,15 @@ export function buildTour(run, focus, drawPanel) {
   return { bar, handout, go, press, print, printed, titles: stops.map(({ title }) => title), touring: () => at !== null };
 }
 
-/** A copy of what is drawn: canvases keep their pictures. */
+/** A copy of what is drawn: canvases keep their pictures, and of a long table some rows stand for all, the last among them. */
 function copyOf(element) {
   if (!element) return null;
   const copy = element.cloneNode(true);
   const canvases = (root) => (root.matches("canvas") ? [root] : [...root.querySelectorAll("canvas")]);
   const copies = canvases(copy);
   canvases(element).forEach((canvas, i) => copies[i].getContext("2d").drawImage(canvas, 0, 0));
+  const rows = [...copy.querySelectorAll("tbody tr")];
+  const every = Math.ceil(rows.length / HANDOUT_ROWS);
+  rows.forEach((row, i) => (rows.length - 1 - i) % every && row.remove());
   return copy;
 }

@@ -6,6 +6,7 @@ import { absent, bar, colour, darkOn, el, isDark } from "./drawing.js";
 import { nearestRows } from "./nearest_rows.js";
 
 const PARTS = ["token embedding", "position embedding", "attention", "mlp", "layer norms"]; // drawn in this order
+const LABELLED = 0.06; // of a bar: a smaller share has no room for its number
 const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shares
 
 export function weightsPanel(run, focus) {
@@ -51,19 +52,22 @@ function section(title, ...content) {
 // -- parameters -------------------------------------------------------------------------------------
 
 function parameterBars(run) {
-  const ink = (i) => (darkOn("share", PAINT[i]) ? "#fff" : "#000");
-  return run.parameters.map(({ name, total, shares }) => {
-    const names = [...PARTS, ...Object.keys(shares).filter((part) => !PARTS.includes(part))];
-    const pieces = names.flatMap((part) => {
+  const found = new Set(run.parameters.flatMap(({ shares }) => Object.keys(shares).filter((part) => shares[part])));
+  const names = [...PARTS, ...found].filter((part, i, all) => found.has(part) && all.indexOf(part) === i);
+  const paint = (part) => PAINT[PARTS.includes(part) ? PARTS.indexOf(part) : PAINT.length - 1];
+  const key = names.map((part) => {
+    const swatch = el("span", { class: "swatch" });
+    swatch.style.background = colour("share", paint(part));
+    return el("span", {}, swatch, part);
+  });
+  const bars = run.parameters.map(({ name, total, shares }) => {
+    const pieces = names.filter((part) => shares[part]).map((part) => {
       const share = shares[part];
-      if (!share) return [];
-      const i = Math.min(PARTS.indexOf(part), PAINT.length - 1);
-      const at = i < 0 ? PAINT.length - 1 : i;
-      const piece = el("span", { title: `${part}: ${(100 * share).toFixed(1)} %` }, share > 0.04 ? `${Math.round(100 * share)} % ${part}` : "");
+      const piece = el("span", { title: `${part}: ${(100 * share).toFixed(1)} %` }, share > LABELLED ? `${Math.round(100 * share)} %` : "");
       piece.style.width = `${100 * share}%`;
-      piece.style.background = colour("share", PAINT[at]);
-      piece.style.color = ink(at);
-      return [piece];
+      piece.style.background = colour("share", paint(part));
+      piece.style.color = darkOn("share", paint(part)) ? "#fff" : "#000";
+      return piece;
     });
     return el(
       "div",
@@ -73,6 +77,7 @@ function parameterBars(run) {
       el("span", { class: "value" }, total.toLocaleString("en")),
     );
   });
+  return [...bars, el("div", { class: "parts-key" }, key)];
 }
 
 // -- composition ------------------------------------------------------------------------------------
