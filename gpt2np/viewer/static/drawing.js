@@ -241,7 +241,7 @@ export function isPrinting() {
 
 /** How wide a square picture may be on paper, in pixels: so that a list fits beside it; in the tour's handout a stop. */
 export function paperRoom() {
-  return document.documentElement.dataset.tour ? 250 : 480;
+  return document.documentElement.dataset.tour ? 225 : 480;
 }
 
 const SMALLEST_PRINTED = 10.2; // pixels of a letter on a canvas: 6.5 pt on paper

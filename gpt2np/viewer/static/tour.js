@@ -1,9 +1,10 @@
 // The tour: a bar at the foot of the page that leads through its states; printed, a handout of all stops.
 
 import { el } from "./drawing.js";
+import { shortName } from "./header.js";
 import { tourStops } from "./tour_stops.js";
 
-const HANDOUT_ROWS = 13; // of a table in the handout
+const HANDOUT_ROWS = 11; // of a table in the handout
 
 /** `drawPanel(id)` draws one panel alone, for the pictures of the handout. */
 export function buildTour(run, focus, drawPanel) {
@@ -72,7 +73,7 @@ export function buildTour(run, focus, drawPanel) {
       );
     });
     focus.state = kept;
-    handout.replaceChildren(el("h2", {}, `How ${run.model.name} reads and predicts: a tour`), ...pages);
+    handout.replaceChildren(el("h2", {}, `How ${shortName(run.model.name)} reads and predicts: a tour`), ...pages);
     handout.hidden = false;
   }
 
