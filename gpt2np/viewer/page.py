@@ -31,7 +31,7 @@ MODULES = (
     "target_choice head_paths contributions neuron_pushes mlp residual matrix_map head_circuits "
     "nearest_rows composition weights two_runs two_streams two_predictions two_patterns side_by_side "
     "penalties rival_beams generation_steps generation figure_saving captions figures terms tour_stops "
-    "tour tabs main start"
+    "tour tabs printing main start"
 ).split()
 HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "side_by_side", "print")

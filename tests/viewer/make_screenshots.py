@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from support import gemma2_checkpoint, gpt_neo_checkpoint, needs
+from support.paper import PAPERS
 from support.random_model import random_model
 from support.viewer_browser import browser, visit
 
@@ -42,11 +43,6 @@ OPENED = {  # what is drawn only when it is clicked
 }
 IDS = [3, 17, 17, 30, 0, 8, 3, 40, 41, 42, 17, 30]
 GEMMA2 = {"head_dim": 16, "hidden_size": 64, "intermediate_size": 160}
-PAPERS = {
-    "A4": {"format": "A4"},
-    "Letter": {"format": "Letter"},
-    "across": {"format": "A4", "landscape": True},
-}
 PRINTED = ("3", "30", "250", "generated", "gpt2-30")
 COLUMN = 460  # pixels of a picture in a sheet
 ACROSS = 5  # pictures in a row of it

@@ -1,10 +1,11 @@
-"""The page on paper: nothing is cut off, every token is there, labels can be read, no heading is alone."""
+"""The page on paper: nothing is cut off, all tokens are there, labels can be read, what is one stays so."""
 
+import functools
 import itertools
 import re
-import subprocess
 
 import pytest
+from support.paper import PAPERS, lines, print_page, sheets
 from support.viewer_browser import visit
 
 import gpt2np
@@ -16,15 +17,14 @@ SENTENCE = (
 )
 POINT = 0.75 * 0.86  # of a pixel, at the zoom of the print
 SMALLEST = 6.5  # points
-PAPERS = {
-    "A4": {"format": "A4"},
-    "Letter": {"format": "Letter"},
-    "across": {"format": "A4", "landscape": True},
-}
+# Pixels of a browser's window that is as wide as what a sheet has between its margins.
+WIDTHS = {"A4": 703, "Letter": 725, "across": 1032, "Letter across": 965}
+MOST_SHEETS = {"3": 13, "30": 15, "250": 20, "generation": 18}
 
+PRINTING = "() => { dispatchEvent(new Event('beforeprint')); }"
+PRINTED = "() => { dispatchEvent(new Event('afterprint')); }"
 # Every text that is drawn as text: its size in pixels, with what scales an SVG.
 SIZES = """() => {
-  dispatchEvent(new Event("beforeprint"));
   const found = [];
   const walk = document.createTreeWalker(document.getElementById("page"), NodeFilter.SHOW_TEXT);
   for (let node = walk.nextNode(); node; node = walk.nextNode()) {
@@ -32,13 +32,15 @@ SIZES = """() => {
     const box = parent.getBoundingClientRect();
     if (!node.data.trim() || !box.width || parent.closest("title, script, style")) continue;
     const svg = parent.closest("svg");
-    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+    const wide = svg && svg.getBoundingClientRect().width / (svg.currentCSSZoom ?? 1);
+    const scale = svg ? wide / svg.viewBox.baseVal.width : 1;
     found.push([parseFloat(getComputedStyle(parent).fontSize) * scale, node.data.trim().slice(0, 40)]);
   }
   return found;
 }"""
 WIDEST = """() => Math.max(...[...document.querySelectorAll("#page *")].map(
   (e) => e.getBoundingClientRect().right - document.getElementById("page").getBoundingClientRect().left))"""
+HEADINGS = "() => [...document.querySelectorAll('h2, h3, h4, summary')].map((each) => each.textContent)"
 
 
 @pytest.fixture(scope="module")
@@ -60,36 +62,38 @@ def pages(tiny, tmp_path_factory):
     return folder, made
 
 
-def printed(chromium, path, **paper):
-    """The text of each page of the print."""
-    with visit(chromium, path) as page:
-        page.page.pdf(path=path.with_suffix(".pdf"), **paper)
-    text = subprocess.run(
-        ["pdftotext", "-layout", path.with_suffix(".pdf"), "-"], capture_output=True, check=True
-    )
-    return text.stdout.decode("utf-8").split("\f")[:-1]
+@pytest.fixture(scope="module")
+def pdf_of(chromium, pages):
+    """The print of a run on a paper, made once."""
+    return functools.cache(lambda name, paper: print_page(chromium, pages[0] / f"{name}.html", paper))
 
 
 def shown(token):
     return token.replace(" ", "·").replace("\n", "⏎")
 
 
+def squeezed(text):
+    """Without spaces, and what isolates directions of writing."""
+    return re.sub("[\\s\u2068\u2069]", "", text)
+
+
 ON = [
     ("3", "A4"),
     ("3", "across"),
     ("30", "Letter"),
+    ("30", "Letter across"),
     ("250", "A4"),
+    ("250", "across"),
     ("generation", "A4"),
     ("generation", "across"),
 ]
 
 
 @pytest.mark.parametrize(("name", "paper"), ON)
-def test_every_token_and_the_prediction_are_on_paper(chromium, pages, name, paper):
-    folder, made = pages
-    sheets = printed(chromium, folder / f"{name}.html", **PAPERS[paper])
-    words = re.sub(r"\s", "", "".join(sheets)).replace("\u2068", "").replace("\u2069", "")
-    run = made[name]
+def test_every_token_and_the_prediction_are_on_paper(pages, pdf_of, name, paper):
+    found = sheets(pdf_of(name, paper))
+    words = squeezed("".join(found))
+    run = pages[1][name]
     trace = getattr(run, "trace", run)
     assert "".join(map(shown, trace.tokens)) in words  # the text, in one piece
     word, _, p = trace.top(1)[0]
@@ -97,29 +101,97 @@ def test_every_token_and_the_prediction_are_on_paper(chromium, pages, name, pape
     heads = words[words.index("Logitlens") :]
     for token in trace.tokens:
         assert shown(token)[:6] in heads  # and above the columns of the lens
-    for sheet in sheets:
+    for sheet in found:
         assert len(sheet.split()) > 25, sheet  # no page has a heading alone
+    assert len(found) <= MOST_SHEETS[name]
 
 
-def test_a_printed_generation_has_every_step(chromium, pages):
-    folder, made = pages
-    text = "\n".join(printed(chromium, folder / "generation.html", format="A4"))
+@pytest.mark.parametrize(("name", "paper"), ON)
+def test_the_open_layer_of_the_map_is_whole_on_a_sheet(pages, pdf_of, name, paper):
+    rows = [
+        *(
+            "LayerNorm(stream)",
+            "ln_1·W_Q+b_Q",
+            "ln_1·W_K+b_K",
+            "softmax(q·kᵀ/√d)",
+            "ln_1·W_V+b_V",
+            "Σpattern·v",
+        ),
+        *("z·W_O,byhead", "Σoutputs+b_O", "ln_2·W_in+b_in", "GELU(pre)", "post·W_out+b_out"),
+    ]
+    found = [squeezed(sheet) for sheet in sheets(pdf_of(name, paper))]
+    first = next(i for i, sheet in enumerate(found) if rows[1] in sheet)
+    assert [row for row in rows if row not in found[first]] == []
+
+
+@pytest.mark.parametrize(("name", "paper"), ON)
+def test_no_heading_is_at_the_foot_of_a_column(chromium, pages, pdf_of, name, paper):
+    with visit(chromium, pages[0] / f"{name}.html") as page:
+        page.js(PRINTING)
+        headings = {squeezed(heading) for heading in page.js(HEADINGS)}
+        page.js(PRINTED)
+    assert len(headings) > 30
+    for sheet in lines(pdf_of(name, paper)):
+        for text, box in sheet:
+            if squeezed(text) not in headings:
+                continue
+            below = [
+                other
+                for _, other in sheet
+                if other["yMin"] > box["yMax"] - 1
+                and other["xMin"] < box["xMax"]
+                and other["xMax"] > box["xMin"]
+            ]
+            assert below, text
+
+
+def test_a_printed_generation_has_every_step(pages, pdf_of):
+    text = "\n".join(sheets(pdf_of("generation", "A4")))
     table = text[text.index("Every step") :]
-    for i, step in enumerate(made["generation"].steps):
+    for i, step in enumerate(pages[1]["generation"].steps):
         line = next(line for line in table.splitlines() if line.split()[:1] == [str(i)])
         assert shown(step.token).strip("·") in line
         assert f"{100 * step.probability:.2f} %" in line
 
 
+def test_what_can_only_be_clicked_is_not_printed_but_said(pdf_of):
+    words = " ".join("".join(sheets(pdf_of("generation", "A4"))).split())
+    assert not re.search(r"\b(Click|Point at|follows the step|show all)\b", words)
+    said = "This print shows what was chosen: position 31 (“ and”), layer 2, head 0 and step 29."
+    assert re.sub(r"\(.*?\)", "", said) in re.sub(r"\(.*?\)", "", words)
+    assert "Paper has no room for the other positions, layers, heads and steps" in words
+    assert "All 16 heads of all layers" in words
+    assert "Attention patterns of all heads of all layers" in words
+
+
 @pytest.mark.parametrize("name", ["3", "250", "generation"])
 def test_labels_can_be_read_and_nothing_is_wider_than_the_paper(chromium, pages, name):
     with visit(chromium, pages[0] / f"{name}.html", viewport={"width": 800, "height": 1100}) as page:
-        sizes = page.js(SIZES)
-        assert len(sizes) > 200
-        size, text = min(sizes)
-        assert size * POINT >= SMALLEST, text
+        page.js(PRINTING)
+        assert len(page.js(SIZES)) > 200
         assert page.js(WIDEST) <= 801
-        page.js("() => dispatchEvent(new Event('afterprint'))")
+        page.page.emulate_media(media="print")
+        for paper, width in WIDTHS.items():
+            page.page.set_viewport_size({"width": width, "height": 700 if "across" in paper else 1000})
+            assert page.js(WIDEST) <= width + 1, paper
+            size, text = min(page.js(SIZES))
+            assert size * POINT >= SMALLEST, (paper, text)
+        page.page.emulate_media(media="screen")
+        page.js(PRINTED)
+
+
+def test_labels_of_the_handout_can_be_read(chromium, pages):
+    with visit(chromium, pages[0] / "30.html") as page:
+        page.js("() => { location.hash = '#tour' }")
+        page.page.locator(".tour").wait_for()
+        page.js(PRINTING)
+        size, text = min(page.js(SIZES))
+        assert size * POINT >= SMALLEST, text
+        cut = """() => [...document.querySelectorAll(".stop")]
+          .filter((e) => e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1)
+          .map((e) => e.querySelector("h3").textContent)"""
+        assert page.js(cut) == []
+        page.js(PRINTED)
 
 
 def test_each_row_of_the_map_takes_its_piece_of_the_columns_along(chromium, pages):
@@ -127,12 +199,32 @@ def test_each_row_of_the_map_takes_its_piece_of_the_columns_along(chromium, page
       .map(({ top, bottom }) => [top, bottom])"""
     with visit(chromium, pages[0] / "250.html") as page:
         whole = page.js("() => document.querySelector('.streams canvas').getBoundingClientRect().height")
-        page.js("() => dispatchEvent(new Event('beforeprint'))")
+        page.js(PRINTING)
         found = page.js(pieces)
         assert len(found) > 20
         assert all(abs(above[1] - below[0]) < 0.1 for above, below in itertools.pairwise(found))
-        assert found[-1][1] - found[0][0] > 0.8 * whole
+        assert found[-1][1] - found[0][0] > 0.7 * whole
         assert page.page.locator(".streams canvas").is_hidden()
-        page.js("() => dispatchEvent(new Event('afterprint'))")
+        page.js(PRINTED)
         assert page.js(pieces) == []
         assert page.page.locator(".streams canvas").is_visible()
+
+
+def test_a_narrow_window_prints_as_a_wide_one_and_is_then_as_it_was(chromium, pages):
+    canvases = "() => [...document.querySelectorAll('.panel canvas')].map((each) => each.style.width)"
+    state = """() => {
+      const rules = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]);
+      const open = document.querySelectorAll("details[open]").length;
+      return [open, document.documentElement.className, rules.map((rule) => rule.media?.mediaText)];
+    }"""
+    widths = []
+    for width in (390, 1280, 1920):
+        with visit(chromium, pages[0] / "3.html", viewport={"width": width, "height": 800}) as page:
+            before = page.js(state)
+            page.js(PRINTING)
+            widths.append(page.js(canvases))
+            assert page.js(state)[0] == page.page.locator("details").count()
+            page.js(PRINTED)
+            assert page.js(state) == before
+    assert widths[0] == widths[1] == widths[2]
+    assert PAPERS.keys() == WIDTHS.keys()

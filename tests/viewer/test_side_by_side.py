@@ -1,11 +1,10 @@
 """Two texts side by side in one page: its numbers are those of the functions, whatever stands beside what."""
 
-import re
-
 import numpy as np
 import pytest
 from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.command_line import run
+from support.paper import print_page, sheets
 from support.random_model import random_model
 from support.viewer_browser import browser, data_of, visit
 
@@ -157,10 +156,10 @@ def test_other_architectures(kind, tmp_path):
 @pytest.mark.needs("playwright", "chromium")
 @pytest.mark.needs("pdftotext")
 def test_it_prints(tiny, path, tmp_path):
-    from viewer.test_print import WIDEST, printed
+    from viewer.test_print import WIDEST, squeezed
 
     with browser() as chromium:
-        words = re.sub(r"\s", "", "".join(printed(chromium, path, format="A4")))
+        words = squeezed("".join(sheets(print_page(chromium, path))))
         assert "Sidebyside" in words
         for heading in (
             "Wherethetwostreamspart",

@@ -1,11 +1,11 @@
 """The tour: eight stops with this run's own numbers, by buttons, keys and address; printed, two pages."""
 
 import re
-import subprocess
 
 import numpy as np
 import pytest
 from support import gemma2_checkpoint
+from support.paper import PAPERS, sheets
 from support.viewer_browser import visit
 
 import gpt2np
@@ -135,21 +135,18 @@ def test_the_bar_hides_nothing_at_the_foot_of_the_page(chromium, path, width):
 
 
 @pytest.mark.needs("pdftotext")
-@pytest.mark.parametrize("paper", ["A4", "Letter"])
+@pytest.mark.parametrize("paper", PAPERS)
 def test_it_prints_as_a_handout_of_two_pages(chromium, path, paper):
     with visit(chromium, path) as page:
         page.js("() => { location.hash = '#tour' }")
         page.page.locator(".tour").wait_for()
         titles = page.js("() => gpt2np.stops")
-        page.page.pdf(path=path.with_suffix(".pdf"), format=paper)
+        page.page.pdf(path=path.with_suffix(".pdf"), **PAPERS[paper])
         assert page.page.locator(".panel:visible").count() == 1  # and the screen is as it was
-    text = subprocess.run(
-        ["pdftotext", "-layout", path.with_suffix(".pdf"), "-"], capture_output=True, check=True
-    )
-    sheets = text.stdout.decode("utf-8").split("\f")[:-1]
-    assert len(sheets) == 2
+    found = sheets(path.with_suffix(".pdf"))
+    assert len(found) == 2
     for number, title in enumerate(titles, 1):
-        assert f"{number}. {title[:14]}" in sheets[number > 4]
+        assert f"{number}. {title.split()[0]}" in found[number > 4]
 
 
 def test_a_run_without_most_of_its_parts_has_fewer_stops(chromium, tiny, tmp_path):

@@ -14,6 +14,7 @@ import {
   isPrinting,
   marked,
   marker,
+  paperRoom,
   place,
   quoted,
   scaleKey,
@@ -70,7 +71,8 @@ export function attentionPanel(run, focus) {
       "p",
       { class: "intro how" },
       "Every row is one token looking back: the colour of a square says which share of its attention goes to the " +
-        "token of that column. A row adds up to 100 %. Point at a token to see where it looks and who looks at it.",
+        "token of that column. A row adds up to 100 %. ",
+      el("span", { class: "on-screen" }, "Point at a token to see where it looks and who looks at it."),
     ),
     el(
       "div",
@@ -182,7 +184,7 @@ export function attentionPanel(run, focus) {
   // Rows are queries (who looks), columns keys (at what). The chosen position is framed.
   function picture({ layer, head, pos }) {
     const { first, count } = windowOf(pos),
-      room = Math.max(220, Math.min(big.parentElement.clientWidth, isPrinting() ? 640 : Math.max(620, innerHeight - 140)));
+      room = Math.max(220, Math.min(big.parentElement.clientWidth, isPrinting() ? paperRoom() : Math.max(620, innerHeight - 140)));
     const style = getComputedStyle(element),
       rem = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16,
       named = count <= 40 && (room - 136 * rem) / count >= 11,

@@ -256,6 +256,13 @@ export function isPrinting() {
   return document.documentElement.classList.contains("printing");
 }
 
+/** How wide a square picture may be on paper, in pixels: so that a list fits beside it; in the tour's handout a stop. */
+export function paperRoom() {
+  return document.documentElement.dataset.tour ? 225 : 480;
+}
+
+const SMALLEST_PRINTED = 10.2; // pixels of a letter on a canvas: 6.5 pt on paper
+
 // -- canvases -------------------------------------------------------------------------------------
 
 /** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
@@ -275,7 +282,8 @@ export function sized(canvas, width, height) {
 /** A font of the page for text on a canvas, its size in rem. */
 export function canvasFont(size, bold = false) {
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-  return `${bold ? "600 " : ""}${size * rem}px system-ui, sans-serif`;
+  const pixels = Math.max(size * rem, isPrinting() ? SMALLEST_PRINTED : 0);
+  return `${bold ? "600 " : ""}${pixels}px system-ui, sans-serif`;
 }
 
 /** One vector as a row of cells at (x, y); of a narrow row each pixel takes the largest cell under it. */

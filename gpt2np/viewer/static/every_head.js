@@ -1,11 +1,12 @@
 // All heads of all layers in one picture: layers down, heads across, each a small map of who looks at whom.
 
-import { canvasFont, colour, el, hideTip, marker, showTip, sized } from "./drawing.js";
+import { canvasFont, colour, el, hideTip, isPrinting, marker, paperRoom, showTip, sized } from "./drawing.js";
 
 const NAMES_LEFT = 4; // rem for the names of layers
 const TOP = 20; // pixels for those of heads
 const SPACE = 4; // between two maps
-const LARGEST = 96; // pixels of a map's side
+const LARGEST = 96; // pixels of a map's side,
+const PRINTED = 64; // and on paper
 export const PIXELS = 96; // and how many positions it has, by itself the last ones
 
 export function everyHead(run, focus) {
@@ -22,10 +23,10 @@ export function everyHead(run, focus) {
 
   function draw(state) {
     if (!element.open) return;
-    const width = holder.clientWidth;
+    const width = isPrinting() ? paperRoom() : holder.clientWidth;
     if (!width) return;
     left = NAMES_LEFT * parseFloat(getComputedStyle(document.documentElement).fontSize);
-    side = Math.max(10, Math.min(LARGEST, (width - left) / run.H - SPACE));
+    side = Math.max(10, Math.min(isPrinting() ? PRINTED : LARGEST, (width - left) / run.H - SPACE));
     const context = sized(canvas, left + run.H * (side + SPACE), TOP + run.L * (side + SPACE));
     const style = getComputedStyle(element);
     context.font = canvasFont(0.75);

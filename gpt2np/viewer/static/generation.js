@@ -48,7 +48,8 @@ export function generationPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      "The text grows by one token a step; steps are counted from 0. Colour: how probable the chosen token was in the distribution that it was chosen from. Everything else on this page follows the step.",
+      "The text grows by one token a step; steps are counted from 0. Colour: how probable the chosen token was in the distribution that it was chosen from. ",
+      el("span", { class: "on-screen" }, "Everything else on this page follows the step."),
     ),
     how,
     text,

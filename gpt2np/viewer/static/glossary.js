@@ -149,6 +149,12 @@ const KEYS = [
   ["n p Esc", "in the tour: next stop, stop before, leave"],
 ];
 
+/** Each source once, with the address that paper cannot be clicked for. */
+function sourcesOf(commentary) {
+  const found = new Map(commentary.map(({ source, address }) => [address, source]));
+  return [...found].map(([address, source]) => el("span", {}, `${source}: ${address}`)).flatMap((each) => [each, " "]);
+}
+
 export function glossaryPanel(run) {
   const { factors, floats, attention, top, first, firstLens, budget } = run.detail;
   const share = (n) =>
@@ -207,6 +213,7 @@ export function glossaryPanel(run) {
           ),
         )
       : null,
+    run.commentary ? el("p", { class: "print-only small sources" }, ...sourcesOf(run.commentary)) : null,
     el("h3", {}, "How exact this page is"),
     el(
       "ul",

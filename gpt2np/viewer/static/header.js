@@ -128,7 +128,7 @@ function lastChosen(run) {
 }
 
 /** A model's name; of a folder its last part. */
-function shortName(name) {
+export function shortName(name) {
   const isPath = /^([/\\~.]|[A-Za-z]:[/\\])/.test(name) || name.split("/").length > 2;
   return isPath ? (name.split(/[/\\]/).filter(Boolean).at(-1) ?? name) : name;
 }

@@ -17,7 +17,7 @@ import {
 } from "./drawing.js";
 
 const COLUMNS = 48; // positions shown at once
-const ON_PAPER = 11; // and in each block of a print
+const ON_PAPER = 5; // and in each block of a print, of which sheets hold two or three abreast
 
 export function lensPanel(run, focus) {
   const element = el("div", { class: "lens" });

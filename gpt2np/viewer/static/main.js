@@ -6,6 +6,7 @@ import { buildHeader } from "./header.js";
 import { addFigures } from "./figures.js";
 import { buildTerms } from "./terms.js";
 import { buildTour } from "./tour.js";
+import { buildPrinting } from "./printing.js";
 import { PANELS, buildBar, panelsOf } from "./tabs.js";
 
 /**
@@ -19,12 +20,13 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
   const captions = panels.map((panel) => addFigures(panel, run, focus));
   const terms = buildTerms(run, focus);
   const tour = buildTour(run, focus, (id) => draw(id));
+  const printing = buildPrinting(run, focus);
   const header = buildHeader(run, focus, swapTheme, () => tour.go(0));
   const bar = buildBar(run, focus, panels);
   const sections = panels.map(sectionOf);
-  holder.replaceChildren(header.element, bar.element, el("main", {}, sections, tour.handout), tour.bar, terms.box);
+  const main = el("main", {}, printing.note, sections, tour.handout);
+  holder.replaceChildren(header.element, bar.element, main, tour.bar, terms.box);
   const listening = signal ? { signal } : {};
-  let printing = false;
 
   /** Draw what is chosen: the one panel that is open, or for the printer all that have something to show. */
   function draw(only = null) {
@@ -32,7 +34,7 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
     header.draw(state);
     bar.draw(state);
     panels.forEach((panel, i) => {
-      const hidden = printing ? Boolean(panel.empty) : panel.id !== state.panel;
+      const hidden = printing.isOn() ? Boolean(panel.empty) : panel.id !== state.panel;
       sections[i].hidden = typeof only === "string" ? panel.id !== only : hidden;
       if (sections[i].hidden) return;
       panel.draw(state);
@@ -72,26 +74,18 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
     });
   }, listening);
 
-  // Canvases are drawn before the printer lays the page out: so the layout of the print, which has a width
-  // of its own and is light, is put on before that.
-  const root = document.documentElement;
-  let theme;
+  // Canvases are drawn before the printer lays the page out: so the layout of the print is put on before that.
   addEventListener("beforeprint", () => {
-    if (!printing) theme = root.dataset.theme;
-    printing = true;
-    root.dataset.theme = "light";
-    root.classList.add("printing");
+    printing.on(main);
+    printing.note.hidden = tour.touring();
     if (tour.touring()) {
       tour.print();
       for (const section of sections) section.hidden = true;
     } else draw();
   }, listening);
   addEventListener("afterprint", () => {
-    printing = false;
-    root.classList.remove("printing");
+    printing.off();
     tour.printed();
-    if (theme === undefined) delete root.dataset.theme;
-    else root.dataset.theme = theme;
     draw();
   }, listening);
 

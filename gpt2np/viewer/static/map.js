@@ -272,8 +272,9 @@ function howToRead(run) {
     "Read from top to bottom. Left: the ",
     el("b", {}, "residual stream"),
     " of every token, and what the chosen head carries between them. Middle: the chosen token. Every strip is a " +
-      `vector, every cell ${cell}; blocks read the stream and add to it. Click a token, a layer, a head or a vector: everything else follows. ` +
+      `vector, every cell ${cell}; blocks read the stream and add to it. ` +
       (someNotKept(run) ? "What is grey was not kept. " : ""),
+    el("span", { class: "on-screen" }, "Click a token, a layer, a head or a vector: everything else follows. "),
   ];
 }
 

@@ -9,22 +9,18 @@ export function putOnPaper(streams, flow) {
   canvas.hidden = false;
   if (!isPrinting()) return;
   const from = canvas.getBoundingClientRect();
-  const rows = [...flow.querySelectorAll(".start, .row")].map((row) => ({ row, box: row.getBoundingClientRect() }));
-  let above = from.top; // where the piece before ends
-  for (const { row, box } of rows) {
-    const below = Math.min(box.bottom, from.bottom);
-    if (below <= above) continue;
+  const rows = [...flow.querySelectorAll(".start, .open > .layer-title, .row")]; // one below the other, without a gap
+  for (const { row, box } of rows.map((row) => ({ row, box: row.getBoundingClientRect() }))) {
+    if (box.top >= from.bottom) continue;
     const piece = el("span", { class: "beside", "aria-hidden": "true" });
     Object.assign(piece.style, {
       left: `${from.left - box.left}px`,
-      top: `${above - box.top}px`,
       width: `${from.width}px`,
-      height: `${below - above}px`,
+      height: `${Math.min(box.bottom, from.bottom) - box.top}px`,
       backgroundSize: `${from.width}px ${from.height}px`,
-      backgroundPosition: `0 ${from.top - above}px`,
+      backgroundPosition: `0 ${from.top - box.top}px`,
     });
     row.append(piece);
-    above = below;
   }
   flow.style.setProperty("--streams", `url(${canvas.toDataURL()})`);
   canvas.hidden = true;

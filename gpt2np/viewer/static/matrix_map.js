@@ -1,6 +1,6 @@
 // The matrices: each a box of its size, and the one that is clicked a map of its blocks, in the chosen layer.
 
-import { absent, canvasFont, colour, digits, el, fullColour, hideTip, place, quoted, scaleKey, showTip, sized } from "./drawing.js";
+import { absent, canvasFont, colour, digits, el, fullColour, hideTip, isPrinting, paperRoom, place, quoted, scaleKey, showTip, sized } from "./drawing.js";
 
 const LARGEST_BOX = 150; // pixels of the longer side of the largest matrix
 const LARGEST_MAP = 560; // and of a map
@@ -94,7 +94,7 @@ export function matrixMap(run, focus) {
     told.textContent = `${purpose[0].toUpperCase()}${purpose.slice(1)}. ${each}${high * wide === 1 && measure === MEASURES[0] ? ", without its sign" : ""}. `;
     const scale = scaleOf(cells, measure);
     key.replaceChildren(scale.key);
-    const room = Math.max(200, Math.min(LARGEST_MAP, map.clientWidth));
+    const room = Math.max(200, Math.min(LARGEST_MAP, isPrinting() ? paperRoom() : map.clientWidth));
     const left = 3.4 * parseFloat(getComputedStyle(document.documentElement).fontSize);
     const top = 22,
       width = room - left,

@@ -1,7 +1,10 @@
 // The tour: a bar at the foot of the page that leads through its states; printed, a handout of all stops.
 
 import { el } from "./drawing.js";
+import { shortName } from "./header.js";
 import { tourStops } from "./tour_stops.js";
+
+const HANDOUT_ROWS = 11; // of a table in the handout
 
 /** `drawPanel(id)` draws one panel alone, for the pictures of the handout. */
 export function buildTour(run, focus, drawPanel) {
@@ -78,11 +81,11 @@ export function buildTour(run, focus, drawPanel) {
         "article",
         { class: "stop" },
         el("div", {}, el("h3", {}, `${i + 1}. ${stop.title}`), el("p", {}, stop.text)),
-        el("div", { class: "stop-picture" }, copyOf(panel.querySelector(stop.figure))),
+        el("div", { class: `stop-picture ${focus.state.panel}` }, copyOf(panel.querySelector(stop.figure))),
       );
     });
     focus.state = kept;
-    handout.replaceChildren(el("h2", {}, `How ${run.model.name} reads and predicts: a tour`), ...pages);
+    handout.replaceChildren(el("h2", {}, `How ${shortName(run.model.name)} reads and predicts: a tour`), ...pages);
     handout.hidden = false;
   }
 
@@ -93,12 +96,15 @@ export function buildTour(run, focus, drawPanel) {
   return { bar, handout, go, press, print, printed, titles: stops.map(({ title }) => title), touring: () => at !== null };
 }
 
-/** A copy of what is drawn: canvases keep their pictures. */
+/** A copy of what is drawn: canvases keep their pictures, and of a long table some rows stand for all, the last among them. */
 function copyOf(element) {
   if (!element) return null;
   const copy = element.cloneNode(true);
   const canvases = (root) => (root.matches("canvas") ? [root] : [...root.querySelectorAll("canvas")]);
   const copies = canvases(copy);
   canvases(element).forEach((canvas, i) => copies[i].getContext("2d").drawImage(canvas, 0, 0));
+  const rows = [...copy.querySelectorAll("tbody tr")];
+  const every = Math.ceil(rows.length / HANDOUT_ROWS);
+  rows.forEach((row, i) => (rows.length - 1 - i) % every && row.remove());
   return copy;
 }

@@ -7,6 +7,7 @@ import { absent, bar, colour, darkOn, el, isDark } from "./drawing.js";
 import { nearestRows } from "./nearest_rows.js";
 
 const PARTS = ["token embedding", "position embedding", "attention", "mlp", "layer norms"]; // drawn in this order
+const LABELLED = 0.06; // of a bar: a smaller share has no room for its number
 const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shares
 
 export function weightsPanel(run, focus) {
