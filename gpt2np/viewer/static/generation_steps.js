@@ -12,7 +12,7 @@ export function stepTable(run, go) {
     columns = columnsOf(run),
     lines = steps.map((step, i) => lineOf(run, step, i, columns, go));
   const body = el("tbody", { onclick: clicked, onkeydown: pressed }, lines),
-    table = el("table", { class: "steps" }, headOf(columns), body),
+    table = el("table", { class: "steps" }, headerOf(columns), body),
     box = el("div", { class: "steps-box scroll" }, table),
     more = el("span", { class: "on-screen" });
   const element = el("div", { class: "every-step" }, el("h3", {}, "Every step"), el("p", { class: "small" }, legendOf(columns), more), box);
@@ -129,7 +129,7 @@ function chanceCell(p) {
 }
 
 /** Two rows: columns of a group have a name together. */
-function headOf(columns) {
+function headerOf(columns) {
   const above = [],
     below = [];
   for (const { group, name, title, kind } of [{ name: "step" }, { name: "token" }, ...columns]) {

@@ -214,12 +214,6 @@ export function glossaryPanel(run) {
         )
       : null,
     run.commentary ? el("p", { class: "print-only small sources" }, ...sourcesOf(run.commentary)) : null,
-    el("h3", {}, "How exact this page is"),
-    el(
-      "ul",
-      {},
-      stated.map((line) => el("li", {}, line)),
-    ),
     missing.length ? el("h3", {}, "What is not here, and why") : null,
     missing.length
       ? el(
@@ -229,9 +223,19 @@ export function glossaryPanel(run) {
         )
       : null,
     el(
-      "p",
-      { class: "small" },
-      `Made by gpt2np ${run.model.gpt2np}. The picture follows Jeremy Dolan’s “A Vector-Level View of GPT-2” (2024). Everything is inside this file; it asks the network for nothing.`,
+      "div",
+      { class: "about" },
+      el("h3", {}, "How exact this page is"),
+      el(
+        "ul",
+        {},
+        stated.map((line) => el("li", {}, line)),
+      ),
+      el(
+        "p",
+        { class: "small" },
+        `Made by gpt2np ${run.model.gpt2np}. The picture follows Jeremy Dolan’s “A Vector-Level View of GPT-2” (2024). Everything is inside this file; it asks the network for nothing.`,
+      ),
     ),
   ];
   const element = el("div", { class: "reading" }, parts);
