@@ -104,7 +104,7 @@ function othersOf(run, { id, candidates }) {
   return candidates
     .filter(([other]) => other !== id)
     .slice(0, OTHERS)
-    .flatMap(([other, p]) => [tokenLabel(run.word(other), 12), ` ${percent(p)}  `]);
+    .flatMap(([other, p]) => [el("span", { class: "unbroken" }, tokenLabel(run.word(other), 12), ` ${percent(p)}`), "  "]);
 }
 
 function lineOf(run, step, i, columns, go) {
