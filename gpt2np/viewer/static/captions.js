@@ -57,7 +57,7 @@ export const CAPTIONS = {
       "all-heads",
       (run) => `The attention patterns of all ${run.L * run.H} heads, layers down and heads across; in each, rows are queries and columns keys, from the upper left on; colour: share of attention, ${shares()}.`,
     ],
-    [".finder .grid", "heads-by-score", (run, s, element) => `Each head by ${scoreOf(element)}: layers down, heads across; colour ${strengths()}.`],
+    [".finder .grid", "heads-by-score", (run, s, element) => `The score ‘${scoreOf(element)}’ of each head: layers down, heads across; colour ${strengths()}.`],
   ],
   lens: [
     [
