@@ -132,6 +132,8 @@ def _nearest(model: "Model", table: Array, vector: Array, k: int, by: str) -> li
     return _told(model, ids, dots[ids], cosines[ids])
 
 
+@np.errstate(under="ignore")
+@of_model
 def nearest_of_each(model: "Model", table: Array, vectors: Array, k: int) -> list[list[Near]]:
     """Return for each vector [vector, n_embd] the k tokens whose rows of a table are nearest, by dot product.
 
