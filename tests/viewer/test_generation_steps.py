@@ -36,7 +36,7 @@ def heads(page):
 
 
 def percent(p):
-    return f"{100 * p:.2f} %"
+    return f"{100 * p:.2f} %" if p < 0.99995 or p == 1 else "> 99.99 %"
 
 
 def test_every_line_has_the_numbers_of_its_choice(chromium, tiny, tmp_path):

@@ -19,7 +19,7 @@ POINT = 0.75 * 0.86  # of a pixel, at the zoom of the print
 SMALLEST = 6.5  # points
 # Pixels of a browser's window that is as wide as what a sheet has between its margins.
 WIDTHS = {"A4": 703, "Letter": 725, "across": 1032, "Letter across": 965}
-MOST_SHEETS = {"3": 13, "30": 15, "250": 20, "generation": 18}
+MOST_SHEETS = {"3": 16, "30": 16, "250": 20, "generation": 18}
 
 PRINTING = "() => { dispatchEvent(new Event('beforeprint')); }"
 PRINTED = "() => { dispatchEvent(new Event('afterprint')); }"
@@ -161,7 +161,7 @@ def test_what_can_only_be_clicked_is_not_printed_but_said(pdf_of):
     assert re.sub(r"\(.*?\)", "", said) in re.sub(r"\(.*?\)", "", words)
     assert "Paper has no room for the other positions, layers, heads and steps" in words
     assert "All 16 heads of all layers" in words
-    assert "Attention patterns of all heads of all layers" in words
+    assert "attention patterns of all 16 heads, layers down and heads across" in words
 
 
 @pytest.mark.parametrize("name", ["3", "250", "generation"])
