@@ -158,7 +158,9 @@ def folds(wide: int, room: float) -> int:
 
 def _strip(facts: Facts, step: float, site: str, layer: int | None, large: bool, wide: int) -> Row:
     low = max(30.0 if not large else 56.0, 5.0 * folds(wide, step - 48))
-    return _row(facts, "strip", min(low, 110 if large else 60), site, layer, large, captions(site, step))
+    return _row(
+        facts, "strip", min(low, 110 if large else 60), site, layer, large, captions(facts, site, step)
+    )
 
 
 def _row(
@@ -170,11 +172,11 @@ def _row(
     return Row(kind, low, 18, 1, site, layer, captions=below)
 
 
-def captions(site: str, step: float) -> int:
+def captions(facts: Facts, site: str, step: float) -> int:
     """How many lines of numbers there are below each strip of a site."""
     if site in NORMS:
         return 1 if step > 260 else 2
-    return int(site in ("wte", "wpe", *NEURONS))
+    return int(site in ("wte", *facts.config.architecture.positional, *NEURONS))
 
 
 def formula(facts: Facts, site: str) -> list[str]:

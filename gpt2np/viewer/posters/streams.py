@@ -113,7 +113,7 @@ def draw_strips(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
     stream, faint = row.site in STREAMS, row.site == "ln_f"
     for i in range(len(facts.positions)):
         x = layout.left(i)
-        _tap(drawing, row, x - 14, x, row.y + height / 2)
+        _tap(drawing, row, facts.config.architecture.positional, x - 14, x, row.y + height / 2)
         drawing.strip(x, row.y, layout.wide, height, vectors[i], rows, full)
         if stream:
             drawing.box(x - 3, row.y - 3, layout.wide + 6, height + 6, line=ACCENT, ink=6)
@@ -129,11 +129,13 @@ def draw_strips(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
     return TOKENS + ROOM
 
 
-def _tap(drawing: Drawing, row: Row, stream: float, strip: float, y: float) -> None:
+def _tap(
+    drawing: Drawing, row: Row, positional: tuple[str, ...], stream: float, strip: float, y: float
+) -> None:
     """What reads the stream has a line from it, what writes is added to it."""
     if row.site in (*NORMS, "wte"):
         drawing.line((stream, y), (strip, y), width=6)
-    elif row.site in ("wpe", "attn.out", "mlp.out"):
+    elif row.site in (*positional, "attn.out", "mlp.out"):
         size = 13 if row.large else 10
         drawing.line((stream, y), (strip, y), width=6)
         drawing.dot(stream, y, size, "#fff", ACCENT)
@@ -172,7 +174,7 @@ def _caption(facts: Facts, row: Row, column: int, room: float) -> list[str]:
     pos = facts.positions[column]
     if row.site == "wte":
         return [f"W_E[{facts.trace.token_ids[pos]}]"]
-    if row.site == "wpe":
+    if row.site in facts.config.architecture.positional:
         return [f"W_P[{pos}]"]
     name = row.site if row.layer is None else f"h.{row.layer}.{row.site}"
     if row.site in NEURONS:

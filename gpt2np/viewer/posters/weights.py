@@ -62,7 +62,7 @@ def _matrix(drawing: Drawing, facts: Facts, each: Matrix, y: float, room: float,
         told.append(f"{heads} × {facts.config.d_head} wide")
     elif each.site == "wte":
         told.append("a row a token")
-    elif each.site == "wpe":
+    elif each.site in facts.config.architecture.positional:
         told.append("a row a position")
     elif site in ("attn.out", "attn.proj"):
         told.append(f"{facts.config.n_head} slices")
