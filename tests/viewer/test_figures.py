@@ -228,7 +228,7 @@ def test_captions_can_be_read_alone(chromium, path):
         assert "score before softmax" in page.text(caption)
         page.page.locator(".finder select").select_option(index=1)
         chosen = page.page.locator(".finder select option").nth(1).inner_text()
-        assert f"Each head by {chosen}" in page.page.locator(caption).last.inner_text()
+        assert f"The score ‘{chosen}’ of each head" in page.page.locator(caption).last.inner_text()
         page.show(panel="contributions")
         page.page.locator(".contributions .toggle button").nth(1).click()
         token = page.text('.contributions .toggle [aria-pressed="true"] .token')
