@@ -48,4 +48,4 @@ def lines(pdf: Path) -> list[list[tuple[str, dict[str, float]]]]:
 
 def _poppler(mode: str, pdf: Path) -> str:
     found = subprocess.run(["pdftotext", mode, pdf, "-"], capture_output=True, check=True)
-    return found.stdout.decode("utf-8")
+    return found.stdout.decode("utf-8", "replace")  # emoji come in halves

@@ -52,6 +52,7 @@ def pages(tiny, tmp_path_factory):
         "3": lambda: tiny.trace("Elizabeth was"),
         "30": lambda: tiny.trace((ids * 2)[:30]),
         "250": lambda: tiny.trace((ids * 11)[:250]),
+        "cjk": lambda: tiny.trace("日本語 👩\u200d👩\u200d👧 مرحبا e\u0301"),
         "generation": lambda: tiny.generate("Elizabeth was", max_new_tokens=30, **options).finish(),
     }
     folder = tmp_path_factory.mktemp("print")
@@ -64,8 +65,10 @@ def pages(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pdf_of(chromium, pages):
-    """The print of a run on a paper, made once."""
-    return functools.cache(lambda name, paper: print_page(chromium, pages[0] / f"{name}.html", paper))
+    """The print of a run on a paper, made once; of the handout with "#tour"."""
+    return functools.cache(
+        lambda name, paper, hash="": print_page(chromium, pages[0] / f"{name}.html", paper, hash)
+    )
 
 
 def shown(token):
@@ -104,6 +107,15 @@ def test_every_token_and_the_prediction_are_on_paper(pages, pdf_of, name, paper)
     for sheet in found:
         assert len(sheet.split()) > 25, sheet  # no page has a heading alone
     assert len(found) <= MOST_SHEETS[name]
+    assert "The way of position" in found[0]  # the map's caption is not alone on a sheet
+
+
+@pytest.mark.parametrize(("name", "paper"), ON)
+def test_what_is_printed_as_text_can_be_read(pdf_of, name, paper):
+    for sheet in lines(pdf_of(name, paper)):
+        for text, box in sheet:
+            high = max(box["yMax"] - box["yMin"], box["xMax"] - box["xMin"])  # some text stands upright
+            assert high >= 1.1 * SMALLEST, text  # a line is higher than its letters
 
 
 @pytest.mark.parametrize(("name", "paper"), ON)
@@ -178,6 +190,31 @@ def test_labels_can_be_read_and_nothing_is_wider_than_the_paper(chromium, pages,
             assert size * POINT >= SMALLEST, (paper, text)
         page.page.emulate_media(media="screen")
         page.js(PRINTED)
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"), [("generation", "Letter"), ("cjk", "Letter"), ("cjk", "across"), ("250", "across")]
+)
+def test_the_handout_has_two_sheets_and_the_text_from_its_beginning(pages, pdf_of, name, paper):
+    first, second = sheets(pdf_of(name, paper, "#tour"))
+    assert re.search(r"\b1\. .*\b2\. .*\b3\. .*\b4\. ", first, re.DOTALL)
+    assert re.search(r"\b5\. .*\b6\. .*\b7\. .*\b8\. ", second, re.DOTALL)
+    words = squeezed(first)
+    run = pages[1][name]
+    tokens = [shown(token) for token in getattr(run, "trace", run).tokens]
+    if name == "cjk":
+        return  # its tokens are parts of characters
+    left_out = re.search(r"…(\d+)tokens…", words)
+    begin, end = words.split(left_out[0])[:2] if left_out else (words, "")
+    assert "".join(tokens[:8]) in begin
+    assert (left_out is not None) == (name == "250")
+    if left_out:
+        shown_first = next(n for n in range(len(tokens), 0, -1) if "".join(tokens[:n]) in begin)
+        last = len(tokens) - shown_first - int(left_out[1])
+        assert end.startswith("".join(tokens[-last:]))
+    if name == "generation":
+        assert "Chosen was" in second
+        assert f"{100 * run.steps[-1].probability:.2f}" in second
 
 
 def test_labels_of_the_handout_can_be_read(chromium, pages):

@@ -1,7 +1,7 @@
 // The figures of the panels: a caption below each, that says of what run and place it is, and buttons that save it.
 
 import { CAPTIONS } from "./captions.js";
-import { el } from "./drawing.js";
+import { el, isPrinting } from "./drawing.js";
 import { download, pictureOf, pngOf } from "./figure_saving.js";
 
 /** Put captions and buttons below the figures of a panel; returns what renews the captions. */
@@ -32,6 +32,11 @@ export function addFigures(panel, run, focus) {
       () => {
         told.textContent = caption(run, focus.state, element);
         below.hidden = element.hidden;
+        if (!element.matches(".map")) return;
+        const first = isPrinting(); // on paper it stands above the map, so that it never is alone on a sheet
+        below.classList.toggle("map-caption", first);
+        if (first) holder.prepend(below);
+        else if (holder.lastChild !== below) holder.append(below);
       },
     ];
   });

@@ -3,12 +3,14 @@
 import { colour, el, percent, quoted, tokenLabel } from "./drawing.js";
 
 const ROW_GAP = 3; // pixels between two rows of words
+const HANDOUT_LINES = 3;
 
 /** Model, text and next token; `swap` changes between light and dark, `tour` starts the tour. */
 export function buildHeader(run, focus, swap, tour) {
   const words = run.labels.map((token, pos) => wordButton(run, focus, token, pos));
   const ribbon = el("div", { class: "ribbon", role: "toolbar", "aria-label": "tokens of the text" }, words);
   const last = lastChosen(run);
+  const gap = el("span", { class: "left-out" });
   if (last) ribbon.append(last);
   const all = el("button", { type: "button", class: "link show-all", hidden: true, onclick: () => open(!whole) });
   let whole = false;
@@ -49,6 +51,28 @@ export function buildHeader(run, focus, swap, tour) {
     if (rows > most && !whole) ribbon.style.maxHeight = `${most * row}px`;
     ribbon.scrollTop = scrollTop;
     if (isFolded() && !folded) reveal(focus.state.pos);
+  }
+
+  /** For the tour's handout: a few rows from the first word on, and in the middle a word for all that have no room; then whole again. */
+  function shorten(short) {
+    gap.remove();
+    for (const word of words) word.hidden = false;
+    const top = words[0].offsetTop,
+      rowOf = (word) => Math.round((word.offsetTop - top) / words[0].offsetHeight),
+      end = last ?? words.at(-1),
+      room = HANDOUT_LINES - 1;
+    if (!short || rowOf(end) <= room) return;
+    const begin = words.findIndex((word) => rowOf(word) > 0) - 1; // the gap has the place of the last in the first row
+    words.slice(begin).forEach((word) => (word.hidden = true));
+    words[begin].before(gap);
+    let from = words.length;
+    const tell = () => (gap.textContent = `… ${from - begin} tokens …`);
+    do {
+      words[--from].hidden = false;
+      tell();
+    } while (rowOf(end) <= room);
+    words[from++].hidden = true;
+    tell();
   }
 
   function isFolded() {
@@ -95,7 +119,7 @@ export function buildHeader(run, focus, swap, tour) {
     }
     if (ribbon.contains(document.activeElement)) words[pos].focus({ preventScroll: true });
   }
-  return { element, draw, reveal };
+  return { element, draw, reveal, shorten };
 }
 
 function wordButton(run, focus, token, pos) {

@@ -80,12 +80,14 @@ export function build(run, holder, { made = PANELS, before = {}, signal = null }
     printing.note.hidden = tour.touring();
     if (tour.touring()) {
       tour.print();
+      header.shorten(true);
       for (const section of sections) section.hidden = true;
     } else draw();
   }, listening);
   addEventListener("afterprint", () => {
     printing.off();
     tour.printed();
+    header.shorten(false);
     draw();
   }, listening);
 

@@ -55,7 +55,7 @@ function leftOut(run, { pos, layer, head, step }) {
     run.matrices?.some(({ name }) => run.has(`matrix:${name}`)) ? "maps of the matrices" : "",
     "the number behind each cell",
   ].filter(Boolean);
-  return `This print shows what was chosen: ${list(chosen)}. Paper has no room for the other ${list(others)}, ${list(more)}: the page itself has them, a click away.`;
+  return `This print shows what was chosen: ${list(chosen)}. Paper has no room for the other ${list(others)}, ${list(more)}: they are in the page that this was printed from.`;
 }
 
 /** The rules for windows of some width, which a printer does not know. */

@@ -81,7 +81,12 @@ export function buildTour(run, focus, drawPanel) {
         "article",
         { class: "stop" },
         el("div", {}, el("h3", {}, `${i + 1}. ${stop.title}`), el("p", {}, stop.text)),
-        el("div", { class: `stop-picture ${focus.state.panel}` }, copyOf(panel.querySelector(stop.figure))),
+        el(
+          "div",
+          { class: `stop-picture ${focus.state.panel}` },
+          copyOf(panel.querySelector(stop.figure)),
+          stop.caption ? el("p", { class: "small" }, stop.caption) : null,
+        ),
       );
     });
     focus.state = kept;

@@ -2,7 +2,7 @@
 
 import { digits, percent, quoted, signed } from "./drawing.js";
 
-/** Stops from a token's row to the prediction, at the last position: {title, state, figure, text}; fewer where parts are missing. */
+/** Stops from a token's row to the prediction, at the last position: {title, state, figure, text, caption}; fewer where parts are missing. A caption is for paper. */
 export function tourStops(run) {
   const pos = run.T - 1;
   const made = [
@@ -20,6 +20,8 @@ export function tourStops(run) {
 
 const norm = (run, site, layer, pos) => digits(run.stats(site, layer, pos)?.norm, 3);
 const strip = ".card .big-strip";
+const stripCaption = (run) =>
+  `All ${run.model.n_embd} numbers, row by row from left to right. Blue: negative, orange: positive; full colour: the largest 3 of 100.`;
 
 function token(run, pos) {
   if (!run.has("wte")) return null;
@@ -27,6 +29,7 @@ function token(run, pos) {
     title: "A token becomes a vector",
     state: { panel: "map", part: "wte", layer: 0 },
     figure: strip,
+    caption: stripCaption(run),
     text:
       `The last token is ${quoted(run.labels[pos])}, number ${run.ids[pos].toLocaleString("en")} of ${run.model.vocab.toLocaleString("en")}. ` +
       `Row ${run.ids[pos].toLocaleString("en")} of the embedding table is its vector: ${run.model.n_embd} numbers, of length ${norm(run, "wte", 0, pos)}.`,
@@ -42,6 +45,7 @@ function stream(run, pos) {
     title: "The residual stream begins",
     state: { panel: "map", part: "embed", layer: 0 },
     figure: strip,
+    caption: stripCaption(run),
     text: `${added}, of length ${norm(run, "embed", 0, pos)}, is the residual stream: every block reads it, and adds to it.`,
   };
 }
@@ -54,6 +58,7 @@ function looks(run, pos) {
     title: "Attention looks back",
     state: { panel: "attention", layer, head, part: "attn.pattern" },
     figure: ".picture canvas",
+    caption: "Rows: who looks; columns: at whom. The darker, the larger the share, from 0 to 100 %.",
     text:
       `Each head decides where this position looks. ${capital(run.layerName(layer))}, head ${head} takes ${run.weightText(w)} from ` +
       `${quoted(run.labels[key])} at position ${key}${key === pos ? ", itself" : ""}; each row of its pattern adds up to 100 %.`,
@@ -80,6 +85,7 @@ function writes(run, pos) {
     title: "What the heads bring is added",
     state: { panel: "map", layer, part: "attn.out" },
     figure: strip,
+    caption: stripCaption(run),
     text:
       `The heads of ${run.layerName(layer)} write a vector of length ${norm(run, "attn.out", layer, pos)}. ` +
       `Added to the stream it gives one of length ${norm(run, "resid_mid", layer, pos)}: nothing is replaced, only added.`,
@@ -134,6 +140,7 @@ function decides(run, pos) {
     title: "When the answer appears",
     state: { panel: "lens", layer: at, part: "resid_post" },
     figure: ".lens .scroll table:last-child",
+    caption: "The likeliest token after each layer; the darker, the more probable.",
     text: `Read out right after the embedding, the stream ${said}`,
   };
 }
@@ -141,7 +148,7 @@ function decides(run, pos) {
 function adds(run, pos) {
   const ids = run.at("next:id", pos);
   if (!ids || run.L < run.model.n_layer) return null;
-  const said = `The prediction: ${quoted(run.word(ids[0]))} with ${percent(run.at("next:p", pos)[0])}, before ${quoted(run.word(ids[1]))} with ${percent(run.at("next:p", pos)[1])}.`;
+  const said = `The prediction: ${quoted(run.word(ids[0]))} with ${percent(run.at("next:p", pos)[0])}, before ${quoted(run.word(ids[1]))} with ${percent(run.at("next:p", pos)[1])}.${chosen(run, pos)}`;
   const pushed = run.at("push", pos - run.detail.firstLens, 0);
   if (!pushed) return { title: "The next token", state: { panel: "map", part: "logits", layer: run.L - 1 }, figure: strip, text: said };
   const best = Math.max(0, pushed.indexOf(Math.max(...pushed)));
@@ -151,8 +158,18 @@ function adds(run, pos) {
     title: "The next token",
     state: { panel: "contributions", layer: run.L - 1 },
     figure: ".contributions .lists",
-    text: `${said} Its logit${run.model.capped ? ", before the cap on it," : ""} is a sum: ${partName(run, run.components[best])} adds most, ${signed(pushed[best])}${share}.`,
+    caption: "What each part adds to this logit; the largest, up and down.",
+    text: `${said} The logit of ${quoted(run.word(ids[0]))}${run.model.capped ? ", before the cap on it," : ""} is a sum: ${partName(run, run.components[best])} adds most, ${signed(pushed[best])}${share}.`,
   };
+}
+
+/** The token that was chosen there, of a generation; its probability before the filters, and after them where that is another. */
+function chosen(run, pos) {
+  const step = run.generation?.steps.find((each) => each.pos === pos);
+  if (!step) return "";
+  const own = step.own ?? step.p,
+    after = step.p !== null && percent(step.p) !== percent(own ?? step.p) ? `, and ${percent(step.p)} after the filters` : "";
+  return ` Chosen was ${quoted(run.word(step.id))}${own === null ? "" : `, with ${percent(own)}${after}`}.`;
 }
 
 function partName(run, name) {
