@@ -1,10 +1,13 @@
 """The head of the page: long texts, every script, what was chosen, names that are paths."""
 
+import re
+
 import pytest
 from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.characters import joined, readable
+from gpt2np.generation.filters import probabilities
 
 pytestmark = pytest.mark.needs("playwright", "chromium")
 
@@ -96,7 +99,16 @@ def test_the_token_chosen_last_stands_beside_the_text(chromium, tiny, tmp_path):
         assert not all(likeliest)
         for step, first in zip(done.steps, likeliest, strict=True):
             page.show(pos=step.positions[-1])
-            assert page.text(".next").startswith("next token:" if first else "chosen:")
+            said = page.text(".next")
+            assert said.startswith("next token:" if first else "chosen:")
+            if not first:  # like for like
+                own = float(probabilities(step["logits"][-1])[step.token_id])
+                assert re.search(rf"{100 * own:.2f} %\s+likeliest: .*before filters", said, re.DOTALL)
+                assert f"{100 * step.probability:.2f} %" in said.partition("after them")[2]
+                page.show(panel="generation")
+                assert f"{100 * own:.2f} % before filters, {100 * step.probability:.2f} % after" in page.text(
+                    ".choice h3"
+                )
 
 
 @pytest.mark.parametrize(("name", "short"), [("/some/where/small", "small"), ("openai/gpt2", "openai/gpt2")])

@@ -47,15 +47,15 @@ def test_a_probability_is_never_written_as_none_or_all_if_it_is_not(p, two_place
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("f4", ["< 0.01 %", "< 0.01 %", "0.020 %", "4.6 %", "44.6 %"]),
-        ("u2", ["< 0.1 %", "< 0.1 %", "< 0.1 %", "4.6 %", "44.6 %"]),
-        ("u1", ["< 1 %", "< 1 %", "< 1 %", "≈ 5 %", "≈ 45 %"]),
-        ("top", ["small", "< 0.1 %", "< 0.1 %", "4.6 %", "44.6 %"]),
+        ("f4", ["< 0.01 %", "< 0.01 %", "0.020 %", "4.6 %", "44.6 %", "> 99.9 %", "100.0 %"]),
+        ("u2", ["< 0.1 %", "< 0.1 %", "< 0.1 %", "4.6 %", "44.6 %", "> 99.9 %", "100.0 %"]),
+        ("u1", ["< 1 %", "< 1 %", "< 1 %", "≈ 5 %", "≈ 45 %", "> 99 %", "≈ 100 %"]),
+        ("top", ["small", "< 0.1 %", "< 0.1 %", "4.6 %", "44.6 %", "> 99.9 %", "100.0 %"]),
     ],
 )
 def test_shares_of_attention_have_the_digits_that_are_stored(kind, told):
     run = f"{{ detail: {{ attention: '{kind}' }} }}"
-    shares = "[0, 1e-9, 2e-4, 0.046, 0.446]"
+    shares = "[0, 1e-9, 2e-4, 0.046, 0.446, 0.9997, 1]"
     assert js(f"{shares}.map((w) => m.Run.prototype.weightText.call({run}, w))") == told
 
 

@@ -95,6 +95,18 @@ def test_the_page_opens_there_and_an_address_goes_elsewhere(trace, tmp_path):
             page.until("() => Boolean(window.gpt2np)")
             assert page.focus.items() >= (asked | {"layer": 2}).items()
             page.asked.pop()
+        gpt2np.view(trace, out=path, show="attention", layer=1, head=2, pos=3, big=True)
+        with visit(chromium, path) as page:
+            is_big = "() => document.documentElement.classList.contains('big')"
+            for address, big in (("panel=lens", True), ("tour", True), ("panel=lens&big=0", False)):
+                page.page.goto("about:blank")
+                page.page.goto(f"{path.as_uri()}#{address}")
+                page.until("() => Boolean(window.gpt2np)")
+                assert page.js(is_big) == big
+                page.asked.pop()
+            assert page.focus.items() >= (asked | {"panel": "lens"}).items()
+            page.page.keyboard.press("ArrowLeft")
+            assert "big=0" in page.page.url
         frame = tmp_path / "frame.html"
         shown = gpt2np.view(trace, show="attention", layer=1, pos=2, compact=True)
         frame.write_text(f"<body>{shown._repr_html_()}", "utf-8")

@@ -92,19 +92,27 @@ def test_words_and_numbers_that_are_read_are_those_of_the_trace(chromium, path, 
         assert f"({row.argmax()}): {100 * row.max():.1f} %" in said
         assert trace.tokens[row.argmax()].strip() in said
 
-        page.show(panel="lens")
+        page.show(panel="lens", layer=3)
         lens = logit_lens(trace, k=1)
         tops = lens.top_ids.array[2::2, last, 0].tolist()
         assert f"First predicted after layer {tops.index(tops[-1])}" in page.text(".lens .answer")
         top = [f"{100 * p:.2f} %" for _, _, p in trace.top(10)]
         assert page.page.locator(".lens .lists .bar .value").all_inner_texts()[:10] == top
+        for key, layer in (("ArrowUp", 2), ("ArrowUp", 1), ("ArrowDown", 2)):  # list and frame follow
+            page.page.keyboard.press(key)
+            assert page.text(".lens .lists h4") == f"Likeliest after layer {layer}"
+            framed = page.page.locator(".lens td [aria-pressed=true]").get_attribute("aria-label")
+            assert framed.startswith(f"layer {layer}, position {last}: ")
 
         page.show(panel="contributions")
         pushed = attribution(trace, trace.top(1)[0][1])
         best = int(pushed.array.argmax())
         said = page.text(".contributions .answer")
         numbers = re.findall(r"[+−]\d+\.\d+", said)
-        assert numbers == [f"+{pushed.array[best]:.2f}", f"+{pushed.array.sum():.2f}".replace("+-", "−")]
+        heads = [".head." in name for name in pushed.labels["component"]]
+        of_heads = [] if heads[best] else [f"+{pushed.array[heads].max():.2f}"]
+        ends = f"+{pushed.array[best]:.2f}", f"+{pushed.array.sum():.2f}".replace("+-", "−")
+        assert numbers == [ends[0], *of_heads, ends[1]]
         name = pushed.labels["component"][best].split(".")
         assert f"layer {name[1]} {'MLP' if name[2] == 'mlp' else 'head ' + name[-1]}" in said
 
@@ -114,6 +122,13 @@ def test_words_and_numbers_that_are_read_are_those_of_the_trace(chromium, path, 
         assert f"layer {layer}, neuron {neuron}: {float(f'{active.array[0]:.4g}')}" in page.text(
             ".mlp .answer"
         )
+        strongest = page.page.locator(".neuron-pushes .lists > div").nth(1).locator(".bar").first.inner_text()
+        layer, neuron, push = re.findall(r"[+−]?[\d.]+", strongest)
+        said = re.search(
+            r"up most is layer (\d+), neuron (\d+): its logit by ([+−][\d.]+)\.", page.text(".mlp .answer")
+        )
+        assert said.groups()[:2] == (layer, neuron)
+        assert float(said[3]) == pytest.approx(float(push), abs=6e-3)
 
         page.show(panel="map", part="attn.z", layer=1)
         n_head, d_head = trace["h.1.attn.z"].shape[1:]

@@ -218,6 +218,31 @@ def test_an_edited_run_and_a_generation(tiny, tmp_path):
             assert shown == done[1].trace.tokens
 
 
+@pytest.mark.needs("playwright", "chromium")
+def test_it_opens_at_both_ends_and_says_where_nothing_differs(tiny, runs, tmp_path):
+    gpt2np.view(runs[0], against=f"{TEXT} not", out=tmp_path / "begins.html")
+    gpt2np.view(runs[0], against=TEXT, out=tmp_path / "same.html")
+    alike = "None differs here", "No head looks elsewhere", "the two streams are the same"
+    with browser() as chromium:
+        with visit(chromium, tmp_path / "begins.html") as page:
+            assert page.page.locator(".both.ends[aria-pressed=true]").count() == 1
+            assert not any(said in page.text("#panel-against") for said in alike)
+            assert "1 token has none beside it" in page.text("#panel-against .intro")
+            assert "Grey: a token that stands alone" in page.text(".apart")
+            found = page.js(
+                "() => { const { run } = gpt2np, last = run.against.columns.length - 1;"
+                " return Array.from({ length: run.L + 2 }, (_, i) => run.at('apart:stream', i, last)[1]); }"
+            )
+            most = int(np.argmax(found))
+            said = page.text(".apart > p >> nth=1")
+            assert ("than anywhere" in said) == (most in (0, len(found) - 1))
+            assert f"{max(found):.3g}" in said
+            page.page.locator(".both").nth(-3).click()
+            assert all(said in page.text("#panel-against") for said in alike)
+        with visit(chromium, tmp_path / "same.html") as page:
+            assert all(said in page.text("#panel-against") for said in alike)
+
+
 def test_what_cannot_be_held_against_a_run(tiny, runs):
     with pytest.raises(InputError, match="different models"):
         gpt2np.view(runs[0], against=random_model(0).trace([1, 2]))

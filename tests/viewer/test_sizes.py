@@ -55,7 +55,7 @@ def test_a_page_opens_and_everything_follows_what_is_chosen(shown):
         page.show(panel="attention", layer=7, head=11, pos=n - 1)
         weights = trace["h.7.attn.pattern"][11, -1]
         best = int(weights.argmax())
-        said = re.search(r"looks most at .* \((\d+)\): [≈<]? ?([\d.]+) %", page.text(".says-where"))
+        said = re.search(r"looks most at .* \((\d+)\): [≈<>]? ?([\d.]+) %", page.text(".says-where"))
         assert int(said[1]) == best
         assert float(said[2]) == pytest.approx(100 * weights[best], abs=1)
         page.show(panel="map", part="resid_post", pos=n - 1)

@@ -47,6 +47,8 @@ def test_eight_stops_say_the_numbers_of_this_run(chromium, path, trace):
             assert page.text(".tour .aside") == f"Stop {stop} of 8"
             assert f"tour={stop}" in page.page.url
             said.append(page.text(".tour p"))
+            if stop == 7:
+                listed = page.text(".lens .lists h4")
             assert page.page.locator("[role=tabpanel]:visible").count() == 1
             if stop < 8:
                 page.page.get_by_role("button", name="next").click()
@@ -66,6 +68,7 @@ def test_eight_stops_say_the_numbers_of_this_run(chromium, path, trace):
     assert f"{np.linalg.norm(trace['h.3.resid_post'][last]):.3g}" in said[5]
     tops = logit_lens(trace, k=1).top_ids.array[2::2, last, 0].tolist()
     assert f"After layer {tops.index(tops[-1])} it says" in said[6]
+    assert listed == f"Likeliest after layer {tops.index(tops[-1])}"
     word, token, p = trace.top(1)[0]
     assert f"with {100 * p:.2f} %, before" in said[7]
     pushed = attribution(trace, token).array
@@ -103,6 +106,12 @@ def test_its_keys_work_where_its_buttons_were_pressed(chromium, path, width):
         assert page.text(".tour .aside") == "Stop 5 of 8"
         page.page.keyboard.press("Escape")
         assert page.page.locator(".tour").is_hidden()
+        focused = "() => document.activeElement.className || document.activeElement.tagName"
+        assert page.js(focused) == "tour-start"
+        assert "tour" not in page.page.url
+        page.page.keyboard.press("Enter")
+        assert page.js(focused) == "H2"
+        assert "tour=1" in page.page.url
 
 
 def test_it_says_of_another_architecture_what_is_so_there(chromium, tmp_path):

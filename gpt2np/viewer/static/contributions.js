@@ -71,7 +71,7 @@ export function contributionsPanel(run, focus) {
       strong(label(best)),
       " pushes ",
       ...named(ids),
-      ` most, by ${signed(values[best])}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}${run.model.capped ? " before the cap" : ""}: ${signed(sum)}.`,
+      ` most, by ${signed(values[best])}${bestHead(order, values)}. All ${values.length} parts add up to ${target === "difference" ? "the difference of the logits" : "the logit"}${run.model.capped ? " before the cap" : ""}: ${signed(sum)}.`,
     );
     const list = (heading, which) =>
       el(
@@ -188,6 +188,12 @@ export function contributionsPanel(run, focus) {
       { wte: "token embedding", wpe: "position embedding", embed: "embedding", "ln_f.bias": "final LayerNorm bias" }[name] ?? name
     );
   }
+  /** The head that pushes most, where another part is before it. */
+  function bestHead(order, values) {
+    const head = order.find((i) => names[i].includes(".head."));
+    return head === undefined || head === order[0] || values[head] <= 0 ? "" : `, of the heads ${label(head)}, by ${signed(values[head])}`;
+  }
+
   function strong(text) {
     return el("strong", {}, text);
   }

@@ -2,7 +2,7 @@
 
 import { bar, colour, directionOf, el, percent, quoted, tokenLabel } from "./drawing.js";
 import { OPTIONS, penaltyTables } from "./penalties.js";
-import { stepTable } from "./generation_steps.js";
+import { isFiltered, stepTable } from "./generation_steps.js";
 import { rivalBeams } from "./rival_beams.js";
 
 export function generationPanel(run, focus) {
@@ -100,7 +100,7 @@ export function generationPanel(run, focus) {
     head.replaceChildren(
       `Step ${step}: `,
       tokenLabel(run.word(choice.id)),
-      el("span", { class: "aside" }, choice.p === null ? "" : ` ${percent(choice.p)},`),
+      el("span", { class: "aside" }, choice.p === null ? "" : ` ${chancesTold(choice)},`),
       el("span", { class: "aside" }, ` chosen at position ${choice.pos}`),
     );
     const inside = choice.candidates.some(([id]) => id === choice.id),
@@ -213,6 +213,11 @@ export function generationPanel(run, focus) {
     ];
   }
   return { id: "generation", title: "Generation", element, draw, go };
+}
+
+/** How probable the chosen token was, where filters changed that before them too. */
+function chancesTold(choice) {
+  return isFiltered(choice) ? `${percent(choice.own)} before filters, ${percent(choice.p)} after` : percent(choice.p);
 }
 
 /** How the tokens were chosen, in a sentence. */

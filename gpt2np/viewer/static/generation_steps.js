@@ -63,16 +63,21 @@ function columnsOf(run) {
   const { steps, sampling } = run.generation,
     known = (name) => steps.some((step) => step[name] != null);
   const chance = (name, said, title) => ({ group: "probability", name: said, title, kind: "chance", of: (step) => step[name] });
-  const filtered = sampling && known("p") && steps.some(({ own, p }) => own == null || Math.abs(p - own) > 1e-6 * own);
+  const filtered = sampling && known("p") && steps.some((step) => step.own == null || isFiltered(step));
   const columns = [];
   if (known("own")) columns.push(chance("own", filtered ? "before filters" : "of the model", "as the model gave it"));
   if (filtered) columns.push(chance("p", "after", "as it was chosen from"));
   if (known("rank")) columns.push({ name: "rank", title: "its number in the model’s own ranking: 1 is the likeliest", of: (step) => count(step.rank + 1) });
   columns.push(...leftColumns(run));
-  if (known("entropy")) columns.push({ name: "entropy", title: "of what it was chosen from, in nats", of: (step) => step.entropy.toFixed(2) });
+  if (known("entropy")) columns.push({ name: "entropy", title: "of what it was chosen from, after all filters, in nats", of: (step) => step.entropy.toFixed(2) });
   if (known("uniform")) columns.push({ name: "number drawn", kind: "wide", of: (step) => step.uniform.toFixed(4) });
   if (steps.some(({ candidates }) => candidates.length)) columns.push({ name: "likeliest others", kind: "wide others", of: (step) => othersOf(run, step) });
   return columns;
+}
+
+/** Whether options changed the probability of the chosen token. */
+export function isFiltered({ own, p }) {
+  return own != null && p != null && Math.abs(p - own) > 1e-6 * own;
 }
 
 /** How many candidates each filter left, and how many had any chance in the end where that is fewer. */
@@ -149,7 +154,7 @@ function legendOf(columns) {
   return [
     el("span", { class: "on-screen" }, "Click a line, or go through them with ↑ and ↓: the step opens. "),
     has("rank") ? "Rank: 1 is what the model itself found likeliest. " : "",
-    has("entropy") ? "Entropy, in nats: how open the choice was; 0 is certain, 0.69 is a coin toss between two." : "",
+    has("entropy") ? "Entropy, after all filters, in nats: how open the choice was; 0 is certain, 0.69 is a coin toss between two." : "",
   ];
 }
 

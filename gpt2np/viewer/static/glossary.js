@@ -137,11 +137,11 @@ export function termsOf(run) {
   return [...shared, ...own];
 }
 
-const KEYS = [
+const KEYS = (panels) => [
+  [`1 … ${Math.min(9, panels)}`, "panel"],
   ["← →", "position before, after"],
   ["↑ ↓", "layer above, below"],
   ["[ ]", "head before, after"],
-  ["1 … 9", "panel"],
   [", .", "step of a generation"],
   ["t", "light or dark"],
   ["b", "big, for a projector, or not"],
@@ -155,7 +155,7 @@ function sourcesOf(commentary) {
   return [...found].map(([address, source]) => el("span", {}, `${source}: ${address}`)).flatMap((each) => [each, " "]);
 }
 
-export function glossaryPanel(run) {
+export function glossaryPanel(run, focus) {
   const { factors, floats, attention, top, first, firstLens, budget } = run.detail;
   const share = (n) =>
     n === 1
@@ -188,7 +188,7 @@ export function glossaryPanel(run) {
     el(
       "dl",
       { class: "keys" },
-      KEYS.map(([key, text]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, text))),
+      KEYS(focus.panels.length).map(([key, text]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, text))),
     ),
     el("h3", {}, "Words"),
     el(

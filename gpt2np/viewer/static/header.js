@@ -1,6 +1,7 @@
 // The head of the page: the model, the text as buttons, what comes next.
 
 import { colour, el, percent, quoted, tokenLabel } from "./drawing.js";
+import { isFiltered } from "./generation_steps.js";
 
 const ROW_GAP = 3; // pixels between two rows of words
 const HANDOUT_LINES = 3;
@@ -95,7 +96,9 @@ export function buildHeader(run, focus, swap, tour) {
     const likeliest = run.at("next:id", state.pos);
     if (!likeliest) return next.replaceChildren();
     const step = run.generation?.steps.find((each) => each.pos === state.pos);
-    const chosen = step && step.id !== likeliest[0] ? ["chosen: ", step.id, step.p] : null;
+    const other = step && step.id !== likeliest[0],
+      chosen = other ? ["chosen: ", step.id, step.own ?? step.p] : null,
+      filtered = other && isFiltered(step);
     const first = [["next", el("span", { class: "on-wide" }, " token"), ": "], likeliest[0], run.at("next:p", state.pos)[0]];
     next.replaceChildren(
       ...[chosen, chosen ? ["likeliest: ", ...first.slice(1)] : first].filter(Boolean).map(([name, id, p], i) =>
@@ -107,6 +110,7 @@ export function buildHeader(run, focus, swap, tour) {
           el("span", { class: "aside" }, ` ${percent(p)}`),
         ),
       ),
+      ...(filtered ? [el("small", { class: "second-choice" }, `before filters; after them `, tokenLabel(run.word(step.id)), ` ${percent(step.p)}`)] : []),
     );
   }
 

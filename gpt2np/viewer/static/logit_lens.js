@@ -28,7 +28,8 @@ export function lensPanel(run, focus) {
   const n = run.at("lens:id", 0).length / run.at("lens:id", 0, 0).length,
     first = run.detail.firstLens;
   let between = false,
-    chosenPoint = 2 * run.L,
+    chosenPoint = 2 * run.L, // follows the layer; a cell chooses both
+    layerOfPoint = run.L - 1,
     shownFirst = 0; // the position of the table's first column
   const told = el("p", { class: "answer" }),
     table = el("table", {}),
@@ -69,6 +70,7 @@ export function lensPanel(run, focus) {
   function draw(state) {
     const pos = Math.max(state.pos, first),
       row = pos - first;
+    if (state.layer !== layerOfPoint) choosePoint(2 * state.layer + 2, state.layer);
     const start = Math.min(Math.max(0, row - COLUMNS + 4), Math.max(0, n - COLUMNS)),
       count = Math.min(n, COLUMNS);
     told.replaceChildren(...answer(pos, row));
@@ -89,6 +91,11 @@ export function lensPanel(run, focus) {
       scroll.scrollLeft = Math.max(0, chosen.offsetLeft - scroll.clientWidth + chosen.offsetWidth + 90);
     sayWhatIsBeside();
     details(pos, row, state);
+  }
+
+  function choosePoint(point, layer) {
+    chosenPoint = point;
+    layerOfPoint = layer;
   }
 
   /** What a table that is wider than its place has on either side, and of long texts what it does not have. */
@@ -146,8 +153,9 @@ export function lensPanel(run, focus) {
         "aria-label": `${pointLabel(point)}, position ${row + first}: ${quoted(run.word(id))} ${percent(p)}`,
         title: percent(p),
         onclick: () => {
-          chosenPoint = point;
-          focus.set({ pos: row + first, ...(point ? { layer: (point - 1) >> 1 } : {}) });
+          const layer = point ? (point - 1) >> 1 : focus.state.layer;
+          choosePoint(point, layer);
+          focus.set({ pos: row + first, layer });
           draw(focus.state);
         },
       },

@@ -94,11 +94,19 @@ export function buildStreams(run, focus, levels) {
 
   /** What a query takes: [x, share] of each position that is shown, and of those in each gap together. */
   function sharesOf(weights, pos, least = 0) {
-    const alone = shown.positions.filter((key) => key <= pos && key >= least).map((key) => [x(key), weights[key]]);
+    const alone = shown.positions.filter((key) => key <= pos && key >= least).map((key) => [x(key), weights[key], 1]);
     const together = shown.gaps
       .filter(({ from, to }) => from <= pos && to >= least)
-      .map((gap) => [gap.x, shareOf(weights, gap)]);
+      .map((gap) => [gap.x, shareOf(weights, gap), Math.min(gap.to, pos) - Math.max(gap.from, least) + 1]);
     return [...alone, ...together];
+  }
+
+  /** What stands above the bars: the largest share of one position, and what those that are left out have together. */
+  function captionOf(shares, largest) {
+    const hidden = shares.filter(([, , count]) => count > 1),
+      [share, count] = [1, 2].map((at) => hidden.reduce((sum, each) => sum + each[at], 0));
+    const said = shown.width >= NUMBERED ? "share of attention, in %" : `share of attention, at most ${wholePercent(largest)}`;
+    return count ? `${said}; … ${count} others together ${wholePercent(share)}` : said;
   }
 
   /** One vector of one position: the stream over its line, everything else beside it. */
@@ -126,16 +134,18 @@ export function buildStreams(run, focus, levels) {
     context.font = canvasFont(0.65);
     context.fillStyle = soft;
     const numbered = shown.width >= NUMBERED,
-      shares = sharesOf(weights, state.pos, run.firstSeen(layer, state.pos)),
-      largest = wholePercent(Math.max(...shares.map(([, share]) => share)));
-    onPaper(context, numbered ? "share of attention, in %" : `share of attention, at most ${largest}`, spine(shown.positions[0]) + BRANCH, y - height / 2 - 4, paper);
+      seen = run.firstSeen(layer, state.pos),
+      shares = sharesOf(weights, state.pos, seen);
+    onPaper(context, captionOf(shares, Math.max(...weights.slice(seen))), spine(shown.positions[0]) + BRANCH, y - height / 2 - 4, paper);
     context.textAlign = "center";
     const wide = shown.width * 0.8 - Math.min(BRANCH, shown.width * 0.2);
-    for (const [middle, share] of shares) {
+    for (const [middle, share, count] of shares) {
       const tall = share * room + 1;
       const right = middle + shown.width * 0.4;
       context.fillStyle = shareColour(share);
-      context.fillRect(right - wide, foot - tall, wide, tall);
+      context.strokeStyle = soft;
+      if (count === 1) context.fillRect(right - wide, foot - tall, wide, tall);
+      else context.strokeRect(right - wide + 0.5, foot - tall + 0.5, wide - 1, tall - 1); // of several together
       context.fillStyle = soft;
       if (numbered)
         context.fillText(wholePercent(share, ""), right - wide / 2, foot - tall - 3);

@@ -78,6 +78,7 @@ export function mlpPanel(run, focus) {
       `: ${digits(strength[0], 4)}. In layer ${layer} it is `,
       el("strong", {}, `neuron ${ids[0]}`),
       `: ${digits(post[0], 4)}.`,
+      ...pushesMost(run, pos),
     );
     lists.replaceChildren(
       el(
@@ -262,6 +263,21 @@ export function mlpPanel(run, focus) {
       );
   }
   return { id: "mlp", title: "MLP", element, draw };
+}
+
+/** The neuron that raises the likeliest next token most, if that is known: seldom the most active one. */
+function pushesMost(run, pos) {
+  const row = pos - run.detail.firstLens;
+  const [push] = run.has("pusher:push") && row >= 0 ? run.at("pusher:push", row, 0) : [];
+  return push > 0
+    ? [
+        " What pushes ",
+        tokenLabel(run.word(run.at("push:id", row)[0])),
+        " up most is ",
+        el("strong", {}, `layer ${run.at("pusher:layer", row, 0)[0]}, neuron ${run.at("pusher:id", row, 0)[0]}`),
+        `: its logit by ${signed(push)}.`,
+      ]
+    : [];
 }
 
 /** "2.13 → 2.09", or of what the curve leaves as it is, as far as digits say: "5.39 → same". */

@@ -19,7 +19,8 @@ export class Focus {
       step: 0,
       token: null,
     };
-    this.read();
+    this.take(opening());
+    this.take(location.hash.slice(1));
     this.follow(this.state);
   }
 
@@ -34,12 +35,17 @@ export class Focus {
     const changed = Object.keys(after).filter((key) => after[key] !== before[key]);
     if (!changed.length) return;
     this.state = after;
+    this.write();
+    this.told(new Set(changed));
+  }
+
+  /** Put what is chosen into the address. */
+  write() {
     try {
       history.replaceState(null, "", this.hash());
     } catch {
       /* a page inside a notebook has no address */
     }
-    this.told(new Set(changed));
   }
 
   /** Tell whoever listens what has changed. */
@@ -65,14 +71,19 @@ export class Focus {
 
   hash() {
     const { panel, layer, head, pos, part } = this.state;
-    const more = document.documentElement.classList.contains("big") ? { big: 1 } : {};
+    const big = Number(document.documentElement.classList.contains("big"));
+    const more = big !== Number(new URLSearchParams(opening()).get("big")) ? { big } : {};
     const { tour } = document.documentElement.dataset;
     if (tour) more.tour = tour;
     return `#${new URLSearchParams({ panel, layer, head, pos, part, ...more })}`;
   }
 
+  /** Choose what the address says now; where it says nothing, what the file opens with. */
   read() {
-    const asked = location.hash.slice(1) || document.getElementById("page").dataset.opensAt;
+    this.take(location.hash.slice(1) || opening());
+  }
+
+  take(asked) {
     const given = new URLSearchParams(asked),
       change = {};
     for (const key of ["panel", "part", ...NUMBERS]) {
@@ -81,4 +92,9 @@ export class Focus {
     if (given.has("big")) document.documentElement.classList.toggle("big", given.get("big") === "1");
     this.state = this.legal({ ...this.state, ...change });
   }
+}
+
+/** The state that the file itself opens with, as an address. */
+function opening() {
+  return document.getElementById("page").dataset.opensAt;
 }

@@ -217,6 +217,7 @@ export class Run {
     if (kind === "top" && w === 0) return "small";
     const least = { f4: 0.01, u1: 1 }[kind] ?? 0.1; // in percent
     if (100 * w < (kind === "f4" ? 1 : 0.5) * least) return `< ${least} %`;
+    if (w < 1 && w >= (kind === "u1" ? 0.995 : 0.9995)) return kind === "u1" ? "> 99 %" : "> 99.9 %";
     if (kind === "f4") return `${w < 0.0995 ? (100 * w).toPrecision(2) : (100 * w).toFixed(1)} %`;
     return kind === "u1" ? `≈ ${(100 * w).toFixed(0)} %` : `${(100 * w).toFixed(1)} %`;
   }

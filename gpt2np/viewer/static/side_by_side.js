@@ -78,13 +78,18 @@ function intro(two) {
   const held =
     a === b
       ? `Both texts have ${a} tokens and are held against each other position by position.`
-      : `The texts have ${a} and ${b} tokens. Tokens that both have in the same order stand under one another, and between these the last ones, as many as both have; ${alone} stand alone. A token that is at another position in the second text has another position embedding there.`;
+      : `The texts have ${a} and ${b} tokens. Equal tokens stand under one another. Between two such places, what is left is paired from its end backwards; ${standAlone(alone)}. A token that is at another position in the second text has another position embedding there.`;
   return [
     `The first text above, the second below; ≠ where the tokens differ. ${held} `,
     two.aligned.length < two.columns.length ? "The last column is the end of both texts, which do not stand under one another. " : "",
     ...edited.flatMap((edits, i) => (edits.length ? [`The ${WHICH[i]} run was edited: ${edits.slice(0, 3).join(", ")}. `] : [])),
     "Everything below is about the chosen column.",
   ];
+}
+
+function standAlone(n) {
+  if (!n) return "no token stands alone";
+  return n === 1 ? "1 token has none beside it and stands alone" : `${n} tokens have none beside them and stand alone`;
 }
 
 /** What comes next in either text, and how foreseeable the texts are. */

@@ -11,7 +11,7 @@ export function buildTour(run, focus, drawPanel) {
   const stops = tourStops(run);
   let at = null;
   const text = el("p", {});
-  const title = el("h2", {});
+  const title = el("h2", { tabindex: "-1" });
   const count = el("span", { class: "aside" });
   const move = (by, label) =>
     el("button", { type: "button", onclick: () => go(at + by) }, label);
@@ -27,6 +27,7 @@ export function buildTour(run, focus, drawPanel) {
 
   function go(stop) {
     if (!stops.length) return;
+    const starts = at === null;
     at = Math.min(Math.max(0, stop), stops.length - 1);
     document.documentElement.dataset.tour = String(at + 1);
     const shown = stops[at];
@@ -38,7 +39,9 @@ export function buildTour(run, focus, drawPanel) {
     on.disabled = at === stops.length - 1;
     document.documentElement.style.setProperty("--tour", `${bar.offsetHeight + 16}px`);
     focus.set(shown.state);
+    focus.write(); // the number of the stop too
     bringIntoSight(shown.figure);
+    if (starts) title.focus({ preventScroll: true });
   }
 
   /** What a stop is about stands above the bar: in the map the row of the chosen part, else its figure. */
@@ -57,7 +60,9 @@ export function buildTour(run, focus, drawPanel) {
     bar.hidden = true;
     delete document.documentElement.dataset.tour;
     document.documentElement.style.removeProperty("--tour");
+    focus.write();
     focus.told(new Set());
+    document.querySelector(".tour-start")?.focus({ preventScroll: true });
   }
 
   /** What a key does in the tour, and whether it did anything; `onButton` presses the button by Enter. */

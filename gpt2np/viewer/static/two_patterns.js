@@ -2,7 +2,7 @@
 
 import { absent, bar, colour, darkOn, digits, el, hideTip, quoted, scaleKey, showTip, sized, tokenLabel } from "./drawing.js";
 import { PIXELS, paintPattern } from "./every_head.js";
-import { WHICH } from "./two_runs.js";
+import { ROUNDING, WHICH } from "./two_runs.js";
 
 const PATTERN_SIDE = 300; // pixels of a pattern, at most
 const LOOKS = 6;
@@ -56,7 +56,7 @@ export function twoPatterns(two, focus) {
       return;
     }
     const order = values.flatMap((row, layer) => row.map((value, head) => ({ value, layer, head }))).sort((a, b) => b.value - a.value);
-    most.textContent = `Most: ${order.slice(0, 3).map(({ value, layer, head }) => `layer ${layer} head ${head} (${digits(value, 2)})`).join(", ")}.`;
+    most.textContent = order[0].value <= ROUNDING ? "No head looks elsewhere: in this column all look at the same." : `Most: ${order.slice(0, 3).map(({ value, layer, head }) => `layer ${layer} head ${head} (${digits(value, 2)})`).join(", ")}.`;
     const cells = values.flatMap((row, layer) => [el("span", { class: "side" }, `layer ${layer}`), ...row.map((value, head) => cell(value, layer, head, state))]);
     const over = Array.from({ length: run.H }, (_, head) => el("span", { class: "over" }, head ? String(head) : "head 0"));
     grid.replaceChildren(el("span", { class: "side" }), ...over, ...cells);

@@ -1,7 +1,7 @@
 // What two runs predict at the chosen column: both lists, the tokens that differ most, and one logit above another by layers.
 
 import { bar, digits, el, percent, signed, svg, tokenLabel } from "./drawing.js";
-import { WHICH } from "./two_runs.js";
+import { ROUNDING, WHICH } from "./two_runs.js";
 
 const BARS = ["", "push"]; // of the bars of either run
 const CHART = { least: 320, most: 640, height: 290, left: 50, right: 64, top: 14, bottom: 42 }; // pixels
@@ -47,17 +47,20 @@ function likeliest(two, i) {
 function differing(two) {
   const [ids, chances, apart] = ["apart:id", "apart:p", "apart:divergence"].map((name) => two.at(name));
   if (!ids) return [];
+  const title = el("h3", {}, "Tokens whose probability differs most");
+  if (![...ids.keys()].some((i) => Math.abs(chances[2 * i] - chances[2 * i + 1]) > ROUNDING))
+    return [title, el("p", {}, "None differs here: both texts predict the same.")];
   const rows = [...ids].map((id, i) => {
     const [p, q] = [chances[2 * i], chances[2 * i + 1]];
     return el(
       "tr",
       {},
       el("th", { scope: "row" }, tokenLabel(two.runs[0].word(id))),
-      [percent(p), percent(q), `${signed(100 * (p - q))} %`].map((text) => el("td", {}, text)),
+      [percent(p), percent(q), signed(100 * (p - q))].map((text) => el("td", {}, text)),
     );
   });
   return [
-    el("h3", {}, "Tokens whose probability differs most"),
+    title,
     el("p", { class: "small" }, `Kullback-Leibler divergence of the second prediction from the first: ${digits(apart[0], 4)} nats; the other way ${digits(apart[1], 4)}.`),
     el(
       "div",
@@ -65,7 +68,7 @@ function differing(two) {
       el(
         "table",
         { class: "plain" },
-        el("thead", {}, el("tr", {}, ["token", "first", "second", "first − second"].map((name) => el("th", { scope: "col" }, name)))),
+        el("thead", {}, el("tr", {}, ["token", "first", "second", "percentage points apart"].map((name) => el("th", { scope: "col" }, name)))),
         el("tbody", {}, rows),
       ),
     ),

@@ -4,6 +4,7 @@ import { Run } from "./run_data.js";
 import { tokenLabel } from "./drawing.js";
 
 const OTHER = "other:"; // begins the names of the second run's arrays
+export const ROUNDING = 1e-5; // differences up to this are those of float32: nothing differs
 export const WHICH = ["first", "second"];
 
 /** The second run of a page. */
@@ -24,9 +25,9 @@ export class TwoRuns {
     this.pos = run.T - 1;
   }
 
-  /** The column of a position of the first run: where both have a token, if there is one. */
+  /** The column of a position of the first run: where both have a token, if there is one; of the last one both ends. */
   columnOf(pos) {
-    const held = this.columns.findIndex(([a, b]) => a === pos && b !== null);
+    const held = this.columns.findLastIndex(([a, b]) => a === pos && b !== null);
     return held >= 0 ? held : this.columns.findIndex(([a]) => a === pos);
   }
 

@@ -1,6 +1,7 @@
 // Where two residual streams part: a grid of points down and columns of both texts across, in blocks as wide as the page.
 
 import { absent, canvasFont, colour, digits, el, hideTip, isPrinting, quoted, scaleKey, shortened, showTip, sized, visible } from "./drawing.js";
+import { ROUNDING } from "./two_runs.js";
 
 const APART_BY = ["cosine", "distance"]; // in the order of the array; then both norms
 // Pixels: for names of points, for tokens above a block or positions instead; of a column at most, at least with its token's
@@ -33,7 +34,7 @@ export function twoStreams(two, choose, redraw) {
       el("h3", {}, "Where the two streams part"),
       el("div", { class: "toggle", role: "group", "aria-label": "measure" }, toggle),
     ),
-    el("p", { class: "small" }, "Down: after the embedding, each layer and the final norm. Across: the columns above. ", key),
+    el("p", { class: "small" }, "Down: after the embedding, each layer and the final norm. Across: the columns above. Colour: ", key),
     holder,
     told,
     numbers,
@@ -51,8 +52,9 @@ export function twoStreams(two, choose, redraw) {
   function draw() {
     key.replaceChildren(
       ...(measure
-        ? [scaleKey("share", "0: the same", "0.25", "1 or more"), el("small", {}, " length of the difference, as a share of the mean of the two lengths")]
-        : [scaleKey("share", "1: the same direction", "0.75", "0 or less"), el("small", {}, " cosine of the two")]),
+        ? ["the length of the difference, as a share of the mean of the two lengths: ", scaleKey("share", "0: the same", "0.25", "1 or more")]
+        : ["the cosine of the two: ", scaleKey("share", "1: the same direction", "0.75", "0 or less")]),
+      two.aligned.some((pair) => pair.includes(null)) ? ". Grey: a token that stands alone." : "",
     );
     picture();
     told.replaceChildren(...sentence());
@@ -142,16 +144,16 @@ export function twoStreams(two, choose, redraw) {
   function sentence() {
     if (!two.isPair()) return ["One of the texts has no token in the chosen column: there is nothing to hold against it."];
     const found = points.map((_, point) => run.at("apart:stream", point, two.chosen)[1]),
-      most = found.slice(0, -1).indexOf(Math.max(...found.slice(0, -1)));
-    if (!(Math.max(...found) > 0)) return ["In the chosen column the two streams are the same: everything up to there is."];
+      most = found.indexOf(Math.max(...found)),
+      last = points.length - 1;
+    if (!(found[most] > ROUNDING)) return ["In the chosen column the two streams are the same: everything up to there is."];
     return [
       "In the chosen column: distance ",
       el("strong", {}, digits(found[0], 3)),
-      " after the embedding, most ",
-      most ? `after ${points[most]}` : "there",
-      ` (${digits(found[most], 3)}), `,
-      el("strong", {}, digits(found[points.length - 1], 3)),
-      " after the final norm.",
+      ` after the embedding${most ? "" : ", more than anywhere later"}, `,
+      most % last ? `most after ${points[most]} (${digits(found[most], 3)}), ` : "",
+      el("strong", {}, digits(found[last], 3)),
+      ` after the final norm${most === last ? ", more than anywhere before" : ""}.`,
     ];
   }
 
