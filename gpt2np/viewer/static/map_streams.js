@@ -128,7 +128,10 @@ export function buildStreams(run, focus, levels) {
     const numbered = shown.width >= NUMBERED,
       shares = sharesOf(weights, state.pos, run.firstSeen(layer, state.pos)),
       largest = wholePercent(Math.max(...shares.map(([, share]) => share)));
-    onPaper(context, numbered ? "share of attention, in %" : `share of attention, at most ${largest}`, spine(shown.positions[0]) + BRANCH, y - height / 2 - 4, paper);
+    const left = spine(shown.positions[0]) + BRANCH;
+    const said = numbered ? ["share of attention, in %", "attention, in %", "in %"] : [`share of attention, at most ${largest}`, `at most ${largest}`];
+    const fits = (text) => context.measureText(text).width <= context.canvas.clientWidth - left;
+    onPaper(context, said.find(fits) ?? said.at(-1), left, y - height / 2 - 4, paper);
     context.textAlign = "center";
     const wide = shown.width * 0.8 - Math.min(BRANCH, shown.width * 0.2);
     for (const [middle, share] of shares) {
