@@ -210,8 +210,8 @@ def _mlp(c: Config) -> tuple[Part, ...]:
         Part(
             "mlp.proj",
             "What the neurons add up to",
-            "post · W_down",
-            "proj = post · W_down",
+            "post · W_out",
+            "proj = post · W_out",
             "Every neuron adds its own direction, as strongly as it fired. Positions do not meet here: the "
             "MLP works on what attention has already brought.",
         ),

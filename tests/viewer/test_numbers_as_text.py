@@ -92,3 +92,9 @@ def test_parts_of_a_character_stand_as_that_character_once():
     ]
     begun = js(f"m.groupsOf({json.dumps(labels)}, 2, 3)")
     assert begun[0] == {"positions": [2, 3], "text": "日²⁄₃"}
+    labels = ["e", "\u0301¹⁄₂", "\u0301²⁄₂", "👩", "\\u200d¹⁄₂", "\\u200d²⁄₂", "👧"]
+    groups = js(f"m.groupsOf({json.dumps(labels)}, 0, {len(labels)})")
+    assert [(group["positions"], group["text"]) for group in groups] == [
+        ([0, 1, 2], "e\u0301"),
+        ([3, 4, 5, 6], "👩\u200d👧"),
+    ]

@@ -127,3 +127,11 @@ def test_a_text_from_right_to_left_is_read_so(chromium, tiny, tmp_path):
                 assert (
                     page.js(f"() => getComputedStyle(document.querySelector('{selector}')).direction") == way
                 )
+            page.show(panel="attention")  # letters join across tokens: none is isolated
+            if way == "ltr":
+                read = page.js("() => document.querySelector('.shaded-text').textContent")
+                assert read.startswith(text)
+            assert page.js(
+                "() => [...document.querySelectorAll('.shaded-text > span')]"
+                ".every((e) => getComputedStyle(e).unicodeBidi === 'normal' && !e.querySelector('bdi'))"
+            )

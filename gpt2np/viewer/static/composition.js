@@ -6,6 +6,7 @@ const READ_AS = { q: "queries", k: "keys", v: "values" };
 const [SMALLEST_MAP, LARGEST_MAP_SIDE] = [180, 460]; // pixels of a map's side
 const LARGEST_PAIR = 38; // and of a pair's square
 const [BESIDE, ABOVE] = [78, 58]; // pixels for the names of layers and heads
+const UPRIGHT = 120; // a smaller map is lower than the words beside it are long: they begin at its foot
 const NUMBERED_HEADS = 13; // the width of a square from which on heads have their numbers
 
 const headName = (head) => `layer ${head.split(".")[0]} head ${head.split(".")[1]}`;
@@ -102,7 +103,9 @@ function axes(run, count, each) {
   const named = layer >= 52; // room for a word
   const parts = [
     text(BESIDE + wide / 2, 12, "reads: a head of"),
-    svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${ABOVE + wide / 2}) rotate(-90)` }, "writes: a head of"),
+    wide < UPRIGHT
+      ? svg("text", { x: 0, y: 0, transform: `translate(12 ${ABOVE + wide}) rotate(-90)` }, "writes: a head of")
+      : svg("text", { x: 0, y: 0, "text-anchor": "middle", transform: `translate(12 ${ABOVE + wide / 2}) rotate(-90)` }, "writes: a head of"),
     ...(named ? [] : [text(BESIDE - 4, ABOVE - 24, "layer", "end")]),
   ];
   for (let i = 0; i * run.H < count; i++) {

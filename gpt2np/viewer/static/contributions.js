@@ -20,6 +20,9 @@ import { targetButtons } from "./target_choice.js";
 
 const LISTED = 10;
 
+/** Parts of no layer, in words. */
+export const OUTSIDE_LAYERS = { wte: "token embedding", wpe: "position embedding", embed: "embedding", "ln_f.bias": "final LayerNorm bias" };
+
 export function contributionsPanel(run, focus) {
   const element = el("div", { class: "contributions" });
   if (!run.has("push")) {
@@ -94,6 +97,7 @@ export function contributionsPanel(run, focus) {
     );
     table(values, moved);
     paths.replaceChildren(...(target === "difference" ? [] : pathsTo(run, row + first, target, label, (head) => focus.set(head))));
+    paths.hidden = !paths.children.length; // and its caption with it
   }
 
   function named(ids) {
@@ -184,9 +188,7 @@ export function contributionsPanel(run, focus) {
       part = name.match(/^h\.(\d+)\.(mlp|attn\.bias)$/);
     if (head) return `layer ${head[1]} head ${head[2]}`;
     if (part) return `layer ${part[1]} ${part[2] === "mlp" ? "MLP" : "attention bias"}`;
-    return (
-      { wte: "token embedding", wpe: "position embedding", embed: "embedding", "ln_f.bias": "final LayerNorm bias" }[name] ?? name
-    );
+    return OUTSIDE_LAYERS[name] ?? name;
   }
   /** The head that pushes most, where another part is before it. */
   function bestHead(order, values) {

@@ -62,14 +62,12 @@ export function shortened(text, longest) {
 
 /** A text in which marks are shown already, as an element: the marks are paler than the letters. */
 export function markedLabel(text) {
-  const parts = text.split(/([·⏎␍⇥]+|(?:\\u[0-9a-f]{4,5}|\P{M}\p{M}*)[¹²³⁴⁵⁶⁷⁸⁹]⁄[₁₂₃₄₅₆₇₈₉])/u).filter(Boolean);
-  const dimmed = (part) =>
-    /^[·⏎␍⇥]/.test(part)
-      ? el("span", { class: "mark" }, part)
-      : part.includes("⁄")
-        ? el("span", { class: "piece" }, part)
-        : part;
-  return el("bdi", { class: "token" }, parts.map(dimmed));
+  const parts = text.split(/([·⏎␍⇥]+)/).filter(Boolean);
+  return el(
+    "bdi",
+    { class: "token" },
+    parts.map((part) => (/^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part)),
+  );
 }
 
 /** For names that are read aloud or shown on canvas: quoted and isolated from the text around. */
@@ -265,9 +263,22 @@ const SMALLEST_PRINTED = 10.2; // pixels of a letter on a canvas: 6.5 pt on pape
 
 // -- canvases -------------------------------------------------------------------------------------
 
+export const SAVED = 3; // pixels of a saved figure for each pixel of the page
+let least = 1; // pixels of a canvas for each pixel of the page
+
+/** What `make` makes of canvases that are as sharp as a saved figure; `redraw` draws them. */
+export function inSavedSharpness(redraw, make) {
+  least = SAVED;
+  redraw();
+  const made = make();
+  least = 1;
+  redraw();
+  return made;
+}
+
 /** A canvas as sharp as the screen: sets its size in CSS pixels, returns its context. */
 export function sized(canvas, width, height) {
-  const ratio = Math.max(window.devicePixelRatio || 1, isPrinting() ? 2.5 : 1);
+  const ratio = Math.max(window.devicePixelRatio || 1, isPrinting() ? 2.5 : least);
   const w = Math.max(1, Math.round(width * ratio)),
     h = Math.max(1, Math.round(height * ratio));
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });

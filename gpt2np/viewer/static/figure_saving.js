@@ -1,11 +1,10 @@
 // Figures as files: what is drawn in an element becomes an SVG of its own, and from that a PNG.
 
-import { el } from "./drawing.js";
+import { SAVED, el } from "./drawing.js";
 
 const NS = "http://www.w3.org/2000/svg";
 const SVG_STYLE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight", "text-anchor"];
 const MARGIN = 12; // pixels around a figure
-const SHARP = 2; // pixels of a PNG for each pixel of the page
 
 /** An SVG that shows an element as it is now, with a caption below it; `skip` is a selector of what is left out. */
 export function pictureOf(element, caption, skip = ".save") {
@@ -76,7 +75,8 @@ function drawBox(sheet, style, at) {
   const seen = (colour) => colour !== "transparent" && !/, 0\)$/.test(colour);
   const border = parseFloat(style.borderBottomWidth) && seen(style.borderBottomColor);
   const around = border && parseFloat(style.borderTopWidth);
-  if (!seen(style.backgroundColor) && !border) return;
+  const divider = !border && parseFloat(style.borderRightWidth) && seen(style.borderRightColor);
+  if (!seen(style.backgroundColor) && !border && !divider) return;
   const radius = Math.min(parseFloat(style.borderTopLeftRadius) || 0, at.height / 2);
   const shape = {
     ...at,
@@ -85,6 +85,10 @@ function drawBox(sheet, style, at) {
     ...(around ? { stroke: style.borderBottomColor, "stroke-width": style.borderBottomWidth } : {}),
   };
   put(sheet, node("rect", shape), at);
+  if (divider) {
+    const width = parseFloat(style.borderRightWidth);
+    sheet.root.append(node("rect", { ...at, x: at.x + at.width - width, width, fill: style.borderRightColor }));
+  }
   if (border && !around) {
     const height = parseFloat(style.borderBottomWidth);
     sheet.root.append(
@@ -167,7 +171,7 @@ export async function pngOf({ text, width, height }) {
   const image = new Image();
   image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
   await image.decode();
-  const canvas = el("canvas", { width: Math.ceil(width * SHARP), height: Math.ceil(height * SHARP) });
+  const canvas = el("canvas", { width: Math.ceil(width * SAVED), height: Math.ceil(height * SAVED) });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }

@@ -1,7 +1,7 @@
 // The figures of the panels: a caption below each, that says of what run and place it is, and buttons that save it.
 
 import { CAPTIONS } from "./captions.js";
-import { el, isPrinting } from "./drawing.js";
+import { el, inSavedSharpness, isPrinting } from "./drawing.js";
 import { download, pictureOf, pngOf } from "./figure_saving.js";
 
 /** Put captions and buttons below the figures of a panel; returns what renews the captions. */
@@ -15,7 +15,8 @@ export function addFigures(panel, run, focus) {
     const file = `gpt2np-${name}`;
     const save = (kind, write) =>
       el("button", { type: "button", "aria-label": `save as ${kind}: ${name}`, onclick: () => write(draw()) }, kind);
-    const draw = () => pictureOf(element, full(), ".save, .card, .toggle, select, .window");
+    const redraw = () => focus.told(new Set());
+    const draw = () => inSavedSharpness(redraw, () => pictureOf(element, full(), ".save, .card, .toggle, select, .window"));
     const buttons = el(
       "span",
       { class: "save" },

@@ -69,6 +69,14 @@ const TERMS = [
     "Whether single components mean something. Neurons have one (GELU acts on each alone); the stream should not.",
   ],
   [
+    "by the square root",
+    "A scale on which the middle of the colours stands for a quarter of the largest number: small numbers can be told apart.",
+  ],
+  [
+    "part of a character (²⁄₃)",
+    "A token may hold only some bytes of a character: 日²⁄₃ is the second of the three tokens that are 日 together.",
+  ],
+  [
     "temperature, top-k, top-p",
     "Sharpen or flatten the distribution; keep the k likeliest tokens; keep the likeliest that make up p.",
   ],

@@ -145,7 +145,9 @@ function wordButton(run, focus, token, pos) {
 
 /** The text as it was written, where its tokens are parts of characters. */
 function written(run) {
-  return run.written ? el("p", { class: "written", dir: "auto" }, run.written) : null;
+  if (!run.written) return [];
+  const parts = run.labels.some((label) => label.includes("⁄₃")) ? "²⁄₃ behind a character: the second of the three tokens that are that character together." : "²⁄₂ behind a character: the second of the two tokens that are that character together.";
+  return [el("p", { class: "written", dir: "auto" }, run.written), el("p", { class: "small parts on-wide" }, parts)];
 }
 
 /** The token that was chosen last, if it is no position of the run: it was chosen, and never read. */

@@ -101,12 +101,12 @@ export function buildStreams(run, focus, levels) {
     return [...alone, ...together];
   }
 
-  /** What stands above the bars: the largest share of one position, and what those that are left out have together. */
-  function captionOf(shares, largest) {
+  /** What may stand above the bars, the longest first: the largest share of one position, and what those left out have together. */
+  function captionsOf(shares, largest) {
     const hidden = shares.filter(([, , count]) => count > 1),
-      [share, count] = [1, 2].map((at) => hidden.reduce((sum, each) => sum + each[at], 0));
-    const said = shown.width >= NUMBERED ? "share of attention, in %" : `share of attention, at most ${wholePercent(largest)}`;
-    return count ? `${said}; … ${count} others together ${wholePercent(share)}` : said;
+      [share, count] = [1, 2].map((at) => hidden.reduce((sum, each) => sum + each[at], 0)),
+      said = shown.width >= NUMBERED ? ["share of attention, in %", "attention, in %", "in %"] : ["share of attention, ", ""].map((of) => `${of}at most ${wholePercent(largest)}`);
+    return count ? [`${said[0]}; … ${count} others together ${wholePercent(share)}`, ...said] : said;
   }
 
   /** One vector of one position: the stream over its line, everything else beside it. */
@@ -136,7 +136,10 @@ export function buildStreams(run, focus, levels) {
     const numbered = shown.width >= NUMBERED,
       seen = run.firstSeen(layer, state.pos),
       shares = sharesOf(weights, state.pos, seen);
-    onPaper(context, captionOf(shares, Math.max(...weights.slice(seen))), spine(shown.positions[0]) + BRANCH, y - height / 2 - 4, paper);
+    const left = spine(shown.positions[0]) + BRANCH,
+      captions = captionsOf(shares, Math.max(...weights.slice(seen))),
+      fits = (text) => context.measureText(text).width <= context.canvas.clientWidth - left;
+    onPaper(context, captions.find(fits) ?? captions.at(-1), left, y - height / 2 - 4, paper);
     context.textAlign = "center";
     const wide = shown.width * 0.8 - Math.min(BRANCH, shown.width * 0.2);
     for (const [middle, share, count] of shares) {

@@ -58,7 +58,7 @@ export function matrixMap(run, focus) {
     const box = el("span", { class: "box" });
     box.style.width = `${(LARGEST_BOX * Math.sqrt(shape[1])) / most}px`;
     box.style.height = `${(LARGEST_BOX * Math.sqrt(shape[0])) / most}px`;
-    const size = `${shape.map((n) => n.toLocaleString("en")).join(" × ")} = ${(shape[0] * shape[1]).toLocaleString("en")}`;
+    const [sides, all] = [shape.map((n) => n.toLocaleString("en")).join(" × "), (shape[0] * shape[1]).toLocaleString("en")];
     return el(
       "button",
       {
@@ -72,7 +72,7 @@ export function matrixMap(run, focus) {
       },
       box,
       el("code", {}, name),
-      el("small", {}, size),
+      el("small", {}, sides, " ", el("span", {}, `= ${all}`)),
     );
   }
 

@@ -3,7 +3,7 @@
 import { el } from "./drawing.js";
 import { termsOf } from "./glossary.js";
 
-const WHERE = ".intro, .card .text, p.small"; // what the page itself says; a user's text is in none of them, or is marked
+const WHERE = ".intro, .card .text, p.small, :is(.picture-key, .grid-key, .composition-key) small"; // what the page itself says; a user's text is in none of them, or is marked
 const EVERYDAY = ["GPT-2", "layer", "block", "position", "key", "value", "up", "window", "group"]; // of too many meanings
 const SHORT = { stream: "residual stream", softmax: "score, pattern", activation: "GELU" }; // said without the rest
 const NO_WORD = "button, a, .token, .key";

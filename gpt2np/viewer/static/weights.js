@@ -1,13 +1,13 @@
 // The weights: where the parameters are, what two tokens are to a head, who reads, erases and strengthens whom.
 
 import { compositionOf } from "./composition.js";
+import { OUTSIDE_LAYERS } from "./contributions.js";
 import { circuitsOf } from "./head_circuits.js";
 import { matrixMap } from "./matrix_map.js";
-import { absent, bar, colour, darkOn, el, isDark } from "./drawing.js";
+import { absent, bar, colour, darkOn, el } from "./drawing.js";
 import { nearestRows } from "./nearest_rows.js";
 
 const PARTS = ["token embedding", "position embedding", "attention", "mlp", "layer norms"]; // drawn in this order
-const LABELLED = 0.06; // of a bar: a smaller share has no room for its number
 const PAINT = [0.95, 0.8, 0.6, 0.45, 0.25]; // their places on the scale of shares
 
 export function weightsPanel(run, focus) {
@@ -21,11 +21,11 @@ export function weightsPanel(run, focus) {
     el(
       "p",
       { class: "intro" },
-      "What training has left behind, whatever the text: how many numbers there are, and what heads make of pairs of tokens by their weights alone. " +
+      `What training has left behind, whatever the text: how many numbers there are${run.circuits ? ", and what heads make of pairs of tokens by their weights alone" : ""}. ` +
         "Only the last two sections are about this run.",
     ),
     run.parameters ? section("Where the parameters are", bars) : null,
-    matrices ? section("The matrices of a layer, and the tables of tokens and positions", matrices.element) : absent(run, "weights", "Weights are"),
+    matrices ? section(`The matrices of a layer, and ${run.matrices.some(({ name }) => name === "W_P") ? "the tables of tokens and positions" : "the table of tokens"}`, matrices.element) : absent(run, "weights", "Weights are"),
     run.circuits ? circuits : null,
     matrices && !run.circuits
       ? el("p", { class: "small" }, "Scores and effects between tokens, and what heads read of one another, are left out: they are defined for attention as in GPT-2 only.")
@@ -35,16 +35,15 @@ export function weightsPanel(run, focus) {
     nearest.element,
   ];
   element.append(...parts.filter(Boolean));
-  let dark = null; // how the page was when what does not follow the choice was painted
 
   function draw(state) {
     nearest.draw(state);
     if (run.circuits) circuits.replaceChildren(...circuitsOf(run, state));
     matrices?.draw(state);
     composition?.draw(state);
-    if (dark === isDark()) return;
-    dark = isDark();
-    if (run.parameters) bars.replaceChildren(...parameterBars(run));
+    if (!run.parameters) return;
+    bars.replaceChildren(...parameterBars(run));
+    for (const piece of bars.querySelectorAll(".stack span")) fitWords(piece);
   }
   return { id: "weights", title: "Weights", element, draw };
 }
@@ -63,7 +62,7 @@ function parameterBars(run) {
       .filter((part) => shares[part])
       .map((part) => {
         const inPercent = 100 * shares[part];
-        const piece = el("span", { title: `${part}: ${inPercent.toFixed(1)} %` }, textInBar(part, inPercent));
+        const piece = el("span", { title: `${part}: ${inPercent.toFixed(1)} %` }, `${Math.round(inPercent)} % ${part}`);
         piece.style.width = `${inPercent}%`;
         piece.style.background = colour("share", paint(part));
         piece.style.color = darkOn("share", paint(part)) ? "#fff" : "#000";
@@ -87,10 +86,11 @@ function parameterBars(run) {
   return [...bars, el("p", { class: "legend" }, legend)];
 }
 
-// What a piece of so many percent has room for: its name too, the share alone, or nothing.
-function textInBar(part, inPercent) {
-  if (inPercent < 4) return "";
-  return inPercent > 4 + 0.8 * part.length ? `${Math.round(inPercent)} % ${part}` : `${Math.round(inPercent)} %`;
+// What a piece has room for: its name too, the share alone, or nothing.
+function fitWords(piece) {
+  const fits = () => piece.scrollWidth <= piece.clientWidth;
+  if (!fits()) piece.textContent = piece.textContent.match(/^\d+ %/)[0];
+  if (!fits()) piece.textContent = "";
 }
 
 // -- this run ---------------------------------------------------------------------------------------
@@ -108,6 +108,6 @@ function memory(run) {
 
 function told(component) {
   const [, layer, what] = component.match(/^h\.(\d+)\.(.+)$/) ?? [];
-  if (layer === undefined) return { wte: "token embedding", wpe: "position embedding" }[component] ?? component;
+  if (layer === undefined) return OUTSIDE_LAYERS[component] ?? component;
   return `layer ${layer} ${what.replace("attn.head.", "head ").replace("attn.bias", "bias").replace("mlp", "MLP")}`;
 }
