@@ -19,7 +19,7 @@ POINT = 0.75 * 0.86  # of a pixel, at the zoom of the print
 SMALLEST = 6.5  # points
 # Pixels of a browser's window that is as wide as what a sheet has between its margins.
 WIDTHS = {"A4": 703, "Letter": 725, "across": 1032, "Letter across": 965}
-MOST_SHEETS = {"3": 16, "30": 16, "250": 20, "generation": 18}
+MOST_SHEETS = {"3": 15, "30": 16, "250": 20, "generation": 18}
 
 PRINTING = "() => { dispatchEvent(new Event('beforeprint')); }"
 PRINTED = "() => { dispatchEvent(new Event('afterprint')); }"
