@@ -20,6 +20,10 @@ BESIDE = """() => {
 }"""
 
 
+def percent(p):
+    return "< 0.01 %" if p < 5e-5 else f"{100 * p:.2f} %"
+
+
 def page_of(run, folder):
     path = folder / "page.html"
     gpt2np.view(run, out=path)
@@ -99,10 +103,10 @@ def test_the_token_chosen_last_stands_beside_the_text(chromium, tiny, tmp_path):
             assert said.startswith("next token:" if first else "chosen:")
             if not first:  # like for like
                 own = float(probabilities(step["logits"][-1])[step.token_id])
-                assert re.search(rf"{100 * own:.2f} %\s+likeliest: .*before filters", said, re.DOTALL)
-                assert f"{100 * step.probability:.2f} %" in said.partition("after them")[2]
+                assert re.search(rf"{percent(own)}\s+likeliest: .*before filters", said, re.DOTALL)
+                assert f"{percent(step.probability)}" in said.partition("after them")[2]
                 page.show(panel="generation")
-                assert f"{100 * own:.2f} % before filters, {100 * step.probability:.2f} % after" in page.text(
+                assert f"{percent(own)} before filters, {percent(step.probability)} after" in page.text(
                     ".choice h3"
                 )
 
