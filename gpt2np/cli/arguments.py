@@ -211,7 +211,7 @@ def add_workers(verb: argparse.ArgumentParser) -> None:
 def read_prompt(args: argparse.Namespace) -> str | list[Any]:
     """The prompt of a command: text, or ids; with `--chat` perhaps messages. See `as_run`."""
     if (args.text is None) == (args.tokens is None):
-        verb = args.run.__name__
+        verb = args.run.__name__.replace("extract", "kv extract")
         raise InputError(f"give either a TEXT or --tokens, as in: gpt2np {verb} 'Elizabeth was'")
     if args.tokens is not None:
         if args.chat:
