@@ -167,7 +167,10 @@ def check_outputs(args: argparse.Namespace, out: str | None = None, files: Seque
     """
     if out == "":
         raise InputError("the name of what is to be written is empty")
-    paths = [getattr(args, option) for option in getattr(args, "outputs", ())]
+    given = {option: getattr(args, option) for option in getattr(args, "outputs", ())}
+    if empty := [option.replace("_", "-") for option, path in given.items() if path == ""]:
+        raise InputError(f"--{empty[0]} is empty: give the name of a file")
+    paths = list(given.values())
     if out is not None:
         paths = [os.path.join(out, name) for name in files if os.path.isdir(out)] if files else [out]
     args.written = paths  # `load_model` looks whether a model is read from them
@@ -208,7 +211,8 @@ def add_workers(verb: argparse.ArgumentParser) -> None:
 def read_prompt(args: argparse.Namespace) -> str | list[Any]:
     """The prompt of a command: text, or ids; with `--chat` perhaps messages. See `as_run`."""
     if (args.text is None) == (args.tokens is None):
-        raise InputError("give either a TEXT or --tokens, as in: gpt2np trace 'Elizabeth was'")
+        verb = args.run.__name__.replace("extract", "kv extract")
+        raise InputError(f"give either a TEXT or --tokens, as in: gpt2np {verb} 'Elizabeth was'")
     if args.tokens is not None:
         if args.chat:
             raise InputError("--chat takes a TEXT: --tokens are run as they are")

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+ISOLATES = {0x2068: None, 0x2069: None}  # around tokens among words
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -23,9 +24,9 @@ def group(svg, name):
 
 
 def words_of(part):
-    """What stands on a poster, or on a part of it, every run of spaces as one."""
+    """What stands on a poster, or on a part of it, every run of spaces as one, without isolates."""
     part = tree(part) if isinstance(part, str) else part
-    return " ".join(" ".join(part.itertext()).split())
+    return " ".join(" ".join(part.itertext()).translate(ISOLATES).split())
 
 
 def said(part):

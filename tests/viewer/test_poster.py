@@ -1,5 +1,6 @@
 """The poster: one sheet of A1, filled, with every note and its thing, in every script and for every model."""
 
+import contextlib
 import html
 import re
 import subprocess
@@ -24,7 +25,7 @@ from gpt2np.viewer.posters.drawing import (
 )
 from gpt2np.viewer.posters.facts import facts_of
 from gpt2np.viewer.posters.layout import HEIGHT, MARGIN, WIDTH, layout_of
-from gpt2np.viewer.posters.lettering import clean, cut, lines, width
+from gpt2np.viewer.posters.lettering import clean, cut, lines, number, whole_percent, width
 from gpt2np.viewer.posters.page import poster, poster_svg
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
@@ -150,7 +151,61 @@ def test_a_trace_without_its_model_has_no_weights(tiny, tmp_path):
 def test_every_script_is_shown_as_written(tiny):
     svg = poster_svg(tiny.trace(SCRIPTS))
     assert SCRIPTS in texts(tree(svg))
-    assert "日 1/3" in texts(group(poster_svg(tiny.trace("日本")), "tokens"))
+    told = texts(group(poster_svg(tiny.trace("日é")), "tokens"))
+    assert {"日¹⁄₃", "é²⁄₂"} <= set(told)
+    assert any(words.endswith(r"= \xa9") for words in told)
+
+
+def test_tokens_do_not_turn_the_words_around_them(tiny):
+    svg = poster_svg(tiny.trace("مرحبا"))
+    told = [words for part in tree(svg).iter(f"{SVG}g") for words in texts(part) if "head 0: " in words]
+    assert told
+    for words in told:
+        assert re.fullmatch(r"head 0: (\u2068[^\u2069]*\u2069\xa0\(\d+\)\xa0\d\.\d\d(, |,?$))+", words), words
+    hostile = poster_svg(tiny.trace("a\u2069b\u2068c"))
+    assert hostile.count("\u2068") == hostile.count("\u2069")
+    assert "a\u2069b" not in hostile
+
+
+def test_a_long_text_says_how_much_of_it_is_left_out(tiny):
+    trace = tiny.trace(LONG)
+    told = words_of(poster_svg(trace))
+    n = int(re.search(r" … (\d+) more tokens … ", told)[1])
+    before, after = told.split(f" … {n} more tokens … ")
+    ends = [
+        len(trace.tokens) - n - i
+        for i in range(1, 200)
+        if before.endswith("".join(trace.tokens[:i]).strip())
+        and after.startswith("".join(trace.tokens[n + i :]).strip())
+    ]
+    assert ends
+    assert " more tokens … " not in words_of(poster_svg(tiny.trace(TEXT)))
+
+
+def test_its_numbers_are_written_as_on_the_page():
+    assert [number(x, 1) for x in (-0.04, 0.0, -1.25, 3)] == ["0.0", "0.0", "−1.2", "3.0"]
+    assert [whole_percent(p) for p in (0, 0.004, 0.5, 0.996, 1)] == [
+        "0\xa0%",
+        "<\xa01\xa0%",
+        "50\xa0%",
+        ">\xa099\xa0%",
+        "100\xa0%",
+    ]
+
+
+def test_the_list_of_tokens_is_told(tiny):
+    told = words_of(group(poster_svg(tiny.trace("E")), "note-tokenizer"))
+    parts = tiny.tokenizer.parts()
+    assert f"{parts['bytes']} bytes, {parts['merges']:,} merges" in told
+    assert "· stands for a space" in told
+
+
+def test_one_layer_without_room_is_told_of_as_one():
+    for layers in range(3, 13):
+        told = words_of(poster_svg(of_layers(layers, 12)))
+        if " 1 of " in told:
+            assert f"1 of {layers} layers has no room on this sheet. It has the parts" in told
+            return
 
 
 def test_a_hostile_text_stays_text(tiny, tmp_path):
@@ -212,7 +267,18 @@ def test_another_suffix_is_refused_in_one_line(tiny, tmp_path, monkeypatch, caps
     assert main(["view", "Elizabeth was", "--poster", "p.svg", "--no-open"]) == 2  # it is there
     assert [path.name for path in tmp_path.iterdir()] == ["p.svg"]
     assert main(["view", "Elizabeth was", "--max-new-tokens", "2", "--poster", "g.svg", "--no-open"]) == 0
-    assert "the model chose 2 tokens" in words_of((tmp_path / "g.svg").read_text("utf-8"))
+    assert "the model chose the other 1 (green); it chose one more" in words_of(
+        (tmp_path / "g.svg").read_text("utf-8")
+    )
+    capsys.readouterr()
+    for wrong, told in (
+        (["Elizabeth was", "--poster", "a.svg", "--poster", "b.svg"], "--poster is given twice"),
+        (["Elizabeth was", "--poster", ""], "--poster is empty: give the name of a file"),
+        (["--against", "y"], "as in: gpt2np view 'Elizabeth was'"),
+    ):
+        with contextlib.suppress(SystemExit):
+            assert main(["view", *wrong, "--no-open"]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_a_run_without_its_vectors_is_refused(tiny, tmp_path):

@@ -18,6 +18,7 @@ from gpt2np.viewer.posters.drawing import (
     ramp,
     strip_colours,
 )
+from gpt2np.viewer.posters.lettering import number, whole_percent
 from gpt2np.viewer.posters.page import poster_svg
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
@@ -47,9 +48,9 @@ def test_scores_and_patterns_have_names_numbers_and_a_scale(tiny):
         for head in range(4):
             assert f"head {head}" in told
         numbers = [
-            f"{values[head, i, k]:.{digits}f}" for head in range(4) for i in range(n) for k in range(i + 1)
+            number(values[head, i, k], digits) for head in range(4) for i in range(n) for k in range(i + 1)
         ]
-        kept = [word for word in told if re.fullmatch(rf"-?\d+\.\d{{{digits}}}", word)]
+        kept = [word for word in told if re.fullmatch(rf"−?\d+\.\d{{{digits}}}", word)]
         assert kept == numbers
         for token in ("E", "lizabeth", "·was", "·not"):
             assert len([t for t in told if t == token or (t.endswith("…") and token.startswith(t[:-1]))]) == 8
@@ -70,7 +71,7 @@ def test_from_where_to_where_heads_read(tiny):
         part = group(svg, name)
         assert [t for t in texts(part) if re.fullmatch(r"\d\.\d\d", t)] == [f"{p:.2f}" for p in shares[-1]]
         assert len(list(part.iter(f"{SVG}path"))) == np.count_nonzero(shares >= 0.02)
-    beside = words_of(group(svg, "note-layer-2--what-the-last-position---not--reads"))
+    beside = words_of(group(svg, "note-layer-2--what-the-last-position----not---reads"))
     pattern = trace["h.2.attn.pattern"][:, -1]
     for head in range(4):
         key = int(pattern[head].argmax())
@@ -86,6 +87,9 @@ def test_what_a_long_text_reads_elsewhere_is_told(tiny):
     assert "…" in texts(group(svg, "tokens"))
     told = texts(group(svg, "panels-h.0.attn.pattern"))
     assert told.count("other") == 4
+    assert f"other: what is read at the {n - 12} positions without" in words_of(
+        group(svg, "panels-h.0.attn.pattern")
+    )
     image = next(group(svg, "panels-h.0.attn.pattern").iter(f"{SVG}image"))
     shown = [0, *range(n - 11, n)]
     rest = 1 - trace["h.0.attn.pattern"][0][shown][:, shown].astype(np.float64).sum(axis=1)
@@ -113,7 +117,7 @@ def test_numbers_beside_the_vectors(tiny):
     told = words_of(group(svg, "h.0.mlp.post"))
     for pos in range(3):
         best = int(np.abs(post[pos]).argmax())
-        assert f"n{best}: {post[pos, best]:.2f}" in told
+        assert f"n{best}: {number(post[pos, best], 2)}" in told
     sizes = {"attn.q": "192 × 192", "mlp.pre": "192 × 768", "mlp.out": "768 × 192"}
     for site, size in sizes.items():
         found = [name for name in (f"h.0.{site}", f"heads-h.0.{site}") if f'id="{name}"' in svg]
@@ -127,16 +131,19 @@ def test_the_prediction(tiny):
     part, logits = texts(group(svg, "prediction")), trace["logits"][-1]
     half, nucleus = probabilities(scale_temperature(logits, 0.5)), probabilities(keep_top_p(logits, 0.9))
     for _, i, p in trace.top(10):
-        for number in (f"{logits[i]:.2f}", f"{100 * p:.2f}", f"{100 * half[i]:.2f}"):
-            assert number in part
+        for told in (number(logits[i], 2), f"{100 * p:.2f}", f"{100 * half[i]:.2f}"):
+            assert told in part
         assert f"{100 * nucleus[i]:.2f}" in part or not nucleus[i]
     for row in nearest_rows(trace).array:
-        assert f"dot product {row[0]:.2f}, length of the row {row[1]:.2f}, cosine {row[2]:.2f}" in part
+        dot, length, cosine = (number(value, 2) for value in row)
+        assert f"dot product {dot}, length of the row {length}, cosine {cosine}" in part
     lens = logit_lens(trace, k=3, pos=-1)
     site = lens.top_ids.labels["site"].index("h.2.resid_mid")
     i, p = lens.top_ids.array[site, 0, 0], lens.top_probabilities.array[site, 0, 0]
     told = words_of(group(svg, "note-layer-2--what-it-adds"))
-    assert f"it would say “{trace.token(i).replace(' ', '·')}” {100 * p:.0f} %" in told
+    assert (
+        f"it would say “{trace.token(i).replace(' ', '·')}” {whole_percent(p)}".replace("\xa0", " ") in told
+    )
     length = np.linalg.norm(trace["h.2.attn.out"][-1].astype(np.float64))
     assert f"a vector of length {length:.2f}" in told
     parts = list(group(svg, "decoding").iter(f"{SVG}rect"))[:-1]
@@ -160,7 +167,9 @@ def test_a_generation_says_what_was_chosen(tiny):
     run = tiny.generate("Elizabeth was", max_new_tokens=5, temperature=0.8, seed=1, keep="*").finish()
     svg = poster_svg(run)
     everything = words_of(svg)
-    assert "The first 3 are the prompt; the model chose 5 tokens (green), temperature 0.8." in everything
+    assert "The first 3 are the prompt; the model chose the other 4 (green); it chose one more" in everything
+    assert "which was not run; temperature 0.8." in everything
+    assert run.text in everything  # whole, as it is read above the picture
     assert f"chosen here: {run.tokens[-1].replace(' ', '·')}" in everything
     assert texts(group(svg, "tokens")).count("chosen") == 4  # the fifth has no position yet
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from gpt2np.ops import Array
+from gpt2np.tables import counted
 from gpt2np.viewer.posters.drawing import INK, LINE, SHARE, SMALLEST, SOFT, Drawing, ramp
 from gpt2np.viewer.posters.facts import READ, Facts
 from gpt2np.viewer.posters.layout import (
@@ -19,10 +20,11 @@ from gpt2np.viewer.posters.layout import (
     large_panels,
     name_room,
 )
-from gpt2np.viewer.posters.lettering import cut
+from gpt2np.viewer.posters.lettering import cut, number
 from gpt2np.viewer.posters.streams import QK, draw_name
 
 HEADS = ("#b3470b", "#12666f", "#7a3b96", "#6a5a14")
+FUTURE = (226, 226, 231)  # the colour of what no position sees; SHARE has no grey
 LEAST = 0.02  # of what a position reads, for a line
 
 
@@ -49,7 +51,7 @@ def draw_panels(drawing: Drawing, facts: Facts, row: Row) -> float:
             32,
         )
     _named(drawing, facts, row)
-    _scale(drawing, row, shares, low, top)
+    _scale(drawing, row, shares, low, top, _other(facts) if shares else "")
     return WEIGHTS + BOXES
 
 
@@ -113,7 +115,7 @@ def _values(facts: Facts, site: str, layer: int) -> tuple[bool, Array, float, fl
 def _colours(values: Array, ends: tuple[float, float]) -> Array:
     seen, (low, top) = np.isfinite(values), ends
     places = np.where(seen, (values - low) / (top - low), 0)
-    return np.where(seen[..., None], ramp(SHARE, np.sqrt(np.clip(places, 0, 1))), 255).astype(np.uint8)
+    return np.where(seen[..., None], ramp(SHARE, np.sqrt(np.clip(places, 0, 1))), FUTURE).astype(np.uint8)
 
 
 def _panel(
@@ -167,22 +169,28 @@ def _numbers(
     size = min(30.0, cell_x / 2.3, cell_y * 0.8)
     for (i, k), value in np.ndenumerate(values):
         if np.isfinite(value):
-            told = f"{value:.2f}" if ends == (0.0, 1.0) else f"{value:.1f}"
+            told = number(value, 2 if ends == (0.0, 1.0) else 1)
             ink = INK if colours[i, k] > 128 else "#fff"
             middle = y + cell_y * (i + 0.5) + size * 0.36
             drawing.text(x + cell_x * (k + 0.5), middle, told, size, ink, anchor="middle")
 
 
-def _scale(drawing: Drawing, row: Row, shares: bool, low: float, top: float) -> None:
+def _scale(drawing: Drawing, row: Row, shares: bool, low: float, top: float, other: str) -> None:
     """The colours of a row of panels, and what they mean."""
     x, wide = WEIGHTS, BOXES - 10
     _bar(drawing, row.y + 8, low, top)
     told = (
         "the share of what a position reads: each row adds up to 1"
         if shares
-        else "scores of all heads on one scale; white is the future, which no position sees"
+        else "scores of all heads on one scale; grey is the future, which no position sees"
     )
-    drawing.paragraph(x, row.y + 102, told, wide, 26)
+    drawing.paragraph(x, row.y + 102, told + other, wide, 26)
+
+
+def _other(facts: Facts) -> str:
+    """What the last column of a pattern is, where not every token has one of its own."""
+    n = len(facts.trace.token_ids) - len(facts.positions)
+    return f"; other: what is read at the {counted(n, 'position')} without a column" if n else ""
 
 
 def _bar(drawing: Drawing, y: float, low: float, top: float) -> None:
@@ -219,5 +227,5 @@ def draw_flow(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float
             drawing.curve(start, end, ink, max(1.5, thick * share), opacity)
     for key, share in enumerate(pattern[last]):
         x = layout.left(key) + middle + max(1.0, thick * share) / 2 + 6
-        drawing.text(x, row.y + 26, f"{share:.2f}", 27 if row.large else SMALLEST, ink, 600, halo=True)
+        drawing.text(x, row.y + 26, f"{share:.2f}", 27 if row.large else SMALLEST, ink, 600, paper=True)
     return TOKENS + ROOM

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.viewer.posters.lettering import FAMILY, clean, lines
+from gpt2np.viewer.posters.lettering import FAMILY, as_drawn, clean, lines
+from gpt2np.viewer.posters.lettering import width as width_of
 
 # The page's scales on paper (static/drawing.js has the same, and those of the dark).
 DIVERGING = (
@@ -73,25 +74,26 @@ class Drawing:
         weight: int = 400,
         anchor: str = "start",
         turn: int = 0,
-        halo: bool = False,
+        paper: bool = False,
     ) -> None:
-        """A line of text; whatever it says stays text. A halo sets it off from what is behind it."""
+        """A line of text; whatever it says stays text. Paper hides what is behind it."""
         if not words:
             return
         more = f' font-weight="{weight}"' if weight != 400 else ""
         more += f' text-anchor="{anchor}"' if anchor != "start" else ""
         more += f' transform="rotate({turn} {x:.0f} {y:.0f})"' if turn else ""
-        more += ' stroke="#fff" stroke-width="8" stroke-linejoin="round" paint-order="stroke"' if halo else ""
+        if paper:
+            self.box(x - 4, y - size, width_of(words, size, weight) + 8, size * 1.25, "#fff")
         self.parts.append(
             f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size:.0f}" fill="{fill}"{more}>'
-            f"{html.escape(clean(words), quote=False)}</text>"
+            f"{html.escape(as_drawn(words), quote=False)}</text>"
         )
 
     def paragraph(
         self, x: float, y: float, words: str, width: float, size: float = 42, fill: str = "#33373d"
     ) -> float:
         """Lines of text no wider than that; returns where the next thing may begin."""
-        for line in lines(clean(words), width, size):
+        for line in lines(as_drawn(words), width, size):
             self.text(x, y, line, size, fill)
             y += size * LEADING
         return y

@@ -4,7 +4,6 @@ import numpy as np
 
 from gpt2np.analysis.lens import nearest_rows
 from gpt2np.analysis.named_array import NamedArray
-from gpt2np.characters import readable
 from gpt2np.errors import Gpt2npError
 from gpt2np.generation.filters import keep_top_k, keep_top_p, probabilities, scale_temperature
 from gpt2np.ops import Array
@@ -19,9 +18,9 @@ from gpt2np.viewer.posters.drawing import (
     full_colour,
     strip_colours,
 )
-from gpt2np.viewer.posters.facts import Facts, marked
+from gpt2np.viewer.posters.facts import Facts
 from gpt2np.viewer.posters.layout import BOXES, LABELS, LIKELIEST, NAMES, ROOM, TOKENS, WEIGHTS, Row
-from gpt2np.viewer.posters.lettering import cut
+from gpt2np.viewer.posters.lettering import cut, isolated, number
 from gpt2np.viewer.posters.streams import draw_name
 
 BARS = ("#12666f", "#63b1b5")
@@ -47,7 +46,7 @@ def draw_logits(drawing: Drawing, facts: Facts, row: Row) -> float:
         if rows > 1
         else "each cell a token, by id"
     )
-    told = f"of the last position, less their mean {np.nanmean(logits):.2f}: {where}".replace("-", "−")
+    told = f"of the last position, less their mean {number(np.nanmean(logits), 2)}: {where}"
     drawing.text(TOKENS, row.y + row.height - 6, told, 26, SOFT)
     return TOKENS + ROOM
 
@@ -57,7 +56,7 @@ def draw_prediction(drawing: Drawing, facts: Facts, row: Row) -> float:
     top = facts.trace.top(min(LIKELIEST, facts.config.vocab_size))
     logits = facts.trace["logits"][-1]
     ways = [(name, probabilities(change(logits))) for name, change in DECODINGS]
-    names = [marked(name) for name in readable([token for token, _, _ in top])]
+    names = [facts.told(i) for _, i, _ in top]
     wide = ROOM * 0.53
     first, each = 440, (wide - 440) / len(ways)
     columns = [TOKENS + first + each * (k + 1) - 24 for k in range(len(ways))]
@@ -75,12 +74,11 @@ def draw_prediction(drawing: Drawing, facts: Facts, row: Row) -> float:
             drawing.box(x + 8 - (each - 16), y + 3, (each - 16) * chances[i], step - 6, "#cfe6e5")
             told = f"{100 * chances[i]:.2f}" if chances[i] else "–"
             drawing.text(x, middle, told, 32, INK, anchor="end")
-        drawing.text(TOKENS + first - 20, middle, f"{logits[i]:.2f}", 32, INK, anchor="end")
+        drawing.text(TOKENS + first - 20, middle, number(logits[i], 2), 32, INK, anchor="end")
         ink = ACCENT if i == facts.chosen else INK
         drawing.text(TOKENS, middle, cut(name, 290, 38, 600), 38, ink, 600)
     if facts.chosen is not None:
-        name = marked(readable([facts.trace.token(facts.chosen)])[0])
-        told = f"chosen here: {name}"
+        told = f"chosen here: {isolated(facts.told(facts.chosen))}"
         drawing.text(LABELS, row.y + 160, cut(told, NAMES, 30, 600), 30, ACCENT, 600)
     return _rows(drawing, facts, row, TOKENS + wide + 110)
 
@@ -96,7 +94,7 @@ def _rows(drawing: Drawing, facts: Facts, row: Row, x: float) -> float:
         x, row.y + 26, "Unembedding as likeness: the final vector, and the nearest rows of W_U", 27, SOFT, 600
     )
     vectors = [facts.trace["ln_f"][-1], *_unembedding_rows(facts, found)]
-    told = ["final vector", *(marked(name) for name in found.labels["token"])]
+    told = ["final vector", *(facts.told(i) for _, i, _ in facts.trace.top(len(found.array)))]
     for k, (vector, name) in enumerate(zip(vectors, told, strict=True)):
         y = row.y + 40 + k * each
         drawing.text(x, y + 26, cut(name, 220, 28, 600), 28, ACCENT if k == 0 else INK, 600)
@@ -104,7 +102,7 @@ def _rows(drawing: Drawing, facts: Facts, row: Row, x: float) -> float:
         drawing.pixels(x + 240, y, wide - 240, each - 38, colours)
         if k:
             numbers = dict(zip(found.labels["measure"], found.array[k - 1].tolist(), strict=True))
-            words = ", ".join(f"{measure} {value:.2f}" for measure, value in numbers.items())
+            words = ", ".join(f"{measure} {number(value, 2)}" for measure, value in numbers.items())
             drawing.text(x + 240, y + each - 14, words, SMALLEST, SOFT)
     return WEIGHTS + BOXES - 20
 
@@ -121,10 +119,10 @@ def draw_decoding(drawing: Drawing, facts: Facts, row: Row) -> float:
     drawing.text(LABELS, row.y + 34, "decoding", 40, INK, 700)
     drawing.text(LABELS, row.y + 70, "a draw from 0 to 1", 29, SOFT)
     x = float(TOKENS)
-    for k, (token, _, p) in enumerate(top):
+    for k, (_, i, p) in enumerate(top):
         drawing.box(x, row.y, ROOM * p, 56, BARS[k % 2])
         if ROOM * p > 90:
-            name = cut(marked(readable([token])[0]), ROOM * p - 16, 32)
+            name = cut(facts.told(i), ROOM * p - 16, 32)
             drawing.text(x + 8, row.y + 40, name, 32, "#fff" if k % 2 == 0 else INK)
         x += ROOM * p
     drawing.box(TOKENS, row.y, ROOM, 56, line=LINE)

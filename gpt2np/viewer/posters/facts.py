@@ -21,10 +21,12 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.model_parts import Part, parts_of
 from gpt2np.viewer.page_data import sizes_of
 from gpt2np.viewer.page_facts import model_facts
+from gpt2np.viewer.posters.lettering import clean
 
 MOST = 12  # tokens with columns of their own
 MADE = {"W_Q": "attn.q", "W_K": "attn.k", "W_V": "attn.v"}  # what a matrix makes, where several make one site
-_SPACE = re.compile(r" (?!\d+/\d+)")  # not the one between a character and which part of it a token is
+_PART = re.compile(r" ([1-9])/([1-9])")  # behind a character: which part of it a token is
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", "₀₁₂₃₄₅₆₇₈₉"
 READ = ("head", "query", "key")  # the axes of scores and patterns
 
 
@@ -46,12 +48,16 @@ class Facts:
     @cached_property
     def name(self) -> str:
         """The model's name."""
-        return Path(model_facts(self.trace, sizes_of(self.trace))["name"]).name
+        return clean(Path(model_facts(self.trace, sizes_of(self.trace))["name"]).name)
 
     @cached_property
     def tokens(self) -> list[str]:
         """Every token as it is shown, spaces as dots."""
         return [marked(name) for name in readable(self.trace.tokens)]
+
+    def told(self, token: int) -> str:
+        """A token that may come next, as it is shown behind the text: a part may complete a character."""
+        return marked(readable([*self.trace.tokens, self.trace.token(token)])[-1])
 
     @cached_property
     def in_parts(self) -> list[bool]:
@@ -136,7 +142,7 @@ class Facts:
 
     def title(self) -> str:
         """The run's text, for the title of a window."""
-        return joined(self.trace.tokens)[:60]
+        return clean(joined(self.trace.tokens)[:60])
 
 
 def facts_of(run: Trace | Generated, trace: Trace) -> Facts:
@@ -153,5 +159,6 @@ def facts_of(run: Trace | Generated, trace: Trace) -> Facts:
 
 
 def marked(token: str) -> str:
-    """A token, as `readable` has it, whose own spaces can be seen."""
-    return _SPACE.sub("·", token) or "∅"
+    """A token, as `readable` has it, as the page writes it: spaces can be seen, parts are as 日¹⁄₃."""
+    short = _PART.sub(lambda found: f"{_RAISED[int(found[1])]}⁄{_LOWERED[int(found[2])]}", token)
+    return clean(short.replace(" ", "·")) or "∅"

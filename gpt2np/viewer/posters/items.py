@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpt2np.errors import Gpt2npError
+from gpt2np.tables import counted
 from gpt2np.viewer.commentary import DOLAN, notes
 from gpt2np.viewer.posters.drawing import Drawing
 from gpt2np.viewer.posters.facts import Facts
 from gpt2np.viewer.posters.layout import HEIGHT, Layout, Row
+from gpt2np.viewer.posters.lettering import isolated, whole_percent
 from gpt2np.viewer.posters.weights import parameter_bars
 
 LISTED = 16  # heads of whose reading there is a line
@@ -62,8 +65,27 @@ def _commentary(facts: Facts, layout: Layout) -> list[Item]:
             continue
         row = rows[0] if rows else next((each.row for each in reversed(found)), None)
         at = HEIGHT if row is None else row.y
-        found.append(Item(note.title, (note.text,), row, at, note.source, note.address))
+        more = _vocabulary(facts) if note.title == "Tokenizer" else ()
+        found.append(Item(note.title, (note.text, *more), row, at, note.source, note.address))
     return found
+
+
+def _vocabulary(facts: Facts) -> tuple[str, ...]:
+    """What the list of tokens is made of, if it is of GPT-2's kind, and how tokens are written here."""
+    tokenizer = None if facts.trace.model is None else facts.trace.model.usable_tokenizer
+    if tokenizer is None:
+        return ()
+    written = (
+        "In a token · stands for a space, ↵ for the end of a line, 日¹⁄₃ for the first of three parts of a "
+        "character."
+    )
+    try:
+        parts = tokenizer.parts()
+    except Gpt2npError:  # another kind
+        return (written,)
+    merges, added = counted(parts["merges"], "merge"), counted(parts["added"], "special token")
+    made = f"The list: {parts['bytes']} bytes, {merges} of two tokens into one, {added}."
+    return (made, written)
 
 
 def _of_layers(facts: Facts, layout: Layout) -> list[Item]:
@@ -73,7 +95,7 @@ def _of_layers(facts: Facts, layout: Layout) -> list[Item]:
         if row.kind == "heading" and row.layer:
             what = f"Layer {row.layer}: what it adds"
             found.append(Item(what, _added(facts, row.layer), row, row.y, side=0))
-            what = f"Layer {row.layer}: what the last position, {facts.tokens[-1]}, reads"
+            what = f"Layer {row.layer}: what the last position, {isolated(facts.tokens[-1])}, reads"
             found.append(Item(what, _read(facts, row.layer), row, row.y, side=1))
     return found
 
@@ -85,7 +107,8 @@ def _read(facts: Facts, layer: int) -> tuple[str, ...]:
         shares = pattern[head]
         best = [key for key in np.argsort(-shares, kind="stable")[:3].tolist() if shares[key] >= 0.01]
         told.append(
-            f"head {head}: " + ", ".join(f"{facts.tokens[k][:12]} ({k}) {shares[k]:.2f}" for k in best)
+            f"head {head}: "
+            + ", ".join(f"{isolated(facts.tokens[k][:12])}\u00a0({k})\u00a0{shares[k]:.2f}" for k in best)
         )
     return tuple(told)
 
@@ -100,7 +123,7 @@ def _added(facts: Facts, layer: int) -> tuple[str, ...]:
             f"{part} adds a vector of length {length:.2f} to the last position; its stream then has {of:.2f}."
         )
         if said := facts.lens.get(f"h.{layer}.{after}"):
-            likeliest = ", ".join(f"“{token}” {100 * p:.0f}\u00a0%" for token, p in said)
+            likeliest = ", ".join(f"“{isolated(token)}”\u00a0{whole_percent(p)}" for token, p in said)
             told[-1] += f" Read out there, it would say {likeliest}."
     return tuple(told)
 
@@ -119,8 +142,13 @@ def _of_run(facts: Facts, layout: Layout) -> list[Item]:
     for row in layout.rows:
         if row.kind == "elided":
             text = (
-                f"{len(layout.elided)} of {facts.layers} layers have no room on this sheet. Each has the "
-                "parts that layer 0 has, in the same order, and weights of its own."
+                f"{len(layout.elided)} of {facts.layers} layers "
+                + (
+                    "has no room on this sheet. It has"
+                    if len(layout.elided) == 1
+                    else "have no room on this sheet. Each has"
+                )
+                + " the parts that layer 0 has, in the same order, and weights of its own."
             )
             found.append(Item("What is left out", (text,), row, row.y, *DOLAN))
     return found

@@ -1,4 +1,7 @@
-"""How wide words are on a poster, and how they are cut into lines: for letters as wide as Arial's."""
+"""How words and numbers are written on a poster, how wide they are, and how they are cut into lines.
+
+Letters are taken to be as wide as Arial's.
+"""
 
 import unicodedata
 
@@ -8,7 +11,8 @@ _WIDTHS = {  # thousandths of the size
     222: "ijl",
     260: "|",
     278: " \u00a0!,./:;I[\\]ft·",
-    333: "()-`r",
+    167: "⁄",
+    333: "()-`r¹²³⁴⁵⁶⁷⁸⁹₁₂₃₄₅₆₇₈₉",
     334: "{}",
     355: '"',
     389: "*",
@@ -29,15 +33,40 @@ _WIDTHS = {  # thousandths of the size
 _WIDTH = {letter: width / 1000 for width, letters in _WIDTHS.items() for letter in letters}
 _OTHER, _FULL, _BOLD = 0.66, 1.15, 1.08
 _KEPT = ("Cf", "Zs")  # joiners and marks of direction, spaces of any width
-_DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_ISOLATE, _END = "\u2068", "\u2069"
+_DIRECTIONS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067" + _ISOLATE + _END)
 
 
-def clean(words: str) -> str:
+def clean(words: str, kept: str = "") -> str:
     """The words as XML may have them: what cannot be seen, or turns around what follows, is replaced."""
     return "".join(
-        c if c.isprintable() or (unicodedata.category(c) in _KEPT and c not in _DIRECTIONS) else _named(c)
+        c
+        if c.isprintable() or c in kept or (unicodedata.category(c) in _KEPT and c not in _DIRECTIONS)
+        else _named(c)
         for c in words
     )
+
+
+def isolated(words: str) -> str:
+    """Words of a run among others, which they do not turn around, whichever way they are read."""
+    return f"{_ISOLATE}{clean(words)}{_END}"
+
+
+def as_drawn(words: str) -> str:
+    """What is written for words some of which may be `isolated`."""
+    return clean(words, kept=_ISOLATE + _END)
+
+
+def number(value: float, places: int) -> str:
+    """A number with a true minus, and none before a zero."""
+    return f"{value:z.{places}f}".replace("-", "−")
+
+
+def whole_percent(share: float) -> str:
+    """A share in percent without places, which does not say none or all where it is not quite that."""
+    if 0 < share < 0.005:
+        return "<\u00a01\u00a0%"
+    return ">\u00a099\u00a0%" if 0.995 <= share < 1 else f"{100 * share:.0f}\u00a0%"
 
 
 def _named(c: str) -> str:

@@ -1,6 +1,7 @@
 """A poster of a run on one sheet of A1: tokens' vectors, from their rows to the prediction, and notes."""
 
 import re
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from gpt2np.viewer.posters.drawing import DIVERGING, INK, LEADING, LINE, SHARE, 
 from gpt2np.viewer.posters.end import draw_decoding, draw_logits, draw_prediction
 from gpt2np.viewer.posters.facts import Facts, facts_of
 from gpt2np.viewer.posters.layout import HEIGHT, MARGIN, WIDTH, Layout, Row, layout_of
-from gpt2np.viewer.posters.lettering import clean, lines
+from gpt2np.viewer.posters.lettering import clean, isolated, lines
 from gpt2np.viewer.posters.notes import draw_notes
 from gpt2np.viewer.posters.streams import (
     draw_elided,
@@ -123,14 +124,29 @@ def _head(drawing: Drawing, facts: Facts) -> float:
         f"{_shown(facts)}"
     )
     y = drawing.paragraph(MARGIN, MARGIN + 185, told, room - 1500, 44, SOFT)
-    text = clean(joined(facts.trace.tokens))
-    found = lines(text, room - 1580, 58, 600)
-    if len(found) > TEXT_LINES:
-        found = [*found[: TEXT_LINES - 1], found[TEXT_LINES - 1] + " …"]
+    found = _text(facts, room - 1580)
     for k, line in enumerate(found):
         drawing.text(MARGIN, y + 34 + 58 * LEADING * k, line, 58, INK, 600)
     _scales(drawing, WIDTH - MARGIN - 1400, MARGIN + 150)
     return max(y + 34 + 58 * LEADING * len(found), MARGIN + 330) + 40
+
+
+def _text(facts: Facts, room: float) -> list[str]:
+    """The text as it was written, with what was chosen at its end, in lines; of a long one begin and end."""
+    tokens = list(facts.trace.tokens)
+    if facts.chosen is not None:
+        tokens.append(facts.trace.token(facts.chosen))
+
+    def without(n: int) -> list[str]:
+        """The lines if so many tokens are left out, a third of those that stay behind them."""
+        if n == 0:
+            return lines(clean(joined(tokens)), room, 58, 600)
+        first = max(1, (len(tokens) - n) * 2 // 3)
+        before, after = (isolated(joined(part)) for part in (tokens[:first], tokens[first + n :]))
+        return lines(f"{before} … {counted(n, 'more token')} … {after}", room, 58, 600)
+
+    numbers = range(max(1, len(tokens) - 1))
+    return without(bisect_left(numbers, True, key=lambda n: len(without(n)) <= TEXT_LINES))
 
 
 def _shown(facts: Facts) -> str:
@@ -140,11 +156,16 @@ def _shown(facts: Facts) -> str:
         shown = f"Of {n} tokens {len(at)} have a column: position 0, and {at[1]} to {at[-1]}."
     if facts.n_prompt < n or facts.chosen is not None:
         options = ", ".join(f"{name} {value}" for name, value in facts.options.items())
-        made = n - facts.n_prompt + (facts.chosen is not None)
-        shown += (
-            f" The first {facts.n_prompt} are the prompt; the model chose {counted(made, 'token')} (green)"
-        )
-        shown += f", {options or 'greedy'}." if facts.chosen is not None else "."
+        first = "The first is" if facts.n_prompt == 1 else f"The first {facts.n_prompt} are"
+        shown += f" {first} the prompt"
+        if n > facts.n_prompt:
+            shown += f"; the model chose the other {n - facts.n_prompt} (green)"
+        if facts.chosen is not None:
+            shown += (
+                f"; it chose one more at the end, {isolated(facts.told(facts.chosen))}, which was not run"
+            )
+            shown += f"; {options or 'greedy'}"
+        shown += "."
     return shown
 
 
@@ -153,7 +174,7 @@ def _scales(drawing: Drawing, x: float, y: float) -> None:
     for k, (stops, words) in enumerate(
         (
             (DIVERGING, ("below 0", "0", "above 0: vectors, weights")),
-            (SHARE, ("least", "", "most: scores, shares of attention")),
+            (SHARE, ("least", "", "most: scores, shares of attention; grey: the future")),
         )
     ):
         top = y + 86 * k

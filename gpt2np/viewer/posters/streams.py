@@ -28,7 +28,7 @@ from gpt2np.viewer.posters.layout import (
     folds,
     formula,
 )
-from gpt2np.viewer.posters.lettering import cut, width
+from gpt2np.viewer.posters.lettering import cut, isolated, number, whole_percent, width
 
 CHOSEN = "#12666f"  # of tokens that the model chose itself
 QK, OV, MLP = "#12666f", "#7a3b96", "#6a5a14"
@@ -77,6 +77,7 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
     drawing.text(LABELS, row.y + 80, "pieces of the text, as ids", 29, SOFT)
     room = layout.step - 30
     most = max(width(f"position {pos}, id {facts.trace.token_ids[pos]:,}", 26) for pos in facts.positions)
+    most += width(r" = \xa0", 26) * any(facts.in_parts[pos] for pos in facts.positions)
     short = most <= room
     for i, pos in enumerate(facts.positions):
         x = layout.left(i) - 14
@@ -90,12 +91,16 @@ def draw_tokens(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
         drawing.text(x + 6, row.y + 46, cut(facts.tokens[pos], room - 14 - gap, size, 600), size, ink, 600)
         if gap:
             drawing.text(x + room - 12, row.y + 46, "…", 40, SOFT, 700, anchor="middle")
-        number = f"id {facts.trace.token_ids[pos]:,}"
-        told = [f"position {pos}, {number}"] if short else [f"pos. {pos}", number]
+        known = f"id {facts.trace.token_ids[pos]:,}"
+        if facts.in_parts[pos]:
+            known += f" = {facts.trace.tokens[pos]}"
+        told = [f"position {pos}, {known}"] if short else [f"pos. {pos}", known]
         if chosen and short:
             told.append("chosen")
         for k, words in enumerate(told):
-            drawing.text(x, row.y + 94 + 30 * k, words, 26, CHOSEN if words == "chosen" else SOFT)
+            drawing.text(
+                x, row.y + 94 + 30 * k, cut(words, room, 26), 26, CHOSEN if words == "chosen" else SOFT
+            )
     return TOKENS + ROOM
 
 
@@ -180,7 +185,7 @@ def _caption(facts: Facts, row: Row, column: int, room: float) -> list[str]:
     if row.site in NEURONS:
         values = facts.vectors(row.site, row.layer)[column]
         best = np.argsort(-np.abs(values), kind="stable")[: max(1, min(3, int(room / 200)))]
-        told = [f"n{i}: {values[i]:.2f}" for i in best]
+        told = [f"n{i}: {number(values[i], 2)}" for i in best]
         return [f"strongest {told[0]}", *told[1:]] if room > 320 else told
     derived, told = facts.config.architecture.derived, list[str]()
     for kind, words in (
@@ -191,7 +196,7 @@ def _caption(facts: Facts, row: Row, column: int, room: float) -> list[str]:
         if f"{row.site}.{kind}" in derived:
             value = facts.trace[f"{name}.{kind}"][pos].item()
             value = 1 / value if kind == "rstd" and value else value
-            told.append(f"{words} {value:.2f}".replace("-", "−"))
+            told.append(f"{words} {number(value, 2)}")
     return told
 
 
@@ -220,7 +225,7 @@ def head_rows(vectors: Array, full: float, height: float) -> Array:
 
 def draw_elided(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> float:
     """What each layer that is not drawn whole leaves in the stream, and what it would say there."""
-    each = row.height / len(layout.elided)
+    each, end = row.height / len(layout.elided), float(TOKENS + ROOM)
     every = max(1, round(26 / each + 0.49))
     for k, layer in enumerate(layout.elided):
         y = row.y + k * each
@@ -238,14 +243,15 @@ def draw_elided(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
             drawing.text(LABELS, y + each / 2 + 8, f"after layer {layer}", SMALLEST, SOFT)
             said = facts.lens.get(f"h.{layer}.resid_post")
             if said:
-                told = f"would say “{said[0][0]}” {100 * said[0][1]:.0f} %"
-                drawing.text(WEIGHTS - 34, y + each / 2 + 8, cut(told, 360, SMALLEST), SMALLEST, SOFT)
+                told = cut(f"would say “{isolated(said[0][0])}” {whole_percent(said[0][1])}", 360, SMALLEST)
+                drawing.text(WEIGHTS - 34, y + each / 2 + 8, told, SMALLEST, SOFT)
+                end = max(end, WEIGHTS - 34 + width(told, SMALLEST))
     drawing.box(LABELS, row.y + row.height + 8, 0, 0, line=LINE)
-    return TOKENS + ROOM
+    return end
 
 
 def draw_heading(drawing: Drawing, row: Row) -> float:
     """What the rows below it are."""
     words = cut(row.words, WEIGHTS + 300 - LABELS, 46, 700)
-    drawing.text(LABELS, row.y + 48, words, 46, ACCENT, 700, halo=True)
+    drawing.text(LABELS, row.y + 48, words, 46, ACCENT, 700, paper=True)
     return TOKENS + ROOM

@@ -18,7 +18,7 @@ from gpt2np.viewer.posters.drawing import (
 )
 from gpt2np.viewer.posters.facts import Facts
 from gpt2np.viewer.posters.layout import BOXES, ROOM, TOKENS, WEIGHTS, Row
-from gpt2np.viewer.posters.lettering import width
+from gpt2np.viewer.posters.lettering import number, whole_percent, width
 
 BLOCKS = 40  # of a matrix to a side
 SIDE = 170  # of the longer side of a box
@@ -83,7 +83,7 @@ def _norm(drawing: Drawing, facts: Facts, row: Row) -> float | None:
         y = row.y + k * 62
         drawing.text(WEIGHTS, y + 26, name, 32, INK, 700)
         drawing.strip(WEIGHTS + 36, y, BOXES - 50, 30, values)
-        ends = f"{values.min():.2f} to {values.max():.2f}".replace("-", "−")
+        ends = f"{number(values.min(), 2)} to {number(values.max(), 2)}"
         told = f"{'scale' if k == 0 else 'shift'}, {ends}"
         drawing.text(WEIGHTS + 36, y + 54, told, SMALLEST, SOFT)
     return WEIGHTS + BOXES - 8
@@ -129,7 +129,7 @@ def parameter_bars(drawing: Drawing, facts: Facts, x: float, y: float, wide: flo
     at, y = x, y + 14
     for name in names:
         own = found[0]["shares"].get(name)
-        words = name if own is None else f"{name} {100 * own:.0f} %"
+        words = name if own is None else f"{name} {whole_percent(own)}"
         taken = 66 + width(words, 27)
         if at + taken > x + wide:
             at, y = x, y + 40
