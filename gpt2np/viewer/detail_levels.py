@@ -20,7 +20,7 @@ BUDGET = (
     (1024, 20 * MB),
 )  # bytes of a page for so many tokens; between: a line
 COMPACT = MB // 2  # of a trace's own picture in a notebook
-PAGE = 370_000  # room for everything but the arrays: code, style, and the header
+PAGE = 350_000  # room for everything but the arrays: code, style, and the header
 TOP = 10  # predictions of each position
 BINS = 48  # of the histogram of a layer's neurons before GELU
 REACH = 6.0  # it goes from minus to plus this

@@ -37,6 +37,7 @@ HEIGHT, COMPACT_HEIGHT = 760, 620  # of the frame in a notebook, in pixels
 STYLES = ("base", "panels", "side_by_side", "print")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z0-9_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
+COMMENT = re.compile(r"^ *(?://.*|/\*\*.*\*/)\n", re.MULTILINE)
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
 
 
@@ -209,7 +210,7 @@ def document(title: str, packed: str, modules: tuple[str, ...] | None = None, op
 
 
 def bundle(modules: tuple[str, ...]) -> str:
-    """The modules as one: their imports and the word `export` taken out.
+    """The modules as one: their imports, comments and the word `export` taken out.
 
     Raises:
         InputError: a module has an import or export of another form, or two declare the same name.
@@ -221,7 +222,7 @@ def bundle(modules: tuple[str, ...]) -> str:
             if word in declared:
                 raise InputError(f"{name}.js and {declared[word]}.js both declare {word}")
             declared[word] = name
-        text = EXPORT.sub("", IMPORT.sub("", source))
+        text = EXPORT.sub("", IMPORT.sub("", COMMENT.sub("", source)))
         if left := re.search(r"^\s*(import|export)\b.*", text, re.MULTILINE):
             raise InputError(f"{name}.js: {left[0].strip()!r} is not a form that the page can inline")
         if "</script" in text.lower() or "<!--" in text:

@@ -54,7 +54,7 @@ def test_a_matrix_is_drawn_when_its_box_is_clicked(trace, tiny, tmp_path):
         page.show(panel="weights", layer=1)
         names = page.page.locator(".boxed code").all_inner_texts()
         assert names == ["W_E", "W_P", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out"]
-        assert "192 × 768 = 147,456" in page.text(".boxed:has-text('W_in')")
+        assert "192 × 768 = 147,456" in " ".join(page.text(".boxed:has-text('W_in')").split())
         assert not page.page.locator(".matrix-map").is_visible()
         page.page.locator(".boxed:has-text('W_out')").click()
         assert page.text(".matrix-map h4") == "W_out of layer 1"
