@@ -216,9 +216,10 @@ def test_big_is_for_a_projector(chromium, trace, tmp_path):
         for panel in PANELS:
             page.show(panel=panel)
             assert page.js("() => document.documentElement.scrollWidth") <= 1920
-        assert "big" not in page.page.url  # the file opens so by itself
+        assert "big=0" not in page.page.url  # the file opens so by itself
         page.page.keyboard.press("b")
         assert page.js(size) < 21
+        page.page.keyboard.press("1")  # the address says so from the next choice on
         assert "big=0" in page.page.url
 
 
