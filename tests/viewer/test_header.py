@@ -75,6 +75,9 @@ def test_tokens_of_every_script_are_shown_as_they_are_written(chromium, tiny, tm
         assert readable(trace.tokens)[trace.tokens.index("\\xe6")] == "日 1/3"
         assert any(word.startswith("◌\u0301") for word in shown)
         assert page.text(".parts").startswith("²⁄₃ behind a character")
+        ink = "e => getComputedStyle(e).color"
+        part = page.page.locator(".word:not([aria-pressed=true]) .piece").first
+        assert part.evaluate(ink) != part.locator("xpath=../..").evaluate(ink)  # dimmed
         assert page.js("() => gpt2np.run.tokens") == trace.tokens
         assert page.js("() => document.title").startswith(SCRIPTS)
         page.show(panel="attention")
@@ -84,7 +87,7 @@ def test_tokens_of_every_script_are_shown_as_they_are_written(chromium, tiny, tm
 def test_text_that_looks_like_bytes_stays_text(chromium, tiny, tmp_path):
     with visit(chromium, page_of(tiny.trace("a <b>&amp; 1/3 of it"), tmp_path)) as page:
         assert page.page.locator(".written").count() == 0
-        assert page.page.locator(".parts").count() == 0
+        assert page.page.locator(".parts, .word .piece").count() == 0
         assert page.js("() => document.querySelectorAll('.ribbon b').length") == 0
 
 

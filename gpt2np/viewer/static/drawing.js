@@ -62,12 +62,9 @@ export function shortened(text, longest) {
 
 /** A text in which marks are shown already, as an element: the marks are paler than the letters. */
 export function markedLabel(text) {
-  const parts = text.split(/([·⏎␍⇥]+)/).filter(Boolean);
-  return el(
-    "bdi",
-    { class: "token" },
-    parts.map((part) => (/^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part)),
-  );
+  const parts = text.split(/([·⏎␍⇥]+|(?:\\u[0-9a-f]{4,5}|\P{M}\p{M}*)[¹²³⁴⁵⁶⁷⁸⁹]⁄[₁₂₃₄₅₆₇₈₉])/u).filter(Boolean);
+  const dimmed = (part) => (/^[·⏎␍⇥]/.test(part) ? el("span", { class: "mark" }, part) : part.includes("⁄") ? el("span", { class: "piece" }, part) : part);
+  return el("bdi", { class: "token" }, parts.map(dimmed));
 }
 
 /** For names that are read aloud or shown on canvas: quoted and isolated from the text around. */
