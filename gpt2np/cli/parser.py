@@ -156,17 +156,12 @@ class Parser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
     def _check_options(self, given: Sequence[str]) -> None:
-        """Refuse an option that is none, or is given twice; those behind a verb are the verb's own."""
-        seen = set()
+        """Refuse an option that is none; those behind a verb are the verb's own."""
         for i, word in enumerate(given):
             if word == "--" or (self.verbs and not word.startswith("-")):
                 return
             if word.startswith("--") and " " not in word.partition("=")[0]:
-                option = word.partition("=")[0]
-                self._check_option(option)
-                if option in seen and type(self._option_string_actions[option]) is argparse._StoreAction:
-                    self.error(f"{option} is given twice: only one can count")
-                seen.add(option)
+                self._check_option(word.partition("=")[0])
             elif word[:1] == "-" and self._looks_like_text(word):
                 self._tell_of_dash(word, given[i - 1] if i else "")
 

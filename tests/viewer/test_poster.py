@@ -272,7 +272,6 @@ def test_another_suffix_is_refused_in_one_line(tiny, tmp_path, monkeypatch, caps
     )
     capsys.readouterr()
     for wrong, told in (
-        (["Elizabeth was", "--poster", "a.svg", "--poster", "b.svg"], "--poster is given twice"),
         (["Elizabeth was", "--poster", ""], "--poster is empty: give the name of a file"),
         (["--against", "y"], "as in: gpt2np view 'Elizabeth was'"),
     ):
