@@ -211,8 +211,7 @@ def add_workers(verb: argparse.ArgumentParser) -> None:
 def read_prompt(args: argparse.Namespace) -> str | list[Any]:
     """The prompt of a command: text, or ids; with `--chat` perhaps messages. See `as_run`."""
     if (args.text is None) == (args.tokens is None):
-        verb = args.run.__name__.replace("extract", "kv extract")
-        raise InputError(f"give either a TEXT or --tokens, as in: gpt2np {verb} 'Elizabeth was'")
+        raise InputError(f"give either a TEXT or --tokens, as in: {args.prog} 'Elizabeth was'")
     if args.tokens is not None:
         if args.chat:
             raise InputError("--chat takes a TEXT: --tokens are run as they are")
@@ -272,7 +271,7 @@ def check_one_run(args: argparse.Namespace) -> None:
         raise InputError("--zero-head needs a prompt to run: it does not go with --trace")
     if args.trace is None and args.text is None and args.tokens is None:
         raise InputError(
-            f"give a TEXT, --tokens or --trace FILE, as in: gpt2np {args.run.__name__} 'Elizabeth was'"
+            f"give a TEXT, --tokens or --trace FILE, as in: {args.prog} 'Elizabeth was'"
         )
 
 

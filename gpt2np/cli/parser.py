@@ -286,7 +286,7 @@ def add_verb(
     )
     title = "example" if len(examples) == 1 else "examples"
     parser.epilog = "\n".join([f"{title}:", *(f"  gpt2np {line}" for line in examples)]) if examples else None
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, prog=parser.prog)
     return parser
 
 
