@@ -270,9 +270,7 @@ def check_one_run(args: argparse.Namespace) -> None:
     if args.trace is not None and getattr(args, "zero_head", None):
         raise InputError("--zero-head needs a prompt to run: it does not go with --trace")
     if args.trace is None and args.text is None and args.tokens is None:
-        raise InputError(
-            f"give a TEXT, --tokens or --trace FILE, as in: {args.prog} 'Elizabeth was'"
-        )
+        raise InputError(f"give a TEXT, --tokens or --trace FILE, as in: {args.prog} 'Elizabeth was'")
 
 
 def integer(text: str, what: str) -> int:

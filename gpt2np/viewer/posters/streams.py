@@ -6,7 +6,6 @@ from gpt2np.ops import Array
 from gpt2np.viewer.posters.drawing import (
     ACCENT,
     INK,
-    LINE,
     SMALLEST,
     SOFT,
     Drawing,
@@ -246,7 +245,6 @@ def draw_elided(drawing: Drawing, facts: Facts, layout: Layout, row: Row) -> flo
                 told = cut(f"would say “{isolated(said[0][0])}” {whole_percent(said[0][1])}", 360, SMALLEST)
                 drawing.text(WEIGHTS - 34, y + each / 2 + 8, told, SMALLEST, SOFT)
                 end = max(end, WEIGHTS - 34 + width(told, SMALLEST))
-    drawing.box(LABELS, row.y + row.height + 8, 0, 0, line=LINE)
     return end
 
 
