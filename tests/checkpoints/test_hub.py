@@ -292,8 +292,7 @@ def test_an_unreachable_hub_and_nothing_cached(fake: FakeHub, monkeypatch: pytes
 def test_a_hub_that_accepts_and_never_answers(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{mute.getsockname()[1]}")
-        monkeypatch.setattr(hub, "PATIENCE", 1.0)
-        with pytest.raises(HubError, match=r"no answer in 1 seconds.*HF_HUB_OFFLINE=1"):
+        with pytest.raises(HubError, match=r"out of reach .*HF_HUB_OFFLINE=1"):
             hub.fetch("org/model")
 
 
