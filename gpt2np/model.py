@@ -22,6 +22,7 @@ from gpt2np.text.texts_of_model import TextsOfModel
 from gpt2np.threads import checked, is_small, using
 from gpt2np.tracing.edits import EditsLike, compiled
 from gpt2np.tracing.keep import Keep, KeepLike
+from gpt2np.tracing.not_finite import not_finite
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.resume import Past
 from gpt2np.tracing.step import Pass, Step
@@ -360,7 +361,7 @@ class Model(TextsOfModel):
         quiet = np.errstate(all="ignore")
         with quiet, using(self.threads, run.n_rows, own=self._narrow, small=is_small(self.config)):
             result = self.config.architecture.forward(parameters, self.config, step or Step(run))
-            where = None if run.edited else run.not_finite(result)
+            where = None if run.edited else not_finite(run, result)
         if where is not None:
             raise self.checkpoint.not_finite(where)
         return result

@@ -14,8 +14,8 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from gpt2np.errors import InputError, whole_number
@@ -23,7 +23,9 @@ from gpt2np.errors import InputError, whole_number
 _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[Callable[[], None] | None]
 
-MANY_ROWS = 96  # from here on threads of our own are as fast as those of BLAS or faster, and idle less
+# From here on threads of our own are as fast as those of BLAS or faster, and idle less. With fewer rows, to
+# wake them for every product takes too long: those of BLAS wait awake. So it is on AMD and on Intel.
+MANY_ROWS = 224
 MANY_ROWS_OF_SMALL = 384  # with a small model, whose operations on fewer rows take microseconds
 FEW_ROWS = 32  # up to here, but not for one, products may be cut into small ones, of which BLAS shares none
 # Numbers of a weight: 4 MB, which one core reads from its cache in less time than another takes to wake.
@@ -128,8 +130,7 @@ def shares() -> int:
     return 1 if pool is None else pool.n
 
 
-@contextmanager
-def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) -> Iterator[None]:
+def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) -> AbstractContextManager[None]:
     """Run a pass of so many rows with n threads; None: with as many as BLAS has.
 
     `own`: with threads of our own however few the rows, as operations have work that is not BLAS'. `small`:
@@ -142,21 +143,33 @@ def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) ->
     n = 1 if n is None and small and not many else n
     blas = _blas() if many or n is not None else None
     if blas is None:
-        yield
-        return
-    n = n or max(library.num_threads for library in blas.lib_controllers)
-    before, this = getattr(_current, "pool", None), object()
-    try:
-        has_pool = _shared.enter(this, blas, 1 if many else n, many and n > 1)
-        _current.pool = _pool_of(n) if has_pool else None
-        yield
-    finally:
+        return nullcontext()
+    return _Running(blas, n or max(library.num_threads for library in blas.lib_controllers), many)
+
+
+class _Running:
+    """A pass with n threads: of our own, or else of BLAS."""
+
+    def __init__(self, blas: Any, n: int, many: bool) -> None:
+        self._blas, self._n, self._many = blas, n, many
+
+    def __enter__(self) -> None:
+        self._before = getattr(_current, "pool", None)
         try:
-            _current.pool = before
-            _shared.leave(this)
+            n, many = self._n, self._many
+            has_pool = _shared.enter(self, self._blas, 1 if many else n, many and n > 1)
+            _current.pool = _pool_of(n) if has_pool else None
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            _current.pool = self._before
+            _shared.leave(self)
         except BaseException:  # interrupted
-            _current.pool = before
-            _shared.leave(this)
+            _current.pool = self._before
+            _shared.leave(self)
             raise
 
 

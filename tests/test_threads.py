@@ -76,6 +76,7 @@ def test_every_site_with_other_threads_and_blocks(n_threads, block, small_kernel
         monkeypatch.setattr(module, "BLOCK_BYTES", block)
         monkeypatch.setattr(module, "SHARE_BYTES", min(block, blocks.SHARE_BYTES))
     monkeypatch.setattr(causal_mask, "QUERY_BLOCK", block >> 10)
+    monkeypatch.setattr(causal_mask, "_causal_blocks", causal_mask._causal_blocks.__wrapped__)
     monkeypatch.setattr(products, "LARGE", block >> 4)
     monkeypatch.setattr(embedding, "LARGE_TABLE", block >> 4)
     for module in (few_rows, threads):

@@ -54,7 +54,7 @@ class Choice:
         """The positions as a slice."""
         return parse_positions(self.positions)
 
-    def entries(self, config: ModelConfig) -> list[Entry]:
+    def entries(self, config: ModelConfig) -> tuple[Entry, ...]:
         """Return the kept sites, in the order of execution; the first axis is of one prompt of one token."""
         keep = Keep((), dtype=self.store, names=frozenset(self.names))
         return Plan(config, 1, keep, self.dtype).entries

@@ -1,5 +1,6 @@
 """How large results are computed in pieces: blocks that stay in cache, and shares of threads."""
 
+import functools
 from typing import Any
 
 from numpy.typing import NDArray
@@ -34,7 +35,11 @@ def product_pieces(out: Array, n_in: int) -> list[tuple[slice, slice]]:
     n = shares()
     if n == 1 or out.size * n_in <= _SMALL_PRODUCT:
         return WHOLE
-    n_rows, n_columns = out.shape
+    return _pieces(*out.shape, n)
+
+
+@functools.lru_cache(64)
+def _pieces(n_rows: int, n_columns: int, n: int) -> list[tuple[slice, slice]]:
     if n_columns <= 8 * n_rows >= 8 * _MANY_ROWS:
         return [(rows, slice(None)) for rows in _cut(n_rows, n)]
     return [(slice(None), columns) for columns in _cut(n_columns, n)]

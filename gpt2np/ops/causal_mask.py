@@ -35,16 +35,24 @@ def causal_blocks(
     Blocks hold whole groups of heads, those that share a key head.
     """
     n_head, n_query, n_key = shape
-    past = n_key - n_query
     if n_query == 1:
-        return [(slice(0, n_head), slice(0, 1), slice(first_seen(past, window), n_key))]
+        return [(slice(0, n_head), slice(0, 1), slice(first_seen(n_key - 1, window), n_key))]
+    return _causal_blocks(n_head, n_query, n_key, dtype.itemsize, window, group, shares())
+
+
+@functools.lru_cache(64)
+def _causal_blocks(
+    n_head: int, n_query: int, n_key: int, n_bytes: int, window: int | None, group: int, n_shares: int
+) -> list[CausalBlock]:
+    """The same for several queries, of numbers of so many bytes: many prompts have the same few shapes."""
+    past = n_key - n_query
     blocks = []
-    large = n_head * n_query * n_key * dtype.itemsize > SHARE_BYTES
-    most_heads = -(-n_head // shares()) if large else n_head
+    large = n_head * n_query * n_key * n_bytes > SHARE_BYTES
+    most_heads = -(-n_head // n_shares) if large else n_head
     for start in range(0, n_query, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, n_query)
         keys = slice(first_seen(past + start, window), past + stop)
-        n_heads = BLOCK_BYTES // ((stop - start) * (keys.stop - keys.start) * dtype.itemsize)
+        n_heads = BLOCK_BYTES // ((stop - start) * (keys.stop - keys.start) * n_bytes)
         n_heads = max(group, min(n_heads, most_heads) // group * group)
         for head in range(0, n_head, n_heads):
             heads = slice(head, min(head + n_heads, n_head))

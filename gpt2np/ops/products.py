@@ -61,9 +61,11 @@ def multiply(x: Array, weight: Array, out: Array) -> None:
     """
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
+    elif len(x) == 1:
+        np.matmul(x, weight, out=out)
     elif are_few(x, weight, MOST_ROWS, LARGE):
         multiply_few(x, weight, out)
-    elif 1 < len(x) <= 5 and weight.shape[1] > weight.shape[0]:
+    elif len(x) <= 5 and weight.shape[1] > weight.shape[0]:
         np.matmul(x[:, None], weight, out=out[:, None])
     else:
         np.matmul(x, weight, out=out)

@@ -84,6 +84,6 @@ class Keep:
                 like = f"our own names, such as {rows[len(rows) // 2][0]!r}"
                 raise UnknownSiteError(f"keep: the predicate is true of no site; it is given {like}")
         try:
-            return replace(self, patterns=tuple(own_patterns(config, self.patterns)))
+            return replace(self, patterns=own_patterns(config, self.patterns))
         except UnknownSiteError as error:
             raise UnknownSiteError(f"keep: {error}") from None

@@ -2,9 +2,9 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Entry:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of the array."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -37,20 +37,41 @@ class Entry:
 Row = tuple[str, Site, int | None]  # full name of a site, the site, its layer
 
 
-def _wanted(config: ModelConfig, keep: Keep, stop_at_layer: int | None) -> Sequence[Row]:
-    """What a run computes and `keep` selects, in execution order."""
-    if keep.predicate is None or keep.names is not None:
-        return _named(config, keep.patterns, keep.names, stop_at_layer)
-    return tuple(row for row in _run(config, stop_at_layer) if keep.wants(row[0], row[1]))
+class _Sizes(NamedTuple):
+    """What shapes and precision of a plan's arrays come from, besides the model."""
+
+    length: int
+    n_kept: int  # of the positions
+    dtype: np.dtype[Any]  # of the run
+    stored: str | None  # another precision, that `keep` asks for
+
+    def of(self, config: ModelConfig) -> dict[str, int]:
+        """The length of every axis."""
+        k = min(TOP_K, config.vocab_size)
+        return {**config.dims, "pos": self.n_kept, "query": self.n_kept, "key": self.length, "k": k}
+
+
+def _entries(config: ModelConfig, keep: Keep, stop_at_layer: int | None, sizes: _Sizes) -> tuple[Entry, ...]:
+    """The arrays that a run computes and `keep` selects, in execution order."""
+    lengths = sizes.of(config)
+    shapes = {site.name: tuple(lengths[a] for a in site.axis_names) for site in config.architecture.sites}
+    return tuple(
+        Entry(name, site, layer, shapes[site.name], np.dtype(site.dtype or sizes.stored or sizes.dtype))
+        for name, site, layer in _run(config, stop_at_layer)
+        if keep.wants(name, site)
+    )
 
 
 @functools.lru_cache(32)
-def _named(
-    config: ModelConfig, patterns: tuple[str, ...], names: frozenset[str] | None, stop_at_layer: int | None
-) -> Sequence[Row]:
+def _entries_named(
+    config: ModelConfig,
+    patterns: tuple[str, ...],
+    names: frozenset[str] | None,
+    stop_at_layer: int | None,
+    sizes: _Sizes,
+) -> tuple[Entry, ...]:
     """The same without a predicate: programs ask for the same sites again and again."""
-    keep = Keep(patterns, names=names)
-    return tuple(row for row in _run(config, stop_at_layer) if keep.wants(row[0], row[1]))
+    return _entries(config, Keep(patterns, names=names), stop_at_layer, sizes)
 
 
 def _run(config: ModelConfig, stop_at_layer: int | None) -> Iterator[Row]:
@@ -81,12 +102,12 @@ class Plan:
         self.keep = Keep.parse(keep).resolved(config)
         self.stop_at_layer, self.generating = stop_at_layer, generating
         self.positions = range(*self.keep.positions.indices(length))
-        shapes: dict[str, tuple[int, ...]] = {}
-        self.entries = []
-        for name, site, layer in _wanted(config, self.keep, stop_at_layer):
-            if site.name not in shapes:
-                shapes[site.name] = self.shape_of(site)
-            self.entries.append(Entry(name, site, layer, shapes[site.name], self._dtype(site)))
+        self._sizes = _Sizes(length, len(self.positions), self.dtype, self.keep.dtype)
+        if self.keep.predicate is None or self.keep.names is not None:
+            patterns, names = self.keep.patterns, self.keep.names
+            self.entries = _entries_named(config, patterns, names, stop_at_layer, self._sizes)
+        else:
+            self.entries = _entries(config, self.keep, stop_at_layer, self._sizes)
         if not self.entries and stop_at_layer is not None and self.keep.names is None:
             raise InputError(f"keep asks only for sites after stop_at_layer={stop_at_layer}")
         self.by_name = {entry.name: entry for entry in self.entries}
@@ -135,19 +156,12 @@ class Plan:
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every axis."""
-        kept = len(self.positions)
-        return {**self.config.dims, "pos": kept, "query": kept, "key": self.length, "k": self._k()}
-
-    def _k(self) -> int:
-        return min(TOP_K, self.config.vocab_size)
+        return self._sizes.of(self.config)
 
     def shape_of(self, site: Site) -> tuple[int, ...]:
         """Shape of a site in this plan, kept or not."""
         sizes = self.sizes()
         return tuple(sizes[axis] for axis in site.axis_names)
-
-    def _dtype(self, site: Site) -> np.dtype[Any]:
-        return np.dtype(site.dtype or self.keep.dtype or self.dtype)
 
     def __str__(self) -> str:
         return plan_table([self])

@@ -50,7 +50,7 @@ def arena(plan: Plan) -> dict[str, Array]:
         block = _block(plan.nbytes)
         arrays, offset = {}, 0
         for entry in plan.entries:
-            arrays[entry.name] = block[offset : offset + entry.nbytes].view(entry.dtype).reshape(entry.shape)
+            arrays[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
             offset += entry.nbytes
     return arrays
 
@@ -70,8 +70,7 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
         for entries in zip(*(plan.entries for plan in plans), strict=True):
             start = offset
             for store, entry in zip(stores, entries, strict=True):
-                part = block[offset : offset + entry.nbytes]
-                store[entry.name] = part.view(entry.dtype).reshape(entry.shape)
+                store[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
                 offset += entry.nbytes
             if not entries[0].site.quadratic:
                 rows = block[start:offset].view(entries[0].dtype)
@@ -121,7 +120,8 @@ class Recording:
 
     def __init__(self, plan: Plan, arrays: dict[str, Array], cache: Cache | None = None) -> None:
         self.plan, self.arrays, self.cache = plan, arrays, cache
-        self.names = {*arrays, *(() if cache is None else cache.sources)}  # steps with something to store
+        self.cached: AbstractSet[str] = set() if cache is None else cache.sources.keys()
+        self.names = {*arrays, *self.cached}  # steps with something to store
         self.whole = _whole(plan)
         if cache is not None and self.whole:
             for name, array in arrays.items():

@@ -5,8 +5,9 @@ pattern means the same whatever names are added there.
 """
 
 import fnmatch
+import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gpt2np.errors import UnknownSiteError, nearest, short
 from gpt2np.tracing.contract import ModelConfig
@@ -43,19 +44,22 @@ def sites_named(config: ModelConfig, pattern: str) -> list[Row]:
     return found
 
 
-def own_patterns(config: ModelConfig, patterns: Iterable[str]) -> Iterator[str]:
+@functools.lru_cache(32)
+def own_patterns(config: ModelConfig, patterns: tuple[str, ...]) -> tuple[str, ...]:
     """The same sites by patterns of our own names.
 
     Raises:
         UnknownSiteError: a pattern means no site.
     """
     rows = list(config.architecture.sites.expand(config.n_layer))
+    own: list[str] = []
     for given in patterns:
         pattern = counted_from_the_start(given, config.n_layer)
         if any(matches(pattern, name, site) for name, site, _ in rows):
-            yield pattern
+            own.append(pattern)
         else:
-            yield from (name for name, _, _ in sites_named(config, pattern))
+            own += (name for name, _, _ in sites_named(config, pattern))
+    return tuple(own)
 
 
 def matches(pattern: str, full_name: str, site: Site) -> bool:

@@ -4,7 +4,6 @@ A forward pass says `x = step("resid_mid", add, x, a)`; everything that is not t
 """
 
 import functools
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -90,7 +89,10 @@ class Pass:
         self.n_rows = start
         self.edited = any(s.edits is not None for s in self.sequences)
         self.stored = set().union(*(s.recording.names for s in self.sequences if s.recording is not None))
-        self.stored |= self.taker.names if self.taker is not None else set()
+        self.watched = set() if self.taker is None else {*self.taker.names}  # handed on, wherever they lie
+        self.watched |= set().union(*(s.recording.cached for s in self.sequences if s.recording is not None))
+        self.stored |= self.watched
+        self.plain = self.swap is None and self.timings is None  # every step is its operation, and no more
         self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
         self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
         self.positions = np.concatenate([s.positions for s in self.sequences])
@@ -114,22 +116,22 @@ class Pass:
             return len(self.logits_of)
         return len(self.sequences) if self.last_only else self.n_rows
 
-    def place(self, full_name: str, kind: str) -> Array:
-        """Where a result with one row a position goes: into the recording itself, where that is possible."""
+    def place(self, full_name: str, kind: str) -> tuple[Array, bool]:
+        """Where a result with one row a position goes, and whether that is in a recording."""
         if full_name in self.together:
-            return self.together[full_name]
+            return self.together[full_name], True
         n_rows = self.n_predicted if kind == "logits" else self.n_rows
         sequence = self.sequences[0]
         if len(self.sequences) == 1 and sequence.recording is not None:
             own = sequence.recording.rows(full_name, sequence.past, n_rows)
             if own is not None:
-                return own
-        return self.scratch.rows(kind, n_rows, self.row_shapes[kind], self.dtype)
+                return own, True
+        return self.scratch.rows(kind, n_rows, self.row_shapes[kind], self.dtype), False
 
     def place_attention(
         self, full_name: str, kind: str, sequence: Sequence, block: AttentionBlock | None
-    ) -> Array:
-        """Where a [head, query, key] array of a sequence goes, or that of some of its heads and queries."""
+    ) -> tuple[Array, bool]:
+        """The same for a [head, query, key] array of a sequence, or for some of its heads and queries."""
         past, recording, longest = sequence.past, sequence.recording, 0
         if recording is not None:
             longest = recording.plan.length
@@ -138,13 +140,14 @@ class Pass:
                 n_query = queries.stop - queries.start
                 own = recording.queries(full_name, past + queries.start, n_query, heads, keys)
                 if own is not None:
-                    return own
+                    return own, True
         if block is None:
             n_query = len(sequence.token_ids)
-            n_head, n_key = self.config.n_head, past + n_query
+            shape = self.config.n_head, n_query, past + n_query
         else:
-            n_head, n_query, n_key = (part.stop - part.start for part in block)
-        return self.scratch.array(kind, (n_head, n_query, n_key), self.dtype, n_head * n_query * longest)
+            heads, queries, keys = block
+            shape = heads.stop - heads.start, queries.stop - queries.start, keys.stop - keys.start
+        return self.scratch.array(kind, shape, self.dtype, shape[0] * shape[1] * longest), False
 
     def whole_attention(self, sequence: Sequence) -> AttentionBlock:
         """All heads and queries of a sequence, and all keys."""
@@ -183,32 +186,6 @@ class Pass:
         op(*inputs, out=out)
         self.timings[full_name] = self.timings.get(full_name, 0.0) + time.perf_counter() - start
 
-    def not_finite(self, result: Array) -> str | None:
-        """Where a pass is not finite, in its result or in rows whose logits nobody wants; None: nowhere."""
-        for rows in (self.whole, result):
-            if rows is None or math.isfinite(
-                np.add.reduce(rows, axis=None)
-            ):  # the sum is quick, and may overflow by itself
-                continue
-            finite = np.logical_and.reduce(np.isfinite(rows), axis=-1)
-            if not finite.all():
-                return self._positions_of(finite)
-        return None
-
-    def _positions_of(self, finite: Array) -> str:
-        """Which positions of the first such prompt are not finite; `finite` is of all rows, or last ones."""
-        for i, sequence in enumerate(self.sequences):
-            rows = sequence.rows if len(finite) == self.n_rows else slice(i, i + 1)
-            bad = np.flatnonzero(~finite[rows])
-            if len(bad):
-                number = i if sequence.number is None else sequence.number
-                prompt = f" of prompt {number}" if len(self.sequences) > 1 or sequence.number else ""
-                if len(bad) == len(sequence.token_ids) > 1:
-                    return f" at any position{prompt}"
-                first = sequence.past + len(sequence.token_ids) - len(finite[rows]) + int(bad[0])
-                return f" at position {first}{prompt}"
-        return ""
-
     def finish(self, full_name: str, out: Array, inputs: tuple[Any, ...] = ()) -> None:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
         if self.taker is not None and full_name in self.taker.names:
@@ -231,13 +208,22 @@ def _row_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {site.name: tuple(sizes[axis] for axis in site.axis_names[1:]) for site in sites}
 
 
+class Names(NamedTuple):
+    """What a step is called, and whether its result has one row a position."""
+
+    kind: str  # without the layer: "attn.scores"
+    full: str  # "h.3.attn.scores"
+    has_rows: bool
+
+
 class Step:
     """Runs named steps: `x = step("ln_1", layer_norm, x, p.ln_1)`."""
 
     def __init__(self, run: Pass, prefix: str = "", layer: int | None = None) -> None:
         self.run, self._prefix, self._layer = run, prefix, layer
         self._layer_prefix = "" if layer is None else f"h.{layer}."
-        self._packed: dict[str, Array] = {}
+        self._packed: dict[str, tuple[Array, bool]] = {}
+        self._names: dict[str, Names] = {}
         self._parts: dict[str | int, Step] = {}
         self._unstored: dict[str, Array] = {}  # memory of results that nobody stores, edits or times
         # The pass does not refer to its steps: the memory of a trace is to be free when nobody uses it.
@@ -268,11 +254,11 @@ class Step:
             return out
         run, kind = self.run, self._prefix + name
         full_name = self._layer_prefix + kind
-        out = run.place(full_name, kind)
+        out, placed = run.place(full_name, kind)
         run.run(full_name, op, inputs, out)
-        if run.edited or full_name in run.stored:
+        if run.edited or full_name in (run.watched if placed else run.stored):
             run.finish(full_name, out, inputs)
-        elif run.timings is None and run.swap is None:
+        elif run.plain and not placed:
             self._unstored[name] = out
         return out
 
@@ -297,19 +283,30 @@ class Step:
 
     def packed(self, name: str) -> Array:
         """The array of all sequences that `SequenceStep` has been filling in."""
-        kind = self._prefix + name
-        with self.run.placing:  # all threads must write into the same one
-            if kind not in self._packed:
-                self._packed[kind] = self.run.place(self._layer_prefix + kind, kind)
-        return self._packed[kind]
+        found = self._packed.get(name)
+        if found is None:
+            with self.run.placing:  # all threads must write into the same one
+                found = self._packed.get(name)
+                if found is None:
+                    of = self.names(name)
+                    found = self._packed[name] = self.run.place(of.full, of.kind)
+        return found[0]
 
     def merged(self, name: str) -> Array:
         """Such an array with its heads side by side: [pos, head, d_head] -> [pos, head*d_head]."""
-        out = self.packed(name)
-        full_name = self._layer_prefix + self._prefix + name
-        if self.run.edited or full_name in self.run.stored:
+        out, placed = self.packed(name), self._packed[name][1]
+        full_name = self.names(name).full
+        if self.run.edited or full_name in (self.run.watched if placed else self.run.stored):
             self.run.finish(full_name, out)
-        return out.reshape(len(out), math.prod(out.shape[1:]))
+        return out.reshape(len(out), -1)
+
+    def names(self, name: str) -> "Names":
+        """What a step of attention is called."""
+        found = self._names.get(name)
+        if found is None:
+            kind = self._prefix + name
+            found = self._names[name] = Names(kind, self._layer_prefix + kind, kind in self.run.row_shapes)
+        return found
 
     def predicting(self, x: Array) -> Array:
         """The rows whose next token is asked for: all, or the last of each sequence, or chosen ones."""
@@ -345,6 +342,8 @@ class Step:
 class SequenceStep:
     """Runs the steps of attention for one sequence, or for some of its heads and queries."""
 
+    __slots__ = ("_block", "_is_all", "_sequence", "_step")
+
     def __init__(self, step: Step, sequence: Sequence, block: AttentionBlock | None) -> None:
         self._step, self._sequence, self._block = step, sequence, block
         self._is_all = len(step.run.sequences) == 1  # the rows of the pass are those of the sequence
@@ -358,7 +357,7 @@ class SequenceStep:
         """The rows of a site [pos, kv_head, d_head] that are seen from here, as keys are: the past's, too."""
         step, sequence = self._step, self._sequence
         if sequence.past:
-            full_name = f"{step._layer_prefix}{step._prefix}{name}"
+            full_name = step.names(name).full
             if sequence.before is not None:
                 x = np.concatenate((sequence.before[full_name], x[sequence.rows]))
             else:
@@ -376,18 +375,21 @@ class SequenceStep:
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this sequence's attention."""
         run, sequence, block = self._step.run, self._sequence, self._block
-        kind = self._step._prefix + name
-        full_name = self._step._layer_prefix + kind
-        if kind in run.row_shapes:  # one row a position
-            out = self.own(name, self._step.packed(name))
+        kind, full_name, has_rows = self._step.names(name)
+        if has_rows:
+            out, placed = self.own(name, self._step.packed(name)), True
+        else:
+            out, placed = run.place_attention(full_name, kind, sequence, block)
+        if run.plain:
+            op(*inputs, out=out)
+        else:
             run.run(full_name, op, inputs, out)
+        if has_rows or not (run.edited or full_name in (run.watched if placed else run.stored)):
             return out
-        out = run.place_attention(full_name, kind, sequence, block)
-        run.run(full_name, op, inputs, out)
         if sequence.edits is not None and block is None:
             sequence.edit(full_name, out, len(sequence.token_ids))
         recording, taker = sequence.recording, run.taker
-        if recording is not None and full_name in recording.arrays:
+        if recording is not None and not placed and full_name in recording.arrays:
             heads, queries, keys = block or run.whole_attention(sequence)
             recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
         if taker is not None and full_name in taker.names:

@@ -396,5 +396,5 @@ class _Widened:
 
 def _read_only(array: Array) -> Array:
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view

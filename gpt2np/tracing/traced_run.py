@@ -64,9 +64,9 @@ def traced_run(
     plans = [prompt.plan for prompt in prompts]
     if edits is not None:
         edits.check_positions(max(plan.length for plan in plans))
+    of_all = model.origin() | facts(edits)
     metadata = [
-        run_metadata(plan, ids, model.tokens(ids), prompt=text, **model.origin(), **facts(edits))
-        for text, ids, plan in prompts
+        run_metadata(plan, ids, model.tokens(ids), prompt=text, **of_all) for text, ids, plan in prompts
     ]
     with contextlib.ExitStack() as files:
         together: dict[str, Array] = {}
