@@ -125,9 +125,9 @@ class Row:
         taken = self.taken(engine, key)
         return None if taken is None else statistics.median(taken)
 
-    def ratio(self, engine: str, key: str = "seconds") -> dict[str, float] | None:
-        """How many times as much an engine takes as gpt2np: median and spread of the rounds."""
-        theirs, ours = self.taken(engine, key), self.taken("gpt2np", key)
+    def ratio(self, engine: str, key: str = "seconds", beside: str = "gpt2np") -> dict[str, float] | None:
+        """How many times as much an engine takes as gpt2np or another: median and spread of the rounds."""
+        theirs, ours = self.taken(engine, key), self.taken(beside, key)
         return None if theirs is None or ours is None else ratio(theirs, ours)
 
     @property

@@ -128,8 +128,7 @@ def row(
             job = work.job(config, str(folder / f"{name}-{max(work.lengths, default=0)}.trace"))
             jobs[name] = (engine, job)
     if work.busy:
-        engine, job = jobs["gpt2np"]
-        jobs["gpt2np_busy"] = (Busy(engine), job)
+        jobs |= {f"{name}_busy": (Busy(engine), job) for name, (engine, job) in jobs.items()}
     taken = in_turn(jobs, min(options.rounds, work.most_rounds), warm=0 if work.whole else 1)
     if work.before:
         for name in taken:

@@ -90,9 +90,14 @@ def busy(results: dict) -> str:
     body = []
     for row in rows(results).values():
         if row.taken("gpt2np_busy"):
-            slower = (times(row.ratio("gpt2np_busy", key)) for key in ("cpu", "seconds"))
+            slower = (
+                times(row.ratio(f"{name}_busy", key, name))
+                for name in ("gpt2np", "bare_loop")
+                for key in ("cpu", "seconds")
+            )
             body.append([row.label, seconds(row.median(key="cpu")), seconds(row.median()), *slower])
-    return markdown(["work", "CPU", "wall", "CPU when busy, times", "wall when busy, times"], body)
+    head = [f"{what} when busy, times" for what in ("CPU", "wall", "CPU of a bare loop", "its wall")]
+    return markdown(["work", "CPU", "wall", *head], body)
 
 
 def python(results: dict) -> str:

@@ -152,7 +152,7 @@ def _of_tiny() -> list[Work]:
         Work(
             "busy-traces", "tiny: 100 traces of 20 tokens", "traces", ALONE, (20,), many, busy=True, **common
         ),
-        Work("busy-decode", "tiny: 50 new tokens after 20", "decode", ALONE, (20,), new, busy=True, **common),
+        Work("busy-decode", "tiny: 50 new tokens after 20", "decode", loop, (20,), new, busy=True, **common),
         Work("tiny-decode", alone, "decode_alone", loop, (20,), {"new": 200}, **common),
     ]
 

@@ -80,6 +80,10 @@ class BareLoop:
         return np.dot(self.wte, norm(x, *self.ln_f, eps))
 
     def decode_alone(self, prompts, new):
+        """The most probable tokens, one after another, on one thread as ever."""
+        return self.decode(prompts, new)
+
+    def decode(self, prompts, new):
         """The most probable tokens, one after another."""
         ids = list(prompts[0])
         for n, token in enumerate(ids):

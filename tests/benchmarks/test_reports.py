@@ -193,6 +193,8 @@ EXAMPLE = made_up(
     busy_traces={
         "gpt2np": [{"seconds": 1.0, "cpu": 1.0}, {"seconds": 1.0, "cpu": 0.8}],
         "gpt2np_busy": [{"seconds": 2.5, "cpu": 1.1}, {"seconds": 2.1, "cpu": 1.0}],
+        "bare_loop": [{"seconds": 0.5, "cpu": 0.5}, {"seconds": 0.5, "cpu": 0.5}],
+        "bare_loop_busy": [{"seconds": 1.5, "cpu": 0.7}, {"seconds": 1.5, "cpu": 0.7}],
     },
     tiny_decode={"gpt2np": taken(0.2, first=0.001), "bare_loop": taken(0.15, first=0.001)},
 )

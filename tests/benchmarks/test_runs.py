@@ -178,6 +178,7 @@ def test_a_run_of_gpt2np_alone_then_more_of_it(capsys, tmp_path, monkeypatch):
     assert set(found["works"]) == set(wanted)
     assert all(len(work["rounds"]["gpt2np"]) == 2 for work in found["works"].values())
     assert results.rows(found)["busy-decode"].ratio("gpt2np_busy", "cpu")["median"] > 0
+    assert results.rows(found)["busy-decode"].ratio("bare_loop_busy", "cpu", "bare_loop")["median"] > 0
     assert results.rows(found)["tiny-decode"].ratio("bare_loop", "step")["median"] > 0
     assert results.rows(found)["steps-5"].median(key="rest") > 0
     assert results.rows(found)["beams-4"].median(key="step") is None
