@@ -54,7 +54,7 @@ class Model(TextsOfModel):
         self.config, self.name = checkpoint.config, checkpoint.name
         self._weights = Weights(checkpoint.weights, checkpoint.watched)
         self._parameters = self.config.architecture.parameters(self.weights.held, self.config)
-        self._narrow = holds_narrow(self._parameters)
+        self._narrow, self._small = holds_narrow(self._parameters), is_small(self.config)
 
     @property
     def parameters(self) -> Any:
@@ -359,7 +359,7 @@ class Model(TextsOfModel):
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")
-        with quiet, using(self.threads, run.n_rows, own=self._narrow, small=is_small(self.config)):
+        with quiet, using(self.threads, run.n_rows, own=self._narrow, small=self._small):
             result = self.config.architecture.forward(parameters, self.config, step or Step(run))
             where = None if run.edited else not_finite(run, result)
         if where is not None:

@@ -132,8 +132,8 @@ def _mean(x: Array) -> Array:
 
 
 def _standard_deviation(centred: Array, epsilon: float) -> Array:
-    """The root of variance and epsilon of each row; by BLAS' dot product, as `_one_row` has it."""
-    variance = np.matmul(centred[..., None, :], centred[..., None])[..., 0]
+    """The root of variance and epsilon of each row."""
+    variance = np.einsum("...i,...i->...", centred, centred)[..., None]
     variance /= centred.shape[-1]
     variance += epsilon
     return np.asarray(np.sqrt(variance, out=variance))

@@ -24,6 +24,10 @@ class Linear(NamedTuple):
 def linear(x: Array, p: Linear, *, out: Array) -> None:
     """`x @ weight + bias`: [pos, n_in] -> [pos, n_out]."""
 
+    if len(x) == 1 and not is_narrow(p.weight):  # decoding: as few calls as will do
+        np.matmul(x, p.weight, out=out)
+        np.add(out, p.bias, out=out)
+        return
     pieces = product_pieces(out, len(p.weight))
     if pieces is WHOLE:
         multiply(x, p.weight, out)
@@ -61,11 +65,9 @@ def multiply(x: Array, weight: Array, out: Array) -> None:
     """
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
-    elif len(x) == 1:
-        np.matmul(x, weight, out=out)
     elif are_few(x, weight, MOST_ROWS, LARGE):
         multiply_few(x, weight, out)
-    elif len(x) <= 5 and weight.shape[1] > weight.shape[0]:
+    elif 1 < len(x) <= 5 and weight.shape[1] > weight.shape[0]:
         np.matmul(x[:, None], weight, out=out[:, None])
     else:
         np.matmul(x, weight, out=out)

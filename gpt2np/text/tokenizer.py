@@ -245,7 +245,7 @@ class TextStream:
         Raises:
             TokenizerError: the id is no whole number from 0.
         """
-        (number,) = _integers([id])
+        number = id if type(id) is int and id >= 0 else _integers([id])[0]
         return self._stream.push(number) if number in self._tokenizer else ""
 
     def finish(self) -> str:

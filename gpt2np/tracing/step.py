@@ -269,7 +269,6 @@ class Step:
         """
         run = self.run
         assert self._layer is not None, "prompts meet in layers only"
-        self._packed.clear()
         parts = [
             SequenceStep(self, sequence, block)
             for sequence in run.sequences
@@ -295,6 +294,8 @@ class Step:
     def merged(self, name: str) -> Array:
         """Such an array with its heads side by side: [pos, head, d_head] -> [pos, head*d_head]."""
         out, placed = self.packed(name), self._packed[name][1]
+        if placed:
+            del self._packed[name]  # the next pass has other rows of the recording
         full_name = self.names(name).full
         if self.run.edited or full_name in (self.run.watched if placed else self.run.stored):
             self.run.finish(full_name, out)
@@ -313,7 +314,7 @@ class Step:
         if self.run.logits_of is not None:
             self.run.whole = x
             return x[self.run.logits_of]
-        if not self.run.last_only:
+        if not self.run.last_only or self.run.n_rows == len(self.run.sequences):
             return x
         self.run.whole = x
         return x[[s.rows.stop - 1 for s in self.run.sequences]]
