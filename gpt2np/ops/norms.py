@@ -34,7 +34,7 @@ def layer_norm(x: Array, p: LayerNorm, *, out: Array) -> None:
     def some(rows: Any) -> None:
         y, a = out[rows], x[rows]
         np.subtract(a, _mean(a), out=y)
-        y /= _standard_deviation(y, p.epsilon)
+        y *= _rstd(y, p.epsilon)
         y *= p.weight
         y += p.bias
 
@@ -124,16 +124,15 @@ def normed(x: Array, p: Norm) -> Array:
 def layer_norm_statistics(x: Array, epsilon: float) -> tuple[Array, Array]:
     """Return the mean and 1 / standard deviation of each row: [pos, n_embd] -> [pos, 1], [pos, 1]."""
     mean = _mean(x)
-    return mean, np.asarray(1.0 / _standard_deviation(x - mean, epsilon))
+    return mean, _rstd(x - mean, epsilon)
 
 
 def _mean(x: Array) -> Array:
     return np.asarray(np.add.reduce(x, axis=-1, keepdims=True) / x.shape[-1])
 
 
-def _standard_deviation(centred: Array, epsilon: float) -> Array:
-    """The root of variance and epsilon of each row."""
+def _rstd(centred: Array, epsilon: float) -> Array:
     variance = np.einsum("...i,...i->...", centred, centred)[..., None]
     variance /= centred.shape[-1]
     variance += epsilon
-    return np.asarray(np.sqrt(variance, out=variance))
+    return np.asarray(np.divide(1.0, np.sqrt(variance, out=variance), out=variance))
