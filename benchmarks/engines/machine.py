@@ -11,8 +11,9 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 REPEATS = 2
-FEW = 16  # rows up to which the ways of few rows are tried
-INNER, OUTER = 64, 128  # of an axis of the weight: products of so many are not copied by BLAS
+FEW = 32  # rows up to which the ways of few rows are tried
+INNER, OUTER = (64, 128), 128  # of an axis of the weight: products of so many are not copied by BLAS
+SMALL = 10**6  # multiplications in a product that is not
 
 
 def best(work) -> float:
@@ -37,13 +38,20 @@ def one_by_one(x, w, out):
     np.matmul(x[:, None], w, out=out[:, None])
 
 
-def inner_blocks(x, w, out):
-    """A batch of small products along the inner axis, and their sum."""
-    n = len(w) // INNER * INNER
-    blocks = x[:, :n].reshape(len(x), -1, INNER).transpose(1, 0, 2)
-    np.add.reduce(np.matmul(blocks, w[:n].reshape(-1, INNER, w.shape[1])), axis=0, out=out)
-    if n < len(w):
-        out += np.matmul(x[:, n:], w[n:])
+def inner_blocks(size):
+    """Batches of small products along the inner axis, and their sum."""
+
+    def run(x, w, out):
+        n, n_columns = len(w) // size * size, max(16, SMALL // (len(x) * size) // 16 * 16)
+        blocks = x[:, :n].reshape(len(x), -1, size).transpose(1, 0, 2)
+        for start in range(0, w.shape[1], n_columns):
+            part = slice(start, start + n_columns)
+            found = np.matmul(blocks, w[:n, part].reshape(len(blocks), size, -1))
+            np.add.reduce(found, axis=0, out=out[:, part])
+        if n < len(w):
+            out += np.matmul(x[:, n:], w[n:])
+
+    return run
 
 
 def outer_blocks(x, w, out):
@@ -78,7 +86,8 @@ class Machine:
 
     def ways(self, rows):
         """Every way that may be the fastest for so many rows, and whether it has threads of its own."""
-        simple = [plain, inner_blocks, outer_blocks, one_by_one] if rows <= FEW else [plain]
+        few = [*map(inner_blocks, INNER), outer_blocks, one_by_one] if rows <= FEW else []
+        simple = [plain, *few]
 
         def by_columns(way):
             def run(x, w, out):
@@ -92,7 +101,7 @@ class Machine:
         found = [(way, False) for way in simple]
         if self.threads > 1:
             found += [(by_columns(way), True) for way in simple]
-            found += [(by_rows, True)] if rows > 8 * FEW else []
+            found += [(by_rows, True)] if rows > 4 * FEW else []
         return found
 
     def gemm(self, rows, n_embd, n_mid, vocab, copies):

@@ -17,9 +17,10 @@ from gpt2np.threads import has_small_kernels
 # Numbers of a weight, or of a thread's part of it, and of the table of an unembedding: smaller ones are
 # quickly copied, and stay in a cache.
 LARGE, LARGE_TABLE = 1 << 18, 1 << 19
-MOST_ROWS = 24  # more are multiplied faster with a copied weight; measured on one such processor
-MOST_ROWS_UNEMBEDDED = 32
-_INNER = 64  # of the inner axis in one small product
+MOST_ROWS = 32  # more are multiplied faster with a copied weight; measured on one such processor
+# Of the inner axis in one small product, the first that divides it: a larger one leaves fewer results to add,
+# a smaller one is the least that the kernels are fast with.
+_INNER = 128, 64
 _PRODUCT = 10**6  # multiplications in one small product
 _RESULT = 1200  # numbers in the result of one, where the weight is transposed
 
@@ -32,12 +33,13 @@ def are_few(x: Array, weight: Array, most: int, large: int) -> bool:
 def multiply_few(x: Array, weight: Array, out: Array) -> None:
     """`x @ weight`, [pos, n_in], [n_in, n_out]: blocks of the inner axis and of columns, and their sum."""
     n_in, n_out = weight.shape
-    n = n_in // _INNER * _INNER
-    blocks = x[:, :n].reshape(len(x), -1, _INNER).transpose(1, 0, 2)
-    n_parts = -(-n_out * len(x) * _INNER // _PRODUCT)
+    inner = next((size for size in _INNER if n_in % size == 0), _INNER[-1])
+    n = n_in // inner * inner
+    blocks = x[:, :n].reshape(len(x), -1, inner).transpose(1, 0, 2)
+    n_parts = -(-n_out * len(x) * inner // _PRODUCT)
     ends = [n_out * i // n_parts // 16 * 16 for i in range(n_parts)] + [n_out]
     for start, stop in itertools.pairwise(ends):
-        part = weight[:n, start:stop].reshape(-1, _INNER, stop - start)
+        part = weight[:n, start:stop].reshape(-1, inner, stop - start)
         np.add.reduce(np.matmul(blocks, part), axis=0, out=out[:, start:stop])
     if n < n_in:
         out += np.matmul(x[:, n:], weight[n:])

@@ -407,7 +407,7 @@ def test_what_means_nothing_is_not_published(tmp_path, monkeypatch, shape, says)
 # -- what the machine is held to -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [2, 5, 16, 130])
+@pytest.mark.parametrize("rows", [2, 5, 32, 130])
 @pytest.mark.parametrize("table", [False, True])
 def test_every_way_to_multiply_is_right(rows, table):
     from benchmarks.engines.machine import Machine
@@ -417,7 +417,7 @@ def test_every_way_to_multiply_is_right(rows, table):
     w = rng.standard_normal((300, 200), dtype=np.float32).T
     w = w if table else np.ascontiguousarray(w)
     ways = Machine(".", 2).ways(rows)
-    assert len(ways) == (8 if rows <= 16 else 3)
+    assert len(ways) == (10 if rows <= 32 else 3)
     for way, _ in ways:
         out = np.full((rows, 300), np.nan, np.float32)
         way(x, w, out)
