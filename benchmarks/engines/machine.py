@@ -42,12 +42,13 @@ def inner_blocks(size):
     """Batches of small products along the inner axis, and their sum."""
 
     def run(x, w, out):
-        n, n_columns = len(w) // size * size, max(16, SMALL // (len(x) * size) // 16 * 16)
-        blocks = x[:, :n].reshape(len(x), -1, size).transpose(1, 0, 2)
+        n_blocks, n_columns = len(w) // size, max(16, SMALL // (len(x) * size) // 16 * 16)
+        n = n_blocks * size
+        blocks = x[:, :n].reshape(len(x), n_blocks, size).transpose(1, 0, 2)
         for start in range(0, w.shape[1], n_columns):
-            part = slice(start, start + n_columns)
-            found = np.matmul(blocks, w[:n, part].reshape(len(blocks), size, -1))
-            np.add.reduce(found, axis=0, out=out[:, part])
+            y = out[:, start : start + n_columns]
+            part = w[:n, start : start + n_columns].reshape(n_blocks, size, y.shape[1])
+            np.add.reduce(np.matmul(blocks, part), axis=0, out=y)
         if n < len(w):
             out += np.matmul(x[:, n:], w[n:])
 

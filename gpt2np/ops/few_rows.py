@@ -34,12 +34,13 @@ def multiply_few(x: Array, weight: Array, out: Array) -> None:
     """`x @ weight`, [pos, n_in], [n_in, n_out]: blocks of the inner axis and of columns, and their sum."""
     n_in, n_out = weight.shape
     inner = next((size for size in _INNER if n_in % size == 0), _INNER[-1])
-    n = n_in // inner * inner
-    blocks = x[:, :n].reshape(len(x), -1, inner).transpose(1, 0, 2)
+    n_blocks = n_in // inner
+    n = n_blocks * inner
+    blocks = x[:, :n].reshape(len(x), n_blocks, inner).transpose(1, 0, 2)
     n_parts = -(-n_out * len(x) * inner // _PRODUCT)
     ends = [n_out * i // n_parts // 16 * 16 for i in range(n_parts)] + [n_out]
     for start, stop in itertools.pairwise(ends):
-        part = weight[:n, start:stop].reshape(-1, inner, stop - start)
+        part = weight[:n, start:stop].reshape(n_blocks, inner, stop - start)
         np.add.reduce(np.matmul(blocks, part), axis=0, out=out[:, start:stop])
     if n < n_in:
         out += np.matmul(x[:, n:], weight[n:])

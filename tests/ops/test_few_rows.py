@@ -43,3 +43,13 @@ def test_unembedding(n_rows, vocab, n_threads):
     with threads.using(n_threads, n_rows):
         unembedding(x, table, out=out)
     assert (np.abs(out - x.astype(np.float64) @ table.T) <= noise_of(x, table.T)).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_inner_axis_shorter_than_a_block(n_threads):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(3, 40)).astype(np.float32), rng.normal(size=(40, 14_000)).astype(np.float32)
+    out = np.full((3, 14_000), np.nan, np.float32)
+    with threads.using(n_threads, len(x)):
+        product(x, weight, out=out)
+    assert (np.abs(out - x.astype(np.float64) @ weight) <= noise_of(x, weight)).all()
