@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 CIRCUITS = ("QK", "OV")
-BYTES_AT_ONCE = 1 << 26  # of dot products with every token: the more vectors at once, the faster
-BYTES_OF_TOKENS = 3 << 23  # of those of some tokens with many vectors: so little memory is used again
+# Of dot products with every token, or of many vectors with some tokens. The more at once, the faster, but
+# what is as large as 32 MB is new memory each time, which the system has to clear first.
+BYTES_AT_ONCE = 7 << 22
+ROWS_AT_ONCE = 128  # of runs on random tokens: few at a time would read all weights for little
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
@@ -46,17 +48,19 @@ def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) ->
     vocabulary = np.setdiff1d(np.arange(c.vocab_size), c.eos_ids)
     vocabulary = vocabulary if vocabulary.size else np.arange(c.vocab_size)
     total = np.zeros((len(SCORES), c.n_layer, c.n_head))
-    for _ in range(repeats):
-        half = vocabulary[rng.integers(0, len(vocabulary), n)].tolist()
-        trace = model.trace(half + half, keep="attn.pattern", stop_at_layer=c.n_layer)
-        pattern = trace.stack("attn.pattern")  # [layer, head, query, key]
-        again = pattern[:, :, n:]  # the second half looks back
-        total += [
-            _along(pattern, -1),
-            _along(again, 0),
-            _along(again, 1),
-            pattern[:, :, 1:, 0].mean(axis=-1),
-        ]
+    draws = [vocabulary[rng.integers(0, len(vocabulary), n)].tolist() * 2 for _ in range(repeats)]
+    together = max(1, ROWS_AT_ONCE // (2 * n))
+    for start in range(0, repeats, together):
+        some = draws[start : start + together]
+        for trace in model.trace(some, keep="attn.pattern", stop_at_layer=c.n_layer):
+            pattern = trace.stack("attn.pattern")  # [layer, head, query, key]
+            again = pattern[:, :, n:]  # the second half looks back
+            total += [
+                _along(pattern, -1),
+                _along(again, 0),
+                _along(again, 1),
+                pattern[:, :, 1:, 0].mean(axis=-1),
+            ]
     title = f"mean attention on {n} random tokens said twice"
     return NamedArray(total / repeats, ("score", "layer", "head"), {"score": SCORES}, title)
 
@@ -302,7 +306,7 @@ def _largest_of_both_ends(table: Array, vectors: Array, k: int) -> tuple[Array, 
 
     Every row is read once, for all vectors.
     """
-    at_once = max(k, BYTES_OF_TOKENS // (vectors.itemsize * len(vectors)))
+    at_once = max(k, BYTES_AT_ONCE // (vectors.itemsize * len(vectors)))
     found = []
     for start in range(0, len(table), at_once):
         dots = dot_products(table[start : start + at_once], vectors)
