@@ -20,7 +20,7 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
 from gpt2np.viewer.opening_place import opening_place, panels_of
 from gpt2np.viewer.other_run import check_other
-from gpt2np.viewer.packing import pack
+from gpt2np.viewer.packing import Packer
 from gpt2np.viewer.page_data import Data, checked, sizes_of
 from gpt2np.viewer.page_extras import fill
 
@@ -179,12 +179,13 @@ def _rendered(trace: Trace, run: Trace | Generated, compact: bool, opens_at: str
     room = most - len((before + after).encode("utf-8"))
     for detail in levels_within(sizes, most, compact):
         data = Data(trace, run, detail, other)
-        packed = pack(data.facts, data.arrays)
+        packer = Packer()
+        packed = packer.pack(data.facts, data.arrays)
         if len(packed) <= room:
             break
     if not compact:
         fill(data, room - len(packed))
-        packed = pack(data.facts, data.arrays)
+        packed = packer.pack(data.facts, data.arrays)
     return before + packed + after
 
 
