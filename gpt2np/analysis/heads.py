@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpt2np.analysis.circuits import HeadWeights, check_head, several_heads, stacked_heads, through_ln_f
+from gpt2np.analysis.circuits import HeadWeights, check_head, several_heads, through_ln_f
 from gpt2np.analysis.named_array import NamedArray
 from gpt2np.analysis.products_of_heads import strongest
 from gpt2np.analysis.subjects import of_model, of_trace
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from gpt2np.model import Model
 
 CIRCUITS = ("QK", "OV")
-BYTES_AT_ONCE = 1 << 26  # of dot products with every token: the more vectors at once, the faster
+# Of dot products with every token, or of many vectors with some tokens. The more at once, the faster, but
+# what is as large as 32 MB is new memory each time, which the system has to clear first.
+BYTES_AT_ONCE = 7 << 22
+ROWS_AT_ONCE = 128  # of runs on random tokens: few at a time would read all weights for little
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
@@ -45,17 +48,19 @@ def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) ->
     vocabulary = np.setdiff1d(np.arange(c.vocab_size), c.eos_ids)
     vocabulary = vocabulary if vocabulary.size else np.arange(c.vocab_size)
     total = np.zeros((len(SCORES), c.n_layer, c.n_head))
-    for _ in range(repeats):
-        half = vocabulary[rng.integers(0, len(vocabulary), n)].tolist()
-        trace = model.trace(half + half, keep="attn.pattern", stop_at_layer=c.n_layer)
-        pattern = trace.stack("attn.pattern")  # [layer, head, query, key]
-        again = pattern[:, :, n:]  # the second half looks back
-        total += [
-            _along(pattern, -1),
-            _along(again, 0),
-            _along(again, 1),
-            pattern[:, :, 1:, 0].mean(axis=-1),
-        ]
+    draws = [vocabulary[rng.integers(0, len(vocabulary), n)].tolist() * 2 for _ in range(repeats)]
+    together = max(1, ROWS_AT_ONCE // (2 * n))
+    for start in range(0, repeats, together):
+        some = draws[start : start + together]
+        for trace in model.trace(some, keep="attn.pattern", stop_at_layer=c.n_layer):
+            pattern = trace.stack("attn.pattern")  # [layer, head, query, key]
+            again = pattern[:, :, n:]  # the second half looks back
+            total += [
+                _along(pattern, -1),
+                _along(again, 0),
+                _along(again, 1),
+                pattern[:, :, 1:, 0].mean(axis=-1),
+            ]
     title = f"mean attention on {n} random tokens said twice"
     return NamedArray(total / repeats, ("score", "layer", "head"), {"score": SCORES}, title)
 
@@ -248,8 +253,7 @@ def strongest_directions(
     Raises:
         InputError: no such layer or head, or k or directions below 1.
     """
-    each = several_heads(model, layer, heads)
-    return _directions(model, HeadWeights(*map(np.stack, zip(*each, strict=True))), directions, k)
+    return _in_tokens(model, *_singular(several_heads(model, layer, heads), directions), k)
 
 
 @np.errstate(under="ignore")
@@ -260,37 +264,58 @@ def every_direction(model: "Model", directions: int = 3, k: int = 5) -> HeadDire
     Raises:
         InputError: k or directions below 1.
     """
-    w, c = stacked_heads(model), model.config
-    at_once = max(1, vectors_at_once(c.vocab_size) // (len(CIRCUITS) * max(1, directions)))
-    parts = [
-        _directions(model, HeadWeights(*(part[start : start + at_once] for part in w)), directions, k)
-        for start in range(0, len(w.W_Q), at_once)
-    ]
-    whole = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return HeadDirections(*(part.reshape(c.n_layer, c.n_head, *part.shape[1:]) for part in whole))
+    every, layers = range(model.config.n_head), range(model.config.n_layer)
+    parts = [_singular(several_heads(model, layer, every), directions) for layer in layers]
+    strength, vectors = (np.stack(part) for part in zip(*parts, strict=True))
+    return _in_tokens(model, strength, vectors, k)
 
 
-def _directions(model: "Model", w: HeadWeights, directions: int, k: int) -> HeadDirections:
-    """The directions of heads whose weights are stacked: [head, ...]."""
-    directions, k = whole_number("directions", directions, 1), whole_number("k", k, 1)
+def _singular(heads: Sequence[HeadWeights], directions: int) -> tuple[Array, Array]:
+    """Strength and vectors of the strongest directions of heads, all as vectors of the stream."""
+    directions = whole_number("directions", directions, 1)
+    w = HeadWeights(*map(np.stack, zip(*heads, strict=True)))
     factors = (w.W_Q, w.W_K.swapaxes(1, 2)), (w.W_V, w.W_O)
     of_circuits = zip(*(strongest(*each, directions) for each in factors), strict=True)
     u, strength, v = (np.stack(part, axis=1) for part in of_circuits)
-    both = np.stack([u.swapaxes(-2, -1), v], axis=-2)  # [head, circuit, direction, side, n_embd]
-    tokens = held_token_table(model.config, model.parameters)
-    dots = dot_products(tokens, both[..., 0, :])
-    ends = [_largest(dots, k), _largest(np.negative(dots, out=dots), k)]
-    upright = ends[0][1].mean(axis=-1) >= ends[1][1].mean(axis=-1)  # the end that lies nearer to its tokens
-    both = both * np.where(upright, 1, -1)[..., None, None].astype(both.dtype)
-    both[:, 1, :, 1] = through_ln_f(model, both[:, 1, :, 1])
-    unembedding_rows = held_unembedding_table(model.config, model.parameters)
-    tables = enumerate((tokens, unembedding_rows))
-    written = [_largest(dot_products(table, both[:, i, :, 1]), k) for i, table in tables]
+    return strength, np.stack([u.swapaxes(-2, -1), v], axis=-2)
+
+
+def _in_tokens(model: "Model", strength: Array, vectors: Array, k: int) -> HeadDirections:
+    """Directions [..., circuit, direction, side, n_embd] with the tokens nearest to them."""
+    k, (config, parameters) = whole_number("k", k, 1), (model.config, model.parameters)
+    unembedded = np.zeros(vectors.shape[:-1], bool)
+    unembedded[..., 1, :, 1] = True  # only what OV writes is held against the unembedding
+    vectors[unembedded] = through_ln_f(model, vectors[unembedded])
+    ids = np.empty((2, *unembedded.shape, min(k, config.vocab_size)), np.intp)  # of both ends
+    dots = np.empty(ids.shape, vectors.dtype)
+    for table, those in (
+        (held_token_table(config, parameters), ~unembedded),
+        (held_unembedding_table(config, parameters), unembedded),
+    ):
+        ids[:, those], dots[:, those] = _largest_of_both_ends(table, vectors[those], k)
+    nearness = dots[..., 0, :].mean(axis=-1)  # of each end to the tokens that are read
+    upright = (nearness[0] >= nearness[1])[..., None, None]
+    turned = vectors * np.where(upright, 1, -1).astype(vectors.dtype)
+    return HeadDirections(
+        strength, turned, np.where(upright, ids[0], ids[1]), np.where(upright, dots[0], dots[1])
+    )
+
+
+def _largest_of_both_ends(table: Array, vectors: Array, k: int) -> tuple[Array, Array]:
+    """Rows of a table with the k largest dot products with each vector and with its opposite: [2, vector, k].
+
+    Every row is read once, for all vectors.
+    """
+    at_once = max(k, BYTES_AT_ONCE // (vectors.itemsize * len(vectors)))
     found = []
-    for part in (0, 1):
-        of_read = np.where(upright[..., None], ends[0][part], ends[1][part])
-        found.append(np.stack([of_read, np.stack([each[part] for each in written], axis=1)], axis=-2))
-    return HeadDirections(strength, both, *found)
+    for start in range(0, len(table), at_once):
+        dots = dot_products(table[start : start + at_once], vectors)
+        ends = _largest(dots, k), _largest(np.negative(dots, out=dots), k)
+        ids, values = (np.stack(part) for part in zip(*ends, strict=True))
+        found.append((ids + start, values))
+    ids, values = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
+    best = np.argsort(-values, axis=-1, kind="stable")[..., :k]
+    return np.take_along_axis(ids, best, -1), np.take_along_axis(values, best, -1)
 
 
 def vectors_at_once(vocab_size: int) -> int:

@@ -233,7 +233,10 @@ def spread_of(logits: Array) -> Spread:
 def likelier(logits: Array, token: int) -> Array:
     """Return how many tokens are likelier than one at each point, or as likely with a lower id: [point]."""
     return np.array(
-        [np.count_nonzero(row > row[token]) + np.count_nonzero(row[:token] == row[token]) for row in logits]
+        [
+            np.count_nonzero(row[:token] >= row[token]) + np.count_nonzero(row[token:] > row[token])
+            for row in logits
+        ]
     )
 
 
@@ -325,8 +328,10 @@ def attention_lens(trace: Trace, layer: int | None = None, pos: int = -1, k: int
     for start in range(0, len(layers), at_once):
         heads = frozen_ln_f(trace, np.stack(each[start : start + at_once]), row)  # [layer, head, n_embd]
         logits = dot_products(table, heads)  # [layer, head, vocab]
-        up, down = top_k_tokens(logits, k), top_k_tokens(-logits, k)
-        found.append((up, np.take_along_axis(logits, up, -1), down, np.take_along_axis(logits, down, -1)))
+        up = top_k_tokens(logits, k)
+        upwards = np.take_along_axis(logits, up, -1)
+        down = top_k_tokens(np.negative(logits, out=logits), k)
+        found.append((up, upwards, down, -np.take_along_axis(logits, down, -1)))
     labels = {"layer": [str(i) for i in layers]}
     titles = [
         f"{what} each head {does}" for does in ("raises", "lowers") for what in ("ids that", "how much")

@@ -131,7 +131,7 @@ def block_statistics(weight: Array, rows: int = 64, columns: int = 64) -> NamedA
     rows, columns = whole_number("rows", rows, 1), whole_number("columns", columns, 1)
     high, wide = (-(-n // most) for n, most in zip(weight.shape, (rows, columns), strict=True))
     tops, lefts = np.arange(0, weight.shape[0], high), np.arange(0, weight.shape[1], wide)
-    found = np.empty((2, len(tops), len(lefts)))
+    found, sizes = np.empty((2, len(tops), len(lefts))), np.diff(lefts, append=weight.shape[1])
     for i, top in enumerate(tops.tolist()):
         block = widened(weight[top : top + high])
         even = len(block) // _SUMMED * _SUMMED
@@ -139,8 +139,7 @@ def block_statistics(weight: Array, rows: int = 64, columns: int = 64) -> NamedA
         for few in (block[:even].reshape(-1, _SUMMED, block.shape[1]), block[None, even:]):
             several = few.sum(axis=1), np.einsum("bij,bij->bj", few, few)
             sums += [each.sum(axis=0, dtype=np.float64) for each in several]
-        size = len(block) * np.diff(lefts, append=block.shape[1])
-        found[:, i] = np.add.reduceat(sums, lefts, axis=1) / size
+        found[:, i] = np.add.reduceat(sums, lefts, axis=1) / (len(block) * sizes)
     found[1] = np.sqrt(found[1])
     title = f"blocks of {high} x {wide} weights: their mean and root mean square"
     return NamedArray(found, ("measure", "row", "column"), {"measure": MEASURES}, title)

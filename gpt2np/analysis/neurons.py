@@ -23,6 +23,7 @@ from gpt2np.ops import Array, LayerNorm, Linear, Norm, RMSNorm
 from gpt2np.ops.norms import factor, folded, held, shift
 from gpt2np.tables import by_shape, number, quoted, table
 from gpt2np.tracing.contract import ModelConfig
+from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.lines import (
     held_token_table,
     held_unembedding_table,
@@ -135,7 +136,7 @@ def most_active(trace: Trace, k: int = 10, pos: int = -1) -> NamedArray:
     k = whole_number("k", k, 1)
     row = row_of(trace, pos)
     post = trace.stack("mlp.post")[:, row]  # [layer, d_mlp]
-    best = np.argsort(-post, axis=None, kind="stable")[:k]
+    best = top_k_tokens(post.ravel(), k)
     names = [f"{layer}.{i}" for layer, i in zip(*np.unravel_index(best, post.shape), strict=True)]
     title = f"most active neurons at {pos_labels(trace, [row])[0]}"
     return NamedArray(post.ravel()[best], ("neuron",), {"neuron": names}, title)

@@ -69,15 +69,17 @@ def every_path(trace: Trace, parts: NamedArray, directions: Array, row: int) -> 
     """
     n_head, n_layer = trace.config.n_head, trace.config.n_layer
     found = np.full((len(directions), len(parts.array), row + 1, n_layer * n_head), np.nan)
-    for layer, carried in enumerate(paths_of_layers(trace, parts, directions, row)):
+    for layer, carried in enumerate(paths_of_layers(trace, parts, directions[None], [row])[0]):
         found[:, : carried.shape[1], :, layer * n_head : (layer + 1) * n_head] = carried
     return found
 
 
 @np.errstate(under="ignore")
 @of_trace
-def paths_of_layers(trace: Trace, parts: NamedArray, directions: Array, row: int) -> list[Array]:
-    """Return these for the heads of each layer, of the writers before it: [direction, writer, pos, head].
+def paths_of_layers(trace: Trace, parts: NamedArray, directions: Array, rows: list[int]) -> list[list[Array]]:
+    """Return these for several positions, of each for the heads of each layer, of the writers before it.
+
+    `directions` are [row, direction, n_embd]; what is returned are [direction, writer, pos, head].
 
     Raises:
         InputError: a model whose heads' matrices are not known.
@@ -88,22 +90,25 @@ def paths_of_layers(trace: Trace, parts: NamedArray, directions: Array, row: int
         raise TraceError("this run was edited: what its heads wrote is not a sum of what they read")
     if len(trace.positions) != len(trace.token_ids):
         raise TraceError("paths need a trace of every position")
-    model, n_head, rows = trace.model_for("the paths"), config.n_head, list(range(row + 1))
+    model, n_head, end = trace.model_for("the paths"), config.n_head, max(rows) + 1
     norm, every = final_norm(config, parameters), norms(config, parameters)
-    final = recorded(trace, f"h.{config.n_layer - 1}.resid_post", [row])
-    reader = (folded(norm, directions.T) * factor(final, norm)[0, 0]).astype(parts.array.dtype)
-    before, found = np.array([_layer(name) for name in parts.labels["component"]]), []
+    by_row = factor(recorded(trace, f"h.{config.n_layer - 1}.resid_post", rows), norm)[..., None]
+    reader = folded(norm, (directions * by_row).reshape(-1, config.n_embd).T).astype(parts.array.dtype)
+    before, found = (
+        np.array([_layer(name) for name in parts.labels["component"]]),
+        [list[Array]() for _ in rows],
+    )
     for layer in range(config.n_layer):
         ln_1 = every[f"h.{layer}.ln_1"]
         heads = [head_weights(model, layer, head) for head in range(n_head)]
-        readers = np.stack([folded(ln_1, w.W_V @ (w.W_O @ reader)) for w in heads], axis=1)
-        scale = factor(recorded(trace, f"h.{layer}.resid_pre", rows), ln_1)  # [pos, 1]
-        looks = trace[f"h.{layer}.attn.pattern"][:, row, : row + 1].T * scale  # [pos, head]
+        readers = folded(ln_1, np.concatenate([w.W_V @ (w.W_O @ reader) for w in heads], axis=1))
+        scale = factor(recorded(trace, f"h.{layer}.resid_pre", list(range(end))), ln_1)  # [pos, 1]
+        looks = trace[f"h.{layer}.attn.pattern"][:, rows, :end].T * scale[..., None]  # [pos, row, head]
         n = np.count_nonzero(before < layer)  # which come first
-        written, flat = parts.array[:n, : row + 1], readers.reshape(config.n_embd, -1)
-        carried = written.reshape(-1, config.n_embd) @ flat.astype(written.dtype, copy=False)
-        carried = carried.reshape(n, row + 1, n_head, -1) * looks[:, :, None]
-        found.append(np.moveaxis(carried, -1, 0))
+        carried = parts.array[:n, :end].reshape(-1, config.n_embd) @ readers.astype(reader.dtype, copy=False)
+        carried = carried.reshape(n, end, n_head, len(rows), -1) * looks.swapaxes(1, 2)[..., None]
+        for i, row in enumerate(rows):
+            found[i].append(np.moveaxis(carried[:, : row + 1, :, i], -1, 0))
     return found
 
 

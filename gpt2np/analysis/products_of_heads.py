@@ -74,27 +74,25 @@ def inner_products(one: Squares, others: Sequence[Squares], blocks: Sequence[tup
     What is in no block is 0. All are multiplied out in tiles; as they are symmetric, tiles right of the
     diagonal count twice, and those left of it are not computed.
     """
-    every, starts = (one, *others), range(0, one.near.shape[1], _TILE)
-    found = np.zeros((len(others), len(one.near), len(others[0].near)))
-    memory = [np.empty(len(x.near) * _TILE**2, x.near.dtype) for x in every]  # new memory takes time
+    every, starts, n_kinds = (one, *others), range(0, one.near.shape[1], _TILE), len(others)
+    found = np.zeros((len(others[0].near), n_kinds, len(one.near)))
+    memory = np.empty(len(one.near) * _TILE**2, one.near.dtype)  # new memory takes time
+    of_kinds = np.empty(len(others[0].near) * n_kinds * _TILE**2, others[0].near.dtype)
     for right in starts:
         halves = [x.small @ x.near[:, right : right + _TILE].swapaxes(1, 2) for x in every]
         for above in starts[: starts.index(right) + 1]:
-            a, *of_kinds = (
-                _tile(x.near[:, above : above + _TILE], half, own)
-                for x, half, own in zip(every, halves, memory, strict=True)
-            )
-            for kind, b in enumerate(of_kinds):
-                for these, those in blocks:
-                    found[kind, these, those] += (1 if above == right else 2) * (a[these] @ b[those].T)
-    return found
-
-
-def _tile(upper: Array, right: Array, memory: Array) -> Array:
-    """`upper @ right` of every matrix as a row, in some memory: [matrix, number]."""
-    shape = len(upper), upper.shape[1], right.shape[2]
-    out = memory[: math.prod(shape)].reshape(shape)
-    return np.matmul(upper, right, out=out).reshape(len(upper), -1)
+            uppers = [x.near[:, above : above + _TILE] for x in every]
+            shape = uppers[0].shape[1], halves[0].shape[2]
+            n = math.prod(shape)
+            a = memory[: len(one.near) * n].reshape(-1, *shape)
+            b = of_kinds[: len(found) * n_kinds * n].reshape(len(found), n_kinds, *shape)
+            for upper, half, out in zip(uppers, halves, (a, *b.swapaxes(0, 1)), strict=True):
+                np.matmul(upper, half, out=out)
+            rows, columns, times = b.reshape(len(found), n_kinds, n), a.reshape(-1, n).T, 1 + (above < right)
+            for these, those in blocks:
+                some = rows[those].reshape(-1, n) @ columns[:, these]  # the longer side first is faster
+                found[those, :, these] += times * some.reshape(-1, n_kinds, some.shape[1])
+    return found.transpose(1, 2, 0)
 
 
 @np.errstate(under="ignore")

@@ -6,9 +6,12 @@ no character that could end a `<script>`.
 """
 
 import base64
+import functools
 import gzip
 import json
 import math
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,24 +21,53 @@ from gpt2np.ops import Array
 from gpt2np.tables import strict_json
 
 KINDS = {"f4": "<f4", "f2": "<f2", "i1": "|i1", "u1": "|u1", "u2": "<u2", "u4": "<u4"}
+_GZIP = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # how a gzip begins that has no time and no name
+_LAST = b"\3\0"  # a block of nothing, with which compressed data end
 POWER = 3  # vectors are stored as cube roots: one large component leaves the small ones visible
 WEIGHT_POWER = 2  # attention weights as square roots
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
     """Header and arrays as base64 text; the kinds of arrays are those of `KINDS`."""
-    index, parts, offset = {}, [], 0
-    for name, array in arrays.items():
-        kind = next(k for k, dtype in KINDS.items() if np.dtype(dtype) == array.dtype)
-        data = np.ascontiguousarray(array, KINDS[kind]).tobytes()
-        index[name] = {"kind": kind, "shape": list(array.shape), "offset": offset}
-        padding = -len(data) % 8
-        parts.append(data + bytes(padding))
-        offset += len(data) + padding
-    text = strict_json({**header, "arrays": index}, indent=None).encode("utf-8")
-    text += b" " * (-(len(text) + 4) % 8)
-    block = b"".join([len(text).to_bytes(4, "little"), text, *parts])
-    return base64.b64encode(gzip.compress(block, 6, mtime=0)).decode("ascii")
+    return Packer().pack(header, arrays)
+
+
+class Packer:
+    """Packs several times what only grows: arrays that were packed before are not compressed again."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, dict[str, Any]] = {}
+        self._blocks: list[tuple[bytes, bytes]] = []  # some arrays one behind the other, and compressed
+        self._length = 0
+
+    def pack(self, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
+        """Header and arrays as base64 text; the arrays packed before come first, and are the same."""
+        self._take({name: array for name, array in arrays.items() if name not in self._index})
+        text = strict_json({**header, "arrays": self._index}, indent=None).encode("utf-8")
+        text += b" " * (-(len(text) + 4) % 8)
+        head = len(text).to_bytes(4, "little") + text
+        blocks = [(head, _deflated(head)), *self._blocks]
+        check = functools.reduce(lambda before, block: zlib.crc32(block[0], before), blocks, 0)
+        tail = struct.pack("<II", check, sum(len(raw) for raw, _ in blocks) % 2**32)
+        whole = b"".join([_GZIP, *(small for _, small in blocks), _LAST, tail])
+        return base64.b64encode(whole).decode("ascii")
+
+    def _take(self, arrays: Mapping[str, Array]) -> None:
+        parts = []
+        for name, array in arrays.items():
+            kind = next(k for k, dtype in KINDS.items() if np.dtype(dtype) == array.dtype)
+            data = np.ascontiguousarray(array, KINDS[kind]).tobytes()
+            self._index[name] = {"kind": kind, "shape": list(array.shape), "offset": self._length}
+            parts.append(data + bytes(-len(data) % 8))
+            self._length += len(parts[-1])
+        block = b"".join(parts)
+        self._blocks.append((block, _deflated(block)))
+
+
+def _deflated(data: bytes) -> bytes:
+    """Compressed so that others can follow."""
+    stream = zlib.compressobj(6, wbits=-15)
+    return stream.compress(data) + stream.flush(zlib.Z_FULL_FLUSH)
 
 
 def unpack(text: str) -> tuple[dict[str, Any], dict[str, Array]]:

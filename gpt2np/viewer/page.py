@@ -20,7 +20,7 @@ from gpt2np.tracing.trace import Trace
 from gpt2np.viewer.detail_levels import COMPACT, budget, levels_within
 from gpt2np.viewer.opening_place import opening_place, panels_of
 from gpt2np.viewer.other_run import check_other
-from gpt2np.viewer.packing import pack
+from gpt2np.viewer.packing import Packer
 from gpt2np.viewer.page_data import Data, checked, sizes_of
 from gpt2np.viewer.page_extras import fill
 
@@ -38,6 +38,7 @@ STYLES = ("base", "panels", "side_by_side", "print")
 IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z0-9_]+\.js\";\n", re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?function |const |let |class )", re.MULTILINE)
 COMMENT = re.compile(r"^ *(?://.*|/\*\*.*\*/)\n", re.MULTILINE)
+DATA = "<data>"  # stands where a page's data will be, which are packed more than once
 DECLARED = re.compile(r"^(?:export )?(?:(?:async )?function|const|let|class) (\w+)", re.MULTILINE)
 
 
@@ -174,20 +175,18 @@ def _rendered(trace: Trace, run: Trace | Generated, compact: bool, opens_at: str
     most = COMPACT if compact else budget(sizes.longest)
     titles = [joined(each.tokens)[:60] for each in (trace, other) if each is not None]
     title = f"{' against '.join(titles)} · gpt2np view"
-    page = ""
+    before, after = document(title, DATA, opens_at=opens_at).split(DATA)
+    room = most - len((before + after).encode("utf-8"))
     for detail in levels_within(sizes, most, compact):
         data = Data(trace, run, detail, other)
-        page = _written(data, title, opens_at)
-        if len(page.encode("utf-8")) <= most:
+        packer = Packer()
+        packed = packer.pack(data.facts, data.arrays)
+        if len(packed) <= room:
             break
-    if compact:
-        return page
-    fill(data, most - len(page.encode("utf-8")))
-    return _written(data, title, opens_at)
-
-
-def _written(data: Data, title: str, opens_at: str) -> str:
-    return document(title, pack(data.facts, data.arrays), opens_at=opens_at)
+    if not compact:
+        fill(data, room - len(packed))
+        packed = packer.pack(data.facts, data.arrays)
+    return before + packed + after
 
 
 def document(title: str, packed: str, modules: tuple[str, ...] | None = None, opens_at: str = "") -> str:

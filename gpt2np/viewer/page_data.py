@@ -18,6 +18,7 @@ from gpt2np.analysis.two_prompts import alignment
 from gpt2np.errors import Gpt2npError, InputError, TraceError
 from gpt2np.generation.generated import Generated
 from gpt2np.ops import Array
+from gpt2np.tracing.derived import top_k_tokens
 from gpt2np.tracing.trace import Trace
 from gpt2np.viewer import circuit_facts
 from gpt2np.viewer import detail_levels as levels
@@ -209,17 +210,17 @@ class Data:
         trace, d = self.trace, self.detail
         k = self.layout["neuron:id"][1][-1]
         ids, pres, posts, acts, bins = [], [], [], [], []
-        edges = np.linspace(-levels.REACH, levels.REACH, levels.BINS + 1)
+        ends = -levels.REACH, levels.REACH
         for i in range(self.sizes.layers):
             pre, post = (trace[f"h.{i}.mlp.{at}"][-d.recent :] for at in ("pre", "post"))  # [pos, d_mlp]
-            best = np.argsort(-post, axis=-1, kind="stable")[:, :k]
+            best = top_k_tokens(post, k)
             ids.append(best.astype(np.uint32))
             pres.append(np.take_along_axis(pre, best, -1))
             posts.append(np.take_along_axis(post, best, -1))
             if self.sizes.gated:
                 acts.append(np.take_along_axis(trace[f"h.{i}.mlp.act"][-d.recent :], best, -1))
-            inside = np.clip(np.nan_to_num(pre), edges[0], edges[-1])
-            bins.append([np.histogram(row, edges)[0] for row in inside])
+            inside = np.clip(np.nan_to_num(pre), *ends)
+            bins.append([np.histogram(row, levels.BINS, ends)[0] for row in inside])
         self.add({"neuron:id": np.stack(ids), "neuron:pre": np.stack(pres), "neuron:post": np.stack(posts)})
         self.add(
             {"neuron:bins": np.array(bins, np.uint16)} | ({"neuron:act": np.stack(acts)} if acts else {})

@@ -47,9 +47,9 @@ def path_arrays(trace: Trace, rows: list[int], targets: Array) -> dict[str, Arra
     parts = components(trace)
     n = min(LISTED, trace.config.n_layer * trace.config.n_head * len(trace.token_ids))
     found: dict[str, list[Array]] = {"writer": [], "pos": [], "head": [], "push": []}
-    for row, ids in zip(rows, targets, strict=True):
-        directions = unembedding_table(trace.config, trace.parameters("the paths"), ids).astype(np.float64)
-        for name, array in _strongest(paths_of_layers(trace, parts, directions, row), n).items():
+    table = unembedding_table(trace.config, trace.parameters("the paths"), targets).astype(np.float64)
+    for layers in paths_of_layers(trace, parts, table, rows):
+        for name, array in _strongest(layers, n).items():
             found[name].append(array)
     return {f"path:{name}": np.stack(each) for name, each in found.items()}
 

@@ -322,7 +322,7 @@ def test_head_scores_never_use_the_token_that_ends_a_text():
     model = random_model(0, vocab_size=3, eos_token_id=0)
     seen = []
     record = model.trace
-    model.trace = lambda ids, **kw: seen.extend(ids) or record(ids, **kw)
+    model.trace = lambda draws, **kw: seen.extend(i for ids in draws for i in ids) or record(draws, **kw)
     heads.head_scores(model, n=20, repeats=2)
     assert set(seen) == {1, 2}
 

@@ -128,10 +128,10 @@ def test_a_matrix_of_zeros_has_directions_of_nothing():
 
 def test_directions_of_every_head_are_those_of_each(monkeypatch):
     model = random_model(2, n_layer=3, n_head=2, vocab_size=300)
-    monkeypatch.setattr(heads, "vectors_at_once", lambda _: 9)  # two heads at a time
+    each = [heads.strongest_directions(model, layer, [0, 1], 2, 3) for layer in range(3)]
+    monkeypatch.setattr(heads, "BYTES_AT_ONCE", 20_000)  # some tokens at a time
     whole = heads.every_direction(model, 2, 3)
-    for layer in range(3):
-        alone = heads.strongest_directions(model, layer, [0, 1], 2, 3)
+    for layer, alone in enumerate(each):
         for found, expected in zip(whole, alone, strict=True):
             np.testing.assert_allclose(found[layer], expected, atol=EXACT)
 

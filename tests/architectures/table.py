@@ -729,8 +729,10 @@ FUNCTIONS = {
         NO_CIRCUITS,
     ),
     "paths.paths_of_layers": Row(
-        lambda c: paths.paths_of_layers(c.trace, components(c.trace), np.eye(c.config.n_embd)[:2], c.n - 1),
-        true(lambda c, found: len(found) == c.config.n_layer),
+        lambda c: paths.paths_of_layers(
+            c.trace, components(c.trace), np.eye(c.config.n_embd)[None, :2], [c.n - 1]
+        ),
+        true(lambda c, found: len(found[0]) == c.config.n_layer),
         NO_CIRCUITS,
     ),
     **of("attribution.logit_direction", lambda c, found: found[0].shape == (c.config.n_embd,), NINE),

@@ -52,6 +52,17 @@ def test_packing_returns_what_it_was_given():
         np.testing.assert_array_equal(found[name], array)
 
 
+def test_arrays_that_come_later_are_packed_behind_the_others():
+    packer, first = packing.Packer(), {"a": np.arange(5, dtype=np.uint8), "b": np.ones((2, 3), np.float32)}
+    assert packer.pack({"n": 1}, first) == packing.pack({"n": 1}, first)
+    both = first | {"c": np.arange(7, dtype=np.uint32)}
+    for _ in range(2):
+        header, found = packing.unpack(packer.pack({"n": 2}, both))
+        assert header == {"n": 2}
+        assert list(found) == list(both)
+        assert all(np.array_equal(found[name], array) for name, array in both.items())
+
+
 @pytest.mark.needs("node")
 def test_javascript_decodes_what_python_packs(tmp_path):
     rng = np.random.default_rng(1)
