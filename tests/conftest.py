@@ -88,12 +88,14 @@ def tiny64():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    """A browser."""
-    from support.viewer_browser import browser
+def chromium(pytestconfig):
+    """A browser, without pages of the files before."""
+    from support.shared_browser import shared_browser
 
-    with browser() as running:
-        yield running
+    running = shared_browser(pytestconfig).start()
+    yield running
+    for context in running.contexts:
+        context.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A browser for the viewer's tests: one a module, no network, every message of the console kept."""
+"""A browser for the viewer's tests: one for many files, no network, every message of the console kept."""
 
 import re
 import time

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from support.random_model import random_model
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.viewer.detail_levels import budget
@@ -41,10 +41,10 @@ def test_a_page_is_within_the_budget(shown):
 
 @pytest.mark.needs("playwright", "chromium")
 @pytest.mark.timeout(500)
-def test_a_page_opens_and_everything_follows_what_is_chosen(shown):
+def test_a_page_opens_and_everything_follows_what_is_chosen(chromium, shown):
     trace, path = shown
     n = len(trace.token_ids)
-    with browser() as chromium, visit(chromium, path) as page:
+    with visit(chromium, path) as page:
         assert page.js("() => gpt2np.run.T") == n
         page.show(layer=3, head=5, pos=n - 2)
         for panel in PANELS:
