@@ -18,7 +18,7 @@ from gpt2np.analysis.two_prompts import (
     stream_distance,
 )
 from gpt2np.errors import InputError
-from gpt2np.viewer.detail_levels import LEVELS, budget, layout, levels_within, page_bytes
+from gpt2np.viewer.detail_levels import LEVELS, layout
 from gpt2np.viewer.page_data import Data, sizes_of
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
@@ -112,20 +112,25 @@ def test_what_is_read_are_the_functions_numbers(chromium, runs, path, tmp_path):
         assert page.focus["pos"] == 4
 
 
+@pytest.fixture(scope="module")
+def hostile(tiny, tmp_path_factory):
+    """The page of a long hostile text and a short one, and whether it has a column for their ends."""
+    one, two = tiny.trace(tiny.tokenizer.encode(f"日本 🙂 {HOSTILE} " * 8)[:200]), tiny.trace(HOSTILE)
+    path = tmp_path_factory.mktemp("hostile") / "p.html"
+    gpt2np.view(one, against=two, out=path)
+    return path, (199, len(two.token_ids) - 1) not in alignment(one, two)
+
+
 @pytest.mark.needs("playwright", "chromium")
-@pytest.mark.parametrize("size", [(390, 844), (1280, 900)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_hostile_and_long_texts_stay_text_and_in_the_page(chromium, tiny, tmp_path, size, scheme):
-    ids = tiny.tokenizer.encode(f"日本 🙂 {HOSTILE} " * 8)[:200]
-    gpt2np.view(tiny.trace(ids), against=tiny.trace(HOSTILE), out=tmp_path / "p.html")
+@pytest.mark.parametrize(("size", "scheme"), [((390, 844), "dark"), ((1280, 900), "light")])
+def test_hostile_and_long_texts_stay_text_and_in_the_page(chromium, hostile, size, scheme):
+    path, ends = hostile
     view = {"viewport": dict(zip(("width", "height"), size, strict=True)), "color_scheme": scheme}
-    with visit(chromium, tmp_path / "p.html", **view) as page:
+    with visit(chromium, path, **view) as page:
         assert page.js("() => document.documentElement.scrollWidth") <= size[0]
         assert page.js("() => document.querySelectorAll('img, #page script').length") == 0
         assert page.page.locator("#panel-against .absent").count() == 0
-        assert page.page.locator(".both.ends").count() == (
-            (199, len(tiny.tokenizer.encode(HOSTILE)) - 1) not in alignment(*tiny.trace([ids, HOSTILE]))
-        )
+        assert page.page.locator(".both.ends").count() == ends
         grid = page.page.locator(".apart-grid canvas").bounding_box()
         assert grid["width"] <= size[0]
         page.page.locator(".apart-grid canvas").click(position={"x": 65, "y": 30})
@@ -172,17 +177,7 @@ def test_it_prints(chromium, tiny, path, tmp_path):
         page.js("() => dispatchEvent(new Event('afterprint'))")
 
 
-@pytest.mark.timeout(500)
-def test_details_go_before_the_budget_does(runs):
-    model = random_model(dtype="float32", n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=300)
-    ids = np.random.default_rng(0).integers(0, 300, 30).tolist()
-    trace, other = model.trace(ids), model.trace(ids[:10] + ids[12:])
-    page = gpt2np.view(trace, against=other)
-    assert len(page.html.encode("utf-8")) <= budget(30) == 3_000_000
-    for n in (300, 1024):
-        sizes = sizes_of(trace, other)
-        longer = type(sizes)(sizes.config, n, 12, other=n - 1, columns=n)
-        assert page_bytes(longer, next(iter(levels_within(longer, budget(n))))) <= budget(n)
+def test_every_level_has_the_arrays_of_its_layout(runs):
     one, two = runs
     for level in (LEVELS[0], LEVELS[8], LEVELS[-1]):
         data = Data(one, one, level, two)

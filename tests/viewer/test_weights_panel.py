@@ -21,6 +21,13 @@ def trace(tiny):
     return tiny.trace(TEXT)
 
 
+@pytest.fixture(scope="module")
+def path(trace, tmp_path_factory):
+    path = tmp_path_factory.mktemp("view") / "page.html"
+    gpt2np.view(trace, out=path)
+    return path
+
+
 def test_every_part_of_the_document_has_a_note_with_its_source(trace, tiny):
     found = notes(tiny.config)
     assert len(found) >= 20
@@ -47,9 +54,7 @@ def test_every_part_of_the_document_has_a_note_with_its_source(trace, tiny):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_numbers_of_the_weights_are_those_of_the_functions(chromium, trace, tiny, tmp_path):
-    path = tmp_path / "page.html"
-    gpt2np.view(trace, out=path)
+def test_numbers_of_the_weights_are_those_of_the_functions(chromium, path, trace, tiny):
     with visit(chromium, path) as page:
         page.show(panel="weights", layer=2, head=1)
         run = page.js("() => JSON.parse(JSON.stringify(gpt2np.run))")
@@ -95,9 +100,8 @@ def test_numbers_of_the_weights_are_those_of_the_functions(chromium, trace, tiny
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_directions_and_copying_of_the_chosen_head(chromium, trace, tiny, tmp_path):
-    gpt2np.view(trace, out=tmp_path / "page.html")
-    with visit(chromium, tmp_path / "page.html") as page:
+def test_directions_and_copying_of_the_chosen_head(chromium, path, tiny):
+    with visit(chromium, path) as page:
         for layer, head in ((2, 1), (0, 3)):
             page.show(panel="weights", layer=layer, head=head)
             rows = page.page.locator("table.directions tbody tr").all()
@@ -124,9 +128,8 @@ def test_without_its_model_the_page_says_what_is_missing(chromium, trace, tmp_pa
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_maps_of_composition_name_their_sides_and_their_scale(chromium, trace, tiny, tmp_path):
-    gpt2np.view(trace, out=tmp_path / "page.html")
-    with visit(chromium, tmp_path / "page.html") as page:
+def test_maps_of_composition_name_their_sides_and_their_scale(chromium, path, tiny):
+    with visit(chromium, path) as page:
         page.show(panel="weights", layer=2, head=1)
         most = max(float(np.nanmax(composition_scores(tiny, kind).array)) for kind in "qkv")
         assert f"{most:.3f}" in page.text(".composition-key")
@@ -150,9 +153,8 @@ def test_maps_of_composition_name_their_sides_and_their_scale(chromium, trace, t
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_parts_of_the_parameter_bars_are_named_in_a_legend(chromium, trace, tmp_path):
-    gpt2np.view(trace, out=tmp_path / "page.html")
-    with visit(chromium, tmp_path / "page.html") as page:
+def test_parts_of_the_parameter_bars_are_named_in_a_legend(chromium, path):
+    with visit(chromium, path) as page:
         page.show(panel="weights")
         legend = page.page.locator(".legend > span").all_inner_texts()
         assert legend == ["token embedding", "position embedding", "attention", "mlp", "norms"]
