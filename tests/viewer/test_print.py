@@ -206,7 +206,8 @@ def test_what_can_only_be_clicked_is_not_printed_but_said(sheets_of):
     assert "attention patterns of all 16 heads, layers down and heads across" in words
 
 
-@pytest.mark.parametrize("name", ["3", "250", "generation"])
+@pytest.mark.every(2)
+@pytest.mark.parametrize("name", ["250", "3", "generation"])
 def test_labels_can_be_read_and_nothing_is_wider_than_the_paper(chromium, pages, name):
     with visit(chromium, pages[0] / f"{name}.html", viewport={"width": 800, "height": 1100}) as page:
         page.js(PRINTING)
