@@ -88,12 +88,14 @@ def tiny64():
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    """A browser."""
-    from support.viewer_browser import browser
+def chromium(pytestconfig):
+    """A browser, without pages of the files before."""
+    from support.shared_browser import shared_browser
 
-    with browser() as running:
-        yield running
+    running = shared_browser(pytestconfig).start()
+    yield running
+    for context in running.contexts:
+        context.close()
 
 
 @pytest.fixture(scope="session")
@@ -104,3 +106,15 @@ def live_path(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("live") / "live.html"
     gpt2np.view(tiny, out=path)
     return path
+
+
+@pytest.fixture(scope="session")
+def long_run(tiny, tmp_path_factory):
+    """A trace of 250 tokens, and its page."""
+    import gpt2np
+
+    sentence = " It is a truth universally acknowledged, that a single man must be in want of a wife."
+    trace = tiny.trace((tiny.tokenizer.encode(sentence) * 12)[:250])
+    path = tmp_path_factory.mktemp("long") / "page.html"
+    gpt2np.view(trace, out=path)
+    return trace, path

@@ -143,7 +143,7 @@ def no_search(monkeypatch):
     monkeypatch.setattr(by_site, "FORMS", 1)  # the name of a mistake is not asked for here
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("what", RESULTS)
 def test_any_result_is_judged(name, what):
@@ -153,7 +153,7 @@ def test_any_result_is_judged(name, what):
     said(verdict)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("what", FUNCTIONS)
 def test_any_function_is_judged(name, what):

@@ -401,14 +401,24 @@ CUT = """() => [...document.querySelectorAll("main pre")].filter((pre) =>
 
 @in_a_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", FILES)
-def test_everybody_can_read_it(chromium, pages, name, width, scheme):
-    with Opened(chromium, pages / name, width, scheme) as page:
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_everybody_can_read_it_on_a_screen_and_on_paper(chromium, pages, name, scheme):
+    with Opened(chromium, pages / name, 1280, scheme) as page:
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(CONTRAST) == []
+            assert page.evaluate(UNREACHABLE) == []
+            assert page.evaluate(WIDE) == []
+        page.set_viewport_size({"width": 688, "height": 900})
+        page.emulate_media(media="print", color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 688
         assert page.evaluate(CONTRAST) == []
-        assert page.evaluate(UNREACHABLE) == []
-        assert page.evaluate(WIDE) == []
+        ink, paper = page.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        assert (ink, paper) == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")  # light, with nothing cut
+        assert page.evaluate(CUT) == []
 
 
 @in_a_browser
@@ -437,27 +447,12 @@ def test_frames_draw_what_is_in_them(chromium, pages, name):
 
 
 @in_a_browser
-@pytest.mark.parametrize("paper", ["A4", "Letter"])
 @pytest.mark.parametrize("name", ALL)
-def test_a_handout_prints_on_two_sheets(chromium, pages, name, paper):
+def test_a_handout_prints_on_two_sheets(chromium, pages, name):
     with Opened(chromium, pages / f"{name}-handout.html") as page:
-        printed = page.pdf(format=paper, print_background=True)
-        assert 1 <= len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= SHEETS
+        for paper in ("A4", "Letter"):
+            printed = page.pdf(format=paper, print_background=True)
+            assert 1 <= len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= SHEETS, paper
         page.emulate_media(media="print")
         size = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize) * 0.75")
         assert size >= 7.5  # points
-
-
-@in_a_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", FILES)
-def test_a_print_is_light_and_nothing_is_cut(chromium, pages, name, scheme):
-    with Opened(chromium, pages / name, 688, scheme) as page:
-        page.emulate_media(media="print", color_scheme=scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 688
-        assert page.evaluate(CONTRAST) == []
-        ink, paper = page.evaluate(
-            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-        )
-        assert (ink, paper) == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
-        assert page.evaluate(CUT) == []

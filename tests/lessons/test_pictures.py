@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from support.viewer_browser import FLAGS
 
 from gpt2np import lessons
 from gpt2np.errors import InputError
@@ -140,10 +139,7 @@ def test_tokens_are_shown_as_in_the_viewer(token, shown):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_the_viewer_draws_them(tmp_path):
-    from playwright.sync_api import sync_playwright
-    from support import needs
-
+def test_the_viewer_draws_them(chromium, tmp_path):
     pictures = [
         lessons.bars([0.75, 0.25], ["yes", " no"], "votes", percent=True, numbered=True),
         lessons.bars([-2.0, 1.0], ["a", "b"]),
@@ -155,30 +151,28 @@ def test_the_viewer_draws_them(tmp_path):
     page = tmp_path / "page.html"
     style = f"<style>{static('base.css')}</style>"
     page.write_text(f"<!doctype html><meta charset=utf-8>{style}{body}<script>{script}</script>", "utf-8")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=needs.chromium(), headless=True, args=FLAGS)
-        visit = chromium.new_page(color_scheme="light")
-        said = []
-        visit.on("console", lambda message: said.append(message.text))
-        visit.on("pageerror", lambda error: said.append(str(error)))
-        visit.goto(page.as_uri())
-        assert visit.evaluate("document.querySelectorAll('figure .bar .fill').length") == 4
-        assert visit.evaluate("[...document.querySelectorAll('.fill')].map(bar => bar.style.width)") == [
-            *("75%", "25%"),
-            *("66.6667%", "33.3333%"),
-        ]
-        starts = "[...document.querySelectorAll('.fill')].map(bar => bar.style.marginLeft)"
-        assert visit.evaluate(starts)[2:] == ["0%", "66.6667%"]
-        assert visit.evaluate("document.querySelectorAll('details table').length") == 2
-        cells = "[...document.querySelectorAll('figure > table td')].map(td => td.style.background)"
-        light = visit.evaluate(cells)
-        assert light[0] != light[2] != light[3]
-        assert "gradient" in light[1]  # no number
-        visit.emulate_media(color_scheme="dark")
-        visit.wait_for_function(f"light => {cells}.join() !== light.join()", arg=light)
-        visit.evaluate("dispatchEvent(new Event('beforeprint'))")
-        assert visit.evaluate(cells) == light
-        visit.evaluate("dispatchEvent(new Event('afterprint'))")
-        assert visit.evaluate(cells) != light
-        assert said == []
-        chromium.close()
+    visit = chromium.new_page(color_scheme="light")
+    said = []
+    visit.on("console", lambda message: said.append(message.text))
+    visit.on("pageerror", lambda error: said.append(str(error)))
+    visit.goto(page.as_uri())
+    assert visit.evaluate("document.querySelectorAll('figure .bar .fill').length") == 4
+    assert visit.evaluate("[...document.querySelectorAll('.fill')].map(bar => bar.style.width)") == [
+        *("75%", "25%"),
+        *("66.6667%", "33.3333%"),
+    ]
+    starts = "[...document.querySelectorAll('.fill')].map(bar => bar.style.marginLeft)"
+    assert visit.evaluate(starts)[2:] == ["0%", "66.6667%"]
+    assert visit.evaluate("document.querySelectorAll('details table').length") == 2
+    cells = "[...document.querySelectorAll('figure > table td')].map(td => td.style.background)"
+    light = visit.evaluate(cells)
+    assert light[0] != light[2] != light[3]
+    assert "gradient" in light[1]  # no number
+    visit.emulate_media(color_scheme="dark")
+    visit.wait_for_function(f"light => {cells}.join() !== light.join()", arg=light)
+    visit.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert visit.evaluate(cells) == light
+    visit.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert visit.evaluate(cells) != light
+    assert said == []
+    visit.close()

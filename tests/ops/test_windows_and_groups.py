@@ -69,6 +69,7 @@ def seen(n_query, n_key, window):
 SHAPES = [(1, 1), (1, 9), (5, 5), (3, 9), (130, 130), (7, 300), (300, 300)]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("group", [1, 2, 3, 6])
 @pytest.mark.parametrize(("n_query", "n_key"), SHAPES)

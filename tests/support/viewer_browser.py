@@ -1,4 +1,4 @@
-"""A browser for the viewer's tests: one a module, no network, every message of the console kept."""
+"""A browser for the viewer's tests: one for many files, no network, every message of the console kept."""
 
 import re
 import time
@@ -8,10 +8,20 @@ from support import needs
 
 from gpt2np.viewer import packing
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run --disable-quic"
+# Two pages for its address bar, which nobody sees, took as long as a page of ours in every new context.
+# The last such switch alone counts, so those behind the first two are what Playwright itself leaves out.
+NOT_NEEDED = (
+    "WebUIOmniboxPopup WebUIOmniboxAimPopup "
+    "AimEnabled AvoidCorsURLLoaderRestartOnRedirect AvoidUnnecessaryBeforeUnloadCheckSync "
+    "DestroyProfileOnBrowserClose HttpsFirstBalancedModeAutoEnable HttpsUpgrades LensOverlay MediaRouter "
+    "NetworkTimeServiceQuerying OptimizationHints PaintHolding PreconnectToSearch "
+    "ThirdPartyStoragePartitioning"
 ).split()
+FLAGS = [
+    *"--headless --no-sandbox --disable-gpu --disable-background-networking".split(),
+    *"--disable-component-update --disable-sync --no-first-run --disable-quic".split(),
+    f"--disable-features={','.join(NOT_NEEDED)}",
+]
 
 
 def data_of(html):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from support.random_model import random_model_with_text
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 
@@ -15,10 +15,10 @@ HEIGHT = "() => document.querySelector('.strips canvas').clientHeight"
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_strips_of_every_position(tiny, tmp_path):
+def test_strips_of_every_position(chromium, tiny, tmp_path):
     trace = tiny.trace(TEXT)
     gpt2np.view(trace, out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="map", layer=2, part="mlp.out", pos=9)
         assert page.text(".every-position summary") == "h.2.mlp.out at every position"
         page.js(OPEN)
@@ -53,10 +53,10 @@ def test_strips_of_every_position(tiny, tmp_path):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_a_long_text_shows_those_around_the_chosen_one(tmp_path):
+def test_a_long_text_shows_those_around_the_chosen_one(chromium, tmp_path):
     gpt2np.view(random_model_with_text(n_layer=1).trace(list(range(90))), out=tmp_path / "page.html")
     options = {"viewport": {"width": 390, "height": 844}}
-    with browser() as chromium, visit(chromium, tmp_path / "page.html", **options) as page:
+    with visit(chromium, tmp_path / "page.html", **options) as page:
         page.show(panel="map", part="resid_post", pos=50)
         page.js(OPEN)
         page.until("() => document.querySelector('.strips').clientHeight > 100")

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -70,21 +71,14 @@ def generated(tiny, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def long(tiny, tmp_path_factory):
-    ids = tiny.tokenizer.encode(TEXT)
-    trace = tiny.trace((ids * 23)[:250])
-    path = tmp_path_factory.mktemp("view") / "long.html"
-    gpt2np.view(trace, out=path)
-    return trace, path
-
-
 def saved(page, name, kind, folder):
-    page.page.wait_for_timeout(150)  # Chromium drops more than ten downloads a second
+    begun = time.monotonic()
     with page.page.expect_download() as started:
         page.page.get_by_role("button", name=f"save as {kind}: {name}", exact=True).click()
     path = folder / started.value.suggested_filename
     started.value.save_as(path)
+    used = 1000 * (time.monotonic() - begun)
+    page.page.wait_for_timeout(max(1, 150 - used))  # Chromium drops more than ten downloads a second
     return path
 
 
@@ -143,8 +137,8 @@ def test_what_is_touched_on_a_phone_is_large_enough(chromium, path):
             assert page.js(script) == [], panel
 
 
-def test_a_window_of_a_long_text_says_so_and_moves(chromium, long):
-    trace, path = long
+def test_a_window_of_a_long_text_says_so_and_moves(chromium, long_run):
+    trace, path = long_run
     with visit(chromium, path) as page:
         page.show(panel="attention", layer=1, head=2)
         assert page.text(".attention .window").startswith(
@@ -165,8 +159,8 @@ def test_a_window_of_a_long_text_says_so_and_moves(chromium, long):
         assert page.text(".attention .window").startswith("Positions 128 to 223 of 250")
 
 
-def test_the_left_of_the_map_is_a_window_with_the_first_and_the_chosen_token(chromium, long):
-    trace, path = long
+def test_the_left_of_the_map_is_a_window_with_the_first_and_the_chosen_token(chromium, long_run):
+    trace, path = long_run
     told = r"Left: positions (\d+) to (\d+) of 250, with the first one"
     with visit(chromium, path) as page:
         page.show(panel="map", layer=2, head=0)
@@ -249,8 +243,8 @@ def test_captions_can_be_read_alone(chromium, path):
         )
 
 
-def test_lines_of_the_residual_stream_are_named_without_touching(chromium, path, long):
-    for file, least in ((path, 3), (long[1], 3)):
+def test_lines_of_the_residual_stream_are_named_without_touching(chromium, path, long_run):
+    for file, least in ((path, 3), (long_run[1], 3)):
         with visit(chromium, file) as page:
             page.show(panel="residual", pos=2)
             for i in (0, 1):
@@ -279,8 +273,8 @@ def test_a_card_that_is_cut_says_so(chromium, path):
         assert not page.page.locator(".card .more").is_visible()
 
 
-def test_a_table_wider_than_its_place_says_what_is_beside_it(chromium, path, long):
-    with visit(chromium, long[1]) as page:
+def test_a_table_wider_than_its_place_says_what_is_beside_it(chromium, path, long_run):
+    with visit(chromium, long_run[1]) as page:
         page.show(panel="lens")
         said = page.text(".beside-table")
         assert re.match(r"← \d\d more; of 250 positions 202 to 249 are here", said)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.viewer_browser import browser, data_of, visit
+from support.viewer_browser import data_of, visit
 
 import gpt2np
 from gpt2np.generation.filters import penalize_presence, penalize_repetition
@@ -22,10 +22,10 @@ def number(text):
     return float(text.replace("−", "-"))
 
 
-def test_the_beams_that_lost_step_by_step(tiny, searched, tmp_path):
+def test_the_beams_that_lost_step_by_step(chromium, tiny, searched, tmp_path):
     gpt2np.view(searched, out=tmp_path / "p.html", show="generation")
     beams, n = searched.beams, searched.n_prompt
-    with browser() as chromium, visit(chromium, tmp_path / "p.html") as page:
+    with visit(chromium, tmp_path / "p.html") as page:
         texts = page.page.locator(".beams-left td.whole").all_inner_texts()
         assert len(texts) == len(beams.hypotheses) == 4
         scores = page.page.locator(".beams-left td:nth-child(2)").all_inner_texts()
@@ -50,21 +50,21 @@ def test_the_beams_that_lost_step_by_step(tiny, searched, tmp_path):
         assert "log-probabilities changed" in page.text(".penalized")
 
 
-def test_a_saved_search_says_that_the_others_are_gone(searched, tiny, tmp_path):
+def test_a_saved_search_says_that_the_others_are_gone(chromium, searched, tiny, tmp_path):
     searched.trace.save(tmp_path / "t.safetensors")
     opened = saved_generation(gpt2np.Trace.open(tmp_path / "t.safetensors", model=tiny))
     gpt2np.view(opened, out=tmp_path / "p.html", show="generation")
-    with browser() as chromium, visit(chromium, tmp_path / "p.html") as page:
+    with visit(chromium, tmp_path / "p.html") as page:
         assert "A file does not keep those that lost." in page.text("#panel-generation .lists")
 
 
-def test_what_penalties_changed(tiny, tmp_path):
+def test_what_penalties_changed(chromium, tiny, tmp_path):
     options = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2}
     done = tiny.generate(
         TEXT, max_new_tokens=8, temperature=0.8, seed=1, keep="*", ledger=True, **options
     ).finish()
     gpt2np.view(done, out=tmp_path / "p.html", show="generation")
-    with browser() as chromium, visit(chromium, tmp_path / "p.html") as page:
+    with visit(chromium, tmp_path / "p.html") as page:
         for i in (0, 3, 7):
             page.show(pos=done.n_prompt - 1 + i)
             context = done.token_ids[: done.n_prompt + i]

@@ -125,16 +125,22 @@ def test_a_click_or_the_keyboard_opens_a_step(chromium, tiny, tmp_path):
         assert not page.js("() => Boolean(document.activeElement.closest('tbody'))")
 
 
-@pytest.mark.parametrize("width", [390, 1024, 1280, 1920])
-def test_a_hundred_steps_scroll_within_their_box_which_says_so(chromium, tiny, tmp_path, width):
+@pytest.fixture(scope="module")
+def hundred(tiny, tmp_path_factory):
+    """A page of a hundred steps."""
     done = generated(tiny, 100, temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, seed=3)
+    return page_of(done, tmp_path_factory.mktemp("hundred"))
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1280, 1920])
+def test_a_hundred_steps_scroll_within_their_box_which_says_so(chromium, hundred, width):
     inside = """() => {
       const box = document.querySelector(".steps-box").getBoundingClientRect();
       const line = document.querySelector("tr.is-open").getBoundingClientRect();
       const head = document.querySelector(".steps thead").getBoundingClientRect();
       return line.top >= head.bottom - 1 && line.bottom <= box.bottom + 1;
     }"""
-    with visit(chromium, page_of(done, tmp_path), viewport={"width": width, "height": 844}) as page:
+    with visit(chromium, hundred, viewport={"width": width, "height": 844}) as page:
         assert "100 steps: the list scrolls." in page.text(".every-step")
         for step in (0, 99, 50, 57, 3):
             page.js("step => gpt2np.show({ step, pos: gpt2np.run.generation.steps[step].pos })", step)

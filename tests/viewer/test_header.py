@@ -31,11 +31,7 @@ def page_of(run, folder):
 
 
 @pytest.mark.parametrize("width", [390, 1024, 1280, 1920])
-def test_a_long_text_has_whole_rows_and_a_button_for_the_rest(chromium, tiny, tmp_path, width):
-    ids = tiny.tokenizer.encode(
-        " It is a truth universally acknowledged, that a single man must be in want of a wife."
-    )
-    path = page_of(tiny.trace((ids * 12)[:250]), tmp_path)
+def test_a_long_text_has_whole_rows_and_a_button_for_the_rest(chromium, long_run, width):
     cut = """() => {
       const ribbon = document.querySelector(".ribbon").getBoundingClientRect();
       return [...document.querySelectorAll(".word")].filter((word) => {
@@ -44,7 +40,7 @@ def test_a_long_text_has_whole_rows_and_a_button_for_the_rest(chromium, tiny, tm
         return !above && !below && (box.top < ribbon.top - 1 || box.bottom > ribbon.bottom + 1);
       }).length;
     }"""
-    with visit(chromium, path, viewport={"width": width, "height": 844}) as page:
+    with visit(chromium, long_run[1], viewport={"width": width, "height": 844}) as page:
         for pos in (249, 0, 120):
             page.show(pos=pos)
             page.page.wait_for_timeout(30)
@@ -123,12 +119,19 @@ def test_a_folder_is_called_by_its_last_part(chromium, tiny, tmp_path, name, sho
         assert page.page.locator("h1").get_attribute("title") == name
 
 
-@pytest.mark.parametrize("width", [1024, 1280, 1920])
-def test_ten_tabs_and_the_steppers_are_in_one_row(chromium, tiny, tmp_path, width):
+@pytest.fixture(scope="module")
+def with_every_tab(tiny, tmp_path_factory):
+    """A page with all panels, of a hundred steps."""
     options = {"max_new_tokens": 100, "temperature": 0.9, "seed": 1, "keep": "*", "ledger": True}
     done = tiny.generate("Elizabeth was", **options).finish()
-    gpt2np.view(done, out=tmp_path / "page.html", against="Mr. Darcy was")
-    with visit(chromium, tmp_path / "page.html", viewport={"width": width, "height": 800}) as page:
+    path = tmp_path_factory.mktemp("tabs") / "page.html"
+    gpt2np.view(done, out=path, against="Mr. Darcy was")
+    return path
+
+
+@pytest.mark.parametrize("width", [1024, 1280, 1920])
+def test_ten_tabs_and_the_steppers_are_in_one_row(chromium, with_every_tab, width):
+    with visit(chromium, with_every_tab, viewport={"width": width, "height": 800}) as page:
         assert page.page.locator("[role=tab]").count() == 10
         for tab in page.page.locator("[role=tab]").all():
             tab.click()

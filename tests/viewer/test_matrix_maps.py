@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.analysis.matrices import block_statistics, matrix
@@ -48,9 +48,9 @@ def test_what_does_not_fit_is_left_out_and_said(trace):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_a_matrix_is_drawn_when_its_box_is_clicked(trace, tiny, tmp_path):
+def test_a_matrix_is_drawn_when_its_box_is_clicked(chromium, trace, tiny, tmp_path):
     gpt2np.view(trace, out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="weights", layer=1)
         names = page.page.locator(".boxed code").all_inner_texts()
         assert names == ["W_E", "W_P", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out"]
@@ -80,13 +80,13 @@ def test_a_matrix_is_drawn_when_its_box_is_clicked(trace, tiny, tmp_path):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_colours_of_the_panel_follow_the_theme(trace, tmp_path):
+def test_colours_of_the_panel_follow_the_theme(chromium, trace, tmp_path):
     gpt2np.view(trace, out=tmp_path / "page.html")
     painted = (
         "() => [getComputedStyle(document.querySelector('.stack span')).backgroundColor, "
         "document.querySelector('.composed image').getAttribute('href')]"
     )
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="weights")
         light = page.js(painted)
         page.page.keyboard.press("t")

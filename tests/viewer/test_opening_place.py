@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import run
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.errors import InputError
@@ -81,41 +81,40 @@ def test_only_panels_that_this_page_has_are_listed(tiny, trace):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_the_page_opens_there_and_an_address_goes_elsewhere(trace, tmp_path):
+def test_the_page_opens_there_and_an_address_goes_elsewhere(chromium, trace, tmp_path):
     path = tmp_path / "page.html"
     gpt2np.view(trace, out=path, show="attention", layer=1, head=2, pos=3)
     asked = {"panel": "attention", "layer": 1, "head": 2, "pos": 3}
-    with browser() as chromium:
-        with visit(chromium, path) as page:
-            assert page.focus.items() >= asked.items()
-            assert page.page.locator("#panel-attention").is_visible()
-            page.page.keyboard.press("ArrowDown")
-            assert page.focus["layer"] == 2
-            page.page.reload()  # the address has what was chosen since
+    with visit(chromium, path) as page:
+        assert page.focus.items() >= asked.items()
+        assert page.page.locator("#panel-attention").is_visible()
+        page.page.keyboard.press("ArrowDown")
+        assert page.focus["layer"] == 2
+        page.page.reload()  # the address has what was chosen since
+        page.until("() => Boolean(window.gpt2np)")
+        assert page.focus.items() >= (asked | {"layer": 2}).items()
+        page.asked.pop()
+    gpt2np.view(trace, out=path, show="attention", layer=1, head=2, pos=3, big=True)
+    with visit(chromium, path) as page:
+        is_big = "() => document.documentElement.classList.contains('big')"
+        for address, big in (("panel=lens", True), ("tour", True), ("panel=lens&big=0", False)):
+            page.page.goto("about:blank")
+            page.page.goto(f"{path.as_uri()}#{address}")
             page.until("() => Boolean(window.gpt2np)")
-            assert page.focus.items() >= (asked | {"layer": 2}).items()
+            assert page.js(is_big) == big
             page.asked.pop()
-        gpt2np.view(trace, out=path, show="attention", layer=1, head=2, pos=3, big=True)
-        with visit(chromium, path) as page:
-            is_big = "() => document.documentElement.classList.contains('big')"
-            for address, big in (("panel=lens", True), ("tour", True), ("panel=lens&big=0", False)):
-                page.page.goto("about:blank")
-                page.page.goto(f"{path.as_uri()}#{address}")
-                page.until("() => Boolean(window.gpt2np)")
-                assert page.js(is_big) == big
-                page.asked.pop()
-            assert page.focus.items() >= (asked | {"panel": "lens"}).items()
-            page.page.keyboard.press("ArrowLeft")
-            assert "big=0" in page.page.url
-        frame = tmp_path / "frame.html"
-        shown = gpt2np.view(trace, show="attention", layer=1, pos=2, compact=True)
-        frame.write_text(f"<body>{shown._repr_html_()}", "utf-8")
-        opened = chromium.new_page()
-        opened.goto(frame.as_uri())
-        inner = opened.frames[1]
-        inner.wait_for_selector("#panel-attention")
-        assert inner.evaluate("() => gpt2np.focus.pos") == 2
-        assert inner.evaluate("() => gpt2np.focus.panel") == "attention"
+        assert page.focus.items() >= (asked | {"panel": "lens"}).items()
+        page.page.keyboard.press("ArrowLeft")
+        assert "big=0" in page.page.url
+    frame = tmp_path / "frame.html"
+    shown = gpt2np.view(trace, show="attention", layer=1, pos=2, compact=True)
+    frame.write_text(f"<body>{shown._repr_html_()}", "utf-8")
+    opened = chromium.new_page()
+    opened.goto(frame.as_uri())
+    inner = opened.frames[1]
+    inner.wait_for_selector("#panel-attention")
+    assert inner.evaluate("() => gpt2np.focus.pos") == 2
+    assert inner.evaluate("() => gpt2np.focus.panel") == "attention"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 from support import gemma2_checkpoint, gpt_neo_checkpoint, made_up
-from support.viewer_browser import browser, data_of, visit
+from support.viewer_browser import data_of, visit
 
 import gpt2np
 from gpt2np.analysis.attribution import attribution
@@ -83,10 +83,10 @@ def test_a_page_of_a_comparison():
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_every_panel_in_a_browser(generated, tmp_path):
+def test_every_panel_in_a_browser(chromium, generated, tmp_path):
     gpt2np.view(generated, out=tmp_path / "page.html")
     trace = generated.trace
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         for panel in PANELS:
             page.show(panel=panel)
             assert len(page.text(f"#panel-{panel}")) > 300
@@ -117,9 +117,9 @@ def test_every_panel_in_a_browser(generated, tmp_path):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_a_page_with_little_kept_in_a_browser(model, tmp_path):
+def test_a_page_with_little_kept_in_a_browser(chromium, model, tmp_path):
     gpt2np.view(model.trace(IDS, keep=["attn.k", "mlp.post"]), out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         for panel in PANELS:
             page.show(panel=panel)
         assert "not kept" in page.text("#panel-glossary")
@@ -152,10 +152,10 @@ def test_the_parts_of_gpt_neo(neo):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_the_window_in_a_browser(neo, tmp_path):
+def test_the_window_in_a_browser(chromium, neo, tmp_path):
     trace = neo.trace(IDS)
     gpt2np.view(trace, out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         for panel in PANELS:
             page.show(panel=panel)
             assert page.page.locator(f"#panel-{panel} .absent").count() == 0
@@ -188,9 +188,9 @@ def test_the_window_in_a_browser(neo, tmp_path):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_a_model_without_windows_says_nothing_of_them(tiny, tmp_path):
+def test_a_model_without_windows_says_nothing_of_them(chromium, tiny, tmp_path):
     gpt2np.view(tiny.trace("Elizabeth was"), out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="attention", layer=1, head=0)
         assert page.text("#panel-attention h3").startswith("Layer 1, head 0")
         assert "global" not in page.text("#panel-attention")
@@ -244,12 +244,9 @@ def test_notes_and_posters_tell_what_a_gemma_has_and_gpt2_has_not(gemma, tiny):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_a_gemma_in_a_browser(gemma, tmp_path):
+def test_a_gemma_in_a_browser(chromium, gemma, tmp_path):
     gpt2np.view(gemma.trace(IDS), out=tmp_path / "page.html")
-    with (
-        browser() as chromium,
-        visit(chromium, tmp_path / "page.html", viewport={"width": 390, "height": 844}) as page,
-    ):
+    with visit(chromium, tmp_path / "page.html", viewport={"width": 390, "height": 844}) as page:
         for panel in PANELS:
             page.show(panel=panel, layer=0, head=4, pos=8)
             assert page.page.locator(f"#panel-{panel} .absent").count() == 0

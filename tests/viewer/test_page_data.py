@@ -88,13 +88,25 @@ def test_javascript_decodes_what_python_packs(tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(STATIC.glob("*.js"))])
+MODULES = sorted(STATIC.glob("*.js"))
+PARSE = """
+import { readFileSync } from "node:fs";
+import { SourceTextModule } from "node:vm";
+for (const identifier of process.argv.slice(1))
+  new SourceTextModule(readFileSync(identifier, "utf8"), { identifier });
+"""
+
+
 @pytest.mark.needs("node")
-def test_every_module_is_javascript_and_short(name, tmp_path):
-    source = (STATIC / name).read_text("utf-8")
-    (tmp_path / "module.mjs").write_text(source)
-    done = subprocess.run(["node", "--check", tmp_path / "module.mjs"], capture_output=True, text=True)
+def test_every_module_is_javascript():
+    node = ["node", "--experimental-vm-modules", "--input-type=module", "-e", PARSE]
+    done = subprocess.run([*node, *MODULES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_every_module_is_short_and_writes_no_markup(path):
+    source = path.read_text("utf-8")
     assert len(source.splitlines()) <= 400
     assert "innerHTML" not in source
     assert "outerHTML" not in source

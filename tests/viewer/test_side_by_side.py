@@ -6,7 +6,7 @@ from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.command_line import run
 from support.paper import print_page, sheets
 from support.random_model import random_model
-from support.viewer_browser import browser, data_of, visit
+from support.viewer_browser import data_of, visit
 
 import gpt2np
 from gpt2np.analysis.two_prompts import (
@@ -18,7 +18,7 @@ from gpt2np.analysis.two_prompts import (
     stream_distance,
 )
 from gpt2np.errors import InputError
-from gpt2np.viewer.detail_levels import LEVELS, budget, layout, levels_within, page_bytes
+from gpt2np.viewer.detail_levels import LEVELS, layout
 from gpt2np.viewer.page_data import Data, sizes_of
 
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
@@ -71,9 +71,9 @@ def test_what_the_page_has_are_the_functions_numbers(tiny, runs, other):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_what_is_read_are_the_functions_numbers(runs, path, tmp_path):
+def test_what_is_read_are_the_functions_numbers(chromium, runs, path, tmp_path):
     trace, other = runs
-    with browser() as chromium, visit(chromium, path) as page:
+    with visit(chromium, path) as page:
         assert page.focus["panel"] == "against"
         words = page.page.locator(".both")
         assert words.count() == len(alignment(trace, other))
@@ -112,20 +112,25 @@ def test_what_is_read_are_the_functions_numbers(runs, path, tmp_path):
         assert page.focus["pos"] == 4
 
 
+@pytest.fixture(scope="module")
+def hostile(tiny, tmp_path_factory):
+    """The page of a long hostile text and a short one, and whether it has a column for their ends."""
+    one, two = tiny.trace(tiny.tokenizer.encode(f"日本 🙂 {HOSTILE} " * 8)[:200]), tiny.trace(HOSTILE)
+    path = tmp_path_factory.mktemp("hostile") / "p.html"
+    gpt2np.view(one, against=two, out=path)
+    return path, (199, len(two.token_ids) - 1) not in alignment(one, two)
+
+
 @pytest.mark.needs("playwright", "chromium")
-@pytest.mark.parametrize("size", [(390, 844), (1280, 900)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_hostile_and_long_texts_stay_text_and_in_the_page(tiny, tmp_path, size, scheme):
-    ids = tiny.tokenizer.encode(f"日本 🙂 {HOSTILE} " * 8)[:200]
-    gpt2np.view(tiny.trace(ids), against=tiny.trace(HOSTILE), out=tmp_path / "p.html")
+@pytest.mark.parametrize(("size", "scheme"), [((390, 844), "dark"), ((1280, 900), "light")])
+def test_hostile_and_long_texts_stay_text_and_in_the_page(chromium, hostile, size, scheme):
+    path, ends = hostile
     view = {"viewport": dict(zip(("width", "height"), size, strict=True)), "color_scheme": scheme}
-    with browser() as chromium, visit(chromium, tmp_path / "p.html", **view) as page:
+    with visit(chromium, path, **view) as page:
         assert page.js("() => document.documentElement.scrollWidth") <= size[0]
         assert page.js("() => document.querySelectorAll('img, #page script').length") == 0
         assert page.page.locator("#panel-against .absent").count() == 0
-        assert page.page.locator(".both.ends").count() == (
-            (199, len(tiny.tokenizer.encode(HOSTILE)) - 1) not in alignment(*tiny.trace([ids, HOSTILE]))
-        )
+        assert page.page.locator(".both.ends").count() == ends
         grid = page.page.locator(".apart-grid canvas").bounding_box()
         assert grid["width"] <= size[0]
         page.page.locator(".apart-grid canvas").click(position={"x": 65, "y": 30})
@@ -137,12 +142,12 @@ def test_hostile_and_long_texts_stay_text_and_in_the_page(tiny, tmp_path, size, 
 
 @pytest.mark.needs("playwright", "chromium")
 @pytest.mark.parametrize("kind", ["gpt_neo", "gemma2"])
-def test_other_architectures(kind, tmp_path):
+def test_other_architectures(chromium, kind, tmp_path):
     support = {"gpt_neo": gpt_neo_checkpoint, "gemma2": gemma2_checkpoint}[kind]
     model = gpt2np.load(support.write(tmp_path / "m"))
     trace, other = model.trace([5, 17, 17, 30, 2, 8, 3]), model.trace([5, 17, 30, 2, 9])
     gpt2np.view(trace, against=other, out=tmp_path / "p.html")
-    with browser() as chromium, visit(chromium, tmp_path / "p.html") as page:
+    with visit(chromium, tmp_path / "p.html") as page:
         assert page.page.locator("#panel-against .absent").count() == 0
         cells = [float(x) for x in page.page.locator(".attention-apart .grid button").all_inner_texts()]
         assert cells == pytest.approx(attention_difference(trace, other).array.ravel(), abs=0.0051)
@@ -155,35 +160,24 @@ def test_other_architectures(kind, tmp_path):
 
 @pytest.mark.needs("playwright", "chromium")
 @pytest.mark.needs("pdftotext")
-def test_it_prints(tiny, path, tmp_path):
+def test_it_prints(chromium, tiny, path, tmp_path):
     from viewer.test_print import WIDEST, squeezed
 
-    with browser() as chromium:
-        words = squeezed("".join(sheets(print_page(chromium, path))))
-        assert "Sidebyside" in words
-        for heading in (
-            "Wherethetwostreamspart",
-            "Headsthatlookelsewhere",
-            "Tokenswhoseprobabilitydiffersmost",
-        ):
-            assert heading in words
-        with visit(chromium, path, viewport={"width": 800, "height": 1100}) as page:
-            page.js("() => dispatchEvent(new Event('beforeprint'))")
-            assert page.js(WIDEST) <= 801
-            page.js("() => dispatchEvent(new Event('afterprint'))")
+    words = squeezed("".join(sheets(print_page(chromium, path))))
+    assert "Sidebyside" in words
+    for heading in (
+        "Wherethetwostreamspart",
+        "Headsthatlookelsewhere",
+        "Tokenswhoseprobabilitydiffersmost",
+    ):
+        assert heading in words
+    with visit(chromium, path, viewport={"width": 800, "height": 1100}) as page:
+        page.js("() => dispatchEvent(new Event('beforeprint'))")
+        assert page.js(WIDEST) <= 801
+        page.js("() => dispatchEvent(new Event('afterprint'))")
 
 
-@pytest.mark.timeout(500)
-def test_details_go_before_the_budget_does(runs):
-    model = random_model(dtype="float32", n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=300)
-    ids = np.random.default_rng(0).integers(0, 300, 30).tolist()
-    trace, other = model.trace(ids), model.trace(ids[:10] + ids[12:])
-    page = gpt2np.view(trace, against=other)
-    assert len(page.html.encode("utf-8")) <= budget(30) == 3_000_000
-    for n in (300, 1024):
-        sizes = sizes_of(trace, other)
-        longer = type(sizes)(sizes.config, n, 12, other=n - 1, columns=n)
-        assert page_bytes(longer, next(iter(levels_within(longer, budget(n))))) <= budget(n)
+def test_every_level_has_the_arrays_of_its_layout(runs):
     one, two = runs
     for level in (LEVELS[0], LEVELS[8], LEVELS[-1]):
         data = Data(one, one, level, two)
@@ -191,56 +185,54 @@ def test_details_go_before_the_budget_does(runs):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_without_its_model_the_page_has_what_it_can(runs, tmp_path):
+def test_without_its_model_the_page_has_what_it_can(chromium, runs, tmp_path):
     for name, trace in zip("ab", runs, strict=True):
         trace.save(tmp_path / f"{name}.safetensors")
     one, two = (gpt2np.Trace.open(tmp_path / f"{name}.safetensors") for name in "ab")
     gpt2np.view(one, against=two, out=tmp_path / "p.html")
-    with browser() as chromium, visit(chromium, tmp_path / "p.html") as page:
+    with visit(chromium, tmp_path / "p.html") as page:
         assert page.page.locator(".apart td").count() == 6 * 4
         assert "needs the model's weights" in page.text("#panel-against .absent")
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_an_edited_run_and_a_generation(tiny, tmp_path):
+def test_an_edited_run_and_a_generation(chromium, tiny, tmp_path):
     edited = tiny.trace(TEXT, edits={"h.1.attn.z": lambda z: z * 0})
     gpt2np.view(tiny.trace(TEXT), against=edited, out=tmp_path / "p.html")
     options = {"max_new_tokens": 4, "keep": "*", "ledger": True}
     done = [tiny.generate(text, **options).finish() for text in (TEXT, OTHER)]
     gpt2np.view(done[0], against=done[1], out=tmp_path / "g.html", show="generation")
-    with browser() as chromium:
-        with visit(chromium, tmp_path / "p.html") as page:
-            assert "The second run was edited: h.1.attn.z" in page.text("#panel-against")
-        with visit(chromium, tmp_path / "g.html") as page:
-            assert page.focus["panel"] == "generation"
-            page.show(panel="against")
-            shown = page.js("() => gpt2np.run.against.tokens")
-            assert shown == done[1].trace.tokens
+    with visit(chromium, tmp_path / "p.html") as page:
+        assert "The second run was edited: h.1.attn.z" in page.text("#panel-against")
+    with visit(chromium, tmp_path / "g.html") as page:
+        assert page.focus["panel"] == "generation"
+        page.show(panel="against")
+        shown = page.js("() => gpt2np.run.against.tokens")
+        assert shown == done[1].trace.tokens
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_it_opens_at_both_ends_and_says_where_nothing_differs(tiny, runs, tmp_path):
+def test_it_opens_at_both_ends_and_says_where_nothing_differs(chromium, tiny, runs, tmp_path):
     gpt2np.view(runs[0], against=f"{TEXT} not", out=tmp_path / "begins.html")
     gpt2np.view(runs[0], against=TEXT, out=tmp_path / "same.html")
     alike = "None differs here", "No head looks elsewhere", "the two streams are the same"
-    with browser() as chromium:
-        with visit(chromium, tmp_path / "begins.html") as page:
-            assert page.page.locator(".both.ends[aria-pressed=true]").count() == 1
-            assert not any(said in page.text("#panel-against") for said in alike)
-            assert "1 token has none beside it" in page.text("#panel-against .intro")
-            assert "Grey: a token that stands alone" in page.text(".apart")
-            found = page.js(
-                "() => { const { run } = gpt2np, last = run.against.columns.length - 1;"
-                " return Array.from({ length: run.L + 2 }, (_, i) => run.at('apart:stream', i, last)[1]); }"
-            )
-            most = int(np.argmax(found))
-            said = page.text(".apart > p >> nth=1")
-            assert ("than anywhere" in said) == (most in (0, len(found) - 1))
-            assert f"{max(found):.3g}" in said
-            page.page.locator(".both").nth(-3).click()
-            assert all(said in page.text("#panel-against") for said in alike)
-        with visit(chromium, tmp_path / "same.html") as page:
-            assert all(said in page.text("#panel-against") for said in alike)
+    with visit(chromium, tmp_path / "begins.html") as page:
+        assert page.page.locator(".both.ends[aria-pressed=true]").count() == 1
+        assert not any(said in page.text("#panel-against") for said in alike)
+        assert "1 token has none beside it" in page.text("#panel-against .intro")
+        assert "Grey: a token that stands alone" in page.text(".apart")
+        found = page.js(
+            "() => { const { run } = gpt2np, last = run.against.columns.length - 1;"
+            " return Array.from({ length: run.L + 2 }, (_, i) => run.at('apart:stream', i, last)[1]); }"
+        )
+        most = int(np.argmax(found))
+        said = page.text(".apart > p >> nth=1")
+        assert ("than anywhere" in said) == (most in (0, len(found) - 1))
+        assert f"{max(found):.3g}" in said
+        page.page.locator(".both").nth(-3).click()
+        assert all(said in page.text("#panel-against") for said in alike)
+    with visit(chromium, tmp_path / "same.html") as page:
+        assert all(said in page.text("#panel-against") for said in alike)
 
 
 def test_what_cannot_be_held_against_a_run(tiny, runs):

@@ -5,10 +5,11 @@ import re
 import numpy as np
 import pytest
 from support.random_model import random_model
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
-from gpt2np.viewer.detail_levels import budget
+from gpt2np.viewer.detail_levels import budget, levels_within, page_bytes
+from gpt2np.viewer.page_data import sizes_of
 
 SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}
 LONG = pytest.mark.slow
@@ -39,12 +40,24 @@ def test_a_page_is_within_the_budget(shown):
     assert 100_000 < path.stat().st_size <= MOST[len(trace.token_ids)] == budget(len(trace.token_ids))
 
 
+@pytest.mark.timeout(500)
+def test_two_texts_in_a_page_are_within_the_budget(small):
+    ids = np.random.default_rng(0).integers(0, 300, 30).tolist()
+    trace, other = small.trace(ids), small.trace(ids[:10] + ids[12:])
+    page = gpt2np.view(trace, against=other)
+    assert len(page.html.encode("utf-8")) <= budget(30) == MOST[30]
+    for n in (300, 1024):
+        sizes = sizes_of(trace, other)
+        longer = type(sizes)(sizes.config, n, 12, other=n - 1, columns=n)
+        assert page_bytes(longer, next(iter(levels_within(longer, budget(n))))) <= budget(n)
+
+
 @pytest.mark.needs("playwright", "chromium")
 @pytest.mark.timeout(500)
-def test_a_page_opens_and_everything_follows_what_is_chosen(shown):
+def test_a_page_opens_and_everything_follows_what_is_chosen(chromium, shown):
     trace, path = shown
     n = len(trace.token_ids)
-    with browser() as chromium, visit(chromium, path) as page:
+    with visit(chromium, path) as page:
         assert page.js("() => gpt2np.run.T") == n
         page.show(layer=3, head=5, pos=n - 2)
         for panel in PANELS:

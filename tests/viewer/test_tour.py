@@ -144,6 +144,7 @@ def test_the_bar_hides_nothing_at_the_foot_of_the_page(chromium, path, width):
 
 
 @pytest.mark.needs("pdftotext")
+@pytest.mark.every(2)
 @pytest.mark.parametrize("paper", PAPERS)
 def test_it_prints_as_a_handout_of_two_pages(chromium, path, paper):
     with visit(chromium, path) as page:

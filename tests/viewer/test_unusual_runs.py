@@ -13,8 +13,8 @@ pytestmark = pytest.mark.needs("playwright", "chromium")
 TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 PANELS = ["map", "attention", "lens", "contributions", "mlp", "residual", "generation", "glossary"]
 HARD = {
-    "script": "Elizabeth </script><script>document.title='hacked'</script> was",
-    "comment": "<!-- <script> --> ]]> &amp; &lt;b&gt; \"quoted\" 'too' `${1}` \\u0041",
+    "script": "Elizabeth </script><script>document.title='hacked'</script> was"
+    "<!-- <script> --> ]]> &amp; &lt;b&gt; \"quoted\" 'too' `${1}` \\u0041",
     "emoji": "Elizabeth 👩‍👩‍👧 was 🎉 happy",
     "rtl": "שלום עולם مرحبا \u202eabc\u202c",
     "lines": "one\ntwo\r\n\tthree  \u00a0four\u2028five",

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.viewer_browser import browser, visit
+from support.viewer_browser import visit
 
 import gpt2np
 from gpt2np.analysis.circuits import composition_scores, copying_scores, token_effects, token_scores
@@ -19,6 +19,13 @@ TEXT = "Elizabeth was not sorry that Mr. Darcy was"
 @pytest.fixture(scope="module")
 def trace(tiny):
     return tiny.trace(TEXT)
+
+
+@pytest.fixture(scope="module")
+def path(trace, tmp_path_factory):
+    path = tmp_path_factory.mktemp("view") / "page.html"
+    gpt2np.view(trace, out=path)
+    return path
 
 
 def test_every_part_of_the_document_has_a_note_with_its_source(trace, tiny):
@@ -47,10 +54,8 @@ def test_every_part_of_the_document_has_a_note_with_its_source(trace, tiny):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path):
-    path = tmp_path / "page.html"
-    gpt2np.view(trace, out=path)
-    with browser() as chromium, visit(chromium, path) as page:
+def test_numbers_of_the_weights_are_those_of_the_functions(chromium, path, trace, tiny):
+    with visit(chromium, path) as page:
         page.show(panel="weights", layer=2, head=1)
         run = page.js("() => JSON.parse(JSON.stringify(gpt2np.run))")
         ids = run["circuits"]["ids"]
@@ -95,9 +100,8 @@ def test_numbers_of_the_weights_are_those_of_the_functions(trace, tiny, tmp_path
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_directions_and_copying_of_the_chosen_head(trace, tiny, tmp_path):
-    gpt2np.view(trace, out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+def test_directions_and_copying_of_the_chosen_head(chromium, path, tiny):
+    with visit(chromium, path) as page:
         for layer, head in ((2, 1), (0, 3)):
             page.show(panel="weights", layer=layer, head=head)
             rows = page.page.locator("table.directions tbody tr").all()
@@ -114,19 +118,18 @@ def test_directions_and_copying_of_the_chosen_head(trace, tiny, tmp_path):
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_without_its_model_the_page_says_what_is_missing(trace, tmp_path):
+def test_without_its_model_the_page_says_what_is_missing(chromium, trace, tmp_path):
     trace.save(tmp_path / "t.safetensors")
     gpt2np.view(gpt2np.Trace.open(tmp_path / "t.safetensors"), out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+    with visit(chromium, tmp_path / "page.html") as page:
         page.show(panel="weights")
         assert "opened without its model" in page.text("#panel-weights .absent")
         assert "124,439,808" in page.text(".parameter-bars")
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_maps_of_composition_name_their_sides_and_their_scale(trace, tiny, tmp_path):
-    gpt2np.view(trace, out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+def test_maps_of_composition_name_their_sides_and_their_scale(chromium, path, tiny):
+    with visit(chromium, path) as page:
         page.show(panel="weights", layer=2, head=1)
         most = max(float(np.nanmax(composition_scores(tiny, kind).array)) for kind in "qkv")
         assert f"{most:.3f}" in page.text(".composition-key")
@@ -150,9 +153,8 @@ def test_maps_of_composition_name_their_sides_and_their_scale(trace, tiny, tmp_p
 
 
 @pytest.mark.needs("playwright", "chromium")
-def test_parts_of_the_parameter_bars_are_named_in_a_legend(trace, tmp_path):
-    gpt2np.view(trace, out=tmp_path / "page.html")
-    with browser() as chromium, visit(chromium, tmp_path / "page.html") as page:
+def test_parts_of_the_parameter_bars_are_named_in_a_legend(chromium, path):
+    with visit(chromium, path) as page:
         page.show(panel="weights")
         legend = page.page.locator(".legend > span").all_inner_texts()
         assert legend == ["token embedding", "position embedding", "attention", "mlp", "norms"]
