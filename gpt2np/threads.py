@@ -2,8 +2,8 @@
 
 A pass of many rows computes its pieces in threads of its own, and keeps BLAS at one thread meanwhile: two
 pools that spin for the same cores would take turns waiting for each other. So does a pass of very few rows
-where its products are cut into small ones (`ops/few_rows.py`). One of a few dozen rows, where handing over
-costs more than it gains, leaves the threads to BLAS, and one of a small model has BLAS compute on one
+where its products are cut into small ones (`ops/few_rows.py`). Passes in between, for which handing over
+costs more than it gains, leave the threads to BLAS, and one of a small model has BLAS compute on one
 thread: its products take microseconds, and a second thread that has to wait for a core takes milliseconds to
 come, so that a busy machine would be 6 to 40 times slower. Without `threadpoolctl`, which is what tells
 BLAS, BLAS keeps its threads and there are no others.
@@ -27,7 +27,9 @@ _Queue = queue.SimpleQueue[Callable[[], None] | None]
 # wake them for every product takes too long: those of BLAS wait awake. So it is on AMD and on Intel.
 MANY_ROWS = 224
 MANY_ROWS_OF_SMALL = 384  # with a small model, whose operations on fewer rows take microseconds
-FEW_ROWS = 32  # up to here, but not for one, products may be cut into small ones, of which BLAS shares none
+# Up to here, but not for one, products may be cut into small ones, of which BLAS shares none. More rows are
+# multiplied faster with a weight that BLAS copies; measured on one processor with such kernels.
+FEW_ROWS = 32
 # Numbers of a weight: 4 MB, which one core reads from its cache in less time than another takes to wake.
 SMALL_WEIGHT = 1 << 20
 _WITH_SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # what OpenBLAS calls those with AVX-512

@@ -4,7 +4,7 @@ import numpy as np
 
 from gpt2np.ops.blocks import Array, product_pieces, row_blocks
 from gpt2np.ops.caps import bend
-from gpt2np.ops.few_rows import LARGE_TABLE, MOST_ROWS, are_few, unembed_few
+from gpt2np.ops.few_rows import LARGE_TABLE, are_few, unembed_few
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow, widen
 from gpt2np.threads import each
 
@@ -38,7 +38,7 @@ def unembedding(x: Array, table: Array, *, out: Array) -> None:
         a, b, y = x[rows], table[columns], out[rows, columns]
         if is_narrow(b):
             multiply_narrow(a, b.T, y)
-        elif are_few(a, b, MOST_ROWS, LARGE_TABLE):
+        elif are_few(a, b, LARGE_TABLE):
             unembed_few(a, b, y)
         elif 1 < len(a) <= 8:  # one by one, as in `products.multiply`
             np.matmul(a[:, None], b.T, out=y[:, None])

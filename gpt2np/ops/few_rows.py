@@ -12,12 +12,11 @@ import itertools
 import numpy as np
 
 from gpt2np.ops.blocks import Array
-from gpt2np.threads import has_small_kernels
+from gpt2np.threads import FEW_ROWS, has_small_kernels
 
 # Numbers of a weight, or of a thread's part of it, and of the table of an unembedding: smaller ones are
 # quickly copied, and stay in a cache.
 LARGE, LARGE_TABLE = 1 << 18, 1 << 19
-MOST_ROWS = 32  # more are multiplied faster with a copied weight; measured on one such processor
 # Of the inner axis in one small product, the first that divides it: a larger one leaves fewer results to add,
 # a smaller one is the least that the kernels are fast with.
 _INNER = 128, 64
@@ -25,9 +24,9 @@ _PRODUCT = 10**6  # multiplications in one small product
 _RESULT = 1200  # numbers in the result of one, where the weight is transposed
 
 
-def are_few(x: Array, weight: Array, most: int, large: int) -> bool:
-    """Whether rows are multiplied faster in small products: so many at most, with so large a weight."""
-    return 1 < len(x) <= most and weight.size >= large and has_small_kernels()
+def are_few(x: Array, weight: Array, large: int) -> bool:
+    """Whether rows are multiplied faster in small products: those are few, and the weight is large."""
+    return 1 < len(x) <= FEW_ROWS and weight.size >= large and has_small_kernels()
 
 
 def multiply_few(x: Array, weight: Array, out: Array) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2np.ops.blocks import WHOLE, Array, product_pieces
-from gpt2np.ops.few_rows import LARGE, MOST_ROWS, are_few, multiply_few
+from gpt2np.ops.few_rows import LARGE, are_few, multiply_few
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow
 from gpt2np.tables import by_shape
 from gpt2np.threads import each
@@ -65,7 +65,7 @@ def multiply(x: Array, weight: Array, out: Array) -> None:
     """
     if is_narrow(weight):
         multiply_narrow(x, weight, out)
-    elif are_few(x, weight, MOST_ROWS, LARGE):
+    elif are_few(x, weight, LARGE):
         multiply_few(x, weight, out)
     elif 1 < len(x) <= 5 and weight.shape[1] > weight.shape[0]:
         np.matmul(x[:, None], weight, out=out[:, None])

@@ -162,7 +162,7 @@ class Pass:
         """
         config, n = self.config, len(sequence.token_ids)
         window = config.window(layer)
-        if (n == 1 and window is None) or self.swap is not None or self.timings is not None:
+        if (n == 1 and window is None) or not self.plain:
             return [None]
         if sequence.edits is not None:
             sites = config.architecture.sites.quadratic
@@ -381,10 +381,7 @@ class SequenceStep:
             out, placed = self.own(name, self._step.packed(name)), True
         else:
             out, placed = run.place_attention(full_name, kind, sequence, block)
-        if run.plain:
-            op(*inputs, out=out)
-        else:
-            run.run(full_name, op, inputs, out)
+        run.run(full_name, op, inputs, out)
         if has_rows or not (run.edited or full_name in (run.watched if placed else run.stored)):
             return out
         if sequence.edits is not None and block is None:
