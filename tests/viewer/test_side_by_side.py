@@ -122,7 +122,8 @@ def hostile(tiny, tmp_path_factory):
 
 
 @pytest.mark.needs("playwright", "chromium")
-@pytest.mark.parametrize(("size", "scheme"), [((390, 844), "dark"), ((1280, 900), "light")])
+@pytest.mark.parametrize("size", [(390, 844), (1280, 900)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hostile_and_long_texts_stay_text_and_in_the_page(chromium, hostile, size, scheme):
     path, ends = hostile
     view = {"viewport": dict(zip(("width", "height"), size, strict=True)), "color_scheme": scheme}
