@@ -23,10 +23,11 @@ from gpt2np.threads import checked, is_small, using
 from gpt2np.tracing.edits import EditsLike, compiled
 from gpt2np.tracing.keep import Keep, KeepLike
 from gpt2np.tracing.not_finite import not_finite
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.resume import Past
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.traced_run import Prompted, TraceOptions, traced_run
 

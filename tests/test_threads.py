@@ -22,7 +22,7 @@ from gpt2np.errors import InputError
 from gpt2np.ops import blocks, causal_blocks, causal_mask, embedding, few_rows, products, softmax
 from gpt2np.ops.causal_mask import QUERY_BLOCK
 from gpt2np.reference.precision import in_precision
-from gpt2np.tracing import step
+from gpt2np.tracing import packed_pass
 from gpt2np.tracing.plan import Plan
 
 LONG = 414  # more than three blocks of queries, and not a whole number of them
@@ -233,7 +233,7 @@ def test_threads_that_meet_where_memory_is_placed_write_into_the_same(model, mon
         keep = "resid_post" if call == "resid_post" else {"patterns": "resid_post", "dtype": "float16"}
         return threaded.trace(IDS, keep=keep)["h.1.resid_post"]
 
-    expected, array = run(), step.Scratch.array
+    expected, array = run(), packed_pass.Scratch.array
 
     def slow(self, name, *arguments, **options):
         found = array(self, name, *arguments, **options)
@@ -241,7 +241,7 @@ def test_threads_that_meet_where_memory_is_placed_write_into_the_same(model, mon
             time.sleep(0.01)
         return found
 
-    monkeypatch.setattr(step.Scratch, "array", slow)
+    monkeypatch.setattr(packed_pass.Scratch, "array", slow)
     np.testing.assert_array_equal(run(), expected)
 
 

@@ -145,8 +145,8 @@ _on_one_thread = functools.cache(functools.partial(gpt2np.load, threads=1))
 
 def run_passes(folder, prompts):
     """Run the packed passes of a shard, without logits, in a worker."""
+    from gpt2np.tracing.packed_pass import Pass, Sequence
     from gpt2np.tracing.scratch import Scratch
-    from gpt2np.tracing.step import Pass, Sequence
 
     model, scratch, none = _on_one_thread(folder), Scratch(), np.zeros(0, np.int64)
     stop = model.config.n_layer

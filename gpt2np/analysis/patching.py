@@ -24,10 +24,10 @@ from gpt2np.text.prompts import Prompt
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.lines import lines, matrix_of
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.scratch import Scratch
 from gpt2np.tracing.sites import Site
-from gpt2np.tracing.step import Pass
-from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from gpt2np.model import Model
 from gpt2np.ops import Array
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import stored_for
+from gpt2np.tracing.packed_pass import Pass, Sequence
 from gpt2np.tracing.plan import Entry
 from gpt2np.tracing.scratch import Scratch
-from gpt2np.tracing.step import Pass, Sequence
 
 
 @dataclass(frozen=True)

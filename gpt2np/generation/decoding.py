@@ -27,11 +27,12 @@ from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.edits import facts
 from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording, arena, with_bases
 from gpt2np.tracing.resume import fill, keep_from, known_positions
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.trace_metadata import run_metadata
 

@@ -12,9 +12,9 @@ from gpt2np.tables import counted, number
 from gpt2np.text.prompts import window_of
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.edits import Edits
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.scratch import Scratch
-from gpt2np.tracing.step import Pass
-from gpt2np.tracing.step import Sequence as PackedSequence
 
 if TYPE_CHECKING:
     from gpt2np.model import Model

@@ -20,11 +20,11 @@ from gpt2np.tables import counted
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import log_probabilities
 from gpt2np.tracing.keep import Keep
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording
 from gpt2np.tracing.resume import fill
-from gpt2np.tracing.step import Pass
-from gpt2np.tracing.step import Sequence as PackedSequence
 
 
 class KVCache:

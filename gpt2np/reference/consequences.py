@@ -11,8 +11,9 @@ from gpt2np.ops import Array
 from gpt2np.ops.readable_parameters import as_held
 from gpt2np.reference.error_measure import SUSPICIOUS, Measure, measure
 from gpt2np.tracing.derived import block_input, views_of
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 from gpt2np.tracing.trace import Trace
 
 

@@ -16,9 +16,10 @@ from gpt2np.reference.mistakes import At, Mistake
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import bases, block_input
 from gpt2np.tracing.lines import lines
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.sites import Site
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 from gpt2np.tracing.trace import Trace
 
 

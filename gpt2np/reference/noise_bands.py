@@ -20,9 +20,10 @@ from gpt2np.ops.readable_parameters import as_held
 from gpt2np.reference.precision import EPSILON, in_precision, rounded
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import Derived, bases
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.sites import Site
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 from gpt2np.tracing.trace import Trace
 
 BAND = 16.0  # times the noise; the largest error of a normal distribution's 10**9 numbers is 6 times it

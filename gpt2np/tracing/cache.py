@@ -18,8 +18,8 @@ Part = Callable[[Array, Any], Array]  # of an array that a step computes, with t
 class Cache:
     """Keys and values of every layer that later positions read.
 
-    Each array is [kv_head, d_head, length]: what a head reads lies together, in rows as long as the text,
-    which BLAS reads faster than rows of d_head numbers. All are copies of what the steps computed: part of no
+    Each array is [kv_head, length, d_head]: what a head reads lies together, and a new position is written
+    into a few whole lines of the processor's cache. All are copies of what the steps computed: part of no
     trace, of no file, and gone when the generation ends. Which sites are cached is the architecture's word.
     """
 
@@ -33,21 +33,21 @@ class Cache:
         end = past + len(values)
         for cached, part in self.sources.get(name, ()):
             rows = values if part is None else part(values, self.config)
-            self.arrays[cached][..., past:end] = rows.transpose(1, 2, 0)
+            self.arrays[cached][:, past:end] = rows.transpose(1, 0, 2)
 
     def write(self, name: str, past: int, rows: Array) -> None:
         """Copy keys or values [pos, kv_head, d_head] of the positions after `past`."""
-        self.arrays[name][..., past : past + len(rows)] = rows.transpose(1, 2, 0)
+        self.arrays[name][:, past : past + len(rows)] = rows.transpose(1, 0, 2)
 
     def so_far(self, name: str, length: int) -> Array:
         """Keys or values of the first positions: a view [pos, kv_head, d_head]."""
-        return self.arrays[name][..., :length].transpose(2, 0, 1)
+        return self.arrays[name][:, :length].transpose(1, 0, 2)
 
     def copy(self, length: int) -> "Cache":
         """Another cache with the same first positions."""
         other = Cache(self.config, self.length, next(iter(self.arrays.values())).dtype)
         for name, array in self.arrays.items():
-            other.arrays[name][..., :length] = array[..., :length]
+            other.arrays[name][:, :length] = array[:, :length]
         return other
 
 
@@ -58,7 +58,7 @@ def shapes(config: ModelConfig, length: int) -> dict[str, tuple[int, ...]]:
     for layer in range(config.n_layer):
         for name in config.architecture.cache:
             heads, width = (config.dims[axis] for axis in table[name].axis_names[1:])
-            found[table[name].full_name(layer)] = (heads, width, length)
+            found[table[name].full_name(layer)] = (heads, length, width)
     return found
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gpt2np.ops import Array
-from gpt2np.tracing.step import Pass
+from gpt2np.tracing.packed_pass import Pass
 
 
 def not_finite(run: Pass, result: Array) -> str | None:

@@ -54,7 +54,7 @@ def fill(recording: Recording, past: Past, n: int) -> None:
             (array[:, :n] if entry.site.quadratic else array[:n])[...] = 0
     if isinstance(past, Trace) and past.plan.keep.dtype == "float16":
         raise InputError("past: was kept in float16, which does not give the same tokens")
-    for name, (n_heads, width, _) in shapes(config, n).items():
+    for name, (n_heads, _, width) in shapes(config, n).items():
         try:
             rows = past[name]
         except UnknownSiteError as error:  # of another architecture

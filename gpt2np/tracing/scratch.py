@@ -14,20 +14,16 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, int], Array] = {}
-        self._rows: dict[tuple[str, int], Array] = {}  # the last of each, which decoding asks for again
-
-    def rows(self, name: str, n: int, row: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of n rows of this shape in the buffer of this name."""
-        key = name, threading.get_ident()
-        found = self._rows.get(key)
-        if found is None or len(found) != n or found.shape[1:] != row or found.dtype != dtype:
-            found = self._rows[key] = self.array(name, (n, *row), dtype)
-        return found
+        self._last: dict[tuple[str, int], Array] = {}  # of each, which the next layer asks for again
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], room_for: int = 0) -> Array:
         """An array of this shape in the buffer of this name, which is made with room for so many elements."""
-        size, key = math.prod(shape), (name, threading.get_ident())
-        buffer = self._buffers.get(key)
+        key = name, threading.get_ident()
+        found = self._last.get(key)
+        if found is not None and found.shape == shape and found.dtype == dtype:
+            return found
+        size, buffer = math.prod(shape), self._buffers.get(key)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
             buffer = self._buffers[key] = np.empty(max(size, room_for), dtype)
-        return buffer[:size].reshape(shape)
+        found = self._last[key] = buffer[:size].reshape(shape)
+        return found

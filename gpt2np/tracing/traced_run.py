@@ -12,10 +12,10 @@ from gpt2np import tensorfile
 from gpt2np.ops import Array
 from gpt2np.tracing.edits import Edits, EditsLike, facts
 from gpt2np.tracing.keep import Keep, KeepLike
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.recording import Recording, arena, arenas, with_bases
-from gpt2np.tracing.step import Pass
-from gpt2np.tracing.step import Sequence as PackedSequence
 from gpt2np.tracing.trace import Trace
 from gpt2np.tracing.trace_folder import trace_paths
 from gpt2np.tracing.trace_metadata import file_metadata, run_metadata

@@ -23,7 +23,7 @@ from gpt2np.analysis.heads import nearest_of_each, nearest_tokens, tokens_read
 from gpt2np.analysis.interventions import project, zero
 from gpt2np.capture import open_capture
 from gpt2np.tracing.lines import held_token_table
-from gpt2np.tracing.step import Pass, Sequence
+from gpt2np.tracing.packed_pass import Pass, Sequence
 
 TEXT, OTHER = "the on in er", "the in on er"  # as many tokens, in the vocabulary of `tiny_checkpoint`
 FIVE, NINE = 53, 57  # the ids of "5" and "9"

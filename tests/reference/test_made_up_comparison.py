@@ -18,7 +18,8 @@ from gpt2np.reference.placement import place
 from gpt2np.reference.precision import in_precision
 from gpt2np.reference.token_recovery import ids_in_dump
 from gpt2np.tracing.lines import lines
-from gpt2np.tracing.step import Pass, Sequence, Step
+from gpt2np.tracing.packed_pass import Pass, Sequence
+from gpt2np.tracing.step import Step
 
 IDS = [3, 1, 4, 1, 5, 92, 65, 35, 89, 79, 32, 38]  # longer than the window of 5
 STORED = [site.name for site in made_up.SITES if not site.derived]

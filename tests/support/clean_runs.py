@@ -12,7 +12,8 @@ from gpt2np.architectures.gpt2.forward import forward
 from gpt2np.loading import load
 from gpt2np.model import Model
 from gpt2np.ops import linear, mix, scaled_scores, unembedding
-from gpt2np.tracing.step import Pass, Sequence, Step
+from gpt2np.tracing.packed_pass import Pass, Sequence
+from gpt2np.tracing.step import Step
 
 
 @dataclass

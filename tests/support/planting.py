@@ -6,8 +6,9 @@ import numpy as np
 
 from gpt2np.reference.mistake_replay import Scope
 from gpt2np.reference.mistakes import At
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 
 
 @dataclass

@@ -25,8 +25,9 @@ from gpt2np.ops import (
     softmax as softmax_op,
 )
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.step import Pass, Step
-from gpt2np.tracing.step import Sequence as PackedSequence
+from gpt2np.tracing.packed_pass import Pass
+from gpt2np.tracing.packed_pass import Sequence as PackedSequence
+from gpt2np.tracing.step import Step
 from gpt2np.tracing.trace import Trace
 
 # What GPT-2 computes in each step: a mistake is told in terms of these operations and their inputs.
