@@ -219,7 +219,8 @@ class _Shared:
         """Whether this pass has the pool."""
         with self._lock:
             if not self._passes:
-                self._before = [(library, library.num_threads) for library in blas.lib_controllers]
+                now = [(library, library.num_threads) for library in blas.lib_controllers]
+                self._before = [(library, before) for library, before in now if before != n]
                 self._passes.add(this)
                 for library, _ in self._before:
                     library.set_num_threads(n)

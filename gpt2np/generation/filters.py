@@ -26,9 +26,9 @@ Filter = tuple[str, Callable[[Logits], Logits]]  # the option's name, and what i
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
     """Softmax in float64: exp(logit) over its sum; 0 where the logit is -inf."""
     weights = logits.astype(np.float64)
-    weights -= weights.max()
+    weights -= np.maximum.reduce(weights)
     np.exp(weights, out=weights)
-    weights /= weights.sum()
+    weights /= np.add.reduce(weights)
     return weights
 
 

@@ -18,9 +18,10 @@ Part = Callable[[Array, Any], Array]  # of an array that a step computes, with t
 class Cache:
     """Keys and values of every layer that later positions read.
 
-    Each array is [kv_head, length, d_head]: what a head reads lies together, and a new position is written
-    into a few whole lines of the processor's cache. All are copies of what the steps computed: part of no
-    trace, of no file, and gone when the generation ends. Which sites are cached is the architecture's word.
+    Each array is [pos, kv_head, d_head], a view of memory in which what one head reads lies together: a new
+    position is written into a few whole lines of the processor's cache. All are copies of what the steps
+    computed: part of no trace, of no file, and gone when the generation ends. Which sites are cached is the
+    architecture's word.
     """
 
     def __init__(self, config: ModelConfig, length: int, dtype: DTypeLike) -> None:
@@ -32,41 +33,43 @@ class Cache:
         """Copy what a step computed for the positions after `past`, if any of it is cached."""
         end = past + len(values)
         for cached, part in self.sources.get(name, ()):
-            rows = values if part is None else part(values, self.config)
-            self.arrays[cached][:, past:end] = rows.transpose(1, 0, 2)
+            self.arrays[cached][past:end] = values if part is None else part(values, self.config)
 
     def write(self, name: str, past: int, rows: Array) -> None:
         """Copy keys or values [pos, kv_head, d_head] of the positions after `past`."""
-        self.arrays[name][:, past : past + len(rows)] = rows.transpose(1, 0, 2)
+        self.arrays[name][past : past + len(rows)] = rows
 
     def so_far(self, name: str, length: int) -> Array:
         """Keys or values of the first positions: a view [pos, kv_head, d_head]."""
-        return self.arrays[name][:, :length].transpose(1, 0, 2)
+        return self.arrays[name][:length]
 
     def copy(self, length: int) -> "Cache":
         """Another cache with the same first positions."""
         other = Cache(self.config, self.length, next(iter(self.arrays.values())).dtype)
         for name, array in self.arrays.items():
-            other.arrays[name][:, :length] = array[:, :length]
+            other.arrays[name][:length] = array[:length]
         return other
 
 
-def shapes(config: ModelConfig, length: int) -> dict[str, tuple[int, ...]]:
+def shapes(config: ModelConfig, length: int) -> dict[str, tuple[int, int, int]]:
     """Full name and shape of every array of a cache."""
     table = config.architecture.sites
-    found: dict[str, tuple[int, ...]] = {}
+    found: dict[str, tuple[int, int, int]] = {}
     for layer in range(config.n_layer):
         for name in config.architecture.cache:
             heads, width = (config.dims[axis] for axis in table[name].axis_names[1:])
-            found[table[name].full_name(layer)] = (heads, length, width)
+            found[table[name].full_name(layer)] = (length, heads, width)
     return found
 
 
-def _in_one_block(shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> dict[str, Array]:
+def _in_one_block(shapes: dict[str, tuple[int, int, int]], dtype: np.dtype[Any]) -> dict[str, Array]:
     """Arrays of these shapes one behind the other: NumPy asks for huge pages only for large blocks."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     parts = np.split(np.empty(sum(sizes), dtype), np.cumsum(sizes)[:-1])
-    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return {
+        name: part.reshape(heads, length, width).swapaxes(0, 1)
+        for (name, (length, heads, width)), part in zip(shapes.items(), parts, strict=True)
+    }
 
 
 def cache_nbytes(config: ModelConfig, length: int, dtype: DTypeLike) -> int:

@@ -54,12 +54,12 @@ def fill(recording: Recording, past: Past, n: int) -> None:
             (array[:, :n] if entry.site.quadratic else array[:n])[...] = 0
     if isinstance(past, Trace) and past.plan.keep.dtype == "float16":
         raise InputError("past: was kept in float16, which does not give the same tokens")
-    for name, (n_heads, _, width) in shapes(config, n).items():
+    for name, (_, *row) in shapes(config, n).items():
         try:
             rows = past[name]
         except UnknownSiteError as error:  # of another architecture
             raise InputError(f"past: is of another model: {error}") from None
-        shape = (len(past.token_ids), n_heads, width)
+        shape = (len(past.token_ids), *row)
         if rows.shape != shape:
             raise InputError(f"past: {name} is {list(rows.shape)}, expected {list(shape)}")
         cache.write(name, 0, rows[:n])
