@@ -61,20 +61,31 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
     A packed pass writes those rows as one array. Where it cannot, because only some positions are kept or
     in another precision, there are none. With them, the plans share one block of memory.
     """
-    if len(plans) == 1 or not all(_whole(plan) for plan in plans):
+    first = plans[0]
+    if not all(_whole(plan) for plan in plans):
         return [arena(plan) for plan in plans], {}
+    if len(plans) == 1:
+        store = arena(first)
+        return [store], {e.name: store[e.name] for e in first.entries if not e.site.quadratic}
     stores: list[dict[str, Array]] = [{} for _ in plans]
-    together = {}
+    together, same = {}, all(plan is first for plan in plans)
     with _LOCK:
         block, offset = _block(sum(plan.nbytes for plan in plans)), 0
         for entries in zip(*(plan.entries for plan in plans), strict=True):
-            start = offset
-            for store, entry in zip(stores, entries, strict=True):
-                store[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
-                offset += entry.nbytes
+            start, (name, dtype, shape) = offset, (entries[0].name, entries[0].dtype, entries[0].shape)
+            offset += sum(entry.nbytes for entry in entries)
+            rows = block[start:offset].view(dtype)
+            if same:  # the arrays of a larger one
+                arrays = list(rows.reshape(len(plans), *shape))
+            else:
+                arrays, end = [], start
+                for entry in entries:
+                    arrays.append(np.ndarray(entry.shape, dtype, block, end))
+                    end += entry.nbytes
+            for store, array in zip(stores, arrays, strict=True):
+                store[name] = array
             if not entries[0].site.quadratic:
-                rows = block[start:offset].view(entries[0].dtype)
-                together[entries[0].name] = rows.reshape(-1, *entries[0].shape[1:])
+                together[name] = rows.reshape(-1, *shape[1:])
     return stores, together
 
 

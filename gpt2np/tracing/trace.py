@@ -395,6 +395,7 @@ class _Widened:
 
 
 def _read_only(array: Array) -> Array:
-    view = array.view()
-    view.setflags(write=False)
-    return view
+    if array.flags.writeable:
+        array = array.view()
+        array.setflags(write=False)
+    return array

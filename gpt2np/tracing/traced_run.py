@@ -84,6 +84,9 @@ def traced_run(
                 for path, plan, facts in zip(paths, plans, metadata, strict=True)
             ]
         last = _record(model, prompts, stores, together, timings, edits)
+    for store in stores:
+        for array in store.values():
+            array.setflags(write=False)
     return [
         Trace(prompt.plan, store, prompt.ids, facts, model, row, timings)
         for prompt, store, facts, row in zip(prompts, stores, metadata, last, strict=True)
