@@ -1,6 +1,5 @@
 """The errors, one class for each kind: a message says what is wrong, where, and what to do."""
 
-import difflib
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -97,6 +96,8 @@ def nearest(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
         >>> nearest("layer_3_q", ["layer_3_Q", "layer_3_K"])
         'layer_3_Q'
     """
+    import difflib  # only after a mistake
+
     folded: dict[str, str] = {}
     for name in known:
         folded.setdefault(name.casefold(), name)

@@ -8,8 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from gpt2np.errors import Gpt2npError, InputError, short
 from gpt2np.files import read_text
@@ -17,8 +16,7 @@ from gpt2np.files import read_text
 _MOST = 2**63 - 1  # of a whole number: what NumPy can hold
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """What a field may be; `absent` says that it may be missing as well."""
 
     expected: str

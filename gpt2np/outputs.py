@@ -7,7 +7,6 @@ writer's lock is gone, so the next one in that folder can tell what nobody will 
 import contextlib
 import io
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -180,6 +179,8 @@ def _lock(path: Path) -> int | None:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import sys
 import textwrap
 import unicodedata
@@ -16,11 +15,13 @@ WIDTH = 80  # at most
 
 def screen_width() -> int:
     """Columns to print in: those of the terminal, or of `$COLUMNS`, but 40 to 80."""
-    return max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+    return min(WIDTH, whole_width())
 
 
 def whole_width() -> int:
     """Columns for what does not end at 80: all those of the terminal."""
+    import shutil  # here, as no start needs it
+
     return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 

@@ -1,7 +1,6 @@
 """The weights of a model as one reads them, and a checkpoint with some of them replaced."""
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -133,6 +132,8 @@ def with_weights(checkpoint: "Checkpoint", changes: Mapping[str, Any], dtype: np
 
 def _checked(name: Any, value: Any, known: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]) -> Array:
     if not isinstance(name, str) or name not in known:
+        import difflib  # only after a mistake
+
         near = difflib.get_close_matches(name[:200] if isinstance(name, str) else "", known, 1)
         hint = f"; did you mean {short(near[0])}?" if near else "; model.weights has the names"
         raise InputError(f"with_weights: no weight is called {short(name)}{hint}")

@@ -6,9 +6,9 @@ post-processor out of tokenizer.json and does the rest as GPT-2 does; for other 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt2np.errors import MissingExtraError, TokenizerError, short
 from gpt2np.files import read_text
@@ -24,8 +24,7 @@ GPT2_TYPES = ("gpt2", "gpt_neo")  # model types whose tokenizer is of that class
 ANY_CLASS = (GPT2_CLASS, "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")  # say nothing else
 
 
-@dataclass(frozen=True)
-class TokenizerFolder:
+class TokenizerFolder(NamedTuple):
     """The files of one folder; an empty object for one that is missing."""
 
     folder: Path

@@ -5,9 +5,8 @@ They are in vocab.json and merges.txt, or, as transformers 5 saves them, both in
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gpt2np.errors import TokenizerError, short
 from gpt2np.files import read_json, read_text
@@ -27,8 +26,7 @@ def byte_characters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(NamedTuple):
     """Pieces to ids, pieces to ranks (256 bytes, then merges in file order), and what merges can make."""
 
     ids: dict[str, int]

@@ -106,8 +106,7 @@ class ModelConfig(Protocol):
         """A config from the keys of a `config.json`, and a note for each key that is not known."""
 
 
-@dataclass(frozen=True)
-class TrainingNaming:
+class TrainingNaming(NamedTuple):
     """How training scripts store a model: their modules are torch's own, and so are their matrices.
 
     `matrices` is a pattern of the weights that they store transposed, as torch's Linear [n_out, n_in];
@@ -130,8 +129,7 @@ class TrainingNaming:
     renamed: Callable[[Mapping[str, Array]], dict[str, Array] | None]
 
 
-@dataclass(frozen=True)
-class CheckpointNaming:
+class CheckpointNaming(NamedTuple):
     """How a checkpoint names its tensors: what else may be in it, and which tensors may be one.
 
     `prefix` stands before all names or before none, `layers` is what a layer's number follows. `buffers` is a
@@ -160,8 +158,7 @@ class Identity(NamedTuple):
     compute: Callable[[], tuple[Array, Array]]
 
 
-@dataclass(frozen=True)
-class Turns:
+class Turns(NamedTuple):
     """How a model was trained to be spoken with: what stands around each message of a conversation.
 
     A turn is the token `start`, the role and a new line, the message, the token `end` and a new line. `roles`
@@ -175,7 +172,7 @@ class Turns:
     template: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Architecture:
     """One kind of model: its config, its table of sites, its parameters and its forward pass.
 
