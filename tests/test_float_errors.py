@@ -178,6 +178,7 @@ def saved_dump(model, folder):
     return folder / "dump.npz"
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_same_whatever_the_caller_set(folder, tmp_path, call):
     found = []

@@ -395,7 +395,6 @@ class _Widened:
 
 
 def _read_only(array: Array) -> Array:
-    if array.flags.writeable:
-        array = array.view()
-        array.setflags(write=False)
-    return array
+    view = array.view() if array.flags.writeable else array
+    view.setflags(write=False)
+    return view

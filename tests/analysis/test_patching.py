@@ -65,6 +65,7 @@ def test_heads_equal_the_loop(model, runs, site):
     assert np.ptp(expected) > 0.1
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("site", BY_POSITION)
 @pytest.mark.parametrize("rows", [1024, 20, 1])
 def test_positions_equal_the_loop(model, runs, site, rows, monkeypatch):

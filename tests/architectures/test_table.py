@@ -18,6 +18,7 @@ def architecture(request, tmp_path_factory):
     return request.param, folder
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", ROWS)
 def test_a_cell(architecture, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -21,6 +21,7 @@ def seconds_of(plan, shard):
     return plan.tokens_run_of([shard]) * seconds_a_token(plan.model)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4, 9, 40])
 @pytest.mark.parametrize("positions", ["all", "first", "0:40"])
 def test_workers_have_shards_where_they_pay_off(tiny, seconds, positions):

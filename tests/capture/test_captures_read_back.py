@@ -33,6 +33,7 @@ def folder(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("positions", ["all", "last", "first", "1:9:3", "-3:"])
 @pytest.mark.parametrize("share", [True, False])
 def test_rows_are_those_of_a_trace_of_the_prompt_alone(tiny, tmp_path, positions, share):

@@ -351,6 +351,7 @@ def test_analyses_read_them(pair):
     close(*(neurons.neuron(model, 1, 3).reads for model in pair))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 8, 40])

@@ -150,6 +150,7 @@ def check(name, tmp_path, monkeypatch, moments, seed):
     return killed
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_at_random_moments(name, tmp_path, monkeypatch):
     assert check(name, tmp_path, monkeypatch, moments=2, seed=0) >= 1

@@ -53,6 +53,7 @@ VERBS = (
 ).split("|")
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_that_takes_a_text(capsys, tmp_path, verb):
     argv = argv_of(verb, tmp_path)

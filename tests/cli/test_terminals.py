@@ -223,6 +223,7 @@ def shell(line, **environment):
     return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [

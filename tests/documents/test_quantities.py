@@ -558,6 +558,7 @@ def pictures_marked(commands):
     return [pytest.param(command, marks=mark) if "--png" in command else command for command in commands]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("command", pictures_marked(COMMANDS))
 def test_commands(command, capsys, monkeypatch, tmp_path, tiny, trace):
     monkeypatch.chdir(tmp_path)

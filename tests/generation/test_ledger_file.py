@@ -69,6 +69,7 @@ WRONG = {
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name} {value!r:.30}" for name, value in CASES])
 def test_a_field_of_another_kind(rows, tmp_path, name, value):
     path = write(tmp_path / "g.jsonl", [rows[0] | {name: value}, *rows[1:]])

@@ -48,6 +48,7 @@ def test_a_short_text_in_one_pass(model):
         np.testing.assert_allclose(score.losses[1:], loss[:-1], rtol=1e-5)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("stride", [1, 2, 7, 8, 15, 16])
 @pytest.mark.parametrize("n", [15, 16, 17, 18, 31, 32, 33, 53])
 def test_windows_slide_as_defined(model, stride, n):

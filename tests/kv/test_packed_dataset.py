@@ -87,6 +87,7 @@ def test_each_file_is_what_the_prompt_gives_alone(model, sources, whole, suffix,
             assert one["probability"] == pytest.approx(other["probability"], rel=1e-4)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize(
     "kind",

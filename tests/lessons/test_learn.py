@@ -390,6 +390,7 @@ def test_what_does_not_belong_together_is_refused(capsys, argv, said, monkeypatc
     assert [path.name for path in Path().iterdir()] == ["3_attention.py"]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solutions_are_right(capsys, name):
     lesson = lesson_called(name)

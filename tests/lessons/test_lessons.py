@@ -34,6 +34,7 @@ def as_numbers(line):
     return NUMBER.sub("0", line), [float(text.replace(",", "")) for text in NUMBER.findall(line)]
 
 
+@pytest.mark.every(2)
 @each
 def test_a_lesson_runs_with_its_stubs_and_prints_what_it_should(path, tmp_path):
     done = run(path, tmp_path)
@@ -49,6 +50,7 @@ def test_a_lesson_runs_with_its_stubs_and_prints_what_it_should(path, tmp_path):
     assert told == [f"… {name}" for name, _ in exercises_of(path)]
 
 
+@pytest.mark.every(2)
 @each
 def test_a_lesson_is_solved_by_its_solutions(path, tmp_path):
     script = tmp_path / "solved.py"

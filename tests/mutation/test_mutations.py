@@ -59,6 +59,7 @@ def quiet():
         yield
 
 
+@pytest.mark.every(2)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", KINDS)
 def test_damaged_files_are_refused_or_right(request, folder, name):

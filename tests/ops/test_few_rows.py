@@ -13,7 +13,7 @@ def noise_of(x, weight):
     return 4 * np.finfo(np.float32).eps * (np.abs(x.astype(np.float64)) @ np.abs(weight.astype(np.float64)))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("n_rows", ROWS)
 @pytest.mark.parametrize(

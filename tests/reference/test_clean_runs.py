@@ -20,7 +20,7 @@ def alarm(seed, folder):
     return None if said == ("within-noise", None, None, ()) else f"seed {seed}, {run}: {said}"
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_no_false_alarm(tmp_path, way):

@@ -40,6 +40,7 @@ def stems(text: str) -> set[str]:
     return {stem(word) for word in re.findall(r"[A-Za-z]+", text)} - everyday
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("mistake", KNOWN, ids=lambda m: m.slug)
 def test_hints_ask_and_give_nothing_away(mistake):
     first, second = mistake.hints
@@ -61,6 +62,7 @@ def test_slugs_are_names_of_their_own():
     assert len({mistake.explanation for mistake in KNOWN}) == len(KNOWN)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("mistake", KNOWN, ids=lambda m: m.slug)
 def test_what_a_mistake_says(mistake):
     for text in (mistake.explanation, mistake.cure):

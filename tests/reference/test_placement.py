@@ -282,6 +282,7 @@ ROUND = [
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("name", "order"), ROUND, ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_every_order_of_axes_is_undone(name, order, dtype):

@@ -196,6 +196,7 @@ def test_check_raises_where_what_was_named_is_not_compared(tiny):
         found.check()
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("bos", [899, 0])
 @pytest.mark.parametrize("rows", [slice(None), slice(1, None), slice(0, -1)], ids=str)
 def test_other_tokens_show_in_logits_alone(model, bos, rows):

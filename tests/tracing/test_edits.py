@@ -167,6 +167,7 @@ def test_packed_equals_alone(model, name):
         np.testing.assert_allclose(model(ids, last=True, edits={name: double_late}), alone["logits"][-1])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", EDITABLE)
 @pytest.mark.parametrize("keep", ["*", "logits", None])
 def test_cached_equals_the_full_run(model, name, keep):
