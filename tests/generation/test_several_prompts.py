@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.differences import relative_error
 from support.random_model import random_model, random_model_with_text
 
+import gpt2np
 from gpt2np.errors import InputError
 from gpt2np.generation.options import Sampling
 
+WRITTEN = {"gpt_neo": gpt_neo_checkpoint, "gemma2": gemma2_checkpoint}
 PROMPTS = [[3, 14, 15, 9, 26], [7], [5, 35, 8, 9, 7, 9, 3, 2, 3]]
 
 
@@ -48,6 +51,21 @@ def test_same_text_alone_and_in_company(model, options, keep):
         assert_same(unstopped, model.generate(prompt, **options).finish())
     assert len({len(found.response.token_ids) for found in together}) > 1
     assert [found.prompt.token_ids for found in together] == PROMPTS
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "gemma2"])
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=len)
+def test_what_is_kept_changes_no_bit(kind, prompts, tmp_path):
+    model = random_model() if kind == "gpt2" else gpt2np.load(WRITTEN[kind].write(tmp_path))
+    whole = model.generate(prompts, max_new_tokens=8, eos=None, keep="*").finish()
+    unchanged = {"attn.scores": lambda scores: scores}
+    for keep in (["attn.z", "logits"], "resid_post", "attn.pattern"):
+        for edits in (None, unchanged):
+            some = model.generate(prompts, max_new_tokens=8, eos=None, keep=keep, edits=edits).finish()
+            for found, expected in zip(some, whole, strict=True):
+                assert found.token_ids == expected.token_ids
+                for name in found.trace.names():
+                    np.testing.assert_array_equal(found.trace[name], expected.trace[name], name)
 
 
 def test_a_finished_prompt_leaves_the_batch(model, monkeypatch):
