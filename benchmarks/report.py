@@ -71,8 +71,10 @@ def machine(results: dict) -> str:
 def scaling_part(results: dict, stem: str) -> list[str]:
     """Tables of the three series."""
     found = scaling.summary(results["scaling"], results["shape"])
+    machine = results["scaling"]["machine"]
     parts = [
         "## Scaling",
+        f"Measured on {machine['date'][:10]} with gpt2np {machine['gpt2np']}.",
         " ".join((scaling.__doc__ or "").split("\n\n", 1)[1].split()),
         f"![scaling]({stem}-scaling.png)",
     ]

@@ -70,6 +70,8 @@ def processor(results: dict) -> str:
 def publish(path: Path) -> Path:
     """Copy a run's results to where those of its processor stand; the file that was written.
 
+    A run that has not measured how costs scale keeps what the one before it has of that.
+
     Raises:
         ResultsError: they cannot be used, or mean nothing.
     """
@@ -78,6 +80,8 @@ def publish(path: Path) -> Path:
         raise ResultsError(f"{path}: is a trial at shape {found['shape']}, which means nothing")
     slug = re.sub(r"[^a-z0-9]+", "-", processor(found).lower()).strip("-")
     target = PUBLISHED / f"{slug}.json"
+    if "scaling" not in found and target.exists() and "scaling" in (before := read(target)):
+        found["scaling"] = before["scaling"]
     write(target, found)
     return target
 

@@ -395,6 +395,15 @@ def test_results_are_published_under_the_name_of_the_processor(tmp_path, monkeyp
     assert results.published() == {name: found}
 
 
+def test_a_run_without_scaling_keeps_what_there_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "PUBLISHED", tmp_path / "results")
+    scaled = {"machine": {"cpu": EXAMPLE["runs"][0]["machine"]["cpu"]}}
+    for run in (EXAMPLE | {"shape": "gpt2", "scaling": scaled}, EXAMPLE | {"shape": "gpt2"}):
+        results.write(tmp_path / "RESULTS.json", run)
+        path = results.publish(tmp_path / "RESULTS.json")
+        assert results.read(path)["scaling"] == scaled
+
+
 @pytest.mark.parametrize(("shape", "says"), [("tiny", "is a trial"), ("gpt2", "have no row")])
 def test_what_means_nothing_is_not_published(tmp_path, monkeypatch, shape, says):
     monkeypatch.setattr(results, "PUBLISHED", tmp_path / "results")
