@@ -33,8 +33,8 @@ class Step:
         self._parts: dict[str | int, Step] = {}
         # Results that lie where those of the last pass lay, and by which full name they are finished, if so.
         self._known: dict[str, tuple[Array, str | None]] = {}
-        self._rows: list[OneRowStep] = []
-        # The pass does not refer to its steps: the memory of a trace is to be free when nobody uses it.
+        self._only_mixes: bool | None = None  # what the pass says of this layer
+        # Nothing here refers to its steps: the memory of a pass is to be free when nobody uses it.
 
     def go_on(self, sequences: list[Sequence], last_only: bool) -> "Step":
         """The steps of the pass that follows: these, if every result is as large."""
@@ -80,10 +80,11 @@ class Step:
         """
         run = self.run
         assert self._layer is not None, "prompts meet in layers only"
-        if self._rows or run.only_mixes(self._layer):
-            self._rows = self._rows or [OneRowStep(self, i) for i in range(run.n_rows)]
-            for row in self._rows:
-                function(*inputs, row)
+        if self._only_mixes is None:
+            self._only_mixes = run.only_mixes(self._layer)
+        if self._only_mixes:
+            for sequence in run.sequences:
+                function(*inputs, OneRowStep(self, sequence, None))
             return
         parts = [
             SequenceStep(self, sequence, block)
@@ -212,38 +213,20 @@ class SequenceStep:
 
 
 class OneRowStep(SequenceStep):
-    """The same for one new row of a text whose keys and values are cached, where only its result is wanted.
+    """The same for one new row of a text with a cache, where nobody wants its scores and pattern."""
 
-    From pass to pass of a generation it stays, and the sequence that it is of is the next.
-    """
-
-    __slots__ = ("_n", "_own")
-
-    def __init__(self, step: Step, n: int) -> None:
-        super().__init__(step, step.run.sequences[n], None)
-        self._n, self._own = n, slice(n, n + 1)
-
-    def own(self, name: str, x: Array) -> Array:
-        """The row of this text: [1, head, d_head]."""
-        return x if self._is_all else x[self._own]
-
-    def all(self, name: str, x: Array) -> Array:
-        """What is cached of this text, up to its new row: [pos, kv_head, d_head]."""
-        sequence = self._step.run.sequences[self._n]
-        assert sequence.recording is not None, "a past must be recorded somewhere"
-        assert sequence.recording.cache is not None, "and be cached there"
-        return sequence.recording.cache.so_far(self._step.names(name).full, sequence.past + 1)
+    __slots__ = ()
 
     def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
         """Run one step of this row's attention."""
-        step = self._step
+        step, sequence = self._step, self._sequence
         kind, _, has_rows = step.names(name)
         if has_rows:
             out = self.own(name, step.packed(name))
         else:
-            run, sequence = step.run, step.run.sequences[self._n]
             assert sequence.recording is not None, "a past must be recorded somewhere"
-            n_head, longest = run.config.n_head, sequence.recording.plan.length
-            out = run.scratch.array(kind, (n_head, 1, sequence.past + 1), run.dtype, n_head * longest)
+            run, n_head = step.run, step.run.config.n_head
+            shape = n_head, 1, sequence.past + 1
+            out = run.scratch.array(kind, shape, run.dtype, n_head * sequence.recording.plan.length)
         op(*inputs, out=out)
         return out

@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -133,6 +134,20 @@ def test_cached_equals_uncached_and_traced_equals_untraced(model):
     assert model.generate(PROMPT, max_new_tokens=20).finish().token_ids == text
     assert model.generate(PROMPT, max_new_tokens=20, keep="*").finish().token_ids == text
     assert model.generate(PROMPT, max_new_tokens=20, keep="attn.z").finish().token_ids == text
+
+
+@pytest.mark.parametrize("keep", [None, "*", "attn.z"])
+def test_a_cache_is_free_when_the_text_is_finished(model, keep):
+    gc.disable()
+    try:
+        running = model.generate([PROMPT, PROMPT[1:]], max_new_tokens=5, keep=keep)
+        caches = [weakref.ref(row.recording.cache) for row in running._rows]
+        done = running.finish()
+        del running
+        assert [cache() for cache in caches] == [None, None]
+        assert len(done) == 2
+    finally:
+        gc.enable()
 
 
 # -- views of a finished generation -------------------------------------------------------------------
