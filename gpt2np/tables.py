@@ -20,7 +20,7 @@ def screen_width() -> int:
 
 def whole_width() -> int:
     """Columns for what does not end at 80: all those of the terminal."""
-    import shutil  # here, as no start needs it
+    import shutil  # only when something is printed
 
     return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
 

@@ -219,6 +219,7 @@ class _Shared:
         """Whether this pass has the pool."""
         with self._lock:
             if not self._passes:
+                # Only those that are changed will be restored: a token of a small model notices each call.
                 now = [(library, library.num_threads) for library in blas.lib_controllers]
                 self._before = [(library, before) for library, before in now if before != n]
                 self._passes.add(this)

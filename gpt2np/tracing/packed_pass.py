@@ -91,7 +91,7 @@ class Pass:
         self.one_row_each = start == len(self.sequences) and all(s.past for s in self.sequences)
         self.edited = any(s.edits is not None for s in self.sequences)
         recordings = [s.recording for s in self.sequences]
-        if recordings != self._recordings:
+        if recordings != self._recordings:  # who wants what; the taker is that of all passes
             self._recordings, there = recordings, [r for r in recordings if r is not None]
             self.watched = set().union(*(r.cached for r in there))  # handed on, wherever they lie
             self.watched |= set() if self.taker is None else {*self.taker.names}

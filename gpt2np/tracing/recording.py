@@ -58,8 +58,8 @@ def arena(plan: Plan) -> dict[str, Array]:
 def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]:
     """The arrays of each of several plans, and of each site the rows of all of them together.
 
-    A packed pass writes those rows as one array. Where it cannot, because only some positions are kept or
-    in another precision, there are none. With them, the plans share one block of memory.
+    A packed pass writes those rows as one array, also of a single plan. Where it cannot, because only some
+    positions are kept or in another precision, there are none. With them, plans share one block of memory.
     """
     first = plans[0]
     if not all(_whole(plan) for plan in plans):
@@ -75,7 +75,7 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
             start, (name, dtype, shape) = offset, (entries[0].name, entries[0].dtype, entries[0].shape)
             offset += sum(entry.nbytes for entry in entries)
             rows = block[start:offset].view(dtype)
-            if same:  # the arrays of a larger one
+            if same:  # where the others lie, too, but made faster
                 arrays = list(rows.reshape(len(plans), *shape))
             else:
                 arrays, end = [], start

@@ -31,7 +31,7 @@ class Step:
         self._packed: dict[str, tuple[Array, bool]] = {}
         self._names: dict[str, Names] = {}
         self._parts: dict[str | int, Step] = {}
-        # Results that lie where those of the last pass lay, and by which full name they are finished, if so.
+        # Of plain passes: results that lie where the last one's lay, and the full name to finish them by.
         self._known: dict[str, tuple[Array, str | None]] = {}
         self._only_mixes: bool | None = None  # what the pass says of this layer
         # Nothing here refers to its steps: the memory of a pass is to be free when nobody uses it.

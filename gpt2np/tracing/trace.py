@@ -395,6 +395,6 @@ class _Widened:
 
 
 def _read_only(array: Array) -> Array:
-    view = array.view() if array.flags.writeable else array
-    view.setflags(write=False)
-    return view
+    closed = array.view() if array.flags.writeable else array
+    closed.setflags(write=False)
+    return closed

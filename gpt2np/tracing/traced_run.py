@@ -84,7 +84,7 @@ def traced_run(
                 for path, plan, facts in zip(paths, plans, metadata, strict=True)
             ]
         last = _record(model, prompts, stores, together, timings, edits)
-    for store in stores:
+    for store in stores:  # nobody writes to them any more, and a trace need not make views of them
         for array in store.values():
             array.setflags(write=False)
     return [
