@@ -61,31 +61,23 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
     A packed pass writes those rows as one array, also of a single plan. Where it cannot, because only some
     positions are kept or in another precision, there are none. With them, plans share one block of memory.
     """
-    first = plans[0]
     if not all(_whole(plan) for plan in plans):
         return [arena(plan) for plan in plans], {}
     if len(plans) == 1:
-        store = arena(first)
-        return [store], {e.name: store[e.name] for e in first.entries if not e.site.quadratic}
+        store = arena(plans[0])
+        return [store], {e.name: store[e.name] for e in plans[0].entries if not e.site.quadratic}
     stores: list[dict[str, Array]] = [{} for _ in plans]
-    together, same = {}, all(plan is first for plan in plans)
+    together = {}
     with _LOCK:
         block, offset = _block(sum(plan.nbytes for plan in plans)), 0
         for entries in zip(*(plan.entries for plan in plans), strict=True):
-            start, (name, dtype, shape) = offset, (entries[0].name, entries[0].dtype, entries[0].shape)
-            offset += sum(entry.nbytes for entry in entries)
-            rows = block[start:offset].view(dtype)
-            if same:  # where the others lie, too, but made faster
-                arrays = list(rows.reshape(len(plans), *shape))
-            else:
-                arrays, end = [], start
-                for entry in entries:
-                    arrays.append(np.ndarray(entry.shape, dtype, block, end))
-                    end += entry.nbytes
-            for store, array in zip(stores, arrays, strict=True):
-                store[name] = array
+            start = offset
+            for store, entry in zip(stores, entries, strict=True):
+                store[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
+                offset += entry.nbytes
             if not entries[0].site.quadratic:
-                together[name] = rows.reshape(-1, *shape[1:])
+                rows = block[start:offset].view(entries[0].dtype)
+                together[entries[0].name] = rows.reshape(-1, *entries[0].shape[1:])
     return stores, together
 
 
