@@ -211,7 +211,9 @@ class Generation(Generic[_Finished]):
             tokenizer = self.model.usable_tokenizer
             begin = None if tokenizer is None else tokenizer.begin_id
             return self._sequence(row, window_of(row.ids, row.n - limit, row.n, begin), row.n - limit)
-        new = np.concatenate([row.ids[row.past : row.n], np.array(guess, np.int64)])
+        new = row.ids[row.past : row.n]
+        if guess:
+            new = np.concatenate([new, np.array(guess, np.int64)])
         return self._sequence(row, new, row.past, row.past, row.recording)
 
     def _sequence(

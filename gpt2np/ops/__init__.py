@@ -10,7 +10,7 @@ from gpt2np.ops.activations import ACTIVATIONS, erf, gelu_erf, gelu_tanh, relu, 
 from gpt2np.ops.attention import capped_scores, dot_scores, mix, scaled_scores, softmax
 from gpt2np.ops.blocks import Array
 from gpt2np.ops.caps import bend, capped
-from gpt2np.ops.causal_mask import causal_blocks, fill_beside, unseen
+from gpt2np.ops.causal_mask import causal_blocks, fill_beside, prompts_at_once, unseen
 from gpt2np.ops.embedding import add, capped_unembedding, lookup, scaled, unembedding
 from gpt2np.ops.norms import (
     LayerNorm,
@@ -50,6 +50,7 @@ __all__ = [
     "mix",
     "product",
     "project",
+    "prompts_at_once",
     "relu",
     "rms_norm",
     "root_mean_square",

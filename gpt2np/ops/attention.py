@@ -1,4 +1,8 @@
-"""Attention between positions: scores of queries and keys, softmax, and the mix of values."""
+"""Attention between positions: scores of queries and keys, softmax, and the mix of values.
+
+The shapes are those of one prompt. Several prompts of one length can be computed at once: their arrays have
+an axis more, in front.
+"""
 
 import numpy as np
 
@@ -40,39 +44,40 @@ def capped_scores(
 def _dot_products(
     q: Array, k: Array, out: Array, window: int | None, scale: float, cap: float | None = None
 ) -> None:
-    group = q.shape[1] // k.shape[1]
-    q, k = q.transpose(1, 0, 2), k.transpose(1, 2, 0)  # [head, query, d_head], [kv_head, d_head, key]
-    if out.shape[1] == group == 1 and window is None and cap is None:  # decoding: as few calls as will do
+    group = q.shape[-2] // k.shape[-2]
+    q = q.swapaxes(-3, -2)  # [head, query, d_head]
+    k = k.swapaxes(-3, -2).swapaxes(-2, -1)  # [kv_head, d_head, key]
+    if out.shape[-2] == group == 1 and window is None and cap is None:  # decoding: as few calls as will do
         np.matmul(q, k, out=out)
         np.multiply(out, scale, out=out)
         return
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
-        fill_beside(out[heads, queries], keys, -np.inf)
-        y = out[heads, queries, keys]
+        fill_beside(out[..., heads, queries, :], keys, -np.inf)
+        y = out[..., heads, queries, keys]
         if group == 1:
-            np.matmul(q[heads, queries], k[heads, :, keys], out=y)
+            np.matmul(q[..., heads, queries, :], k[..., heads, :, keys], out=y)
         else:
-            shared = k[_shared(heads, group), None, :, keys]
-            np.matmul(_grouped(q[heads, queries], group), shared, out=_grouped(y, group))
+            shared = k[..., _shared(heads, group), None, :, keys]
+            np.matmul(_grouped(q[..., heads, queries, :], group), shared, out=_grouped(y, group))
         if scale != 1.0:
             y *= scale
         if cap is not None:
             bend(y, cap)
-        n = y.shape[1]  # the last n keys are those of the queries themselves
+        n = y.shape[-2]  # the last n keys are those of the queries themselves
         if n > 1:
             np.copyto(y[..., -n:], -np.inf, where=future_of(n))
         if n > 1 and window is not None:  # the first keys are too far away for the last queries
-            n_far = max(0, y.shape[2] - window)
-            np.copyto(y[..., :n_far], -np.inf, where=outside_window(n, y.shape[2], window)[:, :n_far])
+            n_far = max(0, y.shape[-1] - window)
+            np.copyto(y[..., :n_far], -np.inf, where=outside_window(n, y.shape[-1], window)[:, :n_far])
 
-    each(some, causal_blocks(out.shape, out.dtype, window, group))
+    each(some, causal_blocks(out.shape[-3:], out.dtype, window, group))
 
 
 def _grouped(x: Array, group: int) -> Array:
     """[head, ...] -> [kv_head, head of the group, ...], a view."""
-    return x.reshape(-1, group, *x.shape[1:])
+    return x.reshape(*x.shape[:-3], -1, group, *x.shape[-2:])
 
 
 def _shared(heads: slice, group: int) -> slice:
@@ -92,16 +97,16 @@ def softmax(x: Array, *, out: Array) -> None:
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
-        future = x[heads, queries, keys.stop :]
+        future = x[..., heads, queries, keys.stop :]
         if future.size and future.max() != -np.inf:  # an experiment lets the future be seen
-            keys = slice(0, x.shape[2])
+            keys = slice(0, x.shape[-1])
         else:
             keys = _from_first_seen(x, block, -np.inf)
-        fill_beside(out[heads, queries], keys, 0.0)
-        _softmax(x[heads, queries, keys], out[heads, queries, keys])
+        fill_beside(out[..., heads, queries, :], keys, 0.0)
+        _softmax(x[..., heads, queries, keys], out[..., heads, queries, keys])
 
-    if out.ndim == 3 and out.shape[1] <= out.shape[2]:
-        each(some, causal_blocks(out.shape, out.dtype))
+    if out.ndim >= 3 and out.shape[-2] <= out.shape[-1]:
+        each(some, causal_blocks(out.shape[-3:], out.dtype))
     else:
         each(lambda rows: _softmax(x[rows], out[rows]), row_blocks(out))
 
@@ -114,9 +119,10 @@ def _is_one_query(x: Array, nothing: float) -> bool:
 def _from_first_seen(x: Array, block: CausalBlock, nothing: float) -> slice:
     """The keys of a block without the first ones, where they are before the window of all of its queries."""
     heads, queries, keys = block
-    if x[heads.start, queries.start, keys.start] != nothing:
+    x = x[..., heads, queries, keys]
+    if x.flat[0] != nothing:
         return keys
-    seen = (x[block] != nothing).any(axis=(0, 1))
+    seen = (x != nothing).any(axis=tuple(range(x.ndim - 1)))
     return slice(keys.start + int(seen.argmax()), keys.stop) if seen.any() else keys
 
 
@@ -132,24 +138,24 @@ def mix(pattern: Array, v: Array, *, out: Array) -> None:
     [head, query, key], [key, kv_head, d_head] -> [query, head, d_head]. With fewer value heads than query
     heads, neighbouring query heads share one.
     """
-    group = pattern.shape[0] // v.shape[1]
-    v, z = v.transpose(1, 0, 2), out.transpose(1, 0, 2)
+    group = pattern.shape[-3] // v.shape[-2]
+    v, z = v.swapaxes(-3, -2), out.swapaxes(-3, -2)
     if group == 1 and _is_one_query(pattern, 0.0):
         np.matmul(pattern, v, out=z)
         return
 
     def some(block: CausalBlock) -> None:
         heads, queries, keys = block
-        future = pattern[heads, queries, keys.stop :]
+        future = pattern[..., heads, queries, keys.stop :]
         if future.size and not (future.max() == 0.0 == future.min()):
-            keys = slice(0, pattern.shape[2])
+            keys = slice(0, pattern.shape[-1])
         else:
             keys = _from_first_seen(pattern, block, 0.0)
-        weights, y = pattern[heads, queries, keys], z[heads, queries]
+        weights, y = pattern[..., heads, queries, keys], z[..., heads, queries, :]
         if group == 1:
-            np.matmul(weights, v[heads, keys], out=y)
+            np.matmul(weights, v[..., heads, keys, :], out=y)
         else:
-            shared = v[_shared(heads, group), None, keys]
+            shared = v[..., _shared(heads, group), None, keys, :]
             np.matmul(_grouped(weights, group), shared, out=_grouped(y, group))
 
-    each(some, causal_blocks(pattern.shape, pattern.dtype, None, group))
+    each(some, causal_blocks(pattern.shape[-3:], pattern.dtype, None, group))

@@ -1,6 +1,7 @@
 """Which keys a query sees: its own and those before it, all or in a window; and the blocks of attention."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ def causal_blocks(
     if n_query == 1:
         return [(slice(0, n_head), slice(0, 1), slice(first_seen(n_key - 1, window), n_key))]
     return _causal_blocks(n_head, n_query, n_key, dtype.itemsize, window, group, shares())
+
+
+def prompts_at_once(shape: tuple[int, ...], dtype: np.dtype[Any], n: int) -> int:
+    """How many of n prompts with [head, query, key] of this shape are best attended to at once.
+
+    Of short prompts, it is the calls that take the time; others are cut in blocks, each by itself.
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    return 1 if n_bytes > SHARE_BYTES else min(BLOCK_BYTES // n_bytes, -(-n // shares()))
 
 
 @functools.lru_cache(64)

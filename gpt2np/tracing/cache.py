@@ -28,12 +28,21 @@ class Cache:
         self.config, self.length = config, length
         self.arrays = _in_one_block(shapes(config, length), np.dtype(dtype))
         self.sources = sources_of(config)  # by steps
+        # What each step computed last, and which of it goes where: a token later it lies in the same place.
+        self._last: dict[str, tuple[Array, list[tuple[Array, Array]]]] = {}
 
     def store(self, name: str, past: int, values: Array) -> None:
         """Copy what a step computed for the positions after `past`, if any of it is cached."""
+        last = self._last.get(name)
+        if last is None or last[0] is not values:
+            parts = [
+                (self.arrays[cached], values if part is None else part(values, self.config))
+                for cached, part in self.sources.get(name, ())
+            ]
+            last = self._last[name] = values, parts
         end = past + len(values)
-        for cached, part in self.sources.get(name, ()):
-            self.arrays[cached][past:end] = values if part is None else part(values, self.config)
+        for cached_array, rows in last[1]:
+            cached_array[past:end] = rows
 
     def write(self, name: str, past: int, rows: Array) -> None:
         """Copy keys or values [pos, kv_head, d_head] of the positions after `past`."""

@@ -4,6 +4,7 @@
 """
 
 import functools
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt2np.ops import Array, Norm, causal_blocks
+from gpt2np.ops import Array, Norm, causal_blocks, prompts_at_once
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.recording import Recording, Taker
@@ -37,6 +38,11 @@ class Sequence:
     def positions(self) -> Array:
         """Where in its text each new token stands."""
         return np.arange(self.past, self.past + len(self.token_ids))
+
+    @property
+    def has_past(self) -> bool:
+        """Whether earlier tokens are seen from here."""
+        return bool(self.past) or self.before is not None
 
     def edit(self, full_name: str, out: Array, n: int, norm: tuple[Array, Norm] | None = None) -> None:
         """Let the edits of this prompt replace a result, of which `out` has the last n positions."""
@@ -71,7 +77,7 @@ class Pass:
     stop_at_layer: int | None = None
     timings: dict[str, float] | None = None  # seconds of each step, by full name
     start: tuple[int, Array] | None = None  # the first block to run, and the residual stream that enters it
-    together: Mapping[str, Array] = field(default_factory=dict)  # where rows of all sequences are recorded
+    together: Mapping[str, Array] = field(default_factory=dict)  # where results of all sequences are recorded
     placing: threading.Lock = field(default_factory=threading.Lock)  # held while an array of all is placed
     # (full name, op) -> op to run
     swap: Callable[[str, Callable[..., None]], Callable[..., None]] | None = None
@@ -88,6 +94,7 @@ class Pass:
             sequence.rows = slice(start, start + len(sequence.token_ids))
             start = sequence.rows.stop
         self.n_rows = start
+        self.alone = len(self.sequences) == 1  # its rows are those of the pass
         self.one_row_each = start == len(self.sequences) and all(s.past for s in self.sequences)
         self.edited = any(s.edits is not None for s in self.sequences)
         recordings = [s.recording for s in self.sequences]
@@ -97,8 +104,8 @@ class Pass:
             self.watched |= set() if self.taker is None else {*self.taker.names}
             self.stored = self.watched.union(*(r.names for r in there))
         self.whole: Array | None = None  # the final rows, where logits are asked for of some of them only
-        self.token_ids = np.concatenate([s.token_ids for s in self.sequences])
-        self.positions = np.concatenate([s.positions for s in self.sequences])
+        self.token_ids = _joined([s.token_ids for s in self.sequences])
+        self.positions = _joined([s.positions for s in self.sequences])
 
     def go_on(self, sequences: list[Sequence], last_only: bool) -> bool:
         """Make this the pass that follows it; whether its steps can go on, as every result is as large."""
@@ -143,7 +150,7 @@ class Pass:
             return self.together[full_name], True
         n_rows = self.n_predicted if kind == "logits" else self.n_rows
         sequence = self.sequences[0]
-        if len(self.sequences) == 1 and sequence.recording is not None:
+        if self.alone and sequence.recording is not None:
             own = sequence.recording.rows(full_name, sequence.past, n_rows)
             if own is not None:
                 return own, True
@@ -174,6 +181,23 @@ class Pass:
         """All heads and queries of a sequence, and all keys."""
         n = len(sequence.token_ids)
         return AttentionBlock(slice(0, self.config.n_head), slice(0, n), slice(0, sequence.past + n))
+
+    def attended_at_once(self, layer: int) -> list[slice]:
+        """All sequences in order, in runs of which attention is computed at once: short ones of one length.
+
+        A sequence with a past is by itself. So is each where somebody looks at one step after another, or
+        where scores are not recorded side by side.
+        """
+        sites = self.config.architecture.sites.quadratic
+        wanted = {f"h.{layer}.{site}" for site in sites} & self.stored
+        alone = not self.plain or self.edited or not wanted <= self.together.keys()
+        runs, start, n_head = list[slice](), 0, self.config.n_head
+        for length, run in itertools.groupby(0 if s.has_past else len(s.token_ids) for s in self.sequences):
+            n = len(list(run))
+            most = 1 if alone or not length else prompts_at_once((n_head, length, length), self.dtype, n)
+            runs += [slice(i, min(i + most, start + n)) for i in range(start, start + n, most)]
+            start += n
+        return runs
 
     def attention_blocks(self, sequence: Sequence, layer: int) -> list[AttentionBlock | None]:
         """The heads and queries of a sequence in blocks that stay in cache from scores to results.
@@ -218,7 +242,12 @@ class Pass:
                 sequence.edit(full_name, out[rows], len(out[rows]), norm)
             recording = sequence.recording
             if recording is not None and full_name in recording.names and full_name not in self.together:
-                recording.write_rows(full_name, sequence.past, out[sequence.rows])
+                recording.write_rows(full_name, sequence.past, out if self.alone else out[sequence.rows])
+
+
+def _joined(arrays: list[Array]) -> Array:
+    """One array behind the other."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 @functools.lru_cache(16)

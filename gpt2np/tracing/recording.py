@@ -58,7 +58,8 @@ def arena(plan: Plan) -> dict[str, Array]:
 def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]:
     """The arrays of each of several plans, and of each site the rows of all of them together.
 
-    A packed pass writes those rows as one array, also of a single plan. Where it cannot, because only some
+    A packed pass writes those rows as one array, also of a single plan. Scores and patterns of several plans
+    of one length are one array, too: [prompt, head, query, key]. Where that cannot be, because only some
     positions are kept or in another precision, there are none. With them, plans share one block of memory.
     """
     if not all(_whole(plan) for plan in plans):
@@ -67,7 +68,7 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
         store = arena(plans[0])
         return [store], {e.name: store[e.name] for e in plans[0].entries if not e.site.quadratic}
     stores: list[dict[str, Array]] = [{} for _ in plans]
-    together = {}
+    together, one_length = {}, len({plan.length for plan in plans}) == 1
     with _LOCK:
         block, offset = _block(sum(plan.nbytes for plan in plans)), 0
         for entries in zip(*(plan.entries for plan in plans), strict=True):
@@ -75,9 +76,11 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
             for store, entry in zip(stores, entries, strict=True):
                 store[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
                 offset += entry.nbytes
+            name, shape, dtype = entries[0].name, entries[0].shape, entries[0].dtype
             if not entries[0].site.quadratic:
-                rows = block[start:offset].view(entries[0].dtype)
-                together[entries[0].name] = rows.reshape(-1, *entries[0].shape[1:])
+                together[name] = block[start:offset].view(dtype).reshape(-1, *shape[1:])
+            elif one_length:
+                together[name] = block[start:offset].view(dtype).reshape(-1, *shape)
     return stores, together
 
 

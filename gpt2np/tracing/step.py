@@ -76,7 +76,7 @@ class Step:
     def each_sequence(self, function: Callable[..., None], *inputs: Any) -> None:
         """Call `function(*inputs, sequence)` for the packed prompts, the only part in which positions meet.
 
-        Long prompts come in parts, several at a time.
+        Long prompts come in parts, several at a time; short ones of one length come together.
         """
         run = self.run
         assert self._layer is not None, "prompts meet in layers only"
@@ -86,16 +86,21 @@ class Step:
             for sequence in run.sequences:
                 function(*inputs, OneRowStep(self, sequence, None))
             return
-        parts = [
-            SequenceStep(self, sequence, block)
-            for sequence in run.sequences
-            for block in run.attention_blocks(sequence, self._layer)
-        ]
-        if len(parts) > len(run.sequences):
-            each(lambda part: function(*inputs, part), parts)
-        else:
+        parts, whole = list[SequenceStep](), True
+        for several in run.attended_at_once(self._layer):
+            sequence = run.sequences[several.start]
+            if several.stop - several.start > 1:
+                parts.append(EqualSequencesStep(self, several))
+                whole = False
+            else:
+                blocks = run.attention_blocks(sequence, self._layer)
+                parts += [SequenceStep(self, sequence, block) for block in blocks]
+                whole = whole and len(blocks) == 1
+        if whole:
             for part in parts:
                 function(*inputs, part)
+        else:
+            each(lambda part: function(*inputs, part), parts)
 
     def packed(self, name: str) -> Array:
         """The array of all sequences that `SequenceStep` has been filling in."""
@@ -160,15 +165,14 @@ class Step:
 class SequenceStep:
     """Runs the steps of attention for one sequence, or for some of its heads and queries."""
 
-    __slots__ = ("_block", "_is_all", "_sequence", "_step")
+    __slots__ = ("_block", "_sequence", "_step")
 
     def __init__(self, step: Step, sequence: Sequence, block: AttentionBlock | None) -> None:
         self._step, self._sequence, self._block = step, sequence, block
-        self._is_all = len(step.run.sequences) == 1  # the rows of the pass are those of the sequence
 
     def own(self, name: str, x: Array) -> Array:
         """The rows and heads of a site [pos, head, d_head] that are this part's own, as queries are."""
-        rows = x if self._is_all else x[self._sequence.rows]
+        rows = x if self._step.run.alone else x[self._sequence.rows]
         return rows if self._block is None else rows[self._block.queries, self._block.heads]
 
     def all(self, name: str, x: Array) -> Array:
@@ -182,7 +186,7 @@ class SequenceStep:
                 assert sequence.recording is not None, "a past must be recorded somewhere"
                 assert sequence.recording.cache is not None, "and be cached there"
                 x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
-        elif not self._is_all:
+        elif not step.run.alone:
             x = x[sequence.rows]
         if self._block is None:
             return x
@@ -209,6 +213,38 @@ class SequenceStep:
             recording.write_queries(full_name, sequence.past + queries.start, out, heads, keys)
         if taker is not None and full_name in taker.names:
             taker.queries(full_name, sequence.rows.start, block or run.whole_attention(sequence), out)
+        return out
+
+
+class EqualSequencesStep(SequenceStep):
+    """The same for several sequences of one length at once: every array has an axis of them in front."""
+
+    __slots__ = ("_several",)
+
+    def __init__(self, step: Step, several: slice) -> None:
+        super().__init__(step, step.run.sequences[several.start], None)
+        self._several = several
+
+    def own(self, name: str, x: Array) -> Array:
+        """Their rows of a site [pos, head, d_head], as [sequence, pos, head, d_head]."""
+        sequences = self._step.run.sequences[self._several]
+        rows = slice(sequences[0].rows.start, sequences[-1].rows.stop)
+        return x[rows].reshape(len(sequences), -1, *x.shape[1:])
+
+    all = own  # without a past
+
+    def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
+        """Run one step of their attention."""
+        run = self._step.run
+        kind, full_name, has_rows = self._step.names(name)
+        if has_rows:
+            out = self.own(name, self._step.packed(name))
+        elif full_name in run.together:
+            out = run.together[full_name][self._several]
+        else:
+            n, n_new = self._several.stop - self._several.start, len(self._sequence.token_ids)
+            out = run.scratch.array(kind, (n, run.config.n_head, n_new, n_new), run.dtype)
+        op(*inputs, out=out)
         return out
 
 
