@@ -6,6 +6,7 @@ from gpt2np.ops.blocks import Array, product_pieces, row_blocks
 from gpt2np.ops.caps import bend
 from gpt2np.ops.few_rows import LARGE_TABLE, are_few, unembed_few
 from gpt2np.ops.narrow_weights import is_narrow, multiply_narrow, widen
+from gpt2np.ops.products import is_one_row
 from gpt2np.threads import each
 
 
@@ -32,6 +33,9 @@ def scaled(x: Array, factor: float, *, out: Array) -> None:
 
 def unembedding(x: Array, table: Array, *, out: Array) -> None:
     """Dot product of each row with every row of the table: [pos, n_embd], [vocab, n_embd] -> [pos, vocab]."""
+    if is_one_row(x, table):
+        np.dot(x[0], table.T, out=out[0])
+        return
 
     def some(piece: tuple[slice, slice]) -> None:
         rows, columns = piece
