@@ -40,6 +40,18 @@ class Recorded(Protocol):
         """The model's parameters, which a trace read from a file may not have."""
 
 
+class Widened:
+    """What was recorded in float16 as float32, so that derived sites are computed in float32."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self.config, self.token_ids = recorded.config, recorded.token_ids
+        self.positions, self.parameters = recorded.positions, recorded.parameters
+        self._recorded = recorded
+
+    def __getitem__(self, name: str) -> Array:
+        return self._recorded[name].astype(np.float32)
+
+
 class Derived(NamedTuple):
     """How a derived site is computed: which stored sites it reads, and the function of a trace and a layer.
 

@@ -15,7 +15,7 @@ from gpt2np.ops import Array
 from gpt2np.outputs import check_kind, check_not_read
 from gpt2np.tables import counted
 from gpt2np.tracing.contract import ModelConfig
-from gpt2np.tracing.derived import log_probabilities, stored_for, top_k_tokens
+from gpt2np.tracing.derived import Widened, log_probabilities, stored_for, top_k_tokens
 from gpt2np.tracing.edits import told_of_edits
 from gpt2np.tracing.plan import Plan
 from gpt2np.tracing.replay import embedded, unembedded
@@ -62,6 +62,11 @@ class Trace:
         self._last_logits = last_logits
         self._source: Path | None = None  # the file that it was opened from
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, or out of a pickle, it can be written to no more than before."""
+        vars(self).update(state)
+        self._arrays = {name: _read_only(array) for name, array in self._arrays.items()}
+
     # -- looking things up ------------------------------------------------------------------------
 
     def __getitem__(self, key: str | tuple[str, int]) -> Array:
@@ -92,7 +97,7 @@ class Trace:
 
     def derive(self, site: str, layer: int | None) -> Array:
         """Compute a derived site, even if it is stored."""
-        source = _Widened(self) if self.plan.keep.dtype == "float16" else self
+        source = Widened(self) if self.plan.keep.dtype == "float16" else self
         with np.errstate(all="ignore"):
             return self.config.architecture.derived[site].compute(source, layer)
 
@@ -381,17 +386,6 @@ class Trace:
             f"{counted(len(self.token_ids), 'token')}, {counted(len(self), 'array')}, {self.nbytes:,} bytes"
         )
         return f"<Trace of {text!r}: {counts}{f'; edited: {self.edited}' if self.edited else ''}>"
-
-
-class _Widened:
-    """A float16 trace as float32, so that derived sites are computed in float32."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.config, self.token_ids, self.positions = trace.config, trace.token_ids, trace.positions
-        self.parameters, self._trace = trace.parameters, trace
-
-    def __getitem__(self, name: str) -> Array:
-        return self._trace[name].astype(np.float32)
 
 
 def _read_only(array: Array) -> Array:

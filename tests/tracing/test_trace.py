@@ -1,6 +1,8 @@
 """The trace: plan, lookup, keep, files, packed prompts."""
 
+import copy
 import gc
+import pickle
 import tracemalloc
 import weakref
 
@@ -114,12 +116,17 @@ def test_stack_is_a_view_of_the_arena(trace):
         trace.stack("logits")
 
 
-def test_arrays_are_read_only(trace):
+@pytest.mark.parametrize(
+    "made", [lambda t: t, copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))]
+)
+def test_arrays_are_read_only(trace, made):
+    found = made(trace)
     for key in ("h.0.attn.qkv", "h.0.attn.q", "probabilities", "h.1.attn.heads"):
+        np.testing.assert_array_equal(found[key], trace[key])
         with pytest.raises(ValueError, match="read-only"):
-            trace[key][...] = 0
+            found[key][...] = 0
     with pytest.raises(ValueError, match="read-only"):
-        trace.stack("attn.pattern")[...] = 0
+        found.stack("attn.pattern")[...] = 0
 
 
 def test_top_is_softmax_of_the_last_logits(trace, tiny):
