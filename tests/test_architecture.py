@@ -30,7 +30,7 @@ ORDER = {
     "text": """vocabulary added_tokens pipeline merges byte_level_bpe hf_tokenizers tokenizer_folder tokenizer
         chat prompts texts_of_model prompt_lists token_search""",
     "generation": """hf_arguments options filters sampling beam stopping generated saved_generation
-        ledger_file decoding scoring""",
+        ledger_file prompt_row decoding scoring""",
     "analysis": """named_array subjects positions_and_tokens plot layer_norms parameter_counts matrices
         low_rank products_of_heads circuits directions heads attribution paths lens neurons residual_stream
         site_values statistics baseline_notebook interventions losses pairs_of_rows two_prompts patching""",

@@ -6,73 +6,35 @@ ones, into one trace, and attention reads the keys and values of the past from t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt2np.errors import InputError, short
 from gpt2np.generation.beam import Beams, BeamSearch
-from gpt2np.generation.generated import Generated, Token
+from gpt2np.generation.generated import Token
 from gpt2np.generation.options import Options
-from gpt2np.generation.sampling import LedgerEntry, choose, draws
-from gpt2np.generation.saved_generation import generation_metadata
+from gpt2np.generation.prompt_row import Row, decoded, result_of, started
+from gpt2np.generation.sampling import LedgerEntry, choose
 from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.html_tables import text_block
 from gpt2np.ops import Array
 from gpt2np.tables import counted
 from gpt2np.text.prompts import Prompt, numbered, window_of
-from gpt2np.text.tokenizer import TextStream
 from gpt2np.tracing.cache import Cache
-from gpt2np.tracing.edits import facts
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.packed_pass import Pass
 from gpt2np.tracing.packed_pass import Sequence as PackedSequence
 from gpt2np.tracing.plan import Plan
-from gpt2np.tracing.recording import Recording, arena, with_bases
-from gpt2np.tracing.resume import fill, keep_from, known_positions
+from gpt2np.tracing.recording import Recording
+from gpt2np.tracing.resume import fill
 from gpt2np.tracing.step import Step
-from gpt2np.tracing.trace import Trace
-from gpt2np.tracing.trace_metadata import run_metadata
 
 if TYPE_CHECKING:
     from gpt2np.model import Model
 
 _Finished = TypeVar("_Finished")  # a Generated, or for several prompts a list of them
 LONGEST_NGRAM = 3  # prompt lookup: how many of the last tokens must have stood in the text before
-
-
-@dataclass
-class Row:
-    """One prompt on its way: the text so far, what is recorded of it, and why it stopped."""
-
-    index: int
-    ids: NDArray[np.int64]  # prompt and response, with room for all of it
-    n_prompt: int
-    n: int  # how many of ids are there
-    recording: Recording
-    plan: Plan | None  # what will be in the trace
-    draws: Iterator[float]
-    prompt_text: str
-    stream: TextStream | None
-    past: int = 0  # positions already run
-    held: str = ""  # text that may turn out to begin a stop string
-    text: str = ""  # the response so far
-    stopped_by: str | None = None
-    probabilities: list[float] = field(default_factory=list)
-    ledger: list[LedgerEntry] = field(default_factory=list)
-    beams: Beams | None = None
-
-    @property
-    def context(self) -> NDArray[np.int64]:
-        """The text so far, as ids."""
-        return self.ids[: self.n]
-
-    @property
-    def whole_text(self) -> str:
-        """Prompt and response so far."""
-        return self.prompt_text + self.text + self.held
 
 
 class Generation(Generic[_Finished]):
@@ -94,8 +56,8 @@ class Generation(Generic[_Finished]):
         self._rows: list[Row] = []
         for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             with numbered(i + 1, len(prompts)):
-                self._rows.append(self._row(i, prompt, seed))
-        self._tokens = self._beam_search() if options.sampling.num_beams > 1 else self._decode()
+                self._rows.append(started(model, options, i, prompt, seed))
+        self._tokens = _Loop(model, options, self._rows, several).tokens()
 
     def __iter__(self) -> Iterator[Token]:
         """The generation itself: each token is yielded once."""
@@ -139,49 +101,22 @@ class Generation(Generic[_Finished]):
         """Choose all remaining tokens; a `Generated`, or for several prompts a list of them."""
         for _ in self:
             pass
-        finished = [self._generated(row) for row in self._rows]
+        finished = [result_of(row, self.model, self.options) for row in self._rows]
         return cast(_Finished, finished if self._several else finished[0])
 
-    # -- setting up -------------------------------------------------------------------------------
 
-    def _row(self, index: int, prompt: Prompt, seed: int | None) -> Row:
-        model, o = self.model, self.options
-        config = model.config
-        ids = model.token_ids(prompt, limit=not o.slide, special=o.special)
-        n_positions = len(ids) + o.max_new_tokens - 1
-        if n_positions > config.n_positions and not o.slide:
-            raise InputError(
-                f"{counted(len(ids), 'prompt token')} and {counted(o.max_new_tokens, 'new one')} take "
-                f"{n_positions} positions (the last token is not run); the "
-                f"context of this model holds {config.n_positions} (on_overflow='slide' continues anyway)"
-            )
-        if n_positions > config.n_positions and o.keep is not None:
-            raise InputError(
-                f"a trace of {n_positions} positions does not fit into the context of {config.n_positions}"
-            )
-        capacity = min(n_positions, config.n_positions)
-        if isinstance(o.past, Trace):
-            o.past.check_model(model, "past")
-        past = 0 if o.past is None else known_positions(o.past, ids)
-        plan = None if o.keep is None else Plan(config, capacity, keep_from(o.keep, past), model.dtype.name)
-        wide = Plan(config, capacity, Keep(names=frozenset()), model.dtype.name)
-        if plan is not None:
-            wide = with_bases(plan) or plan
-        tokenizer = model.tokenizer if isinstance(prompt, str) else model.usable_tokenizer
-        stream = None if tokenizer is None else TextStream(tokenizer)
-        text = "".join(_decoded(stream, i) for i in ids)
-        if isinstance(prompt, str):
-            text = prompt
-            if stream is not None:
-                stream.finish()  # ids may end inside a character, which the response completes; a text not
-        room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
-        room[: len(ids)] = ids
-        recording = Recording(wide, arena(wide), Cache(config, capacity, model.dtype))
-        if o.past is not None:
-            fill(recording, o.past, past)
-        return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream, past)
+class _Loop:
+    """What chooses the tokens, and does not know the generation that holds it.
 
-    # -- decoding ---------------------------------------------------------------------------------
+    If it did, the two would hold each other, and so the memory of a generation that is left half-way.
+    """
+
+    def __init__(self, model: "Model", options: Options, rows: list[Row], several: bool) -> None:
+        self.model, self.options, self._rows, self._several = model, options, rows, several
+
+    def tokens(self) -> Iterator[Token]:
+        """The tokens of all prompts, as they are chosen."""
+        return self._beam_search() if self.options.sampling.num_beams > 1 else self._decode()
 
     def _decode(self) -> Iterator[Token]:
         """Greedy decoding or sampling, all prompts at once."""
@@ -269,7 +204,7 @@ class Generation(Generic[_Finished]):
         if token_id in o.stop_ids:
             row.stopped_by = "eos"
         else:
-            row.held += _decoded(row.stream, token_id)
+            row.held += decoded(row.stream, token_id)
             if row.n == len(row.ids):
                 row.stopped_by = "length"
         if row.stopped_by and row.stream is not None:
@@ -313,72 +248,6 @@ class Generation(Generic[_Finished]):
             for token_id in best[row.n_prompt :]:
                 yield self._append(row, token_id, float("nan"), None)
             row.stopped_by = row.stopped_by or "length"
-
-    # -- the result -------------------------------------------------------------------------------
-
-    def _generated(self, row: Row) -> Generated:
-        ids = row.context.tolist()
-        tokens = self.model.tokens(ids)
-        return Generated(
-            token_ids=ids,
-            tokens=tokens,
-            text=row.whole_text,
-            stopped_by=row.stopped_by or "interrupt",
-            trace=self._trace(row, tokens) if row.plan is not None and row.n > row.n_prompt else None,
-            n_prompt=row.n_prompt,
-            prompt_text=row.prompt_text,
-            probabilities=row.probabilities,
-            ledger=row.ledger,
-            sampling=self.options.sampling,
-            beams=row.beams,
-        )
-
-    def _trace(self, row: Row, tokens: list[str]) -> Trace:
-        """The recorded rows as a trace of the true length: views, unless most of the room was left over."""
-        assert row.plan is not None
-        *ids, last = row.context.tolist()
-        model, wide = self.model, row.recording.plan
-
-        def cut(plan: Plan) -> Plan:
-            return Plan(plan.config, len(ids), plan.keep, plan.dtype.name)
-
-        arrays = {}
-        for entry in cut(wide).entries:
-            array = row.recording.arrays[entry.name]
-            arrays[entry.name] = array[tuple(slice(n) for n in entry.shape)]
-        if cut(wide).nbytes < wide.nbytes / 2:
-            small = arena(cut(wide))
-            for name, array in small.items():
-                array[...] = arrays[name]
-            arrays = small
-        metadata = run_metadata(
-            cut(row.plan),
-            ids,
-            tokens[:-1],
-            prompt=row.prompt_text,
-            n_prompt=row.n_prompt,
-            generation=generation_metadata(
-                (last, tokens[-1]),
-                row.whole_text,
-                row.stopped_by or "interrupt",
-                row.probabilities,
-                self.options.sampling,
-            ),
-            **model.origin(),
-            **facts(self.options.edits),
-        )
-        trace = Trace(cut(wide), arrays, ids, metadata, model)
-        if wide is row.plan:
-            return trace
-        plan = cut(row.plan)
-        kept = Recording(plan, arena(plan))  # derived sites are stored in a second step
-        kept.copy(trace)
-        return Trace(plan, kept.arrays, ids, metadata, model)
-
-
-def _decoded(stream: TextStream | None, token_id: int) -> str:
-    """What a token adds to the text: `<464>` where the model has no vocabulary."""
-    return f"<{token_id}>" if stream is None else stream.push(token_id)
 
 
 def _continued(caches: list[Recording], parents: list[int], length: int) -> list[Recording]:

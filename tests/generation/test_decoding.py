@@ -150,6 +150,21 @@ def test_a_cache_is_free_when_the_text_is_finished(model, keep):
         gc.enable()
 
 
+@pytest.mark.parametrize("options", [{}, {"keep": "*"}, {"num_beams": 3}, {"lookup": 2}], ids=str)
+def test_a_generation_that_is_left_half_way_is_free(model, options):
+    gc.disable()
+    try:
+        for prompts in (PROMPT, [PROMPT, PROMPT[1:]]):
+            running = model.generate(prompts, max_new_tokens=9, eos=None, **options)
+            next(running)
+            next(running)
+            caches = [weakref.ref(row.recording.cache) for row in running._rows]
+            del running
+            assert {cache() for cache in caches} == {None}
+    finally:
+        gc.enable()
+
+
 # -- views of a finished generation -------------------------------------------------------------------
 
 
