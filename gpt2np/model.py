@@ -87,7 +87,7 @@ class Model(TextsOfModel):
         vars(model).update({key: value for key, value in vars(self).items() if key == "tokenizer"})
         return model
 
-    @property
+    @functools.cached_property
     def n_parameters(self) -> int:
         """Number of parameters; a tied unembedding counts once."""
         return sum(weight.size for weight in self.weights.held.values())

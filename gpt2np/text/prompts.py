@@ -94,6 +94,8 @@ def as_ids(prompt: Any) -> list[Any]:
 
 
 def _is_prompt(item: Any) -> bool:
+    if isinstance(item, int):  # what most are
+        return False
     return isinstance(item, str | list | tuple) or is_mapping(item) or np.ndim(item) > 0
 
 

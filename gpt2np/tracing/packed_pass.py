@@ -160,18 +160,19 @@ class Pass:
         self, full_name: str, kind: str, sequence: Sequence, block: AttentionBlock | None
     ) -> tuple[Array, bool]:
         """The same for a [head, query, key] array of a sequence, or for some of its heads and queries."""
-        past, recording, longest = sequence.past, sequence.recording, 0
+        past, recording, longest, n = sequence.past, sequence.recording, 0, len(sequence.token_ids)
         if recording is not None:
             longest = recording.plan.length
             if full_name in recording.arrays:
+                if block is None and recording.whole and n == longest:
+                    return recording.arrays[full_name], True
                 heads, queries, keys = block or self.whole_attention(sequence)
                 n_query = queries.stop - queries.start
                 own = recording.queries(full_name, past + queries.start, n_query, heads, keys)
                 if own is not None:
                     return own, True
         if block is None:
-            n_query = len(sequence.token_ids)
-            shape = self.config.n_head, n_query, past + n_query
+            shape = self.config.n_head, n, past + n
         else:
             heads, queries, keys = block
             shape = heads.stop - heads.start, queries.stop - queries.start, keys.stop - keys.start
@@ -188,6 +189,8 @@ class Pass:
         A sequence with a past is by itself. So is each where somebody looks at one step after another, or
         where scores are not recorded side by side.
         """
+        if self.alone:
+            return [slice(0, 1)]
         sites = self.config.architecture.sites.quadratic
         wanted = {f"h.{layer}.{site}" for site in sites} & self.stored
         alone = not self.plain or self.edited or not wanted <= self.together.keys()

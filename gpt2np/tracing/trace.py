@@ -389,6 +389,7 @@ class Trace:
 
 
 def _read_only(array: Array) -> Array:
-    closed = array.view() if array.flags.writeable else array
-    closed.setflags(write=False)
-    return closed
+    if array.flags.writeable:
+        array = array.view()
+        array.setflags(write=False)
+    return array
