@@ -1,7 +1,5 @@
 """The side of a trace that a run writes to: memory laid out by a plan, filled in row by row."""
 
-import sys
-import threading
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -9,15 +7,12 @@ import numpy as np
 
 from gpt2np.errors import TraceError
 from gpt2np.ops import Array, fill_beside
+from gpt2np.tracing import spare_memory
 from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.derived import Recorded, bases
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
 
-# The block of the last large trace. Memory that has been written before is written several times faster than
-# fresh pages, so the next trace takes the block over, unless anybody still holds an array that lies in it.
-_SPARE: list[Array] = []
-_LOCK = threading.Lock()
 _WORTH_SPARING = 1 << 20  # bytes; below this the system's own allocator is as quick
 
 
@@ -46,12 +41,10 @@ class Taker(Protocol):
 
 def arena(plan: Plan) -> dict[str, Array]:
     """The arrays of a plan, one behind the other in one block of memory."""
-    with _LOCK:
-        block = _block(plan.nbytes)
-        arrays, offset = {}, 0
-        for entry in plan.entries:
-            arrays[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
-            offset += entry.nbytes
+    block, offset, arrays = _block(plan.nbytes), 0, {}
+    for entry in plan.entries:
+        arrays[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
+        offset += entry.nbytes
     return arrays
 
 
@@ -69,18 +62,17 @@ def arenas(plans: list[Plan]) -> tuple[list[dict[str, Array]], dict[str, Array]]
         return [store], {e.name: store[e.name] for e in plans[0].entries if not e.site.quadratic}
     stores: list[dict[str, Array]] = [{} for _ in plans]
     together, one_length = {}, len({plan.length for plan in plans}) == 1
-    with _LOCK:
-        block, offset = _block(sum(plan.nbytes for plan in plans)), 0
-        for entries in zip(*(plan.entries for plan in plans), strict=True):
-            start = offset
-            for store, entry in zip(stores, entries, strict=True):
-                store[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
-                offset += entry.nbytes
-            name, shape, dtype = entries[0].name, entries[0].shape, entries[0].dtype
-            if not entries[0].site.quadratic:
-                together[name] = block[start:offset].view(dtype).reshape(-1, *shape[1:])
-            elif one_length:
-                together[name] = block[start:offset].view(dtype).reshape(-1, *shape)
+    block, offset = _block(sum(plan.nbytes for plan in plans)), 0
+    for entries in zip(*(plan.entries for plan in plans), strict=True):
+        start = offset
+        for store, entry in zip(stores, entries, strict=True):
+            store[entry.name] = np.ndarray(entry.shape, entry.dtype, block, offset)
+            offset += entry.nbytes
+        name, shape, dtype = entries[0].name, entries[0].shape, entries[0].dtype
+        if not entries[0].site.quadratic:
+            together[name] = block[start:offset].view(dtype).reshape(-1, *shape[1:])
+        elif one_length:
+            together[name] = block[start:offset].view(dtype).reshape(-1, *shape)
     return stores, together
 
 
@@ -90,20 +82,7 @@ def _whole(plan: Plan) -> bool:
 
 
 def _block(n_bytes: int) -> Array:
-    """At least so many bytes: the spare block if nobody uses it, else a new one."""
-    if n_bytes < _WORTH_SPARING:
-        return np.empty(n_bytes, np.uint8)
-    if _SPARE and _held_by_nobody_else(_SPARE):
-        if 0.9 * _SPARE[0].nbytes <= n_bytes <= _SPARE[0].nbytes:
-            return _SPARE[0]
-        _SPARE.clear()  # before its successor is made, so that the two never exist together
-    _SPARE[:] = [np.empty(n_bytes, np.uint8)]
-    return _SPARE[0]
-
-
-def _held_by_nobody_else(holder: list[Array]) -> bool:
-    """Whether the list is the only one that refers to its array; every view of the array would, too."""
-    return sys.getrefcount(holder[0]) == sys.getrefcount([np.empty(0)][0]) + 1
+    return np.empty(n_bytes, np.uint8) if n_bytes < _WORTH_SPARING else spare_memory.block(n_bytes)
 
 
 def with_bases(plan: Plan) -> Plan | None:

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from gpt2np.ops import Array
+from gpt2np.tracing import spare_memory
+
+_GIVEN_BACK = 1 << 25  # bytes; the allocator of glibc keeps what is smaller, as long as the process runs
 
 
 class Scratch:
@@ -24,6 +27,13 @@ class Scratch:
             return found
         size, buffer = math.prod(shape), self._buffers.get(key)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
-            buffer = self._buffers[key] = np.empty(max(size, room_for), dtype)
+            buffer = self._buffers[key] = _buffer(max(size, room_for), dtype)
         found = self._last[key] = buffer[:size].reshape(shape)
         return found
+
+
+def _buffer(size: int, dtype: np.dtype[Any]) -> Array:
+    n_bytes = size * dtype.itemsize
+    if n_bytes < _GIVEN_BACK:
+        return np.empty(size, dtype)
+    return spare_memory.block(n_bytes)[:n_bytes].view(dtype)
