@@ -13,7 +13,7 @@ import gpt2np
 from gpt2np.architectures.gpt2.sites import SITES
 from gpt2np.errors import TraceError
 from gpt2np.generation.sampling import choose, draws
-from gpt2np.tracing import recording
+from gpt2np.tracing import spare_memory
 
 PROMPT = [3, 14, 15, 9, 26]
 
@@ -322,7 +322,7 @@ def test_lookup_next_to_the_end_of_the_context_and_with_a_stop():
 def allocated():
     """A function: bytes that Python and NumPy hold now."""
     random_model(n_positions=8).generate(PROMPT, max_new_tokens=2, keep="*").finish()
-    recording._SPARE.clear()
+    spare_memory._blocks.clear()
     tracemalloc.start()
 
     def held() -> int:
