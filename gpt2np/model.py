@@ -360,7 +360,8 @@ class Model(TextsOfModel):
         self.checkpoint.check_unchanged()
         parameters = self._decoding_parameters if run.decodes else self._parameters
         quiet = np.errstate(all="ignore")
-        with quiet, using(self.threads, run.n_rows, own=self._narrow, small=self._small):
+        rows, apart = run.n_rows, not run.edited  # edits may be functions of the caller
+        with quiet, using(self.threads, rows, own=self._narrow, small=self._small, apart=apart):
             result = self.config.architecture.forward(parameters, self.config, step or Step(run))
             where = None if run.edited else not_finite(run, result)
         if where is not None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from gpt2np import processors
 from gpt2np.errors import InputError, whole_number
 
 _T = TypeVar("_T")
@@ -53,11 +54,14 @@ class Pool:
         self._pid = os.getpid()  # a forked child has no threads
         self._work: list[_Queue] = [queue.SimpleQueue() for _ in range(n - 1)]
         self._done: _Queue = queue.SimpleQueue()
+        self._ids = [0]  # of its threads, for the system; 0 is the caller
         try:
             for i, work in enumerate(self._work):
-                threading.Thread(
+                thread = threading.Thread(
                     target=_helper, args=(work, self._done), daemon=True, name=f"gpt2np {i}"
-                ).start()
+                )
+                thread.start()
+                self._ids.append(thread.native_id or 0)
         except RuntimeError:
             raise InputError(f"threads={n}: the system cannot start that many threads") from None
 
@@ -65,6 +69,17 @@ class Pool:
     def usable(self) -> bool:
         """Whether its threads belong to this process, and nobody was interrupted while they worked."""
         return self._pid == os.getpid()
+
+    def spread(self, found: list[int]) -> None:
+        """Keep its threads to processors of their own, where there are enough of them."""
+        if len(found) >= self.n:
+            for i, thread in enumerate(self._ids):
+                processors.keep(thread, found[i :: self.n])
+
+    def gather(self, found: list[int]) -> None:
+        """Let its threads run on all of these again."""
+        for thread in self._ids:
+            processors.keep(thread, found)
 
     def each(self, function: Callable[[_T], Any], pieces: list[_T]) -> None:
         """Call the function with every piece, several at a time; the first error is raised."""
@@ -132,11 +147,15 @@ def shares() -> int:
     return 1 if pool is None else pool.n
 
 
-def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) -> AbstractContextManager[None]:
+def using(
+    n: int | None, n_rows: int, own: bool = False, small: bool = False, apart: bool = False
+) -> AbstractContextManager[None]:
     """Run a pass of so many rows with n threads; None: with as many as BLAS has.
 
     `own`: with threads of our own however few the rows, as operations have work that is not BLAS'. `small`:
     with one thread where the rows are few, unless n says otherwise, as the weights are (`is_small`).
+    `apart`: with threads of our own on processors of their own. Not where functions of a caller run in the
+    pass: threads that those start would be kept to the same processors for good.
 
     Passes of several threads of the caller at once share the cores: the first has the pool.
     """
@@ -146,33 +165,42 @@ def using(n: int | None, n_rows: int, own: bool = False, small: bool = False) ->
     blas = _blas() if many or n is not None else None
     if blas is None:
         return nullcontext()
-    return _Running(blas, n or max(library.num_threads for library in blas.lib_controllers), many)
+    return _Running(blas, n or max(library.num_threads for library in blas.lib_controllers), many, apart)
 
 
 class _Running:
     """A pass with n threads: of our own, or else of BLAS."""
 
-    def __init__(self, blas: Any, n: int, many: bool) -> None:
-        self._blas, self._n, self._many = blas, n, many
+    def __init__(self, blas: Any, n: int, many: bool, apart: bool) -> None:
+        self._blas, self._n, self._many, self._apart = blas, n, many, apart
+        self._pool: Pool | None = None
+        self._processors: list[int] = []
 
     def __enter__(self) -> None:
         self._before = getattr(_current, "pool", None)
         try:
             n, many = self._n, self._many
             has_pool = _shared.enter(self, self._blas, 1 if many else n, many and n > 1)
-            _current.pool = _pool_of(n) if has_pool else None
+            self._pool = _current.pool = _pool_of(n) if has_pool else None
+            if self._pool is not None and self._apart:
+                self._processors = processors.of_this_thread()
+                self._pool.spread(self._processors)
         except BaseException:
             self.__exit__()
             raise
 
     def __exit__(self, *error: object) -> None:
         try:
-            _current.pool = self._before
-            _shared.leave(self)
+            self._leave()
         except BaseException:  # interrupted
-            _current.pool = self._before
-            _shared.leave(self)
+            self._leave()
             raise
+
+    def _leave(self) -> None:
+        _current.pool = self._before
+        if self._pool is not None and self._processors:
+            self._pool.gather(self._processors)
+        _shared.leave(self)
 
 
 def is_small(config: Any) -> bool:

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 
 # Each folder's files and folders, from the first that is read to the last. The package's own first.
 ORDER = {
-    "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile threads ops
+    "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile processors
+        threads ops
         tracing architectures checkpoints text generation model loading analysis export capture kv reference
         viewer lessons cli __main__""",
     "ops": """blocks few_rows narrow_weights readable_parameters causal_mask caps products norms activations

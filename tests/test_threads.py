@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 import types
@@ -168,6 +169,10 @@ def blas_threads():
     return [library.num_threads for library in threads._blas().lib_controllers]
 
 
+def allowed_processors():
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set()
+
+
 def test_callers_at_once_leave_blas_as_it_was(model):
     before, several = blas_threads(), [with_threads(model, n) for n in (1, 2, 3)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
@@ -201,7 +206,7 @@ def test_interrupts_at_random_moments_leave_nothing_behind(model):
     def interrupt(signal_number, frame):
         raise KeyboardInterrupt
 
-    kept = signal.signal(signal.SIGALRM, interrupt)
+    kept, allowed = signal.signal(signal.SIGALRM, interrupt), allowed_processors()
     try:
         for i in range(60):
             with contextlib.suppress(KeyboardInterrupt):
@@ -212,6 +217,7 @@ def test_interrupts_at_random_moments_leave_nothing_behind(model):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, kept)
     assert blas_threads() == before
+    assert allowed_processors() == allowed
     np.testing.assert_array_equal(threaded(IDS), expected)
     for _ in range(100):  # helpers of given-up pools come to their end
         gc.collect()
