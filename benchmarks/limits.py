@@ -1,4 +1,4 @@
-"""The machine's own limits, measured in the same run, and the least time that a piece of work could take."""
+"""The machine's own limits, measured in turn with the work, and the least time that it could take."""
 
 import statistics
 from collections.abc import Iterable
@@ -49,23 +49,22 @@ def least_seconds(counts: Iterable[Count], n_embd: int, limits: Limits) -> tuple
     return sum(total.values()), max(total, key=total.get)
 
 
-def saving_seconds(nbytes: int, sync: bool, limits: Limits) -> float | None:
+def saving_seconds(nbytes: int, sync: bool, limits: Limits) -> float:
     """What writing a file of so many bytes would take, until it is on the disk or until the system has it."""
-    rates = limits.get("disk")
-    return nbytes / rates["synced" if sync else "unsynced"] if rates else None
+    return nbytes / limits["disk"]["synced" if sync else "unsynced"]
 
 
-def gemm_job(config: Config, n_layer: int, rows: int) -> dict:
-    """The machine worker's job for one number of rows; many rows are not bound by what is in the cache."""
-    copies = min(n_layer, 12) if rows < 128 else 2
-    arguments = {"n_embd": config.n_embd, "n_mid": config.d_mlp, "vocab": config.vocab_size}
-    return {"work": "gemm", "arguments": arguments | {"rows": rows, "copies": copies}, "report": True}
+def job(config: Config, n_layer: int, rows: Iterable[int], shape: str, disk: bool = False) -> dict:
+    """The machine worker's job: GEMM at these numbers of rows, the memory, and the disk if it matters.
 
-
-def memory_job(kind: str, shape: str) -> dict:
-    """The machine worker's job for `memory` or `disk`: as many bytes as GPT-2 small's weights, of which no
-    cache holds much; few where figures mean nothing."""
-    return {"work": kind, "arguments": {"nbytes": 1 << (29 if shape == "gpt2" else 22)}, "report": True}
+    Many rows are not bound by what is in the cache. Memory and disk move as many bytes as GPT-2 small's
+    weights, of which no cache holds much; few where figures mean nothing.
+    """
+    sizes = {"n_embd": config.n_embd, "n_mid": config.d_mlp, "vocab": config.vocab_size}
+    copies = {n: min(n_layer, 12) if n < 128 else 2 for n in sorted(set(rows))}
+    gemm = [sizes | {"rows": n, "copies": copies[n]} for n in copies]
+    nbytes = 1 << (29 if shape == "gpt2" else 22)
+    return {"work": "rates", "arguments": {"gemm": gemm, "nbytes": nbytes, "disk": disk}, "report": True}
 
 
 def pooled(samples: list[Limits]) -> Limits:

@@ -11,9 +11,10 @@ HOW = """Each engine runs in a process of its own; all are started before, and c
 second between. A ratio says how many times longer the other program takes, round by round: median
 [smallest, largest]. "Limit" is the least time that arithmetic (GEMM, at the rate of the fastest of NumPy's
 ways with as many rows) or memory (reading, and writing what is kept, at the measured rates) allows, as a part
-of what gpt2np took; "with writing" is GEMM and then writing, one after the other. `counts.py` says what is
-counted. Weights are random, but for `tiny`'s. Logits of all engines were compared before anything was
-measured."""
+of what gpt2np took; "with writing" is GEMM and then writing, one after the other. A machine is not always as
+fast: its rates are measured in turn, too, and the part is the median of the rounds (until November 2026 they
+were measured before and after all rows). `counts.py` says what is counted. Weights are random, but for
+`tiny`'s. Logits of all engines were compared before anything was measured."""
 
 
 def report(results: dict, stem: str = "RESULTS") -> str:

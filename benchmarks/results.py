@@ -4,6 +4,7 @@ import json
 import os
 import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import counts, limits
@@ -14,6 +15,7 @@ from gpt2np.tracing.plan import Plan
 
 FORMAT = 1
 NAME = "RESULTS.json"
+MACHINE = "machine"  # who measured the limits of a row, in turn with it
 PUBLISHED = Path(__file__).parent / "results"  # one file for each kind of processor
 
 
@@ -135,10 +137,20 @@ class Row:
         return None if theirs is None or ours is None else ratio(theirs, ours)
 
     @property
-    def limits(self) -> dict | None:
-        """What the machine could do in the run that measured this row."""
-        samples = self.results["runs"][self.values["run"]]["limits"]
-        return limits.pooled(samples) if samples else None
+    def rates(self) -> list[limits.Limits]:
+        """What the machine could do in each round, or in every round what it could before and after them."""
+        rounds, run = self.values["rounds"], self.results["runs"][self.values["run"]]
+        if MACHINE in rounds:
+            return rounds[MACHINE]
+        samples = run.get("limits")
+        return [limits.pooled(samples)] * len(rounds["gpt2np"]) if samples else []
+
+    def part(self, seconds: Callable[[limits.Limits], float], key: str = "seconds") -> float | None:
+        """What a limit would take, as a part of what gpt2np took: the median of the rounds."""
+        taken = self.taken("gpt2np", key)
+        if self.values["whole"] or not taken or not self.rates:
+            return None
+        return statistics.median(seconds(one) / s for one, s in zip(self.rates, taken, strict=True))
 
     @property
     def passes(self) -> list[counts.Count]:
@@ -147,36 +159,39 @@ class Row:
         return counts.passes(self.config, values["method"], values["lengths"], values["arguments"])
 
     def least(self) -> tuple[float, str] | None:
-        """The limit in seconds, and what binds: GEMM, memory or disk; None for whole processes, loading."""
-        if self.values["whole"] or self.limits is None:
-            return None
+        """The part that the limit takes, and what binds: GEMM, memory or disk; None where none is known."""
         if self.values["method"] == "save":
             nbytes = Plan(self.config, self.values["lengths"][0]).nbytes
-            seconds = limits.saving_seconds(nbytes, self.values["arguments"].get("sync", True), self.limits)
-            return None if seconds is None else (seconds, "disk")
-        return limits.least_seconds(self.passes, self.config.n_embd, self.limits) if self.passes else None
+            sync = self.values["arguments"].get("sync", True)
+            part = self.part(lambda one: limits.saving_seconds(nbytes, sync, one))
+            return None if part is None else (part, "disk")
+        part = self.part(lambda one: self._least(one)[0])
+        return (part, self._least(limits.pooled(self.rates))[1]) if part and self.passes else None
+
+    def _least(self, one: limits.Limits) -> tuple[float, str]:
+        return limits.least_seconds(self.passes, self.config.n_embd, one)
 
     def with_writing(self) -> float | None:
-        """What GEMM and then writing the trace would take, as a part of what gpt2np took; None: no trace."""
-        gemm, ours = self.gemm_fraction(), self.median()
-        if gemm is None or self.values["method"] != "trace" or self.values["whole"]:
+        """The part that GEMM and then writing the trace would take; None if it is no trace."""
+        if self.values["method"] != "trace":
             return None
-        return gemm + sum(limits.writing_seconds(c, self.limits) for c in self.passes) / ours
+        return self.part(
+            lambda one: self._gemm(one) + sum(limits.writing_seconds(c, one) for c in self.passes)
+        )
 
     def gemm_fraction(self) -> float | None:
-        """What GEMM alone would take, as a part of what gpt2np took."""
-        ours = self.median()
-        if ours is None or self.limits is None:
-            return None
-        return sum(limits.gemm_seconds(c, self.config.n_embd, self.limits) for c in self.passes) / ours
+        """The part that GEMM alone would take."""
+        return self.part(self._gemm)
+
+    def _gemm(self, one: limits.Limits) -> float:
+        return sum(limits.gemm_seconds(c, self.config.n_embd, one) for c in self.passes)
 
     def bandwidth_fraction(self) -> float | None:
-        """What reading alone would take of one decoding step, as a part of what gpt2np took."""
-        ours = self.median(key="step")
-        if ours is None or self.limits is None or not self.passes:
+        """The part of one decoding step that reading alone would take."""
+        steps = self.passes[1:]
+        if not steps:
             return None
-        least = [limits.memory_seconds(count, self.limits) for count in self.passes[1:]]
-        return statistics.mean(least) / ours
+        return self.part(lambda one: statistics.mean(limits.memory_seconds(c, one) for c in steps), "step")
 
 
 def rows(results: dict) -> dict[str, Row]:

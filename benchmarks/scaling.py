@@ -86,13 +86,11 @@ def machine_rates(
     machine: Engine, all_shapes: dict[tuple[int, int], Config], longest: tuple[int, int], shape: str
 ) -> limits.Limits:
     """GEMM rates for every width and number of rows of the series, and the memory's."""
-    gemm: dict[str, dict] = {}
-    for (width, _), config in all_shapes.items():
-        for n in TOKENS if width == longest[0] else (AT,):
-            if n > 1 and str(n) not in gemm.setdefault(str(width), {}):
-                job = limits.gemm_job(config, 12, n)
-                gemm[str(width)][str(n)] = machine.run(job)["value"]
-    return {"gemm": gemm, "memory": machine.run(limits.memory_job("memory", shape))["value"]}
+    samples = []
+    for width, config in {width: config for (width, _), config in all_shapes.items()}.items():
+        rows = [n for n in (TOKENS if width == longest[0] else (AT,)) if n > 1]
+        samples.append(machine.run(limits.job(config, 12, rows, shape))["value"])
+    return limits.pooled(samples)
 
 
 def summary(scaling: dict, shape: str) -> dict:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import limits, results
+from benchmarks.counts import passes
 from benchmarks.engines import BEFORE
 from benchmarks.machine import commit, description
 from benchmarks.random_gpt2 import make
@@ -66,7 +67,7 @@ def run(options: Options) -> dict:
     found = start_results(options)
     works = [w for w in options.works if not (options.skip_done and w.name in found["works"])]
     machine = description(options.threads)
-    record = {"machine": machine, "quick": options.quick, "versions": {}, "absent": {}, "limits": []}
+    record = {"machine": machine, "quick": options.quick, "versions": {}, "absent": {}}
     begin = time.perf_counter()
     found["runs"].append(record)
     with tempfile.TemporaryDirectory(prefix="gpt2np-benchmarks-") as temporary:
@@ -106,20 +107,23 @@ def one_model(
         if options.before is not None:
             record["versions"][BEFORE]["gpt2np"] = commit(options.before)
         record["kept_bytes"] = agree(started, config)
-        samples = 1 if options.quick else 2
-        record["limits"] += [machine_limits(machine, works, config, options.shape) for _ in range(samples)]
         for work in works:
-            row(options, work, config, folder, started, found)
+            row(options, work, config, folder, started, machine, found)
             save(options, found)
             note(f"{time.perf_counter() - begin:6.0f} s  {work.label}")
-        record["limits"] += [machine_limits(machine, works, config, options.shape) for _ in range(samples)]
 
 
 def row(
-    options: Options, work: Work, config: Config, folder: Path, started: dict[str, Engine], found: dict
+    options: Options,
+    work: Work,
+    config: Config,
+    folder: Path,
+    started: dict[str, Engine],
+    machine: Engine,
+    found: dict,
 ) -> None:
     """Measure one piece of work, and put it where it belongs in the results."""
-    jobs = {}
+    jobs: dict[str, tuple[Engine | WholeProcess | Busy, dict]] = {}
     for name in options.engines_of(work):
         if name in started:
             engine: Engine | WholeProcess = started[name]
@@ -127,11 +131,13 @@ def row(
                 engine = WholeProcess(name, folder, options.threads, options.pythons.get(name))
             job = work.job(config, str(folder / f"{name}-{max(work.lengths, default=0)}.trace"))
             jobs[name] = (engine, job)
+            if len(jobs) == 1 and (rates := rates_job(work, config, options.shape)) is not None:
+                jobs[results.MACHINE] = (machine, rates)  # right after gpt2np
     if work.busy:
         jobs |= {f"{name}_busy": (Busy(engine), job) for name, (engine, job) in jobs.items()}
     taken = in_turn(jobs, min(options.rounds, work.most_rounds), warm=0 if work.whole else 1)
     if work.before:
-        for name in taken:
+        for name in taken.keys() & started.keys():
             started[name].run({"work": "release"})
     found["works"][work.name] = {
         "label": work.label,
@@ -162,16 +168,11 @@ def agree(started: dict[str, Engine], config: Config) -> dict[str, int]:
     return {name: answer["kept_bytes"] for name, answer in answers.items() if answer["kept_bytes"]}
 
 
-def machine_limits(machine: Engine, works: list[Work], config: Config, shape: str) -> limits.Limits:
-    """One measurement of the rates that these works are held against."""
-    from benchmarks.counts import passes
-
-    counted = [c for work in works for c in passes(config, work.method, list(work.lengths), work.arguments)]
+def rates_job(work: Work, config: Config, shape: str) -> dict | None:
+    """The machine's job beside a piece of work: the rates that it is held against; None if there are none."""
+    counted = passes(config, work.method, list(work.lengths), work.arguments)
+    saves = work.method == "save"
+    if work.whole or work.busy or not (counted or saves):
+        return None
     n_rows = {n for count in counted for n in (count.rows, count.unembed_rows) if n > 1}
-    rates = {}
-    for n in sorted(n_rows):
-        rates[str(n)] = machine.run(limits.gemm_job(config, config.n_layer, n))["value"]
-    found = {"gemm": {str(config.n_embd): rates}}
-    for kind in ("memory", "disk") if any(work.method == "save" for work in works) else ("memory",):
-        found[kind] = machine.run(limits.memory_job(kind, shape))["value"]
-    return found
+    return limits.job(config, config.n_layer, n_rows, shape, disk=saves)

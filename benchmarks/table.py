@@ -34,12 +34,12 @@ def _peers(table: list[Row], key: str = "seconds") -> list[str]:
 
 def limit_of(row: Row) -> str:
     """What part of our time the machine's limit takes; where much is written, that part with writing, too."""
-    least, ours, both = row.least(), row.median(), row.with_writing()
-    if not least or not ours:
+    least, both = row.least(), row.with_writing()
+    if not least:
         return ""
-    part = least[0] / ours
+    part, binds = least
     with_writing = f", {100 * both:.0f} % with writing" if both and both > part + 0.02 else ""
-    return f"{100 * part:.0f} % of {least[1]}{with_writing}"
+    return f"{100 * part:.0f} % of {binds}{with_writing}"
 
 
 def speed(results: dict, names: Sequence[str] = ()) -> str:
@@ -132,8 +132,8 @@ def memory(results: dict) -> str:
 
 
 def machine_limits(results: dict) -> str:
-    """The rates that were measured, as medians over all runs."""
-    samples = [sample for run in results["runs"] for sample in run["limits"]]
+    """The rates that were measured, as medians over all rows."""
+    samples = [sample for row in rows(results).values() for sample in row.rates]
     if not samples:
         return ""
     pooled = limits.pooled(samples)

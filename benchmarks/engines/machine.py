@@ -105,6 +105,13 @@ class Machine:
             found += [(by_rows, True)] if rows > 4 * FEW else []
         return found
 
+    def rates(self, gemm, nbytes, disk):
+        """All of them: GEMM at several sizes, and memory and disk with so many bytes."""
+        found = {"gemm": {}, "memory": self.memory(nbytes)} | ({"disk": self.disk(nbytes)} if disk else {})
+        for sizes in gemm:
+            found["gemm"].setdefault(str(sizes["n_embd"]), {})[str(sizes["rows"])] = self.gemm(**sizes)
+        return found
+
     def gemm(self, rows, n_embd, n_mid, vocab, copies):
         """FLOP/s of the four products of a block, `copies` blocks in a row, and of the unembedding.
 

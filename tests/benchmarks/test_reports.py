@@ -260,6 +260,19 @@ def test_bandwidth_fraction_of_a_step():
     assert results.rows(EXAMPLE)["decode-32"].bandwidth_fraction() == pytest.approx(expected)
 
 
+def test_a_limit_is_that_of_its_round():
+    slow = LIMITS | {"gemm": {"64": {"512": {"block": 1e9, "unembed": 1e9}}}}
+    rounds = {"gpt2np": taken(1.0, 2.0, 1.5), "machine": [LIMITS, slow, LIMITS]}
+    row = results.rows(made_up(logits_100=rounds, decode_32={"gpt2np": taken(1.0, 2.0)}))
+    (count,) = row["logits-100"].passes
+    fast = limits.least_seconds([count], 64, LIMITS)[0]
+    assert fast < (there := limits.least_seconds([count], 64, slow)[0])
+    part, binds = row["logits-100"].least()
+    assert part == pytest.approx(np.median([fast / 1.0, there / 2.0, fast / 1.5]))
+    assert binds == "GEMM"
+    assert row["decode-32"].rates == [LIMITS, LIMITS]  # of before and after all rows
+
+
 def test_tables_and_report():
     text = report.report(EXAMPLE)
     assert "| cold process to full trace, 5 tokens | 200 ms |  |  | 25.00 [20.00, 30.00] |  |" in text
