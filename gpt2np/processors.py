@@ -6,20 +6,19 @@ processor until the system notices, some 50 ms later: a trace of 5 tokens took 6
 """
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 def of_this_thread() -> list[int]:
     """Those that this thread may run on, from the one that it runs on now; none where nobody can tell."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or (current := _current()) is None:
         return []
     try:
-        with open("/proc/thread-self/stat") as file:
-            now = int(file.read().rpartition(")")[2].split()[36])  # proc(5): field 39, "processor"
-        allowed = sorted(os.sched_getaffinity(0))
-    except (OSError, ValueError, IndexError):
+        now, allowed = current(), sorted(os.sched_getaffinity(0))
+    except OSError:
         return []
     i = allowed.index(now) if now in allowed else 0
     return allowed[i:] + allowed[:i]
@@ -30,3 +29,12 @@ def keep(thread: int, processors: Iterable[int]) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setaffinity(thread, processors)
+
+
+@functools.cache
+def _current() -> Callable[[], int] | None:
+    """What says on which processor a thread runs: a function of the C library, which Python lacks."""
+    import ctypes  # which threadpoolctl has loaded where there are threads of ours
+
+    found: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    return found

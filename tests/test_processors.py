@@ -93,6 +93,9 @@ def test_a_system_that_says_nothing_or_refuses(monkeypatch):
     assert seen_in_a_pass(2) == [allowed(), allowed()]
     monkeypatch.setattr(os, "sched_getaffinity", refused)
     assert processors.of_this_thread() == []
+    monkeypatch.undo()
+    monkeypatch.setattr(processors, "_current", lambda: None)
+    assert processors.of_this_thread() == []
     monkeypatch.setattr(sys, "platform", "darwin")
     assert processors.of_this_thread() == []
     processors.keep(0, [0])
