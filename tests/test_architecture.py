@@ -13,9 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "gpt2np"
 # Each folder's files and folders, from the first that is read to the last. The package's own first.
 ORDER = {
     "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile processors
-        threads ops
-        tracing architectures checkpoints text generation model loading analysis export capture kv reference
-        viewer lessons cli __main__""",
+        threads ops tracing architectures checkpoints text generation model loading analysis export capture
+        kv reference viewer lessons cli __main__""",
     "ops": """blocks few_rows narrow_weights readable_parameters causal_mask caps products norms activations
         rotation attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
