@@ -71,10 +71,9 @@ class Pool:
         return self._pid == os.getpid()
 
     def spread(self, found: list[int]) -> None:
-        """Keep its threads to processors of their own, where there are enough of them."""
-        if len(found) >= self.n:
-            for i, thread in enumerate(self._ids):
-                processors.keep(thread, found[i :: self.n])
+        """Keep its threads to processors of their own, of which there are enough."""
+        for i, thread in enumerate(self._ids):
+            processors.keep(thread, found[i :: self.n])
 
     def gather(self, found: list[int]) -> None:
         """Let its threads run on all of these again."""
@@ -182,9 +181,9 @@ class _Running:
             n, many = self._n, self._many
             has_pool = _shared.enter(self, self._blas, 1 if many else n, many and n > 1)
             self._pool = _current.pool = _pool_of(n) if has_pool else None
-            if self._pool is not None and self._apart:
-                self._processors = processors.of_this_thread()
-                self._pool.spread(self._processors)
+            if self._pool is not None and self._apart and len(found := processors.of_this_thread()) >= n:
+                self._processors = found
+                self._pool.spread(found)
         except BaseException:
             self.__exit__()
             raise
