@@ -109,11 +109,6 @@ class Row:
         """The shape that it ran at."""
         return SHAPES[self.results["shape"]][self.values["model"]]
 
-    @property
-    def engines(self) -> list[str]:
-        """Who was measured."""
-        return [name for name, rounds in self.values["rounds"].items() if rounds]
-
     def taken(self, engine: str, key: str = "seconds") -> list[float] | None:
         """Seconds (or cpu, peak_mib, or `step`: those of one token after the first) of each round."""
         rounds = self.values["rounds"].get(engine)
