@@ -18,8 +18,8 @@ ORDER = {
     "ops": """blocks few_rows narrow_weights readable_parameters causal_mask caps products norms activations
         rotation attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
-        spare_memory recording edits scratch packed_pass step not_finite replay lines trace_metadata
-        trace_summary trace trace_folder traced_run resume verify""",
+        spare_memory recording edits scratch rows_at_once packed_pass step not_finite replay lines
+        trace_metadata trace_summary trace trace_folder traced_run resume verify""",
     "architectures": "gpt2 gpt_neo gemma2",
     "architectures/gpt2": "config sites weights forward",
     "architectures/gpt_neo": "config sites weights forward",

@@ -14,7 +14,7 @@ from gpt2np.errors import InputError, short
 from gpt2np.generation.beam import Beams, BeamSearch
 from gpt2np.generation.generated import Token
 from gpt2np.generation.options import Options
-from gpt2np.generation.prompt_row import Row, decoded, result_of, started
+from gpt2np.generation.prompt_row import Row, decoded, result_of, started, with_memory
 from gpt2np.generation.sampling import LedgerEntry, choose
 from gpt2np.generation.stopping import before_stop, may_begin_stop
 from gpt2np.html_tables import text_block
@@ -53,10 +53,11 @@ class Generation(Generic[_Finished]):
     ) -> None:
         options.check()
         self.model, self.options, self._several = model, options, several
-        self._rows: list[Row] = []
+        rows: list[Row] = []
         for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             with numbered(i + 1, len(prompts)):
-                self._rows.append(started(model, options, i, prompt, seed))
+                rows.append(started(model, options, i, prompt, seed))
+        self._rows = with_memory(rows, model, options)
         self._tokens = _Loop(model, options, self._rows, several).tokens()
 
     def __iter__(self) -> Iterator[Token]:

@@ -16,7 +16,7 @@ from gpt2np.generation.saved_generation import generation_metadata
 from gpt2np.tables import counted
 from gpt2np.text.prompts import Prompt
 from gpt2np.text.tokenizer import TextStream
-from gpt2np.tracing.cache import Cache
+from gpt2np.tracing.cache import caches
 from gpt2np.tracing.edits import facts
 from gpt2np.tracing.keep import Keep
 from gpt2np.tracing.plan import Plan
@@ -37,8 +37,9 @@ class Row:
     ids: NDArray[np.int64]  # prompt and response, with room for all of it
     n_prompt: int
     n: int  # how many of ids are there
-    recording: Recording
     plan: Plan | None  # what will be in the trace
+    wide: Plan  # what is recorded for it on the way, for as many positions as there may be
+    recording: Recording = field(init=False)
     draws: Iterator[float]
     prompt_text: str
     stream: TextStream | None
@@ -62,7 +63,7 @@ class Row:
 
 
 def started(model: "Model", options: Options, index: int, prompt: Prompt, seed: int | None) -> Row:
-    """A prompt that is about to run, with room for all that may come.
+    """A prompt that is about to run, as soon as it has memory (`with_memory`).
 
     Raises:
         InputError: it cannot be run, or is too long.
@@ -97,10 +98,21 @@ def started(model: "Model", options: Options, index: int, prompt: Prompt, seed: 
             stream.finish()  # ids may end inside a character, which the response completes; a text not
     room = np.zeros(len(ids) + o.max_new_tokens, np.int64)
     room[: len(ids)] = ids
-    recording = Recording(wide, arena(wide), Cache(config, capacity, model.dtype))
-    if o.past is not None:
-        fill(recording, o.past, past)
-    return Row(index, room, len(ids), len(ids), recording, plan, draws(seed), text, stream, past)
+    return Row(index, room, len(ids), len(ids), plan, wide, draws(seed), text, stream, past)
+
+
+def with_memory(rows: list[Row], model: "Model", options: Options) -> list[Row]:
+    """The same prompts with room for all that may come: their caches lie side by side.
+
+    Raises:
+        InputError: `past` is not one of this model.
+    """
+    lengths = [row.wide.length for row in rows]
+    for row, cache in zip(rows, caches(model.config, lengths, model.dtype), strict=True):
+        row.recording = Recording(row.wide, arena(row.wide), cache)
+        if options.past is not None:
+            fill(row.recording, options.past, row.past)
+    return rows
 
 
 def decoded(stream: TextStream | None, token_id: int) -> str:
@@ -131,7 +143,7 @@ def _trace(row: Row, model: "Model", options: Options, tokens: list[str]) -> Tra
     """The recorded rows as a trace of the true length: views, unless most of the room was left over."""
     assert row.plan is not None
     *ids, last = row.context.tolist()
-    wide = row.recording.plan
+    wide = row.wide
 
     def cut(plan: Plan) -> Plan:
         return Plan(plan.config, len(ids), plan.keep, plan.dtype.name)

@@ -112,8 +112,8 @@ def softmax(x: Array, *, out: Array) -> None:
 
 
 def _is_one_query(x: Array, nothing: float) -> bool:
-    """Whether [head, query, key] is of one query, as in decoding, that sees every key."""
-    return x.ndim == 3 and x.shape[1] == 1 and x[0, 0, 0] != nothing
+    """Whether [head, query, key] is of one query, as in decoding, that sees keys from the first one on."""
+    return x.ndim >= 3 and x.shape[-2] == 1 and x.item(0) != nothing
 
 
 def _from_first_seen(x: Array, block: CausalBlock, nothing: float) -> slice:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import views_of
 
 Part = Callable[[Array, Any], Array]  # of an array that a step computes, with the config
+# Positions by which texts may differ that are attended to at once: those that are too many are read for
+# nothing, in about the time that calls for each of the texts would take.
+ALIKE = 64
 
 
 class Cache:
@@ -22,11 +25,23 @@ class Cache:
     position is written into a few whole lines of the processor's cache. All are copies of what the steps
     computed: part of no trace, of no file, and gone when the generation ends. Which sites are cached is the
     architecture's word.
+
+    Caches of several texts may lie side by side (`caches`): `together` are their arrays
+    [text, kv_head, pos, d_head], in which this one has its `place`.
     """
 
-    def __init__(self, config: ModelConfig, length: int, dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        length: int,
+        dtype: DTypeLike,
+        together: Mapping[str, Array] | None = None,
+        place: int = 0,
+    ) -> None:
         self.config, self.length = config, length
-        self.arrays = _in_one_block(shapes(config, length), np.dtype(dtype))
+        self.together = together or _in_one_block(shapes(config, length), 1, np.dtype(dtype))
+        self.place = place
+        self.arrays = {name: array[place].swapaxes(0, 1) for name, array in self.together.items()}
         self.sources = sources_of(config)  # by steps
         # What each step computed last, and which of it goes where: a token later it lies in the same place.
         self._last: dict[str, tuple[Array, list[tuple[Array, Array]]]] = {}
@@ -50,7 +65,8 @@ class Cache:
 
     def so_far(self, name: str, length: int) -> Array:
         """Keys or values of the first positions: a view [pos, kv_head, d_head]."""
-        return self.arrays[name][:length]
+        rows: Array = self.arrays[name][:length]
+        return rows
 
     def copy(self, length: int) -> "Cache":
         """Another cache with the same first positions."""
@@ -58,6 +74,18 @@ class Cache:
         for name, array in self.arrays.items():
             other.arrays[name][:length] = array[:length]
         return other
+
+
+def caches(config: ModelConfig, lengths: Sequence[int], dtype: DTypeLike) -> list[Cache]:
+    """A cache for each of several texts; those of neighbours of about one length lie side by side."""
+    found, start = list[Cache](), 0
+    for stop in range(1, len(lengths) + 1):
+        if stop == len(lengths) or abs(lengths[stop] - lengths[start]) > ALIKE // 2:
+            n, longest = stop - start, max(lengths[start:stop])
+            together = _in_one_block(shapes(config, longest), n, np.dtype(dtype))
+            found += [Cache(config, longest, dtype, together, place) for place in range(n)]
+            start = stop
+    return found
 
 
 def shapes(config: ModelConfig, length: int) -> dict[str, tuple[int, int, int]]:
@@ -71,12 +99,15 @@ def shapes(config: ModelConfig, length: int) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _in_one_block(shapes: dict[str, tuple[int, int, int]], dtype: np.dtype[Any]) -> dict[str, Array]:
-    """Arrays of these shapes one behind the other: NumPy asks for huge pages only for large blocks."""
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    parts = np.split(np.empty(sum(sizes), dtype), np.cumsum(sizes)[:-1])
+def _in_one_block(shapes: dict[str, tuple[int, int, int]], n: int, dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Arrays of these shapes, each for n texts, in one block: NumPy asks for huge pages only for large ones.
+
+    They are 0: what a shorter text lacks is read with a longer one, and given no weight.
+    """
+    sizes = [n * math.prod(shape) for shape in shapes.values()]
+    parts = np.split(np.zeros(sum(sizes), dtype), np.cumsum(sizes)[:-1])
     return {
-        name: part.reshape(heads, length, width).swapaxes(0, 1)
+        name: part.reshape(n, heads, length, width)
         for (name, (length, heads, width)), part in zip(shapes.items(), parts, strict=True)
     }
 

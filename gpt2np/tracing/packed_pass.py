@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt2np.ops import Array, Norm, causal_blocks, prompts_at_once
+from gpt2np.tracing.cache import Cache
 from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.edits import Edits
 from gpt2np.tracing.recording import Recording, Taker
+from gpt2np.tracing.rows_at_once import RowsAtOnce, rows_at_once
 from gpt2np.tracing.scratch import Scratch
 
 
@@ -38,6 +40,18 @@ class Sequence:
     def positions(self) -> Array:
         """Where in its text each new token stands."""
         return np.arange(self.past, self.past + len(self.token_ids))
+
+    @property
+    def cache(self) -> Cache:
+        """Keys and values of its past, which is recorded."""
+        assert self.recording is not None, "a past must be recorded somewhere"
+        assert self.recording.cache is not None, "and be cached there"
+        return self.recording.cache
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the keys and values of its new tokens are kept for later ones."""
+        return self.recording is not None and self.recording.cache is not None
 
     @property
     def has_past(self) -> bool:
@@ -96,6 +110,10 @@ class Pass:
         self.n_rows = start
         self.alone = len(self.sequences) == 1  # its rows are those of the pass
         self.one_row_each = start == len(self.sequences) and all(s.past for s in self.sequences)
+        self.cached_at_once = (
+            self.one_row_each and not self.alone and all(s.is_cached for s in self.sequences)
+        )
+        self._rows_at_once: tuple[list[RowsAtOnce], bool] | None = None
         self.edited = any(s.edits is not None for s in self.sequences)
         recordings = [s.recording for s in self.sequences]
         if recordings != self._recordings:  # who wants what; the taker is that of all passes
@@ -121,16 +139,29 @@ class Pass:
         return *n, self.last_only, self.one_row_each, self.stored, self.edited
 
     def only_mixes(self, layer: int) -> bool:
-        """Whether attention of a layer is one new row of each text, of which only the result is wanted."""
-        sites = self.config.architecture.sites.quadratic
+        """Whether attention of a layer is one new row of each text, of which few calls make the result.
+
+        Of several texts scores and pattern may be looked at, too, as that is to change no bit of the rest.
+        """
         return (
             self.one_row_each
             and self.plain
-            and not self.edited
+            and self.taker is None
             and self.config.window(layer) is None
             and all(s.before is None for s in self.sequences)
-            and not any(f"h.{layer}.{site}" in self.stored for site in sites)
+            and (self.cached_at_once or not (self.edited or self._stores_attention(layer)))
         )
+
+    def _stores_attention(self, layer: int) -> bool:
+        """Whether scores or pattern of a layer are wanted."""
+        return any(f"h.{layer}.{site}" in self.stored for site in self.config.architecture.sites.quadratic)
+
+    def rows_at_once(self) -> tuple[list[RowsAtOnce], bool]:
+        """Of a pass that only mixes: its sequences in runs, and whether these are shared by threads."""
+        if self._rows_at_once is None:
+            sequences = self.sequences
+            self._rows_at_once = rows_at_once([s.cache for s in sequences], [s.past for s in sequences])
+        return self._rows_at_once
 
     @property
     def decodes(self) -> bool:
@@ -238,14 +269,22 @@ class Pass:
         """Edit a result, and copy rows into the recordings that want them and do not hold them yet."""
         if self.taker is not None and full_name in self.taker.names:
             self.taker.rows(full_name, out)
-        for i, sequence in enumerate(self.sequences):
-            if sequence.edits is not None:
-                rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
-                norm = (inputs[0][rows], inputs[1]) if inputs and isinstance(inputs[-1], Norm) else None
-                sequence.edit(full_name, out[rows], len(out[rows]), norm)
+        for i, sequence in enumerate(self.sequences) if self.edited else ():
+            rows = sequence.rows if len(out) == self.n_rows else slice(i, i + 1)
+            norm = (inputs[0][rows], inputs[1]) if inputs and isinstance(inputs[-1], Norm) else None
+            sequence.edit(full_name, out[rows], len(out[rows]), norm)
+        if self.cached_at_once:
+            for some in self.rows_at_once()[0]:
+                some.store(full_name, out)
+        for sequence in self.sequences:
             recording = sequence.recording
-            if recording is not None and full_name in recording.names and full_name not in self.together:
-                recording.write_rows(full_name, sequence.past, out if self.alone else out[sequence.rows])
+            if recording is None or full_name not in recording.names:
+                continue
+            own = out if self.alone else out[sequence.rows]
+            if recording.cache is not None and not self.cached_at_once:
+                recording.cache.store(full_name, sequence.past, own)
+            if full_name in recording.arrays and full_name not in self.together:
+                recording.write_rows(full_name, sequence.past, own)
 
 
 def _joined(arrays: list[Array]) -> Array:

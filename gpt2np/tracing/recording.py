@@ -130,9 +130,7 @@ class Recording:
         return rows[..., keys]
 
     def write_rows(self, name: str, past: int, values: Array) -> None:
-        """Store the rows of these positions, unless they were written in place; and cache what is cached."""
-        if self.cache is not None:
-            self.cache.store(name, past, values)
+        """Store the rows of these positions, unless they were written in place."""
         target = self.arrays.get(name)
         if target is not None and not np.may_share_memory(target, values):
             of_values, of_target = self._kept(past, len(values))

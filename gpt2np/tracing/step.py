@@ -12,6 +12,7 @@ import numpy as np
 from gpt2np.ops import Array
 from gpt2np.threads import each
 from gpt2np.tracing.packed_pass import AttentionBlock, Pass, Sequence
+from gpt2np.tracing.rows_at_once import RowsAtOnce
 
 
 class Names(NamedTuple):
@@ -83,8 +84,7 @@ class Step:
         if self._only_mixes is None:
             self._only_mixes = run.only_mixes(self._layer)
         if self._only_mixes:
-            for sequence in run.sequences:
-                function(*inputs, OneRowStep(self, sequence, None))
+            self._mix(function, inputs)
             return
         parts, whole = list[SequenceStep](), True
         for several in run.attended_at_once(self._layer):
@@ -101,6 +101,19 @@ class Step:
                 function(*inputs, part)
         else:
             each(lambda part: function(*inputs, part), parts)
+
+    def _mix(self, function: Callable[..., None], inputs: tuple[Any, ...]) -> None:
+        """The same where each prompt has one new row."""
+        if self.run.alone:
+            function(*inputs, OneRowStep(self, self.run.sequences[0], None))
+            return
+        runs, shared = self.run.rows_at_once()
+        parts = [OneRowEachStep(self, rows) for rows in runs]
+        if shared and not self.run.edited:  # functions of the caller are called in its own thread
+            each(lambda part: function(*inputs, part), parts)
+        else:
+            for part in parts:
+                function(*inputs, part)
 
     def packed(self, name: str) -> Array:
         """The array of all sequences that `SequenceStep` has been filling in."""
@@ -183,9 +196,7 @@ class SequenceStep:
             if sequence.before is not None:
                 x = np.concatenate((sequence.before[full_name], x[sequence.rows]))
             else:
-                assert sequence.recording is not None, "a past must be recorded somewhere"
-                assert sequence.recording.cache is not None, "and be cached there"
-                x = sequence.recording.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
+                x = sequence.cache.so_far(full_name, sequence.past + len(sequence.token_ids))
         elif not step.run.alone:
             x = x[sequence.rows]
         if self._block is None:
@@ -260,9 +271,44 @@ class OneRowStep(SequenceStep):
         if has_rows:
             out = self.own(name, step.packed(name))
         else:
-            assert sequence.recording is not None, "a past must be recorded somewhere"
             run, n_head = step.run, step.run.config.n_head
             shape = n_head, 1, sequence.past + 1
-            out = run.scratch.array(kind, shape, run.dtype, n_head * sequence.recording.plan.length)
+            out = run.scratch.array(kind, shape, run.dtype, n_head * sequence.cache.length)
         op(*inputs, out=out)
+        return out
+
+
+class OneRowEachStep(EqualSequencesStep):
+    """The same for one new row of each of several texts: keys behind the shorter ones are not seen."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, step: Step, rows: RowsAtOnce) -> None:
+        super().__init__(step, rows.texts)
+        self._rows = rows
+
+    def all(self, name: str, x: Array) -> Array:
+        """What is seen of a site from the longest text, as [sequence, pos, kv_head, d_head]."""
+        return self._rows.so_far(self._step.names(name).full)
+
+    def step(self, name: str, op: Callable[..., None], *inputs: Any) -> Array:
+        """Run one step of their attention."""
+        run = self._step.run
+        kind, full_name, has_rows = self._step.names(name)
+        if has_rows:
+            out = self.own(name, self._step.packed(name))
+            op(*inputs, out=out)
+            return out
+        rows, n_head = self._rows, run.config.n_head
+        shape = rows.n, n_head, 1, rows.n_key
+        out = run.scratch.array(kind, shape, run.dtype, rows.n * n_head * rows.cache.length)
+        op(*inputs, out=out)
+        if rows.unseen is not None and run.config.architecture.sites[kind].unseen == -np.inf:
+            np.copyto(out, -np.inf, where=rows.unseen)
+        if run.edited or full_name in run.stored:
+            for sequence, scores in zip(run.sequences[rows.texts], out, strict=True):
+                seen = scores[..., : sequence.past + 1]
+                sequence.edit(full_name, seen, 1)
+                if sequence.recording is not None and full_name in sequence.recording.arrays:
+                    sequence.recording.write_queries(full_name, sequence.past, seen)
         return out
