@@ -15,8 +15,8 @@ ORDER = {
     "": """errors characters tables html_tables files json_fields outputs tensorfile npzfile processors
         threads ops tracing architectures checkpoints text generation model loading analysis export capture
         kv reference viewer lessons cli __main__""",
-    "ops": """blocks few_rows narrow_weights readable_parameters causal_mask caps products norms activations
-        rotation attention embedding""",
+    "ops": """blocks row_sums few_rows narrow_weights readable_parameters causal_mask caps products norms
+        activations rotation attention embedding""",
     "tracing": """contract config_keys sites site_rows derived cache site_patterns keep metadata_fields plan
         spare_memory recording edits scratch rows_at_once packed_pass step not_finite replay lines
         trace_metadata trace_summary trace trace_folder traced_run resume verify""",

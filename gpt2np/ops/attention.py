@@ -9,6 +9,7 @@ import numpy as np
 from gpt2np.ops.blocks import Array, row_blocks
 from gpt2np.ops.caps import bend
 from gpt2np.ops.causal_mask import CausalBlock, causal_blocks, fill_beside, future_of, outside_window
+from gpt2np.ops.row_sums import row_sums
 from gpt2np.threads import each
 
 
@@ -129,7 +130,7 @@ def _from_first_seen(x: Array, block: CausalBlock, nothing: float) -> slice:
 def _softmax(x: Array, out: Array) -> None:
     np.subtract(x, np.maximum.reduce(x, axis=-1, keepdims=True), out=out)
     np.exp(out, out=out)
-    out /= np.add.reduce(out, axis=-1, keepdims=True)
+    out /= row_sums(out)
 
 
 def mix(pattern: Array, v: Array, *, out: Array) -> None:

@@ -1,16 +1,12 @@
-"""LayerNorm and RMSNorm, and their statistics.
+"""LayerNorm and RMSNorm, and their statistics."""
 
-Sums over a row are dot products, which BLAS computes: faster than NumPy's sums, above all when a large
-product has just emptied the processor's caches, and as exact.
-"""
-
-import functools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt2np.ops.blocks import Array, row_blocks
+from gpt2np.ops.row_sums import ones, row_squares, row_sums
 from gpt2np.tables import by_shape
 from gpt2np.threads import each
 
@@ -49,7 +45,7 @@ def layer_norm(x: Array, p: LayerNorm, *, out: Array) -> None:
 def _one_row(x: Array, p: LayerNorm, y: Array) -> None:
     """The same for [n_embd], where what counts is how many calls it takes."""
     n = x.shape[0]
-    np.subtract(x, x.dot(_ones(n, x.dtype)) / n, out=y)
+    np.subtract(x, x.dot(ones(n, x.dtype)) / n, out=y)
     np.divide(y, math.sqrt(y.dot(y) / n + p.epsilon), out=y)
     np.multiply(y, p.weight, out=y)
     np.add(y, p.bias, out=y)
@@ -132,16 +128,11 @@ def layer_norm_statistics(x: Array, epsilon: float) -> tuple[Array, Array]:
 
 
 def _mean(x: Array) -> Array:
-    sums = np.vecdot(x, _ones(x.shape[-1], x.dtype))
-    return np.asarray(sums / x.shape[-1])[..., None]
+    mean: Array = row_sums(x) / x.shape[-1]
+    return mean
 
 
 def _deviation(centred: Array, epsilon: float) -> Array:
     """Root of mean square and epsilon of each row."""
-    squares = np.vecdot(centred, centred)
-    return np.asarray(np.sqrt(squares / centred.shape[-1] + epsilon))[..., None]
-
-
-@functools.lru_cache(8)
-def _ones(n: int, dtype: np.dtype[Any]) -> Array:
-    return np.ones(n, dtype)
+    found: Array = np.sqrt(row_squares(centred) / centred.shape[-1] + epsilon)
+    return found
