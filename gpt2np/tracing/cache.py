@@ -13,9 +13,9 @@ from gpt2np.tracing.contract import ModelConfig
 from gpt2np.tracing.derived import views_of
 
 Part = Callable[[Array, Any], Array]  # of an array that a step computes, with the config
-# Positions by which texts may differ that are attended to at once: those that are too many are read for
-# nothing, in about the time that calls for each of the texts would take.
-ALIKE = 64
+# Positions by which a text may differ from the first of those that are attended to at once: what a shorter
+# one lacks is read for nothing, in about the time that calls for itself alone would take.
+ALIKE = 32
 
 
 class Cache:
@@ -80,7 +80,7 @@ def caches(config: ModelConfig, lengths: Sequence[int], dtype: DTypeLike) -> lis
     """A cache for each of several texts; those of neighbours of about one length lie side by side."""
     found, start = list[Cache](), 0
     for stop in range(1, len(lengths) + 1):
-        if stop == len(lengths) or abs(lengths[stop] - lengths[start]) > ALIKE // 2:
+        if stop == len(lengths) or abs(lengths[stop] - lengths[start]) > ALIKE:
             n, longest = stop - start, max(lengths[start:stop])
             together = _in_one_block(shapes(config, longest), n, np.dtype(dtype))
             found += [Cache(config, longest, dtype, together, place) for place in range(n)]

@@ -13,7 +13,7 @@ from gpt2np.ops import Array
 from gpt2np.threads import shares
 from gpt2np.tracing.cache import ALIKE, Cache, cache_nbytes
 
-SHARE_BYTES = 1 << 22  # of keys and values of a layer; less is read sooner than handed over
+SHARE_BYTES = 1 << 21  # of keys and values of a layer; less is read sooner than handed over
 
 
 class RowsAtOnce(NamedTuple):
@@ -64,7 +64,7 @@ def _are_alike(caches: Sequence[Cache], pasts: Sequence[int], first: int, i: int
     return (
         caches[i].together is caches[first].together
         and caches[i].place == caches[first].place + i - first
-        and abs(pasts[i] - pasts[first]) <= ALIKE // 2
+        and abs(pasts[i] - pasts[first]) <= ALIKE
     )
 
 

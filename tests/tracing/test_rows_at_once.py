@@ -37,7 +37,7 @@ def test_a_text_that_has_ended_parts_its_neighbours():
 
 def test_a_text_that_is_far_ahead_is_by_itself():
     found = caches(CONFIG, [200] * 3, "float32")
-    assert runs_of(found, [9, 9 + ALIKE, 9]) == [(0, 1, 10), (1, 2, 10 + ALIKE), (2, 3, 10)]
+    assert runs_of(found, [9, 10 + ALIKE, 9]) == [(0, 1, 10), (1, 2, 11 + ALIKE), (2, 3, 10)]
 
 
 def test_a_text_reads_the_keys_and_values_that_it_stored():
