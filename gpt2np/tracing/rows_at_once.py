@@ -39,6 +39,9 @@ class RowsAtOnce(NamedTuple):
     def store(self, name: str, values: Array) -> None:
         """Copy what a step computed for the new rows of the pass [text, ...], if any of it is cached."""
         cache = self.cache
+        if self.n == 1:
+            cache.store(name, int(self.pasts[0]), values[self.texts])
+            return
         for cached, part in cache.sources.get(name, ()):
             rows = values if part is None else part(values, cache.config)
             places = np.arange(cache.place, cache.place + self.n)

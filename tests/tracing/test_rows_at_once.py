@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support import gemma2_checkpoint, gpt_neo_checkpoint
 from support.random_model import random_model
 
 import gpt2np
@@ -14,6 +15,7 @@ from gpt2np.tracing.rows_at_once import rows_at_once
 
 CONFIG = Config(vocab_size=60, n_positions=256, n_embd=8, n_layer=2, n_head=2)
 FAR = ALIKE + 60
+WRITTEN = {"gpt_neo": gpt_neo_checkpoint, "gemma2": gemma2_checkpoint}
 
 
 def runs_of(found, pasts):
@@ -54,14 +56,19 @@ def test_a_text_reads_the_keys_and_values_that_it_stored():
     assert run.unseen[:, 0, 0].tolist() == [[False] * n + [True] * (5 - n) for n in (3, 5, 4)]
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "gemma2"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_they_are_what_each_is_alone(monkeypatch, shared):
+def test_they_are_what_each_is_alone(monkeypatch, shared, kind, tmp_path):
     if shared:  # by two threads of a pass, as keys and values of long pasts are
         monkeypatch.setattr(module, "SHARE_BYTES", 0)
         monkeypatch.setattr(threads, "has_small_kernels", lambda: True)
         monkeypatch.setattr(gpt2np.model, "is_small", lambda config: False)
-    model = random_model(n_positions=256)
-    model = gpt2np.Model(model.checkpoint, "float64", threads=2 if shared else None)
+    n_threads = 2 if shared else None
+    if kind == "gpt2":
+        model = gpt2np.Model(random_model(n_positions=256).checkpoint, "float64", threads=n_threads)
+    else:
+        folder = WRITTEN[kind].write(tmp_path, max_position_embeddings=256)
+        model = gpt2np.load(folder, dtype="float64", threads=n_threads)
     seen = []
     before = Pass.rows_at_once
 
