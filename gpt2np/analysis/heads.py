@@ -28,6 +28,7 @@ ROWS_AT_ONCE = 128  # of runs on random tokens: few at a time would read all wei
 SCORES = ("previous", "duplicate", "induction", "first")
 
 
+@np.errstate(under="ignore")
 @of_model
 def head_scores(model: "Model", n: int = 64, repeats: int = 8, seed: int = 0) -> NamedArray:
     """Return where every head looks on n random tokens said twice: [score, layer, head], 0 to 1.

@@ -99,13 +99,20 @@ def _exercise_of(name: str, function: Function) -> Exercise:
 
 
 def _first_not_right(wanted: Exercise, function: Function, model: Model) -> tuple[Attempt, Finding]:
-    """The first attempt that is not right, or the last one, and what is found about it."""
+    """The first attempt that is not right, or the last one, and what is found about it.
+
+    Where that is only suspicious, as hardly a number is off, and no mistake is known, a later one may know.
+    """
     attempts = attempts_of(wanted, function, wanted.cases(model), model)
+    doubtful: tuple[Attempt, Finding] | None = None
     for attempt in attempts:
         found = _found(wanted, function, attempt, attempts, model)
-        if found.state != "right":
-            break
-    return attempt, found
+        if found.state == "right":
+            continue
+        if found.mistake is not None or (doubtful is None and found.state != "suspicious"):
+            return attempt, found
+        doubtful = doubtful or (attempt, found)
+    return doubtful or (attempt, found)
 
 
 def _found(
