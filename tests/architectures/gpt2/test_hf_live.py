@@ -66,7 +66,8 @@ def test_every_site_in_float64(case):
 def test_every_site_in_float32(case):
     """Our error at most twice HF's own, or 2e-7, on average over the prompts and layers of a site.
 
-    Not the largest of them: of a few thousand rounding errors that is luck within a factor of two and more.
+    The largest of them is at most three times HF's largest: of a few thousand rounding errors that is luck
+    within a factor of two and more.
     """
     folder, prompts, single, double = case
     model = gpt2np.load(folder)
@@ -77,6 +78,8 @@ def test_every_site_in_float32(case):
             found[site.name].append([relative_error(run[name], truth[name]) for run in (ours, theirs)])
     errors = {name: np.mean(both, axis=0).tolist() for name, both in found.items()}
     assert {n: both for n, both in errors.items() if not both[0] <= max(2 * both[1], 2e-7)} == {}
+    largest = {name: np.max(both, axis=0).tolist() for name, both in found.items()}
+    assert {n: both for n, both in largest.items() if not both[0] <= max(3 * both[1], 2e-7)} == {}
     ratios = [ours / theirs for ours, theirs in errors.values() if theirs > 0]
     assert 0.5 < np.median(ratios) < 1.5
 
