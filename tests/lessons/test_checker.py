@@ -10,7 +10,9 @@ import pytest
 from gpt2np import lessons
 from gpt2np.errors import InputError
 from gpt2np.lessons import by_site, checker, showing, time_limit
+from gpt2np.lessons.exercise import Finding
 from gpt2np.lessons.exercises import exercise
+from gpt2np.lessons.models import model_of_lessons
 from gpt2np.lessons.verdict import Verdict
 from gpt2np.reference import search_limit
 
@@ -524,3 +526,23 @@ def test_what_is_in_the_cache_is_available(tmp_path, monkeypatch):
     assert lessons.available("tiny")
     assert not lessons.available("nobody/nothing")
     assert not lessons.available(str(tmp_path / "not there"))
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        (["right", "right"], 1),
+        (["wrong", "wrong a"], 0),
+        (["suspicious", "wrong a"], 1),  # hardly off, and without a name: a later text knows it
+        (["suspicious", "wrong", "right"], 0),
+        (["suspicious a", "wrong b"], 0),
+        (["right", "suspicious", "suspicious"], 1),
+    ],
+)
+def test_which_text_is_told_of(monkeypatch, states, told):
+    said = [state.partition(" ") for state in states]
+    findings = [Finding(state, mistake=mistake or None) for state, _, mistake in said]
+    monkeypatch.setattr(checker, "attempts_of", lambda *_: list(range(len(states))))
+    monkeypatch.setattr(checker, "_found", lambda wanted, function, attempt, *_: findings[attempt])
+    wanted = exercise("next_word.logits")
+    assert checker._first_not_right(wanted, len, model_of_lessons()) == (told, findings[told])
