@@ -110,7 +110,7 @@ class Pass:
         self.n_rows = start
         self.alone = len(self.sequences) == 1  # its rows are those of the pass
         self.one_row_each = start == len(self.sequences) and all(s.past for s in self.sequences)
-        self.cached_at_once = (
+        self.cached_at_once = (  # one new row of each of several texts, which all have a cache
             self.one_row_each and not self.alone and all(s.is_cached for s in self.sequences)
         )
         self._rows_at_once: tuple[list[RowsAtOnce], bool] | None = None
@@ -157,7 +157,7 @@ class Pass:
         return any(f"h.{layer}.{site}" in self.stored for site in self.config.architecture.sites.quadratic)
 
     def rows_at_once(self) -> tuple[list[RowsAtOnce], bool]:
-        """Of a pass that only mixes: its sequences in runs, and whether these are shared by threads."""
+        """Of a pass that is `cached_at_once`: its sequences in runs, and whether threads share these."""
         if self._rows_at_once is None:
             sequences = self.sequences
             self._rows_at_once = rows_at_once([s.cache for s in sequences], [s.past for s in sequences])
